@@ -1,0 +1,5 @@
+"""``python -m shieldmw``."""
+
+from .cli import main
+
+main()

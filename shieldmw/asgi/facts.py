@@ -1,0 +1,106 @@
+"""Reads a scope into facts. Pure; what is read here is hostile and still unproven."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import parse_qsl
+
+from starlette.requests import cookie_parser
+from starlette.types import Scope
+
+from shieldmw.core.client import Identity
+from shieldmw.core.facts import Facts
+
+AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
+
+# A query with more fields than this carries no credential of ours.
+MOST_QUERY_FIELDS = 64
+
+# Some frameworks let a header change the method; a rule for that method must see it.
+_METHOD_OVERRIDE = b"x-http-method-override"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where to look: the proxy header, and the places of a credential (None: nowhere)."""
+
+    forwarded_header: str
+    token_header: str | None
+    token_cookie: str | None
+    token_query: str | None
+
+
+class FactsReader:
+    """Reads facts the way the settings say."""
+
+    def __init__(self, reading: Reading, authenticate: AuthenticateScope | None) -> None:
+        self._reading = reading
+        self._forwarded = reading.forwarded_header.encode("latin-1")
+        self._token_header = None if reading.token_header is None else reading.token_header.encode("latin-1")
+        self._authenticate = authenticate
+
+    def read(self, scope: Scope) -> Facts:
+        """The facts of an http or websocket scope."""
+        forwarded: list[str] = []
+        methods = {scope.get("method", "GET").upper()}
+        token = cookie = None
+        for name, value in scope["headers"]:
+            if name == self._forwarded:
+                forwarded.append(value.decode("latin-1"))
+            elif name == b"cookie":
+                cookie = value if cookie is None else cookie + b"; " + value
+            elif name == _METHOD_OVERRIDE:
+                methods.add(value.decode("latin-1").strip().upper())
+            if name == self._token_header and token is None:
+                token = value
+        if "HEAD" in methods:
+            methods.add("GET")
+        client = scope.get("client")
+        return Facts(
+            peer=client[0] if client else None,
+            path=scope["path"],
+            route_path=route_path(scope["path"], scope.get("root_path", "")),
+            methods=frozenset(methods),
+            forwarded=tuple(forwarded),
+            credential=self._credential(token, cookie, scope),
+            authenticate=None if self._authenticate is None else partial(self._authenticate, scope),
+        )
+
+    def _credential(self, token: bytes | None, cookie: bytes | None, scope: Scope) -> str | None:
+        """The first credential found: header, then cookie, then query."""
+        reading = self._reading
+        if token is not None and (found := bearer(token.decode("latin-1"))) is not None:
+            return found
+        if reading.token_cookie is not None and cookie is not None:
+            found = cookie_parser(cookie.decode("latin-1")).get(reading.token_cookie)
+            if found is not None:
+                return found
+        if reading.token_query is not None and scope["query_string"]:
+            return _query_value(scope["query_string"], reading.token_query)
+        return None
+
+
+def bearer(value: str) -> str | None:
+    """The credential in a header: ``Bearer x`` or a bare ``x``; other schemes are not ours."""
+    scheme, space, rest = value.strip(" \t").partition(" ")
+    if not space:
+        return scheme or None
+    return rest.strip(" \t") if scheme.lower() == "bearer" else None
+
+
+def route_path(path: str, root_path: str) -> str:
+    """The path below the root path, as the app's router sees it."""
+    if not root_path or not path.startswith(root_path):
+        return path
+    below = path[len(root_path) :]
+    return below if below.startswith("/") else ("/" if not below else path)
+
+
+def _query_value(query: bytes, name: str) -> str | None:
+    try:
+        fields = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_QUERY_FIELDS)
+    except ValueError:
+        return None
+    return next((value for key, value in fields if key == name), None)

@@ -1,0 +1,128 @@
+"""The shield around an app: every request is decided, refused ones never reach the app. Pure ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.decision import Decision, Mode, Verdict
+from shieldmw.core.facts import Facts
+
+from .facts import FactsReader
+from .replies import Replies, limit_headers, send_with
+
+
+@dataclass(frozen=True, slots=True)
+class ShieldScope:
+    """What the app may read from ``scope["shield"]``, as attributes or as keys.
+
+    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket.
+    """
+
+    identity: Identity | None
+    client_address: str | None
+    listener_class: ListenerClass
+    mode: Mode
+
+    def __getitem__(self, name: str) -> object:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+
+class Gate(Protocol):
+    """What decides, and runs as long as the app does."""
+
+    async def decide(self, facts: Facts) -> Decision:
+        """The decision on one request."""
+
+    async def start(self) -> None:
+        """Before the first request."""
+
+    async def stop(self) -> None:
+        """After the last one."""
+
+
+class Shield:
+    """An ASGI app that admits requests to ``app``.
+
+    A gate belongs to the event loop it started on, so each loop gets a new one from
+    ``open_gate``: usually there is one, test clients have one for each request.
+    """
+
+    def __init__(self, app: ASGIApp, open_gate: Callable[[], Gate], reader: FactsReader, replies: Replies) -> None:
+        self.app = app
+        self._open_gate = open_gate
+        self._reader = reader
+        self._replies = replies
+        self._gate: Gate | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[Gate] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide an http or websocket scope; start and stop with the lifespan; pass on the rest."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] in ("http", "websocket"):
+            await self._request(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gate = self._gate
+        if gate is None or self._loop is not asyncio.get_running_loop():
+            gate = await self._start()
+        decision = await gate.decide(self._reader.read(scope))
+        if decision.refused:
+            await self._replies.refuse(decision, scope, receive, send)
+            return
+        scope["shield"] = _shield_scope(decision)
+        if decision.levels and decision.verdict is Verdict.ALLOWED:
+            send = send_with(limit_headers(decision), send)
+        await self.app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_and_start() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._start()
+            return message
+
+        async def stop_and_send(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self._stop()
+            await send(message)
+
+        await self.app(scope, receive_and_start, stop_and_send)
+
+    async def _start(self) -> Gate:
+        """The gate of this loop, started once however many requests come first at the same time."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._gate = None
+            self._starting = loop.create_task(self._start_gate())
+        assert self._starting is not None
+        return await asyncio.shield(self._starting)
+
+    async def _start_gate(self) -> Gate:
+        gate = self._open_gate()
+        await gate.start()
+        self._gate = gate
+        return gate
+
+    async def _stop(self) -> None:
+        gate, self._gate, self._loop = self._gate, None, None
+        if gate is not None:
+            await gate.stop()
+
+
+def _shield_scope(decision: Decision) -> ShieldScope:
+    address = None if decision.address is None else str(decision.address)
+    return ShieldScope(decision.identity, address, decision.listener_class, decision.mode)

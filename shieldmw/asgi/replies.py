@@ -1,0 +1,193 @@
+"""What is answered: the refusal as a tiny ASGI app, and the headers on limited answers.
+
+Fields of draft-ietf-httpapi-ratelimit-headers-10; bodies are RFC 9457 problem details.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from starlette.types import Message, Receive, Scope, Send
+
+from shieldmw.core.bucket import Level
+from shieldmw.core.decision import Decision, Reason
+from shieldmw.core.limits import US_PER_S, Limit
+
+Headers = list[tuple[bytes, bytes]]
+
+PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
+
+# Waits are lengthened by up to a fifth, so that those refused together do not return together.
+JITTER = 0.2
+
+# While the store is away nothing says when a refused client would pass; the breaker probes each second.
+STORE_CLOSED_RETRY_S = 5
+
+WEBSOCKET_TRY_AGAIN_LATER = 1013
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A problem type of the draft with our words for it."""
+
+    type: str
+    title: str
+    detail: str
+
+
+_QUOTA = Problem(
+    f"{PROBLEM_TYPES}#quota-exceeded",
+    "Too many requests",
+    "More was asked than the limit allows. Please wait, then try again.",
+)
+_ABNORMAL = Problem(
+    f"{PROBLEM_TYPES}#abnormal-usage-detected",
+    "Abnormal usage detected",
+    "Requests from this address are not being served.",
+)
+_REDUCED = Problem(
+    f"{PROBLEM_TYPES}#temporary-reduced-capacity",
+    "Reduced capacity",
+    "Requests cannot be admitted for a moment. Please try again shortly.",
+)
+_PROBLEMS = {Reason.DENY_LIST: _ABNORMAL, Reason.STORE_CLOSED: _REDUCED}
+
+
+@dataclass(frozen=True, slots=True)
+class Pointers:
+    """Where those who are refused are sent, and how long those wait to whom no bucket says it."""
+
+    recording_url: str | None
+    sign_in_url: str | None
+    retry_after_s: int
+
+
+class Replies:
+    """Answers of the shield's own. ``jitter`` gives numbers in [0, 1)."""
+
+    def __init__(self, pointers: Pointers, jitter: Callable[[], float] = random.random) -> None:
+        self._pointers = pointers
+        self._jitter = jitter
+        self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
+
+    async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that was refused; nothing of its body is read."""
+        if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+            # Before accept every close is a plain HTTP 403; the code is for those who see it.
+            await send({"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": "quota exceeded"})
+            return
+        headers, body = self.refusal(decision, wants_html=_wants_html(scope))
+        prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+        await send({"type": f"{prefix}.start", "status": 429, "headers": headers})
+        await send({"type": f"{prefix}.body", "body": b"" if scope.get("method") == "HEAD" else body})
+
+    def refusal(self, decision: Decision, *, wants_html: bool) -> tuple[Headers, bytes]:
+        """Headers and body of a refusal."""
+        problem = _PROBLEMS.get(decision.reason, _QUOTA)
+        wait_us = self._wait_us(decision)
+        retry_after_s = math.ceil(wait_us / US_PER_S * (1 + JITTER * self._jitter()))
+        if wants_html:
+            content_type, body = b"text/html; charset=utf-8", self._html(problem, decision, retry_after_s)
+        else:
+            content_type, body = b"application/problem+json", self._json(problem, decision, wait_us)
+        headers = [
+            (b"content-type", content_type),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            *limit_headers(decision),
+        ]
+        if retry_after_s:
+            headers.append((b"retry-after", str(retry_after_s).encode()))
+        return headers, body
+
+    def _wait_us(self, decision: Decision) -> int:
+        """How long to wait; 0 where no wait would help."""
+        if decision.reason is Reason.DENY_LIST:
+            return self._pointers.retry_after_s * US_PER_S
+        if decision.reason is Reason.STORE_CLOSED:
+            return STORE_CLOSED_RETRY_S * US_PER_S
+        return decision.retry_after_us
+
+    def _json(self, problem: Problem, decision: Decision, wait_us: int) -> bytes:
+        body: dict[str, Any] = {
+            "type": problem.type,
+            "title": problem.title,
+            "status": 429,
+            "detail": problem.detail,
+        }
+        if decision.violated:
+            body["violated-policies"] = decision.violated
+        if wait_us:
+            body["retry_after_ms"] = math.ceil(wait_us / 1000)
+        body.update(self._links(decision))
+        return json.dumps(body).encode()
+
+    def _html(self, problem: Problem, decision: Decision, retry_after_s: int) -> bytes:
+        names = {"recording_url": "The recording", "sign_in_url": "Sign in: listeners who are signed in go first"}
+        links = "".join(
+            f'<li><a href="{escape(url)}">{names[name]}</a></li>' for name, url in self._links(decision).items()
+        )
+        wait = f"You can try again in {retry_after_s} seconds." if retry_after_s else ""
+        page = self._page.substitute(
+            title=escape(problem.title),
+            detail=escape(problem.detail),
+            wait=wait,
+            links=f"<ul>{links}</ul>" if links else "",
+        )
+        return page.encode()
+
+    def _links(self, decision: Decision) -> dict[str, str]:
+        links = {}
+        if self._pointers.recording_url:
+            links["recording_url"] = self._pointers.recording_url
+        if self._pointers.sign_in_url and decision.identity is None:
+            links["sign_in_url"] = self._pointers.sign_in_url
+        return links
+
+
+def limit_headers(decision: Decision) -> Headers:
+    """``RateLimit-Policy`` of all limits charged and ``RateLimit`` of the one nearest to its end."""
+    nearest = decision.nearest
+    if nearest is None:
+        return []
+    policies = _policies(tuple(level.limit for level in decision.levels))
+    return [(b"ratelimit-policy", policies), (b"ratelimit", _rate_limit(nearest))]
+
+
+def send_with(headers: Headers, send: Send) -> Send:
+    """A ``send`` that adds headers to the start of an HTTP response and touches nothing else."""
+
+    async def send_and_add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    return send_and_add
+
+
+@lru_cache(maxsize=1024)
+def _policies(limits: tuple[Limit, ...]) -> bytes:
+    return ", ".join(_policy(limit) for limit in limits).encode("latin-1")
+
+
+def _policy(limit: Limit) -> str:
+    burst = "" if limit.burst == limit.amount else f";burst={limit.burst}"
+    return f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'
+
+
+def _rate_limit(level: Level) -> bytes:
+    full_after_s = -(-level.full_after_us // US_PER_S)
+    return f'"{level.limit.name}";r={level.remaining};t={full_after_s}'.encode("latin-1")
+
+
+def _wants_html(scope: Scope) -> bool:
+    return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])

@@ -1,0 +1,133 @@
+"""``shieldmw check``: are the settings right, does the store answer, and what is unsafe."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import sys
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+import click
+
+from shieldmw.core.rules import all_limits
+from shieldmw.errors import SettingsError, StoreError
+from shieldmw.settings import Settings
+from shieldmw.settings.problems import masked_url
+from shieldmw.store.embedded import EmbeddedServer
+from shieldmw.store.redis import RedisStore
+from shieldmw.wiring import build_gate, store_opener
+
+from .load import exit_with, settings_or_exit
+
+# A limit that admits less than it says, because its unit of time is rounded up to a microsecond.
+ROUNDING_WORTH_SAYING = 0.01
+
+
+@click.command()
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="How many processes will serve.")
+def check(workers: int) -> None:
+    """Check the settings and the store; warn of what is unsafe.
+
+    Exit status: 0 all right (warnings do not count), 1 the store does not answer, 2 a wrong setting.
+    """
+    settings = settings_or_exit()
+    info: Mapping[str, str] = {}
+    failure = None
+    try:
+        info = asyncio.run(_ask_store(settings))
+    except SettingsError as error:
+        exit_with(error)
+    except StoreError as error:
+        failure = str(error)
+    for warning in (*setting_warnings(settings, workers), *store_warnings(settings, info)):
+        click.echo(f"warning: {warning}")
+    if failure is not None:
+        click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {failure}", err=True)
+        sys.exit(1)
+    server = info.get("valkey_version") or info.get("redis_version")
+    click.echo(f"ok: settings are valid, store {masked_url(settings.redis_url)}" + (f" ({server})" if server else ""))
+
+
+async def _ask_store(settings: Settings) -> Mapping[str, str]:
+    """What the server says of itself; empty for ``memory://``. Builds all the rest once, too."""
+    if settings.redis_url.startswith("embedded://"):
+        with EmbeddedServer() as server:
+            return await _ask_store(settings.model_copy(update={"redis_url": server.url}))
+    store = store_opener(settings)()
+    try:
+        build_gate(settings, store)
+        return await store.server_info() if isinstance(store, RedisStore) else {}
+    finally:
+        await store.aclose()
+
+
+def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
+    """What the settings alone make unsafe."""
+    if settings.redis_url.startswith("memory://") and workers > 1:
+        yield f"SHIELD_REDIS_URL=memory:// with {workers} workers: each has buckets of its own, {workers} times the limits"
+    yield from _proxy_warnings(settings)
+    if settings.jwt_audience is None and (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
+        yield "SHIELD_JWT_AUDIENCE is unset: a token that the issuer made for another service is a member here too"
+    url = settings.jwt_jwks_url
+    if url is not None and url.startswith("http://") and not _is_loopback(urlsplit(url).hostname):
+        yield f"SHIELD_JWT_JWKS_URL={url}: keys fetched without TLS can be replaced on the way, use https://"
+    yield from _limit_warnings(settings)
+
+
+def _proxy_warnings(settings: Settings) -> Iterator[str]:
+    for network in settings.trusted_proxies.networks:
+        if network.prefixlen == 0:
+            yield f"SHIELD_TRUSTED_PROXIES={network}: everyone may write {settings.forwarded_header}, so anyone can be any client"
+    if "forwarded_header" in settings.model_fields_set and not settings.trusted_proxies:
+        yield f"SHIELD_FORWARDED_HEADER={settings.forwarded_header} is not read: SHIELD_TRUSTED_PROXIES is empty"
+    if settings.trusted_proxies:
+        yield (
+            "behind another reader of proxy headers the peer is forged already: "
+            "start uvicorn with --no-proxy-headers (hypercorn and granian read none by themselves)"
+        )
+
+
+def _limit_warnings(settings: Settings) -> Iterator[str]:
+    policy = settings.policy
+    for limit in all_limits(policy):
+        written = limit.amount / limit.period_s
+        if limit.rate_per_s < written * (1 - ROUNDING_WORTH_SAYING):
+            yield (
+                f"limit '{limit.name}' admits {limit.rate_per_s:.0f} a second rather than {written:.0f}: "
+                f"one unit takes a whole number of microseconds"
+            )
+    if settings.dry_run:
+        yield "SHIELD_DRY_RUN=true: nothing is refused"
+    if not (policy.ip or policy.address or any(rule.limits for rule in policy.rules)):
+        yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
+    elif all(limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in (*policy.ip, *policy.address)):
+        yield "the limits of guests are above 10,000 a second for one address: they will hardly ever refuse anything"
+    if any(pattern.matches("/") and pattern.matches("/any/path") for pattern in policy.exempt):
+        yield "SHIELD_EXEMPT_PATHS exempts every path: nothing is ever refused"
+    if any(network.prefixlen == 0 for network in policy.allow.networks):
+        yield "SHIELD_ALLOW_IPS allows every address: nothing is ever refused"
+
+
+_MORE_THAN_ONE_CLIENT_SENDS = 10_000
+
+
+def store_warnings(settings: Settings, info: Mapping[str, str]) -> Iterator[str]:
+    """What the server's own settings make unsafe."""
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy not in ("noeviction", "volatile-ttl"):
+        yield f"the store evicts ({policy}): a bucket that is evicted is full again, use maxmemory-policy noeviction"
+    parts = urlsplit(settings.redis_url)
+    if parts.scheme in ("redis", "rediss") and not parts.password and not _is_loopback(parts.hostname):
+        yield f"the store at {parts.hostname} is reachable without a password: set one, in SHIELD_REDIS_URL too"
+    if parts.scheme == "redis" and not _is_loopback(parts.hostname):
+        yield f"the way to the store at {parts.hostname} is not encrypted: use rediss:// where others can listen"
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

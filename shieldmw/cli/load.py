@@ -1,0 +1,28 @@
+"""What commands share: the settings, or the lines that say what is wrong with them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Never
+
+import click
+
+from shieldmw.errors import SettingsError
+from shieldmw.settings import Settings
+
+EXIT_WRONG_INPUT = 2
+
+
+def settings_or_exit() -> Settings:
+    """The settings of the environment; else one line for each wrong one, and exit status 2."""
+    try:
+        return Settings.from_environ()
+    except SettingsError as error:
+        exit_with(error)
+
+
+def exit_with(error: SettingsError) -> Never:
+    """Print what is wrong with the settings, a line each, and exit with status 2."""
+    for line in error.problems:
+        click.echo(f"shieldmw: {line}", err=True)
+    sys.exit(EXIT_WRONG_INPUT)

@@ -1,0 +1,1 @@
+"""Arithmetic and rules: no I/O, no clock, no asyncio; time is an argument."""

@@ -1,0 +1,47 @@
+"""API keys: what is kept of them, and how a presented one proves its subject. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from .client import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is kept of an issued key: never the key itself. ``created_s`` is Unix time."""
+
+    digest: str
+    identity: Identity
+    created_s: int
+
+    @property
+    def id(self) -> str:
+        """Enough of the digest to name the key by."""
+        return self.digest[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyTable:
+    """All issued keys at one version, by digest; ``digest_key`` keys the digests."""
+
+    version: int
+    digest_key: bytes = field(repr=False)
+    entries: Mapping[str, ApiKey]
+
+    def find(self, key: str) -> Identity | None:
+        """Whom the key proves, if it is one of these."""
+        entry = self.entries.get(digest(key, self.digest_key))
+        return None if entry is None else entry.identity
+
+
+def digest(key: str, digest_key: bytes) -> str:
+    """The keyed digest under which an API key is kept, 256 bits as hex."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=32, key=digest_key).hexdigest()
+
+
+def derive_digest_key(secret: bytes) -> bytes:
+    """The key of the digests, derived from the shield's secret."""
+    return blake2b(secret, digest_size=32, person=b"shield-api-key").digest()

@@ -1,0 +1,97 @@
+"""Who is charged: a client, its class, and what a verified credential says of its subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+IPAddress = IPv4Address | IPv6Address
+
+# The IPv6 prefix a site usually gets (RFC 6177); all addresses of one share an aggregate limit.
+SITE_PREFIX = 56
+
+
+class ListenerClass(StrEnum):
+    """The order of favour: hosts before members before guests."""
+
+    HOST = "host"
+    MEMBER = "member"
+    GUEST = "guest"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A verified subject. ``subject`` is whatever the issuer calls it, never empty.
+
+    Raises:
+        ValueError: the subject is empty or longer than 1024 characters.
+    """
+
+    subject: str
+    listener_class: ListenerClass = ListenerClass.MEMBER
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.subject) <= 1024:
+            raise ValueError(f"a subject has 1 to 1024 characters, this one {len(self.subject)}")
+        object.__setattr__(self, "listener_class", ListenerClass(self.listener_class))
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Whom a credential proves, and until when (Unix time)."""
+
+    identity: Identity
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One who is charged: ``kind`` is ``ip`` or ``token``; ``text`` is its one canonical spelling.
+
+    Buckets of clients with the same ``slot`` are kept together, so that one request's charges
+    are decided in one place (in a Cluster: in one hash slot).
+    """
+
+    kind: str
+    text: str
+    slot: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressClients:
+    """The clients that one address stands for: itself, and for IPv6 the site around it."""
+
+    one: Client
+    site: Client | None
+
+
+def token_client(identity: Identity) -> Client:
+    """The client of a verified subject."""
+    return Client("token", identity.subject, f"token:{identity.subject}")
+
+
+@lru_cache(maxsize=16_384)
+def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> AddressClients:
+    """The clients of an address; all requests of no known address are one client."""
+    if address is None:
+        return AddressClients(Client("ip", "unknown", "ip:unknown"), None)
+    if address.version == 4:
+        return AddressClients(_ip_client(_network(address, ipv4_prefix), None), None)
+    one = _network(address, ipv6_prefix)
+    if ipv6_prefix <= SITE_PREFIX:
+        return AddressClients(_ip_client(one, None), None)
+    site = _network(address, SITE_PREFIX)
+    return AddressClients(_ip_client(one, site), _ip_client(site, None))
+
+
+def _network(address: IPAddress, prefix: int) -> str:
+    return str(ip_network((address, prefix), strict=False))
+
+
+def _ip_client(network: str, site: str | None) -> Client:
+    return Client("ip", network, f"ip:{site or network}")

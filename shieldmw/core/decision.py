@@ -1,0 +1,96 @@
+"""The decision: one request's verdict, a value that says everything its answer needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .bucket import NEVER_US, Charge, Level, Outcome, levels
+from .client import Identity, IPAddress, ListenerClass
+
+
+class Mode(StrEnum):
+    """How the fleet admits: everyone within limits, or favouring verified listeners."""
+
+    NORMAL = "normal"
+    EMERGENCY = "emergency"
+
+
+class Verdict(StrEnum):
+    """What becomes of the request. ``dry_run`` would have been refused, but passes."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    DRY_RUN = "dry_run"
+
+
+class Reason(StrEnum):
+    """Why; the label of the metric and the word in the log."""
+
+    WITHIN_LIMITS = "within_limits"
+    UNLIMITED = "unlimited"
+    EXEMPT = "exempt"
+    ALLOW_LIST = "allow_list"
+    DENY_LIST = "deny_list"
+    QUOTA = "quota"
+    NEVER = "never"
+    STORE_OPEN = "store_open"
+    STORE_CLOSED = "store_closed"
+
+
+class OnStoreFailure(StrEnum):
+    """What becomes of limited requests while the store is away: local buckets decide, all pass, none pass."""
+
+    LOCAL = "local"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on one request, and what its answer tells.
+
+    ``levels`` are the buckets it was charged to, ``retry_after_us`` the wait until it would pass
+    (0 where nothing says when).
+    """
+
+    verdict: Verdict
+    reason: Reason
+    address: IPAddress | None
+    identity: Identity | None = None
+    levels: tuple[Level, ...] = ()
+    retry_after_us: int = 0
+    mode: Mode = Mode.NORMAL
+
+    @property
+    def refused(self) -> bool:
+        """Whether the request must not reach the app."""
+        return self.verdict is Verdict.REFUSED
+
+    @property
+    def listener_class(self) -> ListenerClass:
+        """The class of who is asking."""
+        return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
+
+    @property
+    def violated(self) -> tuple[str, ...]:
+        """The names of the limits that refused."""
+        return tuple(level.limit.name for level in self.levels if level.refuses)
+
+    @property
+    def nearest(self) -> Level | None:
+        """The bucket nearest to its end: the least share of its burst remains."""
+        return min(self.levels, key=lambda level: level.remaining / level.limit.burst, default=None)
+
+
+def combine(
+    charges: tuple[Charge, ...], outcome: Outcome, address: IPAddress | None, identity: Identity | None
+) -> Decision:
+    """The decision that follows from the outcome of a request's charges."""
+    stand = levels(charges, outcome)
+    if outcome.allowed:
+        return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, stand)
+    waits = [level.retry_after_us for level in stand]
+    if NEVER_US in waits:
+        return Decision(Verdict.REFUSED, Reason.NEVER, address, identity, stand)
+    return Decision(Verdict.REFUSED, Reason.QUOTA, address, identity, stand, max(waits))

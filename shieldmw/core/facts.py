@@ -1,0 +1,29 @@
+"""What is known of one request before it is decided; no scope and no headers below this."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from .client import Identity
+
+Authenticate = Callable[[], Awaitable[Identity | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One request, as far as its verdict needs it.
+
+    ``peer`` is who holds the other end of the connection (None on a unix socket);
+    ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
+    presented, unproven; ``methods`` every method the request may end up as; ``route_path`` the
+    path below ``root_path``; ``authenticate`` the host app's own check, bound to this request.
+    """
+
+    peer: str | None
+    path: str
+    route_path: str
+    methods: frozenset[str]
+    forwarded: tuple[str, ...] = ()
+    credential: str | None = None
+    authenticate: Authenticate | None = None

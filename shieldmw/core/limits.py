@@ -1,0 +1,101 @@
+"""Limits: a rate and a burst, read from the notation of the ``limits`` library.
+
+Knows nothing of clients or buckets. All times below the notation are whole microseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from limits import parse_many
+
+US_PER_S = 1_000_000
+
+# A TAT is at most now + tau and must stay exact in Lua's doubles (2**53 us = 285 years).
+LONGEST_TAU_US = 100 * 366 * 86_400 * US_PER_S
+
+# What an IPv6 /56 may spend, as a multiple of what one /64 of it may: a household or a small
+# site has a handful of /64s in use, a rotating attacker has all 256 (DESIGN, "Who is asking").
+AGGREGATE_FACTOR = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """``amount`` units each ``period_s`` seconds on average, at most ``burst`` at once.
+
+    ``unit_us`` is the time one unit takes to come back (GCRA's emission interval T, rounded up,
+    so that rounding never admits more) and ``tau_us`` how long an emptied bucket takes to fill.
+
+    Raises:
+        ValueError: an amount, period or burst below 1, a rate above 1,000,000 a second, or a
+            bucket that would take more than a hundred years to fill.
+    """
+
+    name: str
+    amount: int
+    period_s: int
+    burst: int
+    unit_us: int = field(init=False)
+    tau_us: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.amount < 1 or self.period_s < 1:
+            raise ValueError(f"'{self.amount} per {self.period_s} s' never admits anything: use at least 1")
+        if self.burst < 1:
+            raise ValueError(f"a burst of {self.burst} never admits anything: use at least 1")
+        if self.amount > self.period_s * US_PER_S:
+            raise ValueError(f"'{self.amount} per {self.period_s} s' is above 1000000/second, the highest rate")
+        unit_us = -(-self.period_s * US_PER_S // self.amount)
+        object.__setattr__(self, "unit_us", unit_us)
+        object.__setattr__(self, "tau_us", unit_us * self.burst)
+        if self.tau_us > LONGEST_TAU_US:
+            raise ValueError(f"a burst of {self.burst} would take more than 100 years to fill: use a smaller one")
+
+    @property
+    def rate_per_s(self) -> float:
+        """Units admitted a second in the long run, after rounding."""
+        return US_PER_S / self.unit_us
+
+
+def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Limit, ...]:
+    """The limits written in ``text``, such as ``300/minute`` or ``10/second; 300/minute``.
+
+    ``off`` gives none. The first is called ``name``, a second ``name-2`` and so on. Without
+    ``burst`` a limit's burst is its amount: a client may spend a whole period's worth at once.
+
+    Raises:
+        ValueError: not in the notation, out of range, or a burst beside several limits.
+    """
+    if text.strip().lower() == "off":
+        if burst is not None:
+            raise ValueError(f"a burst of {burst} has no meaning beside 'off': remove it")
+        return ()
+    try:
+        items = parse_many(text)
+    except ValueError:
+        raise ValueError(
+            "not a limit: write it like '300/minute', '5 per 10 second', '10/second; 300/minute', or 'off'"
+        ) from None
+    if burst is not None and len(items) > 1:
+        raise ValueError(f"a burst of {burst} can only stand beside a single limit: remove it, or keep one limit")
+    return tuple(
+        Limit(
+            name=name if index == 0 else f"{name}-{index + 1}",
+            amount=item.amount,
+            period_s=item.get_expiry(),
+            burst=item.amount if burst is None else burst,
+        )
+        for index, item in enumerate(items)
+    )
+
+
+@lru_cache(maxsize=1024)
+def aggregate(limit: Limit) -> Limit:
+    """The limit that an IPv6 /56 shares where each of its /64s has ``limit``."""
+    return replace(
+        limit,
+        name=f"{limit.name}-prefix",
+        amount=min(limit.amount * AGGREGATE_FACTOR, limit.period_s * US_PER_S),
+        burst=limit.burst * AGGREGATE_FACTOR,
+    )

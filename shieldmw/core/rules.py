@@ -1,0 +1,103 @@
+"""The policy: which limits a request is charged to, and at what cost. Pure; built from Settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from .address import Networks
+from .bucket import Charge
+from .client import AddressClients, Client, Identity, token_client
+from .facts import Facts
+from .limits import Limit, aggregate
+from .paths import PathPattern, plain, readings
+
+# Names of limits that rules cannot take for themselves.
+RESERVED_NAMES = ("ip", "token", "address", "failed-auth")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Limits of its own for a path, and what a request there costs.
+
+    ``methods`` empty means all of them. The limits are charged to the client, beside its
+    default limits, and every one of those limits is charged ``cost``.
+    """
+
+    name: str
+    path: PathPattern
+    methods: frozenset[str] = frozenset()
+    limits: tuple[Limit, ...] = ()
+    cost: int = 1
+
+    def matches(self, reading: str, methods: frozenset[str]) -> bool:
+        """Whether the rule is for this reading of a path, under any of these methods."""
+        return (not self.methods or not self.methods.isdisjoint(methods)) and self.path.matches(reading)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All limits and where they hold. Guests are charged to ``ip``, verified subjects to
+    ``token``, everyone to ``address``; credentials that fail are charged to ``failed_auth``.
+    """
+
+    ip: tuple[Limit, ...] = ()
+    token: tuple[Limit, ...] = ()
+    address: tuple[Limit, ...] = ()
+    failed_auth: tuple[Limit, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    exempt: tuple[PathPattern, ...] = ()
+    allow: Networks = field(default_factory=Networks)
+    deny: Networks = field(default_factory=Networks)
+
+    def is_exempt(self, facts: Facts) -> bool:
+        """Whether the path is exempt; only a path that every server reads alike can be."""
+        return any(
+            path == plain(path) and any(pattern.matches(path) for pattern in self.exempt)
+            for path in (facts.route_path, facts.path)
+        )
+
+    def charges(self, facts: Facts, identity: Identity | None, clients: AddressClients) -> tuple[Charge, ...]:
+        """What the request is charged, the narrowest client first; empty where nothing limits it."""
+        rules = self._rules_for(facts)
+        cost = max((1 if rule is None else rule.cost for rule in rules), default=1)
+        own = [limit for rule in rules if rule for limit in rule.limits]
+        if identity is None:
+            charges = _address_charges(clients, (*own, *self.ip, *self.address), cost)
+        else:
+            client = token_client(identity)
+            charges = _client_charges(client, (*own, *self.token), cost)
+            charges += _address_charges(clients, self.address, cost)
+        return tuple(charges)
+
+    def failed_auth_charges(self, clients: AddressClients, cost: int) -> tuple[Charge, ...]:
+        """What a credential that failed is charged to its address; cost 0 only looks."""
+        return tuple(_address_charges(clients, self.failed_auth, cost))
+
+    def _rules_for(self, facts: Facts) -> tuple[Rule | None, ...]:
+        """The first rule that matches each reading of the path, each rule once."""
+        if not self.rules:
+            return ()
+        found = (self._first_rule(reading, facts) for reading in readings(facts.path, facts.route_path))
+        return tuple(dict.fromkeys(found))
+
+    def _first_rule(self, reading: str, facts: Facts) -> Rule | None:
+        return next((rule for rule in self.rules if rule.matches(reading, facts.methods)), None)
+
+
+def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:
+    return [Charge(client, limit, cost) for limit in limits]
+
+
+def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int) -> list[Charge]:
+    charges = _client_charges(clients.one, limits, cost)
+    if clients.site is not None:
+        charges += _client_charges(clients.site, [aggregate(limit) for limit in limits], cost)
+    return charges
+
+
+def all_limits(policy: Policy) -> Iterator[Limit]:
+    """Every limit of the policy, the default ones first."""
+    yield from (*policy.ip, *policy.token, *policy.address, *policy.failed_auth)
+    for rule in policy.rules:
+        yield from rule.limits

@@ -1,0 +1,105 @@
+"""The crowd of a drill, as data: groups of clients, what each asks, and the phases that say how fast.
+
+Pure: it must not know sockets or clocks, nor what any answer was. Another act is other data, not another
+branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. ``path`` goes out exactly as it stands, ``//`` and dots included."""
+
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "GET"
+
+
+Behaviour = Callable[[Random], Ask]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client as the shield should see it: one bucket. ``source`` is the address it really comes from."""
+
+    name: str
+    source: str
+    next_ask: Behaviour
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Clients of one kind. ``impatient`` ones drop a request whose time has passed; others send it late."""
+
+    name: str
+    clients: tuple[Client, ...]
+    impatient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast each client of a group asks: ``per_s`` in all, with at most ``lanes`` requests under way."""
+
+    per_s: float
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.per_s <= 0 or self.lanes < 1:
+            raise ValueError(f"a pace needs a rate above 0 and a lane or more, not {self.per_s}, {self.lanes}")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of the drill. A group without a pace is silent in it."""
+
+    name: str
+    seconds: float
+    paces: Mapping[str, Pace]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything a drill needs to run: who is there, and what happens when."""
+
+    groups: tuple[Group, ...]
+    phases: tuple[Phase, ...]
+
+    @property
+    def seconds(self) -> float:
+        """How long the whole lasts."""
+        return sum(phase.seconds for phase in self.phases)
+
+    def phase_at(self, elapsed_s: float) -> Phase:
+        """The phase under way at ``elapsed_s``; after the end, the last one."""
+        for phase in self.phases[:-1]:
+            if elapsed_s < phase.seconds:
+                return phase
+            elapsed_s -= phase.seconds
+        return self.phases[-1]
+
+    def lanes(self, group: Group) -> int:
+        """The most requests that one client of this group has under way at a time."""
+        paces = (phase.paces.get(group.name) for phase in self.phases)
+        return max((pace.lanes for pace in paces if pace is not None), default=0)
+
+
+def due_times(phases: Sequence[Phase], group: str, lane: int, rng: Random) -> Iterator[float]:
+    """When this lane of a client asks, in seconds since the start. The first time in a phase is drawn, so
+    that a crowd does not march in step; then each comes exactly one interval after the other."""
+    begins = 0.0
+    for phase in phases:
+        ends = begins + phase.seconds
+        pace = phase.paces.get(group)
+        if pace is not None and lane < pace.lanes:
+            interval = pace.lanes / pace.per_s
+            first = begins + rng.random() * interval
+            count = 0
+            while (due := first + count * interval) < ends:
+                yield due
+                count += 1
+        begins = ends

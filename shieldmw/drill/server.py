@@ -1,0 +1,161 @@
+"""A server process for a drill: started, waited for, told to stop by SIGTERM, and whether it did so cleanly.
+
+It must not know what is served: the command, folder and environment are arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sysconfig
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+import aiohttp
+
+from shieldmw.errors import ShieldError
+
+_PACKAGE: Final = Path(__file__).resolve().parent.parent
+_ASK_AGAIN_S: Final = 0.1
+_CHILDREN_END_WITHIN_S: Final = 3.0
+
+
+class ServerNotReady(ShieldError):
+    """The server ended or stayed silent. The message ends with the last lines of its log."""
+
+
+class Server:
+    """One running server, in a process group of its own: a Ctrl-C at the terminal is not meant for it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
+        self._process = process
+        self._log = log
+
+    @property
+    def running(self) -> bool:
+        """Whether the process itself is still there."""
+        return self._process.returncode is None
+
+    async def ended(self) -> None:
+        """Returns once it has ended, by itself or otherwise."""
+        await self._process.wait()
+
+    def last_lines(self, count: int) -> str:
+        """The end of what it wrote to stdout and stderr."""
+        end = os.fstat(self._log.fileno()).st_size
+        text = os.pread(self._log.fileno(), 65536, max(0, end - 65536)).decode("utf-8", "replace")
+        return "\n".join(text.splitlines()[-count:])
+
+    async def ready(self, url: str, within_s: float, waiting: Callable[[float], None]) -> None:
+        """Returns once ``url`` answers 200; ``waiting`` is told the seconds passed, now and then."""
+        started = time.monotonic()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+            while not await _answers(session, url):
+                passed = time.monotonic() - started
+                if not self.running:
+                    raise self._not_ready(f"the server ended with status {self._process.returncode}")
+                if passed > within_s:
+                    raise self._not_ready(f"the server did not answer {url} within {within_s:g} s")
+                waiting(passed)
+                await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def stop(self, within_s: float = 15.0) -> str | None:
+        """SIGTERM, then wait. None if it stopped cleanly, else what was wrong; nothing is left running."""
+        if not self.running:
+            _kill_group(self._process.pid)
+            return f"it had already ended, with status {self._process.returncode}"
+        self._process.terminate()
+        wrong = None
+        try:
+            status = await asyncio.wait_for(self._process.wait(), within_s)
+            if status != 0:
+                wrong = f"it ended with status {status} after SIGTERM"
+        except TimeoutError:
+            wrong = f"it did not end within {within_s:g} s of SIGTERM and was killed"
+        if wrong is None and not await self._group_ends():
+            wrong = "it left a process behind, which was killed"
+        _kill_group(self._process.pid)
+        await self._process.wait()
+        return wrong
+
+    async def _group_ends(self) -> bool:
+        """Its children may take a moment longer than it took itself: Python's resource tracker does."""
+        until = time.monotonic() + _CHILDREN_END_WITHIN_S
+        while _group_lives(self._process.pid):
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(_ASK_AGAIN_S)
+        return True
+
+    def _not_ready(self, what: str) -> ServerNotReady:
+        return ServerNotReady(f"{what}; its last lines were:\n{self.last_lines(20) or '(nothing)'}")
+
+
+@asynccontextmanager
+async def serving(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Server]:
+    """Starts it, and stops it in the end if nobody has."""
+    # A file, not a pipe: a pipe that nobody reads fills up and stops the server.
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=dict(environ),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        server = Server(process, log)
+        try:
+            yield server
+        finally:
+            await server.stop()
+
+
+def environment(inherited: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    """Pure but for the path of this package: no inherited setting gets in, and the child finds the same
+    package even though it runs in another folder."""
+    environ = {name: value for name, value in inherited.items() if not name.startswith("SHIELD_")}
+    paths = [str(Path(path).absolute()) for path in inherited.get("PYTHONPATH", "").split(os.pathsep) if path]
+    home = str(_PACKAGE.parent)
+    if home not in (*paths, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        paths.insert(0, home)
+    if paths:
+        environ["PYTHONPATH"] = os.pathsep.join(paths)
+    return environ | dict(settings)
+
+
+def free_port(host: str) -> int:
+    """A port that was free just now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    with suppress(aiohttp.ClientError, OSError, TimeoutError):
+        async with session.get(url) as answer:
+            return answer.status == 200
+    return False
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process of the group still runs. The dead that nobody has collected do not count: where the
+    first process of a container collects none, they stay for ever."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)

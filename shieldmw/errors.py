@@ -1,0 +1,31 @@
+"""Every failure the shield can raise, in one tree; a refusal is a value, never an exception.
+
+ShieldError
+├── SettingsError      the settings cannot be used; says which, and what would be right
+└── StoreError         the shared store did not do what was asked
+    └── StoreUnavailable   it did not answer in time, or answered that it cannot serve now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ShieldError(Exception):
+    """Base of every error raised by shieldmw."""
+
+
+class SettingsError(ShieldError):
+    """The settings cannot be used. ``problems`` holds one line for each wrong setting."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StoreError(ShieldError):
+    """The shared store gave an answer that cannot be used."""
+
+
+class StoreUnavailable(StoreError):
+    """The shared store is away: refused, too slow, loading, read-only, out of memory."""

@@ -1,0 +1,72 @@
+"""Whether the store is worth asking: after a row of failures it is left alone, but for probes.
+
+Pure but for its own state; ``now_s`` is any clock that never steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FAILURES_IN_A_ROW = 5
+CALLS_TO_JUDGE = 20
+WINDOW_S = 1.0
+PROBE_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Opens after 5 failures in a row, or when half of at least 20 calls in a second failed.
+
+    While it is open one probe a second may go through, and only one at a time; a probe that
+    succeeds closes it.
+    """
+
+    is_open: bool = False
+    _in_a_row: int = 0
+    _calls: int = 0
+    _failures: int = 0
+    _window_start_s: float = 0.0
+    _next_probe_s: float = 0.0
+    _probing: bool = False
+
+    def permits(self, now_s: float) -> bool:
+        """Whether a call may be made now; its end must be told, by one of the three below."""
+        if not self.is_open:
+            return True
+        if self._probing or now_s < self._next_probe_s:
+            return False
+        self._probing = True
+        return True
+
+    def succeeded(self, now_s: float) -> bool:
+        """A call succeeded; whether that closed the breaker."""
+        reopened = self.is_open and self._probing
+        if reopened:
+            self.is_open = self._probing = False
+            self._calls = self._failures = 0
+        self._in_a_row = 0
+        self._count(now_s, failed=False)
+        return reopened
+
+    def failed(self, now_s: float) -> bool:
+        """A call failed; whether that opened the breaker."""
+        self._in_a_row += 1
+        self._count(now_s, failed=True)
+        self._probing = False
+        self._next_probe_s = now_s + PROBE_EVERY_S
+        if self.is_open:
+            return False
+        mostly = self._calls >= CALLS_TO_JUDGE and 2 * self._failures >= self._calls
+        self.is_open = mostly or self._in_a_row >= FAILURES_IN_A_ROW
+        return self.is_open
+
+    def abandoned(self) -> None:
+        """A call ended without a verdict, because nobody waited for it any more."""
+        self._probing = False
+
+    def _count(self, now_s: float, *, failed: bool) -> None:
+        if now_s - self._window_start_s >= WINDOW_S:
+            self._window_start_s = now_s
+            self._calls = self._failures = 0
+        self._calls += 1
+        self._failures += failed

@@ -1,0 +1,47 @@
+"""Credentials that fail: counted against their address, so that forging costs the forger, not us."""
+
+from __future__ import annotations
+
+from shieldmw.core.client import AddressClients
+from shieldmw.core.rules import Policy
+from shieldmw.store.memory import MemoryStore
+
+from .outage import GuardedStore
+
+
+class FailedAuth:
+    """Whether anything is verified for an address: not while its ``failed-auth`` bucket is empty.
+
+    The shared bucket says what the fleet has seen. The local one is charged in the same step as
+    the check that failed, so that many requests at once cannot all pass before the first counts.
+    """
+
+    def __init__(self, policy: Policy, store: GuardedStore, local: MemoryStore) -> None:
+        self._policy = policy
+        self._store = store
+        self._local = local
+
+    async def may_verify(self, clients: AddressClients) -> bool:
+        """Whether the address has a failure left, as far as the fleet knows."""
+        if not self.may_verify_now(clients):
+            return False
+        look = self._policy.failed_auth_charges(clients, 0)
+        if not look:
+            return True
+        outcome = await self._store.take(look)
+        if outcome is not None:
+            self._local.remember(look, outcome)
+        return self.may_verify_now(clients)
+
+    def may_verify_now(self, clients: AddressClients) -> bool:
+        """Whether the address has a failure left, as far as this worker knows."""
+        return self._local.would_pass(self._policy.failed_auth_charges(clients, 1))
+
+    def count_now(self, clients: AddressClients) -> None:
+        """Charge a failure here, at once."""
+        self._local.take_now(self._policy.failed_auth_charges(clients, 1))
+
+    async def count(self, clients: AddressClients) -> None:
+        """Charge a failure for the whole fleet."""
+        if charges := self._policy.failed_auth_charges(clients, 1):
+            await self._store.take(charges)

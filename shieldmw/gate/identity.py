@@ -1,0 +1,137 @@
+"""Who is asking: a verified subject, else a guest on its address. Prove it before it counts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from secrets import token_bytes
+from typing import Protocol
+
+from shieldmw.core.client import AddressClients, Identity, Proof
+from shieldmw.core.facts import Facts
+from shieldmw.core.table import Table
+
+from .api_keys import ApiKeys
+from .failed_auth import FailedAuth
+
+log = logging.getLogger(__name__)
+
+# No API key and no sane JWT is longer; what is, fails without being read.
+LONGEST_CREDENTIAL = 8192
+
+CREDENTIALS_KEPT = 65_536
+
+# An API key has no end; its entry is dropped the moment the table of keys changes.
+API_KEY_KEPT_S = 3600.0
+
+# A credential that failed is not checked again for so long.
+FAILURE_KEPT_S = 10.0
+
+
+# How long a credential that the host app proved may be shown to it again without a look at
+# its address's failures.
+HOST_TRUST_S = 60.0
+
+
+class TokenVerifier(Protocol):
+    """Proves signed tokens."""
+
+    def verify(self, token: str) -> Proof | None:
+        """Whom the token proves, without waiting for anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a credential turned out to be worth, and until when that holds (Unix time).
+
+    ``by_host``: the host app proved it, and is asked again each time.
+    """
+
+    identity: Identity | None
+    until_s: float
+    by_host: bool = False
+
+
+class Identifier:
+    """Finds the identity of a request; remembers what each credential was worth."""
+
+    def __init__(
+        self,
+        api_keys: ApiKeys,
+        tokens: TokenVerifier | None,
+        failed_auth: FailedAuth,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._api_keys = api_keys
+        self._tokens = tokens
+        self._failed_auth = failed_auth
+        self._now_s = now_s
+        self._known: Table[bytes, Verified] = Table(CREDENTIALS_KEPT)
+        self._digest_key = token_bytes(32)
+
+    def forget(self) -> None:
+        """Forget what credentials were worth, because the keys have changed."""
+        self._known.clear()
+
+    async def identify(self, facts: Facts, clients: AddressClients) -> Identity | None:
+        """The verified subject, or None for a guest. Never raises for what a client sent."""
+        credential = facts.credential
+        if credential is None:
+            return await self._ask_host(facts)
+        if not (facts.authenticate or self._api_keys or self._tokens):
+            return None
+        digest = self._digest(credential)
+        known = self._known.get(digest)
+        if known is None or known.until_s <= self._now_s():
+            return await self._first_sight(facts, credential, digest, clients)
+        if not known.by_host:
+            return known.identity
+        identity = await self._ask_host(facts)
+        return identity or await self._first_sight(facts, credential, digest, clients)
+
+    async def _first_sight(
+        self, facts: Facts, credential: str, digest: bytes, clients: AddressClients
+    ) -> Identity | None:
+        if not await self._failed_auth.may_verify(clients):
+            return None
+        if identity := await self._ask_host(facts):
+            self._known.put(digest, Verified(None, self._now_s() + HOST_TRUST_S, by_host=True))
+            return identity
+        return await self._verify(credential, digest, clients)
+
+    async def _verify(self, credential: str, digest: bytes, clients: AddressClients) -> Identity | None:
+        # Up to count_now nothing awaits: no other request of this address can slip in between.
+        if not self._failed_auth.may_verify_now(clients):
+            return None
+        proof = self._prove(credential)
+        if proof is not None:
+            self._known.put(digest, Verified(proof.identity, proof.until_s))
+            return proof.identity
+        self._known.put(digest, Verified(None, self._now_s() + FAILURE_KEPT_S))
+        self._failed_auth.count_now(clients)
+        await self._failed_auth.count(clients)
+        return None
+
+    def _prove(self, credential: str) -> Proof | None:
+        if not 0 < len(credential) <= LONGEST_CREDENTIAL:
+            return None
+        if identity := self._api_keys.verify(credential):
+            return Proof(identity, self._now_s() + API_KEY_KEPT_S)
+        return None if self._tokens is None else self._tokens.verify(credential)
+
+    async def _ask_host(self, facts: Facts) -> Identity | None:
+        """What the host app says of the request; a host that fails says nothing."""
+        if facts.authenticate is None:
+            return None
+        try:
+            return await facts.authenticate()
+        except Exception:
+            log.exception("the app's authenticate raised: the request is a guest's")
+            return None
+
+    def _digest(self, credential: str) -> bytes:
+        text = credential[: LONGEST_CREDENTIAL + 1].encode("utf-8", "surrogatepass")
+        return blake2b(text, digest_size=16, key=self._digest_key).digest()

@@ -1,0 +1,66 @@
+"""Keeps something fresh in the background: again and again, at once when asked, whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+
+class Refresher:
+    """Calls ``work`` every ``interval_s``; each ``least_s`` after a failure or on ``soon()``.
+
+    A failure is logged when it begins and when it ends, not each time.
+    """
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[None]], *, interval_s: float, least_s: float) -> None:
+        self._name = name
+        self._work = work
+        self._interval_s = interval_s
+        self._least_s = least_s
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+
+    async def start(self, first_s: float) -> None:
+        """Begin; wait for the first round, but no longer than ``first_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(first_s):
+                await self._once()
+        self._task = asyncio.create_task(self._run(), name=f"shieldmw {self._name}")
+
+    def soon(self) -> None:
+        """Ask for a round now rather than at the end of the interval."""
+        self._wanted.set()
+
+    async def stop(self) -> None:
+        """End; waits until a round under way is cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._least_s)
+            if not self._failing:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s - self._least_s):
+                        await self._wanted.wait()
+            self._wanted.clear()
+            await self._once()
+
+    async def _once(self) -> None:
+        try:
+            await self._work()
+        except Exception as error:
+            if not self._failing:
+                log.warning("%s cannot be refreshed, the last stay in force: %s", self._name, error)
+            self._failing = True
+        else:
+            if self._failing:
+                log.warning("%s can be refreshed again", self._name)
+            self._failing = False

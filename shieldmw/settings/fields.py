@@ -1,0 +1,120 @@
+"""How single settings are written: from a variable's text to the value the core works with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic_settings import NoDecode
+
+from shieldmw.core.address import UNIX_PEER, Networks, parse_networks
+from shieldmw.core.limits import parse_limits
+from shieldmw.core.paths import PathPattern
+
+SHORTEST_SECRET = 32
+
+STORE_SCHEMES = ("memory", "redis", "rediss", "unix", "embedded")
+HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
+SIGNATURE_ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "ES256K", "EdDSA"),
+)
+
+
+def _split(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    words = value.replace(",", " ").split()
+    networks = parse_networks(" ".join(word for word in words if word != UNIX_PEER))
+    return Networks(networks, UNIX_PEER in words)
+
+
+def _patterns(value: object) -> object:
+    words = _split(value)
+    if not isinstance(words, tuple | list):
+        return words
+    return tuple(PathPattern(word) if isinstance(word, str) else word for word in words)
+
+
+def _limit(value: str) -> str:
+    parse_limits(value, name="limit")
+    return value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc or not value.isprintable() or " " in value:
+        raise ValueError("not a web address: write it like https://example.org/recording")
+    return value
+
+
+def _store_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in STORE_SCHEMES or "://" not in value:
+        schemes = ", ".join(f"{scheme}://" for scheme in STORE_SCHEMES)
+        raise ValueError(f"not a store: it begins with one of {schemes}")
+    if parts.scheme in ("redis", "rediss") and not parts.hostname:
+        raise ValueError(f"no host: write it like {parts.scheme}://localhost:6379/0")
+    if parts.scheme == "unix" and not parts.path:
+        raise ValueError("no path: write it like unix:///run/redis/redis.sock")
+    parts.port  # noqa: B018  (raises ValueError where the port is none)
+    return value
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    length = len(value.get_secret_value())
+    if length < SHORTEST_SECRET:
+        raise ValueError(f"has {length} characters: use at least {SHORTEST_SECRET} random ones")
+    return value
+
+
+def _algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
+    known = (*HMAC_ALGORITHMS, *SIGNATURE_ALGORITHMS)
+    if unknown := [name for name in value if name not in known]:
+        raise ValueError(f"'{unknown[0]}' is not an algorithm to sign with: use some of {', '.join(known)}")
+    return value
+
+
+def _none_if_off(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() == "off" else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def matching(pattern: str, right: str) -> Callable[[str], str]:
+    """A check that the whole text matches; ``right`` says what would."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(right)
+        return value
+
+    return check
+
+
+_HEADER = matching(r"[!#$%&'*+.^_`|~0-9a-z-]{1,64}", "not the name of a header, such as x-forwarded-for")
+_NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use letters, digits, '.', '_' and '-'")
+
+LimitText = Annotated[str, AfterValidator(_limit)]
+NetworkSet = Annotated[Networks, NoDecode, BeforeValidator(_networks)]
+Patterns = Annotated[tuple[PathPattern, ...], NoDecode, BeforeValidator(_patterns)]
+Algorithms = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_algorithms)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+HeaderName = Annotated[str, BeforeValidator(_lower), AfterValidator(_HEADER)]
+Name = Annotated[str, AfterValidator(_NAME)]
+OptionalHeader = Annotated[HeaderName | None, BeforeValidator(_none_if_off)]
+KeyPrefix = Annotated[
+    str, AfterValidator(matching(r"[A-Za-z0-9_.:-]{1,64}", "use letters, digits, '.', '_', ':' and '-'"))
+]

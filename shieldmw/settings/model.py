@@ -1,0 +1,235 @@
+"""The settings themselves. Each variable is read once, by ``Settings.from_environ``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+from shieldmw.core.address import Networks
+from shieldmw.core.client import Identity
+from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.limits import Limit, parse_limits
+from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Policy, Rule
+from shieldmw.errors import SettingsError
+
+from .fields import (
+    HMAC_ALGORITHMS,
+    Algorithms,
+    HeaderName,
+    HttpUrl,
+    KeyPrefix,
+    LimitText,
+    Name,
+    NetworkSet,
+    OptionalHeader,
+    Patterns,
+    Secret,
+    StoreUrl,
+)
+from .policy import read_api_keys, rule_problems
+from .problems import ENV_PREFIX, problem, problems_of, variable
+from .rules import parse_rules, read_rules
+
+
+class Settings(BaseSettings):
+    """All settings, checked. ``Settings(...)`` takes values by name and looks at no variable;
+    ``Settings.from_environ()`` reads the ``SHIELD_*`` variables.
+
+    Raises:
+        SettingsError: one line for each setting that is wrong.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, env_prefix=ENV_PREFIX, hide_input_in_errors=True
+    )
+
+    redis_url: StoreUrl = Field(
+        "memory://",
+        description="where the buckets are: `redis://`, `rediss://`, `unix://`, `memory://` (one process), "
+        "`embedded://` (a Valkey server that the main process starts, shared by its workers)",
+    )
+    redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="budget of one call to the store, in milliseconds")
+    key_prefix: KeyPrefix = Field("shield", description="first part of every key")
+    secret: Secret | None = Field(
+        None,
+        description="keys the digests of clients, at least 32 characters; unset, one is made once and kept in the "
+        "store; set it where the store is shared with others",
+    )
+    on_redis_failure: OnStoreFailure = Field(
+        OnStoreFailure.LOCAL,
+        description="while the store is away: `local` (this worker's own buckets decide), `open` (all pass), "
+        "`closed` (limited requests are refused)",
+    )
+    ip_limit: LimitText = Field("300/minute", description="guests, per address; several with `;`, or `off`")
+    ip_burst: int | None = Field(
+        None, ge=1, description="how many at once, beside a single limit; the limit's amount if unset"
+    )
+    token_limit: LimitText = Field("1200/minute", description="per verified subject")
+    token_burst: int | None = Field(None, ge=1, description="likewise")
+    address_limit: LimitText = Field("off", description="everyone on an address, guests and verified subjects alike")
+    address_burst: int | None = Field(None, ge=1, description="likewise")
+    failed_auth_limit: LimitText = Field(
+        "10/minute", description="failed credentials, per address; after that none is verified until it refills"
+    )
+    rules: Annotated[tuple[Rule, ...], NoDecode, BeforeValidator(parse_rules)] = Field(
+        (), description="limits for paths, as JSON: a list of `{name, path, methods, limits, burst, cost}`"
+    )
+    rules_file: Path | None = Field(None, description="the same in a `.json` or `.toml` file (`[[rules]]`)")
+    exempt_paths: Patterns = Field(
+        (PathPattern("/healthz"),), description="never limited; exact, or ending in `/*`; separated by commas"
+    )
+    dry_run: bool = Field(False, description="decide, count and log, but refuse nothing")
+    trusted_proxies: NetworkSet = Field(
+        Networks(), description="CIDRs of the proxies whose header is believed; `unix` for peers on a unix socket"
+    )
+    forwarded_header: HeaderName = Field(
+        "x-forwarded-for",
+        description="the header those proxies write: also `forwarded`, or one with a single value such as "
+        "`cf-connecting-ip`",
+    )
+    ipv4_prefix: int = Field(32, ge=8, le=32, description="what counts as one IPv4 address")
+    ipv6_prefix: int = Field(64, ge=16, le=128, description="what counts as one IPv6 address")
+    allow_ips: NetworkSet = Field(Networks(), description="CIDRs that are never limited")
+    deny_ips: NetworkSet = Field(Networks(), description="CIDRs that are always refused; deny wins")
+    token_header: OptionalHeader = Field(
+        "authorization", description="header that carries a credential, as `Bearer x` or bare; or `off`"
+    )
+    token_cookie: Name | None = Field(None, description="cookie that carries a credential")
+    token_query: Name | None = Field(
+        None, description="query parameter that carries a credential, for WebSocket and EventSource"
+    )
+    api_keys_file: Path | None = Field(
+        None, description="lines `sha256-hex subject [class]`; more keys are issued with `shieldmw keys`"
+    )
+    jwt_secret: Secret | None = Field(None, description="verifies JWTs signed with HS*, at least 32 characters")
+    jwt_public_key: str | None = Field(None, description="verifies JWTs: a public key in PEM, or the path of one")
+    jwt_jwks_url: HttpUrl | None = Field(None, description="verifies JWTs: where the issuer's JWKS is")
+    jwt_algorithms: Algorithms = Field((), description="pinned algorithms; by the type of the key if unset")
+    jwt_audience: str | None = Field(None, description="`aud` that a JWT must have")
+    jwt_issuer: str | None = Field(None, description="`iss` that a JWT must have")
+    jwt_class_claim: str = Field("shield_class", description="claim that holds the class: `host` or `member`")
+    recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
+    sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")
+    retry_after: int = Field(
+        300, ge=1, le=86_400, description="seconds to wait for those who are turned away; jittered up to +20 %"
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(problems_of(error)) from None
+        if problems := list(self._problems()):
+            raise SettingsError(problems)
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> Any:
+        """Only what is passed: variables are read in one place, ``from_environ``."""
+        return (init_settings,)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """The settings that ``SHIELD_*`` variables describe; an empty variable counts as unset.
+
+        Raises:
+            SettingsError: one line for each variable that is unknown or wrong.
+        """
+        environ = os.environ if environ is None else environ
+        given = {name: value.strip() for name, value in environ.items() if name.startswith(ENV_PREFIX)}
+        known = {variable(name): name for name in cls.model_fields}
+        problems = [_unknown(name, known) for name in given if name not in known]
+        source = EnvSettingsSource(cls, env_prefix=ENV_PREFIX)
+        source.env_vars = {name.lower(): value for name, value in given.items() if value and name in known}
+        try:
+            settings = cls(**source())
+        except SettingsError as error:
+            problems += error.problems
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    @cached_property
+    def policy(self) -> Policy:
+        """All limits and where they hold."""
+        return Policy(
+            ip=self._limits("ip"),
+            token=self._limits("token"),
+            address=self._limits("address"),
+            failed_auth=parse_limits(self.failed_auth_limit, name="failed-auth"),
+            rules=self.rules if self.rules_file is None else read_rules(self.rules_file),
+            exempt=self.exempt_paths,
+            allow=self.allow_ips,
+            deny=self.deny_ips,
+        )
+
+    @cached_property
+    def file_api_keys(self) -> Mapping[str, Identity]:
+        """The identities of ``api_keys_file``, by the SHA-256 of their keys."""
+        return {} if self.api_keys_file is None else read_api_keys(self.api_keys_file)
+
+    @cached_property
+    def jwt_public_key_pem(self) -> str | None:
+        """The PEM of ``jwt_public_key``, read from its file where a path is given."""
+        value = self.jwt_public_key
+        if value is None or value.startswith("-----BEGIN"):
+            return None if value is None else value.replace("\\n", "\n")
+        try:
+            return Path(value).read_text("ascii")
+        except OSError as error:
+            raise ValueError(f"neither a PEM text nor a file that can be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError("the file is no PEM text") from None
+
+    def _limits(self, name: str) -> tuple[Limit, ...]:
+        return parse_limits(getattr(self, f"{name}_limit"), name=name, burst=getattr(self, f"{name}_burst"))
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong between the settings, or in the files they name."""
+        for name in ("ip", "token", "address"):
+            yield from self._tried(f"{name}_burst", lambda name=name: self._limits(name))  # type: ignore[misc]
+        if self.rules and self.rules_file is not None:
+            yield problem("rules_file", self.rules_file, "SHIELD_RULES is set too: keep one of the two")
+        rules_field = "rules" if self.rules_file is None else "rules_file"
+        yield from self._tried(rules_field, lambda: self.policy)
+        if "policy" in self.__dict__:
+            for text in rule_problems(self.policy):
+                yield f"{variable(rules_field)}: {text}"
+        yield from self._tried("api_keys_file", lambda: self.file_api_keys)
+        yield from self._tried("jwt_public_key", lambda: self.jwt_public_key_pem)
+        yield from self._jwt_problems()
+
+    def _tried(self, field: str, compute: Callable[[], object]) -> Iterator[str]:
+        try:
+            compute()
+        except ValueError as error:
+            yield problem(field, getattr(self, field), str(error))
+
+    def _jwt_problems(self) -> Iterator[str]:
+        sources = [name for name in ("jwt_secret", "jwt_public_key", "jwt_jwks_url") if getattr(self, name) is not None]
+        if len(sources) > 1:
+            yield f"{' and '.join(variable(name) for name in sources)} are set: keep one of them"
+        if not self.jwt_algorithms:
+            return
+        if not sources:
+            yield problem("jwt_algorithms", self.jwt_algorithms, "no key is set: set SHIELD_JWT_SECRET or another")
+        hmac = {name in HMAC_ALGORITHMS for name in self.jwt_algorithms}
+        if sources == ["jwt_secret"] and hmac != {True}:
+            yield problem("jwt_algorithms", self.jwt_algorithms, "with SHIELD_JWT_SECRET use HS256, HS384 or HS512")
+        if sources in (["jwt_public_key"], ["jwt_jwks_url"]) and True in hmac:
+            right = "HS* would let anyone sign with the public key: use RS*, ES* or EdDSA"
+            yield problem("jwt_algorithms", self.jwt_algorithms, right)
+
+
+def _unknown(name: str, known: Mapping[str, str]) -> str:
+    nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{name}: there is no such setting" + (
+        f", did you mean {nearest[0]}?" if nearest else ": see 'shieldmw env'"
+    )

@@ -1,0 +1,73 @@
+"""From settings to the policy, and what must hold between several of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.limits import Limit, aggregate
+from shieldmw.core.rules import RESERVED_NAMES, Policy, Rule
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def rule_problems(policy: Policy) -> Iterator[str]:
+    """What is wrong with the rules beside the default limits, a line each."""
+    for rule in policy.rules:
+        if rule.name in RESERVED_NAMES:
+            yield f"rule '{rule.name}': this name belongs to a default limit, use another"
+        for limit in (*rule.limits, *policy.ip, *policy.token, *policy.address):
+            if rule.cost > limit.burst:
+                yield (
+                    f"rule '{rule.name}': a cost of {rule.cost} is above the burst of limit '{limit.name}' "
+                    f"({limit.burst}), so no request would ever pass: lower the cost or raise the burst"
+                )
+    yield from _name_clashes(policy)
+
+
+def _name_clashes(policy: Policy) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth)
+    groups: list[tuple[str, tuple[Limit, ...]]] = [("the default limits", default)]
+    groups += [(f"rule '{rule.name}'", rule.limits) for rule in policy.rules]
+    for owner, limits in groups:
+        for name in [name for limit in limits for name in (limit.name, aggregate(limit).name)]:
+            if name in owners:
+                yield f"{owner}: its limit would be called '{name}', as one of {owners[name]} is: use another name"
+            owners[name] = owner
+    yield from _same_rule_twice(policy.rules)
+
+
+def _same_rule_twice(rules: tuple[Rule, ...]) -> Iterator[str]:
+    names = [rule.name for rule in rules]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"rule '{name}': there are {names.count(name)} rules of this name, give each its own"
+
+
+def read_api_keys(path: Path) -> Mapping[str, Identity]:
+    """The identities of a file of lines ``sha256-hex subject [class]``, by digest; # begins a comment.
+
+    Raises:
+        ValueError: it cannot be read, or a line is of another form. The line itself is not shown.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError("is not text in UTF-8") from None
+    entries = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) not in (2, 3) or not _DIGEST.fullmatch(words[0].lower()):
+            raise ValueError(f"line {number} is not of the form 'sha256-hex subject [class]'")
+        try:
+            listener_class = ListenerClass(words[2]) if len(words) == 3 else ListenerClass.MEMBER
+            entries[words[0].lower()] = Identity(words[1], listener_class)
+        except ValueError:
+            raise ValueError(f"line {number}: the class is one of host, member, guest") from None
+    return entries

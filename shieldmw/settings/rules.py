@@ -1,0 +1,108 @@
+"""Rules as operators write them: JSON in a variable, or a JSON or TOML file."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from shieldmw.core.limits import parse_limits
+from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Rule
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_METHOD = re.compile(r"[A-Z-]{1,32}")
+
+
+def _methods(value: object) -> object:
+    if isinstance(value, list) and all(isinstance(method, str) for method in value):
+        return [method.upper() for method in value]
+    return value
+
+
+class RuleSpec(BaseModel):
+    """One rule as it is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    path: str
+    methods: Annotated[list[str], BeforeValidator(_methods)] = []
+    limits: str = "off"
+    burst: int | None = Field(None, ge=1)
+    cost: int = Field(1, ge=0)
+
+    def rule(self) -> Rule:
+        """The rule it describes.
+
+        Raises:
+            ValueError: a name, path, method or limit that cannot be.
+        """
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name '{self.name}': use letters, digits, '_' and '-'")
+        for method in self.methods:
+            if not _METHOD.fullmatch(method):
+                raise ValueError(f"methods: '{method}' is not a method such as GET")
+        try:
+            limits = parse_limits(self.limits, name=self.name, burst=self.burst)
+        except ValueError as error:
+            raise ValueError(f"limits '{self.limits}': {error}") from None
+        try:
+            path = PathPattern(self.path)
+        except ValueError as error:
+            raise ValueError(f"path: {error}") from None
+        return Rule(self.name, path, frozenset(self.methods), limits, self.cost)
+
+
+_SPECS = TypeAdapter(list[RuleSpec])
+
+
+def parse_rules(value: object) -> object:
+    """The rules of a JSON text; anything but text is left for the next check."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return _rules(json.loads(value))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error}): write a list such as [{_EXAMPLE}]") from None
+
+
+def read_rules(path: Path) -> tuple[Rule, ...]:
+    """The rules of a file: a JSON list, or a TOML file of ``[[rules]]``.
+
+    Raises:
+        ValueError: it cannot be read, or a rule in it is wrong.
+    """
+    try:
+        text = path.read_text("utf-8")
+        if path.suffix == ".toml":
+            return _rules(tomllib.loads(text).get("rules", []))
+        return _rules(json.loads(text))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise ValueError(f"not {kind}: {error}") from None
+
+
+_EXAMPLE = '{"name": "search", "path": "/search/*", "limits": "10/minute", "cost": 2}'
+
+
+def _rules(value: object) -> tuple[Rule, ...]:
+    try:
+        specs = _SPECS.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " ".join(f"rule {part + 1}" if isinstance(part, int) else f"'{part}'" for part in first["loc"][:2])
+        raise ValueError(f"{where or 'rules'}: {first['msg']}; a rule is written like {_EXAMPLE}") from None
+    rules = []
+    for number, spec in enumerate(specs, 1):
+        try:
+            rules.append(spec.rule())
+        except ValueError as error:
+            raise ValueError(f"rule {number}: {error}") from None
+    return tuple(rules)

@@ -1,0 +1,1 @@
+"""Shared state, each operation atomic and one round trip; the only floor that talks to Redis."""

@@ -1,0 +1,47 @@
+"""Refusals in the log: one line for many, however fast they come."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from shieldmw.gate.events import Decided
+
+log = logging.getLogger("shieldmw.refusals")
+
+EVERY_S = 10.0
+
+
+class RefusalLog:
+    """Logs refused requests (in a dry run: those that would have been) at most every ten seconds.
+
+    The first is logged at once; the rest are counted and told with the next line.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._since_s: float | None = None
+        self._counts: Counter[str] = Counter()
+
+    def decided(self, event: Decided) -> None:
+        """Count the decision; log when it is time."""
+        decision = event.decision
+        if decision.verdict == "allowed":
+            return
+        self._counts[f"{decision.verdict} {decision.reason}"] += 1
+        now_s = self._now_s()
+        if self._since_s is not None and now_s - self._since_s < EVERY_S:
+            return
+        counts = ", ".join(f"{name}: {count}" for name, count in sorted(self._counts.items()))
+        log.info(
+            "%s; the last one: %s %s at %r by %s",
+            counts,
+            decision.listener_class,
+            decision.address,
+            event.facts.path[:200],
+            ", ".join(decision.violated) or decision.reason,
+        )
+        self._since_s = now_s
+        self._counts.clear()

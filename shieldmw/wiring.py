@@ -1,0 +1,129 @@
+"""The one place that builds everything from Settings, and the middleware that users see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from secrets import token_bytes
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp
+
+from .asgi.facts import AuthenticateScope, FactsReader, Reading
+from .asgi.middleware import Shield
+from .asgi.replies import Pointers, Replies
+from .errors import SettingsError
+from .gate.api_keys import ApiKeys
+from .gate.failed_auth import FailedAuth
+from .gate.gate import Addressing, Background, Gate
+from .gate.identity import Identifier, TokenVerifier
+from .gate.outage import GuardedStore
+from .settings import Settings
+from .settings.problems import problem
+from .store.embedded import EmbeddedServer
+from .store.memory import MemoryStore
+from .store.port import Store
+from .store.redis import RedisStore
+from .telemetry.log import RefusalLog
+
+# Addresses whose failed credentials are remembered in the worker.
+FAILED_AUTH_KEPT = 65_536
+
+
+class ShieldMiddleware(Shield):
+    """Overload protection around any ASGI app.
+
+    Args:
+        app: the app to protect.
+        settings: how; from the ``SHIELD_*`` variables if not given.
+        authenticate: the app's own check, ``async (scope) -> Identity | None``; asked before
+            API keys and JWTs.
+
+    Raises:
+        SettingsError: the settings cannot be used.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings | None = None, *, authenticate: AuthenticateScope | None = None
+    ) -> None:
+        settings = settings or Settings.from_environ()
+        reading = Reading(settings.forwarded_header, settings.token_header, settings.token_cookie, settings.token_query)
+        pointers = Pointers(settings.recording_url, settings.sign_in_url, settings.retry_after)
+        open_store = store_opener(settings)
+        build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
+        super().__init__(
+            app,
+            open_gate=lambda: build_gate(settings, open_store()),
+            reader=FactsReader(reading, authenticate),
+            replies=Replies(pointers),
+        )
+
+
+def store_opener(settings: Settings) -> Callable[[], Store]:
+    """What opens the store of the settings, once for each event loop."""
+    secret = None if settings.secret is None else settings.secret.get_secret_value().encode()
+    candidate = token_bytes(32)
+    scheme = urlsplit(settings.redis_url).scheme
+    if scheme == "memory":
+        store = MemoryStore(secret or candidate)
+        return lambda: store
+    url = EmbeddedServer().start().url if scheme == "embedded" else settings.redis_url
+    return partial(
+        RedisStore,
+        url,
+        prefix=settings.key_prefix,
+        secret=secret,
+        candidate=candidate,
+        timeout_s=settings.redis_timeout_ms / 1000,
+    )
+
+
+def build_gate(settings: Settings, store: Store) -> Gate:
+    """A gate for one event loop.
+
+    Raises:
+        SettingsError: the JWT settings cannot be used.
+    """
+    policy = settings.policy
+    guarded = GuardedStore(store, MemoryStore(token_bytes(32)), settings.on_redis_failure)
+    failed_auth = FailedAuth(policy, guarded, MemoryStore(token_bytes(32), most_buckets=FAILED_AUTH_KEPT))
+    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
+    tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
+    identifier = Identifier(api_keys, tokens, failed_auth)
+    return Gate(
+        policy,
+        Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix),
+        identifier,
+        guarded,
+        on_store_failure=settings.on_redis_failure,
+        dry_run=settings.dry_run,
+        background=(api_keys, *jwks),
+        observers=(RefusalLog(),),
+    )
+
+
+def _jwt(settings: Settings, on_change: Callable[[], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:
+    """What verifies JWTs, and what keeps its keys fresh."""
+    if settings.jwt_secret is None and settings.jwt_public_key is None and settings.jwt_jwks_url is None:
+        return None, ()
+    try:
+        from .gate import jwks, jwt_tokens
+    except ImportError as error:
+        raise SettingsError([f"SHIELD_JWT_*: verifying JWTs needs {error.name}: pip install 'shieldmw[jwt]'"]) from None
+    algorithms = settings.jwt_algorithms
+    keys: jwt_tokens.KeySource
+    background: Sequence[Background] = ()
+    if settings.jwt_jwks_url is not None:
+        keys = fetched = jwks.JwksKeys(settings.jwt_jwks_url, algorithms, on_change)
+        background = (fetched,)
+    elif settings.jwt_secret is not None:
+        keys = jwt_tokens.FixedKey(jwt_tokens.secret_key(settings.jwt_secret.get_secret_value(), algorithms))
+    else:
+        try:
+            keys = jwt_tokens.FixedKey(jwt_tokens.public_key(settings.jwt_public_key_pem or "", algorithms))
+        except ValueError as error:
+            raise SettingsError([problem("jwt_public_key", settings.jwt_public_key, str(error))]) from None
+    verifier = jwt_tokens.JwtVerifier(
+        keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer, class_claim=settings.jwt_class_claim
+    )
+    return verifier, background

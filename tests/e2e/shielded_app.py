@@ -1,0 +1,9 @@
+"""The app under test behind the middleware, with Settings from the environment."""
+
+from __future__ import annotations
+
+from apps import app
+
+from shieldmw import ShieldMiddleware
+
+shielded = ShieldMiddleware(app)
