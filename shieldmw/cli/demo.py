@@ -108,7 +108,10 @@ async def _stage(folder: Path, seconds: float, keep: bool) -> bool:
         if keep:
             _show_verdict(console, judged)
             await _keep(console, server, url)
-        judged = judged.with_promise(await _stop(console, server))
+        judged = judged.with_promise(await _stop(server))
+        if not judged.kept:
+            console.print("\nThe last lines of the server:", style="bold")
+            console.print(server.last_lines(20), markup=False, soft_wrap=True)
     _show_verdict(console, judged)
     return judged.kept
 
@@ -180,8 +183,7 @@ async def _watch_lines(console: Console, drill: Drill, running: asyncio.Task[Non
     from shieldmw.drill.report import Speeds, progress_line
 
     speeds = Speeds()
-    while not running.done():
-        await asyncio.wait({running}, timeout=_LINE_EVERY_S)
+    while not (await asyncio.wait({running}, timeout=_LINE_EVERY_S))[0]:
         at_s = drill.elapsed_s
         line = progress_line(drill.story.phase_at(at_s).name, at_s, drill.tallies, speeds)
         console.print(line, markup=False, soft_wrap=True)
@@ -232,14 +234,12 @@ async def _keep(console: Console, server: Server, url: str) -> None:
         task.cancel()
 
 
-async def _stop(console: Console, server: Server) -> Promise:
+async def _stop(server: Server) -> Promise:
     from shieldmw.drill.verdict import Promise
 
     wrong = await server.stop()
     if wrong is None:
         return Promise(True, "the server stopped cleanly when told to")
-    console.print("\nThe last lines of the server:", style="bold")
-    console.print(server.last_lines(20), markup=False, soft_wrap=True)
     return Promise(False, f"the server did not stop cleanly: {wrong}")
 
 
