@@ -221,13 +221,13 @@ async def _keep(console: Console, server: Server, url: str) -> None:
     """Until Ctrl-C, SIGTERM or the end of the server."""
     from shieldmw.drill.live_event import curl_lines
 
+    enough = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, enough.set)
     console.print("\nStill running. Try, in another terminal:\n", style="bold")
     for line in curl_lines(url):
         console.print(line, style="dim" if line.startswith("#") else None, markup=False, soft_wrap=True)
     console.print("\nCtrl-C stops it.", style="bold")
-    enough = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, enough.set)
     waiting = {asyncio.create_task(enough.wait()), asyncio.create_task(server.ended())}
     _, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
