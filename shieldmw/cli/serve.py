@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import multiprocessing
 import os
+import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +47,8 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
     settings = settings_or_exit()
     if settings.redis_url.startswith("memory://") and workers > 1:
         click.echo(f"shieldmw: memory:// is not shared: {workers} workers allow {workers} times the limits", err=True)
-    _load_app(target)
+    address = _free_address(host, port)
+    _try_app(target)
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
             os.environ["SHIELD_REDIS_URL"] = stack.enter_context(_embedded()).url
@@ -55,13 +58,40 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
             f"store {masked_url(settings.redis_url)}",
             err=True,
         )
-        _server(target, host, port, workers).serve(target_loader=load_shielded)
+        _server(target, address, port, workers).serve(target_loader=load_shielded)
 
 
 def load_shielded(target: str) -> ShieldMiddleware:
     """The app inside the shield; called in each worker."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     return ShieldMiddleware(_load_app(target))
+
+
+def _free_address(host: str, port: int) -> str:
+    """The address that ``host`` names, once it is known that we can listen there."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.create_server((str(where[0]), port), family=family):
+            return str(where[0])
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def _try_app(target: str) -> None:
+    """Load the app once in a child, so that what is wrong with it is said once, and nothing it opens is inherited."""
+    child = multiprocessing.get_context("fork").Process(target=_load_or_exit, args=(target,))
+    child.start()
+    child.join()
+    if child.exitcode:
+        sys.exit(child.exitcode)
+
+
+def _load_or_exit(target: str) -> None:
+    try:
+        _load_app(target)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
 
 
 def _load_app(target: str) -> Any:
