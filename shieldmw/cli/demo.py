@@ -249,5 +249,6 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:
-        table.add_column(column, justify="left" if column == "group" else "right")
+        name = column == "group"
+        table.add_column(column, justify="left" if name else "right", min_width=8 if name else None)
     return table

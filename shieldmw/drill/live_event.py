@@ -87,7 +87,7 @@ def curl_lines(url: str) -> tuple[str, ...]:
         "# forged addresses change nothing",
         f'{many} -H "X-Forwarded-For: 203.0.113.$n" {url}/api/now; done; echo',
         "# sign in (after some seconds: this too is charged to the address), then ask as a member",
-        f'TOKEN=$(curl -s {url}/sign-in -d name=ada | grep -o 'ey[^\"]*')",
+        f"TOKEN=$(curl -s {url}/sign-in -d name=ada | cut -d'\"' -f4)",
         f'curl -i -H "Authorization: Bearer $TOKEN" {url}/api/me',
     )
 

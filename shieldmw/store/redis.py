@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +19,7 @@ from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.errors import StoreError, StoreUnavailable
 
 from . import scripts
+from .budget import budget
 from .keys import KEEP_MS, Keys, api_keys_key, secret_key
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class RedisStore:
     async def _budget(self) -> AsyncIterator[None]:
         """The one place where a call's time is bounded and the library's errors become ours."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with budget(self._timeout_s):
                 yield
         except _AWAY as error:
             raise StoreUnavailable(f"{type(error).__name__} {error}".strip()) from error
