@@ -87,14 +87,35 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A free port that only the server started inside the block can take.
+
+    Without it two test processes can be given the same port, and one takes the other's answer for that of its
+    own server. The flags come after the bind: whoever looks for a free port is not given this one, but a
+    server that sets SO_REUSEADDR, as all of them do, may bind it by number. Only Linux allows that.
+    """
+    with socket.socket() as held:
+        held.bind((HOST, 0))
+        port = int(held.getsockname()[1])
+        if sys.platform == "linux":
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        else:
+            held.close()
+        yield port
+
+
 def _on_free_port(start: Callable[[int], Value]) -> Value:
     """Start on a free port, and once more on another where somebody took the first in between."""
     try:
-        return start(free_port())
+        with _reserved_port() as port:
+            return start(port)
     except Exception as error:
         if "in use" not in str(error):
             raise
-        return start(free_port())
+    with _reserved_port() as port:
+        return start(port)
 
 
 def missing(what: str) -> NoReturn:
@@ -564,7 +585,7 @@ def _clean_environment(env: Mapping[str, str]) -> dict[str, str]:
     basic = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return {
         **basic,
-        "PYTHONPATH": f"{APPS}{os.pathsep}{REPOSITORY}",
+        "PYTHONPATH": os.pathsep.join(map(str, (APPS, APPS.parent, REPOSITORY))),
         "PYTHONUNBUFFERED": "1",
         **env,
     }

@@ -18,7 +18,9 @@ async def budget(seconds: float) -> AsyncIterator[None]:
         TimeoutError: the budget is spent.
     """
     loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + seconds
     async with asyncio.timeout(None) as limit:
+        timer = loop.call_at(deadline_s, lambda: spent(deadline_s, patience=True))
 
         def spent(deadline_s: float, *, patience: bool) -> None:
             nonlocal timer
@@ -29,8 +31,6 @@ async def budget(seconds: float) -> AsyncIterator[None]:
             else:
                 limit.reschedule(loop.time())
 
-        deadline_s = loop.time() + seconds
-        timer = loop.call_at(deadline_s, lambda: spent(deadline_s, patience=True))
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,9 +26,9 @@ PAUSE_S = 0.02
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
     """Hand the worker's process id to every request, and say in the log when the worker starts and ends."""
-    print(f"app started in {os.getpid()}", flush=True)
+    sys.stderr.write(f"app started in {os.getpid()}\n")
     yield {"started_in": os.getpid()}
-    print(f"app ended in {os.getpid()}", flush=True)
+    sys.stderr.write(f"app ended in {os.getpid()}\n")
 
 
 async def healthz(request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from servers import RedisKind, RedisServer, keys_without_ttl, redis_server
 
 

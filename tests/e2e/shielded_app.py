@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from apps import app
-
+from e2e.apps import app
 from shieldmw import ShieldMiddleware
 
 shielded = ShieldMiddleware(app)

@@ -14,6 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
 import servers
 from servers import (
     AsgiKind,
@@ -29,9 +33,6 @@ from servers import (
     require,
     wait_until,
 )
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
-from websockets.typing import Subprotocol
 
 ASGI_KINDS: list[AsgiKind] = ["uvicorn", "granian", "hypercorn", "shieldmw"]
 GRACEFUL: list[AsgiKind] = ["uvicorn", "granian", "hypercorn"]
