@@ -19,8 +19,13 @@ class SettingsError(ShieldError):
     """The settings cannot be used. ``problems`` holds one line for each wrong setting."""
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(_one_line(problem) for problem in problems)
         super().__init__("\n".join(self.problems))
+
+
+def _one_line(text: str) -> str:
+    """The text with everything escaped that does not print: what is wrong may be quoted in it."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 class StoreError(ShieldError):

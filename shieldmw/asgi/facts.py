@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from shieldmw.core.client import Identity
 from shieldmw.core.facts import Facts
+from shieldmw.core.paths import below_root
 
 AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 
@@ -55,13 +56,13 @@ class FactsReader:
                 methods.add(value.decode("latin-1").strip().upper())
             if name == self._token_header and token is None:
                 token = value
-        if "HEAD" in methods:
-            methods.add("GET")
         client = scope.get("client")
+        root_path = scope.get("root_path", "")
         return Facts(
             peer=client[0] if client else None,
             path=scope["path"],
-            route_path=route_path(scope["path"], scope.get("root_path", "")),
+            route_path=below_root(scope["path"], root_path),
+            root_path=root_path,
             methods=frozenset(methods),
             forwarded=tuple(forwarded),
             credential=self._credential(token, cookie, scope),
@@ -77,9 +78,8 @@ class FactsReader:
             found = cookie_parser(cookie.decode("latin-1")).get(reading.token_cookie)
             if found is not None:
                 return found
-        if reading.token_query is not None and scope["query_string"]:
-            return _query_value(scope["query_string"], reading.token_query)
-        return None
+        query = scope.get("query_string", b"")
+        return _query_value(query, reading.token_query) if reading.token_query is not None and query else None
 
 
 def bearer(value: str) -> str | None:
@@ -88,14 +88,6 @@ def bearer(value: str) -> str | None:
     if not space:
         return scheme or None
     return rest.strip(" \t") if scheme.lower() == "bearer" else None
-
-
-def route_path(path: str, root_path: str) -> str:
-    """The path below the root path, as the app's router sees it."""
-    if not root_path or not path.startswith(root_path):
-        return path
-    below = path[len(root_path) :]
-    return below if below.startswith("/") else ("/" if not below else path)
 
 
 def _query_value(query: bytes, name: str) -> str | None:

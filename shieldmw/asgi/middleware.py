@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,9 @@ from shieldmw.core.facts import Facts
 
 from .facts import FactsReader
 from .replies import Replies, limit_headers, send_with
+
+
+_LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Shield:
         self._replies = replies
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._starting: asyncio.Task[Gate] | None = None
+        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Gate]] = WeakKeyDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide an http or websocket scope; start and stop with the lifespan; pass on the rest."""
@@ -95,32 +99,36 @@ class Shield:
             return message
 
         async def stop_and_send(message: Message) -> None:
-            if message["type"].startswith("lifespan.shutdown."):
+            if message["type"] in _LIFESPAN_ENDS:
                 await self._stop()
             await send(message)
 
-        await self.app(scope, receive_and_start, stop_and_send)
+        try:
+            await self.app(scope, receive_and_start, stop_and_send)
+        finally:
+            # However the lifespan ends: a request that still comes starts the gate again.
+            await self._stop()
 
     async def _start(self) -> Gate:
         """The gate of this loop, started once however many requests come first at the same time."""
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop = loop
-            self._gate = None
-            self._starting = loop.create_task(self._start_gate())
-        assert self._starting is not None
-        return await asyncio.shield(self._starting)
+        starting = self._gates.get(loop)
+        if starting is None:
+            starting = self._gates[loop] = loop.create_task(self._start_gate())
+        gate = await asyncio.shield(starting)
+        self._loop, self._gate = loop, gate
+        return gate
 
     async def _start_gate(self) -> Gate:
         gate = self._open_gate()
         await gate.start()
-        self._gate = gate
         return gate
 
     async def _stop(self) -> None:
-        gate, self._gate, self._loop = self._gate, None, None
-        if gate is not None:
-            await gate.stop()
+        starting = self._gates.pop(asyncio.get_running_loop(), None)
+        self._loop = self._gate = None
+        if starting is not None:
+            await (await starting).stop()
 
 
 def _shield_scope(decision: Decision) -> ShieldScope:

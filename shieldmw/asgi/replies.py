@@ -81,7 +81,7 @@ class Replies:
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that was refused; nothing of its body is read."""
-        if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
             await send({"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": "quota exceeded"})
             return

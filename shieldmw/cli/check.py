@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
 from shieldmw.errors import SettingsError, StoreError
 from shieldmw.settings import Settings
@@ -65,7 +66,7 @@ async def _ask_store(settings: Settings) -> Mapping[str, str]:
 def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     """What the settings alone make unsafe."""
     if settings.redis_url.startswith("memory://") and workers > 1:
-        yield f"SHIELD_REDIS_URL=memory:// with {workers} workers: each has buckets of its own, {workers} times the limits"
+        yield f"SHIELD_REDIS_URL=memory:// with {workers} workers: each has its own buckets, {workers} times the limits"
     yield from _proxy_warnings(settings)
     if settings.jwt_audience is None and (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         yield "SHIELD_JWT_AUDIENCE is unset: a token that the issuer made for another service is a member here too"
@@ -103,13 +104,19 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
     elif all(limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in (*policy.ip, *policy.address)):
         yield "the limits of guests are above 10,000 a second for one address: they will hardly ever refuse anything"
-    if any(pattern.matches("/") and pattern.matches("/any/path") for pattern in policy.exempt):
+    if any(rule.cost == 0 and not rule.methods and _is_everywhere(rule.path) for rule in policy.rules):
+        yield "SHIELD_RULES has a rule of cost 0 for every path: nothing is ever refused"
+    if any(_is_everywhere(pattern) for pattern in policy.exempt):
         yield "SHIELD_EXEMPT_PATHS exempts every path: nothing is ever refused"
     if any(network.prefixlen == 0 for network in policy.allow.networks):
         yield "SHIELD_ALLOW_IPS allows every address: nothing is ever refused"
 
 
 _MORE_THAN_ONE_CLIENT_SENDS = 10_000
+
+
+def _is_everywhere(pattern: PathPattern) -> bool:
+    return pattern.matches("/") and pattern.matches("/any/path")
 
 
 def store_warnings(settings: Settings, info: Mapping[str, str]) -> Iterator[str]:

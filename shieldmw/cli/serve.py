@@ -97,14 +97,14 @@ def _load_or_exit(target: str) -> None:
 def _load_app(target: str) -> Any:
     """The app that ``module:app`` names, found from the current folder as ``python -m`` would."""
     module_name, _, path = target.partition(":")
-    if not module_name or not path:
+    if not path or not all(part.isidentifier() for part in module_name.split(".")):
         raise click.BadParameter(f"{target!r} is not of the form module:app, such as app:app", param_hint="MODULE:APP")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         app: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise click.BadParameter(
             f"there is no module {module_name!r} in {Path.cwd()}", param_hint="MODULE:APP"

@@ -8,9 +8,10 @@ client IP", 2022). What cannot be read strictly is no address.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import islice
 
 from .client import IPAddress
 
@@ -19,17 +20,21 @@ IPNetwork = IPv4Network | IPv6Network
 # The longest spelling of an address with brackets, zone and port is far below this.
 LONGEST_HOP = 100
 
-# A header this long is no chain of proxies; half of it would do for a hundred hops.
+# Longer than any chain of proxies: a hundred hops need a third of it.
 LONGEST_HEADER = 16_384
+MOST_HOPS = 256
 
 UNIX_PEER = "unix"
 
 _BRACKETED = re.compile(r"\[([^\[\]]+)\](?::\d{1,5})?")
 _IPV4_WITH_PORT = re.compile(r"([0-9.]+):\d{1,5}")
 
-# RFC 7239, section 4: elements of token=value pairs; a value is a token or a quoted string.
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PAIR = re.compile(rf'[ \t]*(?:({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*"))?[ \t]*')
+# An element of a Forwarded header that is longer than this is not read.
+LONGEST_ELEMENT = 1024
+
+# RFC 7239, section 4: an element is token=value pairs with ; between; a value is a token or a quoted string.
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  (a token of the grammar)
+_PAIR = re.compile(rf'[ \t]*({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*")[ \t]*(?:;|$)')
 
 
 def parse_address(text: str) -> IPAddress | None:
@@ -118,37 +123,46 @@ def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networ
 
 def _hops_from_the_right(lines: tuple[str, ...], header: str) -> Iterable[str]:
     text = ",".join(lines)
-    if len(text) > LONGEST_HEADER:
-        return ()
-    if header == "x-forwarded-for":
-        return reversed(text.split(","))
-    if header == "forwarded":
-        return reversed(_forwarded_for(text))
-    return (text,)
+    if header not in ("x-forwarded-for", "forwarded"):
+        return (text,)
+    # Whatever a client put in front, however long, the hops that proxies appended are at the end.
+    end = text[-LONGEST_HEADER:]
+    hops = reversed(end.split(",")) if header == "x-forwarded-for" else _forwarded_hops(end)
+    return islice(hops, MOST_HOPS)
 
 
-def _forwarded_for(text: str) -> list[str]:
-    """The ``for`` value of each element of a ``Forwarded`` header, '' where it has none.
+def _forwarded_hops(text: str) -> Iterator[str]:
+    """The ``for`` value of each element, from the right; '' where it has none, and where reading ends.
 
-    A header that breaks the grammar is one unreadable hop: where its elements begin is unknown.
+    An element is the shortest end of the text that follows the grammar: what begins inside a quoted
+    string never does, because its quotes do not match.
     """
-    hops: list[str] = []
-    hop = ""
+    end = len(text)
+    while end > 0:
+        start = end
+        pairs = None
+        while pairs is None and start > 0 and end - start <= LONGEST_ELEMENT:
+            start = text.rfind(",", 0, start) + 1
+            pairs = _pairs(text[start:end])
+            start -= pairs is None
+        if pairs is None:
+            yield ""
+            return
+        yield pairs.get("for", "")
+        end = start - 1
+
+
+def _pairs(element: str) -> dict[str, str] | None:
+    """The pairs of one element by lower-case name; None where it breaks the grammar."""
+    pairs = {}
     position = 0
-    while pair := _PAIR.match(text, position):
-        name, value = pair.groups()
-        if name and name.lower() == "for":
-            hop = _unquote(value)
-        if pair.end() == len(text):
-            return [*hops, hop]
-        separator = text[pair.end()]
-        position = pair.end() + 1
-        if separator == ",":
-            hops.append(hop)
-            hop = ""
-        elif separator != ";":
-            break
-    return [""]
+    while position < len(element):
+        pair = _PAIR.match(element, position)
+        if pair is None:
+            return None
+        pairs[pair[1].lower()] = _unquote(pair[2])
+        position = pair.end()
+    return pairs or None
 
 
 def _unquote(value: str) -> str:

@@ -27,3 +27,4 @@ class Facts:
     forwarded: tuple[str, ...] = ()
     credential: str | None = None
     authenticate: Authenticate | None = None
+    root_path: str = ""

@@ -13,7 +13,10 @@ from limits import parse_many
 US_PER_S = 1_000_000
 
 # A TAT is at most now + tau and must stay exact in Lua's doubles (2**53 us = 285 years).
-LONGEST_TAU_US = 100 * 366 * 86_400 * US_PER_S
+LONGEST_TAU_US = 280 * 365 * 86_400 * US_PER_S
+
+# Nobody means this much; it leaves room for the aggregates, whose units cannot get shorter than 1 us.
+LONGEST_WRITTEN_US = 100 * 366 * 86_400 * US_PER_S
 
 # What an IPv6 /56 may spend, as a multiple of what one /64 of it may: a household or a small
 # site has a handful of /64s in use, a rotating attacker has all 256 (DESIGN, "Who is asking").
@@ -29,7 +32,7 @@ class Limit:
 
     Raises:
         ValueError: an amount, period or burst below 1, a rate above 1,000,000 a second, or a
-            bucket that would take more than a hundred years to fill.
+            bucket that would take more than 280 years to fill.
     """
 
     name: str
@@ -50,7 +53,7 @@ class Limit:
         object.__setattr__(self, "unit_us", unit_us)
         object.__setattr__(self, "tau_us", unit_us * self.burst)
         if self.tau_us > LONGEST_TAU_US:
-            raise ValueError(f"a burst of {self.burst} would take more than 100 years to fill: use a smaller one")
+            raise ValueError(f"a burst of {self.burst} would take more than 280 years to fill: use a smaller one")
 
     @property
     def rate_per_s(self) -> float:
@@ -65,7 +68,7 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
     ``burst`` a limit's burst is its amount: a client may spend a whole period's worth at once.
 
     Raises:
-        ValueError: not in the notation, out of range, or a burst beside several limits.
+        ValueError: not in the notation, out of range, or a burst beside several limits or beside none.
     """
     if text.strip().lower() == "off":
         if burst is not None:
@@ -79,7 +82,7 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
         ) from None
     if burst is not None and len(items) > 1:
         raise ValueError(f"a burst of {burst} can only stand beside a single limit: remove it, or keep one limit")
-    return tuple(
+    limits = tuple(
         Limit(
             name=name if index == 0 else f"{name}-{index + 1}",
             amount=item.amount,
@@ -88,6 +91,9 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
         )
         for index, item in enumerate(items)
     )
+    if any(limit.tau_us > LONGEST_WRITTEN_US for limit in limits):
+        raise ValueError(f"a burst of {limits[0].burst} would take more than 100 years to fill: use a smaller one")
+    return limits
 
 
 @lru_cache(maxsize=1024)
@@ -97,5 +103,5 @@ def aggregate(limit: Limit) -> Limit:
         limit,
         name=f"{limit.name}-prefix",
         amount=min(limit.amount * AGGREGATE_FACTOR, limit.period_s * US_PER_S),
-        burst=limit.burst * AGGREGATE_FACTOR,
+        burst=min(limit.burst * AGGREGATE_FACTOR, LONGEST_TAU_US // limit.unit_us),
     )

@@ -7,29 +7,92 @@ path is already plain. Whatever the app makes of a path, an attacker gains nothi
 
 from __future__ import annotations
 
+import re
+from itertools import product
 from urllib.parse import unquote
+
+# Each pass takes one layer of nested escapes away; what is still escaped then is no path of ours.
+MOST_LAYERS = 8
+
+# Up to here a path is read in every combination of ways; a longer one only as it is and plain.
+LONGEST_TRICKY = 1024
+
+_NESTED = re.compile(r"%(?:25)+")
 
 
 def plain(path: str) -> str:
     """The path with everything resolved that some server resolves; idempotent.
 
     Percent-escapes that survived the server's own decoding are decoded, backslashes are slashes,
-    ``;parameters``, control characters, empty and ``.`` segments and a trailing slash are gone,
-    and ``..`` takes its parent away.
+    ``;parameters``, characters that do not print, empty and ``.`` segments and a trailing slash are
+    gone, and ``..`` takes its parent away.
     """
     if _is_plain(path):
         return path
-    decoded = path
-    while "%" in decoded and (once := unquote(decoded, "latin-1")) != decoded:
-        decoded = once
-    segments: list[str] = []
-    for raw in decoded.replace("\\", "/").split("/"):
-        segment = "".join(c for c in raw.partition(";")[0] if c.isprintable())
+    text = _printing(_decoded(_printing(path))).replace("\\", "/")
+    return _resolved(_without_parameters(text), merge_slashes=True)
+
+
+def readings(path: str, route_path: str, root_path: str = "") -> tuple[str, ...]:
+    """Every way the path could be meant, each once, with and without the root path."""
+    if _is_plain(path) and _is_plain(route_path):
+        return (path,) if path == route_path else (route_path, path)
+    found = {route_path: None, plain(route_path): None}
+    for reading in (path, *_variants(path), *_variants(route_path)):
+        found[reading] = None
+        found[below_root(reading, root_path)] = None
+    return tuple(found)
+
+
+def below_root(path: str, root_path: str) -> str:
+    """The path below the root path, as the app's router sees it."""
+    if not root_path or not path.startswith(root_path):
+        return path
+    below = path[len(root_path) :]
+    return below if below.startswith("/") else ("/" if not below else path)
+
+
+def _variants(path: str) -> set[str]:
+    """What servers make of a path that decode once more or do not, know parameters or do not, and so on."""
+    if len(path) > LONGEST_TRICKY:
+        return {plain(path)}
+    found = {plain(path)}
+    for decodes, prints, backslashes, parameters, merges in product((False, True), repeat=5):
+        text = unquote(path) if decodes else path
+        text = _printing(text) if prints else text
+        text = text.replace("\\", "/") if backslashes else text
+        text = _without_parameters(text) if parameters else text
+        found.add(_resolved(text, merge_slashes=merges))
+    return found
+
+
+def _decoded(text: str) -> str:
+    text = _NESTED.sub("%", text)
+    for _ in range(MOST_LAYERS):
+        once = _printing(unquote(text))
+        if once == text:
+            return text
+        text = once
+    return text.replace("%", "")
+
+
+def _printing(text: str) -> str:
+    return text if text.isprintable() else "".join(character for character in text if character.isprintable())
+
+
+def _without_parameters(text: str) -> str:
+    return "/".join(segment.partition(";")[0] for segment in text.split("/")) if ";" in text else text
+
+
+def _resolved(text: str, *, merge_slashes: bool) -> str:
+    """Dots resolved as RFC 3986, section 5.2.4, has it; empty segments merged as nginx does, or not."""
+    kept: list[str] = []
+    for segment in text.removeprefix("/").split("/"):
         if segment == "..":
-            del segments[-1:]
-        elif segment not in ("", "."):
-            segments.append(segment)
-    return "/" + "/".join(segments)
+            del kept[-1:]
+        elif segment != "." and (segment or not merge_slashes):
+            kept.append(segment)
+    return "/" + "/".join(kept).rstrip("/")
 
 
 def _is_plain(path: str) -> bool:
@@ -39,11 +102,6 @@ def _is_plain(path: str) -> bool:
         and not any(mark in path for mark in ("//", "/.", "%", ";", "\\"))
         and (path == "/" or not path.endswith("/"))
     )
-
-
-def readings(path: str, route_path: str) -> tuple[str, ...]:
-    """Every way the path could be meant, each once: as it is and plain, with and without root path."""
-    return tuple(dict.fromkeys((route_path, plain(route_path), path, plain(path))))
 
 
 class PathPattern:
@@ -59,7 +117,7 @@ class PathPattern:
     __slots__ = ("exact", "prefix", "text")
 
     def __init__(self, text: str) -> None:
-        exact = text.removesuffix("/*") or "/"
+        exact = "/" if text == "/*" else text.removesuffix("/*")
         if "*" in exact:
             raise ValueError(f"'{text}' has a * that is not at its end: use an exact path, or one that ends in /*")
         if plain(exact) != exact:

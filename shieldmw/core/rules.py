@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from .address import Networks
 from .bucket import Charge
@@ -30,9 +31,10 @@ class Rule:
     limits: tuple[Limit, ...] = ()
     cost: int = 1
 
-    def matches(self, reading: str, methods: frozenset[str]) -> bool:
-        """Whether the rule is for this reading of a path, under any of these methods."""
-        return (not self.methods or not self.methods.isdisjoint(methods)) and self.path.matches(reading)
+    def matches(self, reading: str, method: str) -> bool:
+        """Whether the rule is for this reading of a path, under this method; what holds for GET does for HEAD."""
+        named = not self.methods or method in self.methods or (method == "HEAD" and "GET" in self.methods)
+        return named and self.path.matches(reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +65,28 @@ class Policy:
         cost = max((1 if rule is None else rule.cost for rule in rules), default=1)
         own = [limit for rule in rules if rule for limit in rule.limits]
         if identity is None:
-            charges = _address_charges(clients, (*own, *self.ip, *self.address), cost)
-        else:
-            client = token_client(identity)
-            charges = _client_charges(client, (*own, *self.token), cost)
-            charges += _address_charges(clients, self.address, cost)
-        return tuple(charges)
+            return tuple(_address_charges(clients, (*own, *self.ip, *self.address), cost))
+        charges = _client_charges(token_client(identity), (*own, *self.token), cost)
+        return (*charges, *_address_charges(clients, self.address, cost))
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> tuple[Charge, ...]:
         """What a credential that failed is charged to its address; cost 0 only looks."""
         return tuple(_address_charges(clients, self.failed_auth, cost))
 
     def _rules_for(self, facts: Facts) -> tuple[Rule | None, ...]:
-        """The first rule that matches each reading of the path, each rule once."""
+        """The first rule that matches each reading of the path under each method, each rule once."""
         if not self.rules:
             return ()
-        found = (self._first_rule(reading, facts) for reading in readings(facts.path, facts.route_path))
-        return tuple(dict.fromkeys(found))
+        ways = product(readings(facts.path, facts.route_path, facts.root_path), sorted(facts.methods))
+        return tuple(dict.fromkeys(self._first_rule(reading, method) for reading, method in ways))
 
-    def _first_rule(self, reading: str, facts: Facts) -> Rule | None:
-        return next((rule for rule in self.rules if rule.matches(reading, facts.methods)), None)
+    def _first_rule(self, reading: str, method: str) -> Rule | None:
+        return next((rule for rule in self.rules if rule.matches(reading, method)), None)
 
 
 def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:
-    return [Charge(client, limit, cost) for limit in limits]
+    # Alone, no rule costs more than a burst; two that hold for readings of one path might, together.
+    return [Charge(client, limit, min(cost, limit.burst)) for limit in limits]
 
 
 def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int) -> list[Charge]:

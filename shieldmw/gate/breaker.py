@@ -30,12 +30,13 @@ class Breaker:
     _probing: bool = False
 
     def permits(self, now_s: float) -> bool:
-        """Whether a call may be made now; its end must be told, by one of the three below."""
+        """Whether a call may be made now; its end must be told."""
         if not self.is_open:
             return True
         if self._probing or now_s < self._next_probe_s:
             return False
         self._probing = True
+        self._next_probe_s = now_s + PROBE_EVERY_S
         return True
 
     def succeeded(self, now_s: float) -> bool:
@@ -61,7 +62,7 @@ class Breaker:
         return self.is_open
 
     def abandoned(self) -> None:
-        """A call ended without a verdict, because nobody waited for it any more."""
+        """The probe ended without a verdict, because nobody waited for it any more."""
         self._probing = False
 
     def _count(self, now_s: float, *, failed: bool) -> None:

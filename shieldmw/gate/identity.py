@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -128,10 +129,19 @@ class Identifier:
             return None
         try:
             return await facts.authenticate()
-        except Exception:
-            log.exception("the app's authenticate raised: the request is a guest's")
+        except Exception as error:
+            # Its message may hold what was presented, and so may the lines of a traceback.
+            log.error(
+                "the app's authenticate raised %s (%s): the request is a guest's", type(error).__name__, _where(error)
+            )  # noqa: TRY400
             return None
 
     def _digest(self, credential: str) -> bytes:
         text = credential[: LONGEST_CREDENTIAL + 1].encode("utf-8", "surrogatepass")
         return blake2b(text, digest_size=16, key=self._digest_key).digest()
+
+
+def _where(error: Exception) -> str:
+    """File and line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere known"

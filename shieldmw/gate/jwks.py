@@ -28,7 +28,8 @@ class JwksKeys:
         self._on_change = on_change
         self._text: bytes | None = None
         self._keys: tuple[VerificationKey, ...] = ()
-        self._refresher = Refresher(f"JWKS {url}", self.refresh, interval_s=REFRESH_S, least_s=LEAST_S)
+        where = httpx.URL(url).copy_with(userinfo=b"", query=None)
+        self._refresher = Refresher(f"JWKS {where}", self.refresh, interval_s=REFRESH_S, least_s=LEAST_S)
 
     def candidates(self, kid: str | None) -> Sequence[VerificationKey]:
         """The key that is called ``kid``; without a name, the only key of the set."""
@@ -43,8 +44,8 @@ class JwksKeys:
         """Fetch the set; anything but a set with a usable key leaves the last one in force.
 
         Raises:
-            httpx.HTTPError: no answer, or one that is no success.
-            ValueError: the answer is no JWKS, or too large.
+            httpx.HTTPError: no answer.
+            ValueError: the answer is no success, no JWKS, or too large.
         """
         text = await self._fetch()
         if text == self._text:
@@ -56,7 +57,8 @@ class JwksKeys:
     async def _fetch(self) -> bytes:
         text = b""
         async with httpx.AsyncClient(timeout=TIMEOUT_S) as client, client.stream("GET", self._url) as response:
-            response.raise_for_status()
+            if response.status_code != httpx.codes.OK:
+                raise ValueError(f"answered with status {response.status_code}")
             async for chunk in response.aiter_bytes():
                 text += chunk
                 if len(text) > LARGEST_BYTES:
@@ -87,6 +89,8 @@ def parse_jwks(text: bytes, pinned: frozenset[str]) -> tuple[VerificationKey, ..
         try:
             usual = key_algorithms(jwk.key)
         except ValueError:
+            continue
+        if jwk.public_key_use not in (None, "sig"):
             continue
         named = (jwk.algorithm_name,) if jwk.algorithm_name in usual else usual[:1]
         algorithms = tuple(name for name in (usual if pinned else named) if not pinned or name in pinned)

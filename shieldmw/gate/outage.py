@@ -33,9 +33,10 @@ class GuardedStore:
 
     async def take(self, charges: Sequence[Charge]) -> Outcome | None:
         """The outcome of the charges; None where the store is away and nothing stands in for it."""
+        is_probe = self._breaker.is_open
         if self._breaker.permits(time.monotonic()):
             try:
-                outcome = await self._ask(charges)
+                outcome = await self._ask(charges, is_probe=is_probe)
             except StoreError as error:
                 self._failed(error)
             else:
@@ -51,12 +52,13 @@ class GuardedStore:
         """Give back the store's connections."""
         await self._store.aclose()
 
-    async def _ask(self, charges: Sequence[Charge]) -> Outcome:
+    async def _ask(self, charges: Sequence[Charge], *, is_probe: bool) -> Outcome:
         """One call; a caller that goes away counts as no failure, but must not hold up the probes."""
         try:
             return await self._store.take(charges)
         except asyncio.CancelledError:
-            self._breaker.abandoned()
+            if is_probe:
+                self._breaker.abandoned()
             raise
 
     def _succeeded(self) -> None:

@@ -27,9 +27,11 @@ class Refresher:
 
     async def start(self, first_s: float) -> None:
         """Begin; wait for the first round, but no longer than ``first_s``."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(first_s):
                 await self._once()
+        except TimeoutError:
+            self._failed(TimeoutError(f"no answer in {first_s:g} s"))
         self._task = asyncio.create_task(self._run(), name=f"shieldmw {self._name}")
 
     def soon(self) -> None:
@@ -57,10 +59,13 @@ class Refresher:
         try:
             await self._work()
         except Exception as error:
-            if not self._failing:
-                log.warning("%s cannot be refreshed, the last stay in force: %s", self._name, error)
-            self._failing = True
+            self._failed(error)
         else:
             if self._failing:
                 log.warning("%s can be refreshed again", self._name)
             self._failing = False
+
+    def _failed(self, error: Exception) -> None:
+        if not self._failing:
+            log.warning("%s cannot be refreshed, the last stay in force: %s", self._name, error)
+        self._failing = True

@@ -64,7 +64,10 @@ def _store_url(value: str) -> str:
         raise ValueError(f"no host: write it like {parts.scheme}://localhost:6379/0")
     if parts.scheme == "unix" and not parts.path:
         raise ValueError("no path: write it like unix:///run/redis/redis.sock")
-    parts.port  # noqa: B018  (raises ValueError where the port is none)
+    try:
+        parts.port  # noqa: B018  (raises where it is none)
+    except ValueError:
+        raise ValueError("its port is no number from 0 to 65535; a password is written with %-escapes") from None
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from .fields import (
     Secret,
     StoreUrl,
 )
-from .policy import read_api_keys, rule_problems
+from .policy import read_api_keys, read_public_key, rule_problems
 from .problems import ENV_PREFIX, problem, problems_of, variable
 from .rules import parse_rules, read_rules
 
@@ -123,11 +123,15 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
+        unreadable = dict(_unreadable(values))
+        problems = list(unreadable.values())
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise SettingsError(problems_of(error)) from None
-        if problems := list(self._problems()):
+            problems += problems_of(error)
+        else:
+            problems += self._problems(unreadable)
+        if problems:
             raise SettingsError(problems)
 
     @classmethod
@@ -178,39 +182,27 @@ class Settings(BaseSettings):
     @cached_property
     def jwt_public_key_pem(self) -> str | None:
         """The PEM of ``jwt_public_key``, read from its file where a path is given."""
-        value = self.jwt_public_key
-        if value is None or value.startswith("-----BEGIN"):
-            return None if value is None else value.replace("\\n", "\n")
-        try:
-            return Path(value).read_text("ascii")
-        except OSError as error:
-            raise ValueError(f"neither a PEM text nor a file that can be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError("the file is no PEM text") from None
+        return None if self.jwt_public_key is None else read_public_key(self.jwt_public_key)
 
     def _limits(self, name: str) -> tuple[Limit, ...]:
         return parse_limits(getattr(self, f"{name}_limit"), name=name, burst=getattr(self, f"{name}_burst"))
 
-    def _problems(self) -> Iterator[str]:
-        """What is wrong between the settings, or in the files they name."""
-        for name in ("ip", "token", "address"):
-            yield from self._tried(f"{name}_burst", lambda name=name: self._limits(name))  # type: ignore[misc]
+    def _problems(self, unreadable: Container[str]) -> Iterator[str]:
+        """What is wrong between the settings."""
+        limits = [text for name in ("ip", "token", "address") for text in self._limit_problems(name)]
+        yield from limits
         if self.rules and self.rules_file is not None:
             yield problem("rules_file", self.rules_file, "SHIELD_RULES is set too: keep one of the two")
-        rules_field = "rules" if self.rules_file is None else "rules_file"
-        yield from self._tried(rules_field, lambda: self.policy)
-        if "policy" in self.__dict__:
-            for text in rule_problems(self.policy):
-                yield f"{variable(rules_field)}: {text}"
-        yield from self._tried("api_keys_file", lambda: self.file_api_keys)
-        yield from self._tried("jwt_public_key", lambda: self.jwt_public_key_pem)
+        elif not limits and "rules_file" not in unreadable:
+            rules_field = "rules" if self.rules_file is None else "rules_file"
+            yield from (f"{variable(rules_field)}: {text}" for text in rule_problems(self.policy))
         yield from self._jwt_problems()
 
-    def _tried(self, field: str, compute: Callable[[], object]) -> Iterator[str]:
+    def _limit_problems(self, name: str) -> Iterator[str]:
         try:
-            compute()
+            self._limits(name)
         except ValueError as error:
-            yield problem(field, getattr(self, field), str(error))
+            yield problem(f"{name}_burst", getattr(self, f"{name}_burst"), str(error))
 
     def _jwt_problems(self) -> Iterator[str]:
         sources = [name for name in ("jwt_secret", "jwt_public_key", "jwt_jwks_url") if getattr(self, name) is not None]
@@ -226,6 +218,24 @@ class Settings(BaseSettings):
         if sources in (["jwt_public_key"], ["jwt_jwks_url"]) and True in hmac:
             right = "HS* would let anyone sign with the public key: use RS*, ES* or EdDSA"
             yield problem("jwt_algorithms", self.jwt_algorithms, right)
+
+
+_READERS: dict[str, Callable[[Any], object]] = {
+    "rules_file": lambda value: read_rules(Path(value)),
+    "api_keys_file": lambda value: read_api_keys(Path(value)),
+    "jwt_public_key": read_public_key,
+}
+
+
+def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the files that settings name, told beside all other mistakes."""
+    for field, read in _READERS.items():
+        value = values.get(field)
+        try:
+            if isinstance(value, str | Path):
+                read(value)
+        except ValueError as error:
+            yield field, problem(field, value, str(error))
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:

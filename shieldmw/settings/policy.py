@@ -65,9 +65,27 @@ def read_api_keys(path: Path) -> Mapping[str, Identity]:
             continue
         if len(words) not in (2, 3) or not _DIGEST.fullmatch(words[0].lower()):
             raise ValueError(f"line {number} is not of the form 'sha256-hex subject [class]'")
+        if len(words) == 3 and words[2] not in list(ListenerClass):
+            raise ValueError(f"line {number}: the class is one of host, member, guest")
         try:
-            listener_class = ListenerClass(words[2]) if len(words) == 3 else ListenerClass.MEMBER
-            entries[words[0].lower()] = Identity(words[1], listener_class)
-        except ValueError:
-            raise ValueError(f"line {number}: the class is one of host, member, guest") from None
+            entries[words[0].lower()] = Identity(words[1], ListenerClass([*words, "member"][2]))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
     return entries
+
+
+def read_public_key(value: str) -> str:
+    """The PEM that ``SHIELD_JWT_PUBLIC_KEY`` is, or that the file it names holds.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value.startswith("-----BEGIN"):
+        return value.replace("\\n", "\n")
+    try:
+        return Path(value).read_text("ascii")
+    except UnicodeDecodeError:
+        raise ValueError("the file is no PEM text") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise ValueError(f"neither a PEM text nor a file that can be read: {reason}") from None

@@ -13,7 +13,7 @@ LONGEST_SHOWN = 120
 
 # Never shown; the URL of the store is, but for its password.
 SECRET_FIELDS = frozenset({"secret", "jwt_secret"})
-_URL_PASSWORD = re.compile(r"(//[^/@:]*:)[^@]*@")
+_HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
 _WORDS = {
     "bool_parsing": "write true or false",
@@ -31,6 +31,8 @@ def shown(field: str, value: object) -> str:
     """The value as a message may show it: secrets masked, long ones cut, one line."""
     if field in SECRET_FIELDS or isinstance(value, SecretStr):
         return "********"
+    if field == "jwt_public_key" and str(value).startswith("-----"):
+        return f"'{str(value)[:27]}…'"  # somebody may have taken the private key for the public one
     if isinstance(value, tuple | list):
         value = ",".join(str(item) for item in value)
     text = masked_url(str(value)) if field == "redis_url" else str(value)
@@ -38,8 +40,20 @@ def shown(field: str, value: object) -> str:
 
 
 def masked_url(url: str) -> str:
-    """A URL without its password."""
-    return _URL_PASSWORD.sub(r"\1***@", url)
+    """A URL of the store without its password, however it is written.
+
+    What follows the last @ is shown while it looks like a host and a path; all before it, and all
+    that is in the query, may be part of a password.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return "***" if "@" in url else url
+    rest, query, _ = rest.partition("?")
+    account, at, place = rest.rpartition("@")
+    user, colon, _ = account.partition(":")
+    shown_account = (user if _HARMLESS.fullmatch(user) else "***") + (":***" if colon else "") + at
+    shown_place = place if _HARMLESS.fullmatch(place) else "***"
+    return f"{scheme}://{shown_account}{shown_place}{'?***' if query else ''}"
 
 
 def problem(field: str, value: object, right: str) -> str:

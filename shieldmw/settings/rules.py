@@ -66,9 +66,10 @@ def parse_rules(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return _rules(json.loads(value))
-    except json.JSONDecodeError as error:
+        rules = json.loads(value)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON ({error}): write a list such as [{_EXAMPLE}]") from None
+    return _rules(rules)
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
@@ -80,11 +81,14 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     try:
         text = path.read_text("utf-8")
         if path.suffix == ".toml":
-            return _rules(tomllib.loads(text).get("rules", []))
+            document = tomllib.loads(text)
+            if wrong := [name for name in document if name != "rules"]:
+                raise ValueError(f"'{wrong[0]}' is nothing a rules file has: begin each rule with [[rules]]")
+            return _rules(document.get("rules", []))
         return _rules(json.loads(text))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise ValueError(f"not {kind}: {error}") from None
 

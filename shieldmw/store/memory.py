@@ -58,11 +58,12 @@ class MemoryStore:
         return bucket.take(stored, charges, self._now_us()).allowed
 
     def remember(self, charges: Sequence[Charge], outcome: Outcome) -> None:
-        """Note how buckets of another store stand, on this store's own clock."""
+        """Note how buckets of another store stand, on this store's own clock. What is known to be later stays."""
         shift_us = self._now_us() - outcome.now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
+            key = (charge.client, charge.limit.name)
             if tat_us > outcome.now_us:
-                self._tats.put((charge.client, charge.limit.name), tat_us + shift_us)
+                self._tats.put(key, max(tat_us + shift_us, self._tats.get(key) or 0))
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
         """The issued API keys, or None where the version is known."""

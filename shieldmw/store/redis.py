@@ -188,6 +188,6 @@ def _parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
         entry = json.loads(value)
         identity = Identity(str(entry["subject"]), ListenerClass(entry["class"]))
         return ApiKey(name.decode("ascii"), identity, int(entry["created"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever it is that somebody else wrote there
         log.warning("an API key in the store cannot be read (%s): it is ignored", type(error).__name__)
         return None

@@ -33,6 +33,7 @@ from servers import (
     require,
     wait_until,
 )
+from servers.places import on_free_port
 
 ASGI_KINDS: list[AsgiKind] = ["uvicorn", "granian", "hypercorn", "shieldmw"]
 GRACEFUL: list[AsgiKind] = ["uvicorn", "granian", "hypercorn"]
@@ -134,16 +135,14 @@ def test_terminate_runs_the_shutdown(kind: AsgiKind, tmp_path: Path) -> None:
 def test_a_server_sees_no_foreign_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SHIELD_* of the caller are not inherited, those given are passed on."""
     monkeypatch.setenv("SHIELD_FOREIGN", "1")
-    env = servers._clean_environment({"SHIELD_GIVEN": "1"})
+    env = servers.clean_environment({"SHIELD_GIVEN": "1"})
     command = [sys.executable, "-c", "import os; print(*sorted(k for k in os.environ if 'SHIELD_' in k))"]
     seen = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=True, text=True).stdout
     assert seen.split() == ["SHIELD_GIVEN"]
 
 
 @pytest.mark.parametrize(("args", "client"), [((), "127.0.0.1"), (("--proxy-headers",), "203.0.113.7")])
-def test_uvicorn_trusts_no_proxy_headers_unless_asked(
-    args: tuple[str, ...], client: str, tmp_path: Path
-) -> None:
+def test_uvicorn_trusts_no_proxy_headers_unless_asked(args: tuple[str, ...], client: str, tmp_path: Path) -> None:
     """By default the peer is the client; `--proxy-headers` in args wins over that."""
     with asgi_server("uvicorn", "apps:app", env={}, cwd=tmp_path, args=args) as server:
         httpx.get(f"{server.base_url}/hello", headers={"x-forwarded-for": "203.0.113.7"})
@@ -340,9 +339,9 @@ def test_a_taken_port_is_tried_once_more() -> None:
             raise NotReady("bind: Address already in use")
         return port
 
-    assert servers._on_free_port(start) == tried[1]
+    assert on_free_port(start) == tried[1]
     with pytest.raises(NotReady):
-        servers._on_free_port(start)
+        on_free_port(start)
     assert len(tried) == 4
 
 

@@ -1,0 +1,292 @@
+"""`shieldmw check`: exit status, and a warning for everything that is unsafe."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cli.commands import invoke, shieldmw
+from servers import RedisServer, free_port, redis_server
+from shieldmw import Settings
+from shieldmw.cli.check import store_warnings
+
+SECRET = "q" * 40
+
+
+def warnings_of(out: str) -> list[str]:
+    """The warnings, without their first word."""
+    return [line.removeprefix("warning: ") for line in out.splitlines() if line.startswith("warning: ")]
+
+
+# --- exit status ------------------------------------------------------------------------------------
+
+
+def test_default_settings_are_all_right() -> None:
+    """Nothing to warn of on one worker: status 0, one line."""
+    ran = invoke("check")
+    assert (ran.status, ran.out, ran.err) == (0, "ok: settings are valid, store memory://\n", "")
+
+
+def test_a_store_that_answers_is_named_with_its_version(store: RedisServer) -> None:
+    """Status 0, and nothing is written to the store by looking."""
+    ran = invoke("check", SHIELD_REDIS_URL=store.tcp_url)
+    assert ran.status == 0
+    assert re.fullmatch(rf"ok: settings are valid, store {store.tcp_url} \(\d+\.\d+\.\d+\)\n", ran.out)
+    assert store.client().dbsize() == 0
+
+
+def test_warnings_do_not_fail_the_check() -> None:
+    """Status 0 with warnings: they are for people to judge."""
+    ran = invoke("check", "--workers", "4")
+    assert ran.status == 0
+    assert warnings_of(ran.out)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
+def test_a_store_that_is_not_there_is_status_1_and_one_line(scheme: str) -> None:
+    """Refused connections are told in one line, without a traceback."""
+    url = "unix:///nowhere/valkey.sock" if scheme == "unix" else f"{scheme}://127.0.0.1:{free_port()}"
+    ran = shieldmw("check", SHIELD_REDIS_URL=url)
+    assert ran.status == 1
+    assert len(ran.err.splitlines()) == 1, ran.err
+    assert ran.err.startswith(f"error: the store {url} does not answer: ")
+
+
+def test_a_store_that_hangs_is_status_1(store: RedisServer) -> None:
+    """A frozen server does not freeze the check."""
+    store.pause()
+    try:
+        ran = shieldmw("check", SHIELD_REDIS_URL=store.tcp_url)
+    finally:
+        store.resume()
+    assert (ran.status, len(ran.err.splitlines())) == (1, 1)
+    assert "does not answer" in ran.err
+
+
+@pytest.mark.parametrize(
+    "login",
+    [":wrong-password", "user:wrong-password", ":wrong-password%40x", ":wrong@password"],
+    ids=["password", "user and password", "an escaped @", "a bare @"],
+)
+def test_a_wrong_password_is_status_1_and_is_not_shown(login: str) -> None:
+    """Neither traceback nor any part of the password."""
+    with redis_server("valkey", requirepass="right-password") as server:
+        ran = shieldmw("check", SHIELD_REDIS_URL=f"redis://{login}@127.0.0.1:{server.port}")
+    assert ran.status == 1
+    assert len(ran.err.splitlines()) == 1, ran.err
+    assert "wrong" not in ran.printed.replace("WRONGPASS", "")
+    assert "password@" not in ran.printed
+
+
+def test_a_missing_password_is_status_1() -> None:
+    """A server that wants one is not a server that answers."""
+    with redis_server("valkey", requirepass="right-password") as server:
+        ran = invoke("check", SHIELD_REDIS_URL=f"redis://127.0.0.1:{server.port}")
+    assert ran.status == 1
+    assert "AuthenticationError" in ran.err
+
+
+def test_the_right_password_is_status_0_and_is_not_shown() -> None:
+    """The URL is shown with its password masked."""
+    with redis_server("valkey", requirepass="right-password") as server:
+        ran = invoke("check", SHIELD_REDIS_URL=server.tcp_url)
+    assert ran.status == 0
+    assert "right-password" not in ran.printed
+    assert f"redis://:***@127.0.0.1:{server.port}" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("url", "hidden"),
+    [
+        ("redis://127.0.0.1:1/0?password=hidden", "hidden"),
+        ("redis://:hid/den@127.0.0.1:1", "hid"),
+        ("redis://user:hid/den@127.0.0.1:1", "hid"),
+        ("redis://:hid#den@127.0.0.1:1", "hid"),
+        ("redis://:hid?den@127.0.0.1:1", "hid"),
+        ("redis://user:hidden@127.0.0.1:1", "hidden"),
+        ("http://:hidden@127.0.0.1:1", "hidden"),
+    ],
+    ids=[
+        "in the query",
+        "with a slash",
+        "with a user and a slash",
+        "with a hash",
+        "with a question mark",
+        "with a user",
+        "of a wrong scheme",
+    ],
+)
+def test_no_part_of_a_password_is_shown_however_it_is_written(url: str, hidden: str) -> None:
+    """Passwords are often not escaped as a URL wants it: the message must not show them even then."""
+    ran = invoke("check", SHIELD_REDIS_URL=url)
+    assert ran.status in (1, 2)
+    assert hidden not in ran.printed
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:1?no_such_option=1", "redis://127.0.0.1:1?socket_timeout=soon", "unix:///x?db=one"]
+)
+def test_an_option_in_the_url_that_cannot_be_is_no_traceback(url: str) -> None:
+    """What the client of Redis refuses is said in one line, with status 1 or 2."""
+    ran = shieldmw("check", SHIELD_REDIS_URL=url)
+    assert ran.status in (1, 2)
+    assert len(ran.err.splitlines()) == 1, ran.err[-500:]
+
+
+def test_embedded_is_checked_too() -> None:
+    """A server is started for the check and ended again."""
+    ran = shieldmw("check", SHIELD_REDIS_URL="embedded://")
+    assert ran.status == 0, ran.err
+    assert ran.out.startswith("ok: settings are valid, store embedded:// (")
+
+
+# --- warnings ---------------------------------------------------------------------------------------
+
+JWT = {"SHIELD_JWT_SECRET": SECRET, "SHIELD_JWT_AUDIENCE": "shield"}
+
+WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
+    ("memory:// with several workers", {}, ("--workers", "4"), r"memory:// with 4 workers.* 4 times the limits"),
+    ("everyone is trusted", {"SHIELD_TRUSTED_PROXIES": "0.0.0.0/0"}, (), r"TRUSTED_PROXIES=0.0.0.0/0: everyone may"),
+    ("everyone is trusted, IPv6", {"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8,::/0"}, (), r"TRUSTED_PROXIES=::/0"),
+    (
+        "a header that nobody writes",
+        {"SHIELD_FORWARDED_HEADER": "forwarded"},
+        (),
+        r"FORWARDED_HEADER=forwarded is not read",
+    ),
+    (
+        "a second reader of proxy headers",
+        {"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8"},
+        (),
+        r"uvicorn with --no-proxy-headers",
+    ),
+    ("JWT without audience", {"SHIELD_JWT_SECRET": SECRET}, (), r"SHIELD_JWT_AUDIENCE is unset"),
+    (
+        "keys fetched without TLS",
+        {"SHIELD_JWT_JWKS_URL": "http://id.example/jwks", "SHIELD_JWT_AUDIENCE": "shield"},
+        (),
+        r"JWKS_URL=http://id.example/jwks: keys fetched without TLS",
+    ),
+    ("dry run", {"SHIELD_DRY_RUN": "true"}, (), r"DRY_RUN=true: nothing is refused"),
+    ("no limit for guests", {"SHIELD_IP_LIMIT": "off"}, (), r"guests have no limit at all"),
+    ("a limit nobody reaches", {"SHIELD_IP_LIMIT": "20000/second"}, (), r"will hardly ever refuse anything"),
+    ("everything is exempt", {"SHIELD_EXEMPT_PATHS": "/*"}, (), r"EXEMPT_PATHS exempts every path"),
+    ("everyone is allowed", {"SHIELD_ALLOW_IPS": "0.0.0.0/0"}, (), r"ALLOW_IPS allows every address"),
+    (
+        "a rate that is rounded",
+        {"SHIELD_IP_LIMIT": "600001/second"},
+        (),
+        r"limit 'ip' admits 500000 a second rather than",
+    ),
+]
+
+
+@pytest.mark.parametrize(("env", "args", "expected"), [row[1:] for row in WARNINGS], ids=[row[0] for row in WARNINGS])
+def test_what_is_unsafe_is_warned_of(env: dict[str, str], args: tuple[str, ...], expected: str) -> None:
+    """One warning says what is wrong; the status stays 0."""
+    ran = invoke("check", *args, **env)
+    assert ran.status == 0, ran.err
+    assert len([line for line in warnings_of(ran.out) if re.search(expected, line)]) == 1, ran.out
+
+
+@pytest.mark.parametrize(
+    ("env", "args", "unexpected"),
+    [
+        ({}, ("--workers", "1"), "workers"),
+        ({"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8"}, (), "everyone may write"),
+        ({"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8", "SHIELD_FORWARDED_HEADER": "forwarded"}, (), "is not read"),
+        (JWT, (), "AUDIENCE"),
+        ({"SHIELD_JWT_AUDIENCE": "", **JWT}, (), "AUDIENCE"),
+        ({"SHIELD_JWT_JWKS_URL": "https://id.example/jwks"}, (), "without TLS"),
+        ({"SHIELD_JWT_JWKS_URL": "http://127.0.0.1/jwks"}, (), "without TLS"),
+        ({"SHIELD_JWT_JWKS_URL": "http://localhost:9/jwks"}, (), "without TLS"),
+        ({"SHIELD_IP_LIMIT": "off", "SHIELD_ADDRESS_LIMIT": "5/minute"}, (), "no limit at all"),
+        ({"SHIELD_EXEMPT_PATHS": "/healthz,/static/*"}, (), "every path"),
+        ({"SHIELD_ALLOW_IPS": "10.0.0.0/8"}, (), "every address"),
+        ({"SHIELD_DRY_RUN": "false"}, (), "DRY_RUN"),
+    ],
+)
+def test_what_is_safe_is_not_warned_of(env: dict[str, str], args: tuple[str, ...], unexpected: str) -> None:
+    """A warning that comes always would be read never."""
+    assert unexpected not in invoke("check", *args, **env).out
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"SHIELD_IP_LIMIT": "off", "SHIELD_TOKEN_LIMIT": "off", "SHIELD_RULES": '[{"name": "a", "path": "/a"}]'},
+        {"SHIELD_EXEMPT_PATHS": "/,/*"},
+        {"SHIELD_ALLOW_IPS": "0.0.0.0/0,::/0"},
+        {"SHIELD_IP_LIMIT": "off", "SHIELD_RULES": '[{"name": "r", "path": "/*", "limits": "900000/second"}]'},
+        {"SHIELD_IP_LIMIT": "1/minute", "SHIELD_RULES": '[{"name": "free", "path": "/*", "cost": 0}]'},
+    ],
+    ids=["rules without limits", "all exempt", "all allowed", "a rule of any rate", "no cost"],
+)
+def test_settings_that_can_never_refuse_anything_are_warned_of(env: dict[str, str]) -> None:
+    """However it comes about, a shield that stops nothing is said to be one."""
+    ran = invoke("check", **env)
+    assert ran.status == 0, ran.err
+    assert warnings_of(ran.out)
+
+
+@pytest.mark.parametrize(
+    ("policy", "warned"),
+    [
+        ("allkeys-lru", True),
+        ("allkeys-random", True),
+        ("volatile-lru", True),
+        ("volatile-random", True),
+        ("noeviction", False),
+    ],
+)
+def test_a_store_that_evicts_is_warned_of(store: RedisServer, policy: str, warned: bool) -> None:
+    """An evicted bucket is a full one: seen on a real server by its policy."""
+    client = store.client()
+    client.config_set("maxmemory-policy", policy)
+    try:
+        ran = invoke("check", SHIELD_REDIS_URL=store.url)
+    finally:
+        client.config_set("maxmemory-policy", "noeviction")
+    assert ran.status == 0
+    assert (f"the store evicts ({policy})" in ran.out) is warned
+
+
+@pytest.mark.parametrize(
+    ("url", "warned", "reason"),
+    [
+        ("redis://redis.example:6379", True, "another machine, no password"),
+        ("rediss://redis.example:6379", True, "encrypted, but open to everyone"),
+        ("redis://10.0.0.5", True, "a private network is a network"),
+        ("redis://user@redis.example", True, "a user alone is no password"),
+        ("redis://:secret@redis.example", False, "a password"),
+        ("redis://user:secret@redis.example", False, "a user with a password"),
+        ("redis://127.0.0.1", False, "loopback"),
+        ("redis://127.1.2.3", False, "loopback"),
+        ("redis://[::1]:6379", False, "loopback"),
+        ("redis://localhost", False, "loopback"),
+        ("redis://localhost.example", True, "a name that only begins like loopback"),
+        ("unix:///run/redis.sock", False, "no network at all"),
+        ("memory://", False, "no store at all"),
+        ("embedded://", False, "a socket of our own"),
+    ],
+)
+def test_a_store_that_everyone_can_reach_is_warned_of(url: str, warned: bool, reason: str) -> None:
+    """Off loopback a store needs a password."""
+    warnings = list(store_warnings(Settings(redis_url=url), {}))
+    assert any("reachable without a password" in warning for warning in warnings) is warned, reason
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [("redis://:x@redis.example", True), ("rediss://:x@redis.example", False), ("redis://127.0.0.1", False)],
+)
+def test_an_unencrypted_way_to_the_store_is_warned_of(url: str, warned: bool) -> None:
+    """Off loopback the way should be encrypted."""
+    assert any("not encrypted" in text for text in store_warnings(Settings(redis_url=url), {})) is warned
+
+
+def test_workers_are_a_positive_number() -> None:
+    """Anything else is a wrong use of the command."""
+    for wrong in ("0", "-1", "many"):
+        assert invoke("check", "--workers", wrong).status == 2

@@ -1,0 +1,73 @@
+"""`shieldmw env`: what it prints is what `Settings` reads."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cli.commands import invoke
+from shieldmw import Settings
+
+VARIABLES = [f"SHIELD_{name.upper()}" for name in Settings.model_fields]
+
+
+def rows_of(markdown: str) -> dict[str, tuple[str, str]]:
+    """Default and meaning of each variable in a Markdown table; a `|` inside a cell would break it."""
+    head, rule, *lines = markdown.splitlines()
+    assert (head, rule) == ("| variable | default | meaning |", "|---|---|---|")
+    cells = [re.fullmatch(r"\| `(\w+)` \| (?:`([^`|]*)`)? ?\| ([^|]+) \|", line) for line in lines]
+    assert all(cells), [line for line, cell in zip(lines, cells, strict=True) if cell is None]
+    return {cell[1]: (cell[2] or "", cell[3]) for cell in cells if cell}
+
+
+def blocks_of(text: str) -> dict[str, tuple[str, str]]:
+    """Default and meaning of each variable in a file of variables."""
+    found = re.findall(r"^# (.+)\n#(SHIELD_\w+)=(.*)$", text, re.MULTILINE)
+    return {name: (default, meaning) for meaning, name, default in found}
+
+
+def test_the_table_has_every_variable_once_and_in_order() -> None:
+    """Each setting has a row with a meaning, and there is no other row."""
+    rows = rows_of(invoke("env").out)
+    assert list(rows) == VARIABLES
+    assert all(len(meaning) > 5 or meaning == "likewise" for _, meaning in rows.values())
+
+
+def test_both_formats_say_the_same() -> None:
+    """Table and file agree on defaults and meanings."""
+    assert blocks_of(invoke("env", "--format", "file").out) == rows_of(invoke("env", "--format", "markdown").out)
+
+
+def test_the_file_with_all_defaults_uncommented_is_the_default_settings() -> None:
+    """Every default is written the way it is read."""
+    blocks = blocks_of(invoke("env", "--format", "file").out)
+    assert Settings.from_environ({name: default for name, (default, _) in blocks.items()}) == Settings()
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if Settings.model_fields[name].default])
+def test_each_default_reads_back_alone(name: str) -> None:
+    """One variable set to its printed default changes nothing."""
+    default, _ = blocks_of(invoke("env", "--format", "file").out)[f"SHIELD_{name.upper()}"]
+    assert default
+    settings = Settings.from_environ({f"SHIELD_{name.upper()}": default})
+    assert getattr(settings, name) == getattr(Settings(), name)
+    assert name in settings.model_fields_set
+
+
+def test_the_file_is_one_that_a_shell_and_docker_read() -> None:
+    """Nothing but comments, blank lines and variables."""
+    for line in invoke("env", "--format", "file").out.splitlines():
+        assert line == "" or line.startswith("# ") or re.fullmatch(r"#SHIELD_\w+=.*", line), line
+
+
+def test_env_works_with_wrong_settings() -> None:
+    """Whoever wants to know what can be set may have set something wrong."""
+    assert invoke("env", SHIELD_IP_LIMIT="nonsense").status == 0
+
+
+def test_an_unknown_format_is_refused() -> None:
+    """Exit status 2 and the formats there are."""
+    ran = invoke("env", "--format", "xml")
+    assert ran.status == 2
+    assert "markdown" in ran.err

@@ -1,0 +1,79 @@
+"""`shieldmw serve`: what it says of a target it cannot serve. Serving itself is tested end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.commands import shieldmw
+
+MODULES = {
+    "good.py": "async def app(scope, receive, send):\n    pass\n\nclass Holder:\n    app = app\n\nnumber = 5\n",
+    "webapp.py": "import web\n\nasync def app(scope, receive, send):\n    pass\n",
+    "needs.py": "import no_such_package\n",
+    "broken.py": "def app(:\n",
+    "raises.py": "raise RuntimeError('the database is away')\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with apps and mistakes."""
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("good", "'good' is not of the form module:app"),
+        ("good:", "'good:' is not of the form module:app"),
+        (":app", "':app' is not of the form module:app"),
+        ("", "'' is not of the form module:app"),
+        ("nothing:app", "there is no module 'nothing' in "),
+        ("nothing.at.all:app", "there is no module 'nothing.at.all' in "),
+        ("good.app:app", "there is no module 'good.app' in "),
+        ("good.py:app", "good.py"),
+        (".good:app", ".good"),
+        ("..:app", ".."),
+        ("good:nothing", "module 'good' has no 'nothing'"),
+        ("good:Holder.nothing", "module 'good' has no 'Holder.nothing'"),
+        ("good:app:app", "module 'good' has no 'app:app'"),
+        ("good:number", "'good:number' is no ASGI app"),
+        ("good:Holder.", "has no 'Holder.'"),
+    ],
+)
+def test_a_target_that_cannot_be_found_is_said_clearly(folder: Path, target: str, message: str) -> None:
+    """Status 2 and a line that names what was not found; no traceback, and nothing is started."""
+    ran = shieldmw("serve", target, cwd=folder, SHIELD_REDIS_URL="memory://")
+    assert ran.status == 2, ran.err
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+    assert "http://" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        ("needs:app", "no_such_package"),
+        ("webapp:app", "'web'"),
+        ("broken:app", "broken.py"),
+        ("raises:app", "database"),
+    ],
+)
+def test_a_module_that_fails_is_not_said_to_be_missing(folder: Path, target: str, names: str) -> None:
+    """The mistake inside the app's own module is shown, whatever its name is like."""
+    ran = shieldmw("serve", target, cwd=folder, SHIELD_REDIS_URL="memory://")
+    assert ran.status != 0
+    assert names in ran.err
+    assert "there is no module" not in ran.err
+
+
+@pytest.mark.parametrize("args", [("--port", "0"), ("--port", "70000"), ("--workers", "0"), ("--workers", "x")])
+def test_wrong_options_are_status_2(folder: Path, args: tuple[str, str]) -> None:
+    """Before anything is loaded or started."""
+    ran = shieldmw("serve", "good:app", *args, cwd=folder)
+    assert ran.status == 2
+    assert args[0] in ran.err

@@ -1,0 +1,151 @@
+"""Who is charged: what counts as one address, and that no subject can pose as another client."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from ipaddress import IPv6Address, ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shieldmw.core.client import (
+    AddressClients,
+    Client,
+    Identity,
+    IPAddress,
+    ListenerClass,
+    address_clients,
+    token_client,
+)
+
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6), st.none())
+
+
+@pytest.mark.parametrize(
+    ("address", "prefixes", "one", "site"),
+    [
+        pytest.param("203.0.113.7", (32, 64), "203.0.113.7/32", None, id="an-ipv4-address-is-one-client"),
+        pytest.param("203.0.113.7", (24, 64), "203.0.113.0/24", None, id="or-a-wider-one-if-so-set"),
+        pytest.param("2001:db8:1:22ff::9", (32, 64), "2001:db8:1:22ff::/64", "2001:db8:1:2200::/56", id="64-and-56"),
+        pytest.param("2001:db8::1", (32, 128), "2001:db8::1/128", "2001:db8::/56", id="128-and-56"),
+        pytest.param("2001:db8:0:1fff::1", (32, 60), "2001:db8:0:1ff0::/60", "2001:db8:0:1f00::/56", id="60-and-56"),
+        pytest.param("2001:db8:0:22ff::1", (32, 56), "2001:db8:0:2200::/56", None, id="a-56-is-its-own-site"),
+        pytest.param("2001:db8:7:22ff::1", (32, 48), "2001:db8:7::/48", None, id="a-48-is-wider-than-a-site"),
+    ],
+)
+def test_what_counts_as_one_address(address: str, prefixes: tuple[int, int], one: str, site: str | None) -> None:
+    """An address stands for its network, and for IPv6 also for the /56 around it; both share the slot of the /56."""
+    clients = address_clients(ip_address(address), *prefixes)
+    assert clients.one == Client("ip", one, f"ip:{site or one}")
+    assert clients.site == (None if site is None else Client("ip", site, f"ip:{site}"))
+
+
+@pytest.mark.parametrize(
+    ("other", "same_one", "same_site"),
+    [
+        pytest.param("2001:db8:1:2200::2", True, True, id="rotating-inside-the-64"),
+        pytest.param("2001:db8:1:2200:ffff:ffff:ffff:ffff", True, True, id="to-its-last-address"),
+        pytest.param("2001:db8:1:2201::1", False, True, id="the-next-64-of-the-same-site"),
+        pytest.param("2001:db8:1:22ff::1", False, True, id="the-last-64-of-the-same-site"),
+        pytest.param("2001:db8:1:2300::1", False, False, id="the-next-site"),
+    ],
+)
+def test_rotating_addresses(other: str, same_one: bool, same_site: bool) -> None:
+    """Inside a /64 rotating gains nothing, and inside a /56 everything is charged to one site."""
+    base = address_clients(ip_address("2001:db8:1:2200::1"), 32, 64)
+    rotated = address_clients(ip_address(other), 32, 64)
+    assert (rotated.one == base.one, rotated.site == base.site) == (same_one, same_site)
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
+def test_the_lower_half_of_an_ipv6_address_never_matters(address: IPv6Address, lower: int) -> None:
+    """Any two addresses of one /64 are the same clients."""
+    other = IPv6Address(int(address) >> 64 << 64 | lower)
+    assert address_clients(other, 32, 64) == address_clients(address, 32, 64)
+
+
+def test_no_address_is_one_client() -> None:
+    """All requests without an address share one bucket, rather than having none."""
+    assert address_clients(None, 32, 64) == AddressClients(Client("ip", "unknown", "ip:unknown"), None)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        pytest.param("ip:203.0.113.7/32", id="the-whole-key-of-an-address"),
+        pytest.param("ip:203.0.113.7", id="the-operator-s-spelling-of-an-address"),
+        pytest.param("203.0.113.7/32", id="the-text-of-an-address"),
+        pytest.param("unknown", id="the-client-without-an-address"),
+        pytest.param("ip:unknown", id="and-its-key"),
+        pytest.param("}:ip:203.0.113.7/32", id="a-closing-hash-tag"),
+        pytest.param("\x00ip:203.0.113.7/32", id="a-nul-in-front"),
+    ],
+)
+def test_a_subject_that_poses_as_an_address(subject: str) -> None:
+    """A subject spelled like an address is still a token client, in its own bucket and slot."""
+    token = token_client(Identity(subject))
+    address = address_clients(ip_address("203.0.113.7"), 32, 64).one
+    nobody = address_clients(None, 32, 64).one
+    assert len({token, address, nobody}) == len({str(token), str(address), str(nobody)}) == 3
+    assert token.slot not in (address.slot, nobody.slot)
+
+
+@given(
+    st.one_of(st.text(min_size=1, max_size=60), addresses.map(lambda address: f"ip:{address}")),
+    addresses,
+    st.integers(8, 32),
+    st.integers(16, 128),
+)
+def test_token_and_address_clients_never_collide(
+    subject: str, address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int
+) -> None:
+    """Whatever a subject is called, it is no address's client: neither as value, nor as text, nor by slot."""
+    token = token_client(Identity(subject))
+    clients = address_clients(address, ipv4_prefix, ipv6_prefix)
+    for client in (clients.one, *([clients.site] if clients.site else [])):
+        assert token != client
+        assert str(token) != str(client)
+        assert token.slot != client.slot
+
+
+@given(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60))
+def test_two_subjects_are_two_clients(first: str, second: str) -> None:
+    """Subjects share a client only where they are the same text."""
+    assert (str(token_client(Identity(first))) == str(token_client(Identity(second)))) is (first == second)
+
+
+@given(addresses, addresses, st.integers(57, 128))
+def test_the_text_of_a_client_is_its_bucket(
+    first: IPAddress | None, second: IPAddress | None, ipv6_prefix: int
+) -> None:
+    """Clients that differ are spelled differently, so that keys made of the text cannot collide."""
+    found = [address_clients(first, 32, ipv6_prefix), address_clients(second, 32, ipv6_prefix)]
+    clients = {client for pair in found for client in (pair.one, pair.site) if client is not None}
+    assert len({str(client) for client in clients}) == len(clients)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [pytest.param("", id="empty"), pytest.param("x" * 1025, id="too-long-for-a-log-line")],
+)
+def test_a_subject_that_cannot_be(subject: str) -> None:
+    """An identity has a subject of 1 to 1024 characters."""
+    with pytest.raises(ValueError, match="1 to 1024 characters"):
+        Identity(subject)
+
+
+def test_an_identity_is_a_member_unless_told_otherwise() -> None:
+    """The class may be given as text, and one that does not exist is refused."""
+    assert Identity("alice").listener_class is ListenerClass.MEMBER
+    assert Identity("alice", ListenerClass("host")).listener_class is ListenerClass.HOST
+    assert Identity("x" * 1024).subject == "x" * 1024
+    with pytest.raises(ValueError, match="'owner' is not a valid ListenerClass"):
+        Identity("alice", "owner")  # type: ignore[arg-type]
+
+
+def test_an_identity_cannot_be_changed() -> None:
+    """An app that reads the identity from the scope cannot promote it by accident."""
+    identity = Identity("alice")
+    with pytest.raises(FrozenInstanceError):
+        identity.listener_class = ListenerClass.HOST  # type: ignore[misc]

@@ -1,0 +1,286 @@
+"""The policy: what a request is charged, what is exempt, and that look-alikes are not."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shieldmw.core.bucket import Charge
+from shieldmw.core.client import AddressClients, Client, Identity, address_clients, token_client
+from shieldmw.core.facts import Facts
+from shieldmw.core.limits import Limit, aggregate
+from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Policy, Rule, all_limits
+
+IP = Limit("ip", 300, 60, 300)
+TOKEN = Limit("token", 1200, 60, 1200)
+ADDRESS = Limit("address", 2000, 60, 2000)
+FAILED = Limit("failed-auth", 10, 60, 10)
+SEARCH = Limit("search", 10, 60, 10)
+SEARCH_2 = Limit("search-2", 100, 3600, 100)
+LIVE = Limit("live", 5, 1, 5)
+
+ALICE = Identity("alice")
+ALICE_CLIENT = Client("token", "alice", "token:alice")
+V4 = address_clients(ip_address("203.0.113.7"), 32, 64)
+V6 = address_clients(ip_address("2001:db8::1"), 32, 64)
+
+SEARCH_RULE = Rule("search", PathPattern("/search/*"), limits=(SEARCH, SEARCH_2), cost=3)
+LIVE_RULE = Rule("live", PathPattern("/live"), frozenset({"GET"}), limits=(LIVE,))
+
+EVERYTHING = Policy((IP,), (TOKEN,), (ADDRESS,), (FAILED,), (SEARCH_RULE, LIVE_RULE), (PathPattern("/healthz"),))
+
+
+def facts(path: str, *methods: str, below: str | None = None) -> Facts:
+    return Facts(
+        peer=None, path=path, route_path=path if below is None else below, methods=frozenset(methods or ("GET",))
+    )
+
+
+def named(charges: tuple[Charge, ...]) -> list[tuple[str, str, int]]:
+    return [(str(charge.client), charge.limit.name, charge.cost) for charge in charges]
+
+
+GUEST_V4 = "ip:203.0.113.7/32"
+GUEST_V6 = "ip:2001:db8::/64"
+SITE_V6 = "ip:2001:db8::/56"
+
+
+@pytest.mark.parametrize(
+    ("identity", "clients", "path", "charges"),
+    [
+        pytest.param(None, V4, "/", [(GUEST_V4, "ip", 1), (GUEST_V4, "address", 1)], id="a-guest-to-ip-and-address"),
+        pytest.param(
+            ALICE,
+            V4,
+            "/",
+            [("token:alice", "token", 1), (GUEST_V4, "address", 1)],
+            id="a-verified-subject-to-token-and-address-but-not-to-ip",
+        ),
+        pytest.param(
+            None,
+            V6,
+            "/",
+            [
+                (GUEST_V6, "ip", 1),
+                (GUEST_V6, "address", 1),
+                (SITE_V6, "ip-prefix", 1),
+                (SITE_V6, "address-prefix", 1),
+            ],
+            id="an-ipv6-guest-also-to-its-site",
+        ),
+        pytest.param(
+            ALICE,
+            V6,
+            "/",
+            [("token:alice", "token", 1), (GUEST_V6, "address", 1), (SITE_V6, "address-prefix", 1)],
+            id="a-verified-subject-on-ipv6",
+        ),
+        pytest.param(
+            None,
+            V4,
+            "/search/cats",
+            [(GUEST_V4, name, 3) for name in ("search", "search-2", "ip", "address")],
+            id="a-rule-adds-its-limits-and-all-are-charged-its-cost",
+        ),
+        pytest.param(
+            ALICE,
+            V4,
+            "/search",
+            [
+                ("token:alice", "search", 3),
+                ("token:alice", "search-2", 3),
+                ("token:alice", "token", 3),
+                (GUEST_V4, "address", 3),
+            ],
+            id="a-rule-s-limits-are-the-client-s-own",
+        ),
+    ],
+)
+def test_who_is_charged_what(
+    identity: Identity | None, clients: AddressClients, path: str, charges: list[tuple[str, str, int]]
+) -> None:
+    """A request is charged to its client and its address, the narrowest client first."""
+    assert named(EVERYTHING.charges(facts(path), identity, clients)) == charges
+
+
+def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
+    """A site has four times the limit of one of its networks, not the limit itself."""
+    (one, site) = Policy(ip=(IP,)).charges(facts("/"), None, V6)
+    assert (one.client, one.limit) == (V6.one, IP)
+    assert (site.client, site.limit) == (V6.site, aggregate(IP))
+
+
+def test_no_limit_no_charge() -> None:
+    """Where nothing limits a request there is nothing to ask the store."""
+    assert Policy().charges(facts("/live"), None, V6) == ()
+    assert Policy(ip=(IP,)).charges(facts("/live"), ALICE, V6) == ()
+
+
+@pytest.mark.parametrize("cost", [0, 1])
+def test_failed_credentials_are_charged_to_the_address(cost: int) -> None:
+    """A credential that fails costs its address, and the site around it; with cost 0 it only looks."""
+    charges = EVERYTHING.failed_auth_charges(V6, cost)
+    assert named(charges) == [(GUEST_V6, "failed-auth", cost), (SITE_V6, "failed-auth-prefix", cost)]
+
+
+@pytest.mark.parametrize(
+    ("rule_methods", "methods", "matches"),
+    [
+        pytest.param((), ("GET",), True, id="no-methods-are-all-methods"),
+        pytest.param((), ("BREW",), True, id="also-unknown-ones"),
+        pytest.param(("GET",), ("GET",), True, id="the-method"),
+        pytest.param(("GET",), ("POST",), False, id="another-method"),
+        pytest.param(("GET",), ("get",), False, id="methods-have-a-case"),
+        pytest.param(("GET",), ("HEAD", "GET"), True, id="head-may-end-up-as-get"),
+        pytest.param(("DELETE",), ("POST", "DELETE"), True, id="an-override-may-make-it-a-delete"),
+        pytest.param(("GET", "POST"), ("POST",), True, id="one-of-several"),
+        pytest.param(("GET",), ("BREW",), False, id="an-unknown-method"),
+    ],
+)
+def test_methods(rule_methods: tuple[str, ...], methods: tuple[str, ...], matches: bool) -> None:
+    """A rule is for its methods, and for every method that a request may end up as."""
+    rule = Rule("r", PathPattern("/live"), frozenset(rule_methods))
+    assert any(rule.matches("/live", method) for method in methods) is matches
+    assert not any(rule.matches("/other", method) for method in methods)
+
+
+@pytest.mark.parametrize(
+    ("path", "below", "exempt"),
+    [
+        pytest.param("/healthz", None, True, id="the-path-itself"),
+        pytest.param("/app/healthz", "/healthz", True, id="below-a-root-path"),
+        pytest.param("/healthzz", None, False, id="a-longer-word"),
+        pytest.param("/health", None, False, id="a-shorter-word"),
+        pytest.param("/x/healthz", None, False, id="below-something-else"),
+        pytest.param("/healthz/x", None, False, id="something-below-it"),
+        pytest.param("/healthz/../live", None, False, id="up-and-over"),
+        pytest.param("/live/../healthz", None, False, id="up-and-over-from-elsewhere"),
+        pytest.param("/live/..%2fhealthz", None, False, id="the-same-escaped"),
+        pytest.param("//healthz", None, False, id="two-slashes"),
+        pytest.param("/./healthz", None, False, id="a-dot"),
+        pytest.param("/healthz/", None, False, id="a-trailing-slash"),
+        pytest.param("/healthz/.", None, False, id="a-trailing-dot"),
+        pytest.param("/HEALTHZ", None, False, id="another-case"),
+        pytest.param("/healthz;a=b", None, False, id="a-parameter"),
+        pytest.param("/healthz;/../live", None, False, id="a-parameter-and-up"),
+        pytest.param("/%68ealthz", None, False, id="an-escape"),
+        pytest.param("/healthz%00", None, False, id="an-escaped-nul"),
+        pytest.param("/healthz\x00", None, False, id="a-nul"),
+        pytest.param("/healthz\n", None, False, id="a-line-feed-that-a-regex-would-let-pass"),
+        pytest.param("\\healthz", None, False, id="a-backslash"),
+        pytest.param("healthz", None, False, id="no-slash"),
+        pytest.param("/healthz?x=y", None, False, id="a-question-mark-that-was-escaped"),
+        pytest.param("/healthz#x", None, False, id="a-fragment"),
+        pytest.param("http://evil/healthz", None, False, id="an-absolute-url"),
+        pytest.param("/ｈealthz", None, False, id="a-letter-of-full-width"),
+        pytest.param("/healthz\u200b", None, False, id="a-space-of-no-width"),
+    ],
+)
+def test_exempt_look_alikes(path: str, below: str | None, exempt: bool) -> None:
+    """Only the path that every server reads alike is exempt."""
+    assert EVERYTHING.is_exempt(facts(path, below=below)) is exempt
+
+
+def test_below_an_exempt_prefix() -> None:
+    """An exemption that ends in /* holds for everything below it, but not for the ways out of it."""
+    policy = Policy(exempt=(PathPattern("/static/*"),))
+    assert policy.is_exempt(facts("/static/a/b.css"))
+    assert not policy.is_exempt(facts("/static/../live"))
+    assert not policy.is_exempt(facts("/static/%2e%2e/live"))
+    assert not policy.is_exempt(facts("/static/..;/live"))
+    assert not policy.is_exempt(facts("/statics"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param("/live", id="the-path-itself"),
+        pytest.param("//live", id="two-slashes"),
+        pytest.param("/live/", id="a-trailing-slash"),
+        pytest.param("/x/../live", id="up-and-over"),
+        pytest.param("/./live", id="a-dot"),
+        pytest.param("/live;a=b", id="a-parameter"),
+        pytest.param("/x/..;/live", id="up-with-a-parameter"),
+        pytest.param("/l%69ve", id="an-escape"),
+        pytest.param("/%2e/live", id="an-escaped-dot"),
+        pytest.param("/x%2F..%2Flive", id="escaped-slashes"),
+        pytest.param("/live%00", id="an-escaped-nul"),
+        pytest.param("/live\x00", id="a-nul"),
+        pytest.param("/live\n", id="a-line-feed"),
+        pytest.param("\\live", id="a-backslash"),
+        pytest.param("live", id="no-slash"),
+    ],
+)
+def test_no_spelling_of_a_path_slips_past_its_rule(path: str) -> None:
+    """Whatever a server makes of the path, it is charged as /live."""
+    assert LIVE in [charge.limit for charge in EVERYTHING.charges(facts(path), None, V4)]
+
+
+A = Rule("a", PathPattern("/a"), limits=(Limit("a", 1, 1, 10),), cost=2)
+B = Rule("b", PathPattern("/b/*"), limits=(Limit("b", 1, 1, 10),), cost=5)
+FREE = Rule("free", PathPattern("/free"), cost=0)
+A_AGAIN = Rule("again", PathPattern("/a"), limits=(Limit("again", 1, 1, 10),), cost=7)
+
+
+@pytest.mark.parametrize(
+    ("path", "below", "limits", "cost"),
+    [
+        pytest.param("/a", None, ["a", "ip"], 2, id="one-reading-one-rule"),
+        pytest.param("/b/c", None, ["b", "ip"], 5, id="another"),
+        pytest.param("/c", None, ["ip"], 1, id="no-rule-costs-1"),
+        pytest.param("/free", None, ["ip"], 0, id="a-rule-may-be-free"),
+        pytest.param("/b/../a", None, ["b", "a", "ip"], 5, id="two-readings-two-rules-the-higher-cost"),
+        pytest.param("/b/../c", None, ["b", "ip"], 5, id="two-readings-one-of-them-under-no-rule"),
+        pytest.param("/x/../free", None, ["ip"], 1, id="free-in-one-reading-only-is-not-free"),
+        pytest.param("/b/a", "/a", ["a", "b", "ip"], 5, id="with-and-without-root-path"),
+        pytest.param("//a", None, ["a", "ip"], 2, id="a-rule-counts-once-however-often-it-matches"),
+    ],
+)
+def test_a_path_with_several_readings(path: str, below: str | None, limits: list[str], cost: int) -> None:
+    """The first rule of each reading counts, each once: all their limits, and the highest of their costs."""
+    policy = Policy(ip=(IP,), rules=(A, B, FREE, A_AGAIN))
+    charges = policy.charges(facts(path, below=below), None, V4)
+    assert [charge.limit.name for charge in charges] == limits
+    assert {charge.cost for charge in charges} == {cost}
+
+
+def test_a_spelling_never_makes_a_path_impossible() -> None:
+    """Rules that each admit their requests admit them also where two hold at once: no cost is above a burst."""
+    dear = Rule("dear", PathPattern("/live"), cost=20)
+    strict = Rule("strict", PathPattern("/live/*"), limits=(Limit("strict", 10, 60, 10),))
+    charges = Policy(ip=(IP,), rules=(dear, strict)).charges(facts("/live/"), None, V4)
+    assert all(charge.cost <= charge.limit.burst for charge in charges)
+
+
+pieces = st.lists(
+    st.sampled_from(["/", "//", "live", "search", "healthz", "..", ".", "%2e", "%2F", ";a", "\\", "\x00", "é"]),
+    max_size=8,
+).map("".join)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(max_size=30), pieces), st.one_of(st.text(max_size=30), pieces))
+def test_no_path_raises_or_goes_free(path: str, below: str) -> None:
+    """Any text can be a path: it is charged the default limits at least, and once each."""
+    charges = EVERYTHING.charges(facts(path, below=below), None, V6)
+    names = [charge.limit.name for charge in charges]
+    assert {"ip", "address", "ip-prefix", "address-prefix"} <= set(names)
+    assert len(names) == len(set(names))
+    assert all(charge.cost >= 1 for charge in charges)
+    EVERYTHING.is_exempt(facts(path, below=below))
+
+
+def test_all_limits_of_a_policy() -> None:
+    """Every limit is told of once, the default ones first."""
+    assert list(all_limits(EVERYTHING)) == [IP, TOKEN, ADDRESS, FAILED, SEARCH, SEARCH_2, LIVE]
+
+
+def test_a_token_is_charged_the_same_on_every_address() -> None:
+    """A verified subject has one bucket, wherever it comes from."""
+    first, second = (Policy(token=(TOKEN,)).charges(facts("/"), ALICE, clients) for clients in (V4, V6))
+    assert first == second == (Charge(token_client(ALICE), TOKEN),)
+    assert first[0].client == ALICE_CLIENT

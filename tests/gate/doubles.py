@@ -1,0 +1,256 @@
+"""What the tests of the gate share: time that stands still, and stores and verifiers that misbehave for real."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from shieldmw import Identity, Settings
+from shieldmw.core.api_keys import ApiKey, ApiKeyTable
+from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.client import Proof
+from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.facts import Authenticate, Facts
+from shieldmw.errors import StoreUnavailable
+from shieldmw.gate.api_keys import ApiKeys
+from shieldmw.gate.events import Decided, Observer
+from shieldmw.gate.failed_auth import FailedAuth
+from shieldmw.gate.gate import Addressing, Gate
+from shieldmw.gate.identity import Identifier, TokenVerifier
+from shieldmw.gate.outage import GuardedStore
+from shieldmw.store.memory import MemoryStore
+from shieldmw.store.port import Store
+
+T = TypeVar("T")
+
+# A whole day: where the clock begins matters to nobody, but 0 would hide a mistake.
+START_S = 86_400.0
+
+# 2000-01-01 and 2100-01-01: times that are over and to come whatever the clock says.
+LONG_AGO_S = 946_684_800
+FAR_AHEAD_S = 4_102_444_800
+
+# How long real sockets may take before the virtual clock jumps: loopback delivers at once.
+GRACE_S = 0.02
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        self.now_s = START_S
+        super().__init__(_JumpingSelector(self))
+
+    def time(self) -> float:
+        """The virtual time."""
+        return self.now_s
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Never waits for time to pass; real sockets get a moment where there are any beside the loop's own."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready now; else the clock jumps."""
+        if timeout is None:
+            return super().select(None)
+        has_sockets = len(self.get_map()) > 1
+        ready = super().select(GRACE_S if has_sockets and timeout > 0 else 0)
+        if not ready:
+            self._loop.now_s += timeout
+        return ready
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(work)
+
+
+async def pass_time(seconds: float) -> None:
+    """Let virtual time pass, so that whatever is due meanwhile happens."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop), "only in virtual time"
+    await asyncio.sleep(seconds)
+
+
+async def yield_often(times: int = 20) -> None:
+    """Let every other task go on as far as it can."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+def loop_time() -> float:
+    """The time of the running loop."""
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class FakeClock:
+    """A clock that moves when told."""
+
+    now_s: float = START_S
+
+    def s(self) -> float:
+        """Seconds."""
+        return self.now_s
+
+    def us(self) -> int:
+        """Microseconds."""
+        return round(self.now_s * 1_000_000)
+
+    monotonic = s
+
+
+class FlakyStore:
+    """A store that fails, hangs or lags as it is told, and else answers as the one inside it."""
+
+    def __init__(self, inner: MemoryStore, *, failing: Exception | None = None) -> None:
+        self.inner = inner
+        self.failing = failing
+        self.held: asyncio.Event | None = None
+        self.hangs_for_s: float | None = None
+        self.lags = False
+        self.calls = 0
+        self.under_way = 0
+        self.most_under_way = 0
+
+    async def take(self, charges: Sequence[Charge]) -> Outcome:
+        """Take the charges, if it may; a reply that lags was computed before it arrives."""
+        self.calls += 1
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            return await self._take(charges)
+        finally:
+            self.under_way -= 1
+
+    async def _take(self, charges: Sequence[Charge]) -> Outcome:
+        if self.held is not None:
+            await self.held.wait()
+        if self.hangs_for_s is not None:
+            await asyncio.sleep(self.hangs_for_s)
+            raise StoreUnavailable("too slow")
+        if self.failing is not None:
+            raise self.failing
+        if self.lags:
+            await asyncio.sleep(0)
+        outcome = self.inner.take_now(charges)
+        if self.lags:
+            await asyncio.sleep(0)
+        return outcome
+
+    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
+        """The issued keys, if it may."""
+        if self.failing is not None:
+            raise self.failing
+        return await self.inner.api_keys(known_version)
+
+    async def add_api_key(self, api_key: ApiKey) -> None:
+        """Issue a key."""
+        await self.inner.add_api_key(api_key)
+
+    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
+        """Revoke keys."""
+        return await self.inner.revoke_api_keys(digests)
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+
+
+@dataclass
+class CountingVerifier:
+    """Proves the tokens it knows, each for its own subject, and counts what it is asked."""
+
+    valid: Collection[str] = ()
+    until_s: float = FAR_AHEAD_S
+    asked: list[str] = field(default_factory=list)
+
+    def verify(self, token: str) -> Proof | None:
+        """A proof that the token's subject is the token."""
+        self.asked.append(token)
+        return Proof(Identity(token), self.until_s) if token in self.valid else None
+
+    @property
+    def calls(self) -> int:
+        """How many signatures were checked."""
+        return len(self.asked)
+
+
+@dataclass
+class Heard:
+    """An observer that keeps what it is told."""
+
+    events: list[Decided] = field(default_factory=list)
+
+    def decided(self, event: Decided) -> None:
+        """Keep it."""
+        self.events.append(event)
+
+
+@dataclass
+class Worker:
+    """One worker's gate, in parts, on a clock of the test's."""
+
+    gate: Gate
+    identifier: Identifier
+    guarded: GuardedStore
+    local: MemoryStore
+    api_keys: ApiKeys
+    clock: FakeClock
+
+
+def worker(
+    store: Store,
+    clock: FakeClock,
+    *,
+    tokens: TokenVerifier | None = None,
+    file_keys: Mapping[str, Identity] | None = None,
+    observers: Sequence[Observer] = (),
+    **values: Any,
+) -> Worker:
+    """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
+    settings = Settings(**values)
+    local = MemoryStore(b"local", now_us=clock.us)
+    guarded = GuardedStore(store, local, settings.on_redis_failure)
+    failed_auth = FailedAuth(settings.policy, guarded, MemoryStore(b"failed", now_us=clock.us))
+    api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.forget())
+    identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s)
+    gate = Gate(
+        settings.policy,
+        Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix),
+        identifier,
+        guarded,
+        on_store_failure=OnStoreFailure(settings.on_redis_failure),
+        dry_run=settings.dry_run,
+        background=(api_keys,),
+        observers=observers,
+    )
+    return Worker(gate, identifier, guarded, local, api_keys, clock)
+
+
+def memory_store(clock: FakeClock) -> MemoryStore:
+    """The fleet's store, on the clock of the test."""
+    return MemoryStore(b"fleet", now_us=clock.us)
+
+
+def facts(
+    credential: str | None = None,
+    *,
+    peer: str | None = "203.0.113.7",
+    path: str = "/hello",
+    authenticate: Authenticate | None = None,
+) -> Facts:
+    """A GET."""
+    return Facts(peer, path, path, frozenset({"GET"}), credential=credential, authenticate=authenticate)
+
+
+async def at_once(work: Callable[[int], Coroutine[Any, Any, T]], count: int) -> list[T]:
+    """Start so many at the same time, and wait for all."""
+    return list(await asyncio.gather(*(work(number) for number in range(count))))

@@ -1,0 +1,294 @@
+"""What becomes of requests while the store is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gate.doubles import (
+    FakeClock,
+    FlakyStore,
+    Worker,
+    at_once,
+    facts,
+    loop_time,
+    memory_store,
+    pass_time,
+    run,
+    worker,
+    yield_often,
+)
+from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.errors import StoreError, StoreUnavailable
+
+AWAY = StoreUnavailable("Connection refused")
+BUDGET_S = 0.05
+
+
+@pytest.fixture(autouse=True)
+def breaker_on_loop_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The breaker's clock is the loop's virtual one: GuardedStore takes none as an argument."""
+    monkeypatch.setattr("shieldmw.gate.outage.time", SimpleNamespace(monotonic=loop_time))
+
+
+def make(on_failure: str = "local", *, failing: Exception | None = None, **values: Any) -> tuple[Worker, FlakyStore]:
+    """A worker whose store does as it is told."""
+    clock = FakeClock()
+    store = FlakyStore(memory_store(clock), failing=failing)
+    return worker(store, clock, on_redis_failure=on_failure, **values), store
+
+
+async def decide(one: Worker, count: int, peer: str = "203.0.113.7") -> list[Decision]:
+    """Decisions one after the other."""
+    return [await one.gate.decide(facts(peer=peer)) for _ in range(count)]
+
+
+def allowed(decisions: list[Decision]) -> int:
+    """How many passed."""
+    return sum(decision.verdict is Verdict.ALLOWED for decision in decisions)
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "verdict", "reason"),
+    [
+        ("local", Verdict.ALLOWED, Reason.WITHIN_LIMITS),
+        ("open", Verdict.ALLOWED, Reason.STORE_OPEN),
+        ("closed", Verdict.REFUSED, Reason.STORE_CLOSED),
+    ],
+)
+@pytest.mark.parametrize("error", [AWAY, StoreError("its answer makes no sense")], ids=["away", "nonsense"])
+def test_without_the_store_requests_are_decided_as_the_setting_says(
+    on_failure: str, verdict: Verdict, reason: Reason, error: StoreError
+) -> None:
+    """From the first failure on, open or not, every request gets the verdict of the setting and none an error."""
+    one, _ = make(on_failure, failing=error)
+    decisions = run(decide(one, 20))
+    assert {(decision.verdict, decision.reason) for decision in decisions} == {(verdict, reason)}
+
+
+def test_open_lets_pass_what_local_would_refuse() -> None:
+    """`open` has no limit while the store is away, `local` keeps the limit."""
+    for on_failure, passed in (("open", 100), ("local", 5)):
+        one, _ = make(on_failure, failing=AWAY, ip_limit="5/minute")
+        assert allowed(run(decide(one, 100))) == passed, on_failure
+
+
+def test_closed_still_serves_what_is_not_limited() -> None:
+    """Exempt paths and unlimited clients need no store."""
+    one, store = make("closed", failing=AWAY, ip_limit="off")
+    assert run(one.gate.decide(facts())).reason is Reason.UNLIMITED
+    assert run(one.gate.decide(facts(path="/healthz"))).reason is Reason.EXEMPT
+    assert store.calls == 0
+
+
+def test_no_fresh_burst_when_the_outage_begins() -> None:
+    """Local buckets know what was spent while the store answered."""
+    one, store = make(ip_limit="10/minute")
+
+    async def story() -> tuple[int, int]:
+        before = allowed(await decide(one, 8))
+        store.failing = AWAY
+        return before, allowed(await decide(one, 8))
+
+    assert run(story()) == (8, 2)
+
+
+def test_a_client_refused_before_the_outage_is_refused_in_it() -> None:
+    """Also the buckets of refusals are remembered: one that another worker emptied is not full here."""
+    clock = FakeClock()
+    fleet = memory_store(clock)
+    other = worker(FlakyStore(fleet), clock, ip_limit="10/minute")
+    store = FlakyStore(fleet)
+    one = worker(store, clock, ip_limit="10/minute")
+
+    async def story() -> list[Decision]:
+        await decide(other, 10)
+        refused = await decide(one, 1)
+        store.failing = AWAY
+        return refused + await decide(one, 3)
+
+    assert [decision.reason for decision in run(story())] == [Reason.QUOTA] * 4
+
+
+def test_local_buckets_refill() -> None:
+    """The local bucket is the same bucket: it refills at the limit's rate."""
+    one, _ = make(failing=AWAY, ip_limit="10/minute")
+    assert allowed(run(decide(one, 20))) == 10
+    one.clock.now_s += 12
+    assert allowed(run(decide(one, 20))) == 2
+
+
+def test_a_store_that_hangs_costs_its_budget_five_times_and_then_nothing() -> None:
+    """At most five requests wait; then the store is left alone for a second."""
+    one, store = make()
+    store.hangs_for_s = BUDGET_S
+
+    async def story() -> list[float]:
+        waits = []
+        for _ in range(50):
+            begun = loop_time()
+            await one.gate.decide(facts())
+            waits.append(loop_time() - begun)
+        return waits
+
+    waits = run(story())
+    assert waits == pytest.approx([BUDGET_S] * 5 + [0.0] * 45)
+    assert store.calls == 5
+
+
+def test_a_store_that_is_away_is_probed_once_a_second() -> None:
+    """In ten seconds of traffic it is asked about ten times, and never twice at once."""
+    one, store = make(failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.calls = 0
+        for _ in range(1000):
+            await pass_time(0.01)
+            await at_once(lambda _: one.gate.decide(facts()), 3)
+
+    run(story())
+    assert 9 <= store.calls <= 10
+    assert store.most_under_way == 1
+
+
+def test_probes_that_hang_are_one_at_a_time() -> None:
+    """While a probe is under way nobody else waits for the store."""
+    one, store = make(failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.calls, store.held = 0, asyncio.Event()
+        await pass_time(1.0)
+        probe = asyncio.create_task(one.gate.decide(facts()))
+        await yield_often()
+        await decide(one, 100)
+        assert store.calls == 1
+        store.failing = None
+        store.held.set()
+        assert (await probe).verdict is Verdict.ALLOWED
+        store.held = None
+        await decide(one, 3)
+        assert store.calls == 4
+
+    run(story())
+
+
+def test_when_the_store_answers_again_it_decides_again() -> None:
+    """One successful probe ends the outage for everybody."""
+    one, store = make("closed", failing=AWAY)
+
+    async def story() -> list[Reason]:
+        await decide(one, 5)
+        store.failing = None
+        before = (await decide(one, 1))[0].reason
+        await pass_time(1.0)
+        return [before, *(decision.reason for decision in await decide(one, 3))]
+
+    assert run(story()) == [Reason.STORE_CLOSED, *[Reason.WITHIN_LIMITS] * 3]
+
+
+def test_a_probe_whose_caller_goes_away_does_not_block_the_next() -> None:
+    """A thousand cancelled probes: the one that waits for its answer still ends the outage."""
+    one, store = make(failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.failing, store.held = None, asyncio.Event()
+        for _ in range(1000):
+            await pass_time(1.0)
+            caller = asyncio.create_task(one.gate.decide(facts()))
+            await yield_often(5)
+            caller.cancel()
+            await asyncio.gather(caller, return_exceptions=True)
+            assert caller.cancelled()
+        store.held = None
+        await pass_time(1.0)
+        store.calls = 0
+        await decide(one, 3)
+        assert store.calls == 3
+
+    run(story())
+
+
+def test_a_straggler_that_goes_away_does_not_let_a_second_probe_through() -> None:
+    """A call from before the breaker opened is no probe: its end says nothing about the one under way."""
+    one, store = make()
+
+    async def story() -> None:
+        store.held = asyncio.Event()
+        straggler = asyncio.create_task(one.gate.decide(facts()))
+        await yield_often()
+        store.held, store.failing = None, AWAY
+        await decide(one, 5)
+        await pass_time(1.0)
+        store.held, store.calls = asyncio.Event(), 0
+        probe = asyncio.create_task(one.gate.decide(facts()))
+        await yield_often()
+        assert store.calls == 1
+        straggler.cancel()
+        await asyncio.gather(straggler, return_exceptions=True)
+        others = [asyncio.create_task(one.gate.decide(facts())) for _ in range(3)]
+        await yield_often()
+        calls = store.calls
+        store.held.set()
+        await asyncio.gather(probe, *others)
+        assert calls == 1
+
+    run(story())
+
+
+def test_callers_who_go_away_do_not_open_the_breaker() -> None:
+    """A client that hangs up says nothing about the store."""
+    one, store = make("closed")
+
+    async def story() -> None:
+        store.held = asyncio.Event()
+        callers = [asyncio.create_task(one.gate.decide(facts())) for _ in range(100)]
+        await yield_often()
+        for caller in callers:
+            caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        store.held = None
+        assert [decision.reason for decision in await decide(one, 3)] == [Reason.WITHIN_LIMITS] * 3
+
+    run(story())
+
+
+def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """Two lines, however many requests."""
+    one, store = make(failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 100)
+        store.failing = None
+        await pass_time(1.0)
+        await decide(one, 100)
+
+    with caplog.at_level(logging.DEBUG):
+        run(story())
+    assert [record.message for record in caplog.records if record.name == "shieldmw.gate.outage"] == [
+        "the store is away (Connection refused): deciding 'local' until it answers",
+        "the store answers again",
+    ]
+
+
+@pytest.mark.parametrize("on_failure", ["local", "open", "closed"])
+def test_nothing_a_store_does_leaves_decide_as_an_exception(on_failure: str) -> None:
+    """Failing now and then, in any order and concurrently: every request gets a decision."""
+    one, store = make(on_failure)
+
+    async def story() -> list[Decision]:
+        decisions = []
+        for number in range(100):
+            store.failing = (None, AWAY, StoreError("nonsense"), None, AWAY)[number % 5]
+            store.hangs_for_s = BUDGET_S if number % 7 == 0 else None
+            decisions += await at_once(lambda n: one.gate.decide(facts(f"random-{n}")), 5)
+            await pass_time(0.1)
+        return decisions
+
+    assert len(run(story())) == 500

@@ -1,0 +1,33 @@
+"""Real servers for tests: Redis and Valkey, ASGI servers, nginx. Each is a context manager that cleans up.
+
+Everything listens on loopback or on a unix socket in a directory of its own, and is ended by its own process
+handle, so that test processes can run side by side. Nothing here knows what the tests assert.
+"""
+
+from .asgi import AsgiKind, asgi_server, clean_environment
+from .http import HttpServer
+from .nginx import ForwardedFor, nginx
+from .places import APPS, HOST, REPOSITORY, free_port, missing, require
+from .redis import RedisKind, RedisServer, keys_without_ttl, redis_server
+from .waiting import NotReady, wait_until
+
+__all__ = [
+    "APPS",
+    "HOST",
+    "REPOSITORY",
+    "AsgiKind",
+    "ForwardedFor",
+    "HttpServer",
+    "NotReady",
+    "RedisKind",
+    "RedisServer",
+    "asgi_server",
+    "clean_environment",
+    "free_port",
+    "keys_without_ttl",
+    "missing",
+    "nginx",
+    "redis_server",
+    "require",
+    "wait_until",
+]

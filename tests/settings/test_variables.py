@@ -1,0 +1,301 @@
+"""Every variable: its default, and the one line that is said where its value is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from shieldmw import Settings, SettingsError
+from shieldmw.core.address import Networks
+from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.paths import PathPattern
+from shieldmw.settings import rows
+
+DEFAULTS: dict[str, object] = {
+    "redis_url": "memory://",
+    "redis_timeout_ms": 50,
+    "key_prefix": "shield",
+    "secret": None,
+    "on_redis_failure": OnStoreFailure.LOCAL,
+    "ip_limit": "300/minute",
+    "ip_burst": None,
+    "token_limit": "1200/minute",
+    "token_burst": None,
+    "address_limit": "off",
+    "address_burst": None,
+    "failed_auth_limit": "10/minute",
+    "rules": (),
+    "rules_file": None,
+    "exempt_paths": (PathPattern("/healthz"),),
+    "dry_run": False,
+    "trusted_proxies": Networks(),
+    "forwarded_header": "x-forwarded-for",
+    "ipv4_prefix": 32,
+    "ipv6_prefix": 64,
+    "allow_ips": Networks(),
+    "deny_ips": Networks(),
+    "token_header": "authorization",
+    "token_cookie": None,
+    "token_query": None,
+    "api_keys_file": None,
+    "jwt_secret": None,
+    "jwt_public_key": None,
+    "jwt_jwks_url": None,
+    "jwt_algorithms": (),
+    "jwt_audience": None,
+    "jwt_issuer": None,
+    "jwt_class_claim": "shield_class",
+    "recording_url": None,
+    "sign_in_url": None,
+    "retry_after": 300,
+}
+
+
+def test_the_defaults() -> None:
+    """Without any variable the settings are those that the table of the interface promises."""
+    settings = Settings.from_environ({})
+    assert {name: getattr(settings, name) for name in DEFAULTS} == DEFAULTS
+
+
+def test_the_default_policy() -> None:
+    """Guests have 300 a minute, verified subjects 1200, failed credentials 10, and /healthz is exempt."""
+    policy = Settings().policy
+    named = {limit.name: (limit.amount, limit.period_s, limit.burst) for limit in (*policy.ip, *policy.token)}
+    assert named == {"ip": (300, 60, 300), "token": (1200, 60, 1200)}
+    assert [(limit.name, limit.amount) for limit in policy.failed_auth] == [("failed-auth", 10)]
+    assert policy.address == ()
+    assert policy.rules == ()
+    assert policy.exempt == (PathPattern("/healthz"),)
+    assert not policy.allow
+    assert not policy.deny
+
+
+def test_the_table_of_variables_is_made_of_the_settings() -> None:
+    """The table that users see has a row with a meaning for every setting, and the default as it would be written."""
+    table = {name: (default, meaning) for name, default, meaning in rows()}
+    assert len(table) == len(DEFAULTS)
+    assert all(meaning for _, meaning in table.values())
+    assert table["SHIELD_IP_LIMIT"][0] == "300/minute"
+    assert table["SHIELD_EXEMPT_PATHS"][0] == "/healthz"
+    assert table["SHIELD_DRY_RUN"][0] == "false"
+    assert table["SHIELD_ON_REDIS_FAILURE"][0] == "local"
+    assert table["SHIELD_TRUSTED_PROXIES"][0] == table["SHIELD_SECRET"][0] == ""
+    defaults = {name: default for name, (default, _) in table.items()}
+    assert Settings.from_environ(defaults).model_dump() == Settings().model_dump(), "the defaults can be written out"
+
+
+LIMIT = "write it like '300/minute'"
+CIDR = "is not a CIDR: write it like 203.0.113.0/24"
+STORE = "begins with one of memory://, redis://, rediss://, unix://, embedded://"
+URL = "write it like https://example.org/recording"
+NAME = "use letters, digits, '.', '_' and '-'"
+HEADER = "not the name of a header, such as x-forwarded-for"
+WHOLE = "write a whole number"
+
+WRONG = [
+    ("SHIELD_REDIS_URL", "localhost", STORE, "no-scheme"),
+    ("SHIELD_REDIS_URL", "http://localhost", STORE, "another-scheme"),
+    ("SHIELD_REDIS_URL", "redis:localhost", STORE, "no-slashes"),
+    ("SHIELD_REDIS_URL", "redis://", "write it like redis://localhost:6379/0", "no-host"),
+    ("SHIELD_REDIS_URL", "rediss://:6379", "write it like rediss://localhost:6379/0", "only-a-port"),
+    ("SHIELD_REDIS_URL", "redis://h:99999", "no number from 0 to 65535", "a-port-too-high"),
+    ("SHIELD_REDIS_URL", "unix://", "write it like unix:///run/redis/redis.sock", "no-socket"),
+    ("SHIELD_REDIS_TIMEOUT_MS", "0", "greater than or equal to 1", "no-time-at-all"),
+    ("SHIELD_REDIS_TIMEOUT_MS", "10001", "less than or equal to 10000", "longer-than-ten-seconds"),
+    ("SHIELD_REDIS_TIMEOUT_MS", "50ms", WHOLE, "with-a-unit"),
+    ("SHIELD_REDIS_TIMEOUT_MS", "0.5", WHOLE, "a-fraction"),
+    ("SHIELD_KEY_PREFIX", "my app", "use letters, digits, '.', '_', ':' and '-'", "a-space"),
+    ("SHIELD_KEY_PREFIX", "{app}", "use letters, digits", "a-hash-tag-that-would-move-every-key-to-one-slot"),
+    ("SHIELD_KEY_PREFIX", "x" * 65, "use letters, digits", "too-long"),
+    ("SHIELD_SECRET", "too short", "has 9 characters: use at least 32 random ones", "too-short"),
+    ("SHIELD_SECRET", "x" * 31, "has 31 characters: use at least 32 random ones", "one-short"),
+    ("SHIELD_ON_REDIS_FAILURE", "fail", "'local', 'open' or 'closed'", "no-such-choice"),
+    ("SHIELD_ON_REDIS_FAILURE", "Local", "'local', 'open' or 'closed'", "in-upper-case"),
+    ("SHIELD_IP_LIMIT", "300", LIMIT, "no-period"),
+    ("SHIELD_IP_LIMIT", "0/minute", "use at least 1", "zero"),
+    ("SHIELD_IP_LIMIT", "2000000/second", "above 1000000/second", "above-the-highest-rate"),
+    ("SHIELD_IP_BURST", "0", "greater than or equal to 1", "zero"),
+    ("SHIELD_IP_BURST", "many", WHOLE, "a-word"),
+    ("SHIELD_TOKEN_LIMIT", "fast", LIMIT, "a-word"),
+    ("SHIELD_TOKEN_BURST", "-1", "greater than or equal to 1", "negative"),
+    ("SHIELD_ADDRESS_LIMIT", "on", LIMIT, "the-opposite-of-off"),
+    ("SHIELD_ADDRESS_BURST", "1e3", WHOLE, "an-exponent"),
+    ("SHIELD_FAILED_AUTH_LIMIT", "10 a minute", LIMIT, "in-words"),
+    ("SHIELD_RULES", "nope", "write a list such as [{", "no-json"),
+    ("SHIELD_RULES", "{}", "Input should be a valid list", "one-object"),
+    ("SHIELD_RULES_FILE", "/no/such/rules.toml", "cannot be read: No such file or directory", "no-such-file"),
+    ("SHIELD_EXEMPT_PATHS", "healthz", "did you mean '/healthz'?", "no-slash"),
+    ("SHIELD_EXEMPT_PATHS", "/healthz,/a/../b", "did you mean '/b'?", "a-path-that-is-not-plain"),
+    ("SHIELD_EXEMPT_PATHS", "/static/*.css", "one that ends in /*", "a-star-inside"),
+    ("SHIELD_DRY_RUN", "perhaps", "write true or false", "undecided"),
+    ("SHIELD_TRUSTED_PROXIES", "nginx", CIDR, "a-name"),
+    ("SHIELD_TRUSTED_PROXIES", "10.0.0.0/8,10.0.0.1/8", "did you mean 10.0.0.0/8?", "bits-beyond-the-prefix"),
+    ("SHIELD_TRUSTED_PROXIES", "*", CIDR, "everybody"),
+    ("SHIELD_FORWARDED_HEADER", "X Forwarded For", HEADER, "spaces"),
+    ("SHIELD_FORWARDED_HEADER", "x-forwarded-for:", HEADER, "a-colon"),
+    ("SHIELD_IPV4_PREFIX", "33", "less than or equal to 32", "longer-than-an-address"),
+    ("SHIELD_IPV4_PREFIX", "0", "greater than or equal to 8", "the-whole-internet-as-one-client"),
+    ("SHIELD_IPV6_PREFIX", "129", "less than or equal to 128", "longer-than-an-address"),
+    ("SHIELD_IPV6_PREFIX", "/64", WHOLE, "with-a-slash"),
+    ("SHIELD_ALLOW_IPS", "office", CIDR, "a-name"),
+    ("SHIELD_DENY_IPS", "203.0.113.0/99", CIDR, "a-prefix-too-long"),
+    ("SHIELD_TOKEN_HEADER", "authorization: bearer", HEADER, "with-its-value"),
+    ("SHIELD_TOKEN_COOKIE", "a=b", NAME, "with-its-value"),
+    ("SHIELD_TOKEN_QUERY", "?token", NAME, "with-its-mark"),
+    ("SHIELD_API_KEYS_FILE", "/no/such/keys", "cannot be read: No such file or directory", "no-such-file"),
+    ("SHIELD_JWT_SECRET", "hunter2", "has 7 characters: use at least 32 random ones", "too-short"),
+    ("SHIELD_JWT_PUBLIC_KEY", "/no/such/key.pem", "neither a PEM text nor a file that can be read", "no-such-file"),
+    ("SHIELD_JWT_JWKS_URL", "idp.example.org/jwks", URL, "no-scheme"),
+    ("SHIELD_JWT_JWKS_URL", "file:///etc/passwd", URL, "another-scheme"),
+    ("SHIELD_JWT_ALGORITHMS", "none", "use some of HS256, HS384, HS512, RS256", "none"),
+    ("SHIELD_JWT_ALGORITHMS", "RS256,rs512", "'rs512' is not an algorithm", "lower-case"),
+    ("SHIELD_RECORDING_URL", "javascript:alert(1)", URL, "a-script"),
+    ("SHIELD_RECORDING_URL", "/recording", URL, "a-path"),
+    ("SHIELD_RECORDING_URL", "https:///recording", URL, "no-host"),
+    ("SHIELD_RECORDING_URL", "https://example.org/a b", URL, "a-space"),
+    ("SHIELD_SIGN_IN_URL", "https://example.org/\r\nSet-Cookie:a=b", URL, "a-line-end-that-would-split-a-header"),
+    ("SHIELD_RETRY_AFTER", "0", "greater than or equal to 1", "at-once"),
+    ("SHIELD_RETRY_AFTER", "86401", "less than or equal to 86400", "longer-than-a-day"),
+    ("SHIELD_RETRY_AFTER", "5m", WHOLE, "with-a-unit"),
+]
+
+# What any text may be: nothing is right or wrong before a token is seen.
+FREE_TEXT = {"SHIELD_JWT_AUDIENCE", "SHIELD_JWT_ISSUER", "SHIELD_JWT_CLASS_CLAIM"}
+
+MASKED = {"SHIELD_SECRET", "SHIELD_JWT_SECRET"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "right"),
+    [pytest.param(variable, value, right, id=f"{variable}-{why}") for variable, value, right, why in WRONG],
+)
+def test_a_wrong_value_is_told_in_one_line(variable: str, value: str, right: str) -> None:
+    """The one message names the variable, shows its value and says what would be right."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({variable: value})
+    (line,) = caught.value.problems
+    shown = "********" if variable in MASKED else repr(value)
+    assert line.startswith(f"{variable}={shown}: ")
+    assert right in line
+    assert len(line.splitlines()) == 1
+    assert str(caught.value) == line
+
+
+def test_every_variable_is_in_the_table_above() -> None:
+    """A setting without a check of its value is a decision, not an oversight."""
+    assert {variable for variable, *_ in WRONG} | FREE_TEXT == {variable for variable, _, _ in rows()}
+
+
+RIGHT: list[tuple[str, str, object, str]] = [
+    ("SHIELD_REDIS_URL", "rediss://user:pw@h:6380/2", "rediss://user:pw@h:6380/2", "as-written"),
+    ("SHIELD_REDIS_URL", "unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1", "a-socket"),
+    ("SHIELD_REDIS_URL", "embedded://", "embedded://", "embedded"),
+    ("SHIELD_REDIS_TIMEOUT_MS", "100", 100, "a-number"),
+    ("SHIELD_KEY_PREFIX", "app:shield-1.x_y", "app:shield-1.x_y", "everything-that-is-allowed"),
+    ("SHIELD_ON_REDIS_FAILURE", "closed", OnStoreFailure.CLOSED, "a-choice"),
+    ("SHIELD_IP_LIMIT", " 10/second; 300/minute ", "10/second; 300/minute", "several-with-white-space-around"),
+    ("SHIELD_IP_LIMIT", "off", "off", "off"),
+    ("SHIELD_IP_BURST", "20", 20, "a-number"),
+    ("SHIELD_EXEMPT_PATHS", "/healthz, /static/*", (PathPattern("/healthz"), PathPattern("/static/*")), "two"),
+    ("SHIELD_DRY_RUN", "true", True, "true"),
+    ("SHIELD_DRY_RUN", "0", False, "zero"),
+    ("SHIELD_TRUSTED_PROXIES", "unix", Networks(unix=True), "a-unix-socket"),
+    ("SHIELD_FORWARDED_HEADER", "CF-Connecting-IP", "cf-connecting-ip", "headers-have-no-case"),
+    ("SHIELD_IPV6_PREFIX", "56", 56, "a-wider-prefix"),
+    ("SHIELD_TOKEN_HEADER", "X-Api-Key", "x-api-key", "another-header"),
+    ("SHIELD_TOKEN_HEADER", "OFF", None, "no-header"),
+    ("SHIELD_TOKEN_COOKIE", "session", "session", "a-cookie"),
+    ("SHIELD_JWT_AUDIENCE", "https://example.org", "https://example.org", "any-text"),
+    ("SHIELD_RECORDING_URL", "https://example.org/r?a=b#c", "https://example.org/r?a=b#c", "a-web-address"),
+]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "read"),
+    [pytest.param(variable, value, read, id=f"{variable}-{why}") for variable, value, read, why in RIGHT],
+)
+def test_a_right_value_is_read(variable: str, value: str, read: object) -> None:
+    """The value of a variable becomes the value that the core works with."""
+    settings = Settings.from_environ({variable: value})
+    assert getattr(settings, variable.removeprefix("SHIELD_").lower()) == read
+
+
+def test_networks_are_read_from_a_variable() -> None:
+    """Networks are separated by commas or spaces, and ``unix`` stands beside them."""
+    settings = Settings.from_environ({"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8, ::1 unix"})
+    assert [str(network) for network in settings.trusted_proxies.networks] == ["10.0.0.0/8", "::1/128"]
+    assert settings.trusted_proxies.unix
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        pytest.param("SHIELD_IP_LIMITS", "did you mean SHIELD_IP_LIMIT?", id="one-letter-more"),
+        pytest.param("SHIELD_REDISURL", "did you mean SHIELD_REDIS_URL?", id="one-letter-less"),
+        pytest.param("SHIELD_TRUSTED_PROXY", "did you mean SHIELD_TRUSTED_PROXIES?", id="another-number"),
+        pytest.param("SHIELD_SECERT", "did you mean SHIELD_SECRET?", id="letters-swapped"),
+        pytest.param("SHIELD_IP_limit", "did you mean SHIELD_IP_LIMIT?", id="another-case"),
+        pytest.param("SHIELD_QQWWXXKKJJZZVVBBNN", "see 'shieldmw env'", id="like-nothing"),
+    ],
+)
+def test_an_unknown_variable(variable: str, nearest: str) -> None:
+    """A variable that does not exist is an error with the nearest name, and its value, maybe a secret, is not shown."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({variable: "v4lue"})
+    (line,) = caught.value.problems
+    assert line.startswith(f"{variable}: there is no such setting")
+    assert nearest in line
+    assert "v4lue" not in line
+
+
+def test_variables_of_others_are_none_of_ours() -> None:
+    """Only variables that begin with SHIELD_ are read."""
+    environ = {"PATH": "/bin", "IP_LIMIT": "x", "SHIELDED": "x", "MY_SHIELD_IP_LIMIT": "x", "shield_ip_limit": "x"}
+    assert Settings.from_environ(environ).model_dump() == Settings().model_dump()
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t\n"])
+def test_an_empty_variable_counts_as_unset(empty: str) -> None:
+    """Every variable may be set to nothing, as compose files do, and its default holds."""
+    environ = {variable: empty for variable, _, _ in rows()}
+    assert Settings.from_environ(environ).model_dump() == Settings().model_dump()
+
+
+def test_the_environment_is_read_by_from_environ_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings(...) looks at no variable, not even a wrong one; from_environ reads those of the process."""
+    monkeypatch.setenv("SHIELD_IP_LIMIT", "7/minute")
+    assert Settings().ip_limit == "300/minute"
+    assert Settings.from_environ().ip_limit == "7/minute"
+    assert Settings.from_environ({}).ip_limit == "300/minute"
+    monkeypatch.setenv("SHIELD_IP_LIMIT", "nonsense")
+    monkeypatch.setenv("SHIELD_NONSENSE", "1")
+    assert Settings(ip_burst=5).ip_burst == 5
+
+
+def test_an_unknown_name() -> None:
+    """Settings(...) refuses a name that it does not know."""
+    with pytest.raises(SettingsError, match="ip_limits: there is no such setting"):
+        Settings(ip_limits="300/minute")
+
+
+def test_values_of_the_wrong_type() -> None:
+    """Values passed in Python are checked like variables, and named like them."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(ip_limit=300, exempt_paths=5, dry_run="no idea", trusted_proxies=["10.0.0.0/8"])
+    names = [line.partition("=")[0] for line in caught.value.problems]
+    assert sorted(names) == ["SHIELD_DRY_RUN", "SHIELD_EXEMPT_PATHS", "SHIELD_IP_LIMIT", "SHIELD_TRUSTED_PROXIES"]
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was checked stays as it was checked."""
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.ip_limit = "nonsense"
+
+
+def test_a_long_value_is_cut() -> None:
+    """A message stays readable where somebody set a variable to a whole file."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({"SHIELD_IP_LIMIT": "x" * 100_000})
+    assert len(str(caught.value)) < 400
+    assert "…" in str(caught.value)

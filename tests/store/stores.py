@@ -1,0 +1,95 @@
+"""What the store tests share: limits and clients to charge, stores to open, and what lies in a server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import redis
+
+from shieldmw.core.bucket import EPOCH_S, Charge
+from shieldmw.core.client import Client, Identity, token_client
+from shieldmw.core.limits import US_PER_S, Limit
+from shieldmw.store.redis import RedisStore
+
+T = TypeVar("T")
+
+SECRET = b"a secret of at least 32 characters"
+PREFIX = "shield"
+SECRET_KEY = f"{PREFIX}:secret"
+API_KEYS_KEY = f"{PREFIX}:api-keys"
+
+# {the digest of the slot}, the client's own digest where it differs, the limit.
+BUCKET_KEY = re.compile(r"shield:\{[0-9a-f]{32}\}:(?:[0-9a-f]{32}:)?[a-z0-9-]+")
+
+# A budget that only a server that hangs exceeds, however busy the machine is.
+AMPLE_S = 20.0
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run one test's coroutine on a loop of its own."""
+    return asyncio.run(work)
+
+
+def slow_limit(burst: int, name: str = "ip") -> Limit:
+    """A bucket that does not refill while a test runs: one unit a day."""
+    return Limit(name, 1, 86_400, burst)
+
+
+def someone(name: str = "alice") -> Client:
+    """A client with a slot of its own."""
+    return token_client(Identity(name))
+
+
+def one(limit: Limit, cost: int = 1, client: Client | None = None) -> list[Charge]:
+    """A single charge."""
+    return [Charge(client or someone(), limit, cost)]
+
+
+def redis_store(
+    url: str, *, secret: bytes | None = SECRET, candidate: bytes = b"c" * 32, timeout_s: float = AMPLE_S
+) -> RedisStore:
+    """A store of the fleet under test; what is not given does not matter to the test."""
+    return RedisStore(url, prefix=PREFIX, secret=secret, candidate=candidate, timeout_s=timeout_s)
+
+
+@asynccontextmanager
+async def opened(
+    url: str, *, secret: bytes | None = SECRET, candidate: bytes = b"c" * 32, timeout_s: float = AMPLE_S
+) -> AsyncIterator[RedisStore]:
+    """A store that is closed at the end."""
+    store = redis_store(url, secret=secret, candidate=candidate, timeout_s=timeout_s)
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+def now_us(client: redis.Redis) -> int:
+    """The clock of Redis in microseconds since 2025."""
+    seconds, microseconds = client.time()
+    return (int(seconds) - EPOCH_S) * US_PER_S + int(microseconds)
+
+
+def all_keys(client: redis.Redis) -> list[str]:
+    """The names of all keys, sorted."""
+    return sorted(bytes(key).decode() for key in client.scan_iter(count=1000))
+
+
+def everything(client: redis.Redis) -> dict[str, tuple[bytes, int]]:
+    """All that lies in the server: each key's serialised value and when it ends."""
+    return {key: (client.dump(key), client.pexpiretime(key)) for key in all_keys(client)}  # type: ignore[misc]
+
+
+def calls(client: redis.Redis, *commands: str) -> int:
+    """How often the server has run these commands, scripts included."""
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"] for command in commands)
+
+
+def costs(charges: Sequence[Charge]) -> list[int]:
+    """The costs of the charges."""
+    return [charge.cost for charge in charges]

@@ -1,0 +1,364 @@
+"""What every store promises, whichever it is: the one suite for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import cast
+
+import pytest
+
+from servers import RedisKind, redis_server
+from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
+from shieldmw.core.bucket import NEVER_US, Charge, levels
+from shieldmw.core.client import Client, Identity, ListenerClass, address_clients
+from shieldmw.core.limits import aggregate
+from shieldmw.store.memory import MemoryStore
+from shieldmw.store.port import Store
+from store.stores import SECRET, one, redis_store, run, slow_limit, someone
+
+Open = Callable[[], AbstractAsyncContextManager[Store]]
+
+DIGEST_KEY = derive_digest_key(SECRET)
+
+
+@pytest.fixture(scope="module", params=["memory", "valkey", "redis"])
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Store]]:
+    """What makes a new, empty store of each kind."""
+    if request.param == "memory":
+        yield lambda: MemoryStore(SECRET, now_us=lambda: 50_000_000_000_000)
+        return
+    with redis_server(cast(RedisKind, request.param)) as server:
+
+        def make_on_empty_server() -> Store:
+            server.client().flushall()
+            return redis_store(server.url)
+
+        yield make_on_empty_server
+
+
+@pytest.fixture
+def open_store(make: Callable[[], Store]) -> Open:
+    """What opens a new, empty store and closes it at the end."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Store]:
+        store = make()
+        try:
+            yield store
+        finally:
+            await store.aclose()
+
+    return opened
+
+
+async def allowed(store: Store, charges: list[Charge]) -> bool:
+    """Whether the charges are taken."""
+    return (await store.take(charges)).allowed
+
+
+async def remaining(store: Store, client: Client, burst: int, name: str = "ip") -> int:
+    """How many units a bucket still has; takes none."""
+    charges = one(slow_limit(burst, name), 0, client)
+    return levels(charges, await store.take(charges))[0].remaining
+
+
+# --- taking ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("burst", [1, 2, 7, 1000])
+def test_a_full_bucket_holds_its_burst_and_not_one_more(open_store: Open, burst: int) -> None:
+    """Capacity equals burst exactly, whether it is taken one by one or at once."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            taken = [await allowed(store, one(slow_limit(burst))) for _ in range(burst + 1)]
+            assert taken == [True] * burst + [False]
+            bob = someone("bob")
+            assert await allowed(store, one(slow_limit(burst), burst, bob))
+            assert not await allowed(store, one(slow_limit(burst), 1, bob))
+
+    run(work())
+
+
+def test_an_outcome_tells_where_the_bucket_stands(open_store: Open) -> None:
+    """A TAT is now plus one unit's time for each unit taken, and a refusal tells the one that stays in force."""
+
+    async def work() -> None:
+        limit = slow_limit(3)
+        async with open_store() as store:
+            first = await store.take(one(limit, 2))
+            assert first.allowed
+            assert first.tats_us == (first.now_us + 2 * limit.unit_us,)
+            second = await store.take(one(limit, 1))
+            assert second.tats_us == (first.tats_us[0] + limit.unit_us,)
+            refused = await store.take(one(limit, 1))
+            assert not refused.allowed
+            assert refused.tats_us == second.tats_us
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("taken", "left"),
+    [
+        (0, 3),  # a bucket nobody has charged is full
+        (2, 1),
+        (3, 0),  # an empty bucket can be looked at too
+    ],
+)
+def test_cost_0_only_looks(open_store: Open, taken: int, left: int) -> None:
+    """A look passes whatever is left, tells it, and takes nothing however often it is repeated."""
+
+    async def work() -> None:
+        limit = slow_limit(3)
+        async with open_store() as store:
+            for _ in range(taken):
+                assert await allowed(store, one(limit))
+            looks = [levels(one(limit, 0), await store.take(one(limit, 0)))[0] for _ in range(5)]
+            assert [(look.remaining, look.retry_after_us) for look in looks] == [(left, 0)] * 5
+            assert [await allowed(store, one(limit)) for _ in range(left + 1)] == [True] * left + [False]
+
+    run(work())
+
+
+@pytest.mark.parametrize("cost", [4, 5, 10**6, 10**15])
+def test_more_than_the_burst_never_passes(open_store: Open, cost: int) -> None:
+    """A cost above the burst is refused by a full bucket, said to be for ever, and takes nothing."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            charges = one(slow_limit(3), cost)
+            outcome = await store.take(charges)
+            assert not outcome.allowed
+            assert levels(charges, outcome)[0].retry_after_us == NEVER_US
+            assert await remaining(store, someone(), 3) == 3
+
+    run(work())
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_several_charges_are_taken_all_or_nothing(open_store: Open, empty: int) -> None:
+    """Wherever the empty bucket stands in the row, none of the others is charged."""
+
+    async def work() -> None:
+        limits = [slow_limit(5, f"limit-{number}") for number in range(3)]
+        limits[empty] = replace(limits[empty], burst=1)
+        charges = [Charge(someone(), limit) for limit in limits]
+        async with open_store() as store:
+            assert await allowed(store, charges)
+            refused = await store.take(charges)
+            assert not refused.allowed
+            stand = levels(charges, refused)
+            assert [level.refuses for level in stand] == [number == empty for number in range(3)]
+            assert [level.remaining for level in stand] == [0 if number == empty else 4 for number in range(3)]
+            left = [await remaining(store, someone(), limit.burst, limit.name) for limit in limits]
+            assert left == [level.remaining for level in stand]
+
+    run(work())
+
+
+def test_each_charge_has_its_own_cost(open_store: Open) -> None:
+    """Charges taken together need not cost the same; one of them may only look."""
+
+    async def work() -> None:
+        names = {"a": 1, "b": 4, "c": 0}
+        charges = [Charge(someone(), slow_limit(5, name), cost) for name, cost in names.items()]
+        async with open_store() as store:
+            assert await allowed(store, charges)
+            assert [await remaining(store, someone(), 5, name) for name in names] == [4, 1, 5]
+            assert not await allowed(store, charges)
+            assert [await remaining(store, someone(), 5, name) for name in names] == [4, 1, 5]
+
+    run(work())
+
+
+def test_an_address_and_its_site_are_charged_together(open_store: Open) -> None:
+    """The /64s of one /56 share the aggregate: five of them get no more than four times the limit."""
+
+    async def work() -> None:
+        limit = slow_limit(2)
+        async with open_store() as store:
+            taken = []
+            for number in range(5):
+                clients = address_clients(ip_address(f"2001:db8:0:{number:x}::1"), 32, 64)
+                assert clients.site is not None
+                charges = [Charge(clients.one, limit), Charge(clients.site, aggregate(limit))]
+                taken += [await allowed(store, charges) for _ in range(2)]
+            assert taken == [True] * 8 + [False] * 2
+
+    run(work())
+
+
+def test_clients_and_limits_have_buckets_of_their_own(open_store: Open) -> None:
+    """Neither another client, nor another kind of client of the same text, nor another limit is charged."""
+
+    async def work() -> None:
+        others = [(someone("bob"), "ip"), (Client("ip", "alice", "ip:alice"), "ip"), (someone(), "ip-2")]
+        async with open_store() as store:
+            assert await allowed(store, one(slow_limit(1)))
+            for client, name in others:
+                assert await remaining(store, client, 1, name) == 1
+            assert await remaining(store, someone(), 1) == 0
+
+    run(work())
+
+
+def test_a_hundred_buckets_are_taken_at_once(open_store: Open) -> None:
+    """The number of charges in a row has no small limit."""
+
+    async def work() -> None:
+        charges = [Charge(someone(), slow_limit(2, f"limit-{number}")) for number in range(100)]
+        async with open_store() as store:
+            outcome = await store.take(charges)
+            assert outcome.allowed
+            assert len(outcome.tats_us) == 100
+
+    run(work())
+
+
+def test_fifty_tasks_on_one_bucket_get_its_burst(open_store: Open) -> None:
+    """Under any interleaving exactly what the reference allows is allowed."""
+
+    async def work() -> None:
+        async with open_store() as store:
+
+            async def ask() -> int:
+                return sum([await allowed(store, one(slow_limit(137))) for _ in range(4)])
+
+            assert sum(await asyncio.gather(*(ask() for _ in range(50)))) == 137
+
+    run(work())
+
+
+def test_fifty_tasks_on_two_buckets_waste_nothing(open_store: Open) -> None:
+    """All or nothing holds under concurrency: the wide bucket is charged for those alone who passed the narrow one."""
+
+    async def work() -> None:
+        async with open_store() as store:
+
+            async def ask(number: int) -> int:
+                own = Charge(someone(f"client {number % 10}"), slow_limit(3))
+                charges = [own, Charge(own.client, slow_limit(2, "narrow")), Charge(own.client, slow_limit(50, "wide"))]
+                return sum([await allowed(store, charges) for _ in range(2)])
+
+            assert sum(await asyncio.gather(*(ask(number) for number in range(50)))) == 20
+            for number in range(10):
+                assert await remaining(store, someone(f"client {number}"), 50, "wide") == 48
+                assert await remaining(store, someone(f"client {number}"), 3) == 1
+
+    run(work())
+
+
+# --- API keys -------------------------------------------------------------------------------------
+
+
+def api_key(key: str, subject: str = "alice", listener_class: ListenerClass = ListenerClass.MEMBER) -> ApiKey:
+    """An issued key."""
+    return ApiKey(digest(key, DIGEST_KEY), Identity(subject, listener_class), 1_700_000_000)
+
+
+def test_an_issued_key_proves_its_subject(open_store: Open) -> None:
+    """Subject, class and date come back as they were given, whatever characters the subject has."""
+
+    async def work() -> None:
+        host = api_key("key 1", "åse \U0001f399 \"':{}\r\n\0", ListenerClass.HOST)
+        member = api_key("key 2", "x" * 1024)
+        async with open_store() as store:
+            await store.add_api_key(host)
+            await store.add_api_key(member)
+            table = await store.api_keys(None)
+            assert table is not None
+            assert table.entries == {host.digest: host, member.digest: member}
+            assert table.find("key 1") == host.identity
+            assert table.find("key 2") == member.identity
+            assert table.find("key 3") is None
+
+    run(work())
+
+
+def test_no_key_is_issued_at_first(open_store: Open) -> None:
+    """An empty store has an empty table, with the key that digests are made with."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            table = await store.api_keys(None)
+            assert table is not None
+            assert (dict(table.entries), table.digest_key) == ({}, DIGEST_KEY)
+
+    run(work())
+
+
+def test_a_known_version_is_not_read_again(open_store: Open) -> None:
+    """None as long as nothing was issued or revoked, the new table after either."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            versions = []
+            changes: list[Callable[[], Awaitable[object]]] = [
+                lambda: store.add_api_key(api_key("key 1")),
+                lambda: store.add_api_key(api_key("key 2")),
+                lambda: store.revoke_api_keys([api_key("key 1").digest]),
+                lambda: store.add_api_key(api_key("key 2", "bob")),
+            ]
+            known: int | None = None
+            for change in changes:
+                await change()
+                table = await store.api_keys(known)
+                assert table is not None
+                known = table.version
+                versions.append(known)
+                assert await store.api_keys(known) is None
+                assert await store.api_keys(None) is not None
+            assert len(set(versions)) == len(versions)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("revoked", "count", "left"),
+    [
+        (["key 1"], 1, ["key 2", "key 3"]),
+        (["key 3", "key 1"], 2, ["key 2"]),
+        (["key 9"], 0, ["key 1", "key 2", "key 3"]),  # never issued
+        (["key 9", "key 2"], 1, ["key 1", "key 3"]),  # one that is unknown hinders no other
+        ([], 0, ["key 1", "key 2", "key 3"]),
+    ],
+)
+def test_a_revoked_key_proves_nothing(open_store: Open, revoked: list[str], count: int, left: list[str]) -> None:
+    """Exactly the keys named are gone, and the number of those that were there is told."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            for key in ("key 1", "key 2", "key 3"):
+                await store.add_api_key(api_key(key))
+            assert await store.revoke_api_keys([api_key(key).digest for key in revoked]) == count
+            table = await store.api_keys(None)
+            assert table is not None
+            assert [key for key in ("key 1", "key 2", "key 3", "key 9") if table.find(key)] == left
+
+    run(work())
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+def test_a_closed_store_can_be_used_again(open_store: Open) -> None:
+    """Closing gives back connections and loses nothing; closing twice, or unused, is harmless."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            await store.aclose()
+            assert await allowed(store, one(slow_limit(2)))
+            await store.add_api_key(api_key("key 1"))
+            await store.aclose()
+            await store.aclose()
+            assert [await allowed(store, one(slow_limit(2))) for _ in range(2)] == [True, False]
+            table = await store.api_keys(None)
+            assert table is not None
+            assert table.find("key 1") == Identity("alice")
+
+    run(work())

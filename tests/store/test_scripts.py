@@ -1,0 +1,81 @@
+"""The scripts as files, and what their typed functions make of a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import pytest
+
+from shieldmw.core.bucket import Outcome
+from shieldmw.errors import StoreError
+from shieldmw.store import scripts
+from store.stores import one, run, slow_limit
+
+SCRIPTS = sorted(entry.name for entry in files("shieldmw.store").joinpath("lua").iterdir())
+
+
+def test_there_is_a_script() -> None:
+    """The scripts are part of the installed package."""
+    assert "take.lua" in SCRIPTS
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_plain_ascii(name: str) -> None:
+    """A byte beyond ASCII would make its digest depend on who encodes it."""
+    source = files("shieldmw.store").joinpath("lua", name).read_bytes()
+    assert source.isascii()
+    assert name.endswith(".lua")
+    assert scripts.source(name.removesuffix(".lua")) == source.decode("ascii")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_says_what_it_is(name: str) -> None:
+    """Its head names purpose, keys, arguments, reply and TTL."""
+    head = scripts.source(name.removesuffix(".lua")).partition("\n\n")[0]
+    assert head.startswith(f"-- {name.removesuffix('.lua')}: ")
+    assert all(f"\n-- {word} " in head for word in ("KEYS", "ARGV", "returns", "TTL"))
+
+
+def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
+    """Three whole numbers for each bucket, in the order of the charges."""
+    asked: list[tuple[Sequence[str], Sequence[int]]] = []
+
+    async def call(keys: Sequence[str], arguments: Sequence[int]) -> object:
+        asked.append((keys, arguments))
+        return [1, 10, 20, 30]
+
+    charges = [*one(slow_limit(3), 2), *one(slow_limit(5, "b"), 0)]
+    outcome = run(scripts.take(call, ["a", "b"], charges))
+    day_us = 86_400_000_000
+    assert asked == [(["a", "b"], [day_us, 3 * day_us, 2, day_us, 5 * day_us, 0])]
+    assert outcome == Outcome(True, 10, (20, 30))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        None,
+        b"OK",
+        1,
+        [],
+        [1, 10],  # a TAT is missing: Lua ends an array at nil
+        [1, 10, 20, 30],  # one too many
+        [1, 10, None],
+        [1, 10, b"20"],
+        [1, 10, 20.0],
+        [True, 10, 20],
+        {"1": 10},
+        [[1, 10, 20]],
+        "x" * 10_000_000,
+    ],
+)
+def test_a_reply_of_another_form_is_an_error(reply: object) -> None:
+    """A StoreError that shows the reply, in few words."""
+
+    async def call(keys: Sequence[str], arguments: Sequence[int]) -> object:
+        return reply
+
+    with pytest.raises(StoreError, match=r"take\.lua returned .*expected 3 whole numbers") as caught:
+        run(scripts.take(call, ["a"], one(slow_limit(3))))
+    assert len(str(caught.value)) < 300

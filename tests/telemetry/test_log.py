@@ -1,0 +1,156 @@
+"""Refusals in the log: one line for many, and no request can write a line of its own."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import pytest
+
+from shieldmw import Identity, ListenerClass
+from shieldmw.core.bucket import Level
+from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.core.facts import Facts
+from shieldmw.core.limits import Limit
+from shieldmw.gate.events import Decided
+from shieldmw.telemetry.log import RefusalLog
+
+ADDRESS = ip_address("203.0.113.7")
+LIMIT = Limit("ip", 300, 60, 300)
+
+
+@dataclass
+class Clock:
+    """Seconds, moved by hand."""
+
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        """Now."""
+        return self.now_s
+
+
+def event(
+    verdict: Verdict = Verdict.REFUSED,
+    reason: Reason = Reason.QUOTA,
+    *,
+    path: str = "/live",
+    identity: Identity | None = None,
+    credential: str | None = None,
+) -> Decided:
+    """One decision."""
+    levels = (Level(LIMIT, 0, 60_000_000, 200_000),) if reason is Reason.QUOTA else ()
+    facts = Facts("203.0.113.7", path, path, frozenset({"GET"}), credential=credential)
+    return Decided(facts, Decision(verdict, reason, ADDRESS, identity, levels))
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log of refusals."""
+    caplog.set_level(logging.INFO, logger="shieldmw.refusals")
+    return caplog
+
+
+def messages(lines: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged."""
+    return [record.getMessage() for record in lines.records]
+
+
+def test_the_first_refusal_is_logged_at_once(lines: pytest.LogCaptureFixture) -> None:
+    """An operator sees the beginning of an attack when it begins: who, where, and by which limit."""
+    RefusalLog(Clock()).decided(event())
+    assert messages(lines) == ["refused quota: 1; the last one: guest 203.0.113.7 at '/live' by ip"]
+    assert lines.records[0].name == "shieldmw.refusals"
+
+
+@pytest.mark.parametrize(("after_s", "logged"), [(0.0, 1), (9.999, 1), (10.0, 2), (1000.0, 2)])
+def test_at_most_one_line_in_ten_seconds(after_s: float, logged: int, lines: pytest.LogCaptureFixture) -> None:
+    """The next line comes with the first refusal ten seconds after the last line."""
+    clock = Clock()
+    log = RefusalLog(clock)
+    log.decided(event())
+    clock.now_s += after_s
+    log.decided(event())
+    assert len(lines.records) == logged
+
+
+def test_many_refusals_in_a_minute_are_seven_lines_that_add_up(lines: pytest.LogCaptureFixture) -> None:
+    """Nothing is lost: the lines' counts add up to all refusals."""
+    clock = Clock()
+    log = RefusalLog(clock)
+    for number in range(60_001):
+        clock.now_s = 1000.0 + number / 1000
+        log.decided(event())
+    counts = [int(message.partition("refused quota: ")[2].partition(";")[0]) for message in messages(lines)]
+    assert counts == [1] + [10_000] * 6
+
+
+def test_counts_are_by_verdict_and_reason(lines: pytest.LogCaptureFixture) -> None:
+    """The line tells what was refused and why, and what a dry run would have refused; allowed ones are not counted."""
+    clock = Clock()
+    log = RefusalLog(clock)
+    log.decided(event())
+    for _ in range(3):
+        log.decided(event(reason=Reason.DENY_LIST))
+    for _ in range(2):
+        log.decided(event(Verdict.DRY_RUN))
+    for _ in range(50):
+        log.decided(event(Verdict.ALLOWED, Reason.WITHIN_LIMITS))
+    clock.now_s += 10
+    log.decided(event(reason=Reason.STORE_CLOSED, identity=Identity("alice", ListenerClass.HOST)))
+    assert messages(lines)[1] == (
+        "dry_run quota: 2, refused deny_list: 3, refused store_closed: 1; "
+        "the last one: host 203.0.113.7 at '/live' by store_closed"
+    )
+
+
+def test_counts_begin_again_with_each_line(lines: pytest.LogCaptureFixture) -> None:
+    """What was told is not told again."""
+    clock = Clock()
+    log = RefusalLog(clock)
+    for _ in range(3):
+        log.decided(event())
+        clock.now_s += 10
+    assert [message.partition(";")[0] for message in messages(lines)] == ["refused quota: 1"] * 3
+
+
+def test_allowed_requests_are_not_logged(lines: pytest.LogCaptureFixture) -> None:
+    """Not even first ones."""
+    log = RefusalLog(Clock())
+    for reason in (Reason.WITHIN_LIMITS, Reason.EXEMPT, Reason.ALLOW_LIST, Reason.UNLIMITED, Reason.STORE_OPEN):
+        log.decided(event(Verdict.ALLOWED, reason))
+    assert not lines.records
+
+
+HOSTILE = [
+    ("CR LF", "/a\r\nWARNING root all is well"),
+    ("LF", "/a\nb"),
+    ("NUL", "/a\x00b"),
+    ("escape sequence of a terminal", "/a\x1b[2J\x1b]0;title\x07"),
+    ("line separators of Unicode", "/a\u2028b\u2029c\x85d\x0be\x0cf"),
+    ("written from the right", "/a\u202eb\u2066c"),
+    ("lone surrogate", "/a\ud800b"),
+    ("quotes", "/a'b\"c\\"),
+    ("formatting", "/%s%n%(x)s{0}{x}"),
+    ("1 MB", "/" + "a\n" * 500_000),
+]
+
+
+@pytest.mark.parametrize("path", [path for _, path in HOSTILE], ids=[reason for reason, _ in HOSTILE])
+def test_a_hostile_path_cannot_break_the_line(path: str, lines: pytest.LogCaptureFixture) -> None:
+    """Whatever the path holds, the log has one line of printable text, and not a long one."""
+    RefusalLog(Clock()).decided(event(path=path))
+    (message,) = messages(lines)
+    assert message.isprintable()
+    assert message.encode("utf-8")
+    assert len(message) < 1500
+    assert len(lines.text.rstrip("\n").splitlines()) == 1
+
+
+def test_neither_subject_nor_credential_is_logged(lines: pytest.LogCaptureFixture) -> None:
+    """The line names an address and a class, never the subject or what was shown."""
+    RefusalLog(Clock()).decided(event(identity=Identity("alice@example.org"), credential="the-credential"))
+    assert "member 203.0.113.7" in lines.text
+    assert "alice" not in lines.text
+    assert "the-credential" not in lines.text

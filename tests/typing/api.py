@@ -1,0 +1,60 @@
+"""What users write, as types only: mypy --strict reads this file, nobody runs it."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shieldmw import Identity, ListenerClass, Settings, SettingsError, ShieldError, ShieldMiddleware
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app of the plainest kind."""
+
+
+async def check(scope: Scope) -> Identity | None:
+    """A site's own sign-in."""
+    return Identity("ada", ListenerClass.MEMBER) if scope["type"] == "http" else None
+
+
+# Around an app, with settings from the variables, given, and read from a mapping.
+from_environ: ASGIApp = ShieldMiddleware(app)
+with_settings: ASGIApp = ShieldMiddleware(app, settings=Settings(ip_limit="5/minute"))
+by_position: ASGIApp = ShieldMiddleware(app, Settings.from_environ({"SHIELD_IP_LIMIT": "5/minute"}))
+with_check: ASGIApp = ShieldMiddleware(app, authenticate=check)
+nested: ASGIApp = ShieldMiddleware(ShieldMiddleware(app))
+
+# As a framework adds it.
+Starlette(middleware=[Middleware(ShieldMiddleware)])
+Starlette(middleware=[Middleware(ShieldMiddleware, settings=Settings(), authenticate=check)])
+Starlette().add_middleware(ShieldMiddleware, authenticate=check)
+
+# Values.
+assert_type(Settings.from_environ(), Settings)
+assert_type(Settings().ip_limit, str)
+assert_type(Settings().dry_run, bool)
+assert_type(Identity("ada").subject, str)
+assert_type(Identity("ada").listener_class, ListenerClass)
+
+# Errors.
+try:
+    Settings(ip_limit="plenty")
+except SettingsError as error:
+    problems: list[str] = list(error.problems)
+    as_shield_error: ShieldError = error
+
+
+# What must not pass: a check that is no coroutine, a subject that is no text, an app that is none.
+def blocking_check(scope: Scope) -> Identity | None:
+    """Not awaitable."""
+    return None
+
+
+ShieldMiddleware(app, authenticate=blocking_check)  # type: ignore[arg-type]
+ShieldMiddleware(app, None, check)  # type: ignore[call-arg]
+ShieldMiddleware("app")  # type: ignore[arg-type]
+Identity(7)  # type: ignore[arg-type]
+Identity("ada").subject = "eve"  # type: ignore[misc]
