@@ -79,7 +79,8 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
 def _proxy_warnings(settings: Settings) -> Iterator[str]:
     for network in settings.trusted_proxies.networks:
         if network.prefixlen == 0:
-            yield f"SHIELD_TRUSTED_PROXIES={network}: everyone may write {settings.forwarded_header}, so anyone can be any client"
+            header = settings.forwarded_header
+            yield f"SHIELD_TRUSTED_PROXIES={network}: everyone may write {header}, so anyone can be any client"
     if "forwarded_header" in settings.model_fields_set and not settings.trusted_proxies:
         yield f"SHIELD_FORWARDED_HEADER={settings.forwarded_header} is not read: SHIELD_TRUSTED_PROXIES is empty"
     if settings.trusted_proxies:

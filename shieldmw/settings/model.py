@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,7 @@ class Settings(BaseSettings):
 
     redis_url: StoreUrl = Field(
         "memory://",
+        repr=False,
         description="where the buckets are: `redis://`, `rediss://`, `unix://`, `memory://` (one process), "
         "`embedded://` (a Valkey server that the main process starts, shared by its workers)",
     )
@@ -124,14 +125,14 @@ class Settings(BaseSettings):
 
     def __init__(self, **values: Any) -> None:
         unreadable = dict(_unreadable(values))
-        problems = list(unreadable.values())
+        problems: Iterable[str] = ()
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems += problems_of(error)
+            problems = problems_of(error)
         else:
-            problems += self._problems(unreadable)
-        if problems:
+            problems = self._problems(unreadable)
+        if problems := [*problems, *unreadable.values()]:
             raise SettingsError(problems)
 
     @classmethod
