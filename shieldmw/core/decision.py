@@ -7,13 +7,8 @@ from enum import StrEnum
 
 from .bucket import NEVER_US, Charge, Level, Outcome, levels
 from .client import Identity, IPAddress, ListenerClass
-
-
-class Mode(StrEnum):
-    """How the fleet admits: everyone within limits, or favouring verified listeners."""
-
-    NORMAL = "normal"
-    EMERGENCY = "emergency"
+from .mode import Mode
+from .waiting import Place
 
 
 class Verdict(StrEnum):
@@ -34,6 +29,8 @@ class Reason(StrEnum):
     DENY_LIST = "deny_list"
     QUOTA = "quota"
     NEVER = "never"
+    EMERGENCY = "emergency"
+    NO_SEAT = "no_seat"
     STORE_OPEN = "store_open"
     STORE_CLOSED = "store_closed"
 
@@ -51,7 +48,8 @@ class Decision:
     """The verdict on one request, and what its answer tells.
 
     ``levels`` are the buckets it was charged to, ``retry_after_us`` the wait until it would pass
-    (0 where nothing says when).
+    (0 where nothing says when). ``live``: its response holds a seat. ``place`` and ``paper``: where
+    someone without a seat stands in the waiting room, and the signed number to show there.
     """
 
     verdict: Verdict
@@ -61,6 +59,9 @@ class Decision:
     levels: tuple[Level, ...] = ()
     retry_after_us: int = 0
     mode: Mode = Mode.NORMAL
+    live: bool = False
+    place: Place | None = None
+    paper: str | None = None
 
     @property
     def refused(self) -> bool:
@@ -84,13 +85,17 @@ class Decision:
 
 
 def combine(
-    charges: tuple[Charge, ...], outcome: Outcome, address: IPAddress | None, identity: Identity | None
+    charges: tuple[Charge, ...],
+    outcome: Outcome,
+    address: IPAddress | None,
+    identity: Identity | None,
+    mode: Mode = Mode.NORMAL,
 ) -> Decision:
     """The decision that follows from the outcome of a request's charges."""
     stand = levels(charges, outcome)
     if outcome.allowed:
-        return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, stand)
+        return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, stand, mode=mode)
     waits = [level.retry_after_us for level in stand]
     if NEVER_US in waits:
-        return Decision(Verdict.REFUSED, Reason.NEVER, address, identity, stand)
-    return Decision(Verdict.REFUSED, Reason.QUOTA, address, identity, stand, max(waits))
+        return Decision(Verdict.REFUSED, Reason.NEVER, address, identity, stand, mode=mode)
+    return Decision(Verdict.REFUSED, Reason.QUOTA, address, identity, stand, max(waits), mode=mode)

@@ -17,7 +17,8 @@ class Facts:
     ``peer`` is who holds the other end of the connection (None on a unix socket);
     ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
     presented, unproven; ``methods`` every method the request may end up as; ``route_path`` the
-    path below ``root_path``; ``authenticate`` the host app's own check, bound to this request.
+    path below ``root_path``; ``authenticate`` the host app's own check, bound to this request;
+    ``paper`` the ticket or number that was shown, unproven too.
     """
 
     peer: str | None
@@ -27,4 +28,5 @@ class Facts:
     forwarded: tuple[str, ...] = ()
     credential: str | None = None
     authenticate: Authenticate | None = None
+    paper: str | None = None
     root_path: str = ""

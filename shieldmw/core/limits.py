@@ -12,8 +12,8 @@ from limits import parse_many
 
 US_PER_S = 1_000_000
 
-# A TAT is at most now + tau and must stay exact in Lua's doubles (2**53 us = 285 years).
-LONGEST_TAU_US = 280 * 365 * 86_400 * US_PER_S
+# A TAT is at most now + tau and must stay exact in Lua's doubles (2**53 us = 285 years from 2025).
+LONGEST_TAU_US = 250 * 365 * 86_400 * US_PER_S
 
 # Nobody means this much; it leaves room for the aggregates, whose units cannot get shorter than 1 us.
 LONGEST_WRITTEN_US = 100 * 366 * 86_400 * US_PER_S
@@ -32,7 +32,7 @@ class Limit:
 
     Raises:
         ValueError: an amount, period or burst below 1, a rate above 1,000,000 a second, or a
-            bucket that would take more than 280 years to fill.
+            bucket that would take more than 250 years to fill.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Limit:
         object.__setattr__(self, "unit_us", unit_us)
         object.__setattr__(self, "tau_us", unit_us * self.burst)
         if self.tau_us > LONGEST_TAU_US:
-            raise ValueError(f"a burst of {self.burst} would take more than 280 years to fill: use a smaller one")
+            raise ValueError(f"a burst of {self.burst} would take more than 250 years to fill: use a smaller one")
 
     @property
     def rate_per_s(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import product
 
 from .address import Networks
@@ -11,18 +12,31 @@ from .bucket import Charge
 from .client import AddressClients, Client, Identity, token_client
 from .facts import Facts
 from .limits import Limit, aggregate
+from .mode import Mode
 from .paths import PathPattern, plain, readings
 
 # Names of limits that rules cannot take for themselves.
 RESERVED_NAMES = ("ip", "token", "address", "failed-auth")
 
 
+class Access(StrEnum):
+    """Who may use a path in an emergency."""
+
+    OPEN = "open"
+    MEMBERS = "members"
+    CLOSED = "closed"
+
+
+_STRICTEST_FIRST = (Access.CLOSED, Access.MEMBERS, Access.OPEN)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Limits of its own for a path, and what a request there costs.
+    """Limits of its own for a path, what a request there costs, and who may use it in an emergency.
 
     ``methods`` empty means all of them. The limits are charged to the client, beside its
-    default limits, and every one of those limits is charged ``cost``.
+    default limits, and every one of those limits is charged ``cost``. Responses on a ``live``
+    path hold a seat.
     """
 
     name: str
@@ -30,6 +44,8 @@ class Rule:
     methods: frozenset[str] = frozenset()
     limits: tuple[Limit, ...] = ()
     cost: int = 1
+    live: bool = False
+    emergency: Access = Access.OPEN
 
     def matches(self, reading: str, method: str) -> bool:
         """Whether the rule is for this reading of a path, under this method; what holds for GET does for HEAD."""
@@ -40,7 +56,8 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """All limits and where they hold. Guests are charged to ``ip``, verified subjects to
-    ``token``, everyone to ``address``; credentials that fail are charged to ``failed_auth``.
+    ``token``, everyone to ``address``; credentials that fail are charged to ``failed_auth``. In an
+    emergency guests are charged to the same bucket under ``emergency_ip``.
     """
 
     ip: tuple[Limit, ...] = ()
@@ -48,7 +65,9 @@ class Policy:
     address: tuple[Limit, ...] = ()
     failed_auth: tuple[Limit, ...] = ()
     rules: tuple[Rule, ...] = ()
+    emergency_ip: tuple[Limit, ...] = ()
     exempt: tuple[PathPattern, ...] = ()
+    live: tuple[PathPattern, ...] = ()
     allow: Networks = field(default_factory=Networks)
     deny: Networks = field(default_factory=Networks)
 
@@ -59,13 +78,28 @@ class Policy:
             for path in (facts.route_path, facts.path)
         )
 
-    def charges(self, facts: Facts, identity: Identity | None, clients: AddressClients) -> tuple[Charge, ...]:
+    def is_live(self, facts: Facts) -> bool:
+        """Whether a response here holds a seat, by any reading of the path."""
+        if any(rule and rule.live for rule in self.rules_for(facts)):
+            return True
+        found = readings(facts.path, facts.route_path, facts.root_path) if self.live else ()
+        return any(pattern.matches(reading) for reading in found for pattern in self.live)
+
+    def access(self, facts: Facts) -> Access:
+        """Who may be here in an emergency: the strictest of all readings of the path."""
+        said = {rule.emergency for rule in self.rules_for(facts) if rule}
+        return next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN)
+
+    def charges(
+        self, facts: Facts, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
+    ) -> tuple[Charge, ...]:
         """What the request is charged, the narrowest client first; empty where nothing limits it."""
-        rules = self._rules_for(facts)
+        rules = self.rules_for(facts)
         cost = max((1 if rule is None else rule.cost for rule in rules), default=1)
         own = [limit for rule in rules if rule for limit in rule.limits]
         if identity is None:
-            return tuple(_address_charges(clients, (*own, *self.ip, *self.address), cost))
+            ip = self.ip if mode is Mode.NORMAL else self.emergency_ip
+            return tuple(_address_charges(clients, (*own, *ip, *self.address), cost))
         charges = _client_charges(token_client(identity), (*own, *self.token), cost)
         return (*charges, *_address_charges(clients, self.address, cost))
 
@@ -73,7 +107,7 @@ class Policy:
         """What a credential that failed is charged to its address; cost 0 only looks."""
         return tuple(_address_charges(clients, self.failed_auth, cost))
 
-    def _rules_for(self, facts: Facts) -> tuple[Rule | None, ...]:
+    def rules_for(self, facts: Facts) -> tuple[Rule | None, ...]:
         """The first rule that matches each reading of the path under each method, each rule once."""
         if not self.rules:
             return ()
@@ -98,6 +132,6 @@ def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int
 
 def all_limits(policy: Policy) -> Iterator[Limit]:
     """Every limit of the policy, the default ones first."""
-    yield from (*policy.ip, *policy.token, *policy.address, *policy.failed_auth)
+    yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
     for rule in policy.rules:
         yield from rule.limits

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from shieldmw.core.bucket import Charge
+from shieldmw.core.client import Client
 from shieldmw.core.table import Table
 
 # Keys that should outlive any event, yet not a decade of neglect: every key has an end.
@@ -25,11 +27,18 @@ class Keys:
         self._digests: Table[str, str] = Table(_DIGESTS_KEPT)
 
     def bucket(self, charge: Charge) -> str:
-        """The bucket of the charge; buckets of one slot share their hash tag."""
-        client = charge.client
+        """The bucket of the charge."""
+        return self.bucket_of(charge.client, charge.limit.name)
+
+    def bucket_of(self, client: Client, limit_name: str) -> str:
+        """The bucket of a limit for a client; buckets of one slot share their hash tag."""
         slot = self._digest(client.slot)
         own = "" if client.slot == str(client) else self._digest(str(client)) + ":"
-        return f"{self._prefix}:{{{slot}}}:{own}{charge.limit.name}"
+        return f"{self._prefix}:{{{slot}}}:{own}{limit_name}"
+
+    def client_digest(self, client: Client) -> str:
+        """What stands for a client where its name must not be seen."""
+        return self._digest(str(client))
 
     def _digest(self, text: str) -> str:
         known = self._digests.get(text)
@@ -40,11 +49,48 @@ class Keys:
         return known
 
 
-def secret_key(prefix: str) -> str:
-    """Where the secret is kept that was made because none was set."""
-    return f"{prefix}:secret"
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The keys of which there is one each, and the channel of changes."""
 
+    prefix: str
 
-def api_keys_key(prefix: str) -> str:
-    """Where the digests of issued API keys are kept, with their version."""
-    return f"{prefix}:api-keys"
+    @property
+    def secret(self) -> str:
+        """The secret that was made because none was set."""
+        return f"{self.prefix}:secret"
+
+    @property
+    def api_keys(self) -> str:
+        """Digests of issued API keys, with their version."""
+        return f"{self.prefix}:api-keys"
+
+    @property
+    def deny(self) -> str:
+        """The deny list, with its version."""
+        return f"{self.prefix}:{{control}}:deny"
+
+    @property
+    def mode(self) -> str:
+        """The mode of the fleet."""
+        return f"{self.prefix}:{{control}}:mode"
+
+    @property
+    def audit(self) -> str:
+        """The stream of changes."""
+        return f"{self.prefix}:{{control}}:audit"
+
+    @property
+    def changes(self) -> str:
+        """The channel on which changes are told."""
+        return f"{self.prefix}:{{control}}:changes"
+
+    @property
+    def seats(self) -> str:
+        """The seats of all workers."""
+        return f"{self.prefix}:seats"
+
+    @property
+    def queue(self) -> str:
+        """The counters of the waiting room."""
+        return f"{self.prefix}:queue"

@@ -1,17 +1,27 @@
-"""The store of one process: no server, nothing shared; also what decides while Redis is away."""
+"""The store of one process: no server, nothing shared. Its buckets also decide while Redis is away."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import EPOCH_S, Charge, Outcome
 from shieldmw.core.client import Client
+from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.seats import Capacity, Grant, Report, SeatTable
 from shieldmw.core.table import Table
+from shieldmw.core.waiting import Queue
+
+from .port import AuditEntry, StoredMode
 
 BUCKETS_KEPT = 262_144
+AUDIT_LENGTH = 1000
 
 
 def steady_now_us() -> Callable[[], int]:
@@ -20,27 +30,18 @@ def steady_now_us() -> Callable[[], int]:
     return lambda: time.monotonic_ns() // 1000 + offset_us
 
 
-class MemoryStore:
-    """Buckets and API keys in this process, at most ``most_buckets``: the oldest are forgotten.
+class MemoryBuckets:
+    """Buckets in this process, at most ``most_buckets``: those unused for longest are forgotten.
 
     ``now_us`` is its clock, in microseconds since 2025-01-01.
     """
 
-    def __init__(
-        self, secret: bytes, *, most_buckets: int = BUCKETS_KEPT, now_us: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, *, most_buckets: int = BUCKETS_KEPT, now_us: Callable[[], int] | None = None) -> None:
         self._now_us = now_us or steady_now_us()
         self._tats: Table[tuple[Client, str], int] = Table(most_buckets)
-        self._digest_key = derive_digest_key(secret)
-        self._api_keys: Mapping[str, ApiKey] = {}
-        self._version = 1
 
     def __len__(self) -> int:
         return len(self._tats)
-
-    async def take(self, charges: Sequence[Charge]) -> Outcome:
-        """Take the charges, all or nothing."""
-        return self.take_now(charges)
 
     def take_now(self, charges: Sequence[Charge]) -> Outcome:
         """Take the charges without ever leaving the current call."""
@@ -65,24 +66,157 @@ class MemoryStore:
             if tat_us > outcome.now_us:
                 self._tats.put(key, max(tat_us + shift_us, self._tats.get(key) or 0))
 
+    def refill_now(self, client: Client, limit_names: Iterable[str]) -> None:
+        """Make a client's buckets full again."""
+        for name in limit_names:
+            self._tats.drop((client, name))
+
+    def clear(self) -> None:
+        """Make all buckets full again."""
+        self._tats.clear()
+
+
+class MemoryStore(MemoryBuckets):
+    """Everything that a fleet of one worker shares with itself."""
+
+    def __init__(
+        self, secret: bytes, *, most_buckets: int = BUCKETS_KEPT, now_us: Callable[[], int] | None = None
+    ) -> None:
+        super().__init__(most_buckets=most_buckets, now_us=now_us)
+        self._secret = secret
+        self._api_keys: Mapping[str, ApiKey] = {}
+        self._api_keys_version = 1
+        self._deny = DenyList(1)
+        self._mode = ModeState()
+        self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_LENGTH)
+        self._seats = SeatTable()
+        self._queue = Queue(1, 0, 0)
+        self._listening: list[asyncio.Queue[str]] = []
+
+    async def take(self, charges: Sequence[Charge]) -> Outcome:
+        """Take the charges, all or nothing."""
+        return self.take_now(charges)
+
+    async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
+        """Make a client's buckets full again."""
+        self.refill_now(client, limit_names)
+        self._tell("client")
+
+    async def secret(self) -> bytes:
+        """The secret given."""
+        return self._secret
+
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
         """The issued API keys, or None where the version is known."""
-        if known_version == self._version:
+        if known_version == self._api_keys_version:
             return None
-        return ApiKeyTable(self._version, self._digest_key, self._api_keys)
+        return ApiKeyTable(self._api_keys_version, derive_digest_key(self._secret), self._api_keys)
 
     async def add_api_key(self, api_key: ApiKey) -> None:
         """Issue a key."""
         self._api_keys = {**self._api_keys, api_key.digest: api_key}
-        self._version += 1
+        self._api_keys_version += 1
 
     async def revoke_api_keys(self, digests: Sequence[str]) -> int:
         """Revoke keys by their digests; how many there were."""
         kept = {name: entry for name, entry in self._api_keys.items() if name not in digests}
         revoked = len(self._api_keys) - len(kept)
         self._api_keys = kept
-        self._version += 1
+        self._api_keys_version += 1
         return revoked
+
+    async def deny_list(self, known_version: int | None) -> DenyList | None:
+        """The entries, or None where the version is known."""
+        return None if known_version == self._deny.version else self._deny
+
+    async def deny(self, entry: DenyEntry) -> None:
+        """Refuse a network."""
+        others = [other for other in self._deny.entries if other.network != entry.network]
+        self._deny = DenyList(self._deny.version + 1, (*others, entry))
+        what = f"deny {entry.network}"
+        self._note(AuditEntry(self._now_s(), entry.actor, what, "", f"until {entry.until_s:.0f}", entry.reason), "deny")
+
+    async def undeny(self, network: str, actor: str) -> bool:
+        """Refuse it no longer; whether it was refused."""
+        kept = tuple(entry for entry in self._deny.entries if str(entry.network) != network)
+        dropped = len(kept) < len(self._deny.entries)
+        self._deny = DenyList(self._deny.version + 1, kept)
+        self._note(AuditEntry(self._now_s(), actor, f"deny {network}", "denied", "not denied", ""), "deny")
+        return dropped
+
+    async def mode(self) -> StoredMode:
+        """The mode as it is kept."""
+        return StoredMode(self._mode, self._now_s())
+
+    async def set_mode(
+        self, change: ModeChange, *, was: ModeState, expected_version: int | None
+    ) -> tuple[bool, StoredMode]:
+        """Change the mode, unless it is of another version than expected."""
+        version, now_s = max(self._mode.version, was.version), self._now_s()
+        if expected_version not in (None, version):
+            return False, await self.mode()
+        self._mode = ModeState(
+            version=version + 1,
+            mode=change.mode,
+            since_s=now_s,
+            until_s=now_s + change.for_s if change.for_s else None,
+            actor=change.actor,
+            reason=change.reason,
+            capacity=change.capacity,
+            guest_share=change.guest_share,
+        )
+        self._note(AuditEntry(now_s, change.actor, "mode", was.mode, str(change), change.reason), "mode")
+        return True, await self.mode()
+
+    async def restore_mode(self, state: ModeState) -> StoredMode:
+        """One of a higher version stays; this store loses none."""
+        if state.version > self._mode.version:
+            self._mode = replace(state)
+        return await self.mode()
+
+    async def audit(self, count: int) -> list[AuditEntry]:
+        """The last changes, the newest first."""
+        return list(self._audit)[::-1][:count]
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Add a change to the audit, now."""
+        self._note(replace(entry, when_s=self._now_s()), "audit")
+
+    async def changes(self) -> AsyncIterator[str]:
+        """What changed, as it happens."""
+        listener: asyncio.Queue[str] = asyncio.Queue()
+        self._listening.append(listener)
+        try:
+            yield ""
+            while True:
+                yield await listener.get()
+        finally:
+            self._listening.remove(listener)
+
+    async def seats(self, report: Report, capacity: Capacity) -> Grant:
+        """Report what a worker holds and wants; what it is granted."""
+        return self._seats.refresh(report, capacity, self._now_s())
+
+    async def release_seats(self, worker: str) -> None:
+        """Give back all seats of a worker that stops."""
+        self._seats.release(worker)
+
+    async def queue(self, give: int, free: int) -> Queue:
+        """Take numbers to give out, and call as many as seats came free."""
+        given = self._queue.given + give
+        self._queue = Queue(given - give + 1, given, min(given, self._queue.called + free))
+        return self._queue
 
     async def aclose(self) -> None:
         """Nothing to give back."""
+
+    def _now_s(self) -> float:
+        return EPOCH_S + self._now_us() / 1_000_000
+
+    def _note(self, entry: AuditEntry, change: str) -> None:
+        self._audit.append(entry)
+        self._tell(change)
+
+    def _tell(self, change: str) -> None:
+        for listener in self._listening:
+            listener.put_nowait(change)

@@ -1,24 +1,36 @@
-"""What the gate asks of a store. Two answer: ``MemoryStore`` (one process) and ``RedisStore``."""
+"""What the gate asks of a store, by concern. Two answer: ``MemoryStore`` (one process) and ``RedisStore``.
+
+Every method is one atomic round trip, and raises ``StoreUnavailable`` where the store is away or too slow
+(what was asked may have been done all the same), ``StoreError`` where its answer makes no sense.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.client import Client
+from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.core.waiting import Queue
 
 
-class Store(Protocol):
-    """Shared state. Every method is one atomic round trip.
-
-    Raises:
-        StoreUnavailable: it is away or too slow. A charge may have been taken all the same.
-        StoreError: its answer makes no sense.
-    """
+class Buckets(Protocol):
+    """Takes charges."""
 
     async def take(self, charges: Sequence[Charge]) -> Outcome:
         """Take the charges, all or nothing, by the store's own clock."""
+
+    async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
+        """Make a client's buckets full again, on every worker."""
+
+
+class ApiKeyRegister(Protocol):
+    """Keeps API keys."""
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
         """The issued API keys, or None where they are still of the version that is known."""
@@ -28,6 +40,83 @@ class Store(Protocol):
 
     async def revoke_api_keys(self, digests: Sequence[str]) -> int:
         """Revoke keys by their digests; how many there were."""
+
+
+class DenyRegister(Protocol):
+    """Keeps the deny list."""
+
+    async def deny_list(self, known_version: int | None) -> DenyList | None:
+        """The entries, or None where they are still of the version that is known."""
+
+    async def deny(self, entry: DenyEntry) -> None:
+        """Refuse a network, instead of what was said of it before."""
+
+    async def undeny(self, network: str, actor: str) -> bool:
+        """Refuse it no longer; whether it was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMode:
+    """The mode as it is kept, and the store's clock when it was read (Unix seconds)."""
+
+    state: ModeState
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change: when (Unix seconds), by whom, what it was and is now, and why."""
+
+    when_s: float
+    who: str
+    what: str
+    was: str
+    now: str
+    why: str
+
+
+class ModeRegister(Protocol):
+    """Keeps the mode and the audit of all changes."""
+
+    async def mode(self) -> StoredMode:
+        """The mode as it is kept; version 0 where there is none."""
+
+    async def set_mode(
+        self, change: ModeChange, *, was: ModeState, expected_version: int | None
+    ) -> tuple[bool, StoredMode]:
+        """Change the mode, unless it is of another version than expected; whether it changed, and how it is."""
+
+    async def restore_mode(self, state: ModeState) -> StoredMode:
+        """Tell a store that lost it which mode is in force; one of a higher version stays."""
+
+    async def audit(self, count: int) -> list[AuditEntry]:
+        """The last changes, the newest first."""
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Add a change to the audit that no other method adds; the store says when it was."""
+
+    def changes(self) -> AsyncIterator[str]:
+        """Yields what changed (``mode``, ``deny``, ``client <digest>``) as it happens; first '' once it listens."""
+
+
+class SeatRegister(Protocol):
+    """Divides seats among workers, and counts the waiting room."""
+
+    async def seats(self, report: Report, capacity: Capacity) -> Grant:
+        """Report what a worker holds and wants; what it is granted."""
+
+    async def release_seats(self, worker: str) -> None:
+        """Give back all seats of a worker that stops."""
+
+    async def queue(self, give: int, free: int) -> Queue:
+        """Take ``give`` numbers to give out, and call as many as seats came free."""
+
+
+class Store(Buckets, ApiKeyRegister, DenyRegister, ModeRegister, SeatRegister, Protocol):
+    """All of it."""
+
+    async def secret(self) -> bytes:
+        """The secret that the whole fleet signs and digests with."""
 
     async def aclose(self) -> None:
         """Give back connections; the store can be used again afterwards."""

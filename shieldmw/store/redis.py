@@ -1,33 +1,30 @@
-"""The shared store: Redis or Valkey, standalone. The only module that imports redis."""
+"""One Redis or Valkey: its connection, its scripts and its errors. The only module that imports redis.
+
+Calls are grouped: while one round trip is under way the others queue, and the next takes them all. One task
+owns the connection, so whoever goes away while waiting neither cancels a call nor shifts another's reply.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio as aioredis
 from redis import exceptions as redis_errors
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
-from shieldmw.core.bucket import Charge, Outcome
-from shieldmw.core.client import Identity, ListenerClass
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
+from shieldmw.settings.problems import problem
 
-from . import scripts
 from .budget import budget
-from .keys import KEEP_MS, Keys, api_keys_key, secret_key
+from .scripts import NAMES, source
 
-log = logging.getLogger(__name__)
-
-# Calls under way at once; more wait for a connection, inside their budget.
-MOST_CONNECTIONS = 32
-
-_VERSION_FIELD = "version"
+# What one round trip takes along at most. More would make the first wait for the last.
+MOST_CALLS = 256
 
 # Answers that mean "not now" rather than "never": LOADING, READONLY, OOM, CLUSTERDOWN, MASTERDOWN.
 _AWAY = (
@@ -42,152 +39,179 @@ _AWAY = (
     redis_errors.TryAgainError,
 )
 
+Command = tuple[str | int | bytes, ...]
 
-class RedisStore:
-    """Buckets and API keys in one Redis, shared by the fleet.
 
-    ``secret`` keys all digests; without one, the first worker makes one and keeps it in the
-    store. ``timeout_s`` is the budget of a call, connecting included.
+@dataclass(slots=True)
+class _Call:
+    """Commands that are sent one after the other, and who waits for their replies."""
+
+    commands: Sequence[Command]
+    replies: asyncio.Future[list[Any]]
+
+
+class RedisConnection:
+    """Calls with a budget of ``timeout_s`` a round trip, connecting included. None is sent twice.
+
+    Raises:
+        SettingsError: at construction, where the URL has options that cannot be.
+        StoreUnavailable: away, too slow, or unable to serve now.
+        StoreError: any other error that it answers.
     """
 
-    def __init__(self, url: str, *, prefix: str, secret: bytes | None, candidate: bytes, timeout_s: float) -> None:
-        self._prefix = prefix
-        self._candidate = candidate
-        self._secret_is_set = secret is not None
-        self._secret = secret
-        self._keys = None if secret is None else Keys(prefix, secret)
+    def __init__(self, url: str, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._client = _connect(url, timeout_s)
-        self._take = self._client.register_script(scripts.source("take"))
+        try:
+            # No retries: a call that timed out may have charged. No time-outs beside the budget.
+            pool: Any = aioredis.ConnectionPool.from_url(
+                url,
+                protocol=2,
+                socket_timeout=None,
+                socket_connect_timeout=None,
+                retry=Retry(NoBackoff(), 0),
+                client_name="shieldmw",
+            )
+            self._connection = pool.make_connection()
+        except (TypeError, ValueError) as error:
+            raise SettingsError([problem("redis_url", url, f"an option cannot be used ({error})")]) from None
+        self._pool = pool
+        self._waiting: list[_Call] = []
+        self._owner: asyncio.Task[None] | None = None
+        self._scripts = {name: source(name) for name in NAMES}
+        self._digests: dict[str, str] = {}
 
-    async def take(self, charges: Sequence[Charge]) -> Outcome:
-        """Take the charges, all or nothing, by the clock of Redis. Never sent twice."""
-        async with self._budget():
-            keys = self._keys or await self._learn_keys()
-            return await scripts.take(self._call_take, [keys.bucket(charge) for charge in charges], charges)
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+        """Run a script by its digest; load it first where the server does not know it."""
+        if script not in self._digests:
+            await self._load(script)
+        command: Command = ("EVALSHA", self._digests[script], len(keys), *keys, *arguments)
+        try:
+            return await self.command(*command)
+        except _ScriptForgotten:
+            await self._load(script)
+            return await self.command(*command)
 
-    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
-        """The issued API keys, or None where the version is known; heals a lost secret."""
-        async with self._budget():
-            if not self._secret_is_set:
-                await self._learn_keys()
-            version = _version(await self._client.hget(api_keys_key(self._prefix), _VERSION_FIELD))
-            if version == known_version:
-                return None
-            fields: dict[Any, Any] = await self._client.hgetall(api_keys_key(self._prefix))
-        version = _version(fields.pop(_VERSION_FIELD.encode(), None))
-        entries = (_parse_api_key(name, value) for name, value in fields.items())
-        return ApiKeyTable(version, self._digest_key(), {entry.digest: entry for entry in entries if entry})
+    async def command(self, *command: str | int | bytes) -> Any:
+        """One command."""
+        (reply,) = await self._call([command])
+        return _checked(reply)
 
-    async def add_api_key(self, api_key: ApiKey) -> None:
-        """Issue a key."""
-        value = json.dumps(
-            {
-                "subject": api_key.identity.subject,
-                "class": api_key.identity.listener_class,
-                "created": api_key.created_s,
-            }
-        )
-        key = api_keys_key(self._prefix)
-        async with self._budget(), self._client.pipeline(transaction=True) as pipeline:
-            pipeline.hset(key, api_key.digest, value)
-            pipeline.hincrby(key, _VERSION_FIELD, 1)
-            pipeline.pexpire(key, KEEP_MS)
-            await pipeline.execute()
+    async def transaction(self, *commands: Command) -> list[Any]:
+        """Several commands as one: all or none are carried out."""
+        *queued, replies = await self._call([("MULTI",), *commands, ("EXEC",)])
+        for reply in (*queued, replies):
+            _checked(reply)
+        return [_checked(reply) for reply in replies]
 
-    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
-        """Revoke keys by their digests; how many there were."""
-        if not digests:
-            return 0
-        key = api_keys_key(self._prefix)
-        async with self._budget(), self._client.pipeline(transaction=True) as pipeline:
-            pipeline.hdel(key, *digests)
-            pipeline.hincrby(key, _VERSION_FIELD, 1)
-            pipeline.pexpire(key, KEEP_MS)
-            revoked, _, _ = await pipeline.execute()
-        return int(revoked)
-
-    async def server_info(self) -> dict[str, str]:
-        """What ``shieldmw check`` looks at: version, eviction policy, memory bound, password."""
-        async with self._budget():
-            info = await self._client.info()
-        return {str(name): str(value) for name, value in info.items()}
+    async def messages(self, channel: str) -> AsyncIterator[bytes]:
+        """What is published on a channel, beginning with an empty message once we listen."""
+        client: Any = aioredis.Redis(connection_pool=self._pool)
+        pubsub = client.pubsub()
+        try:
+            async with _translated(), budget(self._timeout_s):
+                await pubsub.subscribe(channel)
+            yield b""
+            while True:
+                async with _translated():
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=3600.0)
+                if message is not None:
+                    yield message["data"]
+        finally:
+            await pubsub.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections; a later call opens new ones."""
-        await self._client.aclose()
+        """End the connection; a later call opens a new one."""
+        if self._owner is not None:
+            self._owner.cancel()
+            await asyncio.gather(self._owner, return_exceptions=True)
+        await self._connection.disconnect(nowait=True)
+        await self._pool.disconnect()
 
-    async def _call_take(self, keys: Sequence[str], arguments: Sequence[int]) -> object:
-        return await self._take(keys=list(keys), args=list(arguments))
+    async def _load(self, script: str) -> None:
+        self._digests[script] = (await self.command("SCRIPT", "LOAD", self._scripts[script])).decode("ascii")
 
-    async def _learn_keys(self) -> Keys:
-        """The key names under the fleet's secret: the one in the store, else ours goes there."""
-        key = secret_key(self._prefix)
-        offered = self._secret or self._candidate
-        async with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.set(key, offered.hex(), nx=True)
-            pipeline.pexpire(key, KEEP_MS)
-            pipeline.get(key)
-            *_, kept = await pipeline.execute()
-        secret = _parse_secret(kept)
-        if self._keys is None or secret != self._secret:
-            self._secret = secret
-            self._keys = Keys(self._prefix, secret)
-        return self._keys
+    async def _call(self, commands: Sequence[Command]) -> list[Any]:
+        """Queue commands for the next round trip and wait for their replies."""
+        call = _Call(commands, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._owner is None or self._owner.done():
+            self._owner = asyncio.create_task(self._own(), name="shieldmw store")
+        return await call.replies
 
-    def _digest_key(self) -> bytes:
-        if self._secret is None:
-            raise StoreError("no secret was learnt from the store")
-        return derive_digest_key(self._secret)
-
-    @asynccontextmanager
-    async def _budget(self) -> AsyncIterator[None]:
-        """The one place where a call's time is bounded and the library's errors become ours."""
+    async def _own(self) -> None:
+        """Make round trips as long as anybody waits. Those who queue behind one that fails fail with it."""
+        calls: list[_Call] = []
         try:
-            async with budget(self._timeout_s):
-                yield
-        except _AWAY as error:
-            raise StoreUnavailable(f"{type(error).__name__} {error}".strip()) from error
-        except redis_errors.RedisError as error:
-            raise StoreError(f"{type(error).__name__} {error}".strip()) from error
+            while self._waiting:
+                calls, self._waiting = self._waiting[:MOST_CALLS], self._waiting[MOST_CALLS:]
+                await self._round_trip(calls)
+        except StoreError as error:
+            for call in (*calls, *self._waiting):
+                _fail(call, type(error)(*error.args))
+            self._waiting = []
+        except asyncio.CancelledError:
+            for call in (*calls, *self._waiting):
+                _fail(call, StoreUnavailable("closed"))
+            self._waiting = []
+            raise
+
+    async def _round_trip(self, calls: Sequence[_Call]) -> None:
+        connection = self._connection
+        commands = [command for call in calls for command in call.commands]
+        try:
+            async with _translated(), budget(self._timeout_s):
+                await connection.connect()
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                for call in calls:
+                    replies = [await self._reply() for _ in call.commands]
+                    if not call.replies.done():
+                        call.replies.set_result(replies)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
+    async def _reply(self) -> Any:
+        """One reply; an error that the server answers is a value, since more replies follow it."""
+        try:
+            return await self._connection.read_response()
+        except redis_errors.ResponseError as error:
+            return error
 
 
-def _connect(url: str, timeout_s: float) -> aioredis.Redis:
-    # No retries: a call that timed out may have charged. No socket time-outs beside the budget.
-    pool = aioredis.BlockingConnectionPool.from_url(
-        url,
-        max_connections=MOST_CONNECTIONS,
-        timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        client_name="shieldmw",
-    )
-    return aioredis.Redis.from_pool(pool)
+class _ScriptForgotten(StoreError):
+    """The server does not know the script, and has done nothing."""
 
 
-def _version(value: Any) -> int:
+def _checked(reply: Any) -> Any:
+    if isinstance(reply, redis_errors.NoScriptError):
+        raise _ScriptForgotten(str(reply))
+    if isinstance(reply, _AWAY):
+        raise StoreUnavailable(_text(reply))
+    if isinstance(reply, Exception):
+        raise StoreError(_text(reply))
+    return reply
+
+
+def _fail(call: _Call, error: StoreError) -> None:
+    if not call.replies.done():
+        call.replies.set_exception(error)
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__} {error}".strip()
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """The one place where the library's errors become ours."""
     try:
-        return int(value or 0)
-    except ValueError:
-        raise StoreError(f"the version of the API keys is {value!r:.80}: expected a whole number") from None
+        yield
+    except _AWAY as error:
+        raise StoreUnavailable(_text(error)) from error
+    except redis_errors.RedisError as error:
+        raise StoreError(_text(error)) from error
 
 
-def _parse_secret(value: Any) -> bytes:
-    try:
-        secret = bytes.fromhex(value.decode("ascii"))
-    except (AttributeError, ValueError):
-        raise StoreError("the secret kept in the store is not hexadecimal: set SHIELD_SECRET") from None
-    if len(secret) < 16:
-        raise StoreError("the secret kept in the store is shorter than 128 bits: set SHIELD_SECRET")
-    return secret
-
-
-def _parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
-    """One entry; None, with a line in the log, where somebody else wrote nonsense there."""
-    try:
-        entry = json.loads(value)
-        identity = Identity(str(entry["subject"]), ListenerClass(entry["class"]))
-        return ApiKey(name.decode("ascii"), identity, int(entry["created"]))
-    except Exception as error:  # whatever it is that somebody else wrote there
-        log.warning("an API key in the store cannot be read (%s): it is ignored", type(error).__name__)
-        return None
+def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
+    """A flat reply of names and values as a mapping."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -6,9 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 
 from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
+from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
 
-Call = Callable[[Sequence[str], Sequence[int]], Awaitable[object]]
+NAMES = ("take", "mode", "seats", "queue")
+
+Run = Callable[[str, Sequence[str], Sequence[str | int]], Awaitable[object]]
 
 
 def source(name: str) -> str:
@@ -16,15 +20,38 @@ def source(name: str) -> str:
     return files("shieldmw.store").joinpath("lua", f"{name}.lua").read_text("ascii")
 
 
-async def take(call: Call, keys: Sequence[str], charges: Sequence[Charge]) -> Outcome:
-    """Run ``take.lua`` on the buckets of the charges.
+async def take(run: Run, keys: Sequence[str], charges: Sequence[Charge]) -> Outcome:
+    """Run ``take.lua`` on the buckets of the charges."""
+    arguments = [number for charge in charges for number in (charge.limit.unit_us, charge.limit.tau_us, charge.cost)]
+    allowed, now_us, *tats_us = whole_numbers("take", await run("take", keys, arguments), 2 + len(keys))
+    return Outcome(allowed == 1, now_us, tuple(tats_us))
+
+
+async def seats(run: Run, key: str, report: Report, capacity: Capacity) -> Grant:
+    """Run ``seats.lua`` for one worker."""
+    here, want = report.present, report.demand
+    arguments = (
+        *(report.worker, capacity.seats, capacity.guest_seats, int(LEASE_S * 1000)),
+        *(want.hosts, want.members, want.guests, here.hosts, here.members, here.guests),
+        *(report.seats, report.guest_seats),
+    )
+    granted, guests, member_level, guest_level, workers, *sums = whole_numbers(
+        "seats", await run("seats", [key], arguments), 11
+    )
+    return Grant(granted, guests, member_level, guest_level, workers, Audience(*sums[:3]), Audience(*sums[3:]))
+
+
+async def queue(run: Run, key: str, give: int, free: int, ttl_ms: int) -> Queue:
+    """Run ``queue.lua``."""
+    return Queue(*whole_numbers("queue", await run("queue", [key], (give, free, ttl_ms)), 3))
+
+
+def whole_numbers(script: str, reply: object, count: int) -> list[int]:
+    """The reply as so many whole numbers.
 
     Raises:
         StoreError: the reply is none of that script's.
     """
-    arguments = [number for charge in charges for number in (charge.limit.unit_us, charge.limit.tau_us, charge.cost)]
-    reply = await call(keys, arguments)
-    if not isinstance(reply, list) or len(reply) != 2 + len(keys) or any(type(n) is not int for n in reply):
-        raise StoreError(f"take.lua returned {reply!r:.200}: expected {2 + len(keys)} whole numbers")
-    allowed, now_us, *tats_us = reply
-    return Outcome(allowed == 1, now_us, tuple(tats_us))
+    if not isinstance(reply, list) or len(reply) != count or any(type(number) is not int for number in reply):
+        raise StoreError(f"{script}.lua returned {reply!r:.200}: expected {count} whole numbers")
+    return reply

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from shieldmw.core.bucket import Charge, Level, take
 from shieldmw.core.client import Client, Identity, ListenerClass
-from shieldmw.core.decision import Decision, Mode, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.limits import Limit
+from shieldmw.core.mode import Mode
 
 ALICE = Identity("alice")
 HOST = Identity("host", ListenerClass.HOST)

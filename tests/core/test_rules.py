@@ -31,7 +31,7 @@ V6 = address_clients(ip_address("2001:db8::1"), 32, 64)
 SEARCH_RULE = Rule("search", PathPattern("/search/*"), limits=(SEARCH, SEARCH_2), cost=3)
 LIVE_RULE = Rule("live", PathPattern("/live"), frozenset({"GET"}), limits=(LIVE,))
 
-EVERYTHING = Policy((IP,), (TOKEN,), (ADDRESS,), (FAILED,), (SEARCH_RULE, LIVE_RULE), (PathPattern("/healthz"),))
+EVERYTHING = Policy((IP,), (TOKEN,), (ADDRESS,), (FAILED,), (SEARCH_RULE, LIVE_RULE), exempt=(PathPattern("/healthz"),))
 
 
 def facts(path: str, *methods: str, below: str | None = None) -> Facts:

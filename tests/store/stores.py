@@ -13,7 +13,7 @@ import redis
 from shieldmw.core.bucket import EPOCH_S, Charge
 from shieldmw.core.client import Client, Identity, token_client
 from shieldmw.core.limits import US_PER_S, Limit
-from shieldmw.store.redis import RedisStore
+from shieldmw.store.shared import RedisStore
 
 T = TypeVar("T")
 

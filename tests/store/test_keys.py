@@ -12,7 +12,7 @@ from servers import RedisServer
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Client, Identity, address_clients, token_client
 from shieldmw.core.limits import aggregate
-from shieldmw.store.keys import Keys, api_keys_key, secret_key
+from shieldmw.store.keys import Keys, Names
 from store.stores import BUCKET_KEY, PREFIX, SECRET, all_keys, opened, run, slow_limit
 
 HOSTILE = {
@@ -123,6 +123,6 @@ def test_secret_and_prefix_separate_fleets() -> None:
 
 def test_the_other_keys_are_no_buckets() -> None:
     """The secret and the API keys have names that no bucket can have."""
-    for key in (secret_key(PREFIX), api_keys_key(PREFIX)):
+    for key in (Names(PREFIX).secret, Names(PREFIX).api_keys):
         assert key.startswith("shield:")
         assert not BUCKET_KEY.fullmatch(key)

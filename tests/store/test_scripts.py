@@ -39,16 +39,16 @@ def test_a_script_says_what_it_is(name: str) -> None:
 
 def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
     """Three whole numbers for each bucket, in the order of the charges."""
-    asked: list[tuple[Sequence[str], Sequence[int]]] = []
+    asked: list[tuple[str, Sequence[str], Sequence[str | int]]] = []
 
-    async def call(keys: Sequence[str], arguments: Sequence[int]) -> object:
-        asked.append((keys, arguments))
+    async def call(script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+        asked.append((script, keys, arguments))
         return [1, 10, 20, 30]
 
     charges = [*one(slow_limit(3), 2), *one(slow_limit(5, "b"), 0)]
     outcome = run(scripts.take(call, ["a", "b"], charges))
     day_us = 86_400_000_000
-    assert asked == [(["a", "b"], [day_us, 3 * day_us, 2, day_us, 5 * day_us, 0])]
+    assert asked == [("take", ["a", "b"], [day_us, 3 * day_us, 2, day_us, 5 * day_us, 0])]
     assert outcome == Outcome(True, 10, (20, 30))
 
 
@@ -73,7 +73,7 @@ def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
 def test_a_reply_of_another_form_is_an_error(reply: object) -> None:
     """A StoreError that shows the reply, in few words."""
 
-    async def call(keys: Sequence[str], arguments: Sequence[int]) -> object:
+    async def call(script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
         return reply
 
     with pytest.raises(StoreError, match=r"take\.lua returned .*expected 3 whole numbers") as caught:

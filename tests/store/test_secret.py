@@ -11,7 +11,7 @@ from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.client import Identity
 from shieldmw.errors import StoreError
 from shieldmw.store.keys import Keys
-from shieldmw.store.redis import RedisStore
+from shieldmw.store.shared import RedisStore
 from store.stores import SECRET_KEY, all_keys, one, opened, redis_store, run, slow_limit
 
 KEPT_MS = 3_600_000

@@ -15,6 +15,9 @@ local old, new = {}, {}
 for i, key in ipairs(KEYS) do
   local unit, tau, cost = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
   local stored = tonumber(redis.call('GET', key) or now) or now
+  if stored ~= stored then -- "nan" is a number to Lua
+    stored = now
+  end
   old[i] = math.min(math.max(stored, now), now + tau)
   new[i] = old[i] + cost * unit
   if new[i] - now > tau then

@@ -1,0 +1,51 @@
+"""Lockout: who shows wrong passwords waits longer each time. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .client import AddressClients, Client
+from .table import Table
+
+FREE_FAILURES = 3
+FIRST_S = 2.0
+LONGEST_S = 3600.0
+
+ADDRESSES_KEPT = 16_384
+
+
+@dataclass(slots=True)
+class _Record:
+    failures: int
+    until_s: float
+
+
+@dataclass(slots=True)
+class Lockout:
+    """Counts failures of an address (for IPv6: of its site); doubles the wait with each beyond the third.
+
+    A success forgets them. So do a day without any, and a crowd of 16,384 other addresses.
+    """
+
+    _records: Table[Client, _Record] = field(default_factory=lambda: Table(ADDRESSES_KEPT))
+
+    def wait_s(self, clients: AddressClients, now_s: float) -> float:
+        """How long the address must still wait; 0 when it may try."""
+        record = self._records.get(_who(clients))
+        return 0.0 if record is None else max(0.0, record.until_s - now_s)
+
+    def failed(self, clients: AddressClients, now_s: float) -> None:
+        """The address failed."""
+        record = self._records.get(_who(clients))
+        failures = 1 if record is None or now_s - record.until_s > 86_400 else record.failures + 1
+        over = failures - FREE_FAILURES
+        wait_s = 0.0 if over < 0 else min(LONGEST_S, FIRST_S * 2 ** min(over, 20))
+        self._records.put(_who(clients), _Record(failures, now_s + wait_s))
+
+    def succeeded(self, clients: AddressClients) -> None:
+        """The address proved itself."""
+        self._records.drop(_who(clients))
+
+
+def _who(clients: AddressClients) -> Client:
+    return clients.site or clients.one

@@ -1,0 +1,59 @@
+"""The mode of the fleet: what it is, since when, until when, and by whose word. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """How the fleet admits: everyone within limits, or favouring verified listeners."""
+
+    NORMAL = "normal"
+    EMERGENCY = "emergency"
+
+
+# Longest that one word of an operator holds: an emergency that nobody ends is a mistake.
+LONGEST_S = 7 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChange:
+    """What an operator asks for. None leaves the setting as it is configured; times in seconds."""
+
+    mode: Mode
+    actor: str
+    reason: str = ""
+    for_s: int | None = None
+    capacity: int | None = None
+    guest_share: float | None = None
+
+    def __str__(self) -> str:
+        """All that it asks for, in words for the audit."""
+        given = {"for {} s": self.for_s, "capacity {}": self.capacity, "guest share {}": self.guest_share}
+        return ", ".join([self.mode, *(text.format(value) for text, value in given.items() if value is not None)])
+
+
+@dataclass(frozen=True, slots=True)
+class ModeState:
+    """The mode in force under a version. Times are Unix seconds by the clock of the store.
+
+    A higher version always wins, so a fleet can tell its store what the store has lost.
+    """
+
+    version: int = 0
+    mode: Mode = Mode.NORMAL
+    since_s: float = 0.0
+    until_s: float | None = None
+    actor: str = ""
+    reason: str = ""
+    capacity: int | None = None
+    guest_share: float | None = None
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether its end time has passed."""
+        return self.until_s is not None and now_s >= self.until_s
+
+    def at(self, now_s: float) -> Mode:
+        """The mode at a time: an emergency ends by itself."""
+        return Mode.NORMAL if self.is_over(now_s) else self.mode

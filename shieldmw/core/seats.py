@@ -1,0 +1,177 @@
+"""Seats: how the fleet's capacity is divided among workers. The twin of ``store/lua/seats.lua``.
+
+Each worker reports its demand and is granted seats until its next report. Everything goes to the
+higher class first, the rest pro rata, and what nobody asks for is spread as headroom, so that a
+worker can admit without asking. **Promise:** grants never sum to more than the capacity, and after
+a cut nobody's grant grows until the fleet is below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+# Levels of admission inside a class: a listener's cohort is one of these.
+COHORTS = 128
+
+# A grant holds so long without being renewed; a dead worker's seats return then.
+LEASE_S = 15.0
+
+# What a worker says it holds that has no grant, or one whose lease has ended.
+NO_GRANT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many seats there are, and how many of them guests may hold."""
+
+    seats: int
+    guest_seats: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Numbers of listeners by class, the order of favour."""
+
+    hosts: int = 0
+    members: int = 0
+    guests: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.hosts + self.members + self.guests
+
+    def __add__(self, other: Audience) -> Audience:
+        return Audience(self.hosts + other.hosts, self.members + other.members, self.guests + other.guests)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One worker's side: who is present, who wants to be (present ones included), what it was granted."""
+
+    worker: str
+    present: Audience
+    demand: Audience
+    seats: int = NO_GRANT
+    guest_seats: int = NO_GRANT
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a worker may hold until its lease ends, and how the fleet stands.
+
+    ``member_level`` and ``guest_level`` are how many of the 128 cohorts are let in anew.
+    """
+
+    seats: int
+    guest_seats: int
+    member_level: int
+    guest_level: int
+    workers: int
+    present: Audience
+    demand: Audience
+
+
+@dataclass(slots=True)
+class _Entry:
+    until_s: float
+    demand: Audience
+    present: Audience
+    seats: int
+    guest_seats: int
+
+
+@dataclass(slots=True)
+class SeatTable:
+    """The reference: the state that Redis keeps, and one worker's refresh of it."""
+
+    entries: dict[str, _Entry] = field(default_factory=dict)
+    guard_until_s: float = 0.0
+
+    def refresh(self, report: Report, capacity: Capacity, now_s: float) -> Grant:
+        """Take a worker's report and grant it seats for ``LEASE_S``."""
+        # What would end later than any lease was written by a clock that has since stepped back: lost, too.
+        latest_s = now_s + LEASE_S
+        self.entries = {name: entry for name, entry in self.entries.items() if now_s < entry.until_s <= latest_s}
+        known = self.entries.get(report.worker)
+        if known is None and report.seats != NO_GRANT:
+            # A worker that the state does not know has a grant: the state was lost, and others may hold seats.
+            self.guard_until_s = latest_s
+        known = known or _Entry(0, report.demand, report.present, max(0, report.seats), max(0, report.guest_seats))
+        known.demand, known.present = report.demand, report.present
+        self.entries[report.worker] = known
+        names = sorted(self.entries)
+        index = names.index(report.worker)
+        entries = [self.entries[name] for name in names]
+        share = fair_share(capacity, [entry.demand for entry in entries], index)
+        others = entries[:index] + entries[index + 1 :]
+        has = max(known.seats, known.present.total)
+        has_guests = max(known.guest_seats, known.present.guests)
+        room = capacity.seats - sum(max(entry.seats, entry.present.total) for entry in others)
+        guest_room = capacity.guest_seats - sum(max(entry.guest_seats, entry.present.guests) for entry in others)
+        if now_s < self.guard_until_s <= latest_s:
+            room = guest_room = 0
+        known.seats = granted(share.seats, has, room)
+        known.guest_seats = min(known.seats, granted(share.guest_seats, has_guests, guest_room))
+        known.until_s = latest_s
+        demand = sum((entry.demand for entry in entries), Audience())
+        present = sum((entry.present for entry in entries), Audience())
+        members, guests = levels(capacity, demand)
+        return Grant(known.seats, known.guest_seats, members, guests, len(entries), present, demand)
+
+    def release(self, worker: str) -> None:
+        """A worker that stops gives back everything."""
+        self.entries.pop(worker, None)
+
+
+def granted(fair: int, has: int, room: int) -> int:
+    """What a worker gets whose fair share is ``fair``, which holds ``has``, while others leave ``room``.
+
+    Shrinking is always granted at once. Growing only into room that is really there, but never
+    below what it has: ``min(want, room)`` alone would starve whoever asks last after a cut.
+    """
+    return fair if has >= fair else min(fair, max(room, has))
+
+
+def fair_share(capacity: Capacity, demands: Sequence[Audience], index: int) -> Capacity:
+    """What one of the workers should hold, once the others hold what they should."""
+    left = capacity.seats
+    hosts, left = _part(left, [demand.hosts for demand in demands], index)
+    members, left = _part(left, [demand.members for demand in demands], index)
+    guest_left = min(left, capacity.guest_seats)
+    guests, guest_rest = _part(guest_left, [demand.guests for demand in demands], index)
+    left -= guest_left - guest_rest
+    even = [1] * len(demands)
+    headroom = _slice(left, even, index)
+    guest_headroom = min(headroom, _slice(min(left, guest_rest), even, index))
+    return Capacity(hosts + members + guests + headroom, guests + guest_headroom)
+
+
+def _part(left: int, wants: Sequence[int], index: int) -> tuple[int, int]:
+    """One worker's part of what a class gets out of ``left``, and what is left after the class."""
+    total = sum(wants)
+    if total <= left:
+        return wants[index], left - total
+    return _slice(left, wants, index), 0
+
+
+def _slice(amount: int, weights: Iterable[int], index: int) -> int:
+    """One slice of ``amount`` cut by weights; all slices sum to it, each within one of its exact part."""
+    weights = list(weights)
+    total = sum(weights)
+    if total == 0:
+        return 0
+    before = sum(weights[:index])
+    return amount * (before + weights[index]) // total - amount * before // total
+
+
+def levels(capacity: Capacity, demand: Audience) -> tuple[int, int]:
+    """How many cohorts of members and of guests find a seat, were all seats given anew."""
+    for_members = max(0, capacity.seats - demand.hosts)
+    for_guests = max(0, min(for_members - demand.members, capacity.guest_seats))
+    return _level(for_members, demand.members), _level(for_guests, demand.guests)
+
+
+def _level(seats: int, wanted: int) -> int:
+    return COHORTS if wanted <= seats else COHORTS * seats // wanted

@@ -1,0 +1,38 @@
+"""The waiting room: who is called when, and how often to ask. Two counters, whatever the crowd. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SHORTEST_POLL_S = 5.0
+LONGEST_POLL_S = 120.0
+
+# Position at which the poll interval has doubled: those far back need not ask as often.
+POLL_STRETCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The fleet's counters after numbers were given out: the first of ours, the last given, the last called."""
+
+    first: int
+    given: int
+    called: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What someone in the waiting room is told. ``position`` 1 is next; ``wait_s`` None where unknown."""
+
+    number: int
+    position: int
+    wait_s: float | None
+    poll_s: float
+
+
+def place(number: int, called: int, calls_per_s: float, jitter: float) -> Place:
+    """Where a number stands. ``jitter`` in [0, 1) lengthens the poll interval by up to a fifth."""
+    position = max(1, number - called)
+    wait_s = position / calls_per_s if calls_per_s > 0 else None
+    poll_s = min(LONGEST_POLL_S, SHORTEST_POLL_S * (1 + position / POLL_STRETCH))
+    return Place(number, position, wait_s, poll_s * (1 + jitter / 5))

@@ -1,0 +1,47 @@
+-- mode: change the mode of the fleet, or tell it again to a store that lost it.
+--
+-- KEYS     1 the mode: a hash of version, since_us, until_us, data   2 the audit: a stream
+-- ARGV     1 "set" or "restore"
+--          2 set: the version it must follow, -1 for any    restore: the version to restore
+--          3 the highest version the caller knows
+--          4 set: microseconds it lasts, 0 for no end       restore: until_us, 0 for no end
+--          5 restore: since_us                              (set: ignored)
+--          6 data, opaque text   7 the audit's text   8 the channel   9 TTL in ms   10 audit length
+-- returns  {1 if changed else 0, version, since_us, until_us, now_us, data}; times are Unix microseconds
+-- TTL      ARGV 9, renewed by each change
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+
+local function current(changed)
+  local kept = redis.call('HMGET', KEYS[1], 'version', 'since_us', 'until_us', 'data')
+  return {changed, tonumber(kept[1] or 0), tonumber(kept[2] or 0), tonumber(kept[3] or 0), now, kept[4] or ''}
+end
+
+local version = tonumber(redis.call('HGET', KEYS[1], 'version') or 0)
+local asked, known = tonumber(ARGV[2]), tonumber(ARGV[3])
+local since, ends
+
+if ARGV[1] == 'restore' then
+  if version >= asked then
+    return current(0)
+  end
+  version, since, ends = asked, tonumber(ARGV[5]), tonumber(ARGV[4])
+else
+  version = math.max(version, known)
+  if asked >= 0 and asked ~= version then
+    return current(0)
+  end
+  version, since, ends = version + 1, now, 0
+  if tonumber(ARGV[4]) > 0 then
+    ends = now + tonumber(ARGV[4])
+  end
+end
+
+redis.call('HSET', KEYS[1], 'version', string.format('%.0f', version), 'since_us', string.format('%.0f', since),
+  'until_us', string.format('%.0f', ends), 'data', ARGV[6])
+redis.call('PEXPIRE', KEYS[1], ARGV[9])
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[10], '*', 'entry', ARGV[7], 'version', string.format('%.0f', version))
+redis.call('PEXPIRE', KEYS[2], ARGV[9])
+redis.call('PUBLISH', ARGV[8], 'mode')
+return current(1)

@@ -1,0 +1,131 @@
+-- seats: take one worker's report and grant it seats. The twin of core/seats.py.
+--
+-- KEYS     1 the seats: a hash, worker -> "until_ms wantH wantM wantG hereH hereM hereG seats guest_seats",
+--            and the field "#guard" -> until_ms, while grants must not grow
+-- ARGV     1 worker  2 seats of the fleet  3 of those for guests at most  4 lease in ms
+--          5-7 wanted by hosts, members, guests (present ones included)  8-10 present, likewise
+--          11-12 seats and guest seats that the worker was granted, -1 where no lease of its is left
+-- returns  {seats, guest_seats, member_level, guest_level, workers, presentH, presentM, presentG,
+--           wantH, wantM, wantG}
+-- TTL      twice the lease, renewed by each report
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local me, lease = ARGV[1], tonumber(ARGV[4])
+local latest = now + lease
+local COHORTS = 128
+-- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms, not 0.5.
+local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
+
+local workers, guard = {}, 0
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local name, value = fields[i], fields[i + 1]
+  local ends, a, b, c, d, e, f, g, h = string.match(value, NINE_NUMBERS)
+  ends = tonumber(ends)
+  if name == '#guard' then
+    guard = tonumber(value) or 0
+  elseif not ends or ends <= now or ends > latest then
+    redis.call('HDEL', KEYS[1], name)
+  else
+    workers[name] = {ends, a + 0, b + 0, c + 0, d + 0, e + 0, f + 0, g + 0, h + 0}
+  end
+end
+
+local mine = workers[me]
+if not mine then
+  mine = {0, 0, 0, 0, 0, 0, 0, math.max(0, tonumber(ARGV[11])), math.max(0, tonumber(ARGV[12]))}
+  if tonumber(ARGV[11]) >= 0 then
+    guard = latest
+    redis.call('HSET', KEYS[1], '#guard', string.format('%.0f', guard))
+  end
+  workers[me] = mine
+end
+for i = 1, 6 do
+  mine[i + 1] = tonumber(ARGV[4 + i])
+end
+
+local names = {}
+for name in pairs(workers) do
+  names[#names + 1] = name
+end
+table.sort(names)
+
+-- Sums over all workers, over those before this one, and what the others hold.
+local total, before, index = {0, 0, 0, 0, 0, 0}, {0, 0, 0}, 0
+local held, guests_held = 0, 0
+for i, name in ipairs(names) do
+  local n = workers[name]
+  if name == me then
+    index = i - 1
+    for c = 1, 3 do
+      before[c] = total[c]
+    end
+  else
+    held = held + math.max(n[8], n[5] + n[6] + n[7])
+    guests_held = guests_held + math.max(n[9], n[7])
+  end
+  for c = 1, 6 do
+    total[c] = total[c] + n[c + 1]
+  end
+end
+
+local function slice(amount, weights, weights_before, weight)
+  if weights == 0 then
+    return 0
+  end
+  return math.floor(amount * (weights_before + weight) / weights) - math.floor(amount * weights_before / weights)
+end
+
+local function part(left, c)
+  if total[c] <= left then
+    return mine[c + 1], left - total[c]
+  end
+  return slice(left, total[c], before[c], mine[c + 1]), 0
+end
+
+local capacity, guest_capacity = tonumber(ARGV[2]), tonumber(ARGV[3])
+local left = capacity
+local hosts, members, guests, guest_rest
+hosts, left = part(left, 1)
+members, left = part(left, 2)
+local guest_left = math.min(left, guest_capacity)
+guests, guest_rest = part(guest_left, 3)
+left = left - (guest_left - guest_rest)
+local headroom = slice(left, #names, index, 1)
+local guest_headroom = math.min(headroom, slice(math.min(left, guest_rest), #names, index, 1))
+
+local room, guest_room = capacity - held, guest_capacity - guests_held
+if guard > now and guard <= latest then
+  room, guest_room = 0, 0
+end
+
+local function granted(fair, has, free)
+  if has >= fair then
+    return fair
+  end
+  return math.min(fair, math.max(free, has))
+end
+
+local has, has_guests = math.max(mine[8], mine[5] + mine[6] + mine[7]), math.max(mine[9], mine[7])
+mine[8] = granted(hosts + members + guests + headroom, has, room)
+mine[9] = math.min(mine[8], granted(guests + guest_headroom, has_guests, guest_room))
+mine[1] = latest
+
+local text = {}
+for i = 1, 9 do
+  text[i] = string.format('%.0f', mine[i])
+end
+redis.call('HSET', KEYS[1], me, table.concat(text, ' '))
+redis.call('PEXPIRE', KEYS[1], 2 * lease)
+
+local function level(seats, wanted)
+  if wanted <= seats then
+    return COHORTS
+  end
+  return math.floor(COHORTS * seats / wanted)
+end
+local for_members = math.max(0, capacity - total[1])
+local for_guests = math.max(0, math.min(for_members - total[2], guest_capacity))
+return {mine[8], mine[9], level(for_members, total[2]), level(for_guests, total[3]), #names,
+  total[4], total[5], total[6], total[1], total[2], total[3]}

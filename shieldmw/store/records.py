@@ -1,0 +1,147 @@
+"""What is kept in the store as text, and how it is read back. What cannot be read was written by somebody else."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from shieldmw.core.api_keys import ApiKey
+from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.deny import DenyEntry
+from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.errors import StoreError
+
+from .port import AuditEntry, StoredMode
+from .redis import pairs
+
+log = logging.getLogger(__name__)
+
+SHORTEST_SECRET_BYTES = 16
+
+
+def whole_number(value: Any, what: str) -> int:
+    """A number that is kept as text; 0 where there is none.
+
+    Raises:
+        StoreError: it is no whole number.
+    """
+    try:
+        return int(value or 0)
+    except ValueError:
+        raise StoreError(f"the {what} in the store is {value!r:.80}: expected a whole number") from None
+
+
+def parse_secret(value: Any) -> bytes:
+    """The secret.
+
+    Raises:
+        StoreError: it is not ours.
+    """
+    try:
+        secret = bytes.fromhex(value.decode("ascii"))
+    except (AttributeError, ValueError):
+        raise StoreError("the secret kept in the store is not hexadecimal: set SHIELD_SECRET") from None
+    if len(secret) < SHORTEST_SECRET_BYTES:
+        raise StoreError("the secret kept in the store is shorter than 128 bits: set SHIELD_SECRET")
+    return secret
+
+
+def _unix_time(value: Any) -> int:
+    seconds = int(value)
+    if not 0 <= seconds < 2**33:
+        raise ValueError("not a time of this age")
+    return seconds
+
+
+def api_key_text(api_key: ApiKey) -> str:
+    """An API key as it is kept, without its digest."""
+    identity = api_key.identity
+    return json.dumps({"subject": identity.subject, "class": identity.listener_class, "created": api_key.created_s})
+
+
+def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
+    """One API key; None, with a line in the log, where it cannot be read."""
+    try:
+        entry = json.loads(value)
+        identity = Identity(str(entry["subject"]), ListenerClass(entry["class"]))
+        return ApiKey(name.decode("ascii"), identity, _unix_time(entry["created"]))
+    except Exception as error:  # whatever it is that somebody else wrote there
+        log.warning("an API key in the store cannot be read (%s): it is ignored", type(error).__name__)
+        return None
+
+
+def deny_text(entry: DenyEntry) -> str:
+    """An entry of the deny list as it is kept, without its network."""
+    return json.dumps({"until": entry.until_s, "actor": entry.actor, "reason": entry.reason})
+
+
+def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
+    """One entry of the deny list; None, with a line in the log, where it cannot be read."""
+    try:
+        entry = json.loads(value)
+        network = ip_network(name.decode("ascii"))
+        return DenyEntry(network, _unix_time(entry["until"]), str(entry["actor"]), str(entry["reason"]))
+    except Exception as error:  # whatever it is that somebody else wrote there
+        log.warning("an entry of the deny list cannot be read (%s): it is ignored", type(error).__name__)
+        return None
+
+
+def mode_text(change: ModeChange) -> str:
+    """What a mode is kept with, beside its version and times."""
+    return json.dumps(
+        {
+            "mode": change.mode,
+            "actor": change.actor,
+            "reason": change.reason,
+            "capacity": change.capacity,
+            "guest_share": change.guest_share,
+        }
+    )
+
+
+def parse_mode(version: int, since_us: int, until_us: int, now_us: int, data: bytes) -> StoredMode:
+    """The mode, with the store's clock.
+
+    Raises:
+        StoreError: it is not ours.
+    """
+    now_s = now_us / 1_000_000
+    if version == 0:
+        return StoredMode(ModeState(), now_s)
+    try:
+        kept = json.loads(data)
+        state = ModeState(
+            version=version,
+            mode=Mode(kept["mode"]),
+            since_s=since_us / 1_000_000,
+            until_s=until_us / 1_000_000 if until_us else None,
+            actor=str(kept["actor"]),
+            reason=str(kept["reason"]),
+            capacity=None if kept["capacity"] is None else int(kept["capacity"]),
+            guest_share=None if kept["guest_share"] is None else float(kept["guest_share"]),
+        )
+    except Exception as error:
+        raise StoreError(f"the mode in the store cannot be read ({type(error).__name__})") from None
+    return StoredMode(state, now_s)
+
+
+def audit_text(entry: AuditEntry) -> str:
+    """A change as it is kept; when it was is the stream's own id."""
+    return json.dumps({"who": entry.who, "what": entry.what, "was": entry.was, "now": entry.now, "why": entry.why})
+
+
+def parse_audit(entries: Any) -> list[AuditEntry]:
+    """The entries of the stream; those that cannot be read are left out."""
+    parsed = []
+    for id_, fields in entries:
+        try:
+            values: Mapping[str, Any] = json.loads(pairs(fields)[b"entry"])
+            when_s = int(id_.partition(b"-")[0]) / 1000
+            texts = (str(values[name]) for name in ("who", "what", "was", "now", "why"))
+            parsed.append(AuditEntry(when_s, *texts))
+        except Exception:  # whatever it is that somebody else wrote there
+            log.warning("an entry of the audit cannot be read: it is left out")
+    return parsed

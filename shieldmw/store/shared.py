@@ -1,0 +1,244 @@
+"""The store of a fleet, in one Redis or Valkey: what is kept under which key, and how it is read back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from secrets import randbits
+from typing import TypeVar
+
+from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
+from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.client import Client
+from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.core.waiting import Queue
+from shieldmw.errors import StoreError
+
+from . import records, scripts
+from .keys import KEEP_MS, Keys, Names
+from .port import AuditEntry, StoredMode
+from .redis import Command, RedisConnection, pairs
+
+AUDIT_LENGTH = 1000
+
+# A waiting room that nobody asked anything of for so long is empty: it begins anew.
+QUEUE_KEEP_MS = 6 * 3600 * 1000
+
+_VERSION = b"version"
+
+T = TypeVar("T")
+
+
+class RedisStore:
+    """Everything the fleet shares, in one Redis.
+
+    ``secret`` keys all digests; without one, the first worker makes one and keeps it in the
+    store. ``timeout_s`` is the budget of a call, connecting included.
+    """
+
+    def __init__(self, url: str, *, prefix: str, secret: bytes | None, candidate: bytes, timeout_s: float) -> None:
+        self._redis = RedisConnection(url, timeout_s)
+        self._names = Names(prefix)
+        self._secret = secret
+        self._secret_is_set = secret is not None
+        self._candidate = candidate
+        self._keys = None if secret is None else Keys(prefix, secret)
+
+    # --- buckets
+
+    async def take(self, charges: Sequence[Charge]) -> Outcome:
+        """Take the charges, all or nothing, by the clock of Redis."""
+        keys = self._keys or await self._learn_keys()
+        return await scripts.take(self._redis.run, [keys.bucket(charge) for charge in charges], charges)
+
+    async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
+        """Drop a client's buckets, and tell every worker."""
+        keys = self._keys or await self._learn_keys()
+        buckets = [keys.bucket_of(client, name) for name in limit_names]
+        await self._redis.transaction(
+            ("UNLINK", *buckets), ("PUBLISH", self._names.changes, f"client {keys.client_digest(client)}")
+        )
+
+    # --- the fleet's secret
+
+    async def secret(self) -> bytes:
+        """The secret in the store, else ours goes there."""
+        if not self._secret_is_set:
+            await self._learn_keys()
+        if self._secret is None:
+            raise StoreError("no secret was learnt from the store")
+        return self._secret
+
+    async def _learn_keys(self) -> Keys:
+        offered = self._secret or self._candidate
+        *_, kept = await self._redis.transaction(
+            ("SET", self._names.secret, offered.hex(), "NX"),
+            ("PEXPIRE", self._names.secret, KEEP_MS),
+            ("GET", self._names.secret),
+        )
+        secret = records.parse_secret(kept)
+        if self._keys is None or secret != self._secret:
+            self._secret = secret
+            self._keys = Keys(self._names.prefix, secret)
+        return self._keys
+
+    # --- tables with a version: API keys and the deny list
+
+    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
+        """The issued API keys, or None where the version is known; heals a lost secret."""
+        known_secret = self._secret
+        secret = await self.secret()
+        known_version = known_version if secret == known_secret else None
+        table = await self._table(self._names.api_keys, known_version, records.parse_api_key)
+        if table is None:
+            return None
+        version, entries = table
+        return ApiKeyTable(version, derive_digest_key(secret), {entry.digest: entry for entry in entries})
+
+    async def add_api_key(self, api_key: ApiKey) -> None:
+        """Issue a key."""
+        key = self._names.api_keys
+        await self._redis.transaction(("HSET", key, api_key.digest, records.api_key_text(api_key)), *_touched(key))
+
+    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
+        """Revoke keys by their digests; how many there were."""
+        if not digests:
+            return 0
+        key = self._names.api_keys
+        revoked, *_ = await self._redis.transaction(("HDEL", key, *digests), *_touched(key))
+        return int(revoked)
+
+    async def deny_list(self, known_version: int | None) -> DenyList | None:
+        """The entries, or None where the version is known."""
+        table = await self._table(self._names.deny, known_version, records.parse_deny)
+        return None if table is None else DenyList(table[0], tuple(table[1]))
+
+    async def deny(self, entry: DenyEntry) -> None:
+        """Refuse a network, and say so in the audit."""
+        audit = AuditEntry(0, entry.actor, f"deny {entry.network}", "", f"until {entry.until_s:.0f}", entry.reason)
+        key = self._names.deny
+        await self._redis.transaction(
+            ("HSET", key, str(entry.network), records.deny_text(entry)), *_touched(key), *self._audited(audit, "deny")
+        )
+
+    async def undeny(self, network: str, actor: str) -> bool:
+        """Refuse it no longer; whether it was refused."""
+        audit = AuditEntry(0, actor, f"deny {network}", "denied", "not denied", "")
+        key = self._names.deny
+        dropped, *_ = await self._redis.transaction(
+            ("HDEL", key, network), *_touched(key), *self._audited(audit, "deny")
+        )
+        return bool(dropped)
+
+    async def _table(
+        self, key: str, known_version: int | None, parse: Callable[[bytes, bytes], T | None]
+    ) -> tuple[int, list[T]] | None:
+        if known_version is not None:
+            version = records.whole_number(await self._redis.command("HGET", key, _VERSION), "version")
+            if version == known_version:
+                return None
+        fields = dict(pairs(await self._redis.command("HGETALL", key)))
+        version = records.whole_number(fields.pop(_VERSION, None), "version")
+        parsed = (parse(name, value) for name, value in fields.items())
+        return version, [entry for entry in parsed if entry is not None]
+
+    def _audited(self, entry: AuditEntry, change: str) -> tuple[Command, ...]:
+        audit = self._names.audit
+        return (
+            ("XADD", audit, "MAXLEN", AUDIT_LENGTH, "*", "entry", records.audit_text(entry)),
+            ("PEXPIRE", audit, KEEP_MS),
+            ("PUBLISH", self._names.changes, change),
+        )
+
+    # --- the mode
+
+    async def mode(self) -> StoredMode:
+        """The mode as it is kept."""
+        now, fields = await self._redis.transaction(
+            ("TIME",), ("HMGET", self._names.mode, "version", "since_us", "until_us", "data")
+        )
+        version, since_us, until_us = (records.whole_number(field, "mode") for field in fields[:3])
+        now_us = int(now[0]) * 1_000_000 + int(now[1])
+        return records.parse_mode(version, since_us, until_us, now_us, fields[3] or b"")
+
+    async def set_mode(
+        self, change: ModeChange, *, was: ModeState, expected_version: int | None
+    ) -> tuple[bool, StoredMode]:
+        """Change the mode, unless it is of another version than expected."""
+        audit = AuditEntry(0, change.actor, "mode", was.mode, str(change), change.reason)
+        return await self._run_mode(
+            "set",
+            -1 if expected_version is None else expected_version,
+            was.version,
+            int((change.for_s or 0) * 1_000_000),
+            0,
+            records.mode_text(change),
+            audit,
+        )
+
+    async def restore_mode(self, state: ModeState) -> StoredMode:
+        """Tell a store that lost it which mode is in force."""
+        change = ModeChange(state.mode, state.actor, state.reason, None, state.capacity, state.guest_share)
+        why = f"the store had lost version {state.version}, which is in force"
+        audit = AuditEntry(0, "shieldmw", "mode", "", state.mode, why)
+        until_us, since_us = int((state.until_s or 0) * 1_000_000), int(state.since_s * 1_000_000)
+        _, stored = await self._run_mode(
+            "restore", state.version, state.version, until_us, since_us, records.mode_text(change), audit
+        )
+        return stored
+
+    async def _run_mode(
+        self, what: str, asked: int, known: int, ends: int, since: int, data: str, audit: AuditEntry
+    ) -> tuple[bool, StoredMode]:
+        names = self._names
+        arguments = (what, asked, known, ends, since, data, records.audit_text(audit), names.changes)
+        reply = await self._redis.run("mode", (names.mode, names.audit), (*arguments, KEEP_MS, AUDIT_LENGTH))
+        if not isinstance(reply, list) or len(reply) != 6 or not isinstance(reply[5], bytes):
+            raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers and data")
+        changed, version, since_us, until_us, now_us = scripts.whole_numbers("mode", reply[:5], 5)
+        return changed == 1, records.parse_mode(version, since_us, until_us, now_us, reply[5])
+
+    async def audit(self, count: int) -> list[AuditEntry]:
+        """The last changes, the newest first."""
+        entries = await self._redis.command("XREVRANGE", self._names.audit, "+", "-", "COUNT", count)
+        return records.parse_audit(entries)
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Add a change to the audit, now."""
+        await self._redis.transaction(*self._audited(entry, "audit"))
+
+    async def changes(self) -> AsyncIterator[str]:
+        """What changed, as it happens."""
+        async for message in self._redis.messages(self._names.changes):
+            yield message.decode("utf-8", "replace")
+
+    # --- seats
+
+    async def seats(self, report: Report, capacity: Capacity) -> Grant:
+        """Report what a worker holds and wants; what it is granted."""
+        return await scripts.seats(self._redis.run, self._names.seats, report, capacity)
+
+    async def release_seats(self, worker: str) -> None:
+        """Give back all seats of a worker that stops."""
+        await self._redis.command("HDEL", self._names.seats, worker)
+
+    async def queue(self, give: int, free: int) -> Queue:
+        """Take numbers to give out, and call as many as seats came free."""
+        return await scripts.queue(self._redis.run, self._names.queue, give, free, QUEUE_KEEP_MS)
+
+    # --- the server itself
+
+    async def server_info(self) -> Mapping[str, str]:
+        """What the server says of itself, for ``shieldmw check``."""
+        lines = (await self._redis.command("INFO")).decode("utf-8", "replace").splitlines()
+        return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
+
+    async def aclose(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        await self._redis.aclose()
+
+
+def _touched(key: str) -> tuple[Command, ...]:
+    """A new version, never one that was there before, not even before the store lost everything."""
+    return (("HSET", key, _VERSION, randbits(52)), ("PEXPIRE", key, KEEP_MS))

@@ -1,0 +1,383 @@
+"""Dividing seats, the pure model: thousands of random fleets in which nothing may ever be promised twice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from shieldmw.core.seats import (
+    COHORTS,
+    LEASE_S,
+    NO_GRANT,
+    Audience,
+    Capacity,
+    Grant,
+    Report,
+    SeatTable,
+    fair_share,
+    granted,
+    levels,
+)
+
+RUNS = 3000
+ROUND_S = 5.0
+
+
+@dataclass
+class Worker:
+    """One worker of the model: it obeys its grant at once, and forgets it when its lease has ended."""
+
+    name: str
+    want: Audience = field(default_factory=Audience)
+    here: Audience = field(default_factory=Audience)
+    grant: Grant | None = None
+    until_s: float = 0.0
+
+    @property
+    def usage(self) -> int:
+        """Seats that may be taken at this worker."""
+        return max(self.here.total, self.grant.seats if self.grant else 0)
+
+    @property
+    def guest_usage(self) -> int:
+        """Seats that guests may have taken at this worker."""
+        return max(self.here.guests, self.grant.guest_seats if self.grant else 0)
+
+    def refresh(self, table: SeatTable, capacity: Capacity, now_s: float, *, evicts: bool = True) -> Grant:
+        """Report, then let in and evict what the grant says."""
+        held = self.grant if now_s < self.until_s else None
+        seats, guest_seats = (held.seats, held.guest_seats) if held else (NO_GRANT, NO_GRANT)
+        report = Report(self.name, self.here, self.here + self.unmet, seats, guest_seats)
+        self.grant, self.until_s = table.refresh(report, capacity, now_s), now_s + LEASE_S
+        if evicts or self.here.total <= self.grant.seats:
+            self.sit(self.grant)
+        return self.grant
+
+    def asks(self, want: Audience) -> None:
+        """Other listeners want to be here; who no longer does leaves."""
+        here, self.want = self.here, want
+        self.here = Audience(
+            min(here.hosts, want.hosts), min(here.members, want.members), min(here.guests, want.guests)
+        )
+
+    def sit(self, grant: Grant) -> None:
+        """Hosts, then members, then guests, as far as seats go."""
+        hosts = min(self.want.hosts, grant.seats)
+        members = min(self.want.members, grant.seats - hosts)
+        self.here = Audience(hosts, members, min(self.want.guests, grant.guest_seats, grant.seats - hosts - members))
+
+    @property
+    def unmet(self) -> Audience:
+        """Who was turned away."""
+        want, here = self.want, self.here
+        return Audience(
+            max(0, want.hosts - here.hosts),
+            max(0, want.members - here.members),
+            max(0, want.guests - here.guests),
+        )
+
+
+@dataclass
+class Fleet:
+    """Workers over one table, driven by a seeded dice."""
+
+    dice: random.Random
+    capacity: Capacity
+    table: SeatTable = field(default_factory=SeatTable)
+    workers: list[Worker] = field(default_factory=list)
+    now_s: float = 1_000_000.0
+    born: int = 0
+
+    @classmethod
+    def of(cls, seed: int, workers: int, seats: int, guest_share: float) -> Fleet:
+        """A fleet of so many workers that nobody has asked anything of yet."""
+        fleet = cls(random.Random(seed), Capacity(seats, int(seats * guest_share)))
+        for _ in range(workers):
+            fleet.join()
+        return fleet
+
+    def join(self) -> Worker:
+        """One more worker."""
+        self.born += 1
+        worker = Worker(f"{self.dice.getrandbits(32):08x}-{self.born}")
+        self.workers.append(worker)
+        return worker
+
+    def demand(self) -> Audience:
+        """Some demand of one worker: none, a little, or more than its part."""
+        most = 1 + 3 * self.capacity.seats // max(1, len(self.workers))
+        some = [0, self.dice.randint(0, most), self.dice.randint(0, most // 4)]
+        return Audience(self.dice.choice([0, 0, 0, 1]), self.dice.choice(some), self.dice.choice(some))
+
+    def round(self, *, in_order: bool = False) -> None:
+        """Every worker once in five seconds. Who turned listeners away soon asks again, as the gate does (there: each
+        0.2 s): room that others have made is seen only by asking."""
+        workers = list(self.workers)
+        if not in_order:
+            self.dice.shuffle(workers)
+        for worker in workers:
+            self.now_s += ROUND_S / len(workers)
+            worker.refresh(self.table, self.capacity, self.now_s)
+        for worker in workers * 3:
+            if worker.unmet.total:
+                worker.refresh(self.table, self.capacity, self.now_s)
+
+    @property
+    def usage(self) -> int:
+        """Seats that may be taken anywhere."""
+        return sum(worker.usage for worker in self.workers)
+
+    @property
+    def guest_usage(self) -> int:
+        """Seats that guests may have taken anywhere."""
+        return sum(worker.guest_usage for worker in self.workers)
+
+    def recut(self) -> None:
+        """Another capacity: a cut as often as a raise."""
+        seats = max(1, int(self.capacity.seats * self.dice.choice([0.1, 0.5, 0.8, 1, 1.3, 3])))
+        self.capacity = Capacity(seats, int(seats * self.dice.choice([0, 0.2, 0.5, 1])))
+
+
+def fleets(runs: int, most_workers: int = 200) -> Iterator[Fleet]:
+    """So many random fleets, small ones more often than large ones."""
+    for seed in range(runs):
+        dice = random.Random(seed)
+        workers = dice.choice([1, 2, 3, dice.randint(1, 20), dice.randint(1, most_workers) if seed % 10 == 0 else 8])
+        seats = dice.choice([1, 7, 100, dice.randint(1, 50_000)])
+        yield Fleet.of(seed, workers, seats, dice.choice([0, 0.2, 0.5, 1]))
+
+
+def happens(fleet: Fleet) -> None:
+    """One thing of all that can happen to a fleet."""
+    dice, workers = fleet.dice, fleet.workers
+    fleet.now_s += dice.choice([0.01, 0.2, 1, 5]) / len(workers) if workers else LEASE_S
+    what = dice.random()
+    if what < 0.70 and workers:
+        # Half of the reports come from workers whose evicted listeners have not gone yet.
+        dice.choice(workers).refresh(fleet.table, fleet.capacity, fleet.now_s, evicts=dice.random() < 0.5)
+    elif what < 0.86 and workers:
+        worker = dice.choice(workers)
+        worker.asks(fleet.demand())
+        if worker.grant and fleet.now_s < worker.until_s and worker.here.total <= worker.grant.seats:
+            worker.sit(worker.grant)  # admitted without asking
+    elif what < 0.90:
+        fleet.join().want = fleet.demand()
+    elif what < 0.93 and workers:
+        worker = workers.pop(dice.randrange(len(workers)))
+        fleet.table.release(worker.name)
+    elif what < 0.95 and workers:
+        workers.pop(dice.randrange(len(workers)))  # killed: its lease runs on
+    elif what < 0.98:
+        fleet.recut()
+
+
+def test_what_may_be_taken_never_grows_above_the_capacity() -> None:
+    """Whatever workers do, seats that may be taken stay within capacity; after a cut they never grow until they fit."""
+    for fleet in fleets(RUNS):
+        for _ in range(60):
+            usage, guests = fleet.usage, fleet.guest_usage
+            happens(fleet)
+            lapsed = [worker for worker in fleet.workers if worker.grant and worker.until_s <= fleet.now_s]
+            for worker in lapsed:
+                # Who did not report in time has lost its seats; the model's listeners leave with them.
+                worker.grant, worker.here = None, Audience()
+            assert fleet.usage <= max(usage, fleet.capacity.seats)
+            assert fleet.guest_usage <= max(guests, fleet.capacity.guest_seats)
+
+
+def test_members_have_all_they_ask_for_within_two_rounds() -> None:
+    """Two rounds after demand or capacity changed, members have their seats, within one of rounding per worker."""
+    for fleet in fleets(RUNS, most_workers=40):
+        for change in range(2):
+            for worker in fleet.workers:
+                if fleet.dice.random() < 0.7:
+                    worker.asks(fleet.demand())
+            if change:
+                fleet.recut()
+            in_order = fleet.dice.random() < 0.5
+            fleet.round(in_order=in_order)
+            fleet.round(in_order=in_order)
+            wants = [worker.want.hosts + worker.want.members for worker in fleet.workers]
+            have = [worker.here.hosts + worker.here.members for worker in fleet.workers]
+            assert sum(have) >= min(sum(wants), fleet.capacity.seats) - len(fleet.workers)
+            guests = [worker.here.guests for worker in fleet.workers]
+            assert sum(guests) <= fleet.capacity.guest_seats
+            assert sum(have) + sum(guests) <= fleet.capacity.seats
+            if sum(guests):
+                assert all(had or not wanted for had, wanted in zip(have, wants, strict=True))
+
+
+def test_grants_settle_at_the_fair_share_to_the_seat() -> None:
+    """While demand stays as it is each worker's grant becomes its pro-rata share, of headroom too."""
+    for fleet in fleets(300, most_workers=60):
+        for worker in fleet.workers:
+            worker.want = fleet.demand()
+        for _ in range(4):
+            fleet.round()
+        workers = sorted(fleet.workers, key=lambda worker: worker.name)
+        demands = [worker.here + worker.unmet for worker in workers]
+        for index, worker in enumerate(workers):
+            assert worker.grant
+            share = fair_share(fleet.capacity, demands, index)
+            assert worker.grant.seats == share.seats
+
+
+def test_a_dead_workers_seats_return_after_the_lease() -> None:
+    """Seats of a killed worker are lent to nobody while its lease runs, and to others right after."""
+    table, capacity = SeatTable(), Capacity(100, 100)
+    dead, alive = Worker("dead", want=Audience(members=100)), Worker("alive", want=Audience(members=100))
+    dead.refresh(table, capacity, 0.0)
+    assert alive.refresh(table, capacity, LEASE_S - 0.001).seats == 0
+    assert alive.refresh(table, capacity, LEASE_S).seats == 100
+
+
+def test_a_worker_that_stops_returns_its_seats_at_once() -> None:
+    """What a worker gives back is there for the next report."""
+    table, capacity = SeatTable(), Capacity(100, 100)
+    Worker("a", want=Audience(members=100)).refresh(table, capacity, 0.0)
+    table.release("a")
+    assert Worker("b", want=Audience(members=100)).refresh(table, capacity, 0.0).seats == 100
+
+
+def test_a_store_that_lost_its_state_never_promises_seats_twice() -> None:
+    """Whoever reports first to an empty table, with seats or without, what all may take stays within capacity."""
+    for fleet in fleets(RUNS, most_workers=40):
+        for worker in fleet.workers:
+            worker.want = fleet.demand()
+        fleet.round()
+        fleet.round()
+        fleet.table = SeatTable()
+        order = fleet.workers * 3
+        fleet.dice.shuffle(order)
+        for worker in order:
+            fleet.now_s += LEASE_S / len(order)
+            if fleet.dice.random() < 0.3:
+                worker.asks(fleet.demand())
+            worker.refresh(fleet.table, fleet.capacity, fleet.now_s)
+            assert fleet.usage <= fleet.capacity.seats
+            assert fleet.guest_usage <= fleet.capacity.guest_seats
+
+
+def test_a_lost_state_is_made_good_after_one_lease() -> None:
+    """While what others hold is unknown nothing grows; a lease later seats are divided anew."""
+    table, capacity = SeatTable(), Capacity(100, 100)
+    one = Worker("one", want=Audience(members=100))
+    one.refresh(table, capacity, 0.0)
+    table = SeatTable()
+    late = Worker("late", want=Audience(members=100))
+    one.refresh(table, capacity, 1.0)
+    assert late.refresh(table, capacity, 1.1).seats == 0
+    assert one.refresh(table, capacity, 1.2).seats == 50
+    one.refresh(table, capacity, 6.0)
+    assert late.refresh(table, capacity, 1.0 + LEASE_S - 0.01).seats == 0
+    assert late.refresh(table, capacity, 1.0 + LEASE_S).seats == 50
+
+
+def test_a_worker_with_an_empty_grant_also_says_that_the_state_was_lost() -> None:
+    """A worker that was granted nothing and reports first to an empty table does not get what others hold."""
+    table, capacity = SeatTable(), Capacity(10, 10)
+    rich, poor = Worker("rich", want=Audience(members=10)), Worker("poor", want=Audience(guests=5))
+    rich.refresh(table, capacity, 0.0)
+    assert poor.refresh(table, capacity, 0.1).seats == 0
+    assert poor.refresh(SeatTable(), capacity, 0.2).seats == 0
+
+
+def test_a_clock_that_steps_back_keeps_no_dead_worker_for_longer_than_a_lease() -> None:
+    """Entries and a guard from an hour ahead are lost state: after one lease they hold nothing back."""
+    table, capacity = SeatTable(), Capacity(100, 100)
+    alive = Worker("alive", want=Audience(members=100))
+    Worker("dead", want=Audience(members=100)).refresh(table, capacity, 3600.0)
+    alive.refresh(table, capacity, 3600.0)
+    table.guard_until_s = 3600.0 + LEASE_S
+    alive.until_s = 0.0  # its own clock did not step; it simply has no lease left
+    assert alive.refresh(table, capacity, 0.0).seats == 100
+
+
+def test_the_naive_rule_starves_the_late_worker_and_ours_does_not() -> None:
+    """After a cut by half `min(want, capacity - others)` leaves late workers with nothing; ours does not."""
+    names = [f"w{number:02d}" for number in range(20)]
+    naive = dict.fromkeys(names, 50)
+    table, workers = SeatTable(), [Worker(name, want=Audience(members=50)) for name in names]
+    for worker in workers:
+        worker.refresh(table, Capacity(1000, 0), 0.0)
+    for name in names:
+        others = sum(naive.values()) - naive[name]
+        naive[name] = max(0, min(50, 500 - others))
+    for worker in workers * 2:
+        worker.refresh(table, Capacity(500, 0), 1.0)
+    assert sum(1 for seats in naive.values() if seats == 0) >= 10
+    assert [worker.usage for worker in workers] == [25] * 20
+
+
+@pytest.mark.parametrize(
+    ("fair", "has", "room", "expected"),
+    [
+        (10, 10, 0, 10),  # it has what it should
+        (10, 25, 0, 10),  # shrinking is granted at once
+        (10, 25, 99, 10),  # and room is no reason to keep more than is fair
+        (10, 4, 20, 10),  # growing into room that is there
+        (10, 4, 7, 7),  # growing as far as there is room
+        (10, 4, 0, 4),  # no room: what it has stays
+        (10, 4, -50, 4),  # after a cut others hold too much: it loses nothing for that
+        (0, 0, 5, 0),  # nobody asks
+    ],
+)
+def test_what_is_granted(fair: int, has: int, room: int, expected: int) -> None:
+    """Fair where it has as much, else what room allows but never less than it has."""
+    assert granted(fair, has, room) == expected
+
+
+@pytest.mark.parametrize(
+    ("capacity", "demands", "shares"),
+    [
+        # Nobody asks: all is headroom, spread evenly.
+        (Capacity(10, 10), [Audience(), Audience()], [Capacity(5, 5), Capacity(5, 5)]),
+        # What members leave is spread as headroom; guests ask for none of it.
+        (Capacity(10, 0), [Audience(members=4), Audience()], [Capacity(7, 0), Capacity(3, 0)]),
+        # Hosts before members before guests.
+        (Capacity(4, 4), [Audience(hosts=2), Audience(members=9, guests=9)], [Capacity(2, 0), Capacity(2, 0)]),
+        # Too many members: pro rata, and guests get nothing.
+        (Capacity(9, 9), [Audience(members=20, guests=5), Audience(members=10)], [Capacity(6, 0), Capacity(3, 0)]),
+        # Guests share what is theirs pro rata; the rest of the seats is headroom for members.
+        (Capacity(10, 4), [Audience(guests=6), Audience(guests=2)], [Capacity(6, 3), Capacity(4, 1)]),
+        # No seats at all.
+        (Capacity(0, 0), [Audience(hosts=1, members=1, guests=1)], [Capacity(0, 0)]),
+    ],
+)
+def test_fair_shares(capacity: Capacity, demands: list[Audience], shares: list[Capacity]) -> None:
+    """Everything to the higher class, the rest pro rata, what nobody asks for as headroom."""
+    assert [fair_share(capacity, demands, index) for index in range(len(demands))] == shares
+
+
+def test_shares_of_all_workers_sum_to_the_capacity() -> None:
+    """No seat is lost and none is made by rounding."""
+    dice = random.Random(1)
+    for _ in range(RUNS):
+        seats = dice.choice([0, 1, 13, 1000, dice.randint(0, 10**7)])
+        capacity = Capacity(seats, dice.randint(0, seats))
+        demands = [
+            Audience(*(dice.choice([0, 1, dice.randint(0, 1 + seats)]) for _ in range(3)))
+            for _ in range(dice.randint(1, 30))
+        ]
+        shares = [fair_share(capacity, demands, index) for index in range(len(demands))]
+        assert sum(share.seats for share in shares) == seats
+        assert sum(share.guest_seats for share in shares) <= capacity.guest_seats
+        assert all(0 <= share.guest_seats <= share.seats for share in shares)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "demand", "expected"),
+    [
+        (Capacity(100, 100), Audience(0, 50, 50), (COHORTS, COHORTS)),  # all fit
+        (Capacity(100, 100), Audience(0, 200, 10), (COHORTS // 2, 0)),  # half of the members, no guest
+        (Capacity(100, 10), Audience(0, 0, 40), (COHORTS, COHORTS // 4)),  # the guests' share is what counts
+        (Capacity(100, 100), Audience(100, 1, 0), (0, COHORTS)),  # hosts fill it
+        (Capacity(0, 0), Audience(0, 0, 0), (COHORTS, COHORTS)),  # nobody asks
+    ],
+)
+def test_levels(capacity: Capacity, demand: Audience, expected: tuple[int, int]) -> None:
+    """How many of the 128 cohorts find a seat were all seats given anew."""
+    assert levels(capacity, demand) == expected

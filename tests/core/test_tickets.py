@@ -1,0 +1,175 @@
+"""Signed papers: only what this event signed, for this client and until then, is worth anything."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.seats import COHORTS
+from shieldmw.core.tickets import LONGEST_PAPER, Number, Signer, Ticket
+
+SECRET = b"a secret of at least 32 characters"
+NOW_S = 1_800_000_000.0
+ALICE = Signer(SECRET, "interview").client_digest("token:alice")
+
+
+def signer(secret: bytes = SECRET, event: str = "interview") -> Signer:
+    """What signs papers of the event."""
+    return Signer(secret, event)
+
+
+def ticket(listener_class: ListenerClass = ListenerClass.MEMBER, until_s: int = int(NOW_S) + 3600) -> Ticket:
+    """Alice's ticket."""
+    return Ticket("0011223344556677", ALICE, listener_class, until_s)
+
+
+def number(until_s: int = int(NOW_S) + 600) -> Number:
+    """Alice's number."""
+    return Number(17, ALICE, until_s)
+
+
+@pytest.mark.parametrize("listener_class", list(ListenerClass))
+def test_a_ticket_that_was_signed_is_read_back(listener_class: ListenerClass) -> None:
+    """What was signed is what is read, in every class."""
+    signed = ticket(listener_class)
+    assert signer().read_ticket(signer().sign_ticket(signed), NOW_S) == signed
+
+
+def test_a_number_that_was_signed_is_read_back() -> None:
+    """A number in the waiting room comes back as it was given."""
+    assert signer().read_number(signer().sign_number(number()), NOW_S) == number()
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (signer(b"another secret of at least 32 characters"), "signed by somebody else"),
+        (signer(event="debate"), "of another event, signed with the same secret"),
+        (signer(event=""), "of no event"),
+    ],
+)
+def test_papers_of_others_are_worth_nothing(other: Signer, why: str) -> None:
+    """A paper that another secret or another event signed is none of ours."""
+    assert signer().read_ticket(other.sign_ticket(ticket()), NOW_S) is None, why
+    assert signer().read_number(other.sign_number(number()), NOW_S) is None, why
+
+
+@pytest.mark.parametrize(("later_s", "good"), [(-1, True), (-0.001, True), (0, False), (1, False), (1e9, False)])
+def test_papers_end(later_s: float, good: bool) -> None:
+    """A paper is good until its time and not a moment longer."""
+    papers = signer()
+    until_s = int(NOW_S)
+    shown_s = until_s + later_s
+    assert (papers.read_ticket(papers.sign_ticket(ticket(until_s=until_s)), shown_s) is not None) is good
+    assert (papers.read_number(papers.sign_number(number(until_s)), shown_s) is not None) is good
+
+
+def test_a_number_is_no_ticket_and_a_ticket_no_number() -> None:
+    """A paper is good for what it was signed for alone."""
+    papers = signer()
+    assert papers.read_ticket(papers.sign_number(number()), NOW_S) is None
+    assert papers.read_number(papers.sign_ticket(ticket()), NOW_S) is None
+
+
+def test_every_single_change_of_a_paper_is_seen() -> None:
+    """Not one character of a paper can be changed, dropped or added."""
+    papers = signer()
+    text = papers.sign_ticket(ticket())
+    alphabet = "Ab0-_.="
+    changed = {text[:at] + letter + text[at + 1 :] for at in range(len(text)) for letter in alphabet}
+    dropped = {text[:at] + text[at + 1 :] for at in range(len(text))}
+    added = {text[:at] + letter + text[at:] for at in range(len(text) + 1) for letter in alphabet}
+    for forged in (changed | dropped | added) - {text}:
+        assert papers.read_ticket(forged, NOW_S) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"member"', b'"host"'),
+        (b'"guest"', b'"member"'),
+        (b'"interview"', b'"debate"'),
+        (str(int(NOW_S) + 3600).encode(), str(int(NOW_S) + 9999).encode()),
+        (ALICE.encode(), Signer(SECRET, "interview").client_digest("token:mallory").encode()),
+    ],
+)
+def test_no_field_can_be_rewritten(old: bytes, new: bytes) -> None:
+    """A paper with another class, event, client or end, under the old signature, is refused."""
+    papers = signer()
+    signed = papers.sign_ticket(ticket(ListenerClass.GUEST if b"guest" in old else ListenerClass.MEMBER))
+    body, _, mac = signed.partition(".")
+    payload = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+    assert old in payload
+    forged = base64.urlsafe_b64encode(payload.replace(old, new)).rstrip(b"=").decode()
+    assert papers.read_ticket(f"{forged}.{mac}", NOW_S) is None
+
+
+def test_a_paper_without_a_signature_is_none() -> None:
+    """An empty signature, a missing one or that of another paper prove nothing."""
+    papers = signer()
+    body, _, _ = papers.sign_ticket(ticket()).partition(".")
+    _, _, other = papers.sign_ticket(ticket(ListenerClass.HOST)).partition(".")
+    for text in (body, body + ".", f"{body}.{other}", f".{other}", ".", ""):
+        assert papers.read_ticket(text, NOW_S) is None
+
+
+@given(text=st.text(max_size=2 * LONGEST_PAPER) | st.text("aA0-_=.", max_size=300))
+def test_no_text_at_all_raises(text: str) -> None:
+    """Whatever is shown is read as nothing; no text is an error."""
+    assert signer().read_ticket(text, NOW_S) is None
+    assert signer().read_number(text, NOW_S) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800.\udfff", "\x00.\x00", "é.é", "a.b.c.d", "..", "=.=", "=" * 500 + "." + "=" * 11, "[].[]", "٣.٣"]
+)
+def test_odd_text_is_nothing(text: str) -> None:
+    """Surrogates, controls, foreign digits and too many dots are read as nothing."""
+    assert signer().read_ticket(text, NOW_S) is None
+    assert signer().read_number(text, NOW_S) is None
+
+
+def test_a_paper_says_nothing_of_its_client() -> None:
+    """The subject is on no paper, and its digest differs from event to event's secret."""
+    text = signer().sign_ticket(ticket())
+    body = text.partition(".")[0]
+    assert b"alice" not in base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
+    assert signer(b"another secret of at least 32 characters").client_digest("token:alice") != ALICE
+    assert len(text) < LONGEST_PAPER
+
+
+def test_a_cohort_stays_for_an_hour() -> None:
+    """A reconnect within the hour, on any worker, does not roll the dice again."""
+    hour_s = int(NOW_S // 3600) * 3600
+    for name in (f"token:listener-{number}" for number in range(200)):
+        cohorts = {signer().cohort(name, hour_s + second) for second in (0, 1, 59.9, 1800, 3599.999)}
+        assert len(cohorts) == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "later_s"), [("debate", 0.0), ("interview", 3600.0)], ids=["another event", "the next hour"]
+)
+def test_cohorts_are_dealt_anew(event: str, later_s: float) -> None:
+    """Another event and another hour have other cohorts: as many stay the same as by chance."""
+    names = [f"token:listener-{number}" for number in range(12_800)]
+    same = sum(signer().cohort(name, NOW_S) == signer(event=event).cohort(name, NOW_S + later_s) for name in names)
+    assert 50 <= same <= 150  # 100 expected, five deviations of 10
+
+
+@pytest.mark.parametrize(
+    "names", [[f"token:{n}" for n in range(64_000)], [f"ip:10.0.{n // 256}.{n % 256}" for n in range(64_000)]]
+)
+def test_cohorts_are_uniform(names: list[str]) -> None:
+    """Every cohort is as large as every other, for subjects and for addresses in a row (chi-square)."""
+    counts = Counter(signer().cohort(name, NOW_S) for name in names)
+    assert set(counts) == set(range(COHORTS))
+    expected = len(names) / COHORTS
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    freedom = COHORTS - 1
+    assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)

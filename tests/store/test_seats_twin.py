@@ -1,0 +1,176 @@
+"""seats.lua and core/seats.py are twins, and cheap: random traces over a real server, equal to the last digit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import astuple
+
+import pytest
+import redis
+
+from servers import RedisServer, redis_server
+from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report, SeatTable
+from shieldmw.store import scripts
+
+KEY = "shield:seats"
+LEASE_MS = int(LEASE_S * 1000)
+
+TIME_OF_REDIS = "redis.call('TIME')"
+TIME_OF_ARGUMENTS = "{ARGV[13], ARGV[14]}"
+
+# What one call may cost by Redis' own account, with slack for a machine that others use as well.
+MOST_US, SLACK = 1000, 3
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[RedisServer]:
+    """A server for this module."""
+    with redis_server("valkey") as server:
+        yield server
+
+
+@pytest.fixture
+def client(valkey: RedisServer) -> redis.Redis:
+    """A connection to it, empty."""
+    client = valkey.client()
+    client.flushall()
+    return client
+
+
+class LuaTable:
+    """The script on a server, under a clock of the test's own."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        source = scripts.source("seats")
+        assert source.count(TIME_OF_REDIS) == 1
+        self._script = client.register_script(source.replace(TIME_OF_REDIS, TIME_OF_ARGUMENTS))
+
+    def refresh(self, report: Report, capacity: Capacity, now_ms: int) -> Grant:
+        """One report."""
+        here, want = report.present, report.demand
+        reply = self._script(
+            keys=[KEY],
+            args=[
+                *(report.worker, capacity.seats, capacity.guest_seats, LEASE_MS),
+                *(want.hosts, want.members, want.guests, here.hosts, here.members, here.guests),
+                *(report.seats, report.guest_seats, now_ms // 1000, now_ms % 1000 * 1000),
+            ],
+        )
+        seats, guests, member_level, guest_level, workers, *sums = scripts.whole_numbers("seats", reply, 11)
+        return Grant(seats, guests, member_level, guest_level, workers, Audience(*sums[:3]), Audience(*sums[3:]))
+
+
+def some(dice: random.Random, most: int) -> Audience:
+    """Some listeners."""
+    return Audience(*(dice.choice([0, 1, dice.randint(0, most)]) for _ in range(3)))
+
+
+def reported(dice: random.Random, most: int, workers: int) -> Report:
+    """Any report, also of a worker that holds more than it was granted, or that nobody knows."""
+    present = some(dice, most)
+    held = dice.choice([NO_GRANT, NO_GRANT, 0, dice.randint(0, most)])
+    guests = held if held <= 0 else dice.randint(0, held)
+    return Report(f"{dice.randrange(workers):x}", present, present + some(dice, most), held, guests)
+
+
+def kept(client: redis.Redis) -> dict[str | bytes, tuple[int, ...]]:
+    """What lies in the hash, without the guard."""
+    return {
+        name: tuple(int(number) for number in value.split())
+        for name, value in client.hgetall(KEY).items()
+        if name != b"#guard"
+    }
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_twins(client: redis.Redis, seed: int) -> None:
+    """On any trace of reports, releases, losses and steps of the clock both grant the same and keep the same."""
+    dice = random.Random(seed)
+    lua, table = LuaTable(client), SeatTable()
+    now_ms = 1_800_000_000_000
+    workers = dice.choice([1, 2, 5, 40])
+    most = dice.choice([1, 10, 1000, 3_000_000])
+    for _ in range(60):
+        now_ms += dice.choice([0, 1, 200, 5000, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1]) // dice.choice([1, 1, 4])
+        now_ms -= 3_600_000 if dice.random() < 0.02 else 0
+        seats = dice.choice([0, 1, dice.randint(0, 2 * most * workers)])
+        capacity = Capacity(seats, dice.randint(0, seats))
+        report = reported(dice, most, workers)
+        if dice.random() < 0.05:
+            client.hdel(KEY, report.worker)
+            table.release(report.worker)
+        elif dice.random() < 0.02:
+            client.delete(KEY)
+            table = SeatTable()
+        assert lua.refresh(report, capacity, now_ms) == table.refresh(report, capacity, now_ms / 1000)
+        entries = {
+            name.encode(): (
+                round(entry.until_s * 1000),
+                *astuple(entry.demand),
+                *astuple(entry.present),
+                *(entry.seats, entry.guest_seats),
+            )
+            for name, entry in table.entries.items()
+        }
+        assert kept(client) == entries
+
+
+def test_the_key_ends_when_nobody_reports(client: redis.Redis) -> None:
+    """The hash has a TTL of two leases, renewed by each report."""
+    lua = LuaTable(client)
+    report = Report("a", Audience(), Audience(members=1))
+    lua.refresh(report, Capacity(10, 10), 1_800_000_000_000)
+    client.pexpire(KEY, 1000)
+    lua.refresh(report, Capacity(10, 10), 1_800_000_005_000)
+    assert LEASE_MS < int(client.pttl(KEY)) <= 2 * LEASE_MS
+    assert client.keys("*") == [KEY.encode()]
+
+
+GARBAGE = [
+    b"",
+    b"abc",
+    b"1 2 3",
+    b"\xff\x00\xfe",
+    b"0 0 0 0 0 0 0 0 0",
+    b"1 2 3 4 5 6 7 8 9 10",
+    b"-1",
+    b"{}",
+    b" " * 999,
+]
+FROM_THE_FUTURE = b"9999999999999 5 5 5 5 5 5 5000 5000"
+
+
+def test_fields_that_nobody_understands_do_no_harm(client: redis.Redis) -> None:
+    """Garbage in the hash is thrown out, counts as no worker and takes no seat; a garbled guard guards nothing."""
+    now_ms = 1_800_000_000_000
+    for number, value in enumerate([*GARBAGE, FROM_THE_FUTURE]):
+        client.hset(KEY, f"garbage-{number}", value)
+    for guard in (b"soon", b"9999999999999999", b"-5", b""):
+        client.hset(KEY, "#guard", guard)
+        grant = LuaTable(client).refresh(Report("a", Audience(), Audience(members=10)), Capacity(10, 10), now_ms)
+        assert (grant.seats, grant.workers, grant.demand.total) == (10, 1, 10)
+        assert list(kept(client)) == [b"a"]
+        client.hdel(KEY, "a")
+
+
+def test_200_workers_cost_no_more_than_a_millisecond_a_call(
+    client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With 200 workers in the hash one report takes at most 1 ms of the server's time, by its own account."""
+    dice = random.Random(0)
+    lua, capacity = LuaTable(client), Capacity(1_000_000, 500_000)
+    reports = [
+        Report(f"{dice.getrandbits(64):016x}", Audience(1, 2500, 2500), Audience(1, 2600, 9000)) for _ in range(200)
+    ]
+    for report in reports:
+        lua.refresh(report, capacity, 1_800_000_000_000)
+    assert len(kept(client)) == 200
+    client.config_resetstat()
+    for report in reports * 3:
+        lua.refresh(report, capacity, 1_800_000_001_000)
+    stats = client.info("commandstats")["cmdstat_evalsha"]
+    with capsys.disabled():
+        print(f"\n200 workers in the hash: {stats['usec_per_call']:.0f} us a call of seats.lua")  # noqa: T201
+    assert stats["calls"] == 600
+    assert stats["usec_per_call"] <= SLACK * MOST_US
