@@ -9,21 +9,28 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
+from .asgi.admin import Admin
+from .asgi.admin_door import Door
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
 from .errors import SettingsError
 from .gate.api_keys import ApiKeys
+from .gate.control import Control
+from .gate.deny import DenyWatch
 from .gate.failed_auth import FailedAuth
 from .gate.gate import Addressing, Background, Gate
 from .gate.identity import Identifier, TokenVerifier
+from .gate.live import LiveRoom
 from .gate.outage import GuardedStore
+from .gate.seats import SeatPlan, Seats
+from .gate.switch import ChangeListener, Switch
 from .settings import Settings
 from .settings.problems import problem
 from .store.embedded import EmbeddedServer
-from .store.memory import MemoryStore
+from .store.memory import MemoryBuckets, MemoryStore
 from .store.port import Store
-from .store.redis import RedisStore
+from .store.shared import RedisStore
 from .telemetry.log import RefusalLog
 
 # Addresses whose failed credentials are remembered in the worker.
@@ -49,14 +56,29 @@ class ShieldMiddleware(Shield):
         settings = settings or Settings.from_environ()
         reading = Reading(settings.forwarded_header, settings.token_header, settings.token_cookie, settings.token_query)
         pointers = Pointers(settings.recording_url, settings.sign_in_url, settings.retry_after)
+        reader = FactsReader(reading, authenticate)
         open_store = store_opener(settings)
         build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
         super().__init__(
             app,
             open_gate=lambda: build_gate(settings, open_store()),
-            reader=FactsReader(reading, authenticate),
+            reader=reader,
             replies=Replies(pointers),
+            admin=_admin(settings, reader),
         )
+
+
+def _admin(settings: Settings, reader: FactsReader) -> Admin | None:
+    """The admin routes, where there is a token to show there."""
+    if settings.admin_token is None:
+        return None
+    view_token = None if settings.view_token is None else settings.view_token.get_secret_value()
+    door = Door(settings.admin_token.get_secret_value(), view_token, _addressing(settings), reader)
+    return Admin(settings.admin_path, door)
+
+
+def _addressing(settings: Settings) -> Addressing:
+    return Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix)
 
 
 def store_opener(settings: Settings) -> Callable[[], Store]:
@@ -85,20 +107,41 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         SettingsError: the JWT settings cannot be used.
     """
     policy = settings.policy
-    guarded = GuardedStore(store, MemoryStore(token_bytes(32)), settings.on_redis_failure)
-    failed_auth = FailedAuth(policy, guarded, MemoryStore(token_bytes(32), most_buckets=FAILED_AUTH_KEPT))
+    plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+    switch = Switch(store, on_change=lambda: seats.mode_changed())
+    seats = Seats(store, switch, plan)
+    room = LiveRoom(store, seats, settings.key_prefix)
+    deny_list = DenyWatch(store, switch.store_now_s)
+    guarded = GuardedStore(store, MemoryBuckets(), settings.on_redis_failure)
+    failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
+    failed_auth = FailedAuth(policy, guarded, failures)
     api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
     tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
     identifier = Identifier(api_keys, tokens, failed_auth)
+
+    def forget() -> None:
+        guarded.forget()
+        failures.clear()
+
+    def heard(change: str) -> None:
+        switch.soon()
+        deny_list.soon()
+        if change.startswith("client"):
+            forget()
+
     return Gate(
         policy,
-        Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix),
+        _addressing(settings),
         identifier,
         guarded,
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
-        background=(api_keys, *jwks),
+        background=(switch, deny_list, api_keys, *jwks, seats, room, ChangeListener(store, heard)),
         observers=(RefusalLog(),),
+        deny_list=deny_list,
+        switch=switch,
+        room=room,
+        control=Control(store, guarded, switch, seats, deny_list, settings, forget),
     )
 
 

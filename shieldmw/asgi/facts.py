@@ -14,6 +14,8 @@ from shieldmw.core.client import Identity
 from shieldmw.core.facts import Facts
 from shieldmw.core.paths import below_root
 
+from .tickets import TICKET_COOKIE, TICKET_HEADER
+
 AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 
 # A query with more fields than this carries no credential of ours.
@@ -46,7 +48,7 @@ class FactsReader:
         """The facts of an http or websocket scope."""
         forwarded: list[str] = []
         methods = {scope.get("method", "GET").upper()}
-        token = cookie = None
+        token = cookie = paper = None
         for name, value in scope["headers"]:
             if name == self._forwarded:
                 forwarded.append(value.decode("latin-1"))
@@ -54,6 +56,8 @@ class FactsReader:
                 cookie = value if cookie is None else cookie + b"; " + value
             elif name == _METHOD_OVERRIDE:
                 methods.add(value.decode("latin-1").strip().upper())
+            elif name == TICKET_HEADER:
+                paper = value.decode("latin-1")
             if name == self._token_header and token is None:
                 token = value
         client = scope.get("client")
@@ -67,6 +71,7 @@ class FactsReader:
             forwarded=tuple(forwarded),
             credential=self._credential(token, cookie, scope),
             authenticate=None if self._authenticate is None else partial(self._authenticate, scope),
+            paper=paper or _paper(cookie, scope),
         )
 
     def _credential(self, token: bytes | None, cookie: bytes | None, scope: Scope) -> str | None:
@@ -78,7 +83,7 @@ class FactsReader:
             found = cookie_parser(cookie.decode("latin-1")).get(reading.token_cookie)
             if found is not None:
                 return found
-        query = scope.get("query_string", b"")
+        query = scope.get("query_string") or b""
         return _query_value(query, reading.token_query) if reading.token_query is not None and query else None
 
 
@@ -88,6 +93,15 @@ def bearer(value: str) -> str | None:
     if not space:
         return scheme or None
     return rest.strip(" \t") if scheme.lower() == "bearer" else None
+
+
+def _paper(cookie: bytes | None, scope: Scope) -> str | None:
+    """A ticket or number in the cookie, else in the query; looked for only where its name is seen."""
+    name = TICKET_COOKIE.encode()
+    if cookie is not None and name in cookie:
+        return cookie_parser(cookie.decode("latin-1")).get(TICKET_COOKIE)
+    query = scope.get("query_string") or b""
+    return _query_value(query, TICKET_COOKIE) if name in query else None
 
 
 def _query_value(query: bytes, name: str) -> str | None:

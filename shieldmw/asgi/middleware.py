@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldmw.core.client import Identity, ListenerClass
-from shieldmw.core.decision import Decision, Mode, Verdict
+from shieldmw.core.decision import Decision, Verdict
 from shieldmw.core.facts import Facts
+from shieldmw.core.mode import Mode
+from shieldmw.gate.gate import Gate
 
+from .admin import Admin
 from .facts import FactsReader
-from .replies import Replies, limit_headers, send_with
-
+from .replies import Replies, limit_headers, send_with, turned_away
+from .streams import LiveStream
 
 _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
@@ -40,31 +42,27 @@ class ShieldScope:
             raise KeyError(name) from None
 
 
-class Gate(Protocol):
-    """What decides, and runs as long as the app does."""
-
-    async def decide(self, facts: Facts) -> Decision:
-        """The decision on one request."""
-
-    async def start(self) -> None:
-        """Before the first request."""
-
-    async def stop(self) -> None:
-        """After the last one."""
-
-
 class Shield:
     """An ASGI app that admits requests to ``app``.
 
     A gate belongs to the event loop it started on, so each loop gets a new one from
-    ``open_gate``: usually there is one, test clients have one for each request.
+    ``open_gate``: usually there is one, test clients have one for each request. ``admin`` answers
+    what is for the operator, before anything is decided.
     """
 
-    def __init__(self, app: ASGIApp, open_gate: Callable[[], Gate], reader: FactsReader, replies: Replies) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        open_gate: Callable[[], Gate],
+        reader: FactsReader,
+        replies: Replies,
+        admin: Admin | None = None,
+    ) -> None:
         self.app = app
         self._open_gate = open_gate
         self._reader = reader
         self._replies = replies
+        self._admin = admin
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Gate]] = WeakKeyDictionary()
@@ -82,14 +80,42 @@ class Shield:
         gate = self._gate
         if gate is None or self._loop is not asyncio.get_running_loop():
             gate = await self._start()
-        decision = await gate.decide(self._reader.read(scope))
+        if self._admin is not None and gate.control is not None and self._admin.owns(scope):
+            await self._admin.answer(gate.control, scope, receive, send)
+            return
+        facts = self._reader.read(scope)
+        decision = await gate.decide(facts)
         if decision.refused:
             await self._replies.refuse(decision, scope, receive, send)
             return
         scope["shield"] = _shield_scope(decision)
         if decision.levels and decision.verdict is Verdict.ALLOWED:
             send = send_with(limit_headers(decision), send)
-        await self.app(scope, receive, send)
+        if decision.live:
+            await self._live(gate, facts, decision, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _live(
+        self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run a response that needs a seat; without one it is refused."""
+
+        async def refuse() -> None:
+            await self._replies.refuse(turned_away(decision), scope, receive, send)
+
+        stream = LiveStream(send, self._replies.retry_ms(), refuse)
+        decision, entry = gate.enter(facts, decision, stream.leave)
+        if entry is None:
+            if decision.refused:
+                await self._replies.refuse(decision, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+            return
+        try:
+            await stream.run(self.app, scope, receive, entry.ticket)
+        finally:
+            gate.room.leave(entry)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_and_start() -> Message:

@@ -9,7 +9,7 @@ import json
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
@@ -19,8 +19,12 @@ from typing import Any
 from starlette.types import Message, Receive, Scope, Send
 
 from shieldmw.core.bucket import Level
-from shieldmw.core.decision import Decision, Reason
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.limits import US_PER_S, Limit
+from shieldmw.core.waiting import Place
+
+from .tickets import ticket_cookie
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -31,6 +35,9 @@ JITTER = 0.2
 
 # While the store is away nothing says when a refused client would pass; the breaker probes each second.
 STORE_CLOSED_RETRY_S = 5
+
+# A member for whom no number was at hand gets one with the next block, within a second or two.
+NO_PLACE_RETRY_S = 3
 
 WEBSOCKET_TRY_AGAIN_LATER = 1013
 
@@ -54,12 +61,45 @@ _ABNORMAL = Problem(
     "Abnormal usage detected",
     "Requests from this address are not being served.",
 )
-_REDUCED = Problem(
-    f"{PROBLEM_TYPES}#temporary-reduced-capacity",
-    "Reduced capacity",
-    "Requests cannot be admitted for a moment. Please try again shortly.",
+_TYPE_REDUCED = f"{PROBLEM_TYPES}#temporary-reduced-capacity"
+_STORE_CLOSED = Problem(
+    _TYPE_REDUCED, "Reduced capacity", "Requests cannot be admitted for a moment. Please try again shortly."
 )
-_PROBLEMS = {Reason.DENY_LIST: _ABNORMAL, Reason.STORE_CLOSED: _REDUCED}
+_GUEST = Problem(
+    _TYPE_REDUCED,
+    "Fewer listeners for now",
+    "This event is serving a smaller audience for now, and listeners who are signed in go first.",
+)
+_MEMBER = Problem(
+    _TYPE_REDUCED,
+    "You are in the waiting room",
+    "All seats are taken. You keep your place: this answer says when to ask again.",
+)
+_CLOSED = Problem(_TYPE_REDUCED, "Closed for now", "This part of the event is closed for the moment.")
+
+
+def _problem(decision: Decision) -> Problem:
+    guest = decision.listener_class is ListenerClass.GUEST
+    match decision.reason:
+        case Reason.DENY_LIST:
+            return _ABNORMAL
+        case Reason.STORE_CLOSED:
+            return _STORE_CLOSED
+        case Reason.NO_SEAT:
+            return _GUEST if guest else _MEMBER
+        case Reason.EMERGENCY:
+            return _GUEST if guest else _CLOSED
+    return _QUOTA
+
+
+def status_of(decision: Decision) -> int:
+    """503 where the fleet carries fewer for now, 429 where the client asked too much."""
+    return 503 if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY) else 429
+
+
+def turned_away(decision: Decision) -> Decision:
+    """The decision on someone whose seat was taken before the response began."""
+    return replace(decision, verdict=Verdict.REFUSED, reason=Reason.NO_SEAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +119,26 @@ class Replies:
         self._jitter = jitter
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
+    def retry_ms(self) -> int:
+        """When those who are turned away may try again, in milliseconds, jittered upward."""
+        return math.ceil(self._pointers.retry_after_s * 1000 * (1 + JITTER * self._jitter()))
+
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that was refused; nothing of its body is read."""
         if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
-            await send({"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": "quota exceeded"})
+            await send(
+                {"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": _problem(decision).title}
+            )
             return
         headers, body = self.refusal(decision, wants_html=_wants_html(scope))
         prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
-        await send({"type": f"{prefix}.start", "status": 429, "headers": headers})
+        await send({"type": f"{prefix}.start", "status": status_of(decision), "headers": headers})
         await send({"type": f"{prefix}.body", "body": b"" if scope.get("method") == "HEAD" else body})
 
     def refusal(self, decision: Decision, *, wants_html: bool) -> tuple[Headers, bytes]:
         """Headers and body of a refusal."""
-        problem = _PROBLEMS.get(decision.reason, _QUOTA)
+        problem = _problem(decision)
         wait_us = self._wait_us(decision)
         retry_after_s = math.ceil(wait_us / US_PER_S * (1 + JITTER * self._jitter()))
         if wants_html:
@@ -105,29 +151,41 @@ class Replies:
             (b"cache-control", b"no-store"),
             *limit_headers(decision),
         ]
+        if decision.paper is not None:
+            headers.append((b"set-cookie", ticket_cookie(decision.paper, secure=False)))
         if retry_after_s:
             headers.append((b"retry-after", str(retry_after_s).encode()))
         return headers, body
 
     def _wait_us(self, decision: Decision) -> int:
         """How long to wait; 0 where no wait would help."""
-        if decision.reason is Reason.DENY_LIST:
-            return self._pointers.retry_after_s * US_PER_S
         if decision.reason is Reason.STORE_CLOSED:
             return STORE_CLOSED_RETRY_S * US_PER_S
+        if decision.place is not None:
+            return int(decision.place.poll_s * US_PER_S)
+        if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
+            return NO_PLACE_RETRY_S * US_PER_S
+        if decision.reason in (Reason.DENY_LIST, Reason.NO_SEAT, Reason.EMERGENCY):
+            return decision.retry_after_us or self._pointers.retry_after_s * US_PER_S
         return decision.retry_after_us
 
     def _json(self, problem: Problem, decision: Decision, wait_us: int) -> bytes:
         body: dict[str, Any] = {
             "type": problem.type,
             "title": problem.title,
-            "status": 429,
+            "status": status_of(decision),
             "detail": problem.detail,
         }
         if decision.violated:
             body["violated-policies"] = decision.violated
         if wait_us:
             body["retry_after_ms"] = math.ceil(wait_us / 1000)
+        if decision.place is not None:
+            body["position"] = decision.place.position
+            if decision.place.wait_s is not None:
+                body["estimated_wait_s"] = math.ceil(decision.place.wait_s)
+        if decision.paper is not None:
+            body["ticket"] = decision.paper
         body.update(self._links(decision))
         return json.dumps(body).encode()
 
@@ -136,11 +194,11 @@ class Replies:
         links = "".join(
             f'<li><a href="{escape(url)}">{names[name]}</a></li>' for name, url in self._links(decision).items()
         )
-        wait = f"You can try again in {retry_after_s} seconds." if retry_after_s else ""
         page = self._page.substitute(
             title=escape(problem.title),
             detail=escape(problem.detail),
-            wait=wait,
+            wait=_wait_text(decision.place, retry_after_s),
+            refresh=f'<meta http-equiv="refresh" content="{retry_after_s}">' if decision.place else "",
             links=f"<ul>{links}</ul>" if links else "",
         )
         return page.encode()
@@ -172,6 +230,13 @@ def send_with(headers: Headers, send: Send) -> Send:
         await send(message)
 
     return send_and_add
+
+
+def _wait_text(where: Place | None, retry_after_s: int) -> str:
+    if where is None:
+        return f"You can try again in {retry_after_s} seconds." if retry_after_s else ""
+    estimate = "" if where.wait_s is None else f", about {max(1, round(where.wait_s / 60))} min"
+    return f"You are number {where.position} in line{estimate}. This page asks again by itself."
 
 
 @lru_cache(maxsize=1024)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shieldmw.core.client import AddressClients
 from shieldmw.core.rules import Policy
-from shieldmw.store.memory import MemoryStore
+from shieldmw.store.memory import MemoryBuckets
 
 from .outage import GuardedStore
 
@@ -16,7 +16,7 @@ class FailedAuth:
     the check that failed, so that many requests at once cannot all pass before the first counts.
     """
 
-    def __init__(self, policy: Policy, store: GuardedStore, local: MemoryStore) -> None:
+    def __init__(self, policy: Policy, store: GuardedStore, local: MemoryBuckets) -> None:
         self._policy = policy
         self._store = store
         self._local = local

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shieldmw.core.address import Networks, client_address
-from shieldmw.core.client import Identity, IPAddress, address_clients
+from shieldmw.core.client import AddressClients, Identity, IPAddress, ListenerClass, address_clients
 from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import Facts
-from shieldmw.core.rules import Policy
+from shieldmw.core.mode import Mode
+from shieldmw.core.rules import Access, Policy
 
+from .control import Control
+from .deny import DenyWatch
 from .events import Decided, Observer
 from .identity import Identifier
+from .live import Entry, LiveRoom
 from .outage import GuardedStore
+from .switch import Switch
 
 
 class Background(Protocol):
@@ -40,7 +45,7 @@ class Addressing:
 class Gate:
     """Decides requests. ``start`` before the first, ``stop`` after the last; both can be repeated."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (here everything meets)
         self,
         policy: Policy,
         addressing: Addressing,
@@ -51,6 +56,10 @@ class Gate:
         dry_run: bool,
         background: Sequence[Background] = (),
         observers: Sequence[Observer] = (),
+        deny_list: DenyWatch,
+        switch: Switch,
+        room: LiveRoom,
+        control: Control | None = None,
     ) -> None:
         self._policy = policy
         self._addressing = addressing
@@ -60,6 +69,10 @@ class Gate:
         self._dry_run = dry_run
         self._background = tuple(background)
         self._observers = tuple(observers)
+        self._deny_list = deny_list
+        self._switch = switch
+        self.room = room
+        self.control = control
 
     async def start(self) -> None:
         """Begin to keep keys fresh. Never fails because something is away."""
@@ -74,7 +87,22 @@ class Gate:
 
     async def decide(self, facts: Facts) -> Decision:
         """The decision on one request."""
-        decision = await self._decide(facts)
+        return self._final(facts, await self._decide(facts))
+
+    def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
+        """Take a seat for a live response; without one the decision is a refusal.
+
+        ``leave`` is called when the listener must go. The entry is given back with ``room.leave``.
+        """
+        entry = self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave)
+        if isinstance(entry, Entry):
+            return decision, entry
+        turned_away = replace(
+            decision, verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, place=entry.place, paper=entry.paper
+        )
+        return self._final(facts, turned_away), None
+
+    def _final(self, facts: Facts, decision: Decision) -> Decision:
         if self._dry_run:
             decision = _in_dry_run(decision)
         for observer in self._observers:
@@ -84,26 +112,45 @@ class Gate:
     async def _decide(self, facts: Facts) -> Decision:
         how = self._addressing
         address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
+        mode = self._switch.mode
         if address in self._policy.deny:
-            return Decision(Verdict.REFUSED, Reason.DENY_LIST, address)
+            return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, mode=mode)
+        if (left_s := self._deny_list.left_s(address)) > 0:
+            return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, retry_after_us=int(left_s * 1e6), mode=mode)
         if self._policy.is_exempt(facts):
-            return Decision(Verdict.ALLOWED, Reason.EXEMPT, address)
+            return Decision(Verdict.ALLOWED, Reason.EXEMPT, address, mode=mode)
         clients = address_clients(address, how.ipv4_prefix, how.ipv6_prefix)
         identity = await self._identifier.identify(facts, clients)
-        if address in self._policy.allow:
-            return Decision(Verdict.ALLOWED, Reason.ALLOW_LIST, address, identity)
-        charges = self._policy.charges(facts, identity, clients)
-        if not charges:
-            return Decision(Verdict.ALLOWED, Reason.UNLIMITED, address, identity)
-        outcome = await self._store.take(charges)
-        if outcome is None:
-            return self._without_store(address, identity)
-        return combine(charges, outcome, address, identity)
+        if mode is Mode.EMERGENCY and not self._may_enter(facts, identity):
+            return Decision(Verdict.REFUSED, Reason.EMERGENCY, address, identity, mode=mode)
+        decision = await self._charge(facts, clients, address, identity, mode)
+        return replace(decision, live=True) if self._policy.is_live(facts) else decision
 
-    def _without_store(self, address: IPAddress | None, identity: Identity | None) -> Decision:
+    def _may_enter(self, facts: Facts, identity: Identity | None) -> bool:
+        """Whether the path is open to this class in an emergency."""
+        access = self._policy.access(facts)
+        guest = identity is None or identity.listener_class is ListenerClass.GUEST
+        return access is Access.OPEN or (access is Access.MEMBERS and not guest)
+
+    async def _charge(
+        self,
+        facts: Facts,
+        clients: AddressClients,
+        address: IPAddress | None,
+        identity: Identity | None,
+        mode: Mode,
+    ) -> Decision:
+        if address in self._policy.allow:
+            return Decision(Verdict.ALLOWED, Reason.ALLOW_LIST, address, identity, mode=mode)
+        charges = self._policy.charges(facts, identity, clients, mode)
+        if not charges:
+            return Decision(Verdict.ALLOWED, Reason.UNLIMITED, address, identity, mode=mode)
+        outcome = await self._store.take(charges)
+        if outcome is not None:
+            return combine(charges, outcome, address, identity, mode)
         if self._on_store_failure is OnStoreFailure.OPEN:
-            return Decision(Verdict.ALLOWED, Reason.STORE_OPEN, address, identity)
-        return Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address, identity)
+            return Decision(Verdict.ALLOWED, Reason.STORE_OPEN, address, identity, mode=mode)
+        return Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address, identity, mode=mode)
 
 
 def _in_dry_run(decision: Decision) -> Decision:

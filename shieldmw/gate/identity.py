@@ -133,7 +133,7 @@ class Identifier:
             # Its message may hold what was presented, and so may the lines of a traceback.
             log.error(
                 "the app's authenticate raised %s (%s): the request is a guest's", type(error).__name__, _where(error)
-            )  # noqa: TRY400
+            )
             return None
 
     def _digest(self, credential: str) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.errors import StoreError
-from shieldmw.store.memory import MemoryStore
+from shieldmw.store.memory import MemoryBuckets
 from shieldmw.store.port import Store
 
 from .breaker import Breaker
@@ -25,7 +25,7 @@ class GuardedStore:
     that an outage does not fill anybody's bucket again.
     """
 
-    def __init__(self, store: Store, local: MemoryStore, on_failure: OnStoreFailure) -> None:
+    def __init__(self, store: Store, local: MemoryBuckets, on_failure: OnStoreFailure) -> None:
         self._store = store
         self._local = local
         self._on_failure = on_failure
@@ -47,6 +47,15 @@ class GuardedStore:
         if self._on_failure is OnStoreFailure.LOCAL:
             return self._local.take_now(charges)
         return None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store is left alone, but for probes."""
+        return self._breaker.is_open
+
+    def forget(self) -> None:
+        """Forget what the local buckets remember, because somebody's were made full again."""
+        self._local.clear()
 
     async def aclose(self) -> None:
         """Give back the store's connections."""

@@ -9,9 +9,12 @@ from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
+# How soon something that failed is tried again, unless it must be left alone for longer.
+AGAIN_S = 0.5
+
 
 class Refresher:
-    """Calls ``work`` every ``interval_s``; each ``least_s`` after a failure or on ``soon()``.
+    """Calls ``work`` every ``interval_s``, sooner on ``soon()`` or after a failure, at most each ``least_s``.
 
     A failure is logged when it begins and when it ends, not each time.
     """
@@ -47,7 +50,7 @@ class Refresher:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._least_s)
+            await asyncio.sleep(max(self._least_s, AGAIN_S) if self._failing else self._least_s)
             if not self._failing:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._interval_s - self._least_s):

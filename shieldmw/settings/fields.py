@@ -15,6 +15,7 @@ from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
 
 SHORTEST_SECRET = 32
+SHORTEST_TOKEN = 16
 
 STORE_SCHEMES = ("memory", "redis", "rediss", "unix", "embedded")
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
@@ -71,10 +72,21 @@ def _store_url(value: str) -> str:
     return value
 
 
-def _long_enough(value: SecretStr) -> SecretStr:
-    length = len(value.get_secret_value())
-    if length < SHORTEST_SECRET:
-        raise ValueError(f"has {length} characters: use at least {SHORTEST_SECRET} random ones")
+def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
+    """A check that a secret has so many characters."""
+
+    def check(value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < length:
+            raise ValueError(f"has {len(value.get_secret_value())} characters: use at least {length} random ones")
+        return value
+
+    return check
+
+
+def _admin_path(value: str) -> str:
+    pattern = PathPattern(value)
+    if pattern.prefix is not None or value == "/":
+        raise ValueError(f"'{value}' is no path of its own: write it like /-/shield")
     return value
 
 
@@ -114,7 +126,9 @@ Patterns = Annotated[tuple[PathPattern, ...], NoDecode, BeforeValidator(_pattern
 Algorithms = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_algorithms)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
-Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Secret = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_SECRET))]
+AdminToken = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_TOKEN))]
+AdminPath = Annotated[str, AfterValidator(_admin_path)]
 HeaderName = Annotated[str, BeforeValidator(_lower), AfterValidator(_HEADER)]
 Name = Annotated[str, AfterValidator(_NAME)]
 OptionalHeader = Annotated[HeaderName | None, BeforeValidator(_none_if_off)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ from shieldmw.errors import SettingsError
 
 from .fields import (
     HMAC_ALGORITHMS,
+    AdminPath,
+    AdminToken,
     Algorithms,
     HeaderName,
     HttpUrl,
@@ -35,7 +37,7 @@ from .fields import (
     StoreUrl,
 )
 from .policy import read_api_keys, read_public_key, rule_problems
-from .problems import ENV_PREFIX, problem, problems_of, variable
+from .problems import COMMAND_VARIABLES, ENV_PREFIX, problem, problems_of, variable
 from .rules import parse_rules, read_rules
 
 
@@ -81,12 +83,15 @@ class Settings(BaseSettings):
         "10/minute", description="failed credentials, per address; after that none is verified until it refills"
     )
     rules: Annotated[tuple[Rule, ...], NoDecode, BeforeValidator(parse_rules)] = Field(
-        (), description="limits for paths, as JSON: a list of `{name, path, methods, limits, burst, cost}`"
+        (),
+        description="limits for paths, as JSON: a list of "
+        "`{name, path, methods, limits, burst, cost, live, emergency}`",
     )
     rules_file: Path | None = Field(None, description="the same in a `.json` or `.toml` file (`[[rules]]`)")
     exempt_paths: Patterns = Field(
         (PathPattern("/healthz"),), description="never limited; exact, or ending in `/*`; separated by commas"
     )
+    live_paths: Patterns = Field((), description="responses here hold a seat; exact, or ending in `/*`")
     dry_run: bool = Field(False, description="decide, count and log, but refuse nothing")
     trusted_proxies: NetworkSet = Field(
         Networks(), description="CIDRs of the proxies whose header is believed; `unix` for peers on a unix socket"
@@ -117,22 +122,36 @@ class Settings(BaseSettings):
     jwt_audience: str | None = Field(None, description="`aud` that a JWT must have")
     jwt_issuer: str | None = Field(None, description="`iss` that a JWT must have")
     jwt_class_claim: str = Field("shield_class", description="claim that holds the class: `host` or `member`")
+    capacity: int = Field(0, ge=0, description="seats of the fleet in normal mode, 0 for no limit")
+    emergency_capacity: int | None = Field(
+        None, ge=0, description="seats in emergency, 0 for no limit; as SHIELD_CAPACITY if unset"
+    )
+    emergency_guest_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="part of the seats that guests may hold in emergency; 0 turns guests away from live "
+        "paths whatever the capacity",
+    )
+    emergency_ip_limit: LimitText = Field("30/minute", description="guests, per address, in emergency")
     recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
     sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")
     retry_after: int = Field(
         300, ge=1, le=86_400, description="seconds to wait for those who are turned away; jittered up to +20 %"
     )
+    admin_token: AdminToken | None = Field(
+        None, description="bearer token of the admin routes, at least 16 characters; unset, there are none"
+    )
+    view_token: AdminToken | None = Field(None, description="bearer token that may look but not touch")
+    admin_path: AdminPath = Field("/-/shield", description="where the admin routes are")
 
     def __init__(self, **values: Any) -> None:
         unreadable = dict(_unreadable(values))
-        problems: Iterable[str] = ()
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = problems_of(error)
-        else:
-            problems = self._problems(unreadable)
-        if problems := [*problems, *unreadable.values()]:
+            raise SettingsError([*problems_of(error), *unreadable.values()]) from None
+        if problems := [*unreadable.values(), *self._problems(unreadable)]:
             raise SettingsError(problems)
 
     @classmethod
@@ -148,7 +167,11 @@ class Settings(BaseSettings):
             SettingsError: one line for each variable that is unknown or wrong.
         """
         environ = os.environ if environ is None else environ
-        given = {name: value.strip() for name, value in environ.items() if name.startswith(ENV_PREFIX)}
+        given = {
+            name: value.strip()
+            for name, value in environ.items()
+            if name.startswith(ENV_PREFIX) and name not in COMMAND_VARIABLES
+        }
         known = {variable(name): name for name in cls.model_fields}
         problems = [_unknown(name, known) for name in given if name not in known]
         source = EnvSettingsSource(cls, env_prefix=ENV_PREFIX)
@@ -169,11 +192,18 @@ class Settings(BaseSettings):
             token=self._limits("token"),
             address=self._limits("address"),
             failed_auth=parse_limits(self.failed_auth_limit, name="failed-auth"),
+            emergency_ip=parse_limits(self.emergency_ip_limit, name="ip"),
+            live=self.live_paths,
             rules=self.rules if self.rules_file is None else read_rules(self.rules_file),
             exempt=self.exempt_paths,
             allow=self.allow_ips,
             deny=self.deny_ips,
         )
+
+    @property
+    def seats_in_emergency(self) -> int:
+        """``emergency_capacity``, or ``capacity`` where it is unset."""
+        return self.capacity if self.emergency_capacity is None else self.emergency_capacity
 
     @cached_property
     def file_api_keys(self) -> Mapping[str, Identity]:

@@ -9,10 +9,13 @@ from pydantic import SecretStr, ValidationError
 
 ENV_PREFIX = "SHIELD_"
 
+# Variables that a command reads for itself and that are no settings of the shield: no mistake where workers see them.
+COMMAND_VARIABLES = frozenset({"SHIELD_ADMIN_URL"})
+
 LONGEST_SHOWN = 120
 
 # Never shown; the URL of the store is, but for its password.
-SECRET_FIELDS = frozenset({"secret", "jwt_secret"})
+SECRET_FIELDS = frozenset({"secret", "jwt_secret", "admin_token", "view_token"})
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
 _WORDS = {

@@ -6,13 +6,13 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Rule
+from shieldmw.core.rules import Access, Rule
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _METHOD = re.compile(r"[A-Z-]{1,32}")
@@ -35,6 +35,8 @@ class RuleSpec(BaseModel):
     limits: str = "off"
     burst: int | None = Field(None, ge=1)
     cost: int = Field(1, ge=0)
+    live: bool = False
+    emergency: Literal["open", "members", "closed"] = "open"
 
     def rule(self) -> Rule:
         """The rule it describes.
@@ -55,7 +57,7 @@ class RuleSpec(BaseModel):
             path = PathPattern(self.path)
         except ValueError as error:
             raise ValueError(f"path: {error}") from None
-        return Rule(self.name, path, frozenset(self.methods), limits, self.cost)
+        return Rule(self.name, path, frozenset(self.methods), limits, self.cost, self.live, Access(self.emergency))
 
 
 _SPECS = TypeAdapter(list[RuleSpec])

@@ -16,12 +16,16 @@ from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.api_keys import ApiKeys
+from shieldmw.gate.deny import DenyWatch
 from shieldmw.gate.events import Decided, Observer
 from shieldmw.gate.failed_auth import FailedAuth
 from shieldmw.gate.gate import Addressing, Gate
 from shieldmw.gate.identity import Identifier, TokenVerifier
+from shieldmw.gate.live import LiveRoom
 from shieldmw.gate.outage import GuardedStore
-from shieldmw.store.memory import MemoryStore
+from shieldmw.gate.seats import SeatPlan, Seats
+from shieldmw.gate.switch import Switch
+from shieldmw.store.memory import MemoryBuckets, MemoryStore
 from shieldmw.store.port import Store
 
 T = TypeVar("T")
@@ -163,6 +167,10 @@ class FlakyStore:
     async def aclose(self) -> None:
         """Nothing to give back."""
 
+    def __getattr__(self, name: str) -> Any:
+        """All else is answered by the one inside."""
+        return getattr(self.inner, name)
+
 
 @dataclass
 class CountingVerifier:
@@ -201,7 +209,7 @@ class Worker:
     gate: Gate
     identifier: Identifier
     guarded: GuardedStore
-    local: MemoryStore
+    local: MemoryBuckets
     api_keys: ApiKeys
     clock: FakeClock
 
@@ -217,11 +225,13 @@ def worker(
 ) -> Worker:
     """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
     settings = Settings(**values)
-    local = MemoryStore(b"local", now_us=clock.us)
+    local = MemoryBuckets(now_us=clock.us)
     guarded = GuardedStore(store, local, settings.on_redis_failure)
-    failed_auth = FailedAuth(settings.policy, guarded, MemoryStore(b"failed", now_us=clock.us))
+    failed_auth = FailedAuth(settings.policy, guarded, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.forget())
     identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s)
+    switch = Switch(store, on_change=lambda: None, now_s=clock.s)
+    seats = Seats(store, switch, SeatPlan(0, 0, 0), now_s=clock.s)
     gate = Gate(
         settings.policy,
         Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix),
@@ -231,6 +241,9 @@ def worker(
         dry_run=settings.dry_run,
         background=(api_keys,),
         observers=observers,
+        deny_list=DenyWatch(store, switch.store_now_s),
+        switch=switch,
+        room=LiveRoom(store, seats, "event", now_s=clock.s),
     )
     return Worker(gate, identifier, guarded, local, api_keys, clock)
 

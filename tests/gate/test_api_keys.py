@@ -17,7 +17,7 @@ from shieldmw.core.api_keys import ApiKey, digest
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.api_keys import POLL_S, ApiKeys
 from shieldmw.store.port import Store
-from shieldmw.store.redis import RedisStore
+from shieldmw.store.shared import RedisStore
 
 KEY = "shk_the-key"
 ALICE = Identity("alice", ListenerClass.HOST)

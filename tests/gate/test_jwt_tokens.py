@@ -350,6 +350,7 @@ def test_proofs_and_secrets_are_not_logged(caplog: pytest.LogCaptureFixture) -> 
             "the private key, by mistake",
         ),
     ],
+    ids=["nothing", "no PEM", "cut off", "signs nothing", "no JWT curve", "HS", "other type", "other curve", "private"],
 )
 def test_a_key_that_cannot_verify_is_refused_when_it_is_loaded(
     text: str, algorithms: Sequence[str], reason: str

@@ -45,9 +45,17 @@ DEFAULTS: dict[str, object] = {
     "jwt_audience": None,
     "jwt_issuer": None,
     "jwt_class_claim": "shield_class",
+    "live_paths": (),
+    "capacity": 0,
+    "emergency_capacity": None,
+    "emergency_guest_share": 0,
+    "emergency_ip_limit": "30/minute",
     "recording_url": None,
     "sign_in_url": None,
     "retry_after": 300,
+    "admin_token": None,
+    "view_token": None,
+    "admin_path": "/-/shield",
 }
 
 
@@ -160,9 +168,23 @@ WRONG = [
 ]
 
 # What any text may be: nothing is right or wrong before a token is seen.
+WRONG += [
+    ("SHIELD_LIVE_PATHS", "live", "did you mean '/live'?", "no-slash"),
+    ("SHIELD_CAPACITY", "-1", "greater than or equal to 0", "fewer-than-none"),
+    ("SHIELD_CAPACITY", "8M", WHOLE, "with-a-unit"),
+    ("SHIELD_EMERGENCY_CAPACITY", "half", WHOLE, "a-word"),
+    ("SHIELD_EMERGENCY_GUEST_SHARE", "1.5", "less than or equal to 1", "more-than-all"),
+    ("SHIELD_EMERGENCY_GUEST_SHARE", "20%", "valid number", "per-cent"),
+    ("SHIELD_EMERGENCY_IP_LIMIT", "30/minit", "not a limit", "misspelt"),
+    ("SHIELD_ADMIN_TOKEN", "short", "use at least 16 random ones", "too-short"),
+    ("SHIELD_VIEW_TOKEN", "short", "use at least 16 random ones", "too-short-to-look"),
+    ("SHIELD_ADMIN_PATH", "/", "no path of its own", "the-root"),
+    ("SHIELD_ADMIN_PATH", "/admin/*", "no path of its own", "a-prefix"),
+]
+
 FREE_TEXT = {"SHIELD_JWT_AUDIENCE", "SHIELD_JWT_ISSUER", "SHIELD_JWT_CLASS_CLAIM"}
 
-MASKED = {"SHIELD_SECRET", "SHIELD_JWT_SECRET"}
+MASKED = {"SHIELD_SECRET", "SHIELD_JWT_SECRET", "SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN"}
 
 
 @pytest.mark.parametrize(

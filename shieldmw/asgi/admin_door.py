@@ -1,0 +1,152 @@
+"""Who may come in to the admin routes: a bearer token, few tries, and a growing wait for wrong ones.
+
+All of it is known in the worker alone, so that it holds without the store and in an emergency.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from hmac import compare_digest
+
+from starlette.responses import Response
+from starlette.types import Scope
+
+from shieldmw.core.address import client_address
+from shieldmw.core.bucket import Charge, levels
+from shieldmw.core.client import AddressClients, IPAddress, address_clients
+from shieldmw.core.limits import US_PER_S, Limit, aggregate
+from shieldmw.core.lockout import Lockout
+from shieldmw.gate.gate import Addressing
+from shieldmw.store.memory import MemoryBuckets
+
+from .admin_answers import problem, wait_problem
+from .facts import FactsReader
+
+log = logging.getLogger(__name__)
+
+# A person and a page that asks every two seconds; far too few to guess with.
+LIMIT = Limit("admin", 60, 60, 60)
+ADDRESSES_KEPT = 16_384
+
+LOG_EVERY_S = 10.0
+
+
+class Role(StrEnum):
+    """What a token is good for."""
+
+    ADMIN = "admin"
+    VIEWER = "viewer"
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who came in, and from where."""
+
+    role: Role
+    address: IPAddress | None
+
+
+class Door:
+    """Lets in who shows a token. ``view_token`` may look, ``admin_token`` may touch."""
+
+    def __init__(
+        self,
+        admin_token: str,
+        view_token: str | None,
+        addressing: Addressing,
+        reader: FactsReader,
+        *,
+        limit: MemoryBuckets | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._admin = _digest(admin_token.encode())
+        self._view = None if view_token is None else _digest(view_token.encode())
+        self._addressing = addressing
+        self._reader = reader
+        self._limit = MemoryBuckets(most_buckets=ADDRESSES_KEPT) if limit is None else limit
+        self._lockout = Lockout()
+        self._now_s = now_s
+        self._wrong = 0
+        self._logged_s = float("-inf")
+
+    def enter(self, scope: Scope) -> Visitor | Response:
+        """Whoever this is, or the refusal."""
+        # First, and charged to nobody: what a strange page makes an operator's browser do must not lock them out.
+        if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
+            return problem(403, "Requests made by other sites are refused.")
+        how = self._addressing
+        facts = self._reader.read(scope)
+        address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
+        clients = address_clients(address, how.ipv4_prefix, how.ipv6_prefix)
+        refusal = self._too_many(clients)
+        if refusal is not None:
+            return refusal
+        token = _bearer(scope)
+        if token is None:
+            return _unauthorized("Show the admin token, as Authorization: Bearer.")
+        role = self._role(token)
+        if role is None:
+            return self._wrong_token(clients, address)
+        if role is Role.ADMIN:
+            # Only then: who has the other token must not earn new guesses with it.
+            self._lockout.succeeded(clients)
+        elif scope["method"] not in ("GET", "HEAD"):
+            return problem(403, "This token may look, but change nothing.")
+        return Visitor(role, address)
+
+    def _too_many(self, clients: AddressClients) -> Response | None:
+        wait_s = self._lockout.wait_s(clients, self._now_s())
+        if wait_s > 0:
+            return wait_problem(wait_s, "Locked out", "Too many wrong tokens came from this address.")
+        charges = [Charge(clients.one, LIMIT)]
+        if clients.site is not None:
+            charges.append(Charge(clients.site, aggregate(LIMIT)))
+        outcome = self._limit.take_now(charges)
+        if outcome.allowed:
+            return None
+        wait_s = max(level.retry_after_us for level in levels(charges, outcome)) / US_PER_S
+        return wait_problem(wait_s, "Too many requests", f"At most {LIMIT.amount} a minute from one address.")
+
+    def _role(self, token: bytes) -> Role | None:
+        digest = _digest(token)
+        is_admin = compare_digest(digest, self._admin)
+        is_viewer = self._view is not None and compare_digest(digest, self._view)
+        if is_admin:
+            return Role.ADMIN
+        return Role.VIEWER if is_viewer else None
+
+    def _wrong_token(self, clients: AddressClients, address: IPAddress | None) -> Response:
+        now_s = self._now_s()
+        self._lockout.failed(clients, now_s)
+        self._wrong += 1
+        if now_s - self._logged_s >= LOG_EVERY_S:
+            log.warning("%d wrong admin token(s), the last from %s", self._wrong, address)
+            self._wrong, self._logged_s = 0, now_s
+        return _unauthorized("The token is wrong.")
+
+
+def _digest(token: bytes) -> bytes:
+    """Of one length for all tokens, so that comparing says nothing of theirs."""
+    return sha256(token).digest()
+
+
+def _lines(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]
+
+
+def _bearer(scope: Scope) -> bytes | None:
+    """The one bearer token that is shown; no other scheme and no second header count."""
+    lines = _lines(scope, b"authorization")
+    if len(lines) != 1:
+        return None
+    scheme, _, token = lines[0].strip(b" \t").partition(b" ")
+    return token.strip(b" \t") or None if scheme.lower() == b"bearer" else None
+
+
+def _unauthorized(detail: str) -> Response:
+    return problem(401, detail, headers={"www-authenticate": "Bearer"})

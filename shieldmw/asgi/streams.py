@@ -1,0 +1,118 @@
+"""A live response: runs the app while its listener has a seat, and says goodbye when it must leave.
+
+To leave, the app's task is cancelled and, once it has unwound, the end is sent in the response's own
+terms: a close code, an ``event: shed``, or simply the end of the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import Enum, auto
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .replies import WEBSOCKET_TRY_AGAIN_LATER
+from .tickets import ticket_cookie
+
+CLOSE_REASON = "reduced capacity"
+
+
+class Phase(Enum):
+    """How far the response has come, and what it turned out to be."""
+
+    BEFORE = auto()
+    WEBSOCKET = auto()
+    SSE = auto()
+    STREAM = auto()
+    FINITE = auto()
+    OVER = auto()
+
+
+class LiveStream:
+    """One response on a live path. ``refuse`` answers in its place if it must leave before it began."""
+
+    __slots__ = ("_cancelled", "_headers", "_leaving", "_phase", "_refuse", "_retry_ms", "_send", "_task", "_trailers")
+
+    def __init__(self, send: Send, retry_ms: int, refuse: Callable[[], Awaitable[None]]) -> None:
+        self._send = send
+        self._retry_ms = retry_ms
+        self._refuse = refuse
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._task = asyncio.current_task()
+        self._cancelled = 0 if self._task is None else self._task.cancelling()
+        self._phase = Phase.BEFORE
+        self._leaving = False
+        self._trailers = False
+
+    def leave(self) -> None:
+        """The listener must go. A response of known length is left to finish: it ends by itself."""
+        if self._task is not None and not self._leaving and self._phase not in (Phase.FINITE, Phase.OVER):
+            self._leaving = True
+            self._task.cancel()
+
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, ticket: str) -> None:
+        """Run the app, handing the ticket on as a cookie."""
+        self._headers = [(b"set-cookie", ticket_cookie(ticket, secure=scope.get("scheme") in ("https", "wss")))]
+        try:
+            await app(scope, receive, self._watch)
+        except BaseException as error:
+            # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
+            # has cancelled as well, that is obeyed.
+            if not self._leaving or self._still_cancelled() or isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        else:
+            if not self._leaving or self._still_cancelled():
+                return
+        with suppress(OSError):  # the listener has gone by itself
+            await self._say_goodbye()
+
+    def _still_cancelled(self) -> bool:
+        """Take our own cancellation back; whether there is another."""
+        return self._task is not None and self._task.uncancel() > self._cancelled
+
+    async def _watch(self, message: Message) -> None:
+        if self._leaving:
+            await asyncio.sleep(0)  # an app that catches this and sends again must not starve the others
+            raise asyncio.CancelledError
+        kind = message["type"]
+        if kind in ("http.response.start", "websocket.accept"):
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            self._begin(message)
+        elif kind in ("websocket.close", "websocket.http.response.start") or (
+            kind in ("http.response.body", "http.response.pathsend") and not message.get("more_body", False)
+        ):
+            self._phase = Phase.OVER
+        await self._send(message)
+
+    def _begin(self, message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            self._phase = Phase.WEBSOCKET
+            return
+        headers = {name.lower(): value for name, value in message["headers"]}
+        self._trailers = message.get("trailers", False)
+        if b"content-length" in headers:
+            self._phase = Phase.FINITE
+        elif headers.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in headers:
+            self._phase = Phase.SSE
+        else:
+            self._phase = Phase.STREAM
+
+    async def _say_goodbye(self) -> None:
+        phase, self._phase = self._phase, Phase.OVER
+        if phase is Phase.BEFORE:
+            await self._refuse()
+        elif phase is Phase.WEBSOCKET:
+            await self._send({"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": CLOSE_REASON})
+        elif phase in (Phase.SSE, Phase.STREAM):
+            body = self._shed_event() if phase is Phase.SSE else b""
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            if self._trailers:
+                await self._send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
+
+    def _shed_event(self) -> bytes:
+        """The last event. The empty line before it ends whatever the app had begun."""
+        data = json.dumps({"title": "Reduced capacity", "retry_after_ms": self._retry_ms})
+        return f"\n\nevent: shed\nretry: {self._retry_ms}\ndata: {data}\n\n".encode()

@@ -1,0 +1,136 @@
+"""The listeners of this worker: who has a seat, and who must leave first. No I/O, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import ceil
+
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.seats import COHORTS, Audience, Grant
+
+# A cut empties the seats that must go in ten steps, one each second: an audience that all leaves at
+# once would come back at once.
+CUT_STEPS = 10
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """One live stream. ``leave`` is called when its listener must go."""
+
+    listener_class: ListenerClass
+    cohort: int
+    ticket_id: str
+    leave: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Allotment:
+    """What this worker may hold now. ``seats`` None means no limit at all."""
+
+    seats: int | None = None
+    guest_seats: int | None = None
+    member_level: int = COHORTS
+    guest_level: int = COHORTS
+
+    @classmethod
+    def of(cls, grant: Grant) -> Allotment:
+        """What a grant allows."""
+        return cls(grant.seats, grant.guest_seats, grant.member_level, grant.guest_level)
+
+
+@dataclass(slots=True)
+class AudienceBook:
+    """Seats the worker has given, by class, and the order of favour:
+
+    host, live member, new member, live guest, new guest. Live is who shows a ticket.
+    """
+
+    allotment: Allotment = field(default_factory=Allotment)
+    _seats: dict[ListenerClass, set[Seat]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
+    _tickets: dict[str, Seat] = field(default_factory=dict)
+    _at_cut: int = 0
+
+    def present(self) -> Audience:
+        """How many are here."""
+        seats = self._seats
+        return Audience(*(len(seats[name]) for name in ListenerClass))
+
+    def is_live(self, ticket_id: str) -> bool:
+        """Whether a stream with this ticket is here now."""
+        return ticket_id in self._tickets
+
+    def admit(self, seat: Seat, *, live: bool) -> bool:
+        """Give a seat, taking one from a lower class where none is free. False: there is none."""
+        if live and (old := self._tickets.get(seat.ticket_id)) is not None:
+            self.evict(old)
+        if not self._fits(seat, live=live):
+            return False
+        self._seats[seat.listener_class].add(seat)
+        self._tickets[seat.ticket_id] = seat
+        return True
+
+    def release(self, seat: Seat) -> None:
+        """The stream has ended."""
+        self._seats[seat.listener_class].discard(seat)
+        if self._tickets.get(seat.ticket_id) is seat:
+            del self._tickets[seat.ticket_id]
+
+    def evict(self, seat: Seat) -> None:
+        """Take a seat back; it counts as free from now on."""
+        self.release(seat)
+        seat.leave()
+
+    def _fits(self, seat: Seat, *, live: bool) -> bool:
+        allotment = self.allotment
+        here = self.present()
+        if seat.listener_class is ListenerClass.GUEST:
+            if allotment.guest_seats is not None and here.guests >= allotment.guest_seats:
+                return False
+            free = allotment.seats is None or here.total < allotment.seats
+            return free and (live or seat.cohort < allotment.guest_level)
+        if allotment.seats is None or here.total < allotment.seats:
+            member = seat.listener_class is ListenerClass.MEMBER
+            return not member or live or here.guests > 0 or seat.cohort < allotment.member_level
+        return self._displace(seat.listener_class)
+
+    def _displace(self, by: ListenerClass) -> bool:
+        """Evict one listener of the lowest class below ``by``."""
+        lower = (ListenerClass.GUEST, ListenerClass.MEMBER)[: 2 if by is ListenerClass.HOST else 1]
+        for name in lower:
+            if self._seats[name]:
+                self.evict(max(self._seats[name], key=_leaves_first))
+                return True
+        return False
+
+    def surplus(self) -> tuple[int, int]:
+        """How many guests and how many members are here beyond the allotment."""
+        allotment, here = self.allotment, self.present()
+        over = 0 if allotment.seats is None else max(0, here.total - allotment.seats)
+        over_guests = 0 if allotment.guest_seats is None else max(0, here.guests - allotment.guest_seats)
+        guests = max(over_guests, min(over, here.guests))
+        return guests, min(here.members, max(0, over - guests))
+
+    def shrink(self) -> dict[ListenerClass, int]:
+        """One second's step of a cut: evict guests, then members, highest cohorts first."""
+        guests, members = self.surplus()
+        if not guests and not members:
+            self._at_cut = 0
+            return {}
+        here = self.present()
+        # A deeper cut in the middle of one, when members must go as well, makes longer steps.
+        self._at_cut = max(self._at_cut, here.guests + (here.members if members else 0))
+        step = ceil(self._at_cut / CUT_STEPS)
+        evicted_guests = self._evict_some(ListenerClass.GUEST, min(guests, step))
+        evicted_members = self._evict_some(ListenerClass.MEMBER, min(members, step - evicted_guests))
+        return {ListenerClass.GUEST: evicted_guests, ListenerClass.MEMBER: evicted_members}
+
+    def _evict_some(self, name: ListenerClass, count: int) -> int:
+        leaving = sorted(self._seats[name], key=_leaves_first, reverse=True)[:count] if count > 0 else []
+        for seat in leaving:
+            self.evict(seat)
+        return len(leaving)
+
+
+def _leaves_first(seat: Seat) -> int:
+    return seat.cohort

@@ -1,0 +1,227 @@
+"""Seats of this worker: admitted without a call, granted by the fleet in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import floor
+from secrets import token_hex
+
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.mode import Mode
+from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
+from shieldmw.store.port import SeatRegister
+
+from .audience import Allotment, AudienceBook, Seat
+from .refresher import Refresher
+from .switch import Switch
+
+log = logging.getLogger(__name__)
+
+RENEW_S = 5.0
+
+# How soon a worker may ask again when it has turned somebody away.
+LEAST_S = 0.2
+
+STEP_S = 1.0
+
+# Where there is no limit workers report all the same, so that the fleet is counted.
+UNLIMITED = Capacity(2**31, 2**31)
+
+
+@dataclass(frozen=True, slots=True)
+class SeatPlan:
+    """Capacity as it is configured; 0 seats for no limit."""
+
+    capacity: int
+    emergency_capacity: int
+    emergency_guest_share: float
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Who was turned away lately, as demand: distinct listeners of this and of the last round."""
+
+    now: dict[ListenerClass, set[int]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
+    last: dict[ListenerClass, set[int]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
+
+    MOST = 65_536
+
+    def add(self, name: ListenerClass, listener: int) -> None:
+        if len(self.now[name]) < self.MOST:
+            self.now[name].add(listener)
+
+    def drop(self, name: ListenerClass, listener: int) -> None:
+        self.now[name].discard(listener)
+        self.last[name].discard(listener)
+
+    def turn(self) -> None:
+        self.last, self.now = self.now, {name: set() for name in ListenerClass}
+
+    def count(self) -> Audience:
+        return Audience(*(len(self.now[name] | self.last[name]) for name in ListenerClass))
+
+
+class Seats:
+    """Gives and takes seats on live paths, in both modes.
+
+    ``on_evicted`` is told how many listeners of a class were evicted.
+    """
+
+    def __init__(
+        self,
+        register: SeatRegister,
+        switch: Switch,
+        plan: SeatPlan,
+        *,
+        on_evicted: Callable[[ListenerClass, int], None] = lambda name, count: None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.worker = token_hex(8)
+        self.book = AudienceBook()
+        self._register = register
+        self._switch = switch
+        self._plan = plan
+        self._on_evicted = on_evicted
+        self._now_s = now_s
+        self._waiting = _Waiting()
+        self._grant: Grant | None = None
+        self._granted_for: Capacity | None = None
+        self._lease_until_s = 0.0
+        self._turned_s = 0.0
+        self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
+        self._stepper: asyncio.Task[None] | None = None
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the fleet last granted, and how it stands; None where nothing was ever granted."""
+        return self._grant
+
+    def capacity(self) -> Capacity | None:
+        """The seats of the fleet in the mode in force; None for no limit."""
+        plan, state = self._plan, self._switch.state
+        if self._switch.mode is Mode.NORMAL:
+            return Capacity(plan.capacity, plan.capacity) if plan.capacity else None
+        seats = plan.emergency_capacity if state.capacity is None else state.capacity
+        return Capacity(seats, floor(seats * self.guest_share + 1e-9)) if seats else None
+
+    @property
+    def guest_share(self) -> float:
+        """The part of the seats that guests may hold in the mode in force."""
+        if self._switch.mode is Mode.NORMAL:
+            return 1.0
+        share = self._switch.state.guest_share
+        return self._plan.emergency_guest_share if share is None else share
+
+    def admit(self, seat: Seat, *, live: bool, listener: int) -> bool:
+        """Give a seat without any I/O; a listener who gets none counts as demand."""
+        self._allot()
+        if self.book.admit(seat, live=live):
+            self._waiting.drop(seat.listener_class, listener)
+            return True
+        self.turned_away(seat.listener_class, listener)
+        return False
+
+    def turned_away(self, name: ListenerClass, listener: int) -> None:
+        """A listener found no seat here, and counts as demand."""
+        self._waiting.add(name, listener)
+        if not (name is ListenerClass.GUEST and self.guest_share == 0):
+            self._refresher.soon()
+
+    def release(self, seat: Seat) -> None:
+        """The stream has ended."""
+        self.book.release(seat)
+
+    def free(self) -> int:
+        """Seats of the grant that a member could have: those that nobody holds, and those of guests."""
+        seats, here = self.book.allotment.seats, self.book.present()
+        return 0 if seats is None else max(0, seats - here.hosts - here.members)
+
+    def mode_changed(self) -> None:
+        """The mode has changed: obey at once, and have the seats divided again."""
+        self._allot()
+        self._step()
+        self._refresher.soon()
+
+    async def refresh(self) -> None:
+        """Report to the fleet and take what it grants."""
+        capacity = self.capacity()
+        asked_s = self._now_s()
+        here = self.book.present()
+        held = self._grant if asked_s < self._lease_until_s else None
+        report = Report(
+            self.worker,
+            here,
+            here + self._waiting.count(),
+            NO_GRANT if held is None else held.seats,
+            NO_GRANT if held is None else held.guest_seats,
+        )
+        self._grant = await self._register.seats(report, capacity or UNLIMITED)
+        self._granted_for = capacity
+        self._lease_until_s = asked_s + LEASE_S
+        if asked_s - self._turned_s >= RENEW_S:
+            self._waiting.turn()
+            self._turned_s = asked_s
+        self._allot()
+
+    async def start(self) -> None:
+        """Ask for seats, and keep asking; evict step by step what is too much."""
+        await self._refresher.start(first_s=1.0)
+        self._stepper = asyncio.create_task(self._steps(), name="shieldmw eviction")
+
+    async def stop(self) -> None:
+        """Give all seats back at once."""
+        await self._refresher.stop()
+        if self._stepper is not None:
+            self._stepper.cancel()
+            await asyncio.gather(self._stepper, return_exceptions=True)
+            self._stepper = None
+        if self._grant is not None:
+            self._grant = None
+            try:
+                await self._register.release_seats(self.worker)
+            except Exception as error:
+                log.warning("seats were not given back, they return by themselves in %d s: %s", LEASE_S, error)
+
+    def _allot(self) -> None:
+        """What the book may hold: the grant, cut to the mode in force; without a lease half an equal share."""
+        capacity = self.capacity()
+        if capacity is None:
+            guests = None if self.guest_share > 0 else 0
+            self.book.allotment = Allotment(None, guests)
+            return
+        grant = self._grant
+        if grant is None or self._now_s() >= self._lease_until_s:
+            seats, guests = self._unleased(capacity, 1 if grant is None else grant.workers)
+            allotment = Allotment(seats, guests)
+        else:
+            allotment = Allotment.of(grant)
+            seats, guests = grant.seats, grant.guest_seats
+            if self._granted_for != capacity:
+                # Granted out of another capacity: until the seats are divided anew nobody grows.
+                here = self.book.present()
+                seats, guests = min(seats, here.total), min(guests, here.guests)
+        allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
+        self.book.allotment = allotment
+
+    def _unleased(self, capacity: Capacity, workers: int) -> tuple[int, int]:
+        """While nothing can be granted: nobody must leave, few may come."""
+        here = self.book.present()
+        seats = max(here.total, capacity.seats // workers // 2)
+        guests = max(here.guests, capacity.guest_seats // workers // 2)
+        return seats, guests
+
+    async def _steps(self) -> None:
+        while True:
+            await asyncio.sleep(STEP_S)
+            self._switch.tick()
+            self._allot()
+            self._step()
+
+    def _step(self) -> None:
+        for name, count in self.book.shrink().items():
+            if count:
+                self._on_evicted(name, count)

@@ -1,0 +1,195 @@
+"""Who comes in to the admin routes: on a clock that moves when told, since waits are what is tested."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+from starlette.types import Scope
+
+from asgi.admin_app import ADMIN, HOME, VIEW, WRONG
+from shieldmw.asgi.admin_door import LIMIT, Door, Role, Visitor
+from shieldmw.asgi.facts import FactsReader, Reading
+from shieldmw.core.address import Networks, parse_networks
+from shieldmw.gate.gate import Addressing
+from shieldmw.store.memory import MemoryBuckets
+
+PROXY = "10.0.0.1"
+
+
+class Clock:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def s(self) -> float:
+        return self.now_s
+
+    def us(self) -> int:
+        return int(self.now_s * 1_000_000)
+
+
+class Doorway:
+    """A door on a clock of the test's."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        addressing = Addressing(Networks(parse_networks("10.0.0.0/8")), "x-forwarded-for", 32, 64)
+        reader = FactsReader(Reading("x-forwarded-for", "authorization", None, None), None)
+        buckets = MemoryBuckets(now_us=self.clock.us)
+        self.door = Door(ADMIN, VIEW, addressing, reader, limit=buckets, now_s=self.clock.s)
+
+    def enter(self, token: str | None, peer: str = HOME, method: str = "GET", **headers: str) -> Visitor | Response:
+        shown = {} if token is None else {"authorization": f"Bearer {token}"}
+        lines = {name.replace("_", "-"): value for name, value in {**shown, **headers}.items()}
+        return self.door.enter(scope(peer, method, [(name.encode(), value.encode()) for name, value in lines.items()]))
+
+    def status(self, *asked: Any, **more: Any) -> int:
+        found = self.enter(*asked, **more)
+        return found.status_code if isinstance(found, Response) else 200
+
+
+def scope(peer: str, method: str, headers: list[tuple[bytes, bytes]]) -> Scope:
+    return {
+        "type": "http",
+        "method": method,
+        "path": "/-/shield/status",
+        "query_string": b"",
+        "headers": headers,
+        "client": (peer, 4000),
+    }
+
+
+def test_the_right_tokens_come_in_and_nothing_else_does() -> None:
+    """The admin token for all, the view token to look; none, a wrong one, a part of one for nothing."""
+    doorway = Doorway()
+    assert doorway.enter(ADMIN, method="PUT") == Visitor(Role.ADMIN, doorway.enter(ADMIN).address)  # type: ignore[union-attr]
+    assert doorway.status(VIEW) == 200
+    assert doorway.status(VIEW, method="PUT") == 403
+    assert doorway.status(VIEW, method="DELETE") == 403
+    for peer, token in enumerate([None, WRONG, ADMIN[:-1], ADMIN + "x", ADMIN.upper(), ""]):
+        assert doorway.status(token, f"192.0.2.{peer}") == 401
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Basic " + ADMIN.encode()],
+        [ADMIN.encode()],
+        [b"Bearer " + ADMIN.encode(), b"Bearer " + ADMIN.encode()],
+        [b"Bearer " + WRONG.encode(), b"Bearer " + ADMIN.encode()],
+        [b"Bearer"],
+        [b"Bearer \xff\xfe"],
+    ],
+)
+def test_a_token_is_shown_in_one_bearer_header(lines: list[bytes]) -> None:
+    """No other scheme, no bare token, no second header."""
+    found = Doorway().door.enter(scope(HOME, "GET", [(b"authorization", line) for line in lines]))
+    assert isinstance(found, Response)
+    assert found.status_code == 401
+    assert found.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_token_in_a_cookie_or_a_query_opens_nothing() -> None:
+    """What a browser sends by itself is no proof that the operator meant it."""
+    doorway = Doorway()
+    assert doorway.status(None, cookie=f"token={ADMIN}; authorization=Bearer {ADMIN}") == 401
+    asked = {**scope(HOME, "GET", []), "query_string": f"token={ADMIN}&authorization={ADMIN}".encode()}
+    found = doorway.door.enter(asked)
+    assert isinstance(found, Response)
+    assert found.status_code == 401
+
+
+def test_wrong_tokens_wait_longer_each_time_and_the_right_one_waits_too() -> None:
+    """After the third the wait doubles; while it lasts not even the right token comes in; then it clears all."""
+    doorway = Doorway()
+    assert [doorway.status(WRONG) for _ in range(3)] == [401] * 3
+    waits = []
+    for _ in range(5):
+        found = doorway.enter(ADMIN)
+        assert isinstance(found, Response)
+        assert found.status_code == 429
+        wait_s = int(found.headers["retry-after"])
+        assert json.loads(bytes(found.body))["retry_after_ms"] <= wait_s * 1000
+        waits.append(wait_s)
+        doorway.clock.now_s += wait_s
+        assert doorway.status(WRONG) == 401
+    assert waits == [2, 4, 8, 16, 32]
+    doorway.clock.now_s += 64
+    assert doorway.status(ADMIN) == 200
+    assert [doorway.status(WRONG) for _ in range(2)] == [401] * 2
+    assert doorway.status(ADMIN) == 200
+
+
+def test_the_view_token_earns_no_new_guesses() -> None:
+    """Who may look cannot try the admin token for ever by looking in between."""
+    doorway = Doorway()
+    for _ in range(3):
+        assert doorway.status(WRONG) == 401
+        last = doorway.status(VIEW)
+    assert last == 429
+
+
+def test_a_lockout_is_of_one_address_alone() -> None:
+    """Brute force from many addresses locks each of them and never the operator."""
+    doorway = Doorway()
+    crowd = [f"198.51.{n // 250}.{n % 250}" for n in range(1000)]
+    for address in crowd:
+        assert [doorway.status(WRONG, address) for _ in range(4)] == [401, 401, 401, 429]
+    assert doorway.status(ADMIN) == 200
+    assert doorway.status(ADMIN, crowd[0]) == 429
+
+
+def test_a_lockout_is_of_a_whole_ipv6_site() -> None:
+    """Who has a /56 has no more guesses than who has an address."""
+    doorway = Doorway()
+    assert [doorway.status(WRONG, f"2001:db8:0:{n}::1") for n in range(4)] == [401, 401, 401, 429]
+    assert doorway.status(ADMIN, "2001:db8:1:0::1") == 200
+
+
+def test_an_address_is_told_as_the_gate_tells_it() -> None:
+    """Behind a trusted proxy the last hop counts; a header from anybody else makes no new address."""
+    doorway = Doorway()
+    for number in range(3):
+        assert doorway.status(WRONG, PROXY, x_forwarded_for=f"192.0.2.{number}, 198.51.100.7") == 401
+    assert doorway.status(ADMIN, PROXY, x_forwarded_for="198.51.100.7") == 429
+    assert doorway.status(ADMIN, PROXY, x_forwarded_for="198.51.100.8") == 200
+    assert doorway.status(ADMIN, "198.51.100.7", x_forwarded_for="192.0.2.1") == 429
+
+
+def test_requests_of_one_address_are_few_a_minute() -> None:
+    """With any token, or none; then 429 with the wait, and the limit is of the address alone."""
+    doorway = Doorway()
+    assert [doorway.status(ADMIN) for _ in range(LIMIT.burst)] == [200] * LIMIT.burst
+    found = doorway.enter(ADMIN)
+    assert isinstance(found, Response)
+    assert (found.status_code, found.headers["retry-after"]) == (429, "1")
+    assert doorway.status(ADMIN, "192.0.2.1") == 200
+    doorway.clock.now_s += 1
+    assert doorway.status(ADMIN) == 200
+
+
+@pytest.mark.parametrize("token", [None, WRONG, VIEW, ADMIN])
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
+def test_other_sites_are_refused_and_cost_the_operator_nothing(token: str | None, method: str) -> None:
+    """A strange page in the operator's browser gets 403 with any token, and locks nobody out."""
+    doorway = Doorway()
+    for _ in range(100):
+        assert doorway.status(token, method=method, sec_fetch_site="cross-site") == 403
+    assert doorway.status(token, method=method, sec_fetch_site="Cross-Site ") == 403
+    assert doorway.status(ADMIN, method=method, sec_fetch_site="same-origin") == 200
+
+
+def test_wrong_tokens_are_logged_without_the_token(caplog: pytest.LogCaptureFixture) -> None:
+    """One line for many, with the address and never with what was shown."""
+    doorway = Doorway()
+    for number in range(200):
+        doorway.status(WRONG, f"192.0.2.{number}")
+    assert len(caplog.records) == 1
+    assert WRONG not in caplog.text
+    doorway.clock.now_s += 10
+    doorway.status(WRONG, "192.0.2.250")
+    assert "200 wrong admin token(s), the last from 192.0.2.250" in caplog.text

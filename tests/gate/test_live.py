@@ -1,0 +1,457 @@
+"""The live room: tickets bring back, numbers keep the order, guests hear the truth. No call on a request's way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import pytest
+
+from shieldmw.core.bucket import EPOCH_S
+from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.core.facts import Facts
+from shieldmw.core.mode import Mode, ModeChange
+from shieldmw.core.seats import Audience
+from shieldmw.core.tickets import TICKET_S
+from shieldmw.core.waiting import SHORTEST_POLL_S, Queue
+from shieldmw.errors import StoreUnavailable
+from shieldmw.gate.live import SMALLEST_BLOCK, Entry, LiveRoom, TurnedAway
+from shieldmw.gate.seats import SeatPlan, Seats
+from shieldmw.gate.switch import Switch
+from shieldmw.store.memory import MemoryStore
+
+SECRET = b"a secret of at least 32 characters"
+ADDRESS = ip_address("203.0.113.7")
+MEMBER, GUEST, HOST = ListenerClass.MEMBER, ListenerClass.GUEST, ListenerClass.HOST
+
+
+@dataclass
+class Clock:
+    """A clock that is set by hand."""
+
+    now_s: float = EPOCH_S + 1_000_000.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now_s
+
+    def store_us(self) -> int:
+        """The same, as the store counts."""
+        return int((self.now_s - EPOCH_S) * 1_000_000)
+
+
+class QueueStore(MemoryStore):
+    """A store that can be away, and that counts what the waiting room asks of it."""
+
+    away = False
+    asked = 0
+
+    async def queue(self, give: int, free: int) -> Queue:
+        """Give and call numbers, if it is not away."""
+        self.asked += 1
+        if self.away:
+            raise StoreUnavailable("away")
+        return await super().queue(give, free)
+
+
+@dataclass
+class Worker:
+    """One worker's room of so many seats, and who was told to leave it."""
+
+    store: QueueStore
+    clock: Clock
+    capacity: int
+    left: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Build it as the wiring does."""
+        self.switch = Switch(self.store, on_change=lambda: self.seats.mode_changed(), now_s=self.clock)
+        self.seats = Seats(self.store, self.switch, SeatPlan(self.capacity, self.capacity, 0.0), now_s=self.clock)
+        self.room = LiveRoom(self.store, self.seats, "interview", now_s=self.clock)
+
+    def ask(self, who: str, name: ListenerClass = MEMBER, paper: str | None = None) -> Entry | TurnedAway:
+        """Somebody asks for a seat, perhaps with a paper."""
+        facts = Facts(str(ADDRESS), "/live", "/live", frozenset({"GET"}), paper=paper)
+        address, identity = (ip_address(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
+        decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, live=True)
+        return self.room.enter(facts, decision, lambda: self.left.append(who))
+
+    def enters(self, who: str, name: ListenerClass = MEMBER, paper: str | None = None) -> Entry:
+        """Somebody finds a seat."""
+        answer = self.ask(who, name, paper)
+        assert isinstance(answer, Entry)
+        return answer
+
+    def turned(self, who: str, name: ListenerClass = MEMBER, paper: str | None = None) -> TurnedAway:
+        """Somebody finds none."""
+        answer = self.ask(who, name, paper)
+        assert isinstance(answer, TurnedAway)
+        return answer
+
+    def number(self, who: str, paper: str | None = None) -> tuple[int, str]:
+        """A member waits: its number, and the paper that says so."""
+        answer = self.turned(who, paper=paper)
+        assert answer.place
+        assert answer.paper
+        return answer.place.number, answer.paper
+
+    async def refresh(self, times: int = 1) -> None:
+        """What the background does."""
+        for _ in range(times):
+            await self.seats.refresh()
+            await self.room.refresh()
+
+    @property
+    def here(self) -> Audience:
+        """Who has a seat."""
+        return self.seats.book.present()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of the test."""
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> QueueStore:
+    """The store of the test."""
+    return QueueStore(SECRET, now_us=clock.store_us)
+
+
+def full(store: QueueStore, clock: Clock, seats: int = 4, name: ListenerClass = MEMBER) -> tuple[Worker, list[Entry]]:
+    """A worker whose seats are all taken, with a block of numbers at hand where members took them."""
+    worker = Worker(store, clock, seats)
+    asyncio.run(worker.refresh())
+    who = [f"10.0.0.{number}" for number in range(seats)] if name is GUEST else [f"in-{n}" for n in range(seats)]
+    entries = [worker.enters(one, name) for one in who]
+    if name is MEMBER:
+        assert worker.turned("first to ask") == TurnedAway()
+    asyncio.run(worker.refresh())
+    return worker, entries
+
+
+def test_a_ticket_brings_its_listener_back_before_new_ones(store: QueueStore, clock: Clock) -> None:
+    """Whose network blinked returns with its ticket while others wait for a seat, to the same one live connection."""
+    worker, (mine, *_) = full(store, clock)
+    worker.room.leave(mine)
+    worker.number("stranger")
+    clock.now_s += TICKET_S - 1
+    asyncio.run(worker.refresh())
+    back = worker.enters("in-0", paper=mine.ticket)
+    assert back.seat.ticket_id == mine.seat.ticket_id
+    assert back.ticket != mine.ticket  # renewed
+    assert worker.left == []
+
+
+def test_a_ticket_that_has_ended_makes_its_listener_a_new_one(store: QueueStore, clock: Clock) -> None:
+    """An hour after it was last renewed a ticket is worth nothing: its listener waits like everybody."""
+    worker, (mine, *_) = full(store, clock)
+    worker.room.leave(mine)
+    clock.now_s += TICKET_S
+    worker.number("in-0", mine.ticket)
+
+
+@pytest.mark.parametrize("paper", ["", "forged", "a.b", "\ud800", "x" * 5000])
+def test_a_forged_ticket_is_no_ticket(store: QueueStore, clock: Clock, paper: str) -> None:
+    """Nonsense instead of a ticket is as good as none, and no error."""
+    worker, (mine, *_) = full(store, clock)
+    worker.room.leave(mine)
+    worker.number("in-0", paper)
+    worker.turned("10.9.9.9", GUEST, paper) if worker.here.members == 4 else None
+
+
+def test_a_ticket_of_another_client_is_no_ticket(store: QueueStore, clock: Clock) -> None:
+    """A stolen ticket neither lets its thief in nor throws its owner out."""
+    worker, (mine, *_) = full(store, clock)
+    worker.number("mallory", mine.ticket)
+    assert worker.left == []
+
+
+def test_a_ticket_of_another_class_is_no_ticket(store: QueueStore, clock: Clock) -> None:
+    """Who is a host by now gets a ticket of its own; the member's ticket stays with the member's stream."""
+    worker, (mine, *_) = full(store, clock)
+    entry = worker.enters("in-0", HOST, mine.ticket)
+    assert entry.seat.ticket_id != mine.seat.ticket_id
+
+
+def test_a_ticket_of_another_event_is_no_ticket(store: QueueStore, clock: Clock) -> None:
+    """Papers of one event are worth nothing at another of the same fleet."""
+    worker, (mine, *_) = full(store, clock)
+    worker.room.leave(mine)
+    other = LiveRoom(store, worker.seats, "debate", now_s=clock)
+    asyncio.run(other.refresh())
+    worker.room = other
+    worker.turned("in-0", paper=mine.ticket)
+
+
+def test_a_ticket_replayed_a_thousand_times_has_one_live_connection(store: QueueStore, clock: Clock) -> None:
+    """Each use of a ticket ends the one before, and never anybody else's."""
+    worker, (mine, *_) = full(store, clock)
+    for number in range(1, 1001):
+        worker.enters("in-0", paper=mine.ticket)
+        assert worker.left == ["in-0"] * number
+        assert worker.here.members == 4
+
+
+def test_workers_of_one_fleet_know_each_others_tickets(store: QueueStore, clock: Clock) -> None:
+    """A ticket that one worker signed is live on another."""
+    first, entries = full(store, clock)
+    mine = entries[0]
+    for entry in entries:
+        first.room.leave(entry)
+    second = Worker(store, clock, 4)
+
+    async def rounds() -> None:
+        for _ in range(3):
+            await first.refresh()
+            await second.refresh()
+
+    asyncio.run(rounds())
+    assert second.enters("in-0", paper=mine.ticket).seat.ticket_id == mine.seat.ticket_id
+
+
+def test_members_get_numbers_in_order(store: QueueStore, clock: Clock) -> None:
+    """Who comes later has a higher number, and who asks again with its number keeps it."""
+    worker, _ = full(store, clock)
+    numbers = [worker.number(f"m-{n}") for n in range(SMALLEST_BLOCK)]
+    assert [number for number, _ in numbers] == list(range(1, SMALLEST_BLOCK + 1))
+    assert worker.turned("too-soon") == TurnedAway()  # the block is used up: no number for a moment
+    asyncio.run(worker.refresh())
+    assert worker.number("too-soon")[0] == SMALLEST_BLOCK + 1
+    clock.now_s += 60
+    assert [worker.number(f"m-{n}", paper)[0] for n, (_, paper) in enumerate(numbers)] == [n for n, _ in numbers]
+
+
+def test_a_number_is_its_owners_alone(store: QueueStore, clock: Clock) -> None:
+    """Somebody else's number, a forged one and one that was not shown for too long are none."""
+    worker, _ = full(store, clock)
+    first, paper = worker.number("alice")
+    assert worker.number("mallory", paper)[0] == first + 1
+    assert worker.number("eve", paper[:-2])[0] == first + 2
+    clock.now_s += 100_000
+    assert worker.number("alice", paper)[0] == first + 3
+
+
+def test_polls_grow_with_the_queue_and_are_jittered(store: QueueStore, clock: Clock) -> None:
+    """Those far back are told to ask less often, and no two at the same moment."""
+    worker, _ = full(store, clock)
+    near = worker.turned("near").place
+    asyncio.run(store.queue(1_000_000, 0))  # other workers gave these
+    for _ in range(2):
+        for number in range(SMALLEST_BLOCK):
+            worker.turned(f"m-{number}")
+        asyncio.run(worker.refresh())
+    far = worker.turned("far").place
+    assert near
+    assert far
+    assert (near.position, far.position > 1_000_000) == (1, True)
+    assert SHORTEST_POLL_S <= near.poll_s < 1.3 * SHORTEST_POLL_S < 100 < far.poll_s
+    _, paper = worker.number("again")
+    polls = {place.poll_s for _ in range(20) if (place := worker.turned("again", paper=paper).place)}
+    assert len(polls) > 10
+    assert max(polls) <= 1.2 * min(polls)
+
+
+def test_numbers_are_called_as_seats_come_free(store: QueueStore, clock: Clock) -> None:
+    """For a seat that comes free the first in line is called and gets it, before those who are not called."""
+    worker, (mine, *_) = full(store, clock)
+    papers = [worker.number(f"m-{n}")[1] for n in range(4)]
+    asyncio.run(worker.refresh())
+    assert all(worker.turned(f"m-{n}", paper=paper).place for n, paper in enumerate(papers))  # nobody has gone
+    worker.room.leave(mine)
+    asyncio.run(worker.refresh())
+    worker.turned("stranger")
+    assert worker.number("m-3", papers[3])[0] == 4
+    assert worker.number("m-1", papers[1])[0] == 2
+    worker.enters("m-0", paper=papers[0])
+    assert worker.here.members == 4
+
+
+def test_where_fewer_wait_than_seats_are_free_nobody_waits(store: QueueStore, clock: Clock) -> None:
+    """A newcomer finds a seat at once where there are seats for all who wait and for itself."""
+    worker, entries = full(store, clock, seats=SMALLEST_BLOCK + 2)
+    worker.number("m-0")
+    for entry in entries:
+        worker.room.leave(entry)
+    worker.enters("newcomer")
+
+
+def test_a_called_member_gets_in_whatever_its_cohort(store: QueueStore, clock: Clock) -> None:
+    """Where many want few seats a cohort may be closed to newcomers; who has waited for its number is no newcomer."""
+    worker, (mine, *_) = full(store, clock)
+    papers = {name: worker.number(name)[1] for name in (f"m-{n}" for n in range(SMALLEST_BLOCK))}
+    for number in range(1000):
+        worker.turned(f"crowd-{number}")
+    worker.room.leave(mine)
+    asyncio.run(worker.refresh(3))
+    assert worker.seats.book.allotment.member_level == 0
+    worker.turned("newcomer")
+    worker.enters("m-0", paper=papers["m-0"])
+
+
+def test_members_whose_cohort_is_closed_are_numbered_though_seats_are_free(store: QueueStore, clock: Clock) -> None:
+    """Nobody is left with neither seat nor number: who finds its cohort closed is numbered, called and let in."""
+    worker, entries = full(store, clock)
+    for number in range(1000):
+        worker.turned(f"crowd-{number}")
+    asyncio.run(worker.refresh())
+    for entry in entries:
+        worker.room.leave(entry)
+    asyncio.run(store.queue(0, 10**6))  # the crowd has gone home: all its numbers were called
+    asyncio.run(worker.refresh(2))
+    assert worker.seats.book.allotment.member_level == 0
+    paper, rounds = None, 0
+    while isinstance(answer := worker.ask("late", paper=paper), TurnedAway):
+        paper, rounds = answer.paper, rounds + 1
+        assert rounds <= 3
+        asyncio.run(worker.refresh())
+    assert worker.here.members == 1
+
+
+def test_a_number_called_in_vain_is_given_to_nobody_who_comes_later(store: QueueStore, clock: Clock) -> None:
+    """Who comes last gets no number from before those who wait, though numbers of an old block are left."""
+    worker, (mine, *_) = full(store, clock)
+    worker.number("first")
+    asyncio.run(store.queue(100, 0))  # given out by another worker
+    worker.room.leave(mine)
+    asyncio.run(worker.refresh(4))
+    called = asyncio.run(store.queue(0, 0)).called
+    assert 1 < called < SMALLEST_BLOCK
+    assert worker.number("late")[0] > called
+
+
+def test_a_worker_with_free_seats_calls_the_numbers_of_others(store: QueueStore, clock: Clock) -> None:
+    """Free seats anywhere call those who wait anywhere; until they come, newcomers wait there as well."""
+    crowded, idle = Worker(store, clock, 4), Worker(store, clock, 4)
+
+    async def begin() -> None:
+        for worker in (crowded, idle, crowded, idle):
+            await worker.refresh()
+
+    asyncio.run(begin())
+    for number in range(2):
+        crowded.enters(f"in-{number}")
+    assert crowded.turned("first to ask") == TurnedAway()
+    asyncio.run(crowded.room.refresh())
+    papers = [crowded.number(f"m-{number}")[1] for number in range(3)]
+    asyncio.run(idle.room.refresh())
+    idle.turned("stranger")
+    idle.turned("m-2", paper=papers[2])
+    for number in range(2):
+        idle.enters(f"m-{number}", paper=papers[number])
+
+
+def test_a_member_gets_a_guests_seat_without_waiting(store: QueueStore, clock: Clock) -> None:
+    """In a room full of guests every member who comes gets a seat at once: no number is given while guests hold any."""
+    worker, _ = full(store, clock, name=GUEST)
+    asyncio.run(worker.refresh(3))
+    for number in range(4):
+        worker.enters(f"m-{number}")
+        asyncio.run(worker.refresh())
+    assert worker.here == Audience(0, 4, 0)
+    assert len(worker.left) == 4
+    worker.turned("m-4")
+    asyncio.run(worker.refresh())
+    worker.number("m-4")
+
+
+def test_members_who_wait_are_demand(store: QueueStore, clock: Clock) -> None:
+    """Whoever must wait counts as demand, so that seats move to the worker where members wait."""
+    worker, _ = full(store, clock)
+    for number in range(6):
+        worker.turned(f"m-{number}")
+        worker.turned(f"m-{number}")
+    asyncio.run(worker.seats.refresh())
+    assert worker.seats.grant
+    assert worker.seats.grant.demand == Audience(0, 4 + 1 + 6, 0)
+
+
+def test_guests_get_no_number(store: QueueStore, clock: Clock) -> None:
+    """A guest without a seat is told so and nothing else, with numbers at hand and in an emergency as well."""
+    worker, _ = full(store, clock)
+    assert worker.turned("198.51.100.1", GUEST) == TurnedAway()
+    asyncio.run(worker.switch.set(ModeChange(Mode.EMERGENCY, "ops"), None))
+    assert worker.turned("198.51.100.1", GUEST) == TurnedAway()
+
+
+def test_hosts_never_wait(store: QueueStore, clock: Clock) -> None:
+    """A host gets a member's seat whoever waits."""
+    worker, _ = full(store, clock)
+    worker.number("m-0")
+    worker.enters("host", HOST)
+    assert worker.here == Audience(1, 3, 0)
+
+
+def test_ten_thousand_who_ask_cost_the_store_nothing(store: QueueStore, clock: Clock) -> None:
+    """No request asks the store, whether it finds a seat or not."""
+    worker, _ = full(store, clock)
+    asked = store.asked
+    for number in range(10_000):
+        worker.turned(f"m-{number}")
+    assert store.asked == asked
+
+
+def test_a_crowd_is_numbered_within_two_refreshes(store: QueueStore, clock: Clock) -> None:
+    """Blocks grow with those who ask: a thousand members at once have all their numbers two refreshes later."""
+    worker, _ = full(store, clock)
+    for _ in range(2):
+        for number in range(1000):
+            worker.turned(f"m-{number}")
+        asyncio.run(worker.refresh())
+    assert len({worker.number(f"m-{number}")[0] for number in range(1000)}) == 1000
+
+
+def test_an_estimate_follows_the_pace_of_calls(store: QueueStore, clock: Clock) -> None:
+    """Where nothing moves no time is promised; once seats come free, those further back wait longer."""
+    worker, (mine, *_) = full(store, clock)
+    papers = [worker.number(f"m-{n}")[1] for n in range(SMALLEST_BLOCK)]
+    last = worker.turned("m-7", paper=papers[7]).place
+    assert last
+    assert last.wait_s is None
+    worker.room.leave(mine)
+    asyncio.run(worker.refresh(2))
+    waits = [place.wait_s for n in (4, 7) if (place := worker.turned(f"m-{n}", paper=papers[n]).place)]
+    assert 0 < (waits[0] or 0) < (waits[1] or 0)
+
+
+def test_while_the_store_is_away_tickets_and_numbers_stay_good(store: QueueStore, clock: Clock) -> None:
+    """Without a store nobody's paper is forgotten; who has none is answered without a number and without an error."""
+    worker, (mine, *_) = full(store, clock)
+    _, paper = worker.number("alice")
+    store.away = True
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(worker.room.refresh())
+    for number in range(2 * SMALLEST_BLOCK):
+        worker.turned(f"m-{number}")
+    assert worker.turned("late") == TurnedAway()
+    assert worker.number("alice", paper)[0] == 1
+    worker.room.leave(mine)
+    worker.enters("in-0", paper=mine.ticket)
+
+
+def test_without_a_capacity_there_is_no_waiting_room(store: QueueStore, clock: Clock) -> None:
+    """A room without a limit asks for no numbers and lets all in."""
+    worker = Worker(store, clock, 0)
+    asyncio.run(worker.refresh(3))
+    for number in range(100):
+        worker.enters(f"m-{number}")
+    assert store.asked == 0
+
+
+def test_the_background_keeps_the_room_fresh_and_stops(store: QueueStore, clock: Clock) -> None:
+    """Started and stopped again, the room has learnt the fleet's secret and leaves nothing running."""
+    worker = Worker(store, clock, 4)
+
+    async def story() -> int:
+        await worker.seats.start()
+        await worker.room.start()
+        await worker.room.stop()
+        await worker.seats.stop()
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(story()) == 1
+    assert store.asked == 1
