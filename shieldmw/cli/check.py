@@ -16,7 +16,7 @@ from shieldmw.errors import SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
 from shieldmw.store.embedded import EmbeddedServer
-from shieldmw.store.redis import RedisStore
+from shieldmw.store.shared import RedisStore
 from shieldmw.wiring import build_gate, store_opener
 
 from .load import exit_with, settings_or_exit

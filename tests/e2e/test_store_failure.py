@@ -307,8 +307,9 @@ def test_the_breaker_keeps_requests_off_the_store(
             elapsed_s = time.monotonic() - began
             accepted = listener.accepted
             expect(mode, answers, BURST)
-            # The API keys are polled beside the requests: each half second while that fails, at most.
-            probes, polls = int(elapsed_s) + 1, int(elapsed_s / 0.25) + 1
+            # Mode, deny list, API keys, seats and waiting room are polled beside the requests, and changes are
+            # listened to: each half second while that fails, at most.
+            probes, polls = int(elapsed_s) + 1, 6 * (int(elapsed_s / 0.5) + 1)
             assert accepted <= FAILURES_IN_A_ROW + probes + polls
             waited = sum(answer.seconds >= BUDGET_S for answer in answers)
             quick = sorted(answer.seconds for answer in answers)[len(answers) * 9 // 10]

@@ -1,0 +1,162 @@
+"""Speaks to the admin routes for commands: one request, one answer, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import getpass
+import ipaddress
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import click
+import httpx
+
+from .load import EXIT_WRONG_INPUT
+
+DEFAULT_PATH = "/-/shield"
+
+# A person waits, and would rather know.
+PATIENCE_S = 5.0
+
+LONGEST_ACTOR = 64
+
+
+class WrongInput(click.ClickException):
+    """What was asked cannot be done as it is written."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+def admin_url(text: str) -> str:
+    """The admin routes' URL: a bare host gets the default path, and http only on this machine.
+
+    Raises:
+        WrongInput: it is no URL.
+    """
+    if "://" not in text:
+        host = urlsplit(f"//{text}").hostname
+        text = f"{'http' if _is_here(host) else 'https'}://{text}"
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise WrongInput(f"'{text}' is not a URL: write it like http://127.0.0.1:8000{DEFAULT_PATH}")
+    path = parts.path.rstrip("/") or os.environ.get("SHIELD_ADMIN_PATH") or DEFAULT_PATH
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+class AdminClient:
+    """The admin routes at a URL, for whoever has the token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not _is_here(parts.hostname):
+            click.echo(f"warning: {url} is not encrypted: the token can be read on the way, use https://", err=True)
+        try:
+            headers = {b"authorization": f"Bearer {token}".encode("ascii"), b"shield-actor": _actor().encode()}
+        except UnicodeEncodeError:
+            raise WrongInput("SHIELD_ADMIN_TOKEN has characters that no header can carry") from None
+        self._client = httpx.Client(headers=headers, timeout=PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def status(self) -> dict[str, Any]:
+        """How the fleet stands."""
+        return self._ask("GET", "/status")
+
+    def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
+        """Change the mode; how the fleet stands then."""
+        headers = {} if if_version is None else {"if-match": f'"{if_version}"'}
+        return self._ask("PUT", "/mode", json=body, headers=headers)
+
+    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, self.url + path, **request)
+        except httpx.ReadTimeout:
+            raise click.ClickException(_too_slow(method, self.url)) from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise click.ClickException(f"cannot reach {self.url}: {error or type(error).__name__}") from None
+        answer = _json(response)
+        if response.status_code == 200 and "version" in answer:
+            return answer
+        raise _failure(response, answer, self.url)
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _too_slow(method: str, url: str) -> str:
+    doubt = "" if method == "GET" else " It may be done all the same: see 'shieldmw mode status'."
+    return f"{url} did not answer within {PATIENCE_S:.0f} s.{doubt}"
+
+
+def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> click.ClickException:
+    """The one line for an answer that is no success."""
+    status, title, detail = response.status_code, answer.get("title", ""), answer.get("detail", "")
+    if status == 422:
+        return WrongInput(detail)
+    if not detail or status in (404, 405):
+        line = _not_ours(response, url)
+    elif status == 401:
+        line = f"wrong token: {url} does not know the SHIELD_ADMIN_TOKEN that is set here"
+    elif status == 412:
+        line = _somebody_else(answer.get("current") or {})
+    elif status == 429:
+        line = f"{title}: {detail} Try again in {response.headers.get('retry-after', 'some')} s."
+    else:
+        line = f"{title} ({status}): {detail}"
+    return click.ClickException(line)
+
+
+def _not_ours(response: httpx.Response, url: str) -> str:
+    status = response.status_code
+    if response.is_redirect:
+        return f"{url} sends to {response.headers.get('location', 'somewhere else')}: use that as --url"
+    hint = "are there admin routes (SHIELD_ADMIN_TOKEN set on the server), and is the path right?"
+    return f"{url} is not the shield's (it answered {status}): {hint}"
+
+
+def _somebody_else(current: Mapping[str, Any]) -> str:
+    reason = f', "{current["reason"]}"' if current.get("reason") else ""
+    return (
+        f"someone else changed it: {current.get('actor') or 'nobody'} set it to {current.get('mode')}{reason}, "
+        f"now version {current.get('version')}. Nothing was changed by this command."
+    )
+
+
+def _actor() -> str:
+    """The name of whoever runs the command, as far as a header can carry it."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):
+        name = ""
+    return ascii(name)[1:-1].strip()[:LONGEST_ACTOR].strip() or "unknown"
+
+
+def _is_here(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def token_or_exit(*, to_look: bool) -> str:
+    """The token of the environment; to look, the one that may only look will do."""
+    names = ("SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN") if to_look else ("SHIELD_ADMIN_TOKEN",)
+    for name in names:
+        if token := os.environ.get(name, "").strip():
+            return token
+    click.echo("shieldmw: SHIELD_ADMIN_TOKEN is not set: set it to the one the workers were started with", err=True)
+    sys.exit(EXIT_WRONG_INPUT)

@@ -1,0 +1,171 @@
+"""``shieldmw mode``: see and flip the switch, in words for someone who has no time to read."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from .admin_client import AdminClient, admin_url, token_or_exit
+
+_UNITS_S = (86_400, 3600, 60, 1)
+_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s?)?")
+
+Status = Mapping[str, Any]
+
+
+def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """The seconds of ``90s``, ``30m``, ``2h`` or ``1h30m``; a bare number is seconds."""
+    if value is None:
+        return None
+    found = _DURATION.fullmatch(value.strip().lower())
+    parts = [int(part or 0) for part in found.groups()] if found else []
+    seconds = sum(part * unit_s for part, unit_s in zip(parts, _UNITS_S, strict=False))
+    if seconds < 1:
+        raise click.BadParameter(f"'{value}' is not a duration: write it like 90s, 30m or 2h", ctx, param)
+    return seconds
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["status", "emergency", "normal"]), default="status")
+@click.option(
+    "--for",
+    "for_s",
+    callback=_duration_s,
+    metavar="TIME",
+    help="When the emergency ends by itself: 90s, 30m, 2h.  [default: 7d]",
+)
+@click.option("--capacity", type=click.IntRange(0), help="Seats in the emergency, 0 for no limit.")
+@click.option("--guest-share", type=click.FloatRange(0, 1), help="Part of the seats that guests may hold, 0 to 1.")
+@click.option("--reason", default="", help="Why: other operators see it, the audit keeps it.")
+@click.option(
+    "--url",
+    envvar="SHIELD_ADMIN_URL",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
+)
+@click.option("--if-version", type=click.IntRange(0), help="Change nothing if the mode is of another version by now.")
+@click.pass_context
+def mode(
+    ctx: click.Context,
+    what: str,
+    for_s: int | None,
+    capacity: int | None,
+    guest_share: float | None,
+    reason: str,
+    url: str,
+    if_version: int | None,
+) -> None:
+    """Show the mode of the fleet, or switch it, through the admin routes.
+
+    Needs SHIELD_ADMIN_TOKEN. Exit status: 0 done, 1 not done, 2 asked wrongly.
+    """
+    settings = {"for_seconds": for_s, "capacity": capacity, "guest_share": guest_share}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if what != "emergency" and given:
+        raise click.UsageError(f"--for, --capacity and --guest-share go with 'emergency', not with '{what}'.")
+    if what == "status" and (reason or if_version is not None):
+        raise click.UsageError("--reason and --if-version go with 'emergency' or 'normal'.")
+    with AdminClient(admin_url(url), token_or_exit(to_look=what == "status")) as client:
+        was = client.status()
+        if what == "status":
+            lines = _status_lines(was)
+        else:
+            lines = _change_lines(was, client.set_mode({"mode": what, "reason": reason, **given}, if_version))
+    source = ctx.get_parameter_source("url")
+    told = f" --url {shlex.quote(url)}" if source is click.core.ParameterSource.COMMANDLINE else ""
+    for label, text in lines:
+        click.echo(f"{label:<8}{text}{told if label in _COMMANDS else ''}")
+
+
+_COMMANDS = ("end it", "undo")
+_END = "shieldmw mode normal"
+
+
+def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
+    yield "now", _words(now)
+    yield from _details(now)
+    if now["mode"] == "emergency":
+        yield "end it", _END
+
+
+def _change_lines(was: Status, now: Status) -> Iterator[tuple[str, str]]:
+    yield "was", _words(was)
+    yield "now", _words(now)
+    yield from _details(now)
+    if now["mode"] == "emergency":
+        yield "end it", _END
+    if was["mode"] == "emergency":
+        yield "undo", _again(was)
+
+
+def _words(status: Status) -> str:
+    """The mode, when, by whom and why, in one line."""
+    name = "EMERGENCY" if status["mode"] == "emergency" else "normal"
+    if status["since"] is None:
+        return f"{name} (never switched)"
+    reason = f': "{status["reason"]}"' if status["reason"] else ""
+    since = _clock(status["since"], status["now"])
+    return f"{name} since {since}, by {status['actor']}{reason} (version {status['version']})"
+
+
+def _details(now: Status) -> Iterator[tuple[str, str]]:
+    if now["until"] is not None:
+        ends = f"{_clock(now['until'], now['now'])}, in {_span(now['seconds_left'])}; then normal again by itself"
+        yield "until", ends
+    yield "seats", _seats(now)
+    yield "present", _listeners(now)
+    workers = now["workers"]
+    count = "every worker" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
+    yield "on", f"{count}, within a second"
+    if now["store"] != "up":
+        yield "store", "AWAY: the mode stays as it is and cannot be changed until the store is back"
+
+
+def _seats(now: Status) -> str:
+    if now["mode"] == "emergency" and now["guest_share"] == 0:
+        guests = "none for guests"
+    elif now["capacity"] is None:
+        guests = "guests like everyone"
+    else:
+        guests = f"at most {now['guest_seats']:,} for guests"
+    return f"no limit, {guests}" if now["capacity"] is None else f"{now['capacity']:,}, {guests}"
+
+
+def _listeners(now: Status) -> str:
+    here = now["seats"]
+    where = "" if now["counted"] == "fleet" else " on the worker that answered"
+    text = f"{here['host']:,} hosts, {here['member']:,} members, {here['guest']:,} guests{where}"
+    demand = now["demand"]
+    away = 0 if demand is None else sum(demand.values()) - sum(here.values())
+    return f"{text}; {away:,} more would like to be" if away > 0 else text
+
+
+def _again(was: Status) -> str:
+    """The command that makes the emergency what it was before."""
+    words = ["shieldmw", "mode", "emergency"]
+    if was["seconds_left"]:
+        words += ["--for", _span(was["seconds_left"], exact=True)]
+    words += ["--capacity", str(was["capacity"] or 0), "--guest-share", f"{was['guest_share']:g}"]
+    if was["reason"]:
+        words += ["--reason", was["reason"]]
+    return shlex.join(words)
+
+
+def _clock(unix_s: float, now_s: float) -> str:
+    """A time on this machine's clock; with the day where it is another one."""
+    there = time.localtime(time.time() + unix_s - now_s)
+    today = time.localtime()
+    return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%d %b %H:%M:%S", there)
+
+
+def _span(seconds: int, *, exact: bool = False) -> str:
+    if exact or seconds < 120:
+        return f"{seconds}s" if exact else f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

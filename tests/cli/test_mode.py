@@ -1,0 +1,241 @@
+"""`shieldmw mode` against a real server: what an operator reads, and how the command ends."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import uvicorn
+from click.testing import CliRunner
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from servers import wait_until
+from shieldmw import Settings, ShieldMiddleware
+from shieldmw.cli import main
+from shieldmw.cli.admin_client import admin_url
+
+ADMIN = "an-admin-token-of-some-length"
+VIEW = "a-view-token-of-some-length"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    def line(self, label: str) -> str:
+        """The line of a label."""
+        (found,) = (line for line in self.out.splitlines() if line.startswith(f"{label:<8}"))
+        return found[8:]
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
+    """The app on a port of loopback, in a thread of this process; where it is."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", ws="none", proxy_headers=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, 20, "the server")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def shielded(**values: object) -> ShieldMiddleware:
+    app = Starlette(routes=[Route("/{path:path}", lambda request: PlainTextResponse("the app"))])
+    return ShieldMiddleware(app, Settings(**{"admin_token": ADMIN, "view_token": VIEW, "capacity": 100, **values}))
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A fleet of one worker, new for each test."""
+    with served(shielded()) as url:
+        yield url
+
+
+def mode(url: str | None, *args: str, token: str | None = ADMIN, view: str | None = None) -> Ran:
+    env = {"SHIELD_ADMIN_URL": url, "SHIELD_ADMIN_TOKEN": token, "SHIELD_VIEW_TOKEN": view, "SHIELD_ADMIN_PATH": None}
+    result = CliRunner().invoke(main, ["mode", *args], env=env, prog_name="shieldmw")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ran(result.exit_code, result.stdout, result.stderr)
+
+
+def test_the_status_says_what_is_in_force(url: str) -> None:
+    """Without any argument; the token that may only look will do."""
+    told = mode(url, token=None, view=VIEW)
+    assert told.status == 0
+    assert told.line("now") == "normal (never switched)"
+    assert told.line("seats") == "100, at most 100 for guests"
+    assert told.line("on") == "1 worker, within a second"
+    assert mode(url, "status").out == told.out
+
+
+def test_a_switch_tells_what_was_what_is_until_when_and_how_to_end_it(url: str) -> None:
+    """All of it in a few lines, the reason and the operator's name among them."""
+    told = mode(url, "emergency", "--for", "30m", "--capacity", "40", "--guest-share", "0.5", "--reason", "flood")
+    assert told.status == 0
+    assert told.line("was") == "normal (never switched)"
+    assert told.line("now").startswith("EMERGENCY since ")
+    assert "by admin (" in told.line("now")
+    assert told.line("now").endswith(': "flood" (version 1)')
+    assert "in 30 min" in told.line("until")
+    assert told.line("seats") == "40, at most 20 for guests"
+    assert told.line("end it") == "shieldmw mode normal"
+    shown = mode(url, "status")
+    assert shown.line("now") == told.line("now")
+    assert shown.line("end it") == "shieldmw mode normal"
+
+
+def test_the_undo_command_brings_back_what_was(url: str) -> None:
+    """Typed as it is printed, it makes the same emergency again, and says --url where that was given."""
+    mode(url, "emergency", "--for", "30m", "--capacity", "40", "--guest-share", "0.5", "--reason", "it's a flood")
+    ended = mode(None, "normal", "--url", url)
+    assert ended.line("now").startswith("normal since ")
+    undo = ended.line("undo")
+    assert undo.endswith(f" --url {url}")
+    again = mode(None, *shlex.split(undo)[2:])
+    assert again.status == 0
+    assert again.line("seats") == "40, at most 20 for guests"
+    assert "by admin (" in again.line("now")
+    assert '"it\'s a flood"' in again.line("now")
+
+
+def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None:
+    """One line with who, what and why; exit status 1; nothing is changed."""
+    mode(url, "emergency", "--for", "30m", "--reason", "flood")
+    told = mode(url, "normal", "--if-version", "0")
+    assert told.status == 1
+    assert told.err.startswith("Error: someone else changed it: admin (")
+    assert 'set it to emergency, "flood", now version 1' in told.err
+    assert told.err.count("\n") == 1
+    assert mode(url, "normal", "--if-version", "1").status == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("90s", "in 90 s"),
+        ("90", "in 90 s"),
+        ("30m", "in 30 min"),
+        ("1h30m", "in 90 min"),
+        ("2h", "in 2 h 0 min"),
+        ("1D", "in 24 h 0 min"),
+    ],
+)
+def test_durations_are_written_as_people_do(url: str, written: str, read: str) -> None:
+    """Seconds, minutes, hours, days, and several of them."""
+    assert read in mode(url, "emergency", "--for", written).line("until")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("panic",),
+        ("emergency", "--for", "soon"),
+        ("emergency", "--for", "0"),
+        ("emergency", "--for", ""),
+        ("emergency", "--capacity", "-1"),
+        ("emergency", "--guest-share", "1.5"),
+        ("emergency", "--for", "8d"),
+        ("emergency", "--reason", "\u001b"),
+        ("normal", "--capacity", "3"),
+        ("status", "--reason", "x"),
+    ],
+)
+def test_what_is_asked_wrongly_ends_with_2_and_changes_nothing(url: str, args: tuple[str, ...]) -> None:
+    """Whether the command or the server finds it."""
+    told = mode(url, *args)
+    assert told.status == 2
+    assert told.err
+    assert mode(url).line("now") == "normal (never switched)"
+
+
+def test_a_wrong_token_is_told_and_then_the_lockout_with_its_wait(url: str) -> None:
+    """One line each, exit status 1, and never the token."""
+    for _ in range(3):
+        told = mode(url, token="a-wrong-token-of-some-length")
+        assert (told.status, told.err.count("\n")) == (1, 1)
+        assert "wrong token" in told.err
+        assert "a-wrong-token" not in told.err
+    locked = mode(url)
+    assert locked.status == 1
+    assert locked.err.startswith("Error: Locked out: ")
+    assert "Try again in 2 s." in locked.err or "Try again in 1 s." in locked.err
+
+
+def test_a_view_token_switches_nothing(url: str) -> None:
+    """Where it stands in for the admin token, the server refuses; where there is none, the command does."""
+    assert "change nothing" in mode(url, "normal", token=VIEW).err
+    missing = mode(url, "normal", token=None, view=VIEW)
+    assert missing.status == 2
+    assert "SHIELD_ADMIN_TOKEN is not set" in missing.err
+
+
+@pytest.mark.parametrize("args", [(), ("emergency",)])
+def test_a_server_that_is_not_there_is_told_in_a_line(args: tuple[str, ...]) -> None:
+    """With the URL that was tried."""
+    told = mode("http://127.0.0.1:1", *args)
+    assert (told.status, told.err.count("\n")) == (1, 1)
+    assert told.err.startswith("Error: cannot reach http://127.0.0.1:1/-/shield: ")
+
+
+def test_something_else_at_the_url_is_told(url: str) -> None:
+    """An app without admin routes, or a wrong path."""
+    assert "is not the shield's" in mode(url + "/elsewhere").err
+    with served(shielded(admin_token=None)) as other:
+        told = mode(other)
+        assert (told.status, told.err.count("\n")) == (1, 1)
+        assert "is not the shield's" in told.err
+
+
+def test_a_store_that_is_away_is_told_and_the_mode_stays() -> None:
+    """The status says AWAY; a change ends with 1 and says that nothing was changed."""
+    with served(shielded(redis_url="redis://127.0.0.1:1/0")) as url:
+        assert mode(url).line("store").startswith("AWAY")
+        told = mode(url, "emergency")
+        assert told.status == 1
+        assert "nothing was changed" in told.err
+
+
+def test_a_fleet_without_a_capacity_counts_its_workers_all_the_same() -> None:
+    """The operator sees on how many workers the switch holds, whether there are seats or not."""
+    with served(shielded(capacity=0)) as url:
+        told = mode(url)
+        assert told.line("seats") == "no limit, guests like everyone"
+        assert told.line("on") == "1 worker, within a second"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/-/shield"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000/-/shield"),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000/-/shield"),
+        ("localhost", "http://localhost/-/shield"),
+        ("event.example.org", "https://event.example.org/-/shield"),
+        ("https://event.example.org/api/-/guard/", "https://event.example.org/api/-/guard"),
+    ],
+)
+def test_a_host_is_enough_of_a_url(given: str, found: str) -> None:
+    """It gets the default path, and TLS unless it is this machine."""
+    assert admin_url(given) == found
+
+
+def test_the_url_is_no_setting_and_no_mistake() -> None:
+    """Workers may see the variable of the command; a misspelt one is still an error."""
+    assert Settings.from_environ({"SHIELD_ADMIN_URL": "http://127.0.0.1:8000"}) == Settings()
+    with pytest.raises(Exception, match="SHIELD_ADMIN_URI: there is no such setting"):
+        Settings.from_environ({"SHIELD_ADMIN_URI": "x"})
