@@ -99,9 +99,7 @@ class ChatRoom:
     @asynccontextmanager
     async def joined(self, socket: WebSocket) -> AsyncIterator[None]:
         async def deliver() -> None:
-            with suppress(
-                WebSocketDisconnect, RuntimeError
-            ):  # the socket closed first; its reader notices too
+            with suppress(WebSocketDisconnect, RuntimeError):  # the socket closed first; its reader notices too
                 while True:
                     await socket.send_text(await queue.get())
 
