@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two at a time by default; PYTEST_ARGS=-n0 for one, or any other argument of pytest.
+PYTEST_ARGS ?= -n 2
 
 .PHONY: test check demo clean
 .DEFAULT_GOAL := test
