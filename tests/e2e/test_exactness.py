@@ -138,6 +138,9 @@ async def flood(server: HttpServer, client: redis.Redis, first: bytes = b"/hello
     return Flood(tally, len(workers), after_us - before_us, last_us - first_us)
 
 
+LONGEST_PAUSE_US = 2_000_000
+
+
 def settings(store: RedisServer, **more: str) -> dict[str, str]:
     """A guest's limits in a shared store; the path that tells the worker is free."""
     return {"SHIELD_REDIS_URL": store.url, "SHIELD_EXEMPT_PATHS": "/healthz,/pid", **PATIENT, **more}
@@ -162,7 +165,9 @@ def test_four_workers_allow_what_one_bucket_holds(store: RedisServer, tmp_path: 
     units = burst // 2 + got.tally.allowed - 1
     assert got.workers > 1
     assert set(got.tally.statuses) == {200, 429}
-    assert got.least(bucket) <= units <= got.most(bucket)
+    assert units <= got.most(bucket)
+    # A bucket that fills faster than the busiest machine pauses may have been full for a while, and lost units.
+    assert units >= (got.least(bucket) if bucket.tau_us > LONGEST_PAUSE_US else burst)
     assert got.tally.refused > 100, "the bucket was never under pressure"
 
 
