@@ -109,7 +109,8 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     policy = settings.policy
     plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
     switch = Switch(store, on_change=lambda: seats.mode_changed())
-    seats = Seats(store, switch, plan)
+    observers = (RefusalLog(),)
+    seats = Seats(store, switch, plan, observers=observers)
     room = LiveRoom(store, seats, settings.key_prefix)
     deny_list = DenyWatch(store, switch.store_now_s)
     guarded = GuardedStore(store, MemoryBuckets(), settings.on_redis_failure)
@@ -137,7 +138,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
         background=(switch, deny_list, api_keys, *jwks, seats, room, ChangeListener(store, heard)),
-        observers=(RefusalLog(),),
+        observers=observers,
         deny_list=deny_list,
         switch=switch,
         room=room,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 
@@ -17,8 +18,19 @@ class Decided:
     decision: Decision
 
 
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """Listeners of one class had to leave in one step of a cut."""
+
+    listener_class: ListenerClass
+    count: int
+
+
 class Observer(Protocol):
     """Listens. Must be quick and must not raise: it is called on the request's way."""
 
     def decided(self, event: Decided) -> None:
         """A request was decided."""
+
+    def evicted(self, event: Evicted) -> None:
+        """Listeners had to leave."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import floor
 from secrets import token_hex
@@ -16,6 +16,7 @@ from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Re
 from shieldmw.store.port import SeatRegister
 
 from .audience import Allotment, AudienceBook, Seat
+from .events import Evicted, Observer
 from .refresher import Refresher
 from .switch import Switch
 
@@ -68,7 +69,7 @@ class _Waiting:
 class Seats:
     """Gives and takes seats on live paths, in both modes.
 
-    ``on_evicted`` is told how many listeners of a class were evicted.
+    Observers are told how many listeners had to leave.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Seats:
         switch: Switch,
         plan: SeatPlan,
         *,
-        on_evicted: Callable[[ListenerClass, int], None] = lambda name, count: None,
+        observers: Sequence[Observer] = (),
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.worker = token_hex(8)
@@ -85,7 +86,7 @@ class Seats:
         self._register = register
         self._switch = switch
         self._plan = plan
-        self._on_evicted = on_evicted
+        self._observers = tuple(observers)
         self._now_s = now_s
         self._waiting = _Waiting()
         self._grant: Grant | None = None
@@ -223,5 +224,5 @@ class Seats:
 
     def _step(self) -> None:
         for name, count in self.book.shrink().items():
-            if count:
-                self._on_evicted(name, count)
+            for observer in self._observers if count else ():
+                observer.evicted(Evicted(name, count))

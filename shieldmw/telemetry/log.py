@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from shieldmw.gate.events import Decided
+from shieldmw.gate.events import Decided, Evicted
 
 log = logging.getLogger("shieldmw.refusals")
+evictions = logging.getLogger("shieldmw.evictions")
 
 EVERY_S = 10.0
 
@@ -45,3 +46,7 @@ class RefusalLog:
         )
         self._since_s = now_s
         self._counts.clear()
+
+    def evicted(self, event: Evicted) -> None:
+        """Say how many had to leave; a cut has at most a step a second."""
+        evictions.info("%d live %ss had to leave", event.count, event.listener_class)

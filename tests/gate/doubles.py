@@ -17,7 +17,7 @@ from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.api_keys import ApiKeys
 from shieldmw.gate.deny import DenyWatch
-from shieldmw.gate.events import Decided, Observer
+from shieldmw.gate.events import Decided, Evicted, Observer
 from shieldmw.gate.failed_auth import FailedAuth
 from shieldmw.gate.gate import Addressing, Gate
 from shieldmw.gate.identity import Identifier, TokenVerifier
@@ -196,10 +196,15 @@ class Heard:
     """An observer that keeps what it is told."""
 
     events: list[Decided] = field(default_factory=list)
+    evictions: list[Evicted] = field(default_factory=list)
 
     def decided(self, event: Decided) -> None:
         """Keep it."""
         self.events.append(event)
+
+    def evicted(self, event: Evicted) -> None:
+        """Keep it, apart."""
+        self.evictions.append(event)
 
 
 @dataclass

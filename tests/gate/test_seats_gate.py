@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gate.doubles import Heard
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.mode import Mode, ModeChange
@@ -69,7 +70,12 @@ class Worker:
     clock: Clock
     plan: SeatPlan
     left: list[Seat] = field(default_factory=list)
-    evicted: list[tuple[ListenerClass, int]] = field(default_factory=list)
+    heard: Heard = field(default_factory=Heard)
+
+    @property
+    def evicted(self) -> list[tuple[ListenerClass, int]]:
+        """How many of which class were told to leave, step by step."""
+        return [(event.listener_class, event.count) for event in self.heard.evictions]
 
     def __post_init__(self) -> None:
         """Build them as the wiring does."""
@@ -78,7 +84,7 @@ class Worker:
             self.store,
             self.switch,
             self.plan,
-            on_evicted=lambda name, count: self.evicted.append((name, count)),
+            observers=(self.heard,),
             now_s=self.clock,
         )
 

@@ -13,7 +13,7 @@ from shieldmw.core.bucket import Level
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit
-from shieldmw.gate.events import Decided
+from shieldmw.gate.events import Decided, Evicted
 from shieldmw.telemetry.log import RefusalLog
 
 ADDRESS = ip_address("203.0.113.7")
@@ -154,3 +154,10 @@ def test_neither_subject_nor_credential_is_logged(lines: pytest.LogCaptureFixtur
     assert "member 203.0.113.7" in lines.text
     assert "alice" not in lines.text
     assert "the-credential" not in lines.text
+
+
+def test_a_step_of_a_cut_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """An operator sees in the log how many had to leave, not who."""
+    caplog.set_level(logging.INFO)
+    RefusalLog().evicted(Evicted(ListenerClass.GUEST, 120))
+    assert [record.getMessage() for record in caplog.records] == ["120 live guests had to leave"]
