@@ -125,6 +125,9 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         failures.clear()
 
     def heard(change: str) -> None:
+        if change == "seats":
+            seats.soon()
+            return
         switch.soon()
         deny_list.soon()
         if change.startswith("client"):

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -43,12 +44,14 @@ class LiveEvent:
 
     def __init__(self) -> None:
         self.listeners = 0
+        self.worker = secrets.token_hex(3)  # a name for this process, so that one can see who answered
         self._tick = asyncio.Event()
         self._publish(int(time.time()))
 
     def _publish(self, moment: int) -> None:
         # The id is the time, so that all workers number their lines alike without talking to each other.
-        self.now = {"id": moment, "line": TRANSCRIPT[moment % len(TRANSCRIPT)], "listeners": self.listeners}
+        line = TRANSCRIPT[moment % len(TRANSCRIPT)]
+        self.now = {"id": moment, "line": line, "listeners": self.listeners, "worker": self.worker}
         self._frame = f"id: {moment}\nevent: line\ndata: {json.dumps(self.now)}\n\n".encode()
         ticked, self._tick = self._tick, asyncio.Event()
         ticked.set()

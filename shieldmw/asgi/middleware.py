@@ -17,7 +17,7 @@ from shieldmw.gate.gate import Gate
 
 from .admin import Admin
 from .facts import FactsReader
-from .replies import Replies, limit_headers, send_with, turned_away
+from .replies import Replies, limit_headers, send_with
 from .streams import LiveStream
 
 _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
@@ -89,33 +89,27 @@ class Shield:
             await self._replies.refuse(decision, scope, receive, send)
             return
         scope["shield"] = _shield_scope(decision)
-        if decision.levels and decision.verdict is Verdict.ALLOWED:
-            send = send_with(limit_headers(decision), send)
         if decision.live:
             await self._live(gate, facts, decision, scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _with_limits(decision, send))
 
     async def _live(
         self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Run a response that needs a seat; without one it is refused."""
 
-        async def refuse() -> None:
-            await self._replies.refuse(turned_away(decision), scope, receive, send)
-
-        stream = LiveStream(send, self._replies.retry_ms(), refuse)
+        stream = LiveStream(self._replies, decision, scope, receive, send)
         decision, entry = gate.enter(facts, decision, stream.leave)
-        if entry is None:
-            if decision.refused:
-                await self._replies.refuse(decision, scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
-            return
-        try:
-            await stream.run(self.app, scope, receive, entry.ticket)
-        finally:
-            gate.room.leave(entry)
+        if entry is not None:
+            try:
+                await stream.run(self.app, _with_limits(decision, send), entry.ticket)
+            finally:
+                gate.room.leave(entry)
+        elif decision.refused:
+            await self._replies.refuse(decision, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_and_start() -> Message:
@@ -155,6 +149,13 @@ class Shield:
         self._loop = self._gate = None
         if starting is not None:
             await (await starting).stop()
+
+
+def _with_limits(decision: Decision, send: Send) -> Send:
+    """A ``send`` that adds the RateLimit fields to an answer that was charged."""
+    if decision.levels and decision.verdict is Verdict.ALLOWED:
+        return send_with(limit_headers(decision), send)
+    return send
 
 
 def _shield_scope(decision: Decision) -> ShieldScope:

@@ -169,6 +169,10 @@ class Replies:
             return decision.retry_after_us or self._pointers.retry_after_s * US_PER_S
         return decision.retry_after_us
 
+    def problem_json(self, decision: Decision) -> bytes:
+        """The refusal as problem details on one line."""
+        return self._json(_problem(decision), decision, self._wait_us(decision))
+
     def _json(self, problem: Problem, decision: Decision, wait_us: int) -> bytes:
         body: dict[str, Any] = {
             "type": problem.type,

@@ -7,14 +7,14 @@ terms: a close code, an ``event: shed``, or simply the end of the stream.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum, auto
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .replies import WEBSOCKET_TRY_AGAIN_LATER
+from shieldmw.core.decision import Decision
+
+from .replies import WEBSOCKET_TRY_AGAIN_LATER, Replies, turned_away
 from .tickets import ticket_cookie
 
 CLOSE_REASON = "reduced capacity"
@@ -32,14 +32,19 @@ class Phase(Enum):
 
 
 class LiveStream:
-    """One response on a live path. ``refuse`` answers in its place if it must leave before it began."""
+    """One response on a live path, admitted by ``decision``; ``replies`` says why its listener must leave."""
 
-    __slots__ = ("_cancelled", "_headers", "_leaving", "_phase", "_refuse", "_retry_ms", "_send", "_task", "_trailers")
+    __slots__ = (
+        *("_cancelled", "_decision", "_headers", "_leaving", "_phase", "_receive", "_replies"),
+        *("_scope", "_send", "_task", "_trailers"),
+    )
 
-    def __init__(self, send: Send, retry_ms: int, refuse: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, replies: Replies, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+        self._replies = replies
+        self._decision = decision
+        self._scope = scope
+        self._receive = receive
         self._send = send
-        self._retry_ms = retry_ms
-        self._refuse = refuse
         self._headers: list[tuple[bytes, bytes]] = []
         self._task = asyncio.current_task()
         self._cancelled = 0 if self._task is None else self._task.cancelling()
@@ -53,11 +58,13 @@ class LiveStream:
             self._leaving = True
             self._task.cancel()
 
-    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, ticket: str) -> None:
-        """Run the app, handing the ticket on as a cookie."""
-        self._headers = [(b"set-cookie", ticket_cookie(ticket, secure=scope.get("scheme") in ("https", "wss")))]
+    async def run(self, app: ASGIApp, send: Send, ticket: str) -> None:
+        """Run the app with ``send``, handing the ticket on as a cookie."""
+        secure = self._scope.get("scheme") in ("https", "wss")
+        self._headers = [(b"set-cookie", ticket_cookie(ticket, secure=secure))]
+        refused_by, self._send = self._send, send
         try:
-            await app(scope, receive, self._watch)
+            await app(self._scope, self._receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
             # has cancelled as well, that is obeyed.
@@ -67,7 +74,7 @@ class LiveStream:
             if not self._leaving or self._still_cancelled():
                 return
         with suppress(OSError):  # the listener has gone by itself
-            await self._say_goodbye()
+            await self._say_goodbye(refused_by)
 
     def _still_cancelled(self) -> bool:
         """Take our own cancellation back; whether there is another."""
@@ -100,10 +107,10 @@ class LiveStream:
         else:
             self._phase = Phase.STREAM
 
-    async def _say_goodbye(self) -> None:
+    async def _say_goodbye(self, plain_send: Send) -> None:
         phase, self._phase = self._phase, Phase.OVER
         if phase is Phase.BEFORE:
-            await self._refuse()
+            await self._replies.refuse(turned_away(self._decision), self._scope, self._receive, plain_send)
         elif phase is Phase.WEBSOCKET:
             await self._send({"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": CLOSE_REASON})
         elif phase in (Phase.SSE, Phase.STREAM):
@@ -114,5 +121,5 @@ class LiveStream:
 
     def _shed_event(self) -> bytes:
         """The last event. The empty line before it ends whatever the app had begun."""
-        data = json.dumps({"title": "Reduced capacity", "retry_after_ms": self._retry_ms})
-        return f"\n\nevent: shed\nretry: {self._retry_ms}\ndata: {data}\n\n".encode()
+        why = self._replies.problem_json(turned_away(self._decision))
+        return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (self._replies.retry_ms(), why)

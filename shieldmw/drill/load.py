@@ -37,12 +37,13 @@ class Refusal:
 
 
 class Drill:
-    """One run of a story. ``tallies`` and ``refusal`` (the first refused answer) may be read meanwhile."""
+    """One run of a story. ``tallies`` and ``refusals`` (the first of each status) may be read meanwhile."""
 
     def __init__(self, story: Story, url: str, tallies: Mapping[str, GroupTally]) -> None:
         self.story = story
         self.tallies = tallies
-        self.refusal: Refusal | None = None
+        self.refusals: dict[int, Refusal] = {}
+        self.begun = asyncio.Event()
         self._url = url
         self._started_s: float | None = None
 
@@ -56,6 +57,7 @@ class Drill:
         async with AsyncExitStack() as stack:
             sessions = await self._sessions(stack)
             self._started_s = time.monotonic()
+            self.begun.set()
             async with asyncio.TaskGroup() as lanes:
                 for group in self.story.groups:
                     for client in group.clients:
@@ -121,8 +123,8 @@ class Drill:
             return outcome_of(answer.status, answer.content_type)
         body = await answer.read()
         outcome = outcome_of(answer.status, answer.content_type)
-        if outcome is Outcome.REFUSED and self.refusal is None:
-            self.refusal = _refusal(answer, body)
+        if outcome is Outcome.REFUSED and answer.status not in self.refusals:
+            self.refusals[answer.status] = _refusal(answer, body)
         return outcome
 
 

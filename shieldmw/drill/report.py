@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shieldmw.drill.audience import Audience
+from shieldmw.drill.cut import Cut
 from shieldmw.drill.load import Refusal
 from shieldmw.drill.tally import Counts, GroupTally
 
@@ -25,6 +27,7 @@ FINAL_COLUMNS: Final = (
     "p50 ms",
     "p99 ms",
 )
+CUT_COLUMNS: Final = ("the cut", "")
 _SHOWN_HEADERS: Final = ("content-type", "retry-after", "ratelimit-policy", "ratelimit", "cache-control")
 
 
@@ -59,6 +62,46 @@ def progress_line(phase: str, at_s: float, groups: Mapping[str, GroupTally], spe
         part = f"{group.name} asked {asked} ({asking}/s) got {got} refused {refused} failed {failed}"
         parts.append(f"{part} p50/p99 {p50}/{p99} ms")
     return f"{at_s:4.0f} s {phase}: " + " | ".join(parts)
+
+
+def audience_line(audience: Audience) -> str:
+    """Who listens now and who has come and is not in, by group."""
+    parts = []
+    for group in audience.groups():
+        waiting = audience.waiting(group)
+        parts.append(f"{audience.seated(group)} {group}" + (f" ({waiting} at the door)" if waiting else ""))
+    return "listening: " + ", ".join(parts)
+
+
+def cut_rows(cut: Cut) -> Sequence[tuple[str, str]]:
+    """Rows under CUT_COLUMNS."""
+    guests, door, back = cut.guests, cut.door, cut.back
+    answers = ", ".join(f"{status}: {count}" for status, count in sorted(door.answers.items())) or "none"
+    present = [f"{group} {' -> '.join(str(n) for n in counts)}" for group, counts in cut.present.items()]
+    return (
+        ("flip to the last worker's obedience", f"{_s(cut.obeyed_after_s)} ({cut.workers} workers)"),
+        ("members kept", f"{_share(cut.members.kept, cut.members.before)}, lines missed: {cut.members.lines_missed}"),
+        ("members who came meanwhile and got in", _share(cut.newcomers[1], cut.newcomers[0])),
+        ("guests let go", _share(guests.gone, guests.streams)),
+        ("the first and the last of them, after", f"{_s(guests.first_gone_s)}, {_s(guests.last_gone_s)}"),
+        ("guests told why (event: shed)", _share(guests.told_why, guests.gone)),
+        ("guests' answers at the door", f"{answers}; naming the recording: {door.named_recording}"),
+        ("attacker's share of what was served", " -> ".join(_percent(part) for part in cut.shares)),
+        ("audience: at the flip -> end of emergency -> now", "; ".join(present)),
+        ("guests back in, the first after", f"{back.guests_back}, {_s(back.first_back_s)}"),
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({_percent(part / whole if whole else None)})"
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{int(part * 1000) / 10:g} %"  # 99.96 is not 100
+
+
+def _s(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f} s"
 
 
 def final_row(group: GroupTally) -> tuple[str, ...]:

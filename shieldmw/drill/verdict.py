@@ -32,9 +32,13 @@ class Verdict:
         """Whether all were kept; no promise at all is no success."""
         return bool(self.promises) and all(promise.kept for promise in self.promises)
 
-    def with_promise(self, promise: Promise) -> Verdict:
-        """The same with one more promise, about something the tallies do not show."""
-        return Verdict((*self.promises, promise), self.remarks)
+    def with_promises(self, *more: Promise) -> Verdict:
+        """The same with more promises, about something the tallies do not show."""
+        return Verdict((*self.promises, *more), self.remarks)
+
+    def __add__(self, other: Verdict) -> Verdict:
+        """Both, first the one, then the other."""
+        return Verdict((*self.promises, *other.promises), (*self.remarks, *other.remarks))
 
 
 def verdict(groups: Sequence[GroupTally]) -> Verdict:

@@ -65,7 +65,9 @@ class LiveRoom:
         who = _who(decision)
         client = self._signer.client_digest(who)
         ticket = self._ticket(facts.paper, client, decision.listener_class, now_s)
-        seat = Seat(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave)
+        # One connection for each live path: a player and a chat in one browser show the same ticket.
+        held_by = f"{ticket.id} {facts.route_path}"
+        seat = Seat(decision.listener_class, self._signer.cohort(who, now_s), held_by, leave)
         live = ticket.until_s > 0
         number = self._number(facts.paper, client, now_s)
         first = live or (number is not None and number <= self._queue.called)

@@ -168,6 +168,10 @@ class Seats:
             self._turned_s = asked_s
         self._allot()
 
+    def soon(self) -> None:
+        """Some worker has less than its share: report, so that what is too much here gets free."""
+        self._refresher.soon()
+
     async def start(self) -> None:
         """Ask for seats, and keep asking; evict step by step what is too much."""
         await self._refresher.start(first_s=1.0)

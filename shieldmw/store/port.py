@@ -96,7 +96,7 @@ class ModeRegister(Protocol):
         """Add a change to the audit that no other method adds; the store says when it was."""
 
     def changes(self) -> AsyncIterator[str]:
-        """Yields what changed (``mode``, ``deny``, ``client <digest>``) as it happens; first '' once it listens."""
+        """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``) as it happens; first '' once it listens."""
 
 
 class SeatRegister(Protocol):

@@ -27,13 +27,13 @@ async def take(run: Run, keys: Sequence[str], charges: Sequence[Charge]) -> Outc
     return Outcome(allowed == 1, now_us, tuple(tats_us))
 
 
-async def seats(run: Run, key: str, report: Report, capacity: Capacity) -> Grant:
+async def seats(run: Run, key: str, report: Report, capacity: Capacity, channel: str) -> Grant:
     """Run ``seats.lua`` for one worker."""
     here, want = report.present, report.demand
     arguments = (
         *(report.worker, capacity.seats, capacity.guest_seats, int(LEASE_S * 1000)),
         *(want.hosts, want.members, want.guests, here.hosts, here.members, here.guests),
-        *(report.seats, report.guest_seats),
+        *(report.seats, report.guest_seats, channel),
     )
     granted, guests, member_level, guest_level, workers, *sums = whole_numbers(
         "seats", await run("seats", [key], arguments), 11

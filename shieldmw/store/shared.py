@@ -217,7 +217,7 @@ class RedisStore:
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; what it is granted."""
-        return await scripts.seats(self._redis.run, self._names.seats, report, capacity)
+        return await scripts.seats(self._redis.run, self._names.seats, report, capacity, self._names.changes)
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 import anyio
@@ -18,10 +19,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shieldmw.asgi.replies import Pointers, Replies
 from shieldmw.asgi.streams import CLOSE_REASON, LiveStream
+from shieldmw.core.decision import Decision, Reason, Verdict
 
 TICKET = "a.ticket"
-RETRY_MS = 1234
+RETRY_MS = 300_000
+REPLIES = Replies(Pointers("https://example.org/recording", None, 300), jitter=lambda: 0.0)
+ADMITTED = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ip_address("203.0.113.7"), live=True)
 LIMIT_S = 20
 
 SSE_START: Message = {
@@ -51,7 +56,6 @@ class Listener:
 
     scope: Scope = field(default_factory=lambda: dict(HTTP))
     sent: list[Message] = field(default_factory=list)
-    refusals: int = 0
     given_back: int = 0
     cancelling: int = -1
     gone: bool = False
@@ -73,15 +77,18 @@ class Listener:
         await asyncio.Event().wait()
         raise AssertionError("nothing more is received")
 
-    async def refuse(self) -> None:
-        """Answer in the app's place."""
-        self.refusals += 1
+    @property
+    def refusals(self) -> int:
+        """How often it was answered in the app's place."""
+        return sum(
+            message.get("status") == 503 or message.get("reason") == "Fewer listeners for now" for message in self.sent
+        )
 
     async def serve(self, app: ASGIApp) -> None:
         """What the middleware does: run, and give the seat back whatever happens."""
-        self.stream = LiveStream(self.send, RETRY_MS, self.refuse)
+        self.stream = LiveStream(REPLIES, ADMITTED, self.scope, self.receive, self.send)
         try:
-            await self.stream.run(app, self.scope, self.receive, TICKET)
+            await self.stream.run(app, self.send, TICKET)
         finally:
             self.given_back += 1
             task = asyncio.current_task()
@@ -157,7 +164,8 @@ def test_before_the_response_began_it_is_refused() -> None:
     """Who must leave before a byte was sent hears a refusal in the app's place, once."""
     for scope in (HTTP, WEBSOCKET):
         listener = evicted_after(scope=scope)
-        assert (listener.refusals, listener.sent) == (1, [])
+        assert listener.refusals == 1
+        assert len(listener.sent) == (2 if scope is HTTP else 1), "the refusal, and nothing else"
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 5])
@@ -166,7 +174,8 @@ def test_an_event_stream_ends_with_an_event_that_says_why(chunks: int) -> None:
     listener = evicted_after(SSE_START, *[CHUNK] * chunks)
     assert listener.refusals == 0
     assert listener.after_start[:-1] == [CHUNK] * chunks
-    assert shed(listener.sent[-1])["retry_after_ms"] == RETRY_MS
+    told = shed(listener.sent[-1])
+    assert (told["retry_after_ms"], told["recording_url"]) == (RETRY_MS, "https://example.org/recording")
 
 
 @pytest.mark.parametrize("start", [CHUNKED_START, GZIPPED_SSE_START], ids=["chunked", "compressed"])
@@ -340,7 +349,7 @@ def test_whatever_the_app_makes_of_it(behaviour: Callable[[Listener, Send], Awai
     elif phase == "websocket":
         assert listener.after_start == [CLOSE]
     else:
-        assert listener.sent == []
+        assert [message.get("status") for message in listener.sent] == [503, None], "the refusal, and nothing else"
 
 
 async def endless() -> Any:
@@ -393,9 +402,9 @@ def test_inside_a_base_http_middleware() -> None:
         inner = waiting_after(listener, SSE_START, CHUNK)
 
         async def shield(scope: Scope, receive: Receive, send: Send) -> None:
-            listener.stream = LiveStream(send, RETRY_MS, listener.refuse)
+            listener.stream = LiveStream(REPLIES, ADMITTED, scope, receive, send)
             try:
-                await listener.stream.run(inner, scope, receive, TICKET)
+                await listener.stream.run(inner, send, TICKET)
             finally:
                 listener.given_back += 1
 

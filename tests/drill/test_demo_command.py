@@ -81,6 +81,7 @@ def test_without_a_shield_the_verdict_is_bad(monkeypatch: pytest.MonkeyPatch) ->
     assert result.exit_code == 1, result.output
     assert "BROKEN attacker: 40 of 40 clients got more than burst + rate * time" in result.output
     assert "nobody was refused" in result.output
+    assert "BROKEN the switch could not be flipped: PUT /mode was answered 404" in result.output
     assert "promises broken" in result.output
 
 
@@ -117,12 +118,15 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
 
 
 def test_the_shield_keeps_its_promises() -> None:
-    """The whole story, shortened: exit 0, a refusal is shown, and an inherited setting had no say in it."""
+    """Both acts, shortened: exit 0, refusals are shown, and an inherited setting had no say in it."""
     with running("--seconds", "6") as process:
         output, _ = process.communicate(timeout=90)
     assert process.returncode == 0, output
     assert "HTTP/1.1 429" in output
     assert "Retry-After:" in output or "retry-after:" in output
+    assert "HTTP/1.1 503" in output
+    assert "workers obeyed" in output
+    assert "60 of 60 members kept" in output
     assert "BROKEN" not in output
     assert "Verdict: the members were served" in output
 
@@ -132,6 +136,7 @@ def test_keep_leaves_it_running_until_ctrl_c() -> None:
     with running("--seconds", "3", "--keep") as process:
         output = read_until(process, "Ctrl-C stops it")
         assert "curl -i http://127.0.0.1:" in output
+        assert "shieldmw mode emergency" in output
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output + rest

@@ -100,10 +100,10 @@ def test_served_and_refused_are_counted_for_each_client_and_one_refusal_is_kept(
     drill = drilled(handler, story_of(*(Client(n, n, asking("/")) for n in names), pace=Pace(20, lanes=2)))
     for name in names:
         assert drill.tallies["crowd"].clients[name].counts == Counts(asked=10, served=4, refused=6)
-    assert drill.refusal is not None
-    assert drill.refusal.status_line == "HTTP/1.1 429 Too Many Requests"
-    assert ("Retry-After", "7") in drill.refusal.headers
-    assert drill.refusal.body == '{"status":429}'
+    (refusal,) = drill.refusals.values()
+    assert refusal.status_line == "HTTP/1.1 429 Too Many Requests"
+    assert ("Retry-After", "7") in refusal.headers
+    assert refusal.body == '{"status":429}'
 
 
 def test_a_stream_that_never_ends_does_not_hold_its_client() -> None:

@@ -102,5 +102,5 @@ def test_a_verdict_without_promises_is_not_kept() -> None:
     """No evidence is no success; and one broken promise added later breaks the whole."""
     assert not verdict([]).kept
     kept = Verdict((Promise(True, "one"),))
-    assert kept.with_promise(Promise(True, "two")).kept
-    assert not kept.with_promise(Promise(False, "two")).kept
+    assert kept.with_promises(Promise(True, "two")).kept
+    assert not kept.with_promises(Promise(False, "two")).kept

@@ -17,7 +17,7 @@ KEY = "shield:seats"
 LEASE_MS = int(LEASE_S * 1000)
 
 TIME_OF_REDIS = "redis.call('TIME')"
-TIME_OF_ARGUMENTS = "{ARGV[13], ARGV[14]}"
+TIME_OF_ARGUMENTS = "{ARGV[14], ARGV[15]}"
 
 # What one call may cost by Redis' own account, with slack for a machine that others use as well.
 MOST_US, SLACK = 1000, 3
@@ -54,7 +54,7 @@ class LuaTable:
             args=[
                 *(report.worker, capacity.seats, capacity.guest_seats, LEASE_MS),
                 *(want.hosts, want.members, want.guests, here.hosts, here.members, here.guests),
-                *(report.seats, report.guest_seats, now_ms // 1000, now_ms % 1000 * 1000),
+                *(report.seats, report.guest_seats, "told", now_ms // 1000, now_ms % 1000 * 1000),
             ],
         )
         seats, guests, member_level, guest_level, workers, *sums = scripts.whole_numbers("seats", reply, 11)
@@ -75,11 +75,11 @@ def reported(dice: random.Random, most: int, workers: int) -> Report:
 
 
 def kept(client: redis.Redis) -> dict[str | bytes, tuple[int, ...]]:
-    """What lies in the hash, without the guard."""
+    """What lies in the hash of the workers."""
     return {
         name: tuple(int(number) for number in value.split())
         for name, value in client.hgetall(KEY).items()
-        if name != b"#guard"
+        if name not in (b"#guard", b"#told")
     }
 
 

@@ -1,10 +1,11 @@
 -- seats: take one worker's report and grant it seats. The twin of core/seats.py.
 --
 -- KEYS     1 the seats: a hash, worker -> "until_ms wantH wantM wantG hereH hereM hereG seats guest_seats",
---            and the field "#guard" -> until_ms, while grants must not grow
+--            and the fields "#guard" -> until_ms, while grants must not grow, "#told" -> until_ms
 -- ARGV     1 worker  2 seats of the fleet  3 of those for guests at most  4 lease in ms
 --          5-7 wanted by hosts, members, guests (present ones included)  8-10 present, likewise
 --          11-12 seats and guest seats that the worker was granted, -1 where no lease of its is left
+--          13 the channel on which the others hear, at most once a second, that a worker has less than its share
 -- returns  {seats, guest_seats, member_level, guest_level, workers, presentH, presentM, presentG,
 --           wantH, wantM, wantG}
 -- TTL      twice the lease, renewed by each report
@@ -17,7 +18,7 @@ local COHORTS = 128
 -- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms, not 0.5.
 local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
 
-local workers, guard = {}, 0
+local workers, guard, told = {}, 0, 0
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
@@ -25,6 +26,8 @@ for i = 1, #fields, 2 do
   ends = tonumber(ends)
   if name == '#guard' then
     guard = tonumber(value) or 0
+  elseif name == '#told' then
+    told = tonumber(value) or 0
   elseif not ends or ends <= now or ends > latest then
     redis.call('HDEL', KEYS[1], name)
   else
@@ -108,9 +111,15 @@ local function granted(fair, has, free)
 end
 
 local has, has_guests = math.max(mine[8], mine[5] + mine[6] + mine[7]), math.max(mine[9], mine[7])
-mine[8] = granted(hosts + members + guests + headroom, has, room)
+local fair = hosts + members + guests + headroom
+mine[8] = granted(fair, has, room)
 mine[9] = math.min(mine[8], granted(guests + guest_headroom, has_guests, guest_room))
 mine[1] = latest
+
+if mine[8] < fair and (told <= now or told > now + 1000) then
+  redis.call('HSET', KEYS[1], '#told', string.format('%.0f', now + 1000))
+  redis.call('PUBLISH', ARGV[13], 'seats')
+end
 
 local text = {}
 for i = 1, 9 do

@@ -1,0 +1,145 @@
+"""What `shieldmw demo` shows: a live table or lines in a log, the figures in the end, the verdict.
+
+It must not know how any of it came about. Imported only where rich is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from shieldmw.drill.audience import Audience
+from shieldmw.drill.cut import Cut
+from shieldmw.drill.load import Drill, Refusal
+from shieldmw.drill.report import (
+    CUT_COLUMNS,
+    FINAL_COLUMNS,
+    LIVE_COLUMNS,
+    Speeds,
+    audience_line,
+    cut_rows,
+    final_row,
+    live_row,
+    progress_line,
+    refusal_lines,
+)
+from shieldmw.drill.tally import GroupTally
+from shieldmw.drill.verdict import Verdict
+
+_WIDTH_IN_A_LOG: Final = 120
+_TABLE_EVERY_S: Final = 0.5
+_LINE_EVERY_S: Final = 5.0
+_WORDS: Final = ("group",)  # columns of words; the others are figures
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What there is to see of an act while it runs."""
+
+    drill: Drill
+    audience: Audience | None = None
+
+
+def open_console() -> Console:
+    """The terminal, or a log that is wide enough for the tables."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_IN_A_LOG)
+    return console
+
+
+async def watch(console: Console, view: View, act: Coroutine[None, None, None]) -> None:
+    """Runs the act to its end and shows how it goes: in a live table, or without a terminal in lines."""
+    running = asyncio.create_task(act)
+    try:
+        if console.is_terminal:
+            await _watch_table(console, view, running)
+        else:
+            await _watch_lines(console, view, running)
+        await running
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def _watch_table(console: Console, view: View, running: asyncio.Task[None]) -> None:
+    speeds, drill = Speeds(), view.drill
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while not running.done():
+            at_s = drill.elapsed_s
+            phase = drill.story.phase_at(at_s).name
+            table = _table(f"{at_s:.0f} of {drill.story.seconds:.0f} s: {phase}", LIVE_COLUMNS)
+            for group in drill.tallies.values():
+                table.add_row(*live_row(group, speeds, at_s))
+            if view.audience is not None:
+                table.caption = audience_line(view.audience)
+            live.update(table, refresh=True)
+            await asyncio.wait({running}, timeout=_TABLE_EVERY_S)
+
+
+async def _watch_lines(console: Console, view: View, running: asyncio.Task[None]) -> None:
+    speeds, drill = Speeds(), view.drill
+    while not (await asyncio.wait({running}, timeout=_LINE_EVERY_S))[0]:
+        at_s = drill.elapsed_s
+        line = progress_line(drill.story.phase_at(at_s).name, at_s, drill.tallies, speeds)
+        if view.audience is not None:
+            line += f" | {audience_line(view.audience)}"
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def show_figures(console: Console, tallies: Mapping[str, GroupTally]) -> None:
+    """What each group asked for and got."""
+    table = _table("What they asked for, what they got, and what the limits allow", FINAL_COLUMNS)
+    for group in tallies.values():
+        table.add_row(*final_row(group))
+    console.print(table)
+    console.print("let through: got + app errors; limits allow: burst + rate * time, for all clients", style="dim")
+
+
+def show_refusal(console: Console, title: str, refusal: Refusal | None) -> None:
+    """A refused answer, if there was one."""
+    if refusal is not None:
+        console.print(f"\n{title}:", style="bold")
+        for line in refusal_lines(refusal):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def show_cut(console: Console, cut: Cut) -> None:
+    """What became of the audience."""
+    console.print()
+    table = _table("The switch was flipped, and let go again", CUT_COLUMNS, words=CUT_COLUMNS)
+    for row in cut_rows(cut):
+        table.add_row(*row)
+    console.print(table)
+
+
+def show_verdict(console: Console, judged: Verdict) -> None:
+    """Each promise, kept or broken, and the whole."""
+    console.print()
+    for promise in judged.promises:
+        mark = "[green]kept  [/]" if promise.kept else "[bold red]BROKEN[/]"
+        console.print(f"{mark} {promise.words}", soft_wrap=True)
+    for remark in judged.remarks:
+        console.print(f"[yellow]note[/]   {remark}", soft_wrap=True)
+    broken = sum(not promise.kept for promise in judged.promises)
+    if broken:
+        console.print(f"[bold red]Verdict: {broken} of {len(judged.promises)} promises broken.[/]")
+    else:
+        console.print(
+            "[bold green]Verdict: the members were served and kept their seats, and nobody got past a limit.[/]"
+        )
+
+
+def _table(title: str, columns: tuple[str, ...], words: tuple[str, ...] = _WORDS) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        name = column in words
+        table.add_column(column, justify="left" if name else "right", min_width=8 if name else None)
+    return table

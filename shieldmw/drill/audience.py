@@ -1,0 +1,121 @@
+"""What the listeners of a drill lived through: each stay in the room, each refusal at its door.
+
+Pure: no socket, no clock (times are seconds of one monotonic clock). It must not know the shield, nor who
+deserved what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+_ON_THEIR_WAY: Final = 2
+
+
+@dataclass(slots=True)
+class Stay:
+    """One stream, from its answer to its end; ``ended_s`` None while it lasts.
+
+    Of its lines only the first, the last and their number are kept: whether one is missing shows
+    beside what its worker has published.
+    """
+
+    began_s: float
+    ended_s: float | None = None
+    told_why: bool = False
+    """Whether it ended with ``event: shed``."""
+    worker: str = ""
+    first_id: int = 0
+    last_id: int = 0
+    lines: int = 0
+
+    def at(self, at_s: float) -> bool:
+        """Whether it was there at this moment."""
+        return self.began_s <= at_s and (self.ended_s is None or self.ended_s > at_s)
+
+    def lasted(self, begin_s: float, end_s: float) -> bool:
+        """Whether it was there during the whole of a span."""
+        return self.began_s <= begin_s and (self.ended_s is None or self.ended_s >= end_s)
+
+    def overlaps(self, begin_s: float, end_s: float) -> bool:
+        """Whether it was there at any time of a span."""
+        return self.began_s < end_s and (self.ended_s is None or self.ended_s > begin_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One answer at the door that was no stream."""
+
+    at_s: float
+    status: int
+    names_recording: bool
+
+
+@dataclass(slots=True)
+class Listener:
+    """One listener's evening."""
+
+    name: str
+    group: str
+    came_s: float | None = None
+    stays: list[Stay] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+
+    @property
+    def seated(self) -> bool:
+        """Whether it listens now."""
+        return bool(self.stays) and self.stays[-1].ended_s is None
+
+
+class Audience:
+    """All listeners, and every line that any of them was sent."""
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self.listeners = tuple(listeners)
+        self._published: dict[str, set[int]] = {}
+
+    def heard(self, stay: Stay, worker: str, line_id: int) -> None:
+        """A line came. The same line twice counts once."""
+        self._published.setdefault(worker, set()).add(line_id)
+        if not stay.lines:
+            stay.worker, stay.first_id, stay.last_id, stay.lines = worker, line_id, line_id, 1
+        elif line_id > stay.last_id:
+            stay.last_id = line_id
+            stay.lines += 1
+
+    def missed(self, stay: Stay) -> int:
+        """Lines that its worker sent to others and not to this one while it was there.
+
+        A number that nobody was sent is no gap: the event's clock skips seconds when its machine is late. For who
+        is still there the last two lines may be on their way.
+        """
+        published = self._published.get(stay.worker, set())
+        newest = max(published, default=0) - _ON_THEIR_WAY
+        until = max(stay.last_id, newest) if stay.ended_s is None else stay.last_id
+        return sum(stay.first_id <= line_id <= until for line_id in published) - stay.lines
+
+    def of(self, group: str) -> tuple[Listener, ...]:
+        """The listeners of a group."""
+        return tuple(listener for listener in self.listeners if listener.group == group)
+
+    def groups(self) -> tuple[str, ...]:
+        """The names of all groups, in their order."""
+        return tuple(dict.fromkeys(listener.group for listener in self.listeners))
+
+    def stays(self, group: str, begin_s: float, end_s: float) -> Iterator[Stay]:
+        """Every stay of a group in a span, however short."""
+        for listener in self.of(group):
+            yield from (stay for stay in listener.stays if stay.overlaps(begin_s, end_s))
+
+    def present(self, group: str, at_s: float) -> int:
+        """How many of a group listened at a moment."""
+        return sum(stay.at(at_s) for listener in self.of(group) for stay in listener.stays)
+
+    def seated(self, group: str) -> int:
+        """How many of a group listen now."""
+        return sum(listener.seated for listener in self.of(group))
+
+    def waiting(self, group: str) -> int:
+        """How many of a group have come and are not in."""
+        return sum(listener.came_s is not None and not listener.seated for listener in self.of(group))

@@ -1,0 +1,113 @@
+"""Runs the second act: the crowd's requests, the listeners' streams and the operator's hand, on one clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from shieldmw.drill import cut as figures
+from shieldmw.drill.audience import Audience
+from shieldmw.drill.cut import Cut, Moments, Roles
+from shieldmw.drill.emergency import ADMIN_PATH, NEW_MEMBERS, PROBE_SOURCES, REASON, Plan
+from shieldmw.drill.listeners import Listeners
+from shieldmw.drill.live_event import ATTACKER, GUESTS, MEMBERS, WORKERS
+from shieldmw.drill.load import Drill
+from shieldmw.drill.obedience import Obedience, Probes
+from shieldmw.drill.operator import Flip, NotObeyed, Operator
+from shieldmw.drill.tally import GroupTally
+
+ROLES: Final = Roles(MEMBERS, NEW_MEMBERS, GUESTS)
+_PROBES_READY_S: Final = 2.0  # so long before the flip they begin to look for the workers
+
+
+class SecondAct:
+    """One run of the plan against a server on ``host:port``. ``cut`` is there once it is over."""
+
+    def __init__(self, plan: Plan, host: str, port: int, admin_token: str, tallies: Mapping[str, GroupTally]) -> None:
+        url = f"http://{host}:{port}"
+        self.drill = Drill(plan.story, url, tallies)
+        self.cut: Cut | None = None
+        self.why_not: str | None = None
+        """Why the switch could not be flipped."""
+        self._plan = plan
+        self._place = (host, port)
+        self._admin = (url + ADMIN_PATH, admin_token)
+        self._listeners = Listeners(plan.arrivals, url, lambda: self.drill.elapsed_s)
+
+    @property
+    def audience(self) -> Audience:
+        """The listeners, also while it runs."""
+        return self._listeners.audience
+
+    async def run(self) -> None:
+        """To the end of the story; it ends early where the switch cannot be flipped."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                listening = tasks.create_task(self._listeners.run())
+                load = tasks.create_task(self.drill.run())
+                operating = tasks.create_task(self._operate())
+                await asyncio.wait({load, operating}, return_when=asyncio.FIRST_EXCEPTION)
+                listening.cancel()
+        except* NotObeyed as failed:
+            self.why_not = "; ".join(str(error) for error in failed.exceptions)
+
+    async def _operate(self) -> None:
+        plan = self._plan
+        async with (
+            Operator(*self._admin) as operator,
+            Probes(*self._place, PROBE_SOURCES, WORKERS) as probes,
+        ):
+            await self._until(plan.attack_at_s)
+            before = self._let_through()
+            await self._until(plan.flip_at_s - _PROBES_READY_S)
+            await probes.prepare()
+            await self._until(plan.flip_at_s)
+            at_flip = self._let_through()
+            flip, obedience = await self._flip(operator, probes)
+            await asyncio.sleep(flip.ends_s - time.monotonic())
+            at_end = self._let_through()
+            await self._until(plan.story.seconds)
+            status = await operator.status()
+            when = Moments(flip.asked_s, flip.answered_s, flip.ends_s, time.monotonic())
+            shares = figures.share(ATTACKER, before, at_flip), figures.share(ATTACKER, at_flip, at_end)
+            self.cut = measured(self.audience, when, obedience, status["mode"] == "normal", shares)
+
+    async def _flip(self, operator: Operator, probes: Probes) -> tuple[Flip, Obedience]:
+        """The probes knock from the moment the switch is asked to flip, not only once it says it has."""
+        knocking = asyncio.create_task(probes.obeyed())
+        try:
+            flip = await operator.emergency(self._plan.emergency_s, REASON)
+            return flip, await knocking
+        finally:
+            knocking.cancel()
+
+    async def _until(self, at_s: float) -> None:
+        await self.drill.begun.wait()
+        await asyncio.sleep(max(0.0, at_s - self.drill.elapsed_s))
+
+    def _let_through(self) -> dict[str, int]:
+        return {name: tally.counts().let_through for name, tally in self.drill.tallies.items()}
+
+
+def measured(
+    audience: Audience,
+    when: Moments,
+    obedience: Obedience,
+    ended: bool,
+    shares: tuple[float | None, float | None],
+    roles: Roles = ROLES,
+) -> Cut:
+    """Pure: all figures of the cut."""
+    return Cut(
+        obeyed_after_s=obedience.after_s(when.answered_s),
+        workers=len(obedience.refused_s),
+        members=figures.members_in(audience, roles.members, when),
+        newcomers=figures.newcomers_in(audience, roles.new_members, when),
+        guests=figures.guests_in(audience, roles.guests, when),
+        door=figures.door_in(audience, roles.guests, when),
+        back=figures.return_of(audience, roles.guests, when, ended=ended),
+        present=figures.present_in(audience, when),
+        shares=shares,
+    )
