@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Verdict
-from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 
@@ -72,44 +71,35 @@ class Shield:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] in ("http", "websocket"):
-            await self._request(scope, receive, send)
+            await (await self._answered(scope, receive, send))
         else:
             await self.app(scope, receive, send)
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Decide a request, and return what is left to await.
+
+        A live response may last for hours: it must not keep alive what only its decision needed.
+        """
         gate = self._gate
         if gate is None or self._loop is not asyncio.get_running_loop():
             gate = await self._start()
         if self._admin is not None and gate.control is not None and self._admin.owns(scope):
-            await self._admin.answer(gate.control, scope, receive, send)
-            return
+            return self._admin.answer(gate.control, scope, receive, send)
         facts = self._reader.read(scope)
         decision = await gate.decide(facts)
         if decision.refused:
-            await self._replies.refuse(decision, scope, receive, send)
-            return
+            return self._replies.refuse(decision, scope, receive, send)
         scope["shield"] = _shield_scope(decision)
+        headers = limit_headers(decision) if decision.verdict is Verdict.ALLOWED else []
         if decision.live:
-            await self._live(gate, facts, decision, scope, receive, send)
-        else:
-            await self.app(scope, receive, _with_limits(decision, send))
-
-    async def _live(
-        self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Run a response that needs a seat; without one it is refused."""
-
-        stream = LiveStream(self._replies, decision, scope, receive, send)
-        decision, entry = gate.enter(facts, decision, stream.leave)
-        if entry is not None:
-            try:
-                await stream.run(self.app, _with_limits(decision, send), entry.ticket)
-            finally:
-                gate.room.leave(entry)
-        elif decision.refused:
-            await self._replies.refuse(decision, scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+            stream = LiveStream(self._replies, decision, scope, receive, send)
+            decision, entry = gate.enter(facts, decision, stream.leave)
+            if entry is not None:
+                stream.admit(gate.room.seats, entry, headers)
+                return stream.run(self.app)
+            if decision.refused:
+                return self._replies.refuse(decision, scope, receive, send)
+        return self.app(scope, receive, send_with(headers, send) if headers else send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_and_start() -> Message:
@@ -149,13 +139,6 @@ class Shield:
         self._loop = self._gate = None
         if starting is not None:
             await (await starting).stop()
-
-
-def _with_limits(decision: Decision, send: Send) -> Send:
-    """A ``send`` that adds the RateLimit fields to an answer that was charged."""
-    if decision.levels and decision.verdict is Verdict.ALLOWED:
-        return send_with(limit_headers(decision), send)
-    return send
 
 
 def _shield_scope(decision: Decision) -> ShieldScope:

@@ -98,8 +98,8 @@ def status_of(decision: Decision) -> int:
 
 
 def turned_away(decision: Decision) -> Decision:
-    """The decision on someone whose seat was taken before the response began."""
-    return replace(decision, verdict=Verdict.REFUSED, reason=Reason.NO_SEAT)
+    """The decision on someone whose seat is taken away."""
+    return replace(decision, verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, levels=())
 
 
 @dataclass(frozen=True, slots=True)

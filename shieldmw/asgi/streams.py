@@ -13,8 +13,11 @@ from enum import Enum, auto
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldmw.core.decision import Decision
+from shieldmw.gate.audience import Seat
+from shieldmw.gate.live import Entry
+from shieldmw.gate.seats import Seats
 
-from .replies import WEBSOCKET_TRY_AGAIN_LATER, Replies, turned_away
+from .replies import WEBSOCKET_TRY_AGAIN_LATER, Headers, Replies, turned_away
 from .tickets import ticket_cookie
 
 CLOSE_REASON = "reduced capacity"
@@ -35,22 +38,31 @@ class LiveStream:
     """One response on a live path, admitted by ``decision``; ``replies`` says why its listener must leave."""
 
     __slots__ = (
-        *("_cancelled", "_decision", "_headers", "_leaving", "_phase", "_receive", "_replies"),
-        *("_scope", "_send", "_task", "_trailers"),
+        *("_cancelled", "_goodbye", "_headers", "_leaving", "_phase", "_receive", "_replies"),
+        *("_scope", "_seat", "_seats", "_send", "_task", "_trailers"),
     )
+
+    _seat: Seat
+    _seats: Seats
 
     def __init__(self, replies: Replies, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         self._replies = replies
-        self._decision = decision
+        self._goodbye = turned_away(decision)
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: Headers = []
         self._task = asyncio.current_task()
         self._cancelled = 0 if self._task is None else self._task.cancelling()
         self._phase = Phase.BEFORE
         self._leaving = False
         self._trailers = False
+
+    def admit(self, seats: Seats, entry: Entry, headers: Headers) -> None:
+        """The listener has a seat, to be given back at the end; the ticket goes out with the headers, as a cookie."""
+        self._seats, self._seat = seats, entry.seat
+        secure = self._scope.get("scheme") in ("https", "wss")
+        self._headers = [*headers, (b"set-cookie", ticket_cookie(entry.ticket, secure=secure))]
 
     def leave(self) -> None:
         """The listener must go. A response of known length is left to finish: it ends by itself."""
@@ -58,11 +70,8 @@ class LiveStream:
             self._leaving = True
             self._task.cancel()
 
-    async def run(self, app: ASGIApp, send: Send, ticket: str) -> None:
-        """Run the app with ``send``, handing the ticket on as a cookie."""
-        secure = self._scope.get("scheme") in ("https", "wss")
-        self._headers = [(b"set-cookie", ticket_cookie(ticket, secure=secure))]
-        refused_by, self._send = self._send, send
+    async def run(self, app: ASGIApp) -> None:
+        """Run the app until it ends or its listener must leave."""
         try:
             await app(self._scope, self._receive, self._watch)
         except BaseException as error:
@@ -73,8 +82,10 @@ class LiveStream:
         else:
             if not self._leaving or self._still_cancelled():
                 return
+        finally:
+            self._seats.release(self._seat)
         with suppress(OSError):  # the listener has gone by itself
-            await self._say_goodbye(refused_by)
+            await self._say_goodbye()
 
     def _still_cancelled(self) -> bool:
         """Take our own cancellation back; whether there is another."""
@@ -87,6 +98,7 @@ class LiveStream:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.accept"):
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+            self._headers = []
             self._begin(message)
         elif kind in ("websocket.close", "websocket.http.response.start") or (
             kind in ("http.response.body", "http.response.pathsend") and not message.get("more_body", False)
@@ -107,10 +119,10 @@ class LiveStream:
         else:
             self._phase = Phase.STREAM
 
-    async def _say_goodbye(self, plain_send: Send) -> None:
+    async def _say_goodbye(self) -> None:
         phase, self._phase = self._phase, Phase.OVER
         if phase is Phase.BEFORE:
-            await self._replies.refuse(turned_away(self._decision), self._scope, self._receive, plain_send)
+            await self._replies.refuse(self._goodbye, self._scope, self._receive, self._send)
         elif phase is Phase.WEBSOCKET:
             await self._send({"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": CLOSE_REASON})
         elif phase in (Phase.SSE, Phase.STREAM):
@@ -121,5 +133,5 @@ class LiveStream:
 
     def _shed_event(self) -> bytes:
         """The last event. The empty line before it ends whatever the app had begun."""
-        why = self._replies.problem_json(turned_away(self._decision))
+        why = self._replies.problem_json(self._goodbye)
         return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (self._replies.retry_ms(), why)

@@ -92,7 +92,7 @@ class Gate:
     def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
         """Take a seat for a live response; without one the decision is a refusal.
 
-        ``leave`` is called when the listener must go. The entry is given back with ``room.leave``.
+        ``leave`` is called when the listener must go. The seat is given back to ``room.seats``.
         """
         entry = self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave)
         if isinstance(entry, Entry):

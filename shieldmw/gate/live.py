@@ -80,10 +80,6 @@ class LiveRoom:
             return TurnedAway()
         return self._wait(number, client, now_s)
 
-    def leave(self, entry: Entry) -> None:
-        """The stream has ended."""
-        self.seats.release(entry.seat)
-
     def _ticket(self, paper: str | None, client: str, listener_class: ListenerClass, now_s: float) -> Ticket:
         """The ticket that was shown, if it is this client's; else a new one, of no age (``until_s`` 0)."""
         shown = None if paper is None else self._signer.read_ticket(paper, now_s)

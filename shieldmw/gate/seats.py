@@ -206,9 +206,15 @@ class Seats:
             allotment = Allotment.of(grant)
             seats, guests = grant.seats, grant.guest_seats
             if self._granted_for != capacity:
-                # Granted out of another capacity: until the seats are divided anew nobody grows.
+                # Granted out of another capacity: until the seats are divided anew nobody grows, and whoever
+                # was here without any limit has not too much yet.
                 here = self.book.present()
-                seats, guests = min(seats, here.total), min(guests, here.guests)
+                unlimited = self._granted_for is None
+                seats = here.total if unlimited else min(seats, here.total)
+                guests = here.guests if unlimited else min(guests, here.guests)
+        if grant is not None and grant.present.total <= capacity.seats:
+            # The fleet is not too full: nobody who is live leaves for others of the class who are new elsewhere.
+            seats = max(seats, self.book.present().total - self.book.present().guests)
         allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
         self.book.allotment = allotment
 

@@ -21,9 +21,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldmw.asgi.replies import Pointers, Replies
 from shieldmw.asgi.streams import CLOSE_REASON, LiveStream
+from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.gate.audience import Seat
+from shieldmw.gate.live import Entry
+from shieldmw.gate.seats import SeatPlan, Seats
+from shieldmw.gate.switch import Switch
+from shieldmw.store.memory import MemoryStore
 
 TICKET = "a.ticket"
+ENTRY = Entry(Seat(ListenerClass.GUEST, 0, "ticket /live", lambda: None), TICKET)
 RETRY_MS = 300_000
 REPLIES = Replies(Pointers("https://example.org/recording", None, 300), jitter=lambda: 0.0)
 ADMITTED = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ip_address("203.0.113.7"), live=True)
@@ -56,7 +63,6 @@ class Listener:
 
     scope: Scope = field(default_factory=lambda: dict(HTTP))
     sent: list[Message] = field(default_factory=list)
-    given_back: int = 0
     cancelling: int = -1
     gone: bool = False
     stream: LiveStream | None = None
@@ -77,6 +83,17 @@ class Listener:
         await asyncio.Event().wait()
         raise AssertionError("nothing more is received")
 
+    def __post_init__(self) -> None:
+        """One seat is taken."""
+        store = MemoryStore(b"secret")
+        self.seats = Seats(store, Switch(store, lambda: None), SeatPlan(0, 0, 0))
+        assert self.seats.admit(ENTRY.seat, live=True, listener=1)
+
+    @property
+    def given_back(self) -> int:
+        """How many seats have been given back: all but those that are held."""
+        return 1 - self.seats.book.present().total
+
     @property
     def refusals(self) -> int:
         """How often it was answered in the app's place."""
@@ -87,10 +104,10 @@ class Listener:
     async def serve(self, app: ASGIApp) -> None:
         """What the middleware does: run, and give the seat back whatever happens."""
         self.stream = LiveStream(REPLIES, ADMITTED, self.scope, self.receive, self.send)
+        self.stream.admit(self.seats, ENTRY, [])
         try:
-            await self.stream.run(app, self.send, TICKET)
+            await self.stream.run(app)
         finally:
-            self.given_back += 1
             task = asyncio.current_task()
             self.cancelling = -1 if task is None else task.cancelling()
 
@@ -403,10 +420,8 @@ def test_inside_a_base_http_middleware() -> None:
 
         async def shield(scope: Scope, receive: Receive, send: Send) -> None:
             listener.stream = LiveStream(REPLIES, ADMITTED, scope, receive, send)
-            try:
-                await listener.stream.run(inner, send, TICKET)
-            finally:
-                listener.given_back += 1
+            listener.stream.admit(listener.seats, ENTRY, [])
+            await listener.stream.run(inner)
 
         task = asyncio.create_task(_call(PassesThrough(shield), listener))
         await listener.reached.wait()

@@ -136,7 +136,7 @@ def full(store: QueueStore, clock: Clock, seats: int = 4, name: ListenerClass = 
 def test_a_ticket_brings_its_listener_back_before_new_ones(store: QueueStore, clock: Clock) -> None:
     """Whose network blinked returns with its ticket while others wait for a seat, to the same one live connection."""
     worker, (mine, *_) = full(store, clock)
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     worker.number("stranger")
     clock.now_s += TICKET_S - 1
     asyncio.run(worker.refresh())
@@ -149,7 +149,7 @@ def test_a_ticket_brings_its_listener_back_before_new_ones(store: QueueStore, cl
 def test_a_ticket_that_has_ended_makes_its_listener_a_new_one(store: QueueStore, clock: Clock) -> None:
     """An hour after it was last renewed a ticket is worth nothing: its listener waits like everybody."""
     worker, (mine, *_) = full(store, clock)
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     clock.now_s += TICKET_S
     worker.number("in-0", mine.ticket)
 
@@ -158,7 +158,7 @@ def test_a_ticket_that_has_ended_makes_its_listener_a_new_one(store: QueueStore,
 def test_a_forged_ticket_is_no_ticket(store: QueueStore, clock: Clock, paper: str) -> None:
     """Nonsense instead of a ticket is as good as none, and no error."""
     worker, (mine, *_) = full(store, clock)
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     worker.number("in-0", paper)
     worker.turned("10.9.9.9", GUEST, paper) if worker.here.members == 4 else None
 
@@ -180,7 +180,7 @@ def test_a_ticket_of_another_class_is_no_ticket(store: QueueStore, clock: Clock)
 def test_a_ticket_of_another_event_is_no_ticket(store: QueueStore, clock: Clock) -> None:
     """Papers of one event are worth nothing at another of the same fleet."""
     worker, (mine, *_) = full(store, clock)
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     other = LiveRoom(store, worker.seats, "debate", now_s=clock)
     asyncio.run(other.refresh())
     worker.room = other
@@ -201,7 +201,7 @@ def test_workers_of_one_fleet_know_each_others_tickets(store: QueueStore, clock:
     first, entries = full(store, clock)
     mine = entries[0]
     for entry in entries:
-        first.room.leave(entry)
+        first.room.seats.release(entry.seat)
     second = Worker(store, clock, 4)
 
     async def rounds() -> None:
@@ -261,7 +261,7 @@ def test_numbers_are_called_as_seats_come_free(store: QueueStore, clock: Clock) 
     papers = [worker.number(f"m-{n}")[1] for n in range(4)]
     asyncio.run(worker.refresh())
     assert all(worker.turned(f"m-{n}", paper=paper).place for n, paper in enumerate(papers))  # nobody has gone
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     asyncio.run(worker.refresh())
     worker.turned("stranger")
     assert worker.number("m-3", papers[3])[0] == 4
@@ -275,7 +275,7 @@ def test_where_fewer_wait_than_seats_are_free_nobody_waits(store: QueueStore, cl
     worker, entries = full(store, clock, seats=SMALLEST_BLOCK + 2)
     worker.number("m-0")
     for entry in entries:
-        worker.room.leave(entry)
+        worker.room.seats.release(entry.seat)
     worker.enters("newcomer")
 
 
@@ -285,7 +285,7 @@ def test_a_called_member_gets_in_whatever_its_cohort(store: QueueStore, clock: C
     papers = {name: worker.number(name)[1] for name in (f"m-{n}" for n in range(SMALLEST_BLOCK))}
     for number in range(1000):
         worker.turned(f"crowd-{number}")
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     asyncio.run(worker.refresh(3))
     assert worker.seats.book.allotment.member_level == 0
     worker.turned("newcomer")
@@ -299,7 +299,7 @@ def test_members_whose_cohort_is_closed_are_numbered_though_seats_are_free(store
         worker.turned(f"crowd-{number}")
     asyncio.run(worker.refresh())
     for entry in entries:
-        worker.room.leave(entry)
+        worker.room.seats.release(entry.seat)
     asyncio.run(store.queue(0, 10**6))  # the crowd has gone home: all its numbers were called
     asyncio.run(worker.refresh(2))
     assert worker.seats.book.allotment.member_level == 0
@@ -316,7 +316,7 @@ def test_a_number_called_in_vain_is_given_to_nobody_who_comes_later(store: Queue
     worker, (mine, *_) = full(store, clock)
     worker.number("first")
     asyncio.run(store.queue(100, 0))  # given out by another worker
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     asyncio.run(worker.refresh(4))
     called = asyncio.run(store.queue(0, 0)).called
     assert 1 < called < SMALLEST_BLOCK
@@ -411,7 +411,7 @@ def test_an_estimate_follows_the_pace_of_calls(store: QueueStore, clock: Clock) 
     last = worker.turned("m-7", paper=papers[7]).place
     assert last
     assert last.wait_s is None
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     asyncio.run(worker.refresh(2))
     waits = [place.wait_s for n in (4, 7) if (place := worker.turned(f"m-{n}", paper=papers[n]).place)]
     assert 0 < (waits[0] or 0) < (waits[1] or 0)
@@ -429,7 +429,7 @@ def test_while_the_store_is_away_tickets_and_numbers_stay_good(store: QueueStore
         worker.turned(f"m-{number}")
     assert worker.turned("late") == TurnedAway()
     assert worker.number("alice", paper)[0] == 1
-    worker.room.leave(mine)
+    worker.room.seats.release(mine.seat)
     worker.enters("in-0", paper=mine.ticket)
 
 

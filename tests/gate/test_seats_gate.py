@@ -200,25 +200,47 @@ def test_without_a_limit_in_emergency_a_share_of_zero_still_turns_guests_away(
 
 
 def test_a_grant_is_obeyed_within_one_refresh(store: CountingStore, clock: Clock) -> None:
-    """What a report is granted is what the worker holds from then on."""
+    """What a report is granted is what the worker holds from then on: guests here make room for members there."""
     workers = fleet(store, clock, 2)
 
     async def story() -> None:
         await workers[0].seats.refresh()
-        assert workers[0].crowd(M, 200) == 100
+        assert workers[0].crowd(G, 200) == 100
         await refreshed(workers)
         assert workers[1].crowd(M, 10) == 0  # the first holds all seats still
         await refreshed(workers[::-1])
         assert workers[0].seats.grant
-        assert workers[0].seats.grant.seats < 100
+        assert workers[0].seats.grant.seats == 90
         for _ in range(10):
             workers[0].seats.mode_changed()  # the steps of the cut
-        assert workers[0].here.total == workers[0].seats.grant.seats
+        assert workers[0].here.total == 90
         await refreshed(workers, 2)
-        assert workers[1].crowd(M, 10) in (4, 5)  # of 210 who want one of 100 seats
+        assert workers[1].crowd(M, 10) == 10
 
     asyncio.run(story())
     assert sum(worker.here.total for worker in workers) <= 100
+
+
+def test_live_members_do_not_leave_for_new_ones_elsewhere(store: CountingStore, clock: Clock) -> None:
+    """A full fleet lets nobody of a class go for another of it; a seat that gets free moves on."""
+    workers = fleet(store, clock, 2)
+
+    async def story() -> None:
+        await workers[0].seats.refresh()
+        seats = [workers[0].enter(M, number) for number in range(100)]
+        await refreshed(workers)
+        assert workers[1].crowd(M, 50) == 0
+        await refreshed(workers, 3)
+        for _ in range(10):
+            workers[0].seats.mode_changed()
+        assert workers[0].here.members == 100
+        for seat in seats[:20]:
+            assert seat is not None
+            workers[0].seats.release(seat)
+        await refreshed(workers, 3)
+        assert workers[1].crowd(M, 50) == 20
+
+    asyncio.run(story())
 
 
 def test_who_was_turned_away_counts_as_demand(store: CountingStore, clock: Clock) -> None:
