@@ -1,0 +1,1 @@
+"""Measurements of shieldmw; run from the project's folder, ``python -m benchmarks.<name> --help``."""
