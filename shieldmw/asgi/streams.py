@@ -7,6 +7,7 @@ terms: a close code, an ``event: shed``, or simply the end of the stream.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum, auto
 
@@ -51,7 +52,7 @@ class LiveStream:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._headers: Headers = []
+        self._headers: Sequence[tuple[bytes, bytes]] = ()
         self._task = asyncio.current_task()
         self._cancelled = 0 if self._task is None else self._task.cancelling()
         self._phase = Phase.BEFORE
@@ -98,7 +99,7 @@ class LiveStream:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.accept"):
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
-            self._headers = []
+            self._headers = ()
             self._begin(message)
         elif kind in ("websocket.close", "websocket.http.response.start") or (
             kind in ("http.response.body", "http.response.pathsend") and not message.get("more_body", False)
