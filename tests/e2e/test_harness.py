@@ -33,7 +33,7 @@ from servers import (
     require,
     wait_until,
 )
-from servers.places import on_free_port
+from servers.places import MOST_PORTS, on_free_port
 
 ASGI_KINDS: list[AsgiKind] = ["uvicorn", "granian", "hypercorn", "shieldmw"]
 GRACEFUL: list[AsgiKind] = ["uvicorn", "granian", "hypercorn"]
@@ -328,21 +328,29 @@ def test_waiting_in_vain_says_for_what() -> None:
         wait_until(lambda: 0, 0.05, "the moon", lambda: "dark")
 
 
-def test_a_taken_port_is_tried_once_more() -> None:
-    """A clash leads to a second port, not to a third."""
+def test_a_taken_port_leads_to_another() -> None:
+    """A clash leads to another port, but not for ever; any other failure is told at once."""
     tried: list[int] = []
 
     def start(port: int) -> int:
-        """Succeed at the second port only."""
+        """Succeed at the third port only."""
         tried.append(port)
-        if len(tried) != 2:
+        if len(tried) != 3:
             raise NotReady("bind: Address already in use")
         return port
 
-    assert on_free_port(start) == tried[1]
+    def broken(port: int) -> int:
+        """Fail for another reason."""
+        tried.append(port)
+        raise NotReady("no such option")
+
+    assert on_free_port(start) == tried[2]
     with pytest.raises(NotReady):
         on_free_port(start)
-    assert len(tried) == 4
+    assert len(tried) == 3 + MOST_PORTS
+    with pytest.raises(NotReady):
+        on_free_port(broken)
+    assert len(tried) == 4 + MOST_PORTS
 
 
 def test_a_missing_binary_skips_here_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
