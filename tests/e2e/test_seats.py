@@ -316,7 +316,7 @@ async def _churn(shield: Fleet, record_property: Record) -> None:
     counts = shield.present(dict.fromkeys(doomed, killed_s))
     lost = next(iter(before - set(samples[-1].granted)))
     gone_s = next(sample.when_s for sample in samples if sample.when_s > killed_s and lost not in sample.granted)
-    full_s = next(s.when_s for s in samples if s.when_s > gone_s and s.total == _capacity_at(s.when_s, cuts))
+    full_s = next(s.when_s for s in samples if s.when_s >= gone_s and s.total == _capacity_at(s.when_s, cuts))
     record_property("samples", len(samples))
     record_property("most_granted", max(sample.total for sample in samples))
     record_property("most_present", most(counts, 0, ended_s))

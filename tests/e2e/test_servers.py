@@ -129,11 +129,19 @@ def test_a_connection_survives_a_refused_body(server: HttpServer, kind: AsgiKind
     """The body of a refused POST is never taken for a request; the connection goes on, or is said to end."""
     body = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n" * 10
     with closing(_connection(server, refused)) as connection:
-        posted = _request(connection, "POST", "/echo", body)
+        broken = False
+        try:
+            connection.request("POST", "/echo", body)
+        except (BrokenPipeError, ConnectionResetError):
+            broken = True  # answered, and ended, before the body had come
+        posted = receive(connection)
         sock = connection.sock
+        if broken:
+            connection.close()
         after = _request(connection, "GET", "/healthz")
         # Nobody reads the body, so granian (hyper) goes on only where all of it had come already.
-        assert connection.sock is sock or (kind == "granian" and posted.headers["connection"] == "close")
+        goes_on = connection.sock is sock or broken
+        assert goes_on or (kind == "granian" and posted.headers["connection"] == "close")
     assert (posted.status, after.status) == (429, 200)
 
 
