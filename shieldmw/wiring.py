@@ -16,13 +16,18 @@ from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
 from .errors import SettingsError
 from .gate.api_keys import ApiKeys
+from .gate.askers import Addressing, Askers
+from .gate.batch import Batch, Singly
+from .gate.charging import Charging, OwnCharging, SharedCharging
 from .gate.control import Control
 from .gate.deny import DenyWatch
 from .gate.failed_auth import FailedAuth
-from .gate.gate import Addressing, Background, Gate
+from .gate.gate import Background, Gate
 from .gate.identity import Identifier, TokenVerifier
+from .gate.leases import Leases
 from .gate.live import LiveRoom
 from .gate.outage import GuardedStore
+from .gate.refusals import Refusals
 from .gate.seats import SeatPlan, Seats
 from .gate.switch import ChangeListener, Switch
 from .settings import Settings
@@ -33,8 +38,9 @@ from .store.port import Store
 from .store.shared import RedisStore
 from .telemetry.log import RefusalLog
 
-# Addresses whose failed credentials are remembered in the worker.
+# Addresses whose failed credentials are remembered in the worker, and buckets that are kept for an outage.
 FAILED_AUTH_KEPT = 65_536
+WARM_BUCKETS_KEPT = 65_536
 
 
 class ShieldMiddleware(Shield):
@@ -113,7 +119,9 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     seats = Seats(store, switch, plan, observers=observers)
     room = LiveRoom(store, seats, settings.key_prefix)
     deny_list = DenyWatch(store, switch.store_now_s)
-    guarded = GuardedStore(store, MemoryBuckets(), settings.on_redis_failure)
+    calls = Batch(store) if settings.batch else Singly(store)
+    guarded = GuardedStore(calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), settings.on_redis_failure)
+    charging, leasing = _charging(settings, store, guarded)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
     failed_auth = FailedAuth(policy, guarded, failures)
     api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
@@ -121,7 +129,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     identifier = Identifier(api_keys, tokens, failed_auth)
 
     def forget() -> None:
-        guarded.forget()
+        gate.forget()
         failures.clear()
 
     def heard(change: str) -> None:
@@ -133,20 +141,30 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         if change.startswith("client"):
             forget()
 
-    return Gate(
+    gate = Gate(
         policy,
-        _addressing(settings),
+        Askers(policy, _addressing(settings)),
         identifier,
-        guarded,
+        charging,
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
-        background=(switch, deny_list, api_keys, *jwks, seats, room, ChangeListener(store, heard)),
+        background=(*leasing, switch, deny_list, api_keys, *jwks, seats, room, ChangeListener(store, heard)),
         observers=observers,
         deny_list=deny_list,
         switch=switch,
         room=room,
         control=Control(store, guarded, switch, seats, deny_list, settings, forget),
     )
+    return gate
+
+
+def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[Charging, Sequence[Background]]:
+    """How charges are taken: a store in this process needs none of what makes a far one fast."""
+    if isinstance(store, MemoryStore):
+        return OwnCharging(store), ()
+    leases = Leases(store.give_back) if settings.leases else None
+    refusals = Refusals() if settings.refusals else None
+    return SharedCharging(guarded, leases, refusals), () if leases is None else (leases,)
 
 
 def _jwt(settings: Settings, on_change: Callable[[], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:

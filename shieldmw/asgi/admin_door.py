@@ -17,11 +17,11 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from shieldmw.core.address import client_address
-from shieldmw.core.bucket import Charge, levels
+from shieldmw.core.bucket import Charge, Charges, levels
 from shieldmw.core.client import AddressClients, IPAddress, address_clients
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.lockout import Lockout
-from shieldmw.gate.gate import Addressing
+from shieldmw.gate.askers import Addressing
 from shieldmw.store.memory import MemoryBuckets
 
 from .admin_answers import problem, wait_problem
@@ -103,9 +103,9 @@ class Door:
         wait_s = self._lockout.wait_s(clients, self._now_s())
         if wait_s > 0:
             return wait_problem(wait_s, "Locked out", "Too many wrong tokens came from this address.")
-        charges = [Charge(clients.one, LIMIT)]
+        charges: Charges = (Charge(clients.one, LIMIT),)
         if clients.site is not None:
-            charges.append(Charge(clients.site, aggregate(LIMIT)))
+            charges = (*charges, Charge(clients.site, aggregate(LIMIT)))
         outcome = self._limit.take_now(charges)
         if outcome.allowed:
             return None

@@ -35,8 +35,8 @@ def _one_line(text: str) -> str:
 
 Reason = Annotated[
     str,
-    AfterValidator(_one_line),
     Field(max_length=LONGEST_REASON, description="Why: kept in the audit, told to other operators."),
+    AfterValidator(_one_line),
 ]
 
 

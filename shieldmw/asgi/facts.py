@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from urllib.parse import parse_qsl
 
 from starlette.requests import cookie_parser
@@ -23,6 +23,8 @@ MOST_QUERY_FIELDS = 64
 
 # Some frameworks let a header change the method; a rule for that method must see it.
 _METHOD_OVERRIDE = b"x-http-method-override"
+
+_TICKET_NAME = TICKET_COOKIE.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +45,38 @@ class FactsReader:
         self._forwarded = reading.forwarded_header.encode("latin-1")
         self._token_header = None if reading.token_header is None else reading.token_header.encode("latin-1")
         self._authenticate = authenticate
+        self._names = frozenset((self._forwarded, self._token_header, b"cookie", _METHOD_OVERRIDE, TICKET_HEADER))
 
     def read(self, scope: Scope) -> Facts:
         """The facts of an http or websocket scope."""
         forwarded: list[str] = []
-        methods = {scope.get("method", "GET").upper()}
+        methods = _methods(scope.get("method", "GET"))
         token = cookie = paper = None
         for name, value in scope["headers"]:
+            if name not in self._names:
+                continue
             if name == self._forwarded:
                 forwarded.append(value.decode("latin-1"))
-            elif name == b"cookie":
-                cookie = value if cookie is None else cookie + b"; " + value
-            elif name == _METHOD_OVERRIDE:
-                methods.add(value.decode("latin-1").strip().upper())
-            elif name == TICKET_HEADER:
-                paper = value.decode("latin-1")
             if name == self._token_header and token is None:
                 token = value
+            if name == b"cookie":
+                cookie = value if cookie is None else cookie + b"; " + value
+            elif name == _METHOD_OVERRIDE:
+                methods |= _methods(value.decode("latin-1").strip())
+            elif name == TICKET_HEADER:
+                paper = value.decode("latin-1")
         client = scope.get("client")
-        root_path = scope.get("root_path", "")
+        path, root_path = scope["path"], scope.get("root_path", "")
         return Facts(
-            peer=client[0] if client else None,
-            path=scope["path"],
-            route_path=below_root(scope["path"], root_path),
-            root_path=root_path,
-            methods=frozenset(methods),
-            forwarded=tuple(forwarded),
-            credential=self._credential(token, cookie, scope),
-            authenticate=None if self._authenticate is None else partial(self._authenticate, scope),
-            paper=paper or _paper(cookie, scope),
+            client[0] if client else None,
+            path,
+            below_root(path, root_path) if root_path else path,
+            methods,
+            tuple(forwarded),
+            self._credential(token, cookie, scope),
+            None if self._authenticate is None else partial(self._authenticate, scope),
+            paper or _paper(cookie, scope),
+            root_path,
         )
 
     def _credential(self, token: bytes | None, cookie: bytes | None, scope: Scope) -> str | None:
@@ -97,11 +102,15 @@ def bearer(value: str) -> str | None:
 
 def _paper(cookie: bytes | None, scope: Scope) -> str | None:
     """A ticket or number in the cookie, else in the query; looked for only where its name is seen."""
-    name = TICKET_COOKIE.encode()
-    if cookie is not None and name in cookie:
+    if cookie is not None and _TICKET_NAME in cookie:
         return cookie_parser(cookie.decode("latin-1")).get(TICKET_COOKIE)
-    query = scope.get("query_string") or b""
-    return _query_value(query, TICKET_COOKIE) if name in query else None
+    query = scope.get("query_string")
+    return _query_value(query, TICKET_COOKIE) if query and _TICKET_NAME in query else None
+
+
+@lru_cache(maxsize=64)
+def _methods(name: str) -> frozenset[str]:
+    return frozenset((name.upper(),))
 
 
 def _query_value(query: bytes, name: str) -> str | None:

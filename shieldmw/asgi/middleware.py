@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.client import Identity, IPAddress, ListenerClass
 from shieldmw.core.decision import Decision, Verdict
+from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 
@@ -22,22 +23,30 @@ from .streams import LiveStream
 _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
 
-@dataclass(frozen=True, slots=True)
-class ShieldScope:
+class ShieldScope(NamedTuple):
     """What the app may read from ``scope["shield"]``, as attributes or as keys.
 
     ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket.
     """
 
     identity: Identity | None
-    client_address: str | None
-    listener_class: ListenerClass
+    address: IPAddress | None
     mode: Mode
 
-    def __getitem__(self, name: str) -> object:
+    @property
+    def client_address(self) -> str | None:
+        """The address of the client, as text."""
+        return None if self.address is None else str(self.address)
+
+    @property
+    def listener_class(self) -> ListenerClass:
+        """The class of who is asking."""
+        return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
+
+    def __getitem__(self, name: Any) -> Any:
         try:
             return getattr(self, name)
-        except AttributeError:
+        except (AttributeError, TypeError):
             raise KeyError(name) from None
 
 
@@ -68,28 +77,32 @@ class Shield:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide an http or websocket scope; start and stop with the lifespan; pass on the rest."""
-        if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
-        elif scope["type"] in ("http", "websocket"):
-            await (await self._answered(scope, receive, send))
-        else:
-            await self.app(scope, receive, send)
-
-    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Decide a request, and return what is left to await.
-
-        A live response may last for hours: it must not keep alive what only its decision needed.
-        """
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
+            return
         gate = self._gate
         if gate is None or self._loop is not asyncio.get_running_loop():
             gate = await self._start()
         if self._admin is not None and gate.control is not None and self._admin.owns(scope):
-            return self._admin.answer(gate.control, scope, receive, send)
+            await self._admin.answer(gate.control, scope, receive, send)
+            return
         facts = self._reader.read(scope)
-        decision = await gate.decide(facts)
+        decision = gate.decide_now(facts)
+        if not isinstance(decision, Decision):
+            decision = await decision
+        answer = self._answer(gate, facts, decision, scope, receive, send)
+        # A live response may last for hours: what only its decision needed must not live as long.
+        del gate, facts, decision
+        await answer
+
+    def _answer(
+        self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[None]:
+        """What answers a request that was decided."""
         if decision.refused:
             return self._replies.refuse(decision, scope, receive, send)
-        scope["shield"] = _shield_scope(decision)
+        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode)
         headers = limit_headers(decision) if decision.verdict is Verdict.ALLOWED else []
         if decision.live:
             stream = LiveStream(self._replies, decision, scope, receive, send)
@@ -139,8 +152,3 @@ class Shield:
         self._loop = self._gate = None
         if starting is not None:
             await (await starting).stop()
-
-
-def _shield_scope(decision: Decision) -> ShieldScope:
-    address = None if decision.address is None else str(decision.address)
-    return ShieldScope(decision.identity, address, decision.listener_class, decision.mode)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -22,6 +22,7 @@ from shieldmw.core.bucket import Level
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.limits import US_PER_S, Limit
+from shieldmw.core.table import Table
 from shieldmw.core.waiting import Place
 
 from .tickets import ticket_cookie
@@ -40,6 +41,11 @@ STORE_CLOSED_RETRY_S = 5
 NO_PLACE_RETRY_S = 3
 
 WEBSOCKET_TRY_AGAIN_LATER = 1013
+
+BODIES_KEPT = 4096
+
+_PROBLEM_JSON = b"application/problem+json"
+_HTML = b"text/html; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ def status_of(decision: Decision) -> int:
 
 def turned_away(decision: Decision) -> Decision:
     """The decision on someone whose seat is taken away."""
-    return replace(decision, verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, levels=())
+    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, levels=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class Replies:
     def __init__(self, pointers: Pointers, jitter: Callable[[], float] = random.random) -> None:
         self._pointers = pointers
         self._jitter = jitter
+        self._bodies: Table[tuple[object, ...], bytes] = Table(BODIES_KEPT)
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
     def retry_ms(self) -> int:
@@ -125,37 +132,44 @@ class Replies:
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that was refused; nothing of its body is read."""
-        if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
+        websocket = scope["type"] == "websocket"
+        if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
             await send(
                 {"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": _problem(decision).title}
             )
             return
-        headers, body = self.refusal(decision, wants_html=_wants_html(scope))
-        prefix = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+        headers, body = self._refusal(decision, scope)
+        prefix = "websocket.http.response" if websocket else "http.response"
         await send({"type": f"{prefix}.start", "status": status_of(decision), "headers": headers})
         await send({"type": f"{prefix}.body", "body": b"" if scope.get("method") == "HEAD" else body})
 
+    def _refusal(self, decision: Decision, scope: Scope) -> tuple[Headers, bytes]:
+        """Headers and body of a refusal; what does not change is kept with one that is given again."""
+        kept = decision.kept
+        if kept is None or _wants_html(scope):
+            return self.refusal(decision, wants_html=_wants_html(scope))
+        if not kept:
+            body = self.problem_json(decision)
+            kept.append((_headers(decision, _PROBLEM_JSON, body), body, self._wait_us(decision)))
+        headers, body, wait_us = cast("tuple[Headers, bytes, int]", kept[0])
+        return self._with_retry_after(headers, wait_us), body
+
     def refusal(self, decision: Decision, *, wants_html: bool) -> tuple[Headers, bytes]:
         """Headers and body of a refusal."""
-        problem = _problem(decision)
         wait_us = self._wait_us(decision)
-        retry_after_s = math.ceil(wait_us / US_PER_S * (1 + JITTER * self._jitter()))
-        if wants_html:
-            content_type, body = b"text/html; charset=utf-8", self._html(problem, decision, retry_after_s)
-        else:
-            content_type, body = b"application/problem+json", self._json(problem, decision, wait_us)
-        headers = [
-            (b"content-type", content_type),
-            (b"content-length", str(len(body)).encode()),
-            (b"cache-control", b"no-store"),
-            *limit_headers(decision),
-        ]
-        if decision.paper is not None:
-            headers.append((b"set-cookie", ticket_cookie(decision.paper, secure=False)))
-        if retry_after_s:
-            headers.append((b"retry-after", str(retry_after_s).encode()))
-        return headers, body
+        if not wants_html:
+            body = self.problem_json(decision)
+            return self._with_retry_after(_headers(decision, _PROBLEM_JSON, body), wait_us), body
+        retry_after_s = self._retry_after_s(wait_us)
+        body = self._html(_problem(decision), decision, retry_after_s)
+        return [*_headers(decision, _HTML, body), *_retry_after(retry_after_s)], body
+
+    def _with_retry_after(self, headers: Headers, wait_us: int) -> Headers:
+        return [*headers, *_retry_after(self._retry_after_s(wait_us))]
+
+    def _retry_after_s(self, wait_us: int) -> int:
+        return math.ceil(wait_us / US_PER_S * (1 + JITTER * self._jitter()))
 
     def _wait_us(self, decision: Decision) -> int:
         """How long to wait; 0 where no wait would help."""
@@ -170,10 +184,18 @@ class Replies:
         return decision.retry_after_us
 
     def problem_json(self, decision: Decision) -> bytes:
-        """The refusal as problem details on one line."""
-        return self._json(_problem(decision), decision, self._wait_us(decision))
+        """The refusal as problem details on one line. Those of many clients are alike but for the wait, and kept."""
+        wait_ms = _rounded_ms(self._wait_us(decision))
+        if decision.place is not None or decision.paper is not None:
+            return self._json(_problem(decision), decision, wait_ms)
+        key = (decision.reason, decision.listener_class, decision.identity is None, decision.violated, wait_ms)
+        body = self._bodies.get(key)
+        if body is None:
+            body = self._json(_problem(decision), decision, wait_ms)
+            self._bodies.put(key, body)
+        return body
 
-    def _json(self, problem: Problem, decision: Decision, wait_us: int) -> bytes:
+    def _json(self, problem: Problem, decision: Decision, wait_ms: int) -> bytes:
         body: dict[str, Any] = {
             "type": problem.type,
             "title": problem.title,
@@ -182,8 +204,8 @@ class Replies:
         }
         if decision.violated:
             body["violated-policies"] = decision.violated
-        if wait_us:
-            body["retry_after_ms"] = math.ceil(wait_us / 1000)
+        if wait_ms:
+            body["retry_after_ms"] = wait_ms
         if decision.place is not None:
             body["position"] = decision.place.position
             if decision.place.wait_s is not None:
@@ -221,19 +243,43 @@ def limit_headers(decision: Decision) -> Headers:
     nearest = decision.nearest
     if nearest is None:
         return []
-    policies = _policies(tuple(level.limit for level in decision.levels))
+    policies = _policies(*[level.limit for level in decision.levels])
     return [(b"ratelimit-policy", policies), (b"ratelimit", _rate_limit(nearest))]
 
 
 def send_with(headers: Headers, send: Send) -> Send:
     """A ``send`` that adds headers to the start of an HTTP response and touches nothing else."""
 
-    async def send_and_add(message: Message) -> None:
+    def send_and_add(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), *headers]}
-        await send(message)
+        return send(message)
 
     return send_and_add
+
+
+def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
+    headers = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *limit_headers(decision),
+    ]
+    if decision.paper is not None:
+        headers.append((b"set-cookie", ticket_cookie(decision.paper, secure=False)))
+    return headers
+
+
+def _retry_after(seconds: int) -> Headers:
+    return [(b"retry-after", b"%d" % seconds)] if seconds else []
+
+
+def _rounded_ms(wait_us: int) -> int:
+    """Whole milliseconds, and of longer waits the first three or four digits: never less than true."""
+    step_us = 1000
+    while wait_us > 1000 * step_us:
+        step_us *= 10
+    return -(-wait_us // step_us) * step_us // 1000
 
 
 def _wait_text(where: Place | None, retry_after_s: int) -> str:
@@ -244,7 +290,7 @@ def _wait_text(where: Place | None, retry_after_s: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _policies(limits: tuple[Limit, ...]) -> bytes:
+def _policies(*limits: Limit) -> bytes:
     return ", ".join(_policy(limit) for limit in limits).encode("latin-1")
 
 
@@ -255,8 +301,11 @@ def _policy(limit: Limit) -> str:
 
 def _rate_limit(level: Level) -> bytes:
     full_after_s = -(-level.full_after_us // US_PER_S)
-    return f'"{level.limit.name}";r={level.remaining};t={full_after_s}'.encode("latin-1")
+    return f'"{level.limit.name}";r={level.remaining};t={full_after_s}'.encode()
 
 
 def _wants_html(scope: Scope) -> bool:
-    return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
+    for name, value in scope["headers"]:  # noqa: SIM110  (twice as fast as any(), and on the way of every refusal)
+        if name == b"accept" and b"text/html" in value.lower():
+            return True
+    return False

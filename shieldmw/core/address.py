@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import islice
+from socket import AF_INET, AF_INET6, inet_pton
 
 from .client import IPAddress
 
@@ -43,24 +45,32 @@ def parse_address(text: str) -> IPAddress | None:
     ``::ffff:192.0.2.1`` is the IPv4 address it maps. IPv4 with leading zeros is refused: readers
     disagree whether it is octal.
     """
+    return _bare_address(text) or _bare_address(_without_trimmings(text))
+
+
+def _bare_address(text: str) -> IPAddress | None:
+    # inet_pton is as strict as the ipaddress module and four times as fast.
+    try:
+        if ":" not in text:
+            return IPv4Address(inet_pton(AF_INET, text))
+        address = IPv6Address(inet_pton(AF_INET6, text))
+    except (OSError, ValueError):
+        return None
+    return address if address.ipv4_mapped is None else address.ipv4_mapped
+
+
+def _without_trimmings(text: str) -> str:
+    """The text without blanks, brackets, port and zone; empty where that leaves no address."""
     text = text.strip(" \t")
     if len(text) > LONGEST_HOP:
-        return None
+        return ""
     if bracketed := _BRACKETED.fullmatch(text):
         text = bracketed[1]
         if ":" not in text:
-            return None
+            return ""
     elif with_port := _IPV4_WITH_PORT.fullmatch(text):
         text = with_port[1]
-    if ":" in text:
-        text = text.partition("%")[0]
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return text.partition("%")[0] if ":" in text else text
 
 
 def parse_networks(text: str) -> tuple[IPNetwork, ...]:
@@ -90,14 +100,32 @@ class Networks:
 
     networks: tuple[IPNetwork, ...] = ()
     unix: bool = False
+    _numbers: dict[type, list[tuple[int, int]]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for network in self.networks:
+            shift = network.max_prefixlen - network.prefixlen
+            numbers = self._numbers.setdefault(type(network.network_address), [])
+            numbers.append((shift, int(network.network_address) >> shift))
 
     def __contains__(self, address: IPAddress | None) -> bool:
         if address is None:
             return self.unix
-        return any(address in network for network in self.networks if network.version == address.version)
+        numbers = self._numbers.get(type(address))
+        if numbers is None:
+            return False
+        number = int(address)
+        for shift, prefix in numbers:  # noqa: SIM110  (twice as fast as any(), and on every request's way)
+            if number >> shift == prefix:
+                return True
+        return False
 
     def __bool__(self) -> bool:
         return bool(self.networks) or self.unix
+
+
+# The peers of a server behind proxies are few.
+_peer_address = lru_cache(maxsize=1024)(parse_address)
 
 
 def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> IPAddress | None:
@@ -107,7 +135,7 @@ def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networ
     trusted. The peer again where the header is missing, cannot be read, or holds trusted hops
     only. None where even the peer has no address (a unix socket).
     """
-    peer_address = None if peer is None else parse_address(peer)
+    peer_address = None if peer is None else _peer_address(peer)
     if not forwarded or not trusted or (peer_address is None and peer is not None):
         return peer_address
     if peer_address not in trusted:
@@ -123,7 +151,7 @@ def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networ
 
 def _hops_from_the_right(lines: tuple[str, ...], header: str) -> Iterable[str]:
     text = ",".join(lines)
-    if header not in ("x-forwarded-for", "forwarded"):
+    if header not in ("x-forwarded-for", "forwarded") or ("," not in text and header == "x-forwarded-for"):
         return (text,)
     # Whatever a client put in front, however long, the hops that proxies appended are at the end.
     end = text[-LONGEST_HEADER:]

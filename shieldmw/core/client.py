@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import NamedTuple
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -46,8 +47,7 @@ class Proof:
     until_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """One who is charged: ``kind`` is ``ip`` or ``token``; ``text`` is its one canonical spelling.
 
     Buckets of clients with the same ``slot`` are kept together, so that one request's charges
@@ -62,8 +62,7 @@ class Client:
         return f"{self.kind}:{self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class AddressClients:
+class AddressClients(NamedTuple):
     """The clients that one address stands for: itself, and for IPv6 the site around it."""
 
     one: Client
@@ -75,12 +74,11 @@ def token_client(identity: Identity) -> Client:
     return Client("token", identity.subject, f"token:{identity.subject}")
 
 
-@lru_cache(maxsize=16_384)
 def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> AddressClients:
     """The clients of an address; all requests of no known address are one client."""
     if address is None:
         return AddressClients(Client("ip", "unknown", "ip:unknown"), None)
-    if address.version == 4:
+    if isinstance(address, IPv4Address):
         return AddressClients(_ip_client(_network(address, ipv4_prefix), None), None)
     one = _network(address, ipv6_prefix)
     if ipv6_prefix <= SITE_PREFIX:
@@ -90,7 +88,11 @@ def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: in
 
 
 def _network(address: IPAddress, prefix: int) -> str:
-    return str(ip_network((address, prefix), strict=False))
+    beyond = address.max_prefixlen - prefix
+    if beyond:
+        address = type(address)(int(address) >> beyond << beyond)
+    # As one would write it, at a tenth of the price of str().
+    return f"{inet_ntop(AF_INET if address.max_prefixlen == 32 else AF_INET6, address.packed)}/{prefix}"
 
 
 def _ip_client(network: str, site: str | None) -> Client:

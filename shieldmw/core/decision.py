@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
-from .bucket import NEVER_US, Charge, Level, Outcome, levels
+from .bucket import NEVER_US, Charges, Level, Outcome, levels
 from .client import Identity, IPAddress, ListenerClass
 from .mode import Mode
 from .waiting import Place
@@ -43,13 +43,13 @@ class OnStoreFailure(StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The verdict on one request, and what its answer tells.
 
     ``levels`` are the buckets it was charged to, ``retry_after_us`` the wait until it would pass
     (0 where nothing says when). ``live``: its response holds a seat. ``place`` and ``paper``: where
-    someone without a seat stands in the waiting room, and the signed number to show there.
+    someone without a seat stands in the waiting room, and the signed number to show there. ``kept`` is
+    where the floor that answers may keep its answer, as the decision may be given again.
     """
 
     verdict: Verdict
@@ -62,6 +62,7 @@ class Decision:
     live: bool = False
     place: Place | None = None
     paper: str | None = None
+    kept: list[object] | None = None
 
     @property
     def refused(self) -> bool:
@@ -76,26 +77,29 @@ class Decision:
     @property
     def violated(self) -> tuple[str, ...]:
         """The names of the limits that refused."""
-        return tuple(level.limit.name for level in self.levels if level.refuses)
+        return tuple([level.limit.name for level in self.levels if level.retry_after_us])
 
     @property
     def nearest(self) -> Level | None:
         """The bucket nearest to its end: the least share of its burst remains."""
-        return min(self.levels, key=lambda level: level.remaining / level.limit.burst, default=None)
+        levels = self.levels
+        if len(levels) == 1:
+            return levels[0]
+        return min(levels, key=lambda level: level.remaining / level.limit.burst, default=None)
 
 
 def combine(
-    charges: tuple[Charge, ...],
+    charges: Charges,
     outcome: Outcome,
     address: IPAddress | None,
     identity: Identity | None,
     mode: Mode = Mode.NORMAL,
+    live: bool = False,
 ) -> Decision:
     """The decision that follows from the outcome of a request's charges."""
     stand = levels(charges, outcome)
     if outcome.allowed:
-        return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, stand, mode=mode)
+        return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, stand, 0, mode, live)
     waits = [level.retry_after_us for level in stand]
-    if NEVER_US in waits:
-        return Decision(Verdict.REFUSED, Reason.NEVER, address, identity, stand, mode=mode)
-    return Decision(Verdict.REFUSED, Reason.QUOTA, address, identity, stand, max(waits), mode=mode)
+    reason, wait_us = (Reason.NEVER, 0) if NEVER_US in waits else (Reason.QUOTA, max(waits))
+    return Decision(Verdict.REFUSED, reason, address, identity, stand, wait_us, mode, live, kept=[])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .client import Identity
 
 Authenticate = Callable[[], Awaitable[Identity | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """One request, as far as its verdict needs it.
 
     ``peer`` is who holds the other end of the connection (None on a unix socket);

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import product
+from typing import NamedTuple
 
 from .address import Networks
-from .bucket import Charge
+from .bucket import Charge, Charges
 from .client import AddressClients, Client, Identity, token_client
 from .facts import Facts
 from .limits import Limit, aggregate
@@ -53,6 +54,20 @@ class Rule:
         return named and self.path.matches(reading)
 
 
+class Terms(NamedTuple):
+    """What the policy says of a path under a method: the strictest of all its readings.
+
+    ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may be here in an
+    emergency. ``limits`` are its own, beside the default ones; all of them are charged ``cost``.
+    """
+
+    exempt: bool = False
+    live: bool = False
+    access: Access = Access.OPEN
+    limits: tuple[Limit, ...] = ()
+    cost: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """All limits and where they hold. Guests are charged to ``ip``, verified subjects to
@@ -71,39 +86,43 @@ class Policy:
     allow: Networks = field(default_factory=Networks)
     deny: Networks = field(default_factory=Networks)
 
-    def is_exempt(self, facts: Facts) -> bool:
-        """Whether the path is exempt; only a path that every server reads alike can be."""
+    def terms(self, facts: Facts) -> Terms:
+        """What is said of the path and the methods of a request, whoever asks."""
+        rules = self.rules_for(facts)
+        named = [rule for rule in rules if rule]
+        said = {rule.emergency for rule in named}
+        return Terms(
+            exempt=self._is_exempt(facts),
+            live=any(rule.live for rule in named) or self._is_live(facts),
+            access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
+            limits=tuple(limit for rule in named for limit in rule.limits),
+            cost=max((1 if rule is None else rule.cost for rule in rules), default=1),
+        )
+
+    def _is_exempt(self, facts: Facts) -> bool:
+        """Only a path that every server reads alike can be."""
         return any(
             path == plain(path) and any(pattern.matches(path) for pattern in self.exempt)
             for path in (facts.route_path, facts.path)
         )
 
-    def is_live(self, facts: Facts) -> bool:
-        """Whether a response here holds a seat, by any reading of the path."""
-        if any(rule and rule.live for rule in self.rules_for(facts)):
-            return True
+    def _is_live(self, facts: Facts) -> bool:
+        """By any reading of the path."""
         found = readings(facts.path, facts.route_path, facts.root_path) if self.live else ()
         return any(pattern.matches(reading) for reading in found for pattern in self.live)
 
-    def access(self, facts: Facts) -> Access:
-        """Who may be here in an emergency: the strictest of all readings of the path."""
-        said = {rule.emergency for rule in self.rules_for(facts) if rule}
-        return next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN)
-
     def charges(
-        self, facts: Facts, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
-    ) -> tuple[Charge, ...]:
+        self, terms: Terms, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
+    ) -> Charges:
         """What the request is charged, the narrowest client first; empty where nothing limits it."""
-        rules = self.rules_for(facts)
-        cost = max((1 if rule is None else rule.cost for rule in rules), default=1)
-        own = [limit for rule in rules if rule for limit in rule.limits]
+        own, cost = terms.limits, terms.cost
         if identity is None:
             ip = self.ip if mode is Mode.NORMAL else self.emergency_ip
             return tuple(_address_charges(clients, (*own, *ip, *self.address), cost))
         charges = _client_charges(token_client(identity), (*own, *self.token), cost)
         return (*charges, *_address_charges(clients, self.address, cost))
 
-    def failed_auth_charges(self, clients: AddressClients, cost: int) -> tuple[Charge, ...]:
+    def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """What a credential that failed is charged to its address; cost 0 only looks."""
         return tuple(_address_charges(clients, self.failed_auth, cost))
 

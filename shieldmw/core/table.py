@@ -1,4 +1,4 @@
-"""A mapping that never holds more than so many entries: the least recently written go first."""
+"""A mapping that never holds more than so many entries: those unused for longest go first."""
 
 from __future__ import annotations
 
@@ -10,39 +10,52 @@ V = TypeVar("V")
 
 
 class Table(Generic[K, V]):
-    """A bounded mapping. Writing an entry makes it the newest; the oldest makes room.
+    """A bounded mapping of two generations, of half of ``most`` entries each.
+
+    What is written or found goes to the young one; when that is full it becomes the old one, and what nobody
+    has asked for since the last time is forgotten. So it holds at least the half of ``most`` that was last
+    used, and forgetting costs next to nothing: to take the first entry out of a full ``dict`` again and again
+    would walk over all the gaps that were left before it.
 
     Python's ``dict`` seeds the hashes of text per process, so that no outsider can aim at
     collisions.
     """
 
-    __slots__ = ("_entries", "_most")
+    __slots__ = ("_half", "_old", "_young")
 
     def __init__(self, most: int) -> None:
-        if most < 1:
-            raise ValueError(f"a table holds at least 1 entry, not {most}")
-        self._most = most
-        self._entries: dict[K, V] = {}
+        if most < 2:
+            raise ValueError(f"a table holds at least 2 entries, not {most}")
+        self._half = most // 2
+        self._young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._young) + len(self._old)
 
     def get(self, key: K) -> V | None:
         """The entry, or None."""
-        return self._entries.get(key)
+        value = self._young.get(key)
+        if value is None and self._old:
+            value = self._old.get(key)
+            if value is not None:
+                self.put(key, value)
+        return value
 
     def put(self, key: K, value: V) -> None:
-        """Write an entry and make it the newest."""
-        entries = self._entries
-        entries.pop(key, None)
-        if len(entries) >= self._most:
-            del entries[next(iter(entries))]
-        entries[key] = value
+        """Write an entry."""
+        if len(self._young) >= self._half and key not in self._young:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
+        if self._old:
+            self._old.pop(key, None)
 
     def drop(self, key: K) -> None:
         """Forget an entry, where there is one."""
-        self._entries.pop(key, None)
+        self._young.pop(key, None)
+        self._old.pop(key, None)
 
     def clear(self) -> None:
         """Forget all entries."""
-        self._entries.clear()
+        self._young.clear()
+        self._old.clear()

@@ -11,7 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from shieldmw.core.address import IPNetwork, parse_address, parse_networks
-from shieldmw.core.bucket import Charge
+from shieldmw.core.bucket import Ask, Charge
 from shieldmw.core.client import Client, Identity, IPAddress, address_clients, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate
@@ -78,7 +78,7 @@ class Control:
         """How the fleet stands, the mode freshly read; what this worker knows of it while the store is away."""
         try:
             await self._switch.refresh()
-            await self._guarded.take((_PROBE,))
+            await self._guarded.take(Ask((_PROBE,)))
             answers = True
         except StoreError:
             answers = False

@@ -23,6 +23,9 @@ class DenyWatch:
         self._version: int | None = None
         self._refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
+    def __bool__(self) -> bool:
+        return bool(self._list.entries)
+
     @property
     def entries(self) -> DenyList:
         """The list as it is known."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(NamedTuple):
     """One request was decided."""
 
     facts: Facts
@@ -27,7 +26,12 @@ class Evicted:
 
 
 class Observer(Protocol):
-    """Listens. Must be quick and must not raise: it is called on the request's way."""
+    """Listens. Must be quick and must not raise: it is called on the request's way.
+
+    ``hears_all`` False: it is told of refusals only, those of a dry run among them, and not of what passes.
+    """
+
+    hears_all: bool
 
     def decided(self, event: Decided) -> None:
         """A request was decided."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shieldmw.core.bucket import Ask
 from shieldmw.core.client import AddressClients
 from shieldmw.core.rules import Policy
 from shieldmw.store.memory import MemoryBuckets
@@ -28,9 +29,9 @@ class FailedAuth:
         look = self._policy.failed_auth_charges(clients, 0)
         if not look:
             return True
-        outcome = await self._store.take(look)
-        if outcome is not None:
-            self._local.remember(look, outcome)
+        told = await self._store.take(Ask(look))
+        if told is not None:
+            self._local.remember(look, told.outcome)
         return self.may_verify_now(clients)
 
     def may_verify_now(self, clients: AddressClients) -> bool:
@@ -44,4 +45,4 @@ class FailedAuth:
     async def count(self, clients: AddressClients) -> None:
         """Charge a failure for the whole fleet."""
         if charges := self._policy.failed_auth_charges(clients, 1):
-            await self._store.take(charges)
+            await self._store.take(Ask(charges))

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from shieldmw.core.address import Networks, client_address
-from shieldmw.core.client import AddressClients, Identity, IPAddress, ListenerClass, address_clients
+from shieldmw.core.bucket import Outcome
 from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import Facts
+from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
-from shieldmw.core.rules import Access, Policy
+from shieldmw.core.rules import Policy, Terms
 
+from . import ticks
+from .askers import Askers, Origin
+from .charging import Charging
 from .control import Control
 from .deny import DenyWatch
 from .events import Decided, Observer
-from .identity import Identifier
+from .identity import Identifier, Verified
 from .live import Entry, LiveRoom
-from .outage import GuardedStore
+from .standing import Standing
 from .switch import Switch
+
+# A refusal may be given again for so long: what it says of the wait is then so much more than true.
+REFUSAL_KEPT_US = 250_000
 
 
 class Background(Protocol):
@@ -32,25 +37,15 @@ class Background(Protocol):
         """End."""
 
 
-@dataclass(frozen=True, slots=True)
-class Addressing:
-    """How the address of a request is found, and what counts as one client."""
-
-    trusted: Networks
-    header: str
-    ipv4_prefix: int
-    ipv6_prefix: int
-
-
 class Gate:
     """Decides requests. ``start`` before the first, ``stop`` after the last; both can be repeated."""
 
     def __init__(  # noqa: PLR0913  (here everything meets)
         self,
         policy: Policy,
-        addressing: Addressing,
+        askers: Askers,
         identifier: Identifier,
-        store: GuardedStore,
+        charging: Charging,
         *,
         on_store_failure: OnStoreFailure,
         dry_run: bool,
@@ -60,17 +55,21 @@ class Gate:
         switch: Switch,
         room: LiveRoom,
         control: Control | None = None,
+        now_us: Callable[[], int] = ticks.now_us,
     ) -> None:
         self._policy = policy
-        self._addressing = addressing
+        self._askers = askers
         self._identifier = identifier
-        self._store = store
+        self._charging = charging
         self._on_store_failure = on_store_failure
         self._dry_run = dry_run
         self._background = tuple(background)
         self._observers = tuple(observers)
+        self._observers_of_all = tuple(observer for observer in observers if observer.hears_all)
         self._deny_list = deny_list
         self._switch = switch
+        self._now_us = now_us
+        self._forgot_us = now_us()
         self.room = room
         self.control = control
 
@@ -83,11 +82,28 @@ class Gate:
         """End everything in the background and give back connections."""
         for background in reversed(self._background):
             await background.stop()
-        await self._store.aclose()
+        await self._charging.aclose()
+
+    def forget(self) -> None:
+        """Forget what is known of buckets: somebody's were made full again, or the store has lost them."""
+        self._forgot_us = self._now_us()
+        self._charging.forget()
 
     async def decide(self, facts: Facts) -> Decision:
         """The decision on one request."""
-        return self._final(facts, await self._decide(facts))
+        decision = self.decide_now(facts)
+        return decision if isinstance(decision, Decision) else await decision
+
+    def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
+        """The decision, made without a task, a future or a lock; else what must be awaited for it."""
+        origin, terms, mode = self._askers.origin(facts), self._askers.terms(facts), self._switch.mode
+        whoever_asks = self._whoever_asks(origin, terms, mode)
+        if whoever_asks is not None:
+            return self._told(facts, whoever_asks)
+        verified = self._identifier.identify_now(facts)
+        if verified is None:
+            return self._identify(facts, origin, terms)
+        return self._charge(facts, origin, self._standing(origin, terms, verified, mode))
 
     def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
         """Take a seat for a live response; without one the decision is a refusal.
@@ -97,64 +113,90 @@ class Gate:
         entry = self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave)
         if isinstance(entry, Entry):
             return decision, entry
-        turned_away = replace(
-            decision, verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, place=entry.place, paper=entry.paper
+        turned_away = decision._replace(
+            verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, place=entry.place, paper=entry.paper
         )
-        return self._final(facts, turned_away), None
+        return self._told(facts, turned_away), None
 
-    def _final(self, facts: Facts, decision: Decision) -> Decision:
+    def _whoever_asks(self, origin: Origin, terms: Terms, mode: Mode) -> Decision | None:
+        """The decision where it does not matter who is asking."""
+        if origin.denied:
+            return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, mode=mode)
+        if self._deny_list and (left_s := self._deny_list.left_s(origin.address)) > 0:
+            wait_us = int(left_s * US_PER_S)
+            return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, retry_after_us=wait_us, mode=mode)
+        return Decision(Verdict.ALLOWED, Reason.EXEMPT, origin.address, mode=mode) if terms.exempt else None
+
+    async def _identify(self, facts: Facts, origin: Origin, terms: Terms) -> Decision:
+        verified = await self._identifier.identify(facts, origin.clients)
+        decision = self._charge(facts, origin, self._standing(origin, terms, verified, self._switch.mode))
+        return decision if isinstance(decision, Decision) else await decision
+
+    def _standing(self, origin: Origin, terms: Terms, verified: Verified, mode: Mode) -> Standing:
+        """Guests stand with their address, members with what proved them."""
+        standings = origin.standings if verified.identity is None else verified.standings
+        return standings.of(self._policy, terms, verified.identity, origin.clients, mode)
+
+    def _charge(self, facts: Facts, origin: Origin, standing: Standing) -> Decision | Awaitable[Decision]:
+        """The decision, now that it is known who is asking."""
+        if standing.closed:
+            closed = Decision(Verdict.REFUSED, Reason.EMERGENCY, origin.address, standing.identity, mode=standing.mode)
+            return self._told(facts, closed)
+        if origin.allowed or not standing.charges:
+            reason = Reason.ALLOW_LIST if origin.allowed else Reason.UNLIMITED
+            return self._told(facts, _passes(standing, origin, reason))
+        now_us = self._now_us()
+        refusal = standing.refusal
+        if refusal is not None and self._holds(standing, now_us) and refusal.address is origin.address:
+            return self._told(facts, refusal)
+        outcome = self._charging.take_now(standing, now_us)
+        if outcome is None:
+            return self._ask_store(facts, origin, standing, now_us)
+        return self._combined(facts, origin, standing, outcome, now_us)
+
+    async def _ask_store(self, facts: Facts, origin: Origin, standing: Standing, now_us: int) -> Decision:
+        outcome = await self._charging.take(standing, now_us)
+        if outcome is not None:
+            return self._combined(facts, origin, standing, outcome, now_us)
+        if self._on_store_failure is OnStoreFailure.OPEN:
+            return self._told(facts, _passes(standing, origin, Reason.STORE_OPEN))
+        identity, mode = standing.identity, standing.mode
+        return self._told(facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, origin.address, identity, mode=mode))
+
+    def _combined(self, facts: Facts, origin: Origin, standing: Standing, outcome: Outcome, asked_us: int) -> Decision:
+        decision = combine(
+            standing.charges, outcome, origin.address, standing.identity, standing.mode, live=standing.live
+        )
+        if not outcome.allowed:
+            # The same refusal is given again for a moment, where it surely holds as long.
+            standing.refusal = decision
+            standing.refused_us = asked_us
+            standing.refusal_until_us = asked_us + min(decision.retry_after_us, REFUSAL_KEPT_US)
+        return self._told(facts, decision)
+
+    def _holds(self, standing: Standing, now_us: int) -> bool:
+        return now_us < standing.refusal_until_us and standing.refused_us >= self._forgot_us
+
+    def _told(self, facts: Facts, decision: Decision) -> Decision:
+        """The decision as it is given, once observers were told."""
+        observers = self._observers
+        if decision.verdict is Verdict.ALLOWED:
+            observers = self._observers_of_all
         if self._dry_run:
             decision = _in_dry_run(decision)
-        for observer in self._observers:
-            observer.decided(Decided(facts, decision))
+        if observers:
+            event = Decided(facts, decision)
+            for observer in observers:
+                observer.decided(event)
         return decision
 
-    async def _decide(self, facts: Facts) -> Decision:
-        how = self._addressing
-        address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
-        mode = self._switch.mode
-        if address in self._policy.deny:
-            return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, mode=mode)
-        if (left_s := self._deny_list.left_s(address)) > 0:
-            return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, retry_after_us=int(left_s * 1e6), mode=mode)
-        if self._policy.is_exempt(facts):
-            return Decision(Verdict.ALLOWED, Reason.EXEMPT, address, mode=mode)
-        clients = address_clients(address, how.ipv4_prefix, how.ipv6_prefix)
-        identity = await self._identifier.identify(facts, clients)
-        if mode is Mode.EMERGENCY and not self._may_enter(facts, identity):
-            return Decision(Verdict.REFUSED, Reason.EMERGENCY, address, identity, mode=mode)
-        decision = await self._charge(facts, clients, address, identity, mode)
-        return replace(decision, live=True) if self._policy.is_live(facts) else decision
 
-    def _may_enter(self, facts: Facts, identity: Identity | None) -> bool:
-        """Whether the path is open to this class in an emergency."""
-        access = self._policy.access(facts)
-        guest = identity is None or identity.listener_class is ListenerClass.GUEST
-        return access is Access.OPEN or (access is Access.MEMBERS and not guest)
-
-    async def _charge(
-        self,
-        facts: Facts,
-        clients: AddressClients,
-        address: IPAddress | None,
-        identity: Identity | None,
-        mode: Mode,
-    ) -> Decision:
-        if address in self._policy.allow:
-            return Decision(Verdict.ALLOWED, Reason.ALLOW_LIST, address, identity, mode=mode)
-        charges = self._policy.charges(facts, identity, clients, mode)
-        if not charges:
-            return Decision(Verdict.ALLOWED, Reason.UNLIMITED, address, identity, mode=mode)
-        outcome = await self._store.take(charges)
-        if outcome is not None:
-            return combine(charges, outcome, address, identity, mode)
-        if self._on_store_failure is OnStoreFailure.OPEN:
-            return Decision(Verdict.ALLOWED, Reason.STORE_OPEN, address, identity, mode=mode)
-        return Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address, identity, mode=mode)
+def _passes(standing: Standing, origin: Origin, reason: Reason) -> Decision:
+    return Decision(Verdict.ALLOWED, reason, origin.address, standing.identity, mode=standing.mode, live=standing.live)
 
 
 def _in_dry_run(decision: Decision) -> Decision:
     """The same for whoever counts, but nothing that a client could see."""
     if decision.refused:
-        return replace(decision, verdict=Verdict.DRY_RUN)
-    return replace(decision, levels=())
+        return decision._replace(verdict=Verdict.DRY_RUN)
+    return decision._replace(levels=())

@@ -6,7 +6,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 from secrets import token_bytes
 from typing import Protocol
@@ -17,6 +16,7 @@ from shieldmw.core.table import Table
 
 from .api_keys import ApiKeys
 from .failed_auth import FailedAuth
+from .standing import Standings
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +44,22 @@ class TokenVerifier(Protocol):
         """Whom the token proves, without waiting for anything."""
 
 
-@dataclass(frozen=True, slots=True)
 class Verified:
-    """What a credential turned out to be worth, and until when that holds (Unix time).
+    """What a credential turned out to be worth, until when that holds (Unix time), and how its subject stands.
 
     ``by_host``: the host app proved it, and is asked again each time.
     """
 
-    identity: Identity | None
-    until_s: float
-    by_host: bool = False
+    __slots__ = ("by_host", "identity", "standings", "until_s")
+
+    def __init__(self, identity: Identity | None, until_s: float = 0.0, *, by_host: bool = False) -> None:
+        self.identity = identity
+        self.until_s = until_s
+        self.by_host = by_host
+        self.standings = Standings()
+
+
+_GUEST = Verified(None)
 
 
 class Identifier:
@@ -77,44 +83,52 @@ class Identifier:
         """Forget what credentials were worth, because the keys have changed."""
         self._known.clear()
 
-    async def identify(self, facts: Facts, clients: AddressClients) -> Identity | None:
-        """The verified subject, or None for a guest. Never raises for what a client sent."""
+    def identify_now(self, facts: Facts) -> Verified | None:
+        """What is known of the request's credential; None where something must be awaited to know it."""
         credential = facts.credential
         if credential is None:
-            return await self._ask_host(facts)
+            return _GUEST if facts.authenticate is None else None
         if not (facts.authenticate or self._api_keys or self._tokens):
-            return None
-        digest = self._digest(credential)
-        known = self._known.get(digest)
-        if known is None or known.until_s <= self._now_s():
-            return await self._first_sight(facts, credential, digest, clients)
-        if not known.by_host:
-            return known.identity
-        identity = await self._ask_host(facts)
-        return identity or await self._first_sight(facts, credential, digest, clients)
+            return _GUEST
+        known = self._known.get(self._digest(credential))
+        return None if known is None or known.by_host or known.until_s <= self._now_s() else known
 
-    async def _first_sight(
-        self, facts: Facts, credential: str, digest: bytes, clients: AddressClients
-    ) -> Identity | None:
+    async def identify(self, facts: Facts, clients: AddressClients) -> Verified:
+        """What the request's credential is worth. Never raises for what a client sent."""
+        if (known := self.identify_now(facts)) is not None:
+            return known
+        identity = None
+        if facts.credential is None or self._is_hosts(facts.credential):
+            identity = await self._ask_host(facts)
+        if identity is not None or facts.credential is None:
+            return Verified(identity)
+        return await self._first_sight(facts, facts.credential, clients)
+
+    def _is_hosts(self, credential: str) -> bool:
+        known = self._known.get(self._digest(credential))
+        return known is not None and known.by_host and known.until_s > self._now_s()
+
+    async def _first_sight(self, facts: Facts, credential: str, clients: AddressClients) -> Verified:
         if not await self._failed_auth.may_verify(clients):
-            return None
+            return _GUEST
         if identity := await self._ask_host(facts):
-            self._known.put(digest, Verified(None, self._now_s() + HOST_TRUST_S, by_host=True))
-            return identity
-        return await self._verify(credential, digest, clients)
+            self._known.put(self._digest(credential), Verified(None, self._now_s() + HOST_TRUST_S, by_host=True))
+            return Verified(identity)
+        return await self._verify(credential, clients)
 
-    async def _verify(self, credential: str, digest: bytes, clients: AddressClients) -> Identity | None:
+    async def _verify(self, credential: str, clients: AddressClients) -> Verified:
         # Up to count_now nothing awaits: no other request of this address can slip in between.
         if not self._failed_auth.may_verify_now(clients):
-            return None
+            return _GUEST
         proof = self._prove(credential)
         if proof is not None:
-            self._known.put(digest, Verified(proof.identity, proof.until_s))
-            return proof.identity
-        self._known.put(digest, Verified(None, self._now_s() + FAILURE_KEPT_S))
+            verified = Verified(proof.identity, proof.until_s)
+            self._known.put(self._digest(credential), verified)
+            return verified
+        self._known.put(self._digest(credential), Verified(None, self._now_s() + FAILURE_KEPT_S))
         self._failed_auth.count_now(clients)
         await self._failed_auth.count(clients)
-        return None
+        return _GUEST
 
     def _prove(self, credential: str) -> Proof | None:
         if not 0 < len(credential) <= LONGEST_CREDENTIAL:

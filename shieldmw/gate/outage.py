@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.bucket import Ask
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.errors import StoreError
 from shieldmw.store.memory import MemoryBuckets
-from shieldmw.store.port import Store
 
+from .batch import Calls, Told
 from .breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -25,27 +25,39 @@ class GuardedStore:
     that an outage does not fill anybody's bucket again.
     """
 
-    def __init__(self, store: Store, local: MemoryBuckets, on_failure: OnStoreFailure) -> None:
-        self._store = store
+    def __init__(
+        self,
+        calls: Calls,
+        local: MemoryBuckets,
+        on_failure: OnStoreFailure,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._calls = calls
         self._local = local
         self._on_failure = on_failure
+        self._now_s = now_s
         self._breaker = Breaker()
 
-    async def take(self, charges: Sequence[Charge]) -> Outcome | None:
-        """The outcome of the charges; None where the store is away and nothing stands in for it."""
+    async def take(self, ask: Ask) -> Told | None:
+        """What becomes of the ask; None where the store is away and nothing stands in for it."""
         is_probe = self._breaker.is_open
-        if self._breaker.permits(time.monotonic()):
+        if not is_probe or self._breaker.permits(self._now_s()):
             try:
-                outcome = await self._ask(charges, is_probe=is_probe)
+                told = await self._calls.take(ask)
             except StoreError as error:
                 self._failed(error)
+            except asyncio.CancelledError:
+                # A caller that goes away counts as no failure, but must not hold up the probes.
+                if is_probe:
+                    self._breaker.abandoned()
+                raise
             else:
                 self._succeeded()
                 if self._on_failure is OnStoreFailure.LOCAL:
-                    self._local.remember(charges, outcome)
-                return outcome
+                    self._local.remember(ask.charges, told.outcome)
+                return told
         if self._on_failure is OnStoreFailure.LOCAL:
-            return self._local.take_now(charges)
+            return Told(self._local.take_now(ask.charges), None)
         return None
 
     @property
@@ -58,22 +70,13 @@ class GuardedStore:
         self._local.clear()
 
     async def aclose(self) -> None:
-        """Give back the store's connections."""
-        await self._store.aclose()
-
-    async def _ask(self, charges: Sequence[Charge], *, is_probe: bool) -> Outcome:
-        """One call; a caller that goes away counts as no failure, but must not hold up the probes."""
-        try:
-            return await self._store.take(charges)
-        except asyncio.CancelledError:
-            if is_probe:
-                self._breaker.abandoned()
-            raise
+        """End the call under way."""
+        await self._calls.aclose()
 
     def _succeeded(self) -> None:
-        if self._breaker.succeeded(time.monotonic()):
+        if self._breaker.succeeded(self._now_s()):
             log.warning("the store answers again")
 
     def _failed(self, error: StoreError) -> None:
-        if self._breaker.failed(time.monotonic()):
+        if self._breaker.failed(self._now_s()):
             log.warning("the store is away (%s): deciding '%s' until it answers", error, self._on_failure)

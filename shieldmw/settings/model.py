@@ -71,6 +71,12 @@ class Settings(BaseSettings):
         description="while the store is away: `local` (this worker's own buckets decide), `open` (all pass), "
         "`closed` (limited requests are refused)",
     )
+    batch: bool = Field(True, description="requests that wait share one call to the store")
+    refusals: bool = Field(True, description="a client that was refused is refused again without asking the store")
+    leases: bool = Field(
+        True,
+        description="a hot client is charged a little ahead; what it does not use is given back in a second",
+    )
     ip_limit: LimitText = Field("300/minute", description="guests, per address; several with `;`, or `off`")
     ip_burst: int | None = Field(
         None, ge=1, description="how many at once, beside a single limit; the limit's amount if unset"

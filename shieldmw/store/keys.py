@@ -7,7 +7,6 @@ from hashlib import blake2b
 
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Client
-from shieldmw.core.table import Table
 
 # Keys that should outlive any event, yet not a decade of neglect: every key has an end.
 KEEP_MS = 10 * 366 * 86_400 * 1000
@@ -15,16 +14,14 @@ KEEP_MS = 10 * 366 * 86_400 * 1000
 # 128 bits: two of a billion clients share a digest with a chance of 1 in 10**21.
 _DIGEST_BYTES = 16
 
-_DIGESTS_KEPT = 65_536
-
 
 class Keys:
     """Names of keys under one prefix. ``secret`` keys the digests, so that they say nothing."""
 
     def __init__(self, prefix: str, secret: bytes) -> None:
         self._prefix = prefix
-        self._hash_key = blake2b(secret, digest_size=32, person=b"shield-client").digest()
-        self._digests: Table[str, str] = Table(_DIGESTS_KEPT)
+        key = blake2b(secret, digest_size=32, person=b"shield-client").digest()
+        self._hash = blake2b(digest_size=_DIGEST_BYTES, key=key)
 
     def bucket(self, charge: Charge) -> str:
         """The bucket of the charge."""
@@ -32,21 +29,18 @@ class Keys:
 
     def bucket_of(self, client: Client, limit_name: str) -> str:
         """The bucket of a limit for a client; buckets of one slot share their hash tag."""
-        slot = self._digest(client.slot)
-        own = "" if client.slot == str(client) else self._digest(str(client)) + ":"
-        return f"{self._prefix}:{{{slot}}}:{own}{limit_name}"
+        name = str(client)
+        own = "" if client.slot == name else self._digest(name) + ":"
+        return f"{self._prefix}:{{{self._digest(client.slot)}}}:{own}{limit_name}"
 
     def client_digest(self, client: Client) -> str:
         """What stands for a client where its name must not be seen."""
         return self._digest(str(client))
 
     def _digest(self, text: str) -> str:
-        known = self._digests.get(text)
-        if known is None:
-            digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES, key=self._hash_key)
-            known = digest.hexdigest()
-            self._digests.put(text, known)
-        return known
+        digest = self._hash.copy()
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

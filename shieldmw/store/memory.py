@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
-from shieldmw.core.bucket import EPOCH_S, Charge, Outcome
+from shieldmw.core.bucket import EPOCH_S, Ask, Charges, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report, SeatTable
 from shieldmw.core.table import Table
@@ -38,38 +39,38 @@ class MemoryBuckets:
 
     def __init__(self, *, most_buckets: int = BUCKETS_KEPT, now_us: Callable[[], int] | None = None) -> None:
         self._now_us = now_us or steady_now_us()
-        self._tats: Table[tuple[Client, str], int] = Table(most_buckets)
+        self._tats: Table[str, int] = Table(most_buckets)
 
     def __len__(self) -> int:
         return len(self._tats)
 
-    def take_now(self, charges: Sequence[Charge]) -> Outcome:
+    def take_now(self, charges: Charges) -> Outcome:
         """Take the charges without ever leaving the current call."""
-        keys = [(charge.client, charge.limit.name) for charge in charges]
-        outcome = bucket.take([self._tats.get(key) for key in keys], charges, self._now_us())
+        keys = [charge.bucket for charge in charges]
+        outcome = bucket.take([self._tats.get(key) for key in keys], Ask(charges), self._now_us())
         if outcome.allowed:
             for key, charge, tat_us in zip(keys, charges, outcome.tats_us, strict=True):
                 if charge.cost:
                     self._tats.put(key, tat_us)
         return outcome
 
-    def would_pass(self, charges: Sequence[Charge]) -> bool:
+    def would_pass(self, charges: Charges) -> bool:
         """Whether the charges fit, without taking them."""
-        stored = [self._tats.get((charge.client, charge.limit.name)) for charge in charges]
-        return bucket.take(stored, charges, self._now_us()).allowed
+        stored = [self._tats.get(charge.bucket) for charge in charges]
+        return bucket.take(stored, Ask(charges), self._now_us()).allowed
 
-    def remember(self, charges: Sequence[Charge], outcome: Outcome) -> None:
+    def remember(self, charges: Charges, outcome: Outcome) -> None:
         """Note how buckets of another store stand, on this store's own clock. What is known to be later stays."""
         shift_us = self._now_us() - outcome.now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
-            key = (charge.client, charge.limit.name)
+            key = charge.bucket
             if tat_us > outcome.now_us:
                 self._tats.put(key, max(tat_us + shift_us, self._tats.get(key) or 0))
 
     def refill_now(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again."""
         for name in limit_names:
-            self._tats.drop((client, name))
+            self._tats.drop(f"{name} {client}")
 
     def clear(self) -> None:
         """Make all buckets full again."""
@@ -93,9 +94,12 @@ class MemoryStore(MemoryBuckets):
         self._queue = Queue(1, 0, 0)
         self._listening: list[asyncio.Queue[str]] = []
 
-    async def take(self, charges: Sequence[Charge]) -> Outcome:
-        """Take the charges, all or nothing."""
-        return self.take_now(charges)
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+        """Take the charges of each ask, all or nothing. Nothing is taken ahead: nothing is far away."""
+        return [self.take_now(ask.charges) for ask in asks]
+
+    async def give_back(self, unspent: Sequence[Unspent]) -> None:
+        """Nothing was taken ahead."""
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again."""

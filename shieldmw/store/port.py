@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
-from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
@@ -22,8 +23,11 @@ from shieldmw.core.waiting import Queue
 class Buckets(Protocol):
     """Takes charges."""
 
-    async def take(self, charges: Sequence[Charge]) -> Outcome:
-        """Take the charges, all or nothing, by the store's own clock."""
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+        """Take the charges of each ask, all or nothing, in order, by the store's own clock."""
+
+    async def give_back(self, unspent: Sequence[Unspent]) -> None:
+        """Give back what was taken ahead and not spent."""
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again, on every worker."""

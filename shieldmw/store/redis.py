@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio as aioredis
+from hiredis import pack_command
 from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -161,7 +162,7 @@ class RedisConnection:
         try:
             async with _translated(), budget(self._timeout_s):
                 await connection.connect()
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                await connection.send_packed_command(_packed(commands), check_health=False)
                 for call in calls:
                     replies = [await self._reply() for _ in call.commands]
                     if not call.replies.done():
@@ -176,6 +177,11 @@ class RedisConnection:
             return await self._connection.read_response()
         except redis_errors.ResponseError as error:
             return error
+
+
+def _packed(commands: Sequence[Command]) -> bytes:
+    """As redis-py packs them, by a parser's speed."""
+    return b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # of any length
 
 
 class _ScriptForgotten(StoreError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 
-from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.bucket import Ask, Charge, Outcome
+from shieldmw.core.lease import Unspent
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "mode", "seats", "queue")
+NAMES = ("take", "give_back", "mode", "seats", "queue")
 
 Run = Callable[[str, Sequence[str], Sequence[str | int]], Awaitable[object]]
 
@@ -20,11 +21,33 @@ def source(name: str) -> str:
     return files("shieldmw.store").joinpath("lua", f"{name}.lua").read_text("ascii")
 
 
-async def take(run: Run, keys: Sequence[str], charges: Sequence[Charge]) -> Outcome:
-    """Run ``take.lua`` on the buckets of the charges."""
-    arguments = [number for charge in charges for number in (charge.limit.unit_us, charge.limit.tau_us, charge.cost)]
-    allowed, now_us, *tats_us = whole_numbers("take", await run("take", keys, arguments), 2 + len(keys))
-    return Outcome(allowed == 1, now_us, tuple(tats_us))
+async def take(run: Run, asks: Sequence[Ask], key_of: Callable[[Charge], str]) -> list[Outcome]:
+    """Run ``take.lua`` for several requests, one after the other."""
+    buckets: dict[str, int] = {}
+    arguments: list[int] = []
+    for charges, ahead in asks:
+        arguments += (len(charges), ahead)
+        for charge in charges:
+            limit = charge.limit
+            bucket = buckets.setdefault(key_of(charge), len(buckets) + 1)
+            arguments += (bucket, limit.unit_us, limit.tau_us, charge.cost)
+    count = 1 + len(asks) + sum(len(ask.charges) for ask in asks)
+    now_us, *numbers = whole_numbers("take", await run("take", list(buckets), arguments), count)
+    outcomes = []
+    at = 0
+    for charges, _ in asks:
+        leased, after = numbers[at], at + 1 + len(charges)
+        outcomes.append(Outcome(leased >= 0, now_us, tuple(numbers[at + 1 : after]), max(leased, 0)))
+        at = after
+    return outcomes
+
+
+async def give_back(run: Run, unspent: Sequence[Unspent], key_of: Callable[[Charge], str]) -> int:
+    """Run ``give_back.lua``; how many buckets took something back."""
+    keys = [key_of(given.charge) for given in unspent]
+    arguments = [number for given in unspent for number in (given.ceiling_us, given.give_us)]
+    reply = await run("give_back", keys, arguments)
+    return whole_numbers("give_back", [reply], 1)[0]
 
 
 async def seats(run: Run, key: str, report: Report, capacity: Capacity, channel: str) -> Grant:

@@ -7,9 +7,10 @@ from secrets import randbits
 from typing import TypeVar
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
-from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
@@ -47,10 +48,15 @@ class RedisStore:
 
     # --- buckets
 
-    async def take(self, charges: Sequence[Charge]) -> Outcome:
-        """Take the charges, all or nothing, by the clock of Redis."""
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+        """Take the charges of each ask, all or nothing, by the clock of Redis."""
         keys = self._keys or await self._learn_keys()
-        return await scripts.take(self._redis.run, [keys.bucket(charge) for charge in charges], charges)
+        return await scripts.take(self._redis.run, asks, keys.bucket)
+
+    async def give_back(self, unspent: Sequence[Unspent]) -> None:
+        """Give back what was leased and not spent."""
+        keys = self._keys or await self._learn_keys()
+        await scripts.give_back(self._redis.run, unspent, keys.bucket)
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Drop a client's buckets, and tell every worker."""

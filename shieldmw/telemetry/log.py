@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from shieldmw.core.decision import Reason, Verdict
 from shieldmw.gate.events import Decided, Evicted
 
 log = logging.getLogger("shieldmw.refusals")
@@ -21,21 +22,21 @@ class RefusalLog:
     The first is logged at once; the rest are counted and told with the next line.
     """
 
+    hears_all = False
+
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._since_s: float | None = None
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[tuple[Verdict, Reason]] = Counter()
 
     def decided(self, event: Decided) -> None:
         """Count the decision; log when it is time."""
         decision = event.decision
-        if decision.verdict == "allowed":
-            return
-        self._counts[f"{decision.verdict} {decision.reason}"] += 1
+        self._counts[decision.verdict, decision.reason] += 1
         now_s = self._now_s()
         if self._since_s is not None and now_s - self._since_s < EVERY_S:
             return
-        counts = ", ".join(f"{name}: {count}" for name, count in sorted(self._counts.items()))
+        counts = ", ".join(f"{verdict} {reason}: {count}" for (verdict, reason), count in sorted(self._counts.items()))
         log.info(
             "%s; the last one: %s %s at %r by %s",
             counts,

@@ -13,7 +13,7 @@ from asgi.admin_app import ADMIN, HOME, VIEW, WRONG
 from shieldmw.asgi.admin_door import LIMIT, Door, Role, Visitor
 from shieldmw.asgi.facts import FactsReader, Reading
 from shieldmw.core.address import Networks, parse_networks
-from shieldmw.gate.gate import Addressing
+from shieldmw.gate.askers import Addressing
 from shieldmw.store.memory import MemoryBuckets
 
 PROXY = "10.0.0.1"

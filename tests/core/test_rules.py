@@ -13,7 +13,7 @@ from shieldmw.core.client import AddressClients, Client, Identity, address_clien
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Policy, Rule, all_limits
+from shieldmw.core.rules import Policy, Rule, Terms, all_limits
 
 IP = Limit("ip", 300, 60, 300)
 TOKEN = Limit("token", 1200, 60, 1200)
@@ -104,20 +104,20 @@ def test_who_is_charged_what(
     identity: Identity | None, clients: AddressClients, path: str, charges: list[tuple[str, str, int]]
 ) -> None:
     """A request is charged to its client and its address, the narrowest client first."""
-    assert named(EVERYTHING.charges(facts(path), identity, clients)) == charges
+    assert named(EVERYTHING.charges(EVERYTHING.terms(facts(path)), identity, clients)) == charges
 
 
 def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
     """A site has four times the limit of one of its networks, not the limit itself."""
-    (one, site) = Policy(ip=(IP,)).charges(facts("/"), None, V6)
+    (one, site) = Policy(ip=(IP,)).charges(Terms(), None, V6)
     assert (one.client, one.limit) == (V6.one, IP)
     assert (site.client, site.limit) == (V6.site, aggregate(IP))
 
 
 def test_no_limit_no_charge() -> None:
     """Where nothing limits a request there is nothing to ask the store."""
-    assert Policy().charges(facts("/live"), None, V6) == ()
-    assert Policy(ip=(IP,)).charges(facts("/live"), ALICE, V6) == ()
+    assert Policy().charges(Terms(), None, V6) == ()
+    assert Policy(ip=(IP,)).charges(Terms(), ALICE, V6) == ()
 
 
 @pytest.mark.parametrize("cost", [0, 1])
@@ -182,17 +182,17 @@ def test_methods(rule_methods: tuple[str, ...], methods: tuple[str, ...], matche
 )
 def test_exempt_look_alikes(path: str, below: str | None, exempt: bool) -> None:
     """Only the path that every server reads alike is exempt."""
-    assert EVERYTHING.is_exempt(facts(path, below=below)) is exempt
+    assert EVERYTHING.terms(facts(path, below=below)).exempt is exempt
 
 
 def test_below_an_exempt_prefix() -> None:
     """An exemption that ends in /* holds for everything below it, but not for the ways out of it."""
     policy = Policy(exempt=(PathPattern("/static/*"),))
-    assert policy.is_exempt(facts("/static/a/b.css"))
-    assert not policy.is_exempt(facts("/static/../live"))
-    assert not policy.is_exempt(facts("/static/%2e%2e/live"))
-    assert not policy.is_exempt(facts("/static/..;/live"))
-    assert not policy.is_exempt(facts("/statics"))
+    assert policy.terms(facts("/static/a/b.css")).exempt
+    assert not policy.terms(facts("/static/../live")).exempt
+    assert not policy.terms(facts("/static/%2e%2e/live")).exempt
+    assert not policy.terms(facts("/static/..;/live")).exempt
+    assert not policy.terms(facts("/statics")).exempt
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_below_an_exempt_prefix() -> None:
 )
 def test_no_spelling_of_a_path_slips_past_its_rule(path: str) -> None:
     """Whatever a server makes of the path, it is charged as /live."""
-    assert LIVE in [charge.limit for charge in EVERYTHING.charges(facts(path), None, V4)]
+    assert LIVE in [charge.limit for charge in EVERYTHING.charges(EVERYTHING.terms(facts(path)), None, V4)]
 
 
 A = Rule("a", PathPattern("/a"), limits=(Limit("a", 1, 1, 10),), cost=2)
@@ -243,7 +243,7 @@ A_AGAIN = Rule("again", PathPattern("/a"), limits=(Limit("again", 1, 1, 10),), c
 def test_a_path_with_several_readings(path: str, below: str | None, limits: list[str], cost: int) -> None:
     """The first rule of each reading counts, each once: all their limits, and the highest of their costs."""
     policy = Policy(ip=(IP,), rules=(A, B, FREE, A_AGAIN))
-    charges = policy.charges(facts(path, below=below), None, V4)
+    charges = policy.charges(policy.terms(facts(path, below=below)), None, V4)
     assert [charge.limit.name for charge in charges] == limits
     assert {charge.cost for charge in charges} == {cost}
 
@@ -252,7 +252,8 @@ def test_a_spelling_never_makes_a_path_impossible() -> None:
     """Rules that each admit their requests admit them also where two hold at once: no cost is above a burst."""
     dear = Rule("dear", PathPattern("/live"), cost=20)
     strict = Rule("strict", PathPattern("/live/*"), limits=(Limit("strict", 10, 60, 10),))
-    charges = Policy(ip=(IP,), rules=(dear, strict)).charges(facts("/live/"), None, V4)
+    policy = Policy(ip=(IP,), rules=(dear, strict))
+    charges = policy.charges(policy.terms(facts("/live/")), None, V4)
     assert all(charge.cost <= charge.limit.burst for charge in charges)
 
 
@@ -266,12 +267,12 @@ pieces = st.lists(
 @given(st.one_of(st.text(max_size=30), pieces), st.one_of(st.text(max_size=30), pieces))
 def test_no_path_raises_or_goes_free(path: str, below: str) -> None:
     """Any text can be a path: it is charged the default limits at least, and once each."""
-    charges = EVERYTHING.charges(facts(path, below=below), None, V6)
+    charges = EVERYTHING.charges(EVERYTHING.terms(facts(path, below=below)), None, V6)
     names = [charge.limit.name for charge in charges]
     assert {"ip", "address", "ip-prefix", "address-prefix"} <= set(names)
     assert len(names) == len(set(names))
     assert all(charge.cost >= 1 for charge in charges)
-    EVERYTHING.is_exempt(facts(path, below=below))
+    assert EVERYTHING.terms(facts(path, below=below)).exempt in (True, False)
 
 
 def test_all_limits_of_a_policy() -> None:
@@ -281,6 +282,6 @@ def test_all_limits_of_a_policy() -> None:
 
 def test_a_token_is_charged_the_same_on_every_address() -> None:
     """A verified subject has one bucket, wherever it comes from."""
-    first, second = (Policy(token=(TOKEN,)).charges(facts("/"), ALICE, clients) for clients in (V4, V6))
+    first, second = (Policy(token=(TOKEN,)).charges(Terms(), ALICE, clients) for clients in (V4, V6))
     assert first == second == (Charge(token_client(ALICE), TOKEN),)
     assert first[0].client == ALICE_CLIENT

@@ -10,19 +10,24 @@ from typing import Any, TypeVar
 
 from shieldmw import Identity, Settings
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
-from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Proof
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.api_keys import ApiKeys
+from shieldmw.gate.askers import Addressing, Askers
+from shieldmw.gate.batch import Batch, Singly
+from shieldmw.gate.charging import SharedCharging
 from shieldmw.gate.deny import DenyWatch
 from shieldmw.gate.events import Decided, Evicted, Observer
 from shieldmw.gate.failed_auth import FailedAuth
-from shieldmw.gate.gate import Addressing, Gate
+from shieldmw.gate.gate import Gate
 from shieldmw.gate.identity import Identifier, TokenVerifier
+from shieldmw.gate.leases import Leases
 from shieldmw.gate.live import LiveRoom
 from shieldmw.gate.outage import GuardedStore
+from shieldmw.gate.refusals import Refusals
 from shieldmw.gate.seats import SeatPlan, Seats
 from shieldmw.gate.switch import Switch
 from shieldmw.store.memory import MemoryBuckets, MemoryStore
@@ -122,20 +127,22 @@ class FlakyStore:
         self.hangs_for_s: float | None = None
         self.lags = False
         self.calls = 0
+        self.asks = 0
         self.under_way = 0
         self.most_under_way = 0
 
-    async def take(self, charges: Sequence[Charge]) -> Outcome:
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
         """Take the charges, if it may; a reply that lags was computed before it arrives."""
         self.calls += 1
+        self.asks += len(asks)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            return await self._take(charges)
+            return await self._take(asks)
         finally:
             self.under_way -= 1
 
-    async def _take(self, charges: Sequence[Charge]) -> Outcome:
+    async def _take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
         if self.held is not None:
             await self.held.wait()
         if self.hangs_for_s is not None:
@@ -145,10 +152,10 @@ class FlakyStore:
             raise self.failing
         if self.lags:
             await asyncio.sleep(0)
-        outcome = self.inner.take_now(charges)
+        outcomes = await self.inner.take(asks)
         if self.lags:
             await asyncio.sleep(0)
-        return outcome
+        return outcomes
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
         """The issued keys, if it may."""
@@ -195,6 +202,7 @@ class CountingVerifier:
 class Heard:
     """An observer that keeps what it is told."""
 
+    hears_all: bool = True
     events: list[Decided] = field(default_factory=list)
     evictions: list[Evicted] = field(default_factory=list)
 
@@ -231,17 +239,23 @@ def worker(
     """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
     settings = Settings(**values)
     local = MemoryBuckets(now_us=clock.us)
-    guarded = GuardedStore(store, local, settings.on_redis_failure)
+    calls = Batch(store, now_us=clock.us) if settings.batch else Singly(store, now_us=clock.us)
+    guarded = GuardedStore(calls, local, settings.on_redis_failure, now_s=loop_time)
+    leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
+    charging = SharedCharging(guarded, leases, Refusals() if settings.refusals else None)
     failed_auth = FailedAuth(settings.policy, guarded, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.forget())
     identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s)
     switch = Switch(store, on_change=lambda: None, now_s=clock.s)
     seats = Seats(store, switch, SeatPlan(0, 0, 0), now_s=clock.s)
+    addressing = Addressing(
+        settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix
+    )
     gate = Gate(
         settings.policy,
-        Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix),
+        Askers(settings.policy, addressing),
         identifier,
-        guarded,
+        charging,
         on_store_failure=OnStoreFailure(settings.on_redis_failure),
         dry_run=settings.dry_run,
         background=(api_keys,),
@@ -249,6 +263,7 @@ def worker(
         deny_list=DenyWatch(store, switch.store_now_s),
         switch=switch,
         room=LiveRoom(store, seats, "event", now_s=clock.s),
+        now_us=clock.us,
     )
     return Worker(gate, identifier, guarded, local, api_keys, clock)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -115,7 +114,7 @@ def test_the_lists_are_asked_about_the_client_and_not_about_its_proxy() -> None:
     direct = worker(memory_store(clock), clock, **POLICY)
 
     def via(hop: str) -> Facts:
-        return replace(facts(peer="10.0.0.1"), forwarded=(hop,))
+        return facts(peer="10.0.0.1")._replace(forwarded=(hop,))
 
     assert run(behind.gate.decide(via(DENIED))).reason is Reason.DENY_LIST
     assert run(behind.gate.decide(via(ALLOWED))).reason is Reason.ALLOW_LIST
@@ -194,7 +193,7 @@ def test_a_dry_run_refuses_nothing_and_says_what_it_would_have(peer: str, reason
 
     dry, refused = run(story())
     assert (dry.verdict, dry.refused, dry.reason) == (Verdict.DRY_RUN, False, reason)
-    assert replace(dry, verdict=Verdict.REFUSED) == refused
+    assert dry._replace(verdict=Verdict.REFUSED) == refused
     assert heard.events[-1].decision is dry
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,12 +26,6 @@ from shieldmw.errors import StoreError, StoreUnavailable
 
 AWAY = StoreUnavailable("Connection refused")
 BUDGET_S = 0.05
-
-
-@pytest.fixture(autouse=True)
-def breaker_on_loop_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The breaker's clock is the loop's virtual one: GuardedStore takes none as an argument."""
-    monkeypatch.setattr("shieldmw.gate.outage.time", SimpleNamespace(monotonic=loop_time))
 
 
 def make(on_failure: str = "local", *, failing: Exception | None = None, **values: Any) -> tuple[Worker, FlakyStore]:
@@ -142,7 +135,7 @@ def test_a_store_that_hangs_costs_its_budget_five_times_and_then_nothing() -> No
 
 def test_a_store_that_is_away_is_probed_once_a_second() -> None:
     """In ten seconds of traffic it is asked about ten times, and never twice at once."""
-    one, store = make(failing=AWAY)
+    one, store = make(failing=AWAY, batch=False, leases=False, ip_limit="1000000/second")
 
     async def story() -> None:
         await decide(one, 5)
@@ -194,7 +187,7 @@ def test_when_the_store_answers_again_it_decides_again() -> None:
 
 def test_a_probe_whose_caller_goes_away_does_not_block_the_next() -> None:
     """A thousand cancelled probes: the one that waits for its answer still ends the outage."""
-    one, store = make(failing=AWAY)
+    one, store = make(failing=AWAY, batch=False, leases=False, ip_limit="1000000/second")
 
     async def story() -> None:
         await decide(one, 5)
@@ -217,7 +210,7 @@ def test_a_probe_whose_caller_goes_away_does_not_block_the_next() -> None:
 
 def test_a_straggler_that_goes_away_does_not_let_a_second_probe_through() -> None:
     """A call from before the breaker opened is no probe: its end says nothing about the one under way."""
-    one, store = make()
+    one, store = make(batch=False)
 
     async def story() -> None:
         store.held = asyncio.Event()
@@ -244,7 +237,7 @@ def test_a_straggler_that_goes_away_does_not_let_a_second_probe_through() -> Non
 
 def test_callers_who_go_away_do_not_open_the_breaker() -> None:
     """A client that hangs up says nothing about the store."""
-    one, store = make("closed")
+    one, store = make("closed", batch=False)
 
     async def story() -> None:
         store.held = asyncio.Event()

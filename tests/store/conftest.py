@@ -6,7 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from servers import RedisKind, RedisServer, keys_without_ttl, redis_server
+from servers import (
+    RedisCluster,
+    RedisKind,
+    RedisSentinels,
+    RedisServer,
+    keys_without_ttl,
+    redis_cluster,
+    redis_sentinels,
+    redis_server,
+)
 
 
 @pytest.fixture(scope="session", params=["valkey", "redis"])
@@ -51,3 +60,34 @@ def every_key_has_a_ttl(request: pytest.FixtureRequest) -> Iterator[None]:
     keys = keys_without_ttl(server.client())
     if keys:
         pytest.fail(f"keys without a TTL: {', '.join(keys)}")
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(kind: RedisKind) -> Iterator[RedisCluster]:
+    """The cluster that all tests of one process share."""
+    with redis_cluster(kind) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: RedisCluster) -> Iterator[RedisCluster]:
+    """The shared cluster, whole and empty; fails a test after which a key would stay there for ever."""
+    shared_cluster.reset()
+    yield shared_cluster
+    shared_cluster.wait_until_converged()
+    assert shared_cluster.keys_without_ttl() == []
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels(kind: RedisKind) -> Iterator[RedisSentinels]:
+    """A master, its replicas and their sentinels, for all tests of one process."""
+    with redis_sentinels(kind) as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def sentinels(shared_sentinels: RedisSentinels) -> Iterator[RedisSentinels]:
+    """The same, whole and empty; fails a test after which a key would stay there for ever."""
+    shared_sentinels.reset()
+    yield shared_sentinels
+    assert keys_without_ttl(shared_sentinels.master().client()) == []

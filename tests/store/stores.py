@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import redis
 
-from shieldmw.core.bucket import EPOCH_S, Charge
+from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Charges, Outcome
 from shieldmw.core.client import Client, Identity, token_client
 from shieldmw.core.limits import US_PER_S, Limit
+from shieldmw.store.port import Buckets
 from shieldmw.store.shared import RedisStore
 
 T = TypeVar("T")
@@ -44,9 +45,38 @@ def someone(name: str = "alice") -> Client:
     return token_client(Identity(name))
 
 
-def one(limit: Limit, cost: int = 1, client: Client | None = None) -> list[Charge]:
+def one(limit: Limit, cost: int = 1, client: Client | None = None) -> Charges:
     """A single charge."""
-    return [Charge(client or someone(), limit, cost)]
+    return (Charge(client or someone(), limit, cost),)
+
+
+async def take(store: Buckets, charges: Iterable[Charge]) -> Outcome:
+    """What becomes of one request, alone in its call."""
+    (outcome,) = await store.take([Ask(tuple(charges))])
+    return outcome
+
+
+def asked(asks: Sequence[Ask]) -> tuple[list[str], list[int]]:
+    """KEYS and ARGV of take.lua, each bucket under the name of its limit."""
+    keys = list(dict.fromkeys(charge.limit.name for ask in asks for charge in ask.charges))
+    arguments = []
+    for ask in asks:
+        arguments += [len(ask.charges), ask.ahead]
+        for _, limit, cost in ask.charges:
+            arguments += [keys.index(limit.name) + 1, limit.unit_us, limit.tau_us, cost]
+    return keys, arguments
+
+
+def answered(asks: Sequence[Ask], reply: Sequence[int]) -> list[Outcome]:
+    """The reply of take.lua in the reference's words, each of its numbers used once."""
+    assert all(type(number) is int for number in reply)
+    now, *rest = reply
+    outcomes = []
+    for ask in asks:
+        leased, tats_us, rest = rest[0], rest[1 : 1 + len(ask.charges)], rest[1 + len(ask.charges) :]
+        outcomes.append(Outcome(leased >= 0, now, tuple(tats_us), max(0, leased)))
+    assert not rest
+    return outcomes
 
 
 def redis_store(

@@ -11,7 +11,7 @@ from servers import RedisServer
 from shieldmw.core.bucket import Charge
 from shieldmw.store.keys import Keys
 from shieldmw.store.shared import RedisStore
-from store.stores import SECRET, all_keys, opened, run, slow_limit, someone
+from store.stores import SECRET, all_keys, opened, run, slow_limit, someone, take
 
 CANCELLED = 10_000
 AT_ONCE = 100
@@ -24,7 +24,7 @@ MOST_TURNS = 60
 async def take_own(store: RedisStore, number: int) -> bool:
     """Take as many units as the number from a bucket of one's own: another's reply has another TAT."""
     charge = Charge(someone(f"client {number}"), slow_limit(UNITS), number)
-    outcome = await store.take([charge])
+    outcome = await take(store, [charge])
     assert outcome.allowed
     assert outcome.tats_us == (outcome.now_us + number * charge.limit.unit_us,), f"{number} got another's reply"
     return True

@@ -8,7 +8,7 @@ import pytest
 
 from servers import RedisKind, RedisServer, redis_server, require, wait_until
 from shieldmw.errors import StoreUnavailable
-from store.stores import AMPLE_S, all_keys, one, opened, run, slow_limit
+from store.stores import AMPLE_S, all_keys, one, opened, run, slow_limit, take
 
 PASSWORD = "p:/@ß %?#"
 
@@ -18,7 +18,7 @@ def takes_two(url: str) -> None:
 
     async def work() -> None:
         async with opened(url, secret=None) as store:
-            taken = [(await store.take(one(slow_limit(2)))).allowed for _ in range(3)]
+            taken = [(await take(store, one(slow_limit(2)))).allowed for _ in range(3)]
             assert taken == [True, True, False]
 
     run(work())
@@ -68,7 +68,7 @@ def test_tls_with_an_unknown_authority_is_refused() -> None:
         async def work() -> None:
             async with opened(own.tls_url.partition("?")[0]) as store:
                 with pytest.raises(StoreUnavailable, match="certificate verify failed"):
-                    await store.take(one(slow_limit(2)))
+                    await take(store, one(slow_limit(2)))
 
         run(work())
         assert all_keys(own.client()) == []
@@ -81,7 +81,7 @@ def test_plain_text_to_a_tls_port_is_unavailable() -> None:
         async def work() -> None:
             async with opened(f"redis://127.0.0.1:{own.tls_port}") as store, asyncio.timeout(AMPLE_S):
                 with pytest.raises(StoreUnavailable):
-                    await store.take(one(slow_limit(2)))
+                    await take(store, one(slow_limit(2)))
 
         run(work())
 
@@ -95,7 +95,7 @@ def test_connections_are_bounded_and_given_back(server: RedisServer) -> None:
 
     async def work() -> None:
         async with opened(server.url) as store:
-            outcomes = await asyncio.gather(*(store.take(one(slow_limit(400))) for _ in range(1000)))
+            outcomes = await asyncio.gather(*(take(store, one(slow_limit(400))) for _ in range(1000)))
             assert sum(outcome.allowed for outcome in outcomes) == 400
             assert ours() == 1
 
@@ -111,10 +111,10 @@ def test_takes_one_after_the_other_need_one_connection(server: RedisServer) -> N
 
     async def work() -> None:
         async with opened(server.url) as store:
-            await store.take(one(slow_limit(400)))
+            await take(store, one(slow_limit(400)))
             before = client.info("stats")["total_connections_received"]
             for _ in range(100):
-                await store.take(one(slow_limit(400)))
+                await take(store, one(slow_limit(400)))
             assert client.info("stats")["total_connections_received"] == before
 
     run(work())

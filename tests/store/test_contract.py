@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
@@ -18,7 +18,7 @@ from shieldmw.core.client import Client, Identity, ListenerClass, address_client
 from shieldmw.core.limits import aggregate
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
-from store.stores import SECRET, one, redis_store, run, slow_limit, someone
+from store.stores import SECRET, one, redis_store, run, slow_limit, someone, take
 
 Open = Callable[[], AbstractAsyncContextManager[Store]]
 
@@ -55,15 +55,15 @@ def open_store(make: Callable[[], Store]) -> Open:
     return opened
 
 
-async def allowed(store: Store, charges: list[Charge]) -> bool:
+async def allowed(store: Store, charges: Iterable[Charge]) -> bool:
     """Whether the charges are taken."""
-    return (await store.take(charges)).allowed
+    return (await take(store, charges)).allowed
 
 
 async def remaining(store: Store, client: Client, burst: int, name: str = "ip") -> int:
     """How many units a bucket still has; takes none."""
     charges = one(slow_limit(burst, name), 0, client)
-    return levels(charges, await store.take(charges))[0].remaining
+    return levels(charges, await take(store, charges))[0].remaining
 
 
 # --- taking ---------------------------------------------------------------------------------------
@@ -90,12 +90,12 @@ def test_an_outcome_tells_where_the_bucket_stands(open_store: Open) -> None:
     async def work() -> None:
         limit = slow_limit(3)
         async with open_store() as store:
-            first = await store.take(one(limit, 2))
+            first = await take(store, one(limit, 2))
             assert first.allowed
             assert first.tats_us == (first.now_us + 2 * limit.unit_us,)
-            second = await store.take(one(limit, 1))
+            second = await take(store, one(limit, 1))
             assert second.tats_us == (first.tats_us[0] + limit.unit_us,)
-            refused = await store.take(one(limit, 1))
+            refused = await take(store, one(limit, 1))
             assert not refused.allowed
             assert refused.tats_us == second.tats_us
 
@@ -118,7 +118,7 @@ def test_cost_0_only_looks(open_store: Open, taken: int, left: int) -> None:
         async with open_store() as store:
             for _ in range(taken):
                 assert await allowed(store, one(limit))
-            looks = [levels(one(limit, 0), await store.take(one(limit, 0)))[0] for _ in range(5)]
+            looks = [levels(one(limit, 0), await take(store, one(limit, 0)))[0] for _ in range(5)]
             assert [(look.remaining, look.retry_after_us) for look in looks] == [(left, 0)] * 5
             assert [await allowed(store, one(limit)) for _ in range(left + 1)] == [True] * left + [False]
 
@@ -132,7 +132,7 @@ def test_more_than_the_burst_never_passes(open_store: Open, cost: int) -> None:
     async def work() -> None:
         async with open_store() as store:
             charges = one(slow_limit(3), cost)
-            outcome = await store.take(charges)
+            outcome = await take(store, charges)
             assert not outcome.allowed
             assert levels(charges, outcome)[0].retry_after_us == NEVER_US
             assert await remaining(store, someone(), 3) == 3
@@ -150,7 +150,7 @@ def test_several_charges_are_taken_all_or_nothing(open_store: Open, empty: int) 
         charges = [Charge(someone(), limit) for limit in limits]
         async with open_store() as store:
             assert await allowed(store, charges)
-            refused = await store.take(charges)
+            refused = await take(store, charges)
             assert not refused.allowed
             stand = levels(charges, refused)
             assert [level.refuses for level in stand] == [number == empty for number in range(3)]
@@ -213,7 +213,7 @@ def test_a_hundred_buckets_are_taken_at_once(open_store: Open) -> None:
     async def work() -> None:
         charges = [Charge(someone(), slow_limit(2, f"limit-{number}")) for number in range(100)]
         async with open_store() as store:
-            outcome = await store.take(charges)
+            outcome = await take(store, charges)
             assert outcome.allowed
             assert len(outcome.tats_us) == 100
 

@@ -12,7 +12,7 @@ import redis
 from servers import missing
 from shieldmw.errors import SettingsError, StoreUnavailable
 from shieldmw.store.embedded import EmbeddedServer
-from store.stores import one, opened, run, slow_limit
+from store.stores import one, opened, run, slow_limit, take
 
 
 def socket_of(server: EmbeddedServer) -> Path:
@@ -35,7 +35,7 @@ def test_it_serves_a_store_and_leaves_nothing() -> None:
 
     async def takes(url: str) -> list[bool]:
         async with opened(url, secret=None) as store:
-            return [(await store.take(one(limit))).allowed for _ in range(2)]
+            return [(await take(store, one(limit))).allowed for _ in range(2)]
 
     with EmbeddedServer() as server:
         folder = socket_of(server).parent

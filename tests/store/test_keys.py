@@ -13,7 +13,7 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Client, Identity, address_clients, token_client
 from shieldmw.core.limits import aggregate
 from shieldmw.store.keys import Keys, Names
-from store.stores import BUCKET_KEY, PREFIX, SECRET, all_keys, opened, run, slow_limit
+from store.stores import BUCKET_KEY, PREFIX, SECRET, all_keys, opened, run, slow_limit, take
 
 HOSTILE = {
     "colons": "alice:ip:203.0.113.7",
@@ -72,7 +72,7 @@ def test_a_hostile_client_leaves_only_clean_keys_in_the_server(server: RedisServ
         client = Client("token", text, f"token:{text}")
         part = Client("token", text, "token:other")
         async with opened(server.url) as store:
-            assert (await store.take([charge(client), charge(client, "ip-2"), charge(part)])).allowed
+            assert (await take(store, [charge(client), charge(client, "ip-2"), charge(part)])).allowed
 
     run(work())
     found = all_keys(server.client())

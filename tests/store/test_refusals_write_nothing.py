@@ -8,7 +8,7 @@ import pytest
 
 from servers import RedisServer
 from shieldmw.core.bucket import Charge
-from store.stores import calls, everything, one, opened, run, slow_limit, someone
+from store.stores import calls, everything, one, opened, run, slow_limit, someone, take
 
 A, B, C = slow_limit(3, "a"), slow_limit(3, "b"), slow_limit(100, "c")
 
@@ -43,12 +43,12 @@ def test_nothing_is_written(server: RedisServer, charges: list[Charge], allowed:
 
     async def work() -> None:
         async with opened(server.url, secret=None) as store:
-            assert (await store.take([charge("a", 3), charge("b", 1)])).allowed
+            assert (await take(store, [charge("a", 3), charge("b", 1)])).allowed
             before = everything(client)
             assert len(before) == 3
             client.config_resetstat()
             for _ in range(5):
-                assert (await store.take(charges)).allowed is allowed
+                assert (await take(store, charges)).allowed is allowed
             assert calls(client, "evalsha") == 5
             assert calls(client, *WRITES) == 0
             assert everything(client) == before
@@ -62,10 +62,10 @@ def test_a_flood_of_refusals_writes_nothing(server: RedisServer) -> None:
 
     async def work() -> None:
         async with opened(server.url) as store:
-            assert (await store.take(one(A, 3))).allowed
+            assert (await take(store, one(A, 3))).allowed
             before = everything(client)
             client.config_resetstat()
-            outcomes = await asyncio.gather(*(store.take([charge("c"), charge("a")]) for _ in range(1000)))
+            outcomes = await asyncio.gather(*(take(store, [charge("c"), charge("a")]) for _ in range(1000)))
             assert not any(outcome.allowed for outcome in outcomes)
             assert calls(client, *WRITES) == 0
             assert everything(client) == before
@@ -79,9 +79,9 @@ def test_a_look_beside_a_charge_writes_the_charge_alone(server: RedisServer) -> 
 
     async def work() -> None:
         async with opened(server.url) as store:
-            await store.take(one(A, 2))
+            await take(store, one(A, 2))
             [(key, looked_at)] = everything(client).items()
-            assert (await store.take([charge("a", 0), charge("b")])).allowed
+            assert (await take(store, [charge("a", 0), charge("b")])).allowed
             after = everything(client)
             assert len(after) == 2
             assert after[key] == looked_at

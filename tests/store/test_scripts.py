@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from shieldmw.core.bucket import Outcome
+from shieldmw.core.bucket import Ask, Charge, Outcome
 from shieldmw.errors import StoreError
 from shieldmw.store import scripts
 from store.stores import one, run, slow_limit
@@ -38,18 +38,25 @@ def test_a_script_says_what_it_is(name: str) -> None:
 
 
 def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
-    """Three whole numbers for each bucket, in the order of the charges."""
+    """Each bucket once; two whole numbers for each request and four for each of its charges, in their order."""
     asked: list[tuple[str, Sequence[str], Sequence[str | int]]] = []
 
     async def call(script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
         asked.append((script, keys, arguments))
-        return [1, 10, 20, 30]
+        return [10, 7, 20, 30, -1, 40, 0]
 
-    charges = [*one(slow_limit(3), 2), *one(slow_limit(5, "b"), 0)]
-    outcome = run(scripts.take(call, ["a", "b"], charges))
+    a, b = slow_limit(3, "a"), slow_limit(5, "b")
+    asks = [Ask((*one(a, 2), *one(b, 0)), 9), Ask(one(b, 6)), Ask(())]
+    outcomes = run(scripts.take(call, asks, named))
     day_us = 86_400_000_000
-    assert asked == [("take", ["a", "b"], [day_us, 3 * day_us, 2, day_us, 5 * day_us, 0])]
-    assert outcome == Outcome(True, 10, (20, 30))
+    first, second = [1, day_us, 3 * day_us, 2], [2, day_us, 5 * day_us]
+    assert asked == [("take", ["a", "b"], [2, 9, *first, *second, 0, 1, 0, *second, 6, 0, 0])]
+    assert outcomes == [Outcome(True, 10, (20, 30), 7), Outcome(False, 10, (40,)), Outcome(True, 10, ())]
+
+
+def named(charge: Charge) -> str:
+    """A key that is the name of its limit."""
+    return charge.limit.name
 
 
 @pytest.mark.parametrize(
@@ -59,14 +66,14 @@ def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
         b"OK",
         1,
         [],
-        [1, 10],  # a TAT is missing: Lua ends an array at nil
-        [1, 10, 20, 30],  # one too many
-        [1, 10, None],
-        [1, 10, b"20"],
-        [1, 10, 20.0],
-        [True, 10, 20],
-        {"1": 10},
-        [[1, 10, 20]],
+        [10, 0],  # a TAT is missing: Lua ends an array at nil
+        [10, 0, 20, 30],  # one too many
+        [10, 0, None],
+        [10, 0, b"20"],
+        [10, 0, 20.0],
+        [10, True, 20],
+        {"10": 0},
+        [[10, 0, 20]],
         "x" * 10_000_000,
     ],
 )
@@ -77,5 +84,5 @@ def test_a_reply_of_another_form_is_an_error(reply: object) -> None:
         return reply
 
     with pytest.raises(StoreError, match=r"take\.lua returned .*expected 3 whole numbers") as caught:
-        run(scripts.take(call, ["a"], one(slow_limit(3))))
+        run(scripts.take(call, [Ask(one(slow_limit(3)))], named))
     assert len(str(caught.value)) < 300

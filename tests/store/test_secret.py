@@ -12,14 +12,14 @@ from shieldmw.core.client import Identity
 from shieldmw.errors import StoreError
 from shieldmw.store.keys import Keys
 from shieldmw.store.shared import RedisStore
-from store.stores import SECRET_KEY, all_keys, one, opened, redis_store, run, slow_limit
+from store.stores import SECRET_KEY, all_keys, one, opened, redis_store, run, slow_limit, take
 
 KEPT_MS = 3_600_000
 
 
 async def takes(*stores: RedisStore) -> list[bool]:
     """Whether one unit of one bucket with burst 2 is there for each store in turn."""
-    return [(await store.take(one(slow_limit(2)))).allowed for store in stores]
+    return [(await take(store, one(slow_limit(2)))).allowed for store in stores]
 
 
 def test_the_first_worker_makes_the_secret_for_all(server: RedisServer) -> None:
@@ -41,7 +41,7 @@ def test_workers_that_start_together_agree(server: RedisServer) -> None:
 
     async def work() -> None:
         stores = [redis_store(server.url, secret=None, candidate=bytes([65 + number]) * 32) for number in range(20)]
-        outcomes = await asyncio.gather(*(store.take(one(slow_limit(7))) for store in stores))
+        outcomes = await asyncio.gather(*(take(store, one(slow_limit(7))) for store in stores))
         assert sum(outcome.allowed for outcome in outcomes) == 7
         await asyncio.gather(*(store.aclose() for store in stores))
 
@@ -58,7 +58,7 @@ def test_after_flushall_the_fleet_puts_its_secret_back(server: RedisServer) -> N
             opened(server.url, secret=None, candidate=b"1" * 32) as old,
             opened(server.url, secret=None, candidate=b"3" * 32) as late,
         ):
-            await old.take(one(slow_limit(2)))
+            await take(old, one(slow_limit(2)))
             before = client.get(SECRET_KEY)
             client.flushall()
             await old.api_keys(None)
@@ -77,7 +77,7 @@ def test_after_flushall_a_newcomer_may_be_first(server: RedisServer) -> None:
             opened(server.url, secret=None, candidate=b"1" * 32) as old,
             opened(server.url, secret=None, candidate=b"3" * 32) as late,
         ):
-            await old.take(one(slow_limit(2)))
+            await take(old, one(slow_limit(2)))
             client.flushall()
             assert await takes(late) == [True]
             table = await old.api_keys(None)
@@ -136,7 +136,7 @@ def test_a_secret_that_is_set_is_not_kept_in_the_store(server: RedisServer) -> N
 
     async def work() -> None:
         async with opened(server.url, secret=b"s" * 32) as store:
-            await store.take(one(slow_limit(2)))
+            await take(store, one(slow_limit(2)))
             await store.api_keys(None)
             await store.add_api_key(ApiKey("a" * 64, Identity("alice"), 0))
             table = await store.api_keys(None)
@@ -170,7 +170,7 @@ def test_a_secret_that_is_set_wins_over_the_one_kept(server: RedisServer) -> Non
 
     async def work() -> None:
         async with opened(server.url, secret=b"s" * 32) as store:
-            await store.take(one(slow_limit(2)))
+            await take(store, one(slow_limit(2)))
 
     run(work())
     assert Keys("shield", b"s" * 32).bucket(one(slow_limit(2))[0]) in all_keys(server.client())
@@ -193,7 +193,7 @@ def test_a_secret_that_cannot_be_one_is_an_error(server: RedisServer, kept: byte
 
     async def work() -> None:
         async with opened(server.url, secret=None) as store:
-            for ask in (lambda: store.take(one(slow_limit(2))), lambda: store.api_keys(None)):
+            for ask in (lambda: take(store, one(slow_limit(2))), lambda: store.api_keys(None)):
                 with pytest.raises(StoreError, match="set SHIELD_SECRET") as caught:
                     await ask()
                 assert len(kept) < 10 or kept.decode() not in str(caught.value)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from servers import RedisServer
 from shieldmw.core.api_keys import ApiKey
-from shieldmw.core.bucket import EPOCH_S, Charge
+from shieldmw.core.bucket import EPOCH_S, Ask, Charge
 from shieldmw.core.client import Client, Identity
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.store import scripts
-from store.stores import API_KEYS_KEY, SECRET_KEY, all_keys, now_us, one, opened, run, slow_limit
+from store.stores import API_KEYS_KEY, SECRET_KEY, all_keys, answered, asked, now_us, one, opened, run, slow_limit, take
 
 EPOCH_MS = EPOCH_S * 1000
 CHARGED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -23,13 +23,13 @@ CHARGED = settings(deadline=None, suppress_health_check=[HealthCheck.function_sc
 
 def take_one(client: redis.Redis, limit: Limit, cost: int, key: str) -> tuple[int, int, int, int]:
     """Take from a bucket: the script's time, the TAT, when the key ends (ms since 2025), the time after."""
-    take = client.register_script(scripts.source("take"))
+    script = client.register_script(scripts.source("take"))
     with client.pipeline(transaction=True) as pipeline:
-        take(keys=[key], args=[limit.unit_us, limit.tau_us, cost], client=pipeline)
+        script(keys=[key], args=asked([Ask(one(limit, cost))])[1], client=pipeline)
         pipeline.pexpiretime(key)
         pipeline.time()
-        (allowed, now, tat_us), ends_ms, after = pipeline.execute()
-    assert allowed == 1
+        (now, leased, tat_us), ends_ms, after = pipeline.execute()
+    assert leased == 0
     after_us = (int(after[0]) - EPOCH_S) * US_PER_S + int(after[1])
     return now, tat_us, ends_ms - EPOCH_MS, after_us
 
@@ -98,7 +98,7 @@ def test_expiry_gives_nothing_away(server: RedisServer, amount: int, burst: int,
     async def work() -> tuple[int, int]:
         limit = Limit("ip", amount, 1, burst)
         async with opened(server.url) as store:
-            outcomes = await asyncio.gather(*(store.take(one(limit)) for _ in range(requests)))
+            outcomes = await asyncio.gather(*(take(store, one(limit)) for _ in range(requests)))
         times = [outcome.now_us for outcome in outcomes]
         span_us = max(times) - min(times)
         return sum(outcome.allowed for outcome in outcomes), burst + span_us // limit.unit_us
@@ -110,9 +110,10 @@ def test_expiry_gives_nothing_away(server: RedisServer, amount: int, burst: int,
 def test_an_idle_bucket_leaves_the_server_and_is_full(server: RedisServer) -> None:
     """When its key has gone the bucket is full, and it is not gone while the bucket is not."""
     client = server.client()
-    take = client.register_script(scripts.source("take"))
+    script = client.register_script(scripts.source("take"))
+    whole = [Ask(one(Limit("ip", 1000, 1, 5), 5))]
     for _ in range(20):
-        now, tat_us, *_ = take_one(client, Limit("ip", 1000, 1, 5), 5, "key")
+        _, tat_us, *_ = take_one(client, Limit("ip", 1000, 1, 5), 5, "key")
         while True:
             with client.pipeline(transaction=True) as pipeline:
                 pipeline.exists("key")
@@ -121,8 +122,8 @@ def test_an_idle_bucket_leaves_the_server_and_is_full(server: RedisServer) -> No
             if not exists:
                 break
         assert now_us(client) >= tat_us
-        allowed, now, tat_us = take(keys=["key"], args=[1000, 5000, 5])
-        assert (allowed, tat_us) == (1, now + 5000)
+        (outcome,) = answered(whole, script(keys=["key"], args=asked(whole)[1]))
+        assert (outcome.allowed, outcome.tats_us) == (True, (outcome.now_us + 5000,))
         client.delete("key")
 
 
@@ -134,7 +135,7 @@ def test_every_key_of_every_operation_has_an_end(server: RedisServer) -> None:
         site = Client("ip", "2001:db8::/56", "ip:2001:db8::/56")
         house = Client("ip", "2001:db8::/64", site.slot)
         async with opened(server.url, secret=None) as store:
-            await store.take([Charge(house, limit), Charge(site, aggregate(limit))])
+            await take(store, [Charge(house, limit), Charge(site, aggregate(limit))])
             await store.add_api_key(ApiKey("a" * 64, Identity("alice"), 0))
             await store.revoke_api_keys(["b" * 64])
             await store.api_keys(None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,10 +14,10 @@ from hypothesis import strategies as st
 
 from servers import RedisServer
 from shieldmw.core import bucket
-from shieldmw.core.bucket import EPOCH_S, Charge, Outcome
+from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Outcome
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.store import scripts
-from store.stores import all_keys, now_us, someone
+from store.stores import all_keys, answered, asked, now_us, one, someone
 
 PERIODS_S = [1, 60, 3600, 86_400]
 KEPT_MS = 3_600_000
@@ -34,6 +36,8 @@ NO_NUMBERS = [b"", b"abc", b"\x00", b"1 2", b"--1", b"1,5", b"{}", b"\xff\xfe", 
 
 TAKEN_FROM_REDIS = "redis.call('TIME')"
 TAKEN_FROM_ARGUMENTS = "{ARGV[#ARGV - 1], ARGV[#ARGV]}"
+ALL_ARGUMENTS = "last = 1, #ARGV"
+ALL_BUT_TWO = "last = 1, #ARGV - 2"
 
 TRACE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -68,44 +72,45 @@ def offsets(limit: Limit) -> st.SearchStrategy[int]:
 
 @dataclass(frozen=True)
 class Step:
-    """One take of a trace: whom to charge what, after some time, with some keys overwritten."""
+    """One call of a trace: what is asked, after some time, with some keys overwritten."""
 
-    charges: list[Charge]
+    asks: list[Ask]
     later_us: int
     stored: dict[str, int | bytes | None] = field(default_factory=dict)
 
 
 @st.composite
-def steps(draw: st.DrawFn, known: list[Limit]) -> Step:
-    """A step over some of the buckets, in any order."""
-    chosen = draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
-    charges = [Charge(someone(), limit, draw(costs(limit))) for limit in chosen]
+def asks(draw: st.DrawFn, known: list[list[Limit]]) -> Ask:
+    """A request over some of the buckets, in any order, by any of the limits that each has."""
+    chosen = draw(st.lists(st.sampled_from(known), min_size=1, unique_by=lambda same: same[0].name))
+    limits = [draw(st.sampled_from(same)) for same in chosen]
+    charges = tuple(Charge(someone(), limit, draw(costs(limit))) for limit in limits)
+    return Ask(charges, draw(st.sampled_from([0, 0, 1, 8, 1000]) | st.integers(0, 1000)))
+
+
+@st.composite
+def steps(draw: st.DrawFn, known: list[list[Limit]]) -> Step:
+    """A batch, after a time."""
+    batch = draw(st.lists(asks(known), min_size=1, max_size=6))
+    charged = {charge.limit.name: charge.limit for ask in batch for charge in ask.charges}
     stored = {
-        limit.name: draw(st.none() | st.sampled_from(NO_NUMBERS) | offsets(limit))
-        for limit in chosen
+        name: draw(st.none() | st.sampled_from(NO_NUMBERS) | offsets(limit))
+        for name, limit in charged.items()
         if draw(st.booleans())
     }
-    longest = max(limit.tau_us for limit in chosen)
-    later_us = draw(st.sampled_from([0, 1, chosen[0].unit_us]) | st.integers(0, longest))
-    return Step(charges, later_us, stored)
+    first, longest = next(iter(charged.values())), max(limit.tau_us for limit in charged.values())
+    later_us = draw(st.sampled_from([0, 1, first.unit_us]) | st.integers(0, longest))
+    return Step(batch, later_us, stored)
 
 
 @st.composite
 def traces(draw: st.DrawFn) -> list[Step]:
-    """A few takes from a few buckets."""
-    known = [draw(limits(f"limit-{number}")) for number in range(draw(st.integers(1, 4)))]
-    return draw(st.lists(steps(known), min_size=1, max_size=8))
-
-
-def arguments(charges: list[Charge]) -> list[int]:
-    """ARGV of take.lua."""
-    return [number for charge in charges for number in (charge.limit.unit_us, charge.limit.tau_us, charge.cost)]
-
-
-def outcome(reply: list[int]) -> Outcome:
-    """The script's reply in the reference's words."""
-    assert all(type(number) is int for number in reply)
-    return Outcome(reply[0] == 1, reply[1], tuple(reply[2:]))
+    """A few batches over a few buckets, some of which are charged by two limits."""
+    known = [
+        [draw(limits(f"limit-{number}")) for _ in range(draw(st.sampled_from([1, 1, 2])))]
+        for number in range(draw(st.integers(1, 4)))
+    ]
+    return draw(st.lists(steps(known), min_size=1, max_size=6))
 
 
 def number(text: bytes | str | None) -> int | None:
@@ -113,23 +118,41 @@ def number(text: bytes | str | None) -> int | None:
     return int(text) if isinstance(text, bytes) and re.fullmatch(rb"-?\d+", text) else None
 
 
-def written(charges: list[Charge], before: list[bytes | None], now: Outcome) -> list[bytes | None]:
-    """What the keys must hold after a take: the digits of the new TATs, or what was there."""
-    return [
-        str(tat_us).encode() if now.allowed and charge.cost else old
-        for charge, old, tat_us in zip(charges, before, now.tats_us, strict=True)
-    ]
+Texts = dict[str, bytes | None]
+Ends = dict[str, int]
 
 
-def compare(charges: list[Charge], before: list[bytes | None], taken: Outcome, after: list[bytes | None]) -> None:
-    """The reference decides alike, and the server holds what it should."""
-    assert taken == bucket.take([number(text) for text in before], charges, taken.now_us)
-    for expected, found, tat_us in zip(written(charges, before, taken), after, taken.tats_us, strict=True):
-        fleeting = tat_us - taken.now_us < FLEETING_MS * 1000
-        assert found == expected or (found is None and fleeting)
+def folded(batch: list[Ask], before: Texts, now: int) -> tuple[list[Outcome], Texts]:
+    """The reference, request after request: what becomes of each, and what the keys hold afterwards."""
+    texts = dict(before)
+    outcomes = []
+    for ask in batch:
+        outcome = bucket.take([number(texts[charge.limit.name]) for charge in ask.charges], ask, now)
+        outcomes.append(outcome)
+        for charge, tat_us in zip(ask.charges, outcome.tats_us, strict=True):
+            if outcome.allowed and charge.cost:
+                texts[charge.limit.name] = str(tat_us).encode()
+    return outcomes, texts
 
 
-def put(client: redis.Redis, stored: dict[str, int | bytes | None], origin_us: int) -> None:
+def compare(batch: list[Ask], before: Texts, taken: list[Outcome], after: Texts, ends_us: Ends) -> Texts:
+    """The reference decides alike, and the server holds what it should, no shorter than it must; what that is.
+
+    ``ends_us`` is when each key that was written ends, at the latest of its millisecond.
+    """
+    now = taken[0].now_us
+    expected, texts = folded(batch, before, now)
+    assert taken == expected
+    for key, text in texts.items():
+        tat_us = number(text)
+        fleeting = text != before[key] and tat_us is not None and tat_us - now < FLEETING_MS * 1000
+        assert after[key] == text or (after[key] is None and fleeting)
+        if text != before[key] and tat_us is not None and after[key] is not None and key in ends_us:
+            assert ends_us[key] > tat_us
+    return texts
+
+
+def put(client: redis.Redis, stored: Mapping[str, int | bytes | None], origin_us: int) -> None:
     """Overwrite keys: a number is an offset from the origin, None removes the key."""
     for key, value in stored.items():
         if value is None:
@@ -138,25 +161,34 @@ def put(client: redis.Redis, stored: dict[str, int | bytes | None], origin_us: i
             client.set(key, str(origin_us + value) if isinstance(value, int) else value, px=KEPT_MS)
 
 
+def call(client: redis.Redis, source: str, batch: list[Ask], *time: int) -> tuple[Texts, list[Outcome], Texts, Ends]:
+    """One call: what lay under its keys, what it answered, what lies there now, and when that ends."""
+    keys, arguments = asked(batch)
+    script = client.register_script(source)
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.mget(keys)
+        script(keys=keys, args=[*arguments, *time], client=pipeline)
+        pipeline.mget(keys)
+        for key in keys:
+            pipeline.pexpiretime(key)
+        before, reply, after, *ends_ms = pipeline.execute()
+    ends = {key: (ms + 1) * 1000 - EPOCH_S * US_PER_S for key, ms in zip(keys, ends_ms, strict=True)}
+    taken = answered(batch, reply)
+    return dict(zip(keys, before, strict=True)), taken, dict(zip(keys, after, strict=True)), ends
+
+
 @TRACE
 @given(trace=traces())
 def test_the_script_decides_as_the_reference(shared_server: RedisServer, trace: list[Step]) -> None:
     """By the clock of Redis, with what the script itself has written: same verdicts, same TATs, same digits."""
     client = shared_server.client()
     client.flushall()
-    take = client.register_script(scripts.source("take"))
     for step in trace:
         for key in all_keys(client):
             if (tat_us := number(client.get(key))) is not None:
                 client.set(key, tat_us - step.later_us, px=KEPT_MS)
         put(client, step.stored, now_us(client))
-        keys = [charge.limit.name for charge in step.charges]
-        with client.pipeline(transaction=True) as pipeline:
-            pipeline.mget(keys)
-            take(keys=keys, args=arguments(step.charges), client=pipeline)
-            pipeline.mget(keys)
-            before, reply, after = pipeline.execute()
-        compare(step.charges, before, outcome(reply), after)
+        compare(step.asks, *call(client, scripts.source("take"), step.asks))
     client.close()
 
 
@@ -167,28 +199,21 @@ def test_the_script_decides_as_the_reference_at_any_time(
 ) -> None:
     """With the time given, so that every edge is hit to the microsecond, from 2025 to the year 2110."""
     source = scripts.source("take")
-    assert source.count(TAKEN_FROM_REDIS) == 1
+    assert source.count(TAKEN_FROM_REDIS) == source.count(ALL_ARGUMENTS) == 1
+    source = source.replace(TAKEN_FROM_REDIS, TAKEN_FROM_ARGUMENTS).replace(ALL_ARGUMENTS, ALL_BUT_TWO)
     client = shared_server.client()
     client.flushall()
-    take = client.register_script(source.replace(TAKEN_FROM_REDIS, TAKEN_FROM_ARGUMENTS))
-    state: dict[str, bytes | None] = {}
+    state: Texts = {}
     at_us = start_us
     for step in trace:
-        at_us += step.later_us
-        at_us = min(at_us, LATEST_US)
-        keys = [charge.limit.name for charge in step.charges]
+        at_us = min(at_us + step.later_us, LATEST_US)
+        keys = asked(step.asks)[0]
         put(client, {key: state.get(key) for key in keys}, 0)
         put(client, step.stored, at_us)
-        time = [EPOCH_S + at_us // US_PER_S, at_us % US_PER_S]
-        with client.pipeline(transaction=True) as pipeline:
-            pipeline.mget(keys)
-            take(keys=keys, args=[*arguments(step.charges), *time], client=pipeline)
-            pipeline.mget(keys)
-            before, reply, after = pipeline.execute()
-        taken = outcome(reply)
-        assert taken.now_us == at_us
-        compare(step.charges, before, taken, after)
-        state |= zip(keys, written(step.charges, before, taken), strict=True)
+        time = (EPOCH_S + at_us // US_PER_S, at_us % US_PER_S)
+        before, taken, after, _ = call(client, source, step.asks, *time)
+        assert taken[0].now_us == at_us
+        state |= compare(step.asks, before, taken, after, {})
     client.close()
 
 
@@ -213,26 +238,59 @@ def test_strange_text_in_a_bucket_is_full_or_empty(server: RedisServer, stored: 
     """Whatever was written there, a take neither fails nor gives more than the burst, and heals it."""
     client = server.client()
     limit = Limit("ip", 1, 86_400, 3)
-    take = client.register_script(scripts.source("take"))
+    unit = [Ask(one(limit))]
+    script = client.register_script(scripts.source("take"))
     client.set("key", stored, px=KEPT_MS)
-    replies = [take(keys=["key"], args=[limit.unit_us, limit.tau_us, 1]) for _ in range(4)]
-    assert [reply[0] for reply in replies] == [1] * left + [0] * (4 - left)
-    now, tat_us = replies[0][1:]
-    assert tat_us == now + (limit.unit_us if left else limit.tau_us)
+    outcomes = [answered(unit, script(keys=["key"], args=asked(unit)[1]))[0] for _ in range(4)]
+    assert [outcome.allowed for outcome in outcomes] == [True] * left + [False] * (4 - left)
+    assert outcomes[0].tats_us == (outcomes[0].now_us + (limit.unit_us if left else limit.tau_us),)
     if left:
-        assert client.get("key") == str(replies[2][2]).encode()
+        assert client.get("key") == str(outcomes[2].tats_us[0]).encode()
 
 
 def test_the_last_digit_of_a_tat_is_kept(server: RedisServer) -> None:
     """A TAT of 16 digits is written and read without rounding: 14, as Lua writes by itself, would lose 100 us."""
     client = server.client()
-    take = client.register_script(scripts.source("take"))
     limit = Limit("ip", 1, 86_400, 36_000)
+    script, unit = client.register_script(scripts.source("take")), [Ask(one(limit))]
     stored = now_us(client) + limit.tau_us - 86_400_000_001
     assert len(str(stored)) == 16
     for last in range(10):
         client.set("key", stored // 10 * 10 - 10 + last, px=KEPT_MS)
-        allowed, _, tat_us = take(keys=["key"], args=[limit.unit_us, limit.tau_us, 1])
-        assert allowed == 1
+        (outcome,) = answered(unit, script(keys=["key"], args=asked(unit)[1]))
+        assert outcome.allowed
+        assert client.get("key") == str(outcome.tats_us[0]).encode()
+        assert outcome.tats_us[0] % 10 == last
+
+
+@pytest.mark.parametrize("stored", [None, *NO_NUMBERS, b"nan", b"inf", b"-inf", b"1e400"])
+def test_garbage_in_one_bucket_harms_no_other_request(server: RedisServer, stored: bytes | None) -> None:
+    """Of three requests in one call the one whose bucket holds it, or a list, leaves the others their outcomes."""
+    client = server.client()
+    if stored is None:
+        client.rpush("broken", "x")
+        client.pexpire("broken", KEPT_MS)
+    else:
+        client.set("broken", stored, px=KEPT_MS)
+    limits = {name: Limit(name, 1, 86_400, 100) for name in ("before", "broken", "after")}
+    batch = [Ask(one(limit, 2), 1) for limit in limits.values()]
+    keys, arguments = asked(batch)
+    taken = answered(batch, client.register_script(scripts.source("take"))(keys=keys, args=arguments))
+    for outcome, name in ((taken[0], "before"), (taken[2], "after")):
+        assert (outcome.allowed, outcome.leased) == (True, 1)
+        assert outcome.tats_us == (outcome.now_us + 4 * limits[name].unit_us,)
+        assert client.get(name) == str(outcome.tats_us[0]).encode()
+
+
+def test_a_number_that_a_script_writes_keeps_all_its_digits(server: RedisServer) -> None:
+    """Up to 2^53, and round ones too, which a server could write as 1e+15: no digit of a TAT or a TTL is lost."""
+    client, chance = server.client(), random.Random(1)
+    numbers = [2**53 - 1, 2**53, 2**52 - 1, 2**52, 2**52 + 1, *(digit * 10**15 for digit in range(1, 10))]
+    numbers += [chance.randrange(2**52, 2**53) for _ in range(1000)] + [10**power for power in range(16)]
+    numbers += [chance.randrange(10**power) for power in range(1, 16) for _ in range(50)]
+    write = client.register_script("redis.call('SET', KEYS[1], ARGV[1] + 0, 'PX', ARGV[2] + 0)")
+    for tat_us in numbers:
+        ttl_ms = max(FLEETING_MS * 100, min(tat_us, LONGEST_TAU_US // 1000))
+        write(keys=["key"], args=[tat_us, ttl_ms])
         assert client.get("key") == str(tat_us).encode()
-        assert tat_us % 10 == last
+        assert ttl_ms - 60_000 < client.pttl("key") <= ttl_ms

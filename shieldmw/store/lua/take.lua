@@ -1,38 +1,59 @@
--- take: charge several buckets, all or nothing. The twin of core/bucket.py.
+-- take: decide requests one after the other, each one's charges all or nothing. The twin of core/bucket.py.
 --
--- KEYS     the buckets, each holding a TAT: microseconds since 2025-01-01, as decimal text
--- ARGV     for each bucket three whole numbers: unit_us, tau_us, cost in units
--- returns  {1 if allowed else 0, now_us, TAT in force of each bucket ...}
+-- KEYS     the buckets, each once, each holding a TAT: microseconds since 2025-01-01, as decimal text
+-- ARGV     for each request two whole numbers: how many charges, how often more it would like them ahead;
+--          then for each of its charges four: index of its bucket in KEYS, unit_us, tau_us, cost in units
+-- returns  {now_us, and for each request: -1 where it is refused, else how often more it was charged ahead;
+--          then the TAT in force of each of its charges' buckets}
 -- TTL      until the bucket is full again, never less: a key that is gone is a full bucket
 --
--- Numbers are doubles, exact to 2^53. tostring() and .. would cut them to 14 digits, hence %.0f.
+-- Numbers are doubles, exact to 2^53. tostring() and .. would cut them to 14 digits; redis.call() keeps 17.
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])
 
-local allowed = 1
-local old, new = {}, {}
-for i, key in ipairs(KEYS) do
-  local unit, tau, cost = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
-  local stored = tonumber(redis.call('GET', key) or now) or now
-  if stored ~= stored then -- "nan" is a number to Lua
-    stored = now
-  end
-  old[i] = math.min(math.max(stored, now), now + tau)
-  new[i] = old[i] + cost * unit
-  if new[i] - now > tau then
-    allowed = 0
-  end
+local tats = redis.call('MGET', unpack(KEYS))
+for bucket = 1, #KEYS do
+  local tat = tonumber(tats[bucket] or now) or now
+  tats[bucket] = tat == tat and tat or now -- "nan" is a number to Lua
 end
 
-if allowed == 0 then
-  return {0, now, unpack(old)}
+local max, min, floor = math.max, math.min, math.floor
+local reply, filled = {now}, 1
+local charged = {}
+local at, last = 1, #ARGV
+while at < last do
+  local count, ahead = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local first, after = at + 2, at + 2 + 4 * count
+  local fits, times = true, 1 + ahead
+  local olds, steps = {}, {}
+  for i = first, after - 1, 4 do
+    local tau, step = tonumber(ARGV[i + 2]), ARGV[i + 1] * ARGV[i + 3]
+    local old = min(max(tats[tonumber(ARGV[i])], now), now + tau)
+    local used = old + step - now
+    fits = fits and used <= tau
+    if ahead > 0 and step > 0 then
+      times = min(times, 1 + floor((tau - 2 * used) / (8 * step)))
+    end
+    olds[i], steps[i] = old, step
+  end
+  times = max(times, 1)
+  reply[filled + 1] = fits and times - 1 or -1
+  filled = filled + 1
+  for i = first, after - 1, 4 do
+    local tat = olds[i]
+    if fits and steps[i] > 0 then
+      local bucket = tonumber(ARGV[i])
+      tat = tat + times * steps[i]
+      tats[bucket], charged[bucket] = tat, true
+    end
+    filled = filled + 1
+    reply[filled] = tat
+  end
+  at = after
 end
 
-for i, key in ipairs(KEYS) do
-  if tonumber(ARGV[3 * i]) > 0 then
-    local ttl_ms = math.max(1, math.ceil((new[i] - now) / 1000))
-    redis.call('SET', key, string.format('%.0f', new[i]), 'PX', string.format('%.0f', ttl_ms))
-  end
+for bucket in pairs(charged) do
+  redis.call('SET', KEYS[bucket], tats[bucket], 'PX', max(1, math.ceil((tats[bucket] - now) / 1000)))
 end
-return {1, now, unpack(new)}
+return reply

@@ -1,0 +1,70 @@
+"""A lease: charges taken ahead in the store, spent here without a call. Pure; exact, because it cannot outlive its use.
+
+The store's TAT already holds the whole lease: it stands at the *ceiling*. What was really spent is the TAT
+that the store would have had without it. That one is kept here and moved by GCRA's own rule, ``max(tat, now) +
+step``; a request fits while it stays at or below the ceiling. So the store's TAT is never earlier than the
+true one, whatever other workers add to it, and the bucket's promise holds to the unit. A lease that lies idle
+shrinks as the bucket refills.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .bucket import Charge, Charges, Outcome
+
+
+class Unspent(NamedTuple):
+    """What may be given back of one bucket: ``give_us`` of its TAT, if that is still exactly ``ceiling_us``.
+
+    Whoever charged the bucket since may hold a lease behind this one, and counts on what was taken before it.
+    """
+
+    charge: Charge
+    ceiling_us: int
+    give_us: int
+
+
+class Lease:
+    """What is left of charges that were taken ahead.
+
+    ``shift_us`` is the spender's clock minus the store's, or less: its time may seem later than it is, never earlier.
+    """
+
+    __slots__ = ("_ceilings_us", "_shift_us", "_steps_us", "_tats_us", "charges")
+
+    def __init__(self, charges: Charges, outcome: Outcome, shift_us: int = 0) -> None:
+        self.charges = charges
+        self._shift_us = shift_us
+        self._steps_us = tuple([charge.step_us for charge in charges])
+        self._ceilings_us = tuple([tat_us + shift_us for tat_us in outcome.tats_us])
+        self._tats_us = tuple([tat_us + shift_us for tat_us in without_lease(charges, outcome).tats_us])
+
+    def spend(self, now_us: int) -> Outcome | None:
+        """Spend the charges once, by the spender's clock; None where less than that is left."""
+        tats_us = []
+        for tat_us, ceiling_us, step_us in zip(self._tats_us, self._ceilings_us, self._steps_us, strict=True):
+            new_us = (tat_us if tat_us > now_us else now_us) + step_us
+            if new_us > ceiling_us:
+                return None
+            tats_us.append(new_us)
+        self._tats_us = tuple(tats_us)
+        return Outcome(True, now_us, self._tats_us)
+
+    def unspent(self, now_us: int) -> tuple[Unspent, ...]:
+        """What can be given back of each bucket."""
+        return tuple(
+            Unspent(charge, ceiling_us - self._shift_us, ceiling_us - max(tat_us, now_us))
+            for charge, ceiling_us, tat_us in zip(self.charges, self._ceilings_us, self._tats_us, strict=True)
+            if ceiling_us > max(tat_us, now_us)
+        )
+
+
+def without_lease(charges: Charges, outcome: Outcome) -> Outcome:
+    """The outcome as if nothing had been taken ahead."""
+    if not outcome.leased:
+        return outcome
+    tats_us = [
+        tat_us - outcome.leased * charge.step_us for tat_us, charge in zip(outcome.tats_us, charges, strict=True)
+    ]
+    return Outcome(outcome.allowed, outcome.now_us, tuple(tats_us))

@@ -1,0 +1,127 @@
+"""Group commit: while one call to the store is under way requests queue up, and the next call takes them all.
+
+No timer: an idle worker calls at once. A request that goes away while it waits cancels nothing: its charges may
+be taken, and nobody else's outcome moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from shieldmw.core.bucket import Ask, Outcome
+from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.store.port import Store
+
+from . import ticks
+
+# What one call takes along at most. More would make the first wait for the last, and a script can hand at most
+# 8,000 keys to one command.
+MOST_ASKS = 256
+MOST_CHARGES = 2000
+
+
+class Told(NamedTuple):
+    """An outcome, and when the store was asked for it, in this worker's ticks; None where it was not.
+
+    That was before the store decided: so a TAT, moved by the difference between that and the store's time, is
+    never later on this worker's clock than it truly is.
+    """
+
+    outcome: Outcome
+    sent_us: int | None
+
+
+class Calls(Protocol):
+    """How the store is asked."""
+
+    def take(self, ask: Ask) -> Awaitable[Told]:
+        """What becomes of the ask; fails with ``StoreError``."""
+
+    async def aclose(self) -> None:
+        """Give back connections."""
+
+
+class Singly:
+    """Asks the store for each request alone."""
+
+    def __init__(self, store: Store, *, now_us: Callable[[], int] = ticks.now_us) -> None:
+        self._store = store
+        self._now_us = now_us
+
+    async def take(self, ask: Ask) -> Told:
+        """What becomes of the ask."""
+        sent_us = self._now_us()
+        (outcome,) = await self._store.take([ask])
+        return Told(outcome, sent_us)
+
+    async def aclose(self) -> None:
+        """Give back connections."""
+        await self._store.aclose()
+
+
+_Waiting = tuple[Ask, asyncio.Future[Told]]
+
+
+class Batch:
+    """Asks the store for many at once."""
+
+    def __init__(self, store: Store, *, now_us: Callable[[], int] = ticks.now_us) -> None:
+        self._store = store
+        self._now_us = now_us
+        self._waiting: list[_Waiting] = []
+        self._calling: asyncio.Task[None] | None = None
+
+    def take(self, ask: Ask) -> asyncio.Future[Told]:
+        """What becomes of the ask; fails with ``StoreError``."""
+        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, told))
+        if self._calling is None:
+            self._calling = asyncio.create_task(self._call(), name="shieldmw batch")
+        return told
+
+    async def aclose(self) -> None:
+        """End the call under way, and give back connections; whoever waits is told that the store is away."""
+        if self._calling is not None:
+            self._calling.cancel()
+            await asyncio.gather(self._calling, return_exceptions=True)
+        await self._store.aclose()
+
+    async def _call(self) -> None:
+        """Call as long as anybody waits. Those who queue behind a call that fails fail with it."""
+        group: list[_Waiting] = []
+        failure = StoreError("closed")
+        try:
+            while self._waiting:
+                count = _fitting(self._waiting)
+                group, self._waiting = self._waiting[:count], self._waiting[count:]
+                sent_us = self._now_us()
+                outcomes = await self._store.take([ask for ask, _ in group])
+                for (_, told), outcome in zip(group, outcomes, strict=True):
+                    if not told.done():
+                        told.set_result(Told(outcome, sent_us))
+        except StoreError as error:
+            failure = error
+        except asyncio.CancelledError:
+            failure = StoreUnavailable("closed")
+            raise
+        finally:
+            self._calling = None
+            self._fail(group, failure)
+
+    def _fail(self, group: Sequence[_Waiting], failure: StoreError) -> None:
+        for _, told in (*group, *self._waiting):
+            if not told.done():
+                told.set_exception(type(failure)(*failure.args))
+        self._waiting = []
+
+
+def _fitting(waiting: Sequence[_Waiting]) -> int:
+    """How many of those who wait go with one call, at least one."""
+    charges = 0
+    for count, (ask, _) in enumerate(waiting[:MOST_ASKS]):
+        charges += len(ask.charges)
+        if charges > MOST_CHARGES and count:
+            return count
+    return min(len(waiting), MOST_ASKS)

@@ -1,0 +1,260 @@
+"""Leases beside other workers: whatever is spent, left idle or given back, the bucket keeps its promise.
+
+One bucket is shared by several workers as in a store; what they spend is held against sliding windows in true time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shieldmw.core.bucket import Ask, Charge, Charges, Outcome, take
+from shieldmw.core.client import Client
+from shieldmw.core.lease import Lease, Unspent
+from shieldmw.core.limits import Limit
+
+ALICE = Client("token", "alice", "token:alice")
+START_US = 10**9
+WORKERS = 3
+S = 1_000_000
+
+relaxed = settings(deadline=None, max_examples=400)
+
+
+def charges_of(limits: Sequence[Limit], costs: Sequence[int]) -> Charges:
+    """One charge for each limit."""
+    return tuple(Charge(ALICE, limit, cost) for limit, cost in zip(limits, costs, strict=True))
+
+
+@dataclass
+class World:
+    """A store's buckets, the true time, and workers with at most one lease each."""
+
+    limits: list[Limit]
+    now_us: int = START_US
+    tats_us: dict[str, int] = field(default_factory=dict)
+    leases: dict[int, Lease] = field(default_factory=dict)
+    under_way: list[tuple[Unspent, ...]] = field(default_factory=list)
+    spent: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+
+    def take(self, charges: Charges, ahead: int = 0) -> Outcome:
+        """A call to the store."""
+        stored = [self.tats_us.get(charge.limit.name) for charge in charges]
+        outcome = take(stored, Ask(charges, ahead), self.now_us)
+        if outcome.allowed:
+            taken = {
+                charge.limit.name: tat for charge, tat in zip(charges, outcome.tats_us, strict=True) if charge.cost
+            }
+            self.tats_us |= taken
+            self._note(charges)
+        return outcome
+
+    def lease(self, worker: int, ahead: int, costs: Sequence[int]) -> None:
+        """A call that asks for more ahead; a lease that the worker had is lost."""
+        charges = charges_of(self.limits, costs)
+        outcome = self.take(charges, ahead)
+        if outcome.leased:
+            self.leases[worker] = Lease(charges, outcome)
+
+    def spend(self, worker: int, times: int, late_us: int) -> None:
+        """Requests from a lease, by a clock that is so late."""
+        for _ in range(times):
+            if worker not in self.leases or self.leases[worker].spend(self.now_us + late_us) is None:
+                return
+            self._note(self.leases[worker].charges)
+
+    def give_back(self, worker: int, late_us: int, at_once: bool) -> None:
+        """Give a lease back: at once, or with a call that arrives later."""
+        if worker in self.leases:
+            self.under_way.append(self.leases.pop(worker).unspent(self.now_us + late_us))
+            if at_once:
+                self.arrive(-1)
+
+    def arrive(self, which: int = 0) -> None:
+        """The store takes back what was sent to it, if nobody has charged the bucket since the lease was taken.
+
+        Anything laxer lets more pass: another worker's lease counts on the TAT that it found, and charges that came
+        while the call was under way count on a bucket that was not full.
+        """
+        if self.under_way:
+            for given in self.under_way.pop(which):
+                name = given.charge.limit.name
+                if self.tats_us.get(name) == given.ceiling_us:
+                    self.tats_us[name] -= given.give_us
+
+    def drain(self, part: int) -> None:
+        """Charge each bucket with all that the store says is left, or a part of it."""
+        for limit in self.limits:
+            left = (limit.tau_us - max(0, self.tats_us.get(limit.name, 0) - self.now_us)) // limit.unit_us
+            if left // part:
+                self.take(charges_of([limit], [left // part]))
+
+    def wait(self, quarters: int) -> None:
+        """Some quarters of a unit's time go by."""
+        self.now_us += quarters * self.limits[0].unit_us // 4
+
+    def refill(self, which: int, more_us: int) -> None:
+        """Time goes by until a bucket looks full in the store, give or take a microsecond."""
+        name = self.limits[which % len(self.limits)].name
+        self.now_us = max(self.now_us, self.tats_us.get(name, 0) + more_us)
+
+    def assert_promise(self) -> None:
+        """No window of the true time holds more than burst + rate * D of any bucket."""
+        for limit in self.limits:
+            mine = [(at_us, costs[limit.name]) for at_us, costs in self.spent if costs.get(limit.name)]
+            for first in range(len(mine)):
+                total = 0
+                for at_us, cost in mine[first:]:
+                    total += cost
+                    over_us = (total - limit.burst) * limit.unit_us - (at_us - mine[first][0])
+                    assert over_us <= 0, f"{limit.name}: {total} units in {at_us - mine[first][0]} us"
+
+    def _note(self, charges: Charges) -> None:
+        costs = {charge.limit.name: charge.cost for charge in charges}
+        if self.spent and self.spent[-1][0] == self.now_us:
+            same = self.spent[-1][1]
+            costs = {name: same.get(name, 0) + costs.get(name, 0) for name in same | costs}
+            self.spent[-1] = (self.now_us, costs)
+        else:
+            self.spent.append((self.now_us, costs))
+
+
+Event = tuple[str, tuple[object, ...]]
+Trace = tuple[list[Limit], list[Event], list[int]]
+
+
+def events(buckets: int) -> st.SearchStrategy[list[Event]]:
+    """What happens, crowded around leases that overlap and buckets that look full."""
+    worker = st.integers(0, WORKERS - 1)
+    costs = st.tuples(*[st.sampled_from([1, 1, 1, 2, 5, 0])] * buckets).filter(any)
+    late = st.sampled_from([0, 0, 0, 1, 50_000])
+    event = st.one_of(
+        st.tuples(st.just("lease"), st.tuples(worker, st.just(1000), st.just((1,) * buckets))),
+        st.tuples(st.just("give_back"), st.tuples(worker, st.just(0), st.just(True))),
+        st.tuples(st.just("refill"), st.tuples(st.just(0), st.just(0))),
+        st.tuples(st.just("lease"), st.tuples(worker, st.sampled_from([1000, 10, 0]), costs)),
+        st.tuples(st.just("drain"), st.tuples(st.integers(1, 4))),
+        st.tuples(st.just("spend"), st.tuples(worker, st.integers(1, 30), late)),
+        st.tuples(st.just("give_back"), st.tuples(worker, late, st.booleans())),
+        st.tuples(st.just("arrive"), st.just(())),
+        st.tuples(st.just("wait"), st.tuples(st.integers(0, 1000))),
+        st.tuples(st.just("refill"), st.tuples(st.integers(0, 1), st.sampled_from([-1, 0, 1]))),
+    )
+    return st.lists(event, min_size=3, max_size=14)
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    """One or two buckets, what happens, and in which order the workers spend what they have at the end."""
+    limits = [
+        Limit(
+            f"limit-{number}",
+            draw(st.sampled_from([1, 7, 1000, 1_000_000])),
+            draw(st.sampled_from([1, 60])),
+            draw(st.sampled_from([16, 40, 100, 1000])),
+        )
+        for number in range(draw(st.sampled_from([1, 1, 2])))
+    ]
+    return limits, draw(events(len(limits))), draw(st.permutations(range(WORKERS)))
+
+
+def play(trace: Trace) -> World:
+    """Let it happen; at the end everything is spent, given back and drained at one instant."""
+    limits, happened, order = trace
+    world = World(limits)
+    for name, arguments in happened:
+        getattr(world, name)(*arguments)
+    for worker in order:
+        world.spend(worker, 2000, 0)
+    while world.under_way:
+        world.arrive()
+    world.drain(1)
+    return world
+
+
+@relaxed
+@given(traces())
+def test_leases_never_let_more_pass(trace: Trace) -> None:
+    """Several workers, with leases that lie idle, cross and come back late: burst + rate * D holds to the unit."""
+    play(trace).assert_promise()
+
+
+def test_a_lease_given_back_under_another_lets_nothing_more_pass() -> None:
+    """The shortest case: two leases, the first comes back, time goes by, then the second is spent on a full bucket."""
+    world = World([Limit("ip", 1, 1, 16)])
+    world.lease(0, 1000, (1,))
+    world.lease(1, 1000, (1,))
+    world.give_back(0, 0, True)
+    world.refill(0, 0)
+    world.spend(1, 10, 0)
+    world.drain(1)
+    world.assert_promise()
+
+
+def test_a_lease_given_back_late_lets_nothing_more_pass() -> None:
+    """What was unspent when the call was sent may have come back by itself, and been spent, when it arrives."""
+    world = World([Limit("ip", 1, 1, 100)])
+    world.lease(0, 10, (1,))
+    world.give_back(0, 0, False)
+    world.wait(4 * 10)
+    world.drain(2)
+    world.arrive()
+    world.drain(1)
+    world.assert_promise()
+
+
+SPENDS = st.lists(st.tuples(st.integers(0, 5 * S), st.integers(0, 5 * S)), max_size=40)
+
+
+@relaxed
+@given(st.integers(16, 200), st.integers(0, 1000), st.integers(1, 3), SPENDS)
+def test_no_spend_goes_beyond_the_ceiling(burst: int, ahead: int, cost: int, spends: list[tuple[int, int]]) -> None:
+    """However early or late, a spend ends at or below the TAT that the store holds, and each moves a step at least."""
+    charges = charges_of([Limit("ip", 1, 1, burst)], [cost])
+    outcome = take([None], Ask(charges, ahead), START_US)
+    if not outcome.allowed:
+        return
+    lease, now_us = Lease(charges, outcome), START_US
+    tats_us = [outcome.tats_us[0] - outcome.leased * charges[0].step_us]
+    for later_us, late_us in spends:
+        now_us += later_us
+        spent = lease.spend(now_us + late_us)
+        if spent is not None:
+            assert spent.allowed
+            assert spent.tats_us[0] <= outcome.tats_us[0]
+            assert spent.tats_us[0] == max(tats_us[-1], now_us + late_us) + charges[0].step_us
+            tats_us.append(spent.tats_us[0])
+    assert all(after - before >= charges[0].step_us for before, after in pairwise(tats_us))
+    assert len(tats_us) - 1 <= outcome.leased
+
+
+@relaxed
+@given(st.integers(16, 200), st.integers(1, 1000), st.integers(0, 300 * S))
+def test_an_idle_lease_shrinks_as_its_bucket_refills(burst: int, ahead: int, idle_us: int) -> None:
+    """What can be spent and what can be given back shrink alike, to nothing where the bucket is full again."""
+    charges = charges_of([Limit("ip", 1, 1, burst)], [1])
+    outcome = take([None], Ask(charges, ahead), START_US)
+    lease, now_us = Lease(charges, outcome), START_US + idle_us
+    left_us = min(outcome.leased * S, max(0, outcome.tats_us[0] - now_us))
+    assert [given.give_us for given in lease.unspent(now_us)] == [left_us] * bool(left_us)
+    assert all(lease.spend(now_us) for _ in range(left_us // S))
+    assert lease.spend(now_us) is None
+
+
+@pytest.mark.parametrize("narrow", [0, 1, 2])
+def test_several_charges_are_spent_all_or_nothing(narrow: int) -> None:
+    """Wherever the bucket stands that refills first, its end is the lease's, and no other is spent by then."""
+    limits = [Limit(f"limit-{number}", 1, 1, 100) for number in range(3)]
+    limits[narrow] = replace(limits[narrow], amount=10, burst=1000)
+    charges = charges_of(limits, [1, 1, 1])
+    outcome = take([None] * 3, Ask(charges, 5), START_US)
+    lease = Lease(charges, outcome)
+    before = lease.unspent(START_US + S)
+    assert len(before) == 2
+    assert lease.spend(START_US + S) is None
+    assert lease.unspent(START_US + S) == before
