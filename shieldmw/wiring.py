@@ -14,6 +14,7 @@ from .asgi.admin_door import Door
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
+from .asgi.stopping import StopSignals
 from .errors import SettingsError
 from .gate.api_keys import ApiKeys
 from .gate.control import Control
@@ -140,7 +141,16 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         guarded,
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
-        background=(switch, deny_list, api_keys, *jwks, seats, room, ChangeListener(store, heard)),
+        background=(
+            switch,
+            deny_list,
+            api_keys,
+            *jwks,
+            seats,
+            room,
+            ChangeListener(store, heard),
+            StopSignals(seats.leave),
+        ),
         observers=observers,
         deny_list=deny_list,
         switch=switch,

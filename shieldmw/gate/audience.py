@@ -81,6 +81,13 @@ class AudienceBook:
         self.release(seat)
         seat.leave()
 
+    def evict_all(self) -> int:
+        """Take every seat back; how many there were."""
+        everybody = [seat for seats in self._seats.values() for seat in seats]
+        for seat in everybody:
+            self.evict(seat)
+        return len(everybody)
+
     def _fits(self, seat: Seat, *, live: bool) -> bool:
         allotment = self.allotment
         here = self.present()

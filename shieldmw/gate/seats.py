@@ -95,6 +95,12 @@ class Seats:
         self._turned_s = 0.0
         self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
         self._stepper: asyncio.Task[None] | None = None
+        self._giving_back: asyncio.Task[None] | None = None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this worker is about to end: nobody may come any more."""
+        return self._giving_back is not None
 
     @property
     def grant(self) -> Grant | None:
@@ -174,11 +180,25 @@ class Seats:
 
     async def start(self) -> None:
         """Ask for seats, and keep asking; evict step by step what is too much."""
+        self._giving_back = None
         await self._refresher.start(first_s=1.0)
         self._stepper = asyncio.create_task(self._steps(), name="shieldmw eviction")
 
+    def leave(self) -> None:
+        """This worker is about to end: every listener leaves at once, nobody comes, and all seats are given back."""
+        if self._giving_back is None:
+            self._giving_back = asyncio.create_task(self._give_back(), name="shieldmw seats")
+            self._allot()
+            if count := self.book.evict_all():
+                log.info("this worker stops: %d live listeners leave", count)
+
     async def stop(self) -> None:
-        """Give all seats back at once."""
+        """Leave, and wait until the seats are given back."""
+        self.leave()
+        if self._giving_back is not None:
+            await self._giving_back
+
+    async def _give_back(self) -> None:
         await self._refresher.stop()
         if self._stepper is not None:
             self._stepper.cancel()
@@ -193,6 +213,9 @@ class Seats:
 
     def _allot(self) -> None:
         """What the book may hold: the grant, cut to the mode in force; without a lease half an equal share."""
+        if self.is_leaving:
+            self.book.allotment = Allotment(0, 0)
+            return
         capacity = self.capacity()
         if capacity is None:
             guests = None if self.guest_share > 0 else 0
