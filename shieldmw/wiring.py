@@ -26,6 +26,7 @@ from .gate.live import LiveRoom
 from .gate.outage import GuardedStore
 from .gate.seats import SeatPlan, Seats
 from .gate.switch import ChangeListener, Switch
+from .gate.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import problem
 from .store.embedded import EmbeddedServer
@@ -128,6 +129,9 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     def heard(change: str) -> None:
         if change == "seats":
             seats.soon()
+            return
+        if change.startswith(TAKEN):
+            room.takeovers.heard(change)
             return
         switch.soon()
         deny_list.soon()

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from random import random
 from secrets import token_bytes, token_hex
 
@@ -19,6 +20,7 @@ from shieldmw.store.port import Store
 from .audience import Seat
 from .refresher import Refresher
 from .seats import Seats
+from .takeover import Takeovers
 
 # Numbers of the waiting room are leased in blocks, so that a crowd costs a call a second, not one each. Blocks
 # are small while few come: numbers that nobody holds are called in vain.
@@ -48,6 +50,7 @@ class LiveRoom:
 
     def __init__(self, store: Store, seats: Seats, event: str, *, now_s: Callable[[], float] = time.time) -> None:
         self.seats = seats
+        self.takeovers = Takeovers(store, seats)
         self._store = store
         self._event = event
         self._now_s = now_s
@@ -66,14 +69,18 @@ class LiveRoom:
         client = self._signer.client_digest(who)
         ticket = self._ticket(facts.paper, client, decision.listener_class, now_s)
         # One connection for each live path: a player and a chat in one browser show the same ticket.
-        held_by = f"{ticket.id} {facts.route_path}"
-        seat = Seat(decision.listener_class, self._signer.cohort(who, now_s), held_by, leave)
+        path = blake2b(facts.route_path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        cohort = self._signer.cohort(who, now_s)
         live = ticket.until_s > 0
+        back_ms = self.seats.now_ms() if live else 0
+        seat = Seat(decision.listener_class, cohort, ticket.id, leave, path, back_ms)
         number = self._number(facts.paper, client, now_s)
         first = live or (number is not None and number <= self._queue.called)
         if not first and self._must_wait(decision):
             self.seats.turned_away(decision.listener_class, hash(client))
         elif self.seats.admit(seat, live=first, listener=hash(client)):
+            if live:
+                self.takeovers.came_back(seat)
             renewed = Ticket(ticket.id, client, decision.listener_class, int(now_s) + TICKET_S)
             return Entry(seat, self._signer.sign_ticket(renewed))
         if decision.listener_class is ListenerClass.GUEST:
@@ -139,9 +146,11 @@ class LiveRoom:
     async def start(self) -> None:
         """Keep the queue fresh."""
         await self._refresher.start(first_s=1.0)
+        await self.takeovers.start()
 
     async def stop(self) -> None:
         """Keep it fresh no longer."""
+        await self.takeovers.stop()
         await self._refresher.stop()
 
 

@@ -123,6 +123,10 @@ class Seats:
         share = self._switch.state.guest_share
         return self._plan.emergency_guest_share if share is None else share
 
+    def now_ms(self) -> int:
+        """The clock of the store, on which all workers agree who came first."""
+        return int(self._switch.store_now_s() * 1000)
+
     def admit(self, seat: Seat, *, live: bool, listener: int) -> bool:
         """Give a seat without any I/O; a listener who gets none counts as demand."""
         self._allot()

@@ -182,6 +182,10 @@ class MemoryStore(MemoryBuckets):
         """Add a change to the audit, now."""
         self._note(replace(entry, when_s=self._now_s()), "audit")
 
+    async def tell(self, change: str) -> None:
+        """Tell every worker of a change that is not kept."""
+        self._tell(change)
+
     async def changes(self) -> AsyncIterator[str]:
         """What changed, as it happens."""
         listener: asyncio.Queue[str] = asyncio.Queue()

@@ -95,8 +95,11 @@ class ModeRegister(Protocol):
     async def note(self, entry: AuditEntry) -> None:
         """Add a change to the audit that no other method adds; the store says when it was."""
 
+    async def tell(self, change: str) -> None:
+        """Tell every worker of a change that is not kept; whoever does not listen now misses it."""
+
     def changes(self) -> AsyncIterator[str]:
-        """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``) as it happens; first '' once it listens."""
+        """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``, ``taken …``); first '' once it listens."""
 
 
 class SeatRegister(Protocol):

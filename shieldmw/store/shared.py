@@ -208,6 +208,10 @@ class RedisStore:
         """Add a change to the audit, now."""
         await self._redis.transaction(*self._audited(entry, "audit"))
 
+    async def tell(self, change: str) -> None:
+        """Tell every worker of a change that is not kept."""
+        await self._redis.command("PUBLISH", self._names.changes, change)
+
     async def changes(self) -> AsyncIterator[str]:
         """What changed, as it happens."""
         async for message in self._redis.messages(self._names.changes):
