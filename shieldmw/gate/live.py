@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from random import random
 from secrets import token_bytes, token_hex
@@ -93,6 +93,21 @@ class LiveRoom:
         if shown is not None and shown.client == client and shown.listener_class is listener_class:
             return shown
         return Ticket(token_hex(8), client, listener_class, 0)
+
+    def renewed(self, paper: str, decision: Decision) -> str | None:
+        """A new ticket for the one shown with another request, once half of its life is over.
+
+        Only for its own client, and only while a stream with it is here: whoever listens for longer than a ticket
+        lives would else come back as a stranger.
+        """
+        now_s = self._now_s()
+        shown = self._signer.read_ticket(paper, now_s)
+        if shown is None or shown.until_s - now_s >= TICKET_S / 2 or not self.seats.book.is_live(shown.id):
+            return None
+        client = self._signer.client_digest(_who(decision))
+        if shown.client != client or shown.listener_class is not decision.listener_class:
+            return None
+        return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))
 
     def _number(self, paper: str | None, client: str, now_s: float) -> int | None:
         shown = None if paper is None else self._signer.read_number(paper, now_s)
