@@ -14,7 +14,7 @@ from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
-from shieldmw.core.waiting import Place, Queue, place
+from shieldmw.core.waiting import EMPTY, Place, place
 from shieldmw.store.port import Store
 
 from .audience import Seat
@@ -57,7 +57,7 @@ class LiveRoom:
         self._signer = Signer(token_bytes(32), event)
         self._secret: bytes | None = None
         self._numbers: deque[int] = deque()
-        self._queue = Queue(1, 0, 0)
+        self._queue = EMPTY
         self._calls_per_s = 0.0
         self._asked = 0
         self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
@@ -143,7 +143,7 @@ class LiveRoom:
         if self.seats.capacity() is None:
             return
         give, was = self._numbers_to_lease(), self._queue.called
-        self._queue = await self._store.queue(give, self.seats.free())
+        self._queue = await self._store.queue(give, self.seats.free(), self._queue)
         self._calls_per_s += 0.2 * ((self._queue.called - was) / POLL_S - self._calls_per_s)
         self._numbers.extend(range(self._queue.first, self._queue.first + give))
 

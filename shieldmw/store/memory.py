@@ -16,7 +16,7 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report, SeatTable
 from shieldmw.core.table import Table
-from shieldmw.core.waiting import Queue
+from shieldmw.core.waiting import EMPTY, Queue
 
 from .port import AuditEntry, StoredMode
 
@@ -90,7 +90,7 @@ class MemoryStore(MemoryBuckets):
         self._mode = ModeState()
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_LENGTH)
         self._seats = SeatTable()
-        self._queue = Queue(1, 0, 0)
+        self._queue = EMPTY
         self._listening: list[asyncio.Queue[str]] = []
 
     async def take(self, charges: Sequence[Charge]) -> Outcome:
@@ -135,6 +135,10 @@ class MemoryStore(MemoryBuckets):
         self._deny = DenyList(self._deny.version + 1, (*others, entry))
         what = f"deny {entry.network}"
         self._note(AuditEntry(self._now_s(), entry.actor, what, "", f"until {entry.until_s:.0f}", entry.reason), "deny")
+
+    async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
+        """This store loses none."""
+        return False
 
     async def undeny(self, network: str, actor: str) -> bool:
         """Refuse it no longer; whether it was refused."""
@@ -205,10 +209,11 @@ class MemoryStore(MemoryBuckets):
         """Give back all seats of a worker that stops."""
         self._seats.release(worker)
 
-    async def queue(self, give: int, free: int) -> Queue:
+    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Take numbers to give out, and call as many as seats came free."""
-        given = self._queue.given + give
-        self._queue = Queue(given - give + 1, given, min(given, self._queue.called + free))
+        given = max(self._queue.given, known.given) + give
+        called = max(self._queue.called, known.called)
+        self._queue = Queue(given - give + 1, given, max(called, min(given, called + free)))
         return self._queue
 
     async def aclose(self) -> None:

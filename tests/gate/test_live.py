@@ -15,7 +15,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.core.tickets import TICKET_S
-from shieldmw.core.waiting import SHORTEST_POLL_S, Queue
+from shieldmw.core.waiting import EMPTY, SHORTEST_POLL_S, Queue
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.audience import Seat
 from shieldmw.gate.live import SMALLEST_BLOCK, Entry, LiveRoom, TurnedAway
@@ -49,12 +49,12 @@ class QueueStore(MemoryStore):
     away = False
     asked = 0
 
-    async def queue(self, give: int, free: int) -> Queue:
+    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Give and call numbers, if it is not away."""
         self.asked += 1
         if self.away:
             raise StoreUnavailable("away")
-        return await super().queue(give, free)
+        return await super().queue(give, free, known)
 
 
 @dataclass
