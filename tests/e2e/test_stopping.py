@@ -33,13 +33,15 @@ END_S = 5.0
 # hypercorn tells worker processes of its end by a flag that apps cannot see; one process has the signal itself.
 ONE_PROCESS = ("--workers", "0")
 
-SERVERS: dict[str, tuple[AsgiKind, str, Sequence[str]]] = {
-    "uvicorn": ("uvicorn", "shielded_live_app:shielded", ("--loop", "asyncio")),
-    "uvicorn on uvloop": ("uvicorn", "shielded_live_app:shielded", ("--loop", "uvloop")),
-    "granian": ("granian", "shielded_live_app:shielded", ("--loop", "asyncio")),
-    "shieldmw serve": ("shieldmw", "live_app:app", ()),
-    "hypercorn": ("hypercorn", "shielded_live_app:shielded", ONE_PROCESS),
-    "hypercorn on uvloop": ("hypercorn", "shielded_live_app:shielded", (*ONE_PROCESS, "-k", "uvloop")),
+SERVERS: dict[str, tuple[AsgiKind, int, Sequence[str]]] = {
+    "uvicorn": ("uvicorn", 1, ("--loop", "asyncio")),
+    "uvicorn on uvloop": ("uvicorn", 1, ("--loop", "uvloop")),
+    "two workers of uvicorn": ("uvicorn", 2, ()),
+    "granian": ("granian", 1, ("--loop", "asyncio")),
+    "shieldmw serve": ("shieldmw", 1, ()),
+    "two workers of shieldmw serve": ("shieldmw", 2, ()),
+    "hypercorn": ("hypercorn", 1, ONE_PROCESS),
+    "hypercorn on uvloop": ("hypercorn", 1, (*ONE_PROCESS, "-k", "uvloop")),
 }
 
 
@@ -49,22 +51,24 @@ def test_who_listens_hears_of_the_end_at_once(
     kind: str, way: signal.Signals, tmp_path: Path, record_property: Record
 ) -> None:
     """Streams get their goodbye and seats are back within 2 s, an ordinary request finishes, and the process ends."""
-    server_kind, target, arguments = SERVERS[kind]
+    server_kind, workers, arguments = SERVERS[kind]
+    target = "live_app:app" if server_kind == "shieldmw" else "shielded_live_app:shielded"
     with redis_server("valkey") as store:
         env = {
             "SHIELD_REDIS_URL": store.url,
             "SHIELD_REDIS_TIMEOUT_MS": "1000",
             "SHIELD_ADMIN_TOKEN": ADMIN_TOKEN,
             "SHIELD_LIVE_PATHS": "/live/*",
-            "SHIELD_CAPACITY": "60",
             "SHIELD_IP_LIMIT": "off",
         }
-        with asgi_server(server_kind, target, env=env, cwd=tmp_path, args=arguments) as server:
-            run(_stopped(server, store.client(), way, record_property))
+        with asgi_server(server_kind, target, env=env, cwd=tmp_path, workers=workers, args=arguments) as server:
+            run(_stopped(server, store.client(), workers, way, record_property))
 
 
-async def _stopped(server: HttpServer, store: redis.Redis, way: signal.Signals, record_property: Record) -> None:
-    await until(lambda: _workers(store) == 1, TIMEOUT_S, "the worker's seats")
+async def _stopped(
+    server: HttpServer, store: redis.Redis, workers: int, way: signal.Signals, record_property: Record
+) -> None:
+    await until(lambda: _workers(store) == workers, TIMEOUT_S, "the seats of every worker")
     listeners = [Listener() for _ in range(SSE_LISTENERS)]
     for listener in listeners:
         assert await listener.ask(server)
