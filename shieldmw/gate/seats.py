@@ -90,6 +90,7 @@ class Seats:
         self._now_s = now_s
         self._waiting = _Waiting()
         self._grant: Grant | None = None
+        self._reported = False
         self._granted_for: Capacity | None = None
         self._lease_until_s = 0.0
         self._turned_s = 0.0
@@ -170,6 +171,7 @@ class Seats:
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
         )
+        self._reported = True  # what is asked may be granted though its answer never comes
         self._grant = await self._register.seats(report, capacity or UNLIMITED)
         self._granted_for = capacity
         self._lease_until_s = asked_s + LEASE_S
@@ -208,8 +210,9 @@ class Seats:
             self._stepper.cancel()
             await asyncio.gather(self._stepper, return_exceptions=True)
             self._stepper = None
-        if self._grant is not None:
-            self._grant = None
+        self._grant = None
+        if self._reported:
+            self._reported = False
             try:
                 await self._register.release_seats(self.worker)
             except Exception as error:

@@ -452,6 +452,20 @@ def test_leaving_is_done_once(store: CountingStore, clock: Clock) -> None:
     assert len(store.reports) == 1
 
 
+def test_seats_are_given_back_whose_grant_was_never_heard(store: CountingStore, clock: Clock) -> None:
+    """A worker that stops before its first report was answered gives back what it may have been granted."""
+    (worker,) = fleet(store, clock)
+
+    async def story() -> None:
+        store.away = True
+        await worker.seats.start()
+        store.away = False
+        await worker.seats.stop()
+
+    asyncio.run(story())
+    assert store.released == [worker.seats.worker]
+
+
 def test_who_is_there_when_the_worker_stops_leaves(store: CountingStore, clock: Clock) -> None:
     """Where no signal was heard the listeners leave at the latest when the seats are given back."""
     (worker,) = fleet(store, clock, plan=SeatPlan(0, 0, 0.0))
