@@ -14,6 +14,7 @@ from .asgi.admin_door import Door
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
+from .asgi.stopping import StopSignals
 from .errors import SettingsError
 from .gate.api_keys import ApiKeys
 from .gate.askers import Addressing, Askers
@@ -30,6 +31,7 @@ from .gate.outage import GuardedStore
 from .gate.refusals import Refusals
 from .gate.seats import SeatPlan, Seats
 from .gate.switch import ChangeListener, Switch
+from .gate.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import problem
 from .store.embedded import EmbeddedServer
@@ -136,6 +138,9 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         if change == "seats":
             seats.soon()
             return
+        if change.startswith(TAKEN):
+            room.takeovers.heard(change)
+            return
         switch.soon()
         deny_list.soon()
         if change.startswith("client"):
@@ -148,7 +153,17 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         charging,
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
-        background=(*leasing, switch, deny_list, api_keys, *jwks, seats, room, ChangeListener(store, heard)),
+        background=(
+            *leasing,
+            switch,
+            deny_list,
+            api_keys,
+            *jwks,
+            seats,
+            room,
+            ChangeListener(store, heard),
+            StopSignals(seats.leave),
+        ),
         observers=observers,
         deny_list=deny_list,
         switch=switch,

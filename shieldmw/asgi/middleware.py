@@ -19,6 +19,7 @@ from .admin import Admin
 from .facts import FactsReader
 from .replies import Replies, limit_headers, send_with
 from .streams import LiveStream
+from .tickets import ticket_headers
 
 _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
@@ -112,6 +113,9 @@ class Shield:
                 return stream.run(self.app)
             if decision.refused:
                 return self._replies.refuse(decision, scope, receive, send)
+        if facts.paper is not None and decision.verdict is Verdict.ALLOWED:
+            ticket = gate.room.renewed(facts.paper, decision)
+            headers = headers if ticket is None else [*headers, *ticket_headers(ticket, scope)]
         return self.app(scope, receive, send_with(headers, send) if headers else send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -40,6 +40,12 @@ STORE_CLOSED_RETRY_S = 5
 # A member for whom no number was at hand gets one with the next block, within a second or two.
 NO_PLACE_RETRY_S = 3
 
+# Whoever had a seat on a worker that ends comes back at once, to another one. The factor spreads those who leave
+# together over a second and a half; with the jitter that every wait has they are back within 3 s.
+RESTART_RETRY_S = 1.0
+RESTART_SPREAD = 1.5
+
+WEBSOCKET_SERVICE_RESTART = 1012
 WEBSOCKET_TRY_AGAIN_LATER = 1013
 
 BODIES_KEPT = 4096
@@ -81,6 +87,11 @@ _MEMBER = Problem(
     "You are in the waiting room",
     "All seats are taken. You keep your place: this answer says when to ask again.",
 )
+_RESTARTING = Problem(
+    _TYPE_REDUCED,
+    "This server is restarting",
+    "Please come straight back, and show your ticket: it keeps your place before new listeners.",
+)
 _CLOSED = Problem(_TYPE_REDUCED, "Closed for now", "This part of the event is closed for the moment.")
 
 
@@ -93,6 +104,8 @@ def _problem(decision: Decision) -> Problem:
             return _STORE_CLOSED
         case Reason.NO_SEAT:
             return _GUEST if guest else _MEMBER
+        case Reason.RESTARTING:
+            return _RESTARTING
         case Reason.EMERGENCY:
             return _GUEST if guest else _CLOSED
     return _QUOTA
@@ -100,12 +113,22 @@ def _problem(decision: Decision) -> Problem:
 
 def status_of(decision: Decision) -> int:
     """503 where the fleet carries fewer for now, 429 where the client asked too much."""
-    return 503 if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY) else 429
+    return 503 if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY, Reason.RESTARTING) else 429
+
+
+def close_code(decision: Decision) -> int:
+    """The code that a WebSocket is closed with."""
+    return WEBSOCKET_SERVICE_RESTART if decision.reason is Reason.RESTARTING else WEBSOCKET_TRY_AGAIN_LATER
 
 
 def turned_away(decision: Decision) -> Decision:
     """The decision on someone whose seat is taken away."""
     return decision._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, levels=())
+
+
+def restarting(decision: Decision) -> Decision:
+    """The decision on someone whose seat ends with the worker."""
+    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING, levels=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +149,18 @@ class Replies:
         self._bodies: Table[tuple[object, ...], bytes] = Table(BODIES_KEPT)
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
-    def retry_ms(self) -> int:
-        """When those who are turned away may try again, in milliseconds, jittered upward."""
-        return math.ceil(self._pointers.retry_after_s * 1000 * (1 + JITTER * self._jitter()))
+    def retry_ms(self, decision: Decision) -> int:
+        """When those whose seat is taken away may try again, in milliseconds, jittered upward."""
+        restart = decision.reason is Reason.RESTARTING
+        wait_ms = self._wait_us(decision) / 1000 if restart else self._pointers.retry_after_s * 1000
+        return math.ceil(wait_ms * (1 + JITTER * self._jitter()))
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that was refused; nothing of its body is read."""
         websocket = scope["type"] == "websocket"
         if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
-            await send(
-                {"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": _problem(decision).title}
-            )
+            await send({"type": "websocket.close", "code": close_code(decision), "reason": _problem(decision).title})
             return
         headers, body = self._refusal(decision, scope)
         prefix = "websocket.http.response" if websocket else "http.response"
@@ -177,6 +200,8 @@ class Replies:
             return STORE_CLOSED_RETRY_S * US_PER_S
         if decision.place is not None:
             return int(decision.place.poll_s * US_PER_S)
+        if decision.reason is Reason.RESTARTING:
+            return int(RESTART_RETRY_S * US_PER_S * (1 + RESTART_SPREAD * self._jitter()))
         if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
             return NO_PLACE_RETRY_S * US_PER_S
         if decision.reason in (Reason.DENY_LIST, Reason.NO_SEAT, Reason.EMERGENCY):

@@ -18,10 +18,11 @@ from shieldmw.gate.audience import Seat
 from shieldmw.gate.live import Entry
 from shieldmw.gate.seats import Seats
 
-from .replies import WEBSOCKET_TRY_AGAIN_LATER, Headers, Replies, turned_away
+from .replies import Headers, Replies, close_code, restarting, turned_away
 from .tickets import ticket_cookie
 
 CLOSE_REASON = "reduced capacity"
+RESTART_REASON = "service restart"
 
 
 class Phase(Enum):
@@ -122,17 +123,20 @@ class LiveStream:
 
     async def _say_goodbye(self) -> None:
         phase, self._phase = self._phase, Phase.OVER
+        is_leaving = self._seats.is_leaving
+        goodbye = restarting(self._goodbye) if is_leaving else self._goodbye
         if phase is Phase.BEFORE:
-            await self._replies.refuse(self._goodbye, self._scope, self._receive, self._send)
+            await self._replies.refuse(goodbye, self._scope, self._receive, self._send)
         elif phase is Phase.WEBSOCKET:
-            await self._send({"type": "websocket.close", "code": WEBSOCKET_TRY_AGAIN_LATER, "reason": CLOSE_REASON})
+            reason = RESTART_REASON if is_leaving else CLOSE_REASON
+            await self._send({"type": "websocket.close", "code": close_code(goodbye), "reason": reason})
         elif phase in (Phase.SSE, Phase.STREAM):
-            body = self._shed_event() if phase is Phase.SSE else b""
+            body = self._shed_event(goodbye) if phase is Phase.SSE else b""
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
             if self._trailers:
                 await self._send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
 
-    def _shed_event(self) -> bytes:
+    def _shed_event(self, goodbye: Decision) -> bytes:
         """The last event. The empty line before it ends whatever the app had begun."""
-        why = self._replies.problem_json(self._goodbye)
-        return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (self._replies.retry_ms(), why)
+        why = self._replies.problem_json(goodbye)
+        return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (self._replies.retry_ms(goodbye), why)

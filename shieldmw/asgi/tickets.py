@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from http.cookies import SimpleCookie
 
+from starlette.types import Scope
+
 TICKET_COOKIE = "shield_ticket"
 TICKET_HEADER = b"shield-ticket"
+
+
+def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
+    """What hands a renewed ticket on: a cookie, and the header too for whoever shows it there."""
+    headers = [(b"set-cookie", ticket_cookie(ticket, secure=scope.get("scheme") == "https"))]
+    if any(name == TICKET_HEADER for name, _ in scope["headers"]):
+        headers.append((TICKET_HEADER, ticket.encode("ascii")))
+    return headers
 
 
 def ticket_cookie(ticket: str, *, secure: bool) -> bytes:

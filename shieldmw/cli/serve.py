@@ -26,7 +26,8 @@ from .load import exit_with, settings_or_exit
 CONNECTIONS_PER_WORKER = 100_000
 BACKLOG = 4096
 
-# After SIGTERM requests in flight may finish; streams that never end are cut then.
+# After SIGTERM requests in flight may finish. Listeners on live paths leave at once; other streams that never end
+# are cut then.
 DRAIN_S = 20
 
 RESPAWN_AFTER_S = 1.0

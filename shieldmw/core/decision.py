@@ -31,6 +31,7 @@ class Reason(StrEnum):
     NEVER = "never"
     EMERGENCY = "emergency"
     NO_SEAT = "no_seat"
+    RESTARTING = "restarting"
     STORE_OPEN = "store_open"
     STORE_CLOSED = "store_closed"
 

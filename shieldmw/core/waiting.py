@@ -20,6 +20,9 @@ class Queue:
     called: int
 
 
+EMPTY = Queue(1, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """What someone in the waiting room is told. ``position`` 1 is next; ``wait_s`` None where unknown."""

@@ -16,12 +16,18 @@ CUT_STEPS = 10
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """One live stream. ``leave`` is called when its listener must go."""
+    """One live stream. ``leave`` is called when its listener must go.
+
+    A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when its listener came back with the ticket,
+    by the clock of the store; 0 for a stream with which the ticket began, which all others came after.
+    """
 
     listener_class: ListenerClass
     cohort: int
     ticket_id: str
     leave: Callable[[], None]
+    path: str = ""
+    back_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -48,7 +54,7 @@ class AudienceBook:
 
     allotment: Allotment = field(default_factory=Allotment)
     _seats: dict[ListenerClass, set[Seat]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
-    _tickets: dict[str, Seat] = field(default_factory=dict)
+    _tickets: dict[str, tuple[Seat, ...]] = field(default_factory=dict)
     _at_cut: int = 0
 
     def present(self) -> Audience:
@@ -57,29 +63,43 @@ class AudienceBook:
         return Audience(*(len(seats[name]) for name in ListenerClass))
 
     def is_live(self, ticket_id: str) -> bool:
-        """Whether a stream with this ticket is here now."""
+        """Whether a stream with this ticket is here now, on any path."""
         return ticket_id in self._tickets
+
+    def find(self, ticket_id: str, path: str) -> Seat | None:
+        """The stream with this ticket on this path, if it is here."""
+        return next((seat for seat in self._tickets.get(ticket_id, ()) if seat.path == path), None)
 
     def admit(self, seat: Seat, *, live: bool) -> bool:
         """Give a seat, taking one from a lower class where none is free. False: there is none."""
-        if live and (old := self._tickets.get(seat.ticket_id)) is not None:
+        if live and (old := self.find(seat.ticket_id, seat.path)) is not None:
             self.evict(old)
         if not self._fits(seat, live=live):
             return False
         self._seats[seat.listener_class].add(seat)
-        self._tickets[seat.ticket_id] = seat
+        self._tickets[seat.ticket_id] = (*self._tickets.get(seat.ticket_id, ()), seat)
         return True
 
     def release(self, seat: Seat) -> None:
         """The stream has ended."""
         self._seats[seat.listener_class].discard(seat)
-        if self._tickets.get(seat.ticket_id) is seat:
-            del self._tickets[seat.ticket_id]
+        others = tuple(other for other in self._tickets.get(seat.ticket_id, ()) if other is not seat)
+        if others:
+            self._tickets[seat.ticket_id] = others
+        else:
+            self._tickets.pop(seat.ticket_id, None)
 
     def evict(self, seat: Seat) -> None:
         """Take a seat back; it counts as free from now on."""
         self.release(seat)
         seat.leave()
+
+    def evict_all(self) -> int:
+        """Take every seat back; how many there were."""
+        everybody = [seat for seats in self._seats.values() for seat in seats]
+        for seat in everybody:
+            self.evict(seat)
+        return len(everybody)
 
     def _fits(self, seat: Seat, *, live: bool) -> bool:
         allotment = self.allotment

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from shieldmw.core.client import IPAddress
-from shieldmw.core.deny import DenyList
+from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.store.port import DenyRegister
 
 from .refresher import Refresher
+
+log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 
@@ -38,10 +41,19 @@ class DenyWatch:
         return 0.0 if until_s is None else until_s - now_s
 
     async def refresh(self) -> None:
-        """Read the list again if its version has changed."""
+        """Read the list again if its version has changed; tell the store again what it has lost."""
         deny_list = await self._register.deny_list(self._version)
+        if deny_list is not None and deny_list.version == 0 and (lost := self._in_force()):
+            # Whatever operators take off leaves a list with a version, so this one went with the store's data.
+            log.warning("the store had lost the deny list: %d networks are told again", len(lost))
+            await self._register.restore_deny(lost)
+            deny_list = await self._register.deny_list(None)
         if deny_list is not None:
             self._list, self._version = deny_list, deny_list.version
+
+    def _in_force(self) -> list[DenyEntry]:
+        now_s = self._now_s()
+        return [entry for entry in self._list.entries if entry.until_s > now_s]
 
     def soon(self) -> None:
         """Somebody said that it has changed."""

@@ -110,6 +110,8 @@ class Gate:
 
         ``leave`` is called when the listener must go. The seat is given back to ``room.seats``.
         """
+        if self.room.seats.is_leaving:
+            return self._told(facts, decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)), None
         entry = self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave)
         if isinstance(entry, Entry):
             return decision, entry

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from random import random
 from secrets import token_bytes, token_hex
 
@@ -13,12 +14,13 @@ from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
-from shieldmw.core.waiting import Place, Queue, place
+from shieldmw.core.waiting import EMPTY, Place, place
 from shieldmw.store.port import Store
 
 from .audience import Seat
 from .refresher import Refresher
 from .seats import Seats
+from .takeover import Takeovers
 
 # Numbers of the waiting room are leased in blocks, so that a crowd costs a call a second, not one each. Blocks
 # are small while few come: numbers that nobody holds are called in vain.
@@ -48,13 +50,14 @@ class LiveRoom:
 
     def __init__(self, store: Store, seats: Seats, event: str, *, now_s: Callable[[], float] = time.time) -> None:
         self.seats = seats
+        self.takeovers = Takeovers(store, seats)
         self._store = store
         self._event = event
         self._now_s = now_s
         self._signer = Signer(token_bytes(32), event)
         self._secret: bytes | None = None
         self._numbers: deque[int] = deque()
-        self._queue = Queue(1, 0, 0)
+        self._queue = EMPTY
         self._calls_per_s = 0.0
         self._asked = 0
         self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
@@ -66,14 +69,18 @@ class LiveRoom:
         client = self._signer.client_digest(who)
         ticket = self._ticket(facts.paper, client, decision.listener_class, now_s)
         # One connection for each live path: a player and a chat in one browser show the same ticket.
-        held_by = f"{ticket.id} {facts.route_path}"
-        seat = Seat(decision.listener_class, self._signer.cohort(who, now_s), held_by, leave)
+        path = blake2b(facts.route_path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        cohort = self._signer.cohort(who, now_s)
         live = ticket.until_s > 0
+        back_ms = self.seats.now_ms() if live else 0
+        seat = Seat(decision.listener_class, cohort, ticket.id, leave, path, back_ms)
         number = self._number(facts.paper, client, now_s)
         first = live or (number is not None and number <= self._queue.called)
         if not first and self._must_wait(decision):
             self.seats.turned_away(decision.listener_class, hash(client))
         elif self.seats.admit(seat, live=first, listener=hash(client)):
+            if live:
+                self.takeovers.came_back(seat)
             renewed = Ticket(ticket.id, client, decision.listener_class, int(now_s) + TICKET_S)
             return Entry(seat, self._signer.sign_ticket(renewed))
         if decision.listener_class is ListenerClass.GUEST:
@@ -86,6 +93,21 @@ class LiveRoom:
         if shown is not None and shown.client == client and shown.listener_class is listener_class:
             return shown
         return Ticket(token_hex(8), client, listener_class, 0)
+
+    def renewed(self, paper: str, decision: Decision) -> str | None:
+        """A new ticket for the one shown with another request, once half of its life is over.
+
+        Only for its own client, and only while a stream with it is here: whoever listens for longer than a ticket
+        lives would else come back as a stranger.
+        """
+        now_s = self._now_s()
+        shown = self._signer.read_ticket(paper, now_s)
+        if shown is None or shown.until_s - now_s >= TICKET_S / 2 or not self.seats.book.is_live(shown.id):
+            return None
+        client = self._signer.client_digest(_who(decision))
+        if shown.client != client or shown.listener_class is not decision.listener_class:
+            return None
+        return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))
 
     def _number(self, paper: str | None, client: str, now_s: float) -> int | None:
         shown = None if paper is None else self._signer.read_number(paper, now_s)
@@ -121,7 +143,7 @@ class LiveRoom:
         if self.seats.capacity() is None:
             return
         give, was = self._numbers_to_lease(), self._queue.called
-        self._queue = await self._store.queue(give, self.seats.free())
+        self._queue = await self._store.queue(give, self.seats.free(), self._queue)
         self._calls_per_s += 0.2 * ((self._queue.called - was) / POLL_S - self._calls_per_s)
         self._numbers.extend(range(self._queue.first, self._queue.first + give))
 
@@ -139,9 +161,11 @@ class LiveRoom:
     async def start(self) -> None:
         """Keep the queue fresh."""
         await self._refresher.start(first_s=1.0)
+        await self.takeovers.start()
 
     async def stop(self) -> None:
         """Keep it fresh no longer."""
+        await self.takeovers.stop()
         await self._refresher.stop()
 
 

@@ -90,11 +90,18 @@ class Seats:
         self._now_s = now_s
         self._waiting = _Waiting()
         self._grant: Grant | None = None
+        self._reported = False
         self._granted_for: Capacity | None = None
         self._lease_until_s = 0.0
         self._turned_s = 0.0
         self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
         self._stepper: asyncio.Task[None] | None = None
+        self._giving_back: asyncio.Task[None] | None = None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this worker is about to end: nobody may come any more."""
+        return self._giving_back is not None
 
     @property
     def grant(self) -> Grant | None:
@@ -116,6 +123,10 @@ class Seats:
             return 1.0
         share = self._switch.state.guest_share
         return self._plan.emergency_guest_share if share is None else share
+
+    def now_ms(self) -> int:
+        """The clock of the store, on which all workers agree who came first."""
+        return int(self._switch.store_now_s() * 1000)
 
     def admit(self, seat: Seat, *, live: bool, listener: int) -> bool:
         """Give a seat without any I/O; a listener who gets none counts as demand."""
@@ -160,6 +171,7 @@ class Seats:
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
         )
+        self._reported = True  # what is asked may be granted though its answer never comes
         self._grant = await self._register.seats(report, capacity or UNLIMITED)
         self._granted_for = capacity
         self._lease_until_s = asked_s + LEASE_S
@@ -174,18 +186,33 @@ class Seats:
 
     async def start(self) -> None:
         """Ask for seats, and keep asking; evict step by step what is too much."""
+        self._giving_back = None
         await self._refresher.start(first_s=1.0)
         self._stepper = asyncio.create_task(self._steps(), name="shieldmw eviction")
 
+    def leave(self) -> None:
+        """This worker is about to end: every listener leaves at once, nobody comes, and all seats are given back."""
+        if self._giving_back is None:
+            self._giving_back = asyncio.create_task(self._give_back(), name="shieldmw seats")
+            self._allot()
+            if count := self.book.evict_all():
+                log.info("this worker stops: %d live listeners leave", count)
+
     async def stop(self) -> None:
-        """Give all seats back at once."""
+        """Leave, and wait until the seats are given back."""
+        self.leave()
+        if self._giving_back is not None:
+            await self._giving_back
+
+    async def _give_back(self) -> None:
         await self._refresher.stop()
         if self._stepper is not None:
             self._stepper.cancel()
             await asyncio.gather(self._stepper, return_exceptions=True)
             self._stepper = None
-        if self._grant is not None:
-            self._grant = None
+        self._grant = None
+        if self._reported:
+            self._reported = False
             try:
                 await self._register.release_seats(self.worker)
             except Exception as error:
@@ -193,6 +220,9 @@ class Seats:
 
     def _allot(self) -> None:
         """What the book may hold: the grant, cut to the mode in force; without a lease half an equal share."""
+        if self.is_leaving:
+            self.book.allotment = Allotment(0, 0)
+            return
         capacity = self.capacity()
         if capacity is None:
             guests = None if self.guest_share > 0 else 0

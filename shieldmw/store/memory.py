@@ -17,7 +17,7 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report, SeatTable
 from shieldmw.core.table import Table
-from shieldmw.core.waiting import Queue
+from shieldmw.core.waiting import EMPTY, Queue
 
 from .port import AuditEntry, StoredMode
 
@@ -91,7 +91,7 @@ class MemoryStore(MemoryBuckets):
         self._mode = ModeState()
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_LENGTH)
         self._seats = SeatTable()
-        self._queue = Queue(1, 0, 0)
+        self._queue = EMPTY
         self._listening: list[asyncio.Queue[str]] = []
 
     async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
@@ -140,6 +140,10 @@ class MemoryStore(MemoryBuckets):
         what = f"deny {entry.network}"
         self._note(AuditEntry(self._now_s(), entry.actor, what, "", f"until {entry.until_s:.0f}", entry.reason), "deny")
 
+    async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
+        """This store loses none."""
+        return False
+
     async def undeny(self, network: str, actor: str) -> bool:
         """Refuse it no longer; whether it was refused."""
         kept = tuple(entry for entry in self._deny.entries if str(entry.network) != network)
@@ -186,6 +190,10 @@ class MemoryStore(MemoryBuckets):
         """Add a change to the audit, now."""
         self._note(replace(entry, when_s=self._now_s()), "audit")
 
+    async def tell(self, change: str) -> None:
+        """Tell every worker of a change that is not kept."""
+        self._tell(change)
+
     async def changes(self) -> AsyncIterator[str]:
         """What changed, as it happens."""
         listener: asyncio.Queue[str] = asyncio.Queue()
@@ -205,10 +213,11 @@ class MemoryStore(MemoryBuckets):
         """Give back all seats of a worker that stops."""
         self._seats.release(worker)
 
-    async def queue(self, give: int, free: int) -> Queue:
+    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Take numbers to give out, and call as many as seats came free."""
-        given = self._queue.given + give
-        self._queue = Queue(given - give + 1, given, min(given, self._queue.called + free))
+        given = max(self._queue.given, known.given) + give
+        called = max(self._queue.called, known.called)
+        self._queue = Queue(given - give + 1, given, max(called, min(given, called + free)))
         return self._queue
 
     async def aclose(self) -> None:

@@ -17,7 +17,7 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
-from shieldmw.core.waiting import Queue
+from shieldmw.core.waiting import EMPTY, Queue
 
 
 class Buckets(Protocol):
@@ -50,10 +50,13 @@ class DenyRegister(Protocol):
     """Keeps the deny list."""
 
     async def deny_list(self, known_version: int | None) -> DenyList | None:
-        """The entries, or None where they are still of the version that is known."""
+        """The entries, or None where they are still of the version that is known; version 0 where there is no list."""
 
     async def deny(self, entry: DenyEntry) -> None:
         """Refuse a network, instead of what was said of it before."""
+
+    async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
+        """Tell a store that lost the list what it was; whether it had. One that has a list, be it empty, keeps it."""
 
     async def undeny(self, network: str, actor: str) -> bool:
         """Refuse it no longer; whether it was refused."""
@@ -99,8 +102,11 @@ class ModeRegister(Protocol):
     async def note(self, entry: AuditEntry) -> None:
         """Add a change to the audit that no other method adds; the store says when it was."""
 
+    async def tell(self, change: str) -> None:
+        """Tell every worker of a change that is not kept; whoever does not listen now misses it."""
+
     def changes(self) -> AsyncIterator[str]:
-        """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``) as it happens; first '' once it listens."""
+        """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``, ``taken …``); first '' once it listens."""
 
 
 class SeatRegister(Protocol):
@@ -112,8 +118,11 @@ class SeatRegister(Protocol):
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""
 
-    async def queue(self, give: int, free: int) -> Queue:
-        """Take ``give`` numbers to give out, and call as many as seats came free."""
+    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
+        """Take ``give`` numbers to give out, and call as many as seats came free.
+
+        Counters never go back: a store that lost them goes on from those that the caller knows.
+        """
 
 
 class Store(Buckets, ApiKeyRegister, DenyRegister, ModeRegister, SeatRegister, Protocol):

@@ -11,7 +11,7 @@ from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "give_back", "mode", "seats", "queue")
+NAMES = ("take", "give_back", "mode", "seats", "queue", "deny")
 
 Run = Callable[[str, Sequence[str], Sequence[str | int]], Awaitable[object]]
 
@@ -64,9 +64,10 @@ async def seats(run: Run, key: str, report: Report, capacity: Capacity, channel:
     return Grant(granted, guests, member_level, guest_level, workers, Audience(*sums[:3]), Audience(*sums[3:]))
 
 
-async def queue(run: Run, key: str, give: int, free: int, ttl_ms: int) -> Queue:
+async def queue(run: Run, key: str, give: int, free: int, known: Queue, ttl_ms: int) -> Queue:
     """Run ``queue.lua``."""
-    return Queue(*whole_numbers("queue", await run("queue", [key], (give, free, ttl_ms)), 3))
+    arguments = (give, free, ttl_ms, known.given, known.called)
+    return Queue(*whole_numbers("queue", await run("queue", [key], arguments), 3))
 
 
 def whole_numbers(script: str, reply: object, count: int) -> list[int]:

@@ -13,7 +13,7 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
-from shieldmw.core.waiting import Queue
+from shieldmw.core.waiting import EMPTY, Queue
 from shieldmw.errors import StoreError
 
 from . import records, scripts
@@ -128,6 +128,17 @@ class RedisStore:
             ("HSET", key, str(entry.network), records.deny_text(entry)), *_touched(key), *self._audited(audit, "deny")
         )
 
+    async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
+        """Tell a store that lost the list what it was, and say so in the audit; one that has a list keeps it."""
+        names = self._names
+        why = "the store had lost the list, which a worker still knew"
+        audit = AuditEntry(0, "shieldmw", "deny list", "", f"{len(entries)} networks", why)
+        arguments: list[str | int] = [_new_version(), records.audit_text(audit), names.changes, KEEP_MS, AUDIT_LENGTH]
+        for entry in entries:
+            arguments += [str(entry.network), records.deny_text(entry)]
+        reply = await self._redis.run("deny", (names.deny, names.audit), arguments)
+        return scripts.whole_numbers("deny", reply, 1) == [1]
+
     async def undeny(self, network: str, actor: str) -> bool:
         """Refuse it no longer; whether it was refused."""
         audit = AuditEntry(0, actor, f"deny {network}", "denied", "not denied", "")
@@ -214,6 +225,10 @@ class RedisStore:
         """Add a change to the audit, now."""
         await self._redis.transaction(*self._audited(entry, "audit"))
 
+    async def tell(self, change: str) -> None:
+        """Tell every worker of a change that is not kept."""
+        await self._redis.command("PUBLISH", self._names.changes, change)
+
     async def changes(self) -> AsyncIterator[str]:
         """What changed, as it happens."""
         async for message in self._redis.messages(self._names.changes):
@@ -229,9 +244,9 @@ class RedisStore:
         """Give back all seats of a worker that stops."""
         await self._redis.command("HDEL", self._names.seats, worker)
 
-    async def queue(self, give: int, free: int) -> Queue:
+    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Take numbers to give out, and call as many as seats came free."""
-        return await scripts.queue(self._redis.run, self._names.queue, give, free, QUEUE_KEEP_MS)
+        return await scripts.queue(self._redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
 
     # --- the server itself
 
@@ -245,6 +260,10 @@ class RedisStore:
         await self._redis.aclose()
 
 
+def _new_version() -> int:
+    """Never one that was there before, not even before the store lost everything; never 0, which is none."""
+    return randbits(52) + 1
+
+
 def _touched(key: str) -> tuple[Command, ...]:
-    """A new version, never one that was there before, not even before the store lost everything."""
-    return (("HSET", key, _VERSION, randbits(52)), ("PEXPIRE", key, KEEP_MS))
+    return (("HSET", key, _VERSION, _new_version()), ("PEXPIRE", key, KEEP_MS))

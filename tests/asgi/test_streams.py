@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldmw.asgi.replies import Pointers, Replies
-from shieldmw.asgi.streams import CLOSE_REASON, LiveStream
+from shieldmw.asgi.streams import CLOSE_REASON, RESTART_REASON, LiveStream
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.gate.audience import Seat
@@ -66,6 +66,7 @@ class Listener:
     cancelling: int = -1
     gone: bool = False
     stream: LiveStream | None = None
+    replies: Replies = REPLIES
     reached: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, message: Message) -> None:
@@ -103,7 +104,7 @@ class Listener:
 
     async def serve(self, app: ASGIApp) -> None:
         """What the middleware does: run, and give the seat back whatever happens."""
-        self.stream = LiveStream(REPLIES, ADMITTED, self.scope, self.receive, self.send)
+        self.stream = LiveStream(self.replies, ADMITTED, self.scope, self.receive, self.send)
         self.stream.admit(self.seats, ENTRY, [])
         try:
             await self.stream.run(app)
@@ -217,6 +218,38 @@ def test_a_websocket_is_closed_with_a_reason() -> None:
     listener = evicted_after(ACCEPT, {"type": "websocket.send", "text": "hello"}, scope=WEBSOCKET)
     assert listener.sent[-1] == CLOSE
     assert [message["type"] for message in listener.sent] == ["websocket.accept", "websocket.send", "websocket.close"]
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.999])
+def test_a_worker_that_ends_says_to_come_straight_back(jitter: float) -> None:
+    """Event streams hear that the server restarts, and to be back within one to three seconds."""
+
+    async def story(listener: Listener) -> None:
+        listener.replies = Replies(Pointers(None, None, 300), jitter=lambda: jitter)
+        listener.seats.leave()
+        await listener.evicted(waiting_after(listener, SSE_START, CHUNK))
+
+    *before, event, retry, data, _, _ = run(story).sent[-1]["body"].decode().split("\n")
+    assert (before, event) == (["", ""], "event: shed")
+    assert 1000 <= int(retry.removeprefix("retry: ")) <= 3000
+    told = json.loads(data.removeprefix("data: "))
+    assert (told["title"], told["status"]) == ("This server is restarting", 503)
+    assert 1000 <= told["retry_after_ms"] <= 3000
+
+
+def test_a_worker_that_ends_closes_websockets_as_restarting() -> None:
+    """A WebSocket is closed with 1012, service restart; before the handshake it is refused with the same code."""
+
+    async def story(listener: Listener) -> None:
+        listener.seats.leave()
+        await listener.evicted(waiting_after(listener, ACCEPT))
+
+    async def before(listener: Listener) -> None:
+        listener.seats.leave()
+        await listener.evicted(waiting_after(listener))
+
+    assert run(story, WEBSOCKET).sent[-1] == {**CLOSE, "code": 1012, "reason": RESTART_REASON}
+    assert run(before, WEBSOCKET).sent == [{**CLOSE, "code": 1012, "reason": "This server is restarting"}]
 
 
 FINISHES = [

@@ -20,7 +20,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from e2e.apps import healthz, hello, pid, who
+from e2e.apps import healthz, hello, pid, stream, who
 
 # Often enough to see that a stream goes on, seldom enough for hundreds of them beside other tests.
 TICK_S = 0.1
@@ -88,6 +88,7 @@ app = Starlette(
         Route("/hello", hello),
         Route("/pid", pid),
         Route("/who", who),
+        Route("/stream", stream),
         Route("/members", members),
         Route("/closed", members),
         Route("/live/sse", Sse()),

@@ -15,8 +15,9 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.core.tickets import TICKET_S
-from shieldmw.core.waiting import SHORTEST_POLL_S, Queue
+from shieldmw.core.waiting import EMPTY, SHORTEST_POLL_S, Queue
 from shieldmw.errors import StoreUnavailable
+from shieldmw.gate.audience import Seat
 from shieldmw.gate.live import SMALLEST_BLOCK, Entry, LiveRoom, TurnedAway
 from shieldmw.gate.seats import SeatPlan, Seats
 from shieldmw.gate.switch import Switch
@@ -48,12 +49,12 @@ class QueueStore(MemoryStore):
     away = False
     asked = 0
 
-    async def queue(self, give: int, free: int) -> Queue:
+    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Give and call numbers, if it is not away."""
         self.asked += 1
         if self.away:
             raise StoreUnavailable("away")
-        return await super().queue(give, free)
+        return await super().queue(give, free, known)
 
 
 @dataclass
@@ -144,6 +145,64 @@ def test_a_ticket_brings_its_listener_back_before_new_ones(store: QueueStore, cl
     assert back.seat.ticket_id == mine.seat.ticket_id
     assert back.ticket != mine.ticket  # renewed
     assert worker.left == []
+
+
+def renewed(worker: Worker, paper: str, who: str = "in-0", name: ListenerClass = MEMBER) -> str | None:
+    """What another request of somebody who shows a ticket gets."""
+    address, identity = (ip_address(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
+    return worker.room.renewed(paper, Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity))
+
+
+@pytest.mark.parametrize("name", [HOST, MEMBER, GUEST])
+def test_a_ticket_is_renewed_while_its_stream_is_here(store: QueueStore, clock: Clock, name: ListenerClass) -> None:
+    """Somebody who listens for hours and now and then asks for something else comes back as live, however late."""
+    worker, who = Worker(store, clock, 4), "10.0.0.1"
+    asyncio.run(worker.refresh())
+    mine = worker.enters(who, name)
+    paper = mine.ticket
+    for _ in range(10):
+        clock.now_s += TICKET_S * 0.6
+        again = renewed(worker, paper, who, name)
+        assert again is not None
+        paper = again
+    worker.room.seats.release(mine.seat)
+    clock.now_s += TICKET_S - 1
+    assert worker.enters(who, name, paper).seat.ticket_id == mine.seat.ticket_id
+
+
+def test_a_ticket_is_renewed_on_whatever_path_its_stream_is(store: QueueStore, clock: Clock) -> None:
+    """Of several streams with one ticket any one will do, and none of them leaves for it."""
+    worker = Worker(store, clock, 4)
+    asyncio.run(worker.refresh())
+    mine = worker.enters("in-0")
+    assert worker.room.seats.book.admit(Seat(MEMBER, 0, mine.seat.ticket_id, lambda: None, "another"), live=True)
+    worker.room.seats.release(mine.seat)
+    clock.now_s += TICKET_S - 1
+    assert renewed(worker, mine.ticket)
+    assert worker.left == []
+
+
+def test_what_is_no_such_ticket_is_not_renewed(store: QueueStore, clock: Clock) -> None:
+    """Not one that is young, forged, of another client or class, a number, over, or without its stream."""
+    worker, (mine, other, *_) = full(store, clock)
+    _, number = worker.number("waiting")
+    assert renewed(worker, mine.ticket) is None, "young"
+    clock.now_s += TICKET_S / 2
+    assert renewed(worker, mine.ticket) is None, "not past the half"
+    clock.now_s += 1
+    assert renewed(worker, mine.ticket)
+    for forged in ("", "forged", "\ud800", "x" * 5000, mine.ticket[:-2], other.ticket):
+        assert renewed(worker, forged) is None, forged
+    assert renewed(worker, mine.ticket, "mallory") is None
+    assert renewed(worker, mine.ticket, "in-0", HOST) is None
+    assert renewed(worker, mine.ticket, "10.0.0.1", GUEST) is None
+    assert renewed(worker, number, "waiting") is None
+    clock.now_s += TICKET_S / 2 - 1
+    assert renewed(worker, mine.ticket) is None, "over"
+    clock.now_s -= 1
+    assert renewed(worker, mine.ticket)
+    worker.room.seats.release(mine.seat)
+    assert renewed(worker, mine.ticket) is None, "not connected"
 
 
 def test_a_ticket_that_has_ended_makes_its_listener_a_new_one(store: QueueStore, clock: Clock) -> None:

@@ -410,6 +410,75 @@ def test_stopping_without_a_store_is_no_error(
     assert "return by themselves" in caplog.text
 
 
+def test_a_worker_that_leaves_sends_everybody_away_at_once(store: CountingStore, clock: Clock) -> None:
+    """Hosts, members and guests leave at once, whatever the mode; nobody comes any more, and the seats are others'."""
+    first, second = fleet(store, clock, 2)
+
+    async def story() -> None:
+        await refreshed([first, second], 2)
+        for name in ListenerClass:
+            assert first.crowd(name, 10) == 10
+        first.seats.leave()
+        assert len(first.left) == 30
+        assert first.seats.is_leaving
+        assert (first.here, first.seats.free()) == (Audience(), 0)
+        assert [first.crowd(name, 1, first=100) for name in ListenerClass] == [0, 0, 0]
+        first.seats.mode_changed()
+        assert [first.crowd(name, 1, first=100) for name in ListenerClass] == [0, 0, 0]
+        await asyncio.sleep(0)
+        await second.seats.refresh()
+
+    asyncio.run(story())
+    assert store.released == [first.seats.worker]
+    assert second.seats.grant
+    assert second.seats.grant.seats == 100
+
+
+def test_leaving_is_done_once(store: CountingStore, clock: Clock) -> None:
+    """A second signal and the end of the lifespan change nothing: seats are given back once, none is taken."""
+    (worker,) = fleet(store, clock)
+
+    async def story() -> None:
+        await worker.seats.start()
+        worker.crowd(M, 5)
+        worker.seats.leave()
+        worker.seats.leave()
+        await worker.seats.stop()
+        await worker.seats.stop()
+
+    asyncio.run(story())
+    assert len(worker.left) == 5
+    assert store.released == [worker.seats.worker]
+    assert len(store.reports) == 1
+
+
+def test_seats_are_given_back_whose_grant_was_never_heard(store: CountingStore, clock: Clock) -> None:
+    """A worker that stops before its first report was answered gives back what it may have been granted."""
+    (worker,) = fleet(store, clock)
+
+    async def story() -> None:
+        store.away = True
+        await worker.seats.start()
+        store.away = False
+        await worker.seats.stop()
+
+    asyncio.run(story())
+    assert store.released == [worker.seats.worker]
+
+
+def test_who_is_there_when_the_worker_stops_leaves(store: CountingStore, clock: Clock) -> None:
+    """Where no signal was heard the listeners leave at the latest when the seats are given back."""
+    (worker,) = fleet(store, clock, plan=SeatPlan(0, 0, 0.0))
+
+    async def story() -> None:
+        await worker.seats.start()
+        worker.crowd(G, 5)
+        await worker.seats.stop()
+
+    asyncio.run(story())
+    assert (len(worker.left), worker.here) == (5, Audience())
+
+
 def test_free_seats_are_those_a_member_could_have(store: CountingStore, clock: Clock) -> None:
     """Seats that nobody holds and seats of guests are free to members; those of hosts and members are not."""
     (worker,) = fleet(store, clock, plan=SeatPlan(10, 10, 0.0))

@@ -5,10 +5,12 @@ handle, so that test processes can run side by side. Nothing here knows what the
 """
 
 from .asgi import AsgiKind, asgi_server, clean_environment
+from .cluster import RedisCluster, SlotMove, redis_cluster, slot_of
 from .http import HttpServer
 from .nginx import ForwardedFor, nginx
 from .places import APPS, HOST, REPOSITORY, free_port, missing, require
 from .redis import RedisKind, RedisServer, keys_without_ttl, redis_server
+from .sentinel import RedisSentinels, Sentinel, redis_sentinels
 from .waiting import NotReady, wait_until
 
 __all__ = [
@@ -19,15 +21,22 @@ __all__ = [
     "ForwardedFor",
     "HttpServer",
     "NotReady",
+    "RedisCluster",
     "RedisKind",
+    "RedisSentinels",
     "RedisServer",
+    "Sentinel",
+    "SlotMove",
     "asgi_server",
     "clean_environment",
     "free_port",
     "keys_without_ttl",
     "missing",
     "nginx",
+    "redis_cluster",
+    "redis_sentinels",
     "redis_server",
     "require",
+    "slot_of",
     "wait_until",
 ]

@@ -100,6 +100,35 @@ def test_redis_and_memory_count_the_same(valkey: RedisServer, client: redis.Redi
     asyncio.run(story())
 
 
+# Each row: what the caller knows, numbers to give, seats that came free, and what the counters say then.
+LOST = [
+    (Queue(41, 48, 20), 0, 0, Queue(49, 48, 20)),  # nothing was kept: as the caller knows it
+    (Queue(41, 40, 22), 8, 1, Queue(49, 56, 23)),  # one who knew less, or more of what was called
+    (Queue(1, 0, 0), 0, 2, Queue(57, 56, 25)),  # one who knows nothing
+    (Queue(1, 9, 9), 1, 0, Queue(57, 57, 25)),  # what is behind changes nothing
+    (Queue(1, 90, 80), 0, 100, Queue(91, 90, 90)),
+]
+
+
+async def lost_holds(store: SeatRegister) -> None:
+    """Go through the table."""
+    for known, give, free, expected in LOST:
+        assert await store.queue(give, free, known) == expected
+
+
+def test_counters_that_were_lost_go_on_from_what_workers_know(valkey: RedisServer, client: redis.Redis) -> None:
+    """After FLUSHALL the highest that any worker knows is in force again: no number is waited for twice."""
+
+    async def story() -> None:
+        async with opened(valkey) as store:
+            await store.queue(48, 20)
+            client.flushall()
+            await lost_holds(store)
+
+    asyncio.run(story())
+    asyncio.run(lost_holds(MemoryStore(SECRET)))
+
+
 def test_no_number_is_given_twice(valkey: RedisServer, client: redis.Redis) -> None:
     """Blocks that many workers take at once never overlap and leave nothing out."""
 

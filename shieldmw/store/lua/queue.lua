@@ -2,15 +2,15 @@
 --
 -- KEYS     1 the queue: a hash of given, called
 -- ARGV     1 numbers to give out   2 seats that came free, to call numbers into   3 TTL in ms
+--          4-5 given and called as the caller knows them: a store that lost its own goes on from there
 -- returns  {first number given, given, called}
 -- TTL      ARGV 3, renewed by each call: a room that is empty so long begins anew
 
 local give, free = tonumber(ARGV[1]), tonumber(ARGV[2])
-local given = redis.call('HINCRBY', KEYS[1], 'given', give)
-local called = tonumber(redis.call('HGET', KEYS[1], 'called') or 0)
-local next_called = math.min(given, called + free)
-if next_called ~= called then
-  called = redis.call('HINCRBY', KEYS[1], 'called', next_called - called)
-end
+local kept = redis.call('HMGET', KEYS[1], 'given', 'called')
+local given = math.max(tonumber(kept[1] or 0), tonumber(ARGV[4])) + give
+local called = math.max(tonumber(kept[2] or 0), tonumber(ARGV[5]))
+called = math.max(called, math.min(given, called + free))
+redis.call('HSET', KEYS[1], 'given', string.format('%.0f', given), 'called', string.format('%.0f', called))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {given - give + 1, given, called}

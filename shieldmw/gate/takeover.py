@@ -1,0 +1,86 @@
+"""One stream for each ticket and path in the whole fleet: who comes back here leaves the worker that it was on.
+
+No call for each listener: who came back lately is told in batches, on the channel of changes. Pub/Sub may lose one;
+then the older stream ends as it would anyhow, when its connection is found to be dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+
+from shieldmw.store.port import ModeRegister
+
+from .audience import Seat
+from .refresher import Refresher
+from .seats import Seats
+
+TAKEN = "taken "
+
+# Every worker hears every message: few of them, and none much longer than 16 kB.
+MOST_AT_ONCE = 400
+
+# After an outage of the store many may be waiting to be told. Whoever is left out has one old stream more.
+MOST_WAITING = 65_536
+
+EVERY_S = 5.0
+LEAST_S = 0.25
+
+
+class Takeovers:
+    """Tells the others who has come back here, and ends the older stream here of whoever has come back elsewhere."""
+
+    def __init__(self, register: ModeRegister, seats: Seats) -> None:
+        self._register = register
+        self._seats = seats
+        self._back: dict[tuple[str, str], None] = {}
+        self._refresher = Refresher("takeovers", self.refresh, interval_s=EVERY_S, least_s=LEAST_S)
+
+    def __len__(self) -> int:
+        return len(self._back)
+
+    def came_back(self, seat: Seat) -> None:
+        """A listener has shown its ticket, and has a seat here."""
+        if len(self._back) < MOST_WAITING:
+            self._back[seat.ticket_id, seat.path] = None
+            self._refresher.soon()
+
+    async def refresh(self) -> None:
+        """Tell who came back and is still here."""
+        while batch := list(islice(self._back, MOST_AT_ONCE)):
+            found = (self._seats.book.find(*key) for key in batch)
+            taken = [f"{seat.ticket_id}:{seat.path}:{seat.back_ms}" for seat in found if seat is not None]
+            if taken:
+                await self._register.tell(f"{TAKEN}{self._seats.worker} {','.join(taken)}")
+            for key in batch:
+                self._back.pop(key, None)
+
+    def heard(self, change: str) -> None:
+        """Some worker has told who came back to it: the older streams here end.
+
+        Of two that came at the same time to the millisecond that on the worker with the lesser name ends: each
+        worker hears of the other's, and one must stay.
+        """
+        worker, _, taken = change.removeprefix(TAKEN).partition(" ")
+        book, here = self._seats.book, self._seats.worker
+        for ticket_id, path, back_ms in _parsed(taken) if worker != here else ():
+            seat = book.find(ticket_id, path)
+            if seat is not None and (seat.back_ms, here) < (back_ms, worker):
+                book.evict(seat)
+
+    async def start(self) -> None:
+        """Begin to tell."""
+        await self._refresher.start(first_s=1.0)
+
+    async def stop(self) -> None:
+        """Tell no more."""
+        await self._refresher.stop()
+
+
+def _parsed(taken: str) -> Iterator[tuple[str, str, int]]:
+    """Ticket, path and time of each; what is no such message holds none."""
+    with suppress(ValueError):
+        for item in taken.split(","):
+            ticket_id, path, back_ms = item.split(":")
+            yield ticket_id, path, int(back_ms)
