@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import resource
 import secrets
 import signal
@@ -27,6 +26,8 @@ import uvloop
 
 from benchmarks.audience_app import LIVE_PATH
 from benchmarks.audience_client import Crowd, guests, members
+from benchmarks.document import require_marks, write_into
+from benchmarks.progress import say
 from shieldmw.drill.server import environment, free_port, serving
 from shieldmw.drill.tokens import Issuer
 from shieldmw.store.embedded import EmbeddedServer
@@ -40,11 +41,6 @@ TARGET_BYTES: Final = 2048
 TARGET_CUT_S: Final = 12.0
 _ISSUER: Final = "audience"
 _LIMITS_OFF: Final = {f"SHIELD_{name}_LIMIT": "off" for name in ("IP", "TOKEN", "EMERGENCY_IP", "FAILED_AUTH")}
-
-
-def say(text: str) -> None:
-    """A line of progress, on stderr: stdout is for the table."""
-    click.echo(f"{time.strftime('%H:%M:%S')}  {text}", err=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,16 +305,6 @@ def _lag(lag: Mapping[str, float]) -> str:
     return f"{lag['p50_ms']:.1f} and {lag['p99_ms']:.1f} ms (most {lag['max_ms']:.0f})"
 
 
-def write_into(path: Path, server: str, text: str) -> None:
-    """Put the table between its two marks in a document."""
-    begin, end = f"<!-- live audience: {server} -->", "<!-- end -->"
-    document = path.read_text("utf-8")
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if not pattern.search(document):
-        raise click.ClickException(f"{path} has no {begin} … {end}")
-    path.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", document), "utf-8")
-
-
 def _write_allocations(found: list[tuple[int, int, list[str]]], listening: int) -> None:
     """The places that hold at least 16 bytes a listener."""
     with tempfile.NamedTemporaryFile("w", prefix="audience-", suffix=".txt", delete=False) as file:
@@ -344,12 +330,14 @@ def _raise_open_files(listeners: int) -> None:
 @click.option("--into", type=click.Path(path_type=Path, exists=True), help="a document to put the table into")
 def main(listeners: int, server: str, trace: bool, into: Path | None) -> None:
     """Measure, and print the table."""
+    if into is not None:
+        require_marks(into, [f"live audience: {server}"])
     _raise_open_files(listeners)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the worker is ended, too
     results = uvloop.run(measure(Plan(listeners, server, trace)))
     click.echo(table(results))
     if into is not None:
-        write_into(into, server, table(results))
+        write_into(into, f"live audience: {server}", table(results))
 
 
 if __name__ == "__main__":

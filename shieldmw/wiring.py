@@ -116,7 +116,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     """
     policy = settings.policy
     plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
-    switch = Switch(store, on_change=lambda: seats.mode_changed())
+    switch = Switch(store, on_change=lambda: seats.mode_changed(), on_reset=lambda: forget())
     observers = (RefusalLog(),)
     seats = Seats(store, switch, plan, observers=observers)
     room = LiveRoom(store, seats, settings.key_prefix)

@@ -16,27 +16,37 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 
+# The store's clock has made a step, or two clocks have drifted apart: more than a slow answer explains.
+STEP_S = 0.5
+
 
 class Switch:
     """Holds the mode of the highest version this worker has ever seen.
 
     Losing the store changes nothing; a store that lost the mode is told it again. An emergency ends
     at its end time by this worker's own clock, which was set by the store's when the mode was read.
+
+    ``on_reset`` is called when what is remembered of buckets holds no longer: some were made full again, the
+    store has lost them, or its clock has made a step.
     """
 
     def __init__(
         self,
         register: ModeRegister,
         on_change: Callable[[], None],
+        on_reset: Callable[[], None] = lambda: None,
         *,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._register = register
         self._on_change = on_change
+        self._on_reset = on_reset
         self._now_s = now_s
         self._state = ModeState()
         self._ahead_s = time.time() - now_s()
         self._was = Mode.NORMAL
+        self._epoch: int | None = None
+        self._epoch_ahead_s = 0.0
         self._refresher = Refresher("mode", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
     @property
@@ -69,6 +79,7 @@ class Switch:
     async def refresh(self) -> None:
         """Read the mode; tell the store again what it has lost; end what is over."""
         stored = await self._register.mode()
+        self._follow(stored)
         if stored.state.version < self._state.version:
             log.warning("the store had lost mode version %d: it is told again", self._state.version)
             stored = await self._register.restore_mode(self._state)
@@ -94,6 +105,14 @@ class Switch:
     async def stop(self) -> None:
         """Follow it no longer."""
         await self._refresher.stop()
+
+    def _follow(self, stored: StoredMode) -> None:
+        """Tell of a new epoch, and of a clock that stepped: both make remembered buckets wrong."""
+        ahead_s = stored.now_s - self._now_s()
+        if stored.epoch != self._epoch or abs(ahead_s - self._epoch_ahead_s) > STEP_S:
+            if self._epoch is not None:
+                self._on_reset()
+            self._epoch, self._epoch_ahead_s = stored.epoch, ahead_s
 
     def _adopt(self, stored: StoredMode) -> None:
         self._ahead_s = stored.now_s - self._now_s()

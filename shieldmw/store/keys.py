@@ -70,6 +70,11 @@ class Names:
         return f"{self.prefix}:{{control}}:mode"
 
     @property
+    def epoch(self) -> str:
+        """A number that is another after each reset of buckets, and after the store has lost them all."""
+        return f"{self.prefix}:{{control}}:epoch"
+
+    @property
     def audit(self) -> str:
         """The stream of changes."""
         return f"{self.prefix}:{{control}}:audit"

@@ -64,10 +64,15 @@ class DenyRegister(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredMode:
-    """The mode as it is kept, and the store's clock when it was read (Unix seconds)."""
+    """The mode as it is kept, and the store's clock when it was read (Unix seconds).
+
+    ``epoch`` is another number once buckets were made full again, by an operator or because the store has lost
+    them; None where it was not read.
+    """
 
     state: ModeState
     now_s: float
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

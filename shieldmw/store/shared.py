@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from secrets import randbits
 from typing import TypeVar
 
@@ -61,9 +62,10 @@ class RedisStore:
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Drop a client's buckets, and tell every worker."""
         keys = self._keys or await self._learn_keys()
-        buckets = [keys.bucket_of(client, name) for name in limit_names]
+        await self._redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
         await self._redis.transaction(
-            ("UNLINK", *buckets), ("PUBLISH", self._names.changes, f"client {keys.client_digest(client)}")
+            ("SET", self._names.epoch, randbits(52), "PX", KEEP_MS),
+            ("PUBLISH", self._names.changes, f"client {keys.client_digest(client)}"),
         )
 
     # --- the fleet's secret
@@ -172,12 +174,16 @@ class RedisStore:
 
     async def mode(self) -> StoredMode:
         """The mode as it is kept."""
-        now, fields = await self._redis.transaction(
-            ("TIME",), ("HMGET", self._names.mode, "version", "since_us", "until_us", "data")
+        _, epoch, now, fields = await self._redis.transaction(
+            ("SET", self._names.epoch, randbits(52), "NX", "PX", KEEP_MS),
+            ("GET", self._names.epoch),
+            ("TIME",),
+            ("HMGET", self._names.mode, "version", "since_us", "until_us", "data"),
         )
         version, since_us, until_us = (records.whole_number(field, "mode") for field in fields[:3])
         now_us = int(now[0]) * 1_000_000 + int(now[1])
-        return records.parse_mode(version, since_us, until_us, now_us, fields[3] or b"")
+        stored = records.parse_mode(version, since_us, until_us, now_us, fields[3] or b"")
+        return replace(stored, epoch=records.whole_number(epoch, "epoch"))
 
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
