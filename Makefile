@@ -1,14 +1,18 @@
 # What CI runs is what a person runs.
 #   make test    the tests          make check   style, types, the house's floors
-#   make demo    the story          make clean   remove what was made here
+#   make demo    the story          make bench   what it costs, beside others
+#   make clean   remove what was made here
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 # Two at a time by default; PYTEST_ARGS=-n0 for one, or any other argument of pytest.
 PYTEST_ARGS ?= -n 2
+# All of it takes about half an hour: BENCH_ARGS=--quick to try, BENCH_ARGS='--into docs/performance.md' to write it down.
+BENCH_ARGS ?=
 
-.PHONY: test check demo clean
+.PHONY: test check demo bench clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml
@@ -30,5 +34,12 @@ check: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/shieldmw demo
 
+$(BENCH_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+bench: $(BENCH_STAMP)
+	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist
+	rm -rf $(VENV) .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist

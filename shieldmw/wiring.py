@@ -28,7 +28,7 @@ from .gate.identity import Identifier, TokenVerifier
 from .gate.leases import Leases
 from .gate.live import LiveRoom
 from .gate.outage import GuardedStore
-from .gate.refusals import Refusals
+from .gate.refusals import Refusals, RefusedGuests
 from .gate.seats import SeatPlan, Seats
 from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
@@ -169,6 +169,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         switch=switch,
         room=room,
         control=Control(store, guarded, switch, seats, deny_list, settings, forget),
+        refused_guests=RefusedGuests() if settings.refusals else None,
     )
     return gate
 

@@ -45,6 +45,7 @@ class FactsReader:
         self._forwarded = reading.forwarded_header.encode("latin-1")
         self._token_header = None if reading.token_header is None else reading.token_header.encode("latin-1")
         self._authenticate = authenticate
+        self._nowhere_else = reading.token_query is None
         self._names = frozenset((self._forwarded, self._token_header, b"cookie", _METHOD_OVERRIDE, TICKET_HEADER))
 
     def read(self, scope: Scope) -> Facts:
@@ -73,7 +74,7 @@ class FactsReader:
             below_root(path, root_path) if root_path else path,
             methods,
             tuple(forwarded),
-            self._credential(token, cookie, scope),
+            None if token is cookie is None and self._nowhere_else else self._credential(token, cookie, scope),
             None if self._authenticate is None else partial(self._authenticate, scope),
             paper or _paper(cookie, scope),
             root_path,

@@ -169,33 +169,36 @@ class Replies:
 
     def _refusal(self, decision: Decision, scope: Scope) -> tuple[Headers, bytes]:
         """Headers and body of a refusal; what does not change is kept with one that is given again."""
+        if _wants_html(scope):
+            return self.refusal(decision, wants_html=True)
         kept = decision.kept
-        if kept is None or _wants_html(scope):
-            return self.refusal(decision, wants_html=_wants_html(scope))
-        if not kept:
-            body = self.problem_json(decision)
-            kept.append((_headers(decision, _PROBLEM_JSON, body), body, self._wait_us(decision)))
-        headers, body, wait_us = cast("tuple[Headers, bytes, int]", kept[0])
-        return self._with_retry_after(headers, wait_us), body
+        if kept:
+            headers, body, wait_us = cast("tuple[Headers, bytes, int]", kept[0])
+        else:
+            wait_us = self._wait_us(decision)
+            body = self._problem_json(decision, wait_us)
+            headers = _headers(decision, _PROBLEM_JSON, body)
+            if kept is not None:
+                kept.append((headers, body, wait_us))
+        return [*headers, *_retry_after(self._retry_after_s(wait_us))], body
 
     def refusal(self, decision: Decision, *, wants_html: bool) -> tuple[Headers, bytes]:
         """Headers and body of a refusal."""
         wait_us = self._wait_us(decision)
-        if not wants_html:
-            body = self.problem_json(decision)
-            return self._with_retry_after(_headers(decision, _PROBLEM_JSON, body), wait_us), body
         retry_after_s = self._retry_after_s(wait_us)
-        body = self._html(_problem(decision), decision, retry_after_s)
-        return [*_headers(decision, _HTML, body), *_retry_after(retry_after_s)], body
-
-    def _with_retry_after(self, headers: Headers, wait_us: int) -> Headers:
-        return [*headers, *_retry_after(self._retry_after_s(wait_us))]
+        if wants_html:
+            content_type, body = _HTML, self._html(_problem(decision), decision, retry_after_s)
+        else:
+            content_type, body = _PROBLEM_JSON, self._problem_json(decision, wait_us)
+        return [*_headers(decision, content_type, body), *_retry_after(retry_after_s)], body
 
     def _retry_after_s(self, wait_us: int) -> int:
         return math.ceil(wait_us / US_PER_S * (1 + JITTER * self._jitter()))
 
     def _wait_us(self, decision: Decision) -> int:
         """How long to wait; 0 where no wait would help."""
+        if decision.reason in (Reason.QUOTA, Reason.NEVER):
+            return decision.retry_after_us
         if decision.reason is Reason.STORE_CLOSED:
             return STORE_CLOSED_RETRY_S * US_PER_S
         if decision.place is not None:
@@ -204,16 +207,18 @@ class Replies:
             return int(RESTART_RETRY_S * US_PER_S * (1 + RESTART_SPREAD * self._jitter()))
         if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
             return NO_PLACE_RETRY_S * US_PER_S
-        if decision.reason in (Reason.DENY_LIST, Reason.NO_SEAT, Reason.EMERGENCY):
-            return decision.retry_after_us or self._pointers.retry_after_s * US_PER_S
-        return decision.retry_after_us
+        return decision.retry_after_us or self._pointers.retry_after_s * US_PER_S
 
     def problem_json(self, decision: Decision) -> bytes:
-        """The refusal as problem details on one line. Those of many clients are alike but for the wait, and kept."""
-        wait_ms = _rounded_ms(self._wait_us(decision))
+        """The refusal as problem details on one line."""
+        return self._problem_json(decision, self._wait_us(decision))
+
+    def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
+        """The same; those of many clients are alike but for the wait, and kept."""
+        wait_ms = _rounded_ms(wait_us)
         if decision.place is not None or decision.paper is not None:
             return self._json(_problem(decision), decision, wait_ms)
-        key = (decision.reason, decision.listener_class, decision.identity is None, decision.violated, wait_ms)
+        key = (decision.reason, decision.identity and decision.listener_class, decision.violated, wait_ms)
         body = self._bodies.get(key)
         if body is None:
             body = self._json(_problem(decision), decision, wait_ms)

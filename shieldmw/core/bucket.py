@@ -115,16 +115,18 @@ def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
 
 def levels(charges: Sequence[Charge], outcome: Outcome) -> tuple[Level, ...]:
     """How each bucket of the charges stands after their outcome."""
-    return tuple([_level(charge, tat_us, outcome) for charge, tat_us in zip(charges, outcome.tats_us, strict=True)])
+    allowed, now_us, tats_us, _ = outcome
+    found = []
+    for (_, limit, cost), tat_us in zip(charges, tats_us, strict=True):
+        full_after_us = tat_us - now_us if tat_us > now_us else 0
+        spare_us = limit.tau_us - full_after_us
+        remaining = spare_us // limit.unit_us if spare_us > 0 else 0
+        retry_after_us = 0 if allowed else _retry_after_us(limit, cost, spare_us)
+        found.append(Level(limit, remaining, full_after_us, retry_after_us))
+    return tuple(found)
 
 
-def _level(charge: Charge, tat_us: int, outcome: Outcome) -> Level:
-    limit = charge.limit
-    full_after_us = max(0, tat_us - outcome.now_us)
-    retry_after_us = 0
-    if not outcome.allowed:
-        retry_after_us = max(0, full_after_us + charge.step_us - limit.tau_us)
-        if charge.cost > limit.burst:
-            retry_after_us = NEVER_US
-    remaining = max(0, (limit.tau_us - full_after_us) // limit.unit_us)
-    return Level(limit, remaining, full_after_us, retry_after_us)
+def _retry_after_us(limit: Limit, cost: int, spare_us: int) -> int:
+    if cost > limit.burst:
+        return NEVER_US
+    return max(0, cost * limit.unit_us - spare_us)

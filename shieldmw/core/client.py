@@ -21,6 +21,8 @@ class ListenerClass(StrEnum):
     MEMBER = "member"
     GUEST = "guest"
 
+    __hash__ = str.__hash__  # of a word, as quick as one
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

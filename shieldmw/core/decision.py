@@ -18,6 +18,8 @@ class Verdict(StrEnum):
     REFUSED = "refused"
     DRY_RUN = "dry_run"
 
+    __hash__ = str.__hash__  # of a word, as quick as one
+
 
 class Reason(StrEnum):
     """Why; the label of the metric and the word in the log."""
@@ -34,6 +36,8 @@ class Reason(StrEnum):
     RESTARTING = "restarting"
     STORE_OPEN = "store_open"
     STORE_CLOSED = "store_closed"
+
+    __hash__ = str.__hash__  # of a word, as quick as one
 
 
 class OnStoreFailure(StrEnum):
@@ -103,4 +107,4 @@ def combine(
         return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, stand, 0, mode, live)
     waits = [level.retry_after_us for level in stand]
     reason, wait_us = (Reason.NEVER, 0) if NEVER_US in waits else (Reason.QUOTA, max(waits))
-    return Decision(Verdict.REFUSED, reason, address, identity, stand, wait_us, mode, live, kept=[])
+    return Decision(Verdict.REFUSED, reason, address, identity, stand, wait_us, mode, live, None, None, [])

@@ -12,6 +12,8 @@ class Mode(StrEnum):
     NORMAL = "normal"
     EMERGENCY = "emergency"
 
+    __hash__ = str.__hash__  # of a word, as quick as one
+
 
 # Longest that one word of an operator holds: an emergency that nobody ends is a mistake.
 LONGEST_S = 7 * 86_400

@@ -59,19 +59,21 @@ class Askers:
         self._seen_once: Table[int, bool] = Table(SEEN_ONCE_KEPT)
         self._terms: Table[tuple[object, ...], Terms] = Table(PATHS_KEPT)
 
+    def known_origin(self, facts: Facts) -> Origin | None:
+        """Where the request comes from, if it came from there more than once lately."""
+        return self._origins.get((facts.peer, facts.forwarded))
+
     def origin(self, facts: Facts) -> Origin:
-        """Where the request comes from."""
+        """Where the request comes from, worked out."""
+        how = self._addressing
+        address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
+        origin = Origin(address, how, self._policy)
         key = (facts.peer, facts.forwarded)
-        origin = self._origins.get(key)
-        if origin is None:
-            how = self._addressing
-            address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
-            origin = Origin(address, how, self._policy)
-            number = hash(key)
-            if not self._seen_once.get(number):
-                self._seen_once.put(number, True)
-            elif sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
-                self._origins.put(key, origin)
+        number = hash(key)
+        if not self._seen_once.get(number):
+            self._seen_once.put(number, True)
+        elif sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
+            self._origins.put(key, origin)
         return origin
 
     def terms(self, facts: Facts) -> Terms:

@@ -72,13 +72,16 @@ class Batch:
         self._now_us = now_us
         self._waiting: list[_Waiting] = []
         self._calling: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call
 
     def take(self, ask: Ask) -> asyncio.Future[Told]:
         """What becomes of the ask; fails with ``StoreError``."""
-        told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        told: asyncio.Future[Told] = self._loop.create_future()
         self._waiting.append((ask, told))
         if self._calling is None:
-            self._calling = asyncio.create_task(self._call(), name="shieldmw batch")
+            self._calling = self._loop.create_task(self._call())
         return told
 
     async def aclose(self) -> None:

@@ -20,6 +20,7 @@ from .deny import DenyWatch
 from .events import Decided, Observer
 from .identity import Identifier, Verified
 from .live import Entry, LiveRoom
+from .refusals import RefusedGuests
 from .standing import Standing
 from .switch import Switch
 
@@ -55,6 +56,7 @@ class Gate:
         switch: Switch,
         room: LiveRoom,
         control: Control | None = None,
+        refused_guests: RefusedGuests | None = None,
         now_us: Callable[[], int] = ticks.now_us,
     ) -> None:
         self._policy = policy
@@ -70,6 +72,8 @@ class Gate:
         self._switch = switch
         self._now_us = now_us
         self._forgot_us = now_us()
+        self._refused_guests = refused_guests
+        self._deny_version = 0
         self.room = room
         self.control = control
 
@@ -88,6 +92,8 @@ class Gate:
         """Forget what is known of buckets: somebody's were made full again, or the store has lost them."""
         self._forgot_us = self._now_us()
         self._charging.forget()
+        if self._refused_guests is not None:
+            self._refused_guests.clear()
 
     async def decide(self, facts: Facts) -> Decision:
         """The decision on one request."""
@@ -96,7 +102,13 @@ class Gate:
 
     def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
         """The decision, made without a task, a future or a lock; else what must be awaited for it."""
-        origin, terms, mode = self._askers.origin(facts), self._askers.terms(facts), self._switch.mode
+        terms, mode = self._askers.terms(facts), self._switch.mode
+        origin = self._askers.known_origin(facts)
+        if origin is None:
+            refusal = self._refused_again(facts, terms, mode)
+            if refusal is not None:
+                return self._told(facts, refusal)
+            origin = self._askers.origin(facts)
         whoever_asks = self._whoever_asks(origin, terms, mode)
         if whoever_asks is not None:
             return self._told(facts, whoever_asks)
@@ -104,6 +116,17 @@ class Gate:
         if verified is None:
             return self._identify(facts, origin, terms)
         return self._charge(facts, origin, self._standing(origin, terms, verified, mode))
+
+    def _refused_again(self, facts: Facts, terms: Terms, mode: Mode) -> Decision | None:
+        """The refusal of a guest who was refused before; who was denied since hears something else."""
+        guests = self._refused_guests
+        if guests is None or not _is_guest(facts):
+            return None
+        if self._deny_list.entries.version != self._deny_version:
+            self._deny_version = self._deny_list.entries.version
+            guests.clear()
+        known = guests.look(facts, terms, mode, self._now_us())
+        return None if known is None else combine(*known, None, None, mode, live=terms.live)
 
     def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
         """Take a seat for a live response; without one the decision is a refusal.
@@ -154,7 +177,15 @@ class Gate:
         outcome = self._charging.take_now(standing, now_us)
         if outcome is None:
             return self._ask_store(facts, origin, standing, now_us)
+        if not outcome.allowed:
+            self._remember(facts, standing, outcome, now_us)
         return self._combined(facts, origin, standing, outcome, now_us)
+
+    def _remember(self, facts: Facts, standing: Standing, outcome: Outcome, now_us: int) -> None:
+        guests = self._refused_guests
+        if guests is not None and _is_guest(facts) and len(standing.charges) == 1:
+            tat_us = outcome.tats_us[0] - outcome.now_us + now_us
+            guests.remember(facts, self._askers.terms(facts), standing.mode, standing.charges, tat_us)
 
     async def _ask_store(self, facts: Facts, origin: Origin, standing: Standing, now_us: int) -> Decision:
         outcome = await self._charging.take(standing, now_us)
@@ -191,6 +222,11 @@ class Gate:
             for observer in observers:
                 observer.decided(event)
         return decision
+
+
+def _is_guest(facts: Facts) -> bool:
+    """Whether nothing was presented that could make a member of whoever asks."""
+    return facts.credential is None and facts.authenticate is None
 
 
 def _passes(standing: Standing, origin: Origin, reason: Reason) -> Decision:

@@ -1,23 +1,33 @@
 """Refusals that need no call: a TAT only grows, so one that is remembered refuses as surely as the store would.
 
 What is kept is a lower bound of the true TAT, on this worker's clock (``ticks``); whoever is refused by a lower
-bound is refused by the bucket. Only buckets that have refused are kept, so a flood of new clients leaves no
-trace. A lease that is given back makes a refusal late by what was given back, at most.
+bound is refused by the bucket. Only who was refused is kept, so a flood of new clients leaves no trace. A lease
+that is given back makes a refusal late by what was given back, at most.
+
+Both tables know their entries by a number of 64 bits that is seeded per process: among a quarter of a million
+entries a stranger is taken for one of them once in 10**13 requests, and then has to wait.
 """
 
 from __future__ import annotations
 
 from shieldmw.core.bucket import Charges, Outcome
+from shieldmw.core.facts import Facts
+from shieldmw.core.mode import Mode
+from shieldmw.core.rules import Terms
 from shieldmw.core.table import Table
 
 BUCKETS_KEPT = 131_072
+GUESTS_KEPT = 262_144
+
+# On so many different terms guests are known again.
+MOST_TERMS = 64
 
 
 class Refusals:
     """What is known of buckets that have refused, at most ``most_buckets``."""
 
     def __init__(self, most_buckets: int = BUCKETS_KEPT) -> None:
-        self._tats_us: Table[str, int] = Table(most_buckets)
+        self._tats_us: Table[int, int] = Table(most_buckets)
 
     def __len__(self) -> int:
         return len(self._tats_us)
@@ -27,7 +37,7 @@ class Refusals:
         shift_us = sent_us - outcome.now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
             if tat_us > outcome.now_us:
-                self._tats_us.put(charge.bucket, tat_us + shift_us)
+                self._tats_us.put(hash(charge.bucket), tat_us + shift_us)
 
     def look(self, charges: Charges, now_us: int) -> Outcome | None:
         """The refusal, if what is known of the charges' buckets is enough for one."""
@@ -36,7 +46,7 @@ class Refusals:
         refused = False
         tats_us = []
         for charge in charges:
-            tat_us = self._tats_us.get(charge.bucket) or now_us
+            tat_us = self._tats_us.get(hash(charge.bucket)) or now_us
             tats_us.append(tat_us)
             refused = refused or tat_us + charge.step_us - now_us > charge.limit.tau_us
         return Outcome(False, now_us, tuple(tats_us)) if refused else None
@@ -44,3 +54,39 @@ class Refusals:
     def clear(self) -> None:
         """Forget everything: somebody's buckets were made full again."""
         self._tats_us.clear()
+
+
+class RefusedGuests:
+    """Guests who were refused twice, known again by what their requests look like.
+
+    A flood is made of them: nobody works out anew who they are. Only where a single bucket decides.
+    """
+
+    def __init__(self, most_guests: int = GUESTS_KEPT) -> None:
+        self._tats_us: Table[int, int] = Table(most_guests)
+        self._charged: dict[tuple[Terms, Mode], Charges] = {}
+
+    def remember(self, facts: Facts, terms: Terms, mode: Mode, charges: Charges, tat_us: int) -> None:
+        """Keep a refusal, with the TAT in ticks; ``charges`` are what guests are charged on these terms."""
+        if (terms, mode) in self._charged or len(self._charged) < MOST_TERMS:
+            self._charged[terms, mode] = charges
+            self._tats_us.put(_number(facts, terms, mode), tat_us)
+
+    def look(self, facts: Facts, terms: Terms, mode: Mode, now_us: int) -> tuple[Charges, Outcome] | None:
+        """What a guest is charged, and the refusal; None where none is known."""
+        charges = self._charged.get((terms, mode))
+        if charges is None:
+            return None
+        tat_us = self._tats_us.get(_number(facts, terms, mode))
+        if tat_us is None or tat_us + charges[0].step_us - now_us <= charges[0].limit.tau_us:
+            return None
+        return charges, Outcome(False, now_us, (tat_us,))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._tats_us.clear()
+        self._charged.clear()
+
+
+def _number(facts: Facts, terms: Terms, mode: Mode) -> int:
+    return hash((facts.peer, facts.forwarded, terms, mode))

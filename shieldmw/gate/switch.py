@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 
-# The store's clock has made a step, or two clocks have drifted apart: more than a slow answer explains.
-STEP_S = 0.5
+# By how much more than a slow answer explains the store's clock may differ from what it was.
+STEP_S = 0.25
 
 
 class Switch:
@@ -78,8 +78,9 @@ class Switch:
 
     async def refresh(self) -> None:
         """Read the mode; tell the store again what it has lost; end what is over."""
+        asked_s = self._now_s()
         stored = await self._register.mode()
-        self._follow(stored)
+        self._follow(stored, asked_s)
         if stored.state.version < self._state.version:
             log.warning("the store had lost mode version %d: it is told again", self._state.version)
             stored = await self._register.restore_mode(self._state)
@@ -106,13 +107,14 @@ class Switch:
         """Follow it no longer."""
         await self._refresher.stop()
 
-    def _follow(self, stored: StoredMode) -> None:
+    def _follow(self, stored: StoredMode, asked_s: float) -> None:
         """Tell of a new epoch, and of a clock that stepped: both make remembered buckets wrong."""
-        ahead_s = stored.now_s - self._now_s()
-        if stored.epoch != self._epoch or abs(ahead_s - self._epoch_ahead_s) > STEP_S:
+        least_s, most_s = stored.now_s - self._now_s(), stored.now_s - asked_s
+        stepped = not least_s - STEP_S <= self._epoch_ahead_s <= most_s + STEP_S
+        if stored.epoch != self._epoch or stepped:
             if self._epoch is not None:
                 self._on_reset()
-            self._epoch, self._epoch_ahead_s = stored.epoch, ahead_s
+            self._epoch, self._epoch_ahead_s = stored.epoch, most_s
 
     def _adopt(self, stored: StoredMode) -> None:
         self._ahead_s = stored.now_s - self._now_s()

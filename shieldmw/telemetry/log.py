@@ -41,7 +41,7 @@ class RefusalLog:
             "%s; the last one: %s %s at %r by %s",
             counts,
             decision.listener_class,
-            decision.address,
+            _who(event),
             event.facts.path[:200],
             ", ".join(decision.violated) or decision.reason,
         )
@@ -51,3 +51,11 @@ class RefusalLog:
     def evicted(self, event: Evicted) -> None:
         """Say how many had to leave; a cut has at most a step a second."""
         evictions.info("%d live %ss had to leave", event.count, event.listener_class)
+
+
+def _who(event: Decided) -> str:
+    """The address; what the request says of it, where it was refused without anybody working that out."""
+    facts, decision = event
+    if decision.address is not None:
+        return str(decision.address)
+    return repr(", ".join(facts.forwarded)[-100:] or facts.peer)

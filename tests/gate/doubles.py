@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from shieldmw import Identity, Settings
+from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Ask, Outcome
-from shieldmw.core.client import Proof
+from shieldmw.core.client import Client, Proof
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
+from shieldmw.core.lease import Unspent
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.api_keys import ApiKeys
 from shieldmw.gate.askers import Addressing, Askers
@@ -117,6 +119,59 @@ class FakeClock:
     monotonic = s
 
 
+class LoopClock(FakeClock):
+    """The clock of the running loop: time passes for workers and for stores as it does for timers."""
+
+    def s(self) -> float:
+        """Seconds."""
+        return loop_time()
+
+    def us(self) -> int:
+        """Microseconds."""
+        return round(loop_time() * 1_000_000)
+
+    monotonic = s
+
+
+class LeasingStore(MemoryStore):
+    """A store that charges ahead and takes back, by the reference, as the scripts do in a real one.
+
+    ``ahead_us`` is by how much its clock shows more than the workers'.
+    """
+
+    def __init__(self, clock: FakeClock, *, ahead_us: int = 0) -> None:
+        super().__init__(b"fleet", now_us=lambda: clock.us() + ahead_us)
+        self.tats_us: dict[str, int] = {}
+        self.leased = 0
+        self.given_back_us = 0
+
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+        """Take the charges of each ask, all or nothing, and those that are asked for ahead."""
+        return [self._decide(ask) for ask in asks]
+
+    def _decide(self, ask: Ask) -> Outcome:
+        outcome = bucket.take([self.tats_us.get(charge.bucket) for charge in ask.charges], ask, self._now_us())
+        if outcome.allowed:
+            self.leased += outcome.leased
+            for charge, tat_us in zip(ask.charges, outcome.tats_us, strict=True):
+                if charge.cost:
+                    self.tats_us[charge.bucket] = tat_us
+        return outcome
+
+    async def give_back(self, unspent: Sequence[Unspent]) -> None:
+        """Take back what was not spent, of buckets that nobody has charged since."""
+        for charge, ceiling_us, give_us in unspent:
+            if self.tats_us.get(charge.bucket) == ceiling_us:
+                self.tats_us[charge.bucket] -= give_us
+                self.given_back_us += give_us
+
+    async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
+        """Make a client's buckets full again."""
+        for name in limit_names:
+            self.tats_us.pop(f"{name} {client}", None)
+        await super().refill(client, ())
+
+
 class FlakyStore:
     """A store that fails, hangs or lags as it is told, and else answers as the one inside it."""
 
@@ -128,6 +183,7 @@ class FlakyStore:
         self.lags = False
         self.calls = 0
         self.asks = 0
+        self.calls_to_give_back = 0
         self.under_way = 0
         self.most_under_way = 0
 
@@ -156,6 +212,13 @@ class FlakyStore:
         if self.lags:
             await asyncio.sleep(0)
         return outcomes
+
+    async def give_back(self, unspent: Sequence[Unspent]) -> None:
+        """Take back what was not spent, if it may."""
+        self.calls_to_give_back += 1
+        if self.failing is not None:
+            raise self.failing
+        await self.inner.give_back(unspent)
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
         """The issued keys, if it may."""
@@ -225,6 +288,10 @@ class Worker:
     local: MemoryBuckets
     api_keys: ApiKeys
     clock: FakeClock
+    leases: Leases | None
+    refusals: Refusals | None
+    switch: Switch
+    deny_list: DenyWatch
 
 
 def worker(
@@ -242,11 +309,13 @@ def worker(
     calls = Batch(store, now_us=clock.us) if settings.batch else Singly(store, now_us=clock.us)
     guarded = GuardedStore(calls, local, settings.on_redis_failure, now_s=loop_time)
     leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
-    charging = SharedCharging(guarded, leases, Refusals() if settings.refusals else None)
+    refusals = Refusals() if settings.refusals else None
+    charging = SharedCharging(guarded, leases, refusals)
     failed_auth = FailedAuth(settings.policy, guarded, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.forget())
     identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s)
     switch = Switch(store, on_change=lambda: None, now_s=clock.s)
+    deny_list = DenyWatch(store, switch.store_now_s)
     seats = Seats(store, switch, SeatPlan(0, 0, 0), now_s=clock.s)
     addressing = Addressing(
         settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix
@@ -258,14 +327,14 @@ def worker(
         charging,
         on_store_failure=OnStoreFailure(settings.on_redis_failure),
         dry_run=settings.dry_run,
-        background=(api_keys,),
+        background=(api_keys,) if leases is None else (leases, api_keys),
         observers=observers,
-        deny_list=DenyWatch(store, switch.store_now_s),
+        deny_list=deny_list,
         switch=switch,
         room=LiveRoom(store, seats, "event", now_s=clock.s),
         now_us=clock.us,
     )
-    return Worker(gate, identifier, guarded, local, api_keys, clock)
+    return Worker(gate, identifier, guarded, local, api_keys, clock, leases, refusals, switch, deny_list)
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:

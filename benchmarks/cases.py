@@ -1,0 +1,151 @@
+"""The cases: who asks, with which limit, and what the shield must reach against which reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from ipaddress import IPv4Address
+from typing import Final
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from benchmarks.load import Load
+
+PLENTY: Final = "1000000/minute"
+ONCE: Final = "1/day"
+_SECRET: Final = "a secret of the benchmark, long enough for HS256"  # noqa: S105
+_FIRST: Final = IPv4Address("10.0.0.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row of the table of issue 4. Title and load are told how many clients there are: a quick run has fewer."""
+
+    name: str
+    titled: str
+    load: Callable[[int], Load]
+    settings: Callable[[], Mapping[str, str]]
+    reference: str = "bare"
+    target: float | None = None
+    refused: bool = False
+    peers: bool = False
+    limit: str = PLENTY
+    clients: int = 1
+    passes: int = 1
+
+    @property
+    def title(self) -> str:
+        """What it is, with all clients."""
+        return self.titled.format(self.clients)
+
+    def smaller(self, part: float) -> Case:
+        """The same with a part of the clients."""
+        return replace(self, clients=max(1, int(self.clients * part)))
+
+
+def one_guest(clients: int) -> Load:
+    """One client, known by its address."""
+    return Load()
+
+
+def guests(clients: int) -> Load:
+    """Clients in turn, by the header of a trusted proxy."""
+    return Load(tuple(f"X-Forwarded-For: {_FIRST + n}" for n in range(clients)))
+
+
+def one_member(clients: int) -> Load:
+    """One member with a token of HS256."""
+    return Load((_bearer(_claims("member-0"), _SECRET, "HS256"),))
+
+
+def members(clients: int) -> Load:
+    """Members in turn, with tokens of RS256."""
+    key = _rsa_key()
+    return Load(tuple(_bearer(_claims(f"member-{n}"), key, "RS256") for n in range(clients)))
+
+
+def _guest_limit(limit: str, **more: str) -> Callable[[], Mapping[str, str]]:
+    return lambda: {"SHIELD_IP_LIMIT": limit, **more}
+
+
+def _public_key() -> Mapping[str, str]:
+    pem = (
+        _rsa_key()
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return {"SHIELD_JWT_PUBLIC_KEY": pem.decode()}
+
+
+@cache
+def _rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _claims(subject: str) -> dict[str, str | int]:
+    return {"sub": subject, "iat": int(time.time()), "exp": int(time.time()) + 4 * 3600}
+
+
+def _bearer(claims: dict[str, str | int], key: str | rsa.RSAPrivateKey, algorithm: str) -> str:
+    return f"Authorization: Bearer {jwt.encode(claims, key, algorithm=algorithm)}"
+
+
+_PROXY: Final = {"SHIELD_TRUSTED_PROXIES": "127.0.0.1"}
+
+CASES: Final = (
+    Case("hot-guest", "one hot guest, allowed", one_guest, _guest_limit(PLENTY), target=0.85),
+    Case(
+        "guests",
+        "{:,} guests in turn, allowed",
+        guests,
+        _guest_limit("300/minute", **_PROXY),
+        target=0.65,
+        clients=100_000,
+        limit="300/minute",
+    ),
+    Case(
+        "hot-member",
+        "one hot member (HS256), allowed",
+        one_member,
+        lambda: {"SHIELD_JWT_SECRET": _SECRET, "SHIELD_TOKEN_LIMIT": PLENTY},
+        target=0.80,
+    ),
+    Case("members", "{:,} members in turn (RS256), allowed", members, _public_key, target=0.60, clients=10_000),
+    Case(
+        "refused",
+        "one client, refused",
+        one_guest,
+        _guest_limit(ONCE),
+        reference="refusal",
+        target=0.90,
+        refused=True,
+        limit=ONCE,
+    ),
+    Case(
+        "refused-guests",
+        "{:,} clients in turn, refused",
+        guests,
+        _guest_limit(ONCE, **_PROXY),
+        reference="refusal",
+        target=0.80,
+        refused=True,
+        clients=100_000,
+        limit=ONCE,
+        passes=2,
+    ),
+    Case("peers", "the peers, one client, allowed", one_guest, _guest_limit(PLENTY), peers=True),
+    Case(
+        "peers-refused",
+        "the peers, one client, refused",
+        one_guest,
+        _guest_limit(ONCE),
+        reference="refusal",
+        refused=True,
+        peers=True,
+        limit=ONCE,
+    ),
+)

@@ -1,0 +1,129 @@
+"""Measures one case: its apps by turns, in rounds, each checked to do what it claims before it is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from benchmarks.cases import Case
+from benchmarks.load import Load, Seen, Wrk
+from benchmarks.progress import say
+from benchmarks.proof import check, prove
+from benchmarks.servers import PEERS, App, Server, peer_name, running
+from benchmarks.store import Store, Work
+
+_IDLE_S: Final = 3.0
+# A call is not repeated after its time is up, and then the worker decides alone: on a machine that others use, too,
+# that would measure another thing.
+_PATIENT: Final = {"SHIELD_REDIS_TIMEOUT_MS": "2000"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how often; ``part`` of the clients; and further checkouts of shieldmw beside this one."""
+
+    rounds: int = 5
+    seconds: int = 5
+    part: float = 1.0
+    also: tuple[Path, ...] = ()
+
+    def apps(self, case: Case) -> list[App]:
+        """What is measured: the reference first."""
+        apps = [App(case.reference, case.reference), App("shield", "shield")]
+        apps += [App(f"shield of {path.name}", "shield", path) for path in self.also]
+        return [*apps, *(App(peer_name(peer), peer) for peer in PEERS)] if case.peers else apps
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One app, measured once. ``work`` is Redis's, without what it does while nobody asks."""
+
+    seen: Seen
+    cpu_s: float
+    work: Work
+
+
+Turns = Mapping[str, Sequence[Turn]]
+
+
+async def measure(case: Case, plan: Plan, store: Store) -> Turns:
+    """All turns of a case, by the name of the app."""
+    say(f"{case.name}: {case.title}")
+    store.client.flushall()
+    load = case.load(case.clients)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        servers = await start(case, plan.apps(case), store, load, folder, stack)
+        wrks = {server.app.name: Wrk(load, folder) for server in servers}
+        for server in servers:
+            await _warm_up(case, server, wrks[server.app.name])
+        idle = await _idle(store)
+        turns: dict[str, list[Turn]] = {server.app.name: [] for server in servers}
+        for number in range(plan.rounds):
+            for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
+                await check(case, server, load)
+                turn = await _turn(case, server, wrks[server.app.name], plan.seconds, store, idle)
+                turns[server.app.name].append(turn)
+            rates = "  ".join(f"{name} {mine[-1].seen.rate:,.0f}" for name, mine in turns.items())
+            say(f"  round {number + 1} of {plan.rounds}, answers a second: {rates}")
+        return turns
+
+
+async def start(
+    case: Case, apps: Sequence[App], store: Store, load: Load, folder: Path, stack: AsyncExitStack
+) -> list[Server]:
+    """All servers of a case, each proven; the one that only refuses last, as it sends what the shield sent."""
+    sample = folder / "refusal"
+    servers = {}
+    for database, app in enumerate(sorted(apps, key=lambda app: app.kind == "refusal")):
+        settings = {"BENCH_REFUSAL": str(sample), "BENCH_LIMIT": case.limit, "BENCH_REDIS_URL": store.url(database)}
+        if app.kind == "shield":
+            settings |= {"SHIELD_REDIS_URL": store.url(database), **_PATIENT, **case.settings()}
+        server = servers[app.name] = await stack.enter_async_context(running(app, settings))
+        answer = await prove(case, server, store, database, load)
+        if app.kind == "shield" and case.refused:
+            answer.save(sample)
+    return [servers[app.name] for app in apps]
+
+
+async def _warm_up(case: Case, server: Server, wrk: Wrk) -> None:
+    """Every client once, so that buckets and tokens are known; twice where the second time is the refused one."""
+    for _ in range(case.passes if server.app.has_store else 0):
+        await wrk.pass_through(server.url)
+
+
+async def _idle(store: Store) -> Work:
+    before = store.work()
+    await asyncio.sleep(_IDLE_S)
+    return store.work() - before
+
+
+async def _turn(case: Case, server: Server, wrk: Wrk, seconds: int, store: Store, idle: Work) -> Turn:
+    await wrk.run(server.url, 1)
+    before, cpu_s = store.work(), server.cpu_s()
+    seen = await wrk.run(server.url, seconds)
+    work, cpu_s = store.work() - before, server.cpu_s() - cpu_s
+    refused = seen.requests if case.refused else 0
+    if seen.errors or seen.refused != refused:
+        raise click.ClickException(
+            f"{server.app.name}: of {seen.requests:,} answers {seen.refused:,} were refusals, not {refused:,};"
+            f" {seen.errors:,} requests failed"
+        )
+    share = work.at_s / idle.at_s
+    return Turn(
+        seen,
+        cpu_s,
+        Work(
+            work.at_s,
+            max(0, work.reads - round(idle.reads * share)),
+            max(0, work.scripts - round(idle.scripts * share)),
+            max(0.0, work.cpu_s - idle.cpu_s * share),
+        ),
+    )

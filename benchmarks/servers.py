@@ -1,0 +1,118 @@
+"""The servers under load: uvicorn with one worker, uvloop and httptools, for each app; and the venv of the peers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import click
+
+import shieldmw
+from benchmarks.apps import READY_PATH
+from benchmarks.progress import say
+from benchmarks.store import HOST
+from shieldmw.drill.server import free_port, serving
+
+HOME: Final = Path(__file__).resolve().parent.parent
+CHECKOUT: Final = Path(shieldmw.__file__).resolve().parent.parent
+PEERS: Final = ("slowapi", "limits", "throttled_py", "asgi_ratelimit", "fastapi_limiter")
+# The peers run on the same ones as the shield, so that only the limiter differs.
+SHARED: Final = ("starlette", "uvicorn", "uvloop", "httptools", "hiredis")
+_PEERS_VENV: Final = HOME / ".venv-bench"
+_PEERS_LIST: Final = Path(__file__).with_name("peers.txt")
+_TICKS_A_S: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One thing that is measured: its name in the table, what it is (``BENCH_APP``), and whose shieldmw it imports."""
+
+    name: str
+    kind: str
+    checkout: Path = CHECKOUT
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether it lives in the venv of the peers."""
+        return self.kind in PEERS
+
+    @property
+    def has_store(self) -> bool:
+        """Whether it counts in Redis."""
+        return self.kind not in {"bare", "refusal"}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    app: App
+    url: str
+    pid: int
+    last_lines: Callable[[int], str]
+
+    def cpu_s(self) -> float:
+        """The processor's time that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_A_S
+
+
+def peer_name(kind: str) -> str:
+    """As its package is called."""
+    return kind.replace("_", "-")
+
+
+@asynccontextmanager
+async def running(app: App, settings: Mapping[str, str]) -> AsyncIterator[Server]:
+    """A server from its first answer to its end."""
+    port = free_port(HOST)
+    python = peers_python() if app.is_peer else sys.executable
+    module = "benchmarks.peers" if app.is_peer else "benchmarks.apps"
+    command = [python, "-m", "uvicorn", "--factory", f"{module}:build", "--host", HOST, "--port", str(port)]
+    command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
+    command += ["--no-proxy-headers"]  # else uvicorn believes any header from loopback before the shield can judge it
+    environ = own_environment() | dict(settings) | {"BENCH_APP": app.kind, "BENCH_CHECKOUT": str(app.checkout)}
+    async with serving(command, HOME, environ) as server:
+        await server.ready(f"http://{HOST}:{port}{READY_PATH}", 30, lambda _: None)
+        yield Server(app, f"http://{HOST}:{port}/", server._process.pid, server.last_lines)
+
+
+def own_environment() -> dict[str, str]:
+    """Without inherited settings of a shield, and with these benchmarks."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SHIELD_", "BENCH_"))}
+    return inherited | {"PYTHONPATH": str(HOME)}
+
+
+def peers_python() -> str:
+    """The Python of the peers' venv, which is made where it is missing or out of date.
+
+    Raises:
+        click.ClickException: pip failed.
+    """
+    wanted = [f"{name}=={version(name)}" for name in SHARED]
+    stamp = _PEERS_VENV / "made-of"
+    made_of = hashlib.sha256("\n".join([_PEERS_LIST.read_text("utf-8"), sys.version, *wanted]).encode()).hexdigest()
+    python = _PEERS_VENV / "bin" / "python"
+    if stamp.exists() and stamp.read_text() == made_of:
+        return str(python)
+    say(f"making {_PEERS_VENV} for the peers (once; about a minute)")
+    started_s = time.monotonic()
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", str(_PEERS_VENV)],
+        [*install, "-r", str(_PEERS_LIST), *wanted],
+    ):
+        if subprocess.run(command, check=False).returncode != 0:  # noqa: S603
+            raise click.ClickException(f"failed: {' '.join(command)}")
+    stamp.write_text(made_of)
+    say(f"  took {time.monotonic() - started_s:.0f} s")
+    return str(python)

