@@ -18,7 +18,6 @@ from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
-from shieldmw.core.bucket import Level
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.limits import US_PER_S, Limit
@@ -274,7 +273,9 @@ def limit_headers(decision: Decision) -> Headers:
     if nearest is None:
         return []
     policies = _policies(*[level.limit for level in decision.levels])
-    return [(b"ratelimit-policy", policies), (b"ratelimit", _rate_limit(nearest))]
+    limit, remaining, full_after_us, _ = nearest
+    rate = f'"{limit.name}";r={remaining};t={-(-full_after_us // US_PER_S)}'
+    return [(b"ratelimit-policy", policies), (b"ratelimit", rate.encode())]
 
 
 def send_with(headers: Headers, send: Send) -> Send:
@@ -327,11 +328,6 @@ def _policies(*limits: Limit) -> bytes:
 def _policy(limit: Limit) -> str:
     burst = "" if limit.burst == limit.amount else f";burst={limit.burst}"
     return f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'
-
-
-def _rate_limit(level: Level) -> bytes:
-    full_after_s = -(-level.full_after_us // US_PER_S)
-    return f'"{level.limit.name}";r={level.remaining};t={full_after_s}'.encode()
 
 
 def _wants_html(scope: Scope) -> bool:

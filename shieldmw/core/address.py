@@ -123,9 +123,8 @@ class Networks:
     def __bool__(self) -> bool:
         return bool(self.networks) or self.unix
 
-
-# The peers of a server behind proxies are few.
-_peer_address = lru_cache(maxsize=1024)(parse_address)
+    def __hash__(self) -> int:
+        return hash((len(self.networks), self.unix))  # there is one for each setting
 
 
 def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> IPAddress | None:
@@ -135,10 +134,8 @@ def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networ
     trusted. The peer again where the header is missing, cannot be read, or holds trusted hops
     only. None where even the peer has no address (a unix socket).
     """
-    peer_address = None if peer is None else _peer_address(peer)
-    if not forwarded or not trusted or (peer_address is None and peer is not None):
-        return peer_address
-    if peer_address not in trusted:
+    peer_address, is_trusted = _peer(peer, trusted)
+    if not forwarded or not is_trusted:
         return peer_address
     for hop in _hops_from_the_right(forwarded, header):
         address = parse_address(hop)
@@ -149,12 +146,22 @@ def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networ
     return peer_address
 
 
+@lru_cache(maxsize=1024)  # the peers of a server behind proxies are few
+def _peer(peer: str | None, trusted: Networks) -> tuple[IPAddress | None, bool]:
+    """The address of a peer, and whether its header is believed; what is no address is not."""
+    if peer is None:
+        return None, trusted.unix
+    address = parse_address(peer)
+    return address, address is not None and address in trusted
+
+
 def _hops_from_the_right(lines: tuple[str, ...], header: str) -> Iterable[str]:
-    text = ",".join(lines)
-    if header not in ("x-forwarded-for", "forwarded") or ("," not in text and header == "x-forwarded-for"):
-        return (text,)
+    if header not in ("x-forwarded-for", "forwarded"):
+        return (",".join(lines),)
+    if header == "x-forwarded-for" and len(lines) == 1 and "," not in lines[0]:
+        return lines
     # Whatever a client put in front, however long, the hops that proxies appended are at the end.
-    end = text[-LONGEST_HEADER:]
+    end = ",".join(lines)[-LONGEST_HEADER:]
     hops = reversed(end.split(",")) if header == "x-forwarded-for" else _forwarded_hops(end)
     return islice(hops, MOST_HOPS)
 

@@ -31,19 +31,21 @@ class Lease:
     ``shift_us`` is the spender's clock minus the store's, or less: its time may seem later than it is, never earlier.
     """
 
-    __slots__ = ("_ceilings_us", "_shift_us", "_steps_us", "_tats_us", "charges")
+    __slots__ = ("_ceilings_us", "_shift_us", "_steps", "_tats_us", "charges")
 
     def __init__(self, charges: Charges, outcome: Outcome, shift_us: int = 0) -> None:
         self.charges = charges
         self._shift_us = shift_us
-        self._steps_us = tuple([charge.step_us for charge in charges])
         self._ceilings_us = tuple([tat_us + shift_us for tat_us in outcome.tats_us])
+        steps_us = [charge.step_us for charge in charges]
+        self._steps = tuple(zip(range(len(charges)), self._ceilings_us, steps_us, strict=True))
         self._tats_us = tuple([tat_us + shift_us for tat_us in without_lease(charges, outcome).tats_us])
 
     def spend(self, now_us: int) -> Outcome | None:
         """Spend the charges once, by the spender's clock; None where less than that is left."""
         tats_us = []
-        for tat_us, ceiling_us, step_us in zip(self._tats_us, self._ceilings_us, self._steps_us, strict=True):
+        for at, ceiling_us, step_us in self._steps:
+            tat_us = self._tats_us[at]
             new_us = (tat_us if tat_us > now_us else now_us) + step_us
             if new_us > ceiling_us:
                 return None

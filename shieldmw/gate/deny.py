@@ -22,22 +22,14 @@ class DenyWatch:
     def __init__(self, register: DenyRegister, now_s: Callable[[], float]) -> None:
         self._register = register
         self._now_s = now_s
-        self._list = DenyList()
+        self.entries = DenyList()  # as it is known
         self._version: int | None = None
         self._refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
-
-    def __bool__(self) -> bool:
-        return bool(self._list.entries)
-
-    @property
-    def entries(self) -> DenyList:
-        """The list as it is known."""
-        return self._list
 
     def left_s(self, address: IPAddress | None) -> float:
         """For how long the address is still refused; 0 if it is not."""
         now_s = self._now_s()
-        until_s = self._list.until_s(address, now_s)
+        until_s = self.entries.until_s(address, now_s)
         return 0.0 if until_s is None else until_s - now_s
 
     async def refresh(self) -> None:
@@ -49,11 +41,11 @@ class DenyWatch:
             await self._register.restore_deny(lost)
             deny_list = await self._register.deny_list(None)
         if deny_list is not None:
-            self._list, self._version = deny_list, deny_list.version
+            self.entries, self._version = deny_list, deny_list.version
 
     def _in_force(self) -> list[DenyEntry]:
         now_s = self._now_s()
-        return [entry for entry in self._list.entries if entry.until_s > now_s]
+        return [entry for entry in self.entries.entries if entry.until_s > now_s]
 
     def soon(self) -> None:
         """Somebody said that it has changed."""

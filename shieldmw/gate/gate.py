@@ -18,7 +18,7 @@ from .charging import Charging
 from .control import Control
 from .deny import DenyWatch
 from .events import Decided, Observer
-from .identity import Identifier, Verified
+from .identity import GUEST, Identifier, Verified
 from .live import Entry, LiveRoom
 from .refusals import RefusedGuests
 from .standing import Standing
@@ -68,6 +68,7 @@ class Gate:
         self._background = tuple(background)
         self._observers = tuple(observers)
         self._observers_of_all = tuple(observer for observer in observers if observer.hears_all)
+        self._tells_all = dry_run or bool(self._observers_of_all)
         self._deny_list = deny_list
         self._switch = switch
         self._now_us = now_us
@@ -112,7 +113,7 @@ class Gate:
         whoever_asks = self._whoever_asks(origin, terms, mode)
         if whoever_asks is not None:
             return self._told(facts, whoever_asks)
-        verified = self._identifier.identify_now(facts)
+        verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         if verified is None:
             return self._identify(facts, origin, terms)
         return self._charge(facts, origin, self._standing(origin, terms, verified, mode))
@@ -147,7 +148,7 @@ class Gate:
         """The decision where it does not matter who is asking."""
         if origin.denied:
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, mode=mode)
-        if self._deny_list and (left_s := self._deny_list.left_s(origin.address)) > 0:
+        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(origin.address)) > 0:
             wait_us = int(left_s * US_PER_S)
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, retry_after_us=wait_us, mode=mode)
         return Decision(Verdict.ALLOWED, Reason.EXEMPT, origin.address, mode=mode) if terms.exempt else None
@@ -205,6 +206,8 @@ class Gate:
             standing.refusal = decision
             standing.refused_us = asked_us
             standing.refusal_until_us = asked_us + min(decision.retry_after_us, REFUSAL_KEPT_US)
+        elif not self._tells_all:
+            return decision
         return self._told(facts, decision)
 
     def _holds(self, standing: Standing, now_us: int) -> bool:

@@ -59,7 +59,7 @@ class Verified:
         self.standings = Standings()
 
 
-_GUEST = Verified(None)
+GUEST = Verified(None)
 
 
 class Identifier:
@@ -87,9 +87,9 @@ class Identifier:
         """What is known of the request's credential; None where something must be awaited to know it."""
         credential = facts.credential
         if credential is None:
-            return _GUEST if facts.authenticate is None else None
+            return GUEST if facts.authenticate is None else None
         if not (facts.authenticate or self._api_keys or self._tokens):
-            return _GUEST
+            return GUEST
         known = self._known.get(self._digest(credential))
         return None if known is None or known.by_host or known.until_s <= self._now_s() else known
 
@@ -110,7 +110,7 @@ class Identifier:
 
     async def _first_sight(self, facts: Facts, credential: str, clients: AddressClients) -> Verified:
         if not await self._failed_auth.may_verify(clients):
-            return _GUEST
+            return GUEST
         if identity := await self._ask_host(facts):
             self._known.put(self._digest(credential), Verified(None, self._now_s() + HOST_TRUST_S, by_host=True))
             return Verified(identity)
@@ -119,7 +119,7 @@ class Identifier:
     async def _verify(self, credential: str, clients: AddressClients) -> Verified:
         # Up to count_now nothing awaits: no other request of this address can slip in between.
         if not self._failed_auth.may_verify_now(clients):
-            return _GUEST
+            return GUEST
         proof = self._prove(credential)
         if proof is not None:
             verified = Verified(proof.identity, proof.until_s)
@@ -128,7 +128,7 @@ class Identifier:
         self._known.put(self._digest(credential), Verified(None, self._now_s() + FAILURE_KEPT_S))
         self._failed_auth.count_now(clients)
         await self._failed_auth.count(clients)
-        return _GUEST
+        return GUEST
 
     def _prove(self, credential: str) -> Proof | None:
         if not 0 < len(credential) <= LONGEST_CREDENTIAL:
