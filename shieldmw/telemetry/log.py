@@ -58,4 +58,4 @@ def _who(event: Decided) -> str:
     facts, decision = event
     if decision.address is not None:
         return str(decision.address)
-    return repr(", ".join(facts.forwarded)[-100:] or facts.peer)
+    return repr((", ".join(facts.forwarded) or facts.peer or "")[-100:])
