@@ -138,7 +138,13 @@ def test_a_connection_survives_a_refused_body(server: HttpServer, kind: AsgiKind
         sock = connection.sock
         if broken:
             connection.close()
-        after = _request(connection, "GET", "/healthz")
+        try:
+            after = _request(connection, "GET", "/healthz")
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            assert kind == "hypercorn", "it ends the connection without a word where it had not read the body"
+            broken = True
+            connection.close()
+            after = _request(connection, "GET", "/healthz")
         # Nobody reads the body, so granian (hyper) goes on only where all of it had come already.
         goes_on = connection.sock is sock or broken
         assert goes_on or (kind == "granian" and posted.headers["connection"] == "close")

@@ -29,7 +29,7 @@ from shieldmw.gate.identity import Identifier, TokenVerifier
 from shieldmw.gate.leases import Leases
 from shieldmw.gate.live import LiveRoom
 from shieldmw.gate.outage import GuardedStore
-from shieldmw.gate.refusals import Refusals
+from shieldmw.gate.refusals import Refusals, RefusedGuests
 from shieldmw.gate.seats import SeatPlan, Seats
 from shieldmw.gate.switch import Switch
 from shieldmw.store.memory import MemoryBuckets, MemoryStore
@@ -123,12 +123,15 @@ class LoopClock(FakeClock):
     """The clock of the running loop: time passes for workers and for stores as it does for timers."""
 
     def s(self) -> float:
-        """Seconds."""
-        return loop_time()
+        """Seconds; outside of a loop it has not begun."""
+        try:
+            return loop_time()
+        except RuntimeError:
+            return START_S
 
     def us(self) -> int:
         """Microseconds."""
-        return round(loop_time() * 1_000_000)
+        return round(self.s() * 1_000_000)
 
     monotonic = s
 
@@ -142,6 +145,7 @@ class LeasingStore(MemoryStore):
     def __init__(self, clock: FakeClock, *, ahead_us: int = 0) -> None:
         super().__init__(b"fleet", now_us=lambda: clock.us() + ahead_us)
         self.tats_us: dict[str, int] = {}
+        self.asked_ahead = 0
         self.leased = 0
         self.given_back_us = 0
 
@@ -151,6 +155,7 @@ class LeasingStore(MemoryStore):
 
     def _decide(self, ask: Ask) -> Outcome:
         outcome = bucket.take([self.tats_us.get(charge.bucket) for charge in ask.charges], ask, self._now_us())
+        self.asked_ahead += ask.ahead > 0
         if outcome.allowed:
             self.leased += outcome.leased
             for charge, tat_us in zip(ask.charges, outcome.tats_us, strict=True):
@@ -179,6 +184,7 @@ class FlakyStore:
         self.inner = inner
         self.failing = failing
         self.held: asyncio.Event | None = None
+        self.answer_held: asyncio.Event | None = None
         self.hangs_for_s: float | None = None
         self.lags = False
         self.calls = 0
@@ -209,6 +215,8 @@ class FlakyStore:
         if self.lags:
             await asyncio.sleep(0)
         outcomes = await self.inner.take(asks)
+        if self.answer_held is not None:
+            await self.answer_held.wait()
         if self.lags:
             await asyncio.sleep(0)
         return outcomes
@@ -332,6 +340,7 @@ def worker(
         deny_list=deny_list,
         switch=switch,
         room=LiveRoom(store, seats, "event", now_s=clock.s),
+        refused_guests=RefusedGuests() if settings.refusals else None,
         now_us=clock.us,
     )
     return Worker(gate, identifier, guarded, local, api_keys, clock, leases, refusals, switch, deny_list)
