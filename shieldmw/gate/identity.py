@@ -45,18 +45,30 @@ class TokenVerifier(Protocol):
 
 
 class Verified:
-    """What a credential turned out to be worth, until when that holds (Unix time), and how its subject stands.
+    """What a credential turned out to be worth, and until when that holds (Unix time).
 
     ``by_host``: the host app proved it, and is asked again each time.
     """
 
-    __slots__ = ("by_host", "identity", "standings", "until_s")
+    __slots__ = ("_asked", "_standings", "by_host", "identity", "until_s")
 
     def __init__(self, identity: Identity | None, until_s: float = 0.0, *, by_host: bool = False) -> None:
         self.identity = identity
         self.until_s = until_s
         self.by_host = by_host
-        self.standings = Standings()
+        self._asked = False
+        self._standings: Standings | None = None
+
+    @property
+    def standings(self) -> Standings:
+        """How its subject stands; kept from the second request on, since most of a live audience make one."""
+        if self._standings is not None:
+            return self._standings
+        standings = Standings()
+        if self._asked:
+            self._standings = standings
+        self._asked = True
+        return standings
 
 
 GUEST = Verified(None)

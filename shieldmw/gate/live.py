@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import blake2b
 from random import random
 from secrets import token_bytes, token_hex
@@ -69,7 +70,7 @@ class LiveRoom:
         client = self._signer.client_digest(who)
         ticket = self._ticket(facts.paper, client, decision.listener_class, now_s)
         # One connection for each live path: a player and a chat in one browser show the same ticket.
-        path = blake2b(facts.route_path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        path = _digest(facts.route_path)
         cohort = self._signer.cohort(who, now_s)
         live = ticket.until_s > 0
         back_ms = self.seats.now_ms() if live else 0
@@ -167,6 +168,11 @@ class LiveRoom:
         """Keep it fresh no longer."""
         await self.takeovers.stop()
         await self._refresher.stop()
+
+
+@lru_cache(maxsize=256)  # listeners of one path share the text
+def _digest(path: str) -> str:
+    return blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
 def _who(decision: Decision) -> str:

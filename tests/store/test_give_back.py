@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
 import redis
 
 from servers import RedisServer
-from shieldmw.core.bucket import Ask, Charge, Outcome
+from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Outcome
 from shieldmw.core.lease import Lease, Unspent
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.store import scripts
 from shieldmw.store.shared import RedisStore
-from store.stores import now_us, one, opened, run, slow_limit
+from store.stores import all_keys, everything, now_us, one, opened, run, slow_limit
 
 KEPT_MS = 3_600_000
 UNIT_US = 1000
@@ -100,6 +101,148 @@ def test_a_lease_given_back_late_lets_nothing_more_pass(server: RedisServer) -> 
     run(work())
 
 
+# --- only the exact ceiling -------------------------------------------------------------------------
+
+
+def key_of(charge: Charge) -> str:
+    """A bucket under the name of its limit."""
+    return charge.limit.name
+
+
+def unspent(name: str, ceiling_us: int, give_us: int) -> Unspent:
+    """What is given back of a bucket, whatever was really leased."""
+    return Unspent(one(slow_limit(100, name))[0], ceiling_us, give_us)
+
+
+def given_back(server: RedisServer, *given: Unspent) -> int:
+    """Give it back in one call; how many buckets took something back."""
+
+    async def work() -> int:
+        async with opened(server.url) as store:
+            return await scripts.give_back(store._redis.run, given, key_of)
+
+    return run(work())
+
+
+@pytest.mark.parametrize("off_us", [-1, 0, 1])
+def test_only_a_tat_at_exactly_the_ceiling_goes_back(server: RedisServer, off_us: int) -> None:
+    """A microsecond more, or less, and somebody else has charged the bucket: nothing is written, not even a TTL."""
+    client = server.client()
+    ceiling_us = now_us(client) + 60 * US_PER_S
+    client.set("a", ceiling_us + off_us, px=KEPT_MS)
+    before = everything(client)
+    assert given_back(server, unspent("a", ceiling_us, 10 * US_PER_S)) == (off_us == 0)
+    if off_us:
+        assert everything(client) == before
+    else:
+        assert client.get("a") == str(ceiling_us - 10 * US_PER_S).encode()
+
+
+def test_a_bucket_that_is_gone_stays_gone(server: RedisServer) -> None:
+    """Full again, or reset by an operator: giving back makes no key."""
+    assert given_back(server, unspent("a", now_us(server.client()) + US_PER_S, US_PER_S // 2)) == 0
+    assert all_keys(server.client()) == []
+
+
+def test_what_is_given_back_twice_counts_once(server: RedisServer) -> None:
+    """In one call or in two: after the first the TAT is no longer the ceiling."""
+    client = server.client()
+    ceiling_us = now_us(client) + 60 * US_PER_S
+    client.set("a", ceiling_us, px=KEPT_MS)
+    given = unspent("a", ceiling_us, US_PER_S)
+    assert given_back(server, given) == 1
+    assert given_back(server, given) == 0
+    client.set("a", ceiling_us, px=KEPT_MS)
+    given_back(server, given, given)
+    assert client.get("a") == str(ceiling_us - US_PER_S).encode()
+
+
+@pytest.mark.parametrize(
+    "tat_us", [10**15 + 1, 2**53 - 1, 9_007_199_254_740_881, 1_234_567_890_123_457], ids=lambda tat_us: str(tat_us)
+)
+@pytest.mark.parametrize("give_us", [1, 7, 999_999_999_999])
+def test_no_digit_is_lost(server: RedisServer, tat_us: int, give_us: int) -> None:
+    """Up to 2^53 the TAT that is left is exact, in decimal digits and nothing else."""
+    client = server.client()
+    client.set("a", tat_us, px=KEPT_MS)
+    assert given_back(server, unspent("a", tat_us, give_us)) == 1
+    assert client.get("a") == str(tat_us - give_us).encode()
+
+
+@pytest.mark.parametrize("left_us", [2_000_001, 2_000_999, 5_000_000, 3_600 * US_PER_S])
+def test_the_ttl_lasts_until_the_bucket_is_full_and_no_longer(server: RedisServer, left_us: int) -> None:
+    """Never less: a key that is gone is a full bucket. And never as long as it was before."""
+    client = server.client()
+    ceiling_us = now_us(client) + left_us + 60 * US_PER_S
+    client.set("a", ceiling_us, px=10 * KEPT_MS)
+    assert given_back(server, unspent("a", ceiling_us, 60 * US_PER_S)) == 1
+    ends_us = (client.pexpiretime("a") - EPOCH_S * 1000) * 1000
+    assert 0 <= ends_us - (ceiling_us - 60 * US_PER_S) <= 2000
+
+
+@pytest.mark.parametrize("give_us", [60 * US_PER_S, 61 * US_PER_S, 10**15])
+def test_a_bucket_that_is_full_by_what_comes_back_is_deleted(server: RedisServer, give_us: int) -> None:
+    """Whether it is so to the microsecond or by far more: a TAT that is over is no TAT."""
+    client = server.client()
+    ceiling_us = now_us(client) + 60 * US_PER_S
+    client.set("a", ceiling_us, px=KEPT_MS)
+    assert given_back(server, unspent("a", ceiling_us, give_us)) == 1
+    assert all_keys(client) == []
+
+
+@pytest.mark.parametrize("text", ["1", "0", "-5", "007", "1e15", "0x10", "5.0", " 5", "abc", "nan", "inf", ""])
+def test_a_text_that_is_not_the_ceilings_own_digits_is_left_alone(server: RedisServer, text: str) -> None:
+    """Also where it is a number to Lua: only what take.lua wrote is given back."""
+    client = server.client()
+    client.set("a", text, px=KEPT_MS)
+    before = everything(client)
+    for ceiling_us in (5, 7, 16, 10**15):
+        assert given_back(server, unspent("a", ceiling_us, 1)) == 0
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_trace_ends_as_the_model_says(server: RedisServer, seed: int) -> None:
+    """Leases, charges and give backs of several clients at random, several in a call, against a model in Python."""
+    client = server.client()
+    chance = random.Random(seed)
+    limits = [slow_limit(1000, name) for name in "abcd"]
+    model: dict[str, int] = {}
+    held: list[Unspent] = []
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            for _ in range(120):
+                limit = chance.choice(limits)
+                what = chance.random()
+                if what < 0.55:
+                    ask = Ask(one(limit, chance.randrange(1, 4)), chance.choice([0, 0, 5, 40]))
+                    (outcome,) = await scripts.take(store._redis.run, [ask], key_of)
+                    if outcome.allowed:
+                        model[limit.name] = outcome.tats_us[0]
+                        held.extend(Lease(ask.charges, outcome).unspent(outcome.now_us) if outcome.leased else ())
+                elif what < 0.9 and held:
+                    chance.shuffle(held)
+                    given, held[:] = held[: chance.randrange(1, 4)], held[3:]
+                    expected, seen = 0, dict(model)
+                    for bucket in given:
+                        name = bucket.charge.limit.name
+                        if seen.get(name) == bucket.ceiling_us:
+                            model[name] = bucket.ceiling_us - bucket.give_us
+                            expected += 1
+                    assert await scripts.give_back(store._redis.run, given, key_of) == expected
+                elif what < 0.95:
+                    client.delete(limit.name)
+                    model.pop(limit.name, None)
+                assert {name: int(client.get(name) or 0) for name in all_keys(client)} == model
+
+    run(work())
+    assert model
+
+
+# --- garbage ----------------------------------------------------------------------------------------
+
+
 def as_list(client: redis.Redis) -> None:
     """Not a string at all."""
     client.rpush("broken", "x")
@@ -126,9 +269,6 @@ def test_garbage_in_one_bucket_harms_no_other(server: RedisServer, garbage: Call
     garbage(client)
     lying = client.dump("broken")
     good, broken = one(slow_limit(100, "good")), one(slow_limit(100, "broken"))
-
-    def key_of(charge: Charge) -> str:
-        return charge.limit.name
 
     async def work() -> None:
         async with opened(server.url) as store:
