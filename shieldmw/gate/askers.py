@@ -24,6 +24,7 @@ SEEN_ONCE_KEPT = 4096
 
 # A proxy header longer than this is read anew each time, rather than kept.
 LONGEST_KEPT = 512
+MOST_LINES_KEPT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Askers:
         number = hash(key)
         if not self._seen_once.get(number):
             self._seen_once.put(number, True)
-        elif sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
+        elif len(facts.forwarded) <= MOST_LINES_KEPT and sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
             self._origins.put(key, origin)
         return origin
 
@@ -82,6 +83,6 @@ class Askers:
         terms = self._terms.get(key)
         if terms is None:
             terms = self._policy.terms(facts)
-            if len(facts.path) <= LONGEST_KEPT:
+            if len(facts.path) + sum(map(len, facts.methods)) <= LONGEST_KEPT:
                 self._terms.put(key, terms)
         return terms

@@ -89,6 +89,9 @@ class Batch:
         if self._calling is not None:
             self._calling.cancel()
             await asyncio.gather(self._calling, return_exceptions=True)
+            # A task that was cancelled before it began has told nobody.
+            self._calling = None
+            self._fail((), StoreUnavailable("closed"))
         await self._store.aclose()
 
     async def _call(self) -> None:

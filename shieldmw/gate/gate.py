@@ -72,7 +72,7 @@ class Gate:
         self._deny_list = deny_list
         self._switch = switch
         self._now_us = now_us
-        self._forgot_us = now_us()
+        self._forgot_us = now_us() - 1
         self._refused_guests = refused_guests
         self._deny_version = 0
         self.room = room
@@ -211,7 +211,7 @@ class Gate:
         return self._told(facts, decision)
 
     def _holds(self, standing: Standing, now_us: int) -> bool:
-        return now_us < standing.refusal_until_us and standing.refused_us >= self._forgot_us
+        return now_us < standing.refusal_until_us and standing.refused_us > self._forgot_us
 
     def _told(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""

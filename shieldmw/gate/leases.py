@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.bucket import Charge, Charges, Outcome
 from shieldmw.core.lease import Lease, Unspent
+from shieldmw.core.limits import AGGREGATE_FACTOR
 from shieldmw.errors import StoreError
 
 from . import ticks
@@ -48,6 +49,7 @@ class Leases:
         self._most = most
         self._now_us = now_us
         self._open: dict[Standing, None] = {}
+        self._asking = 0
         self._sweeper = Refresher("leases", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
     def __len__(self) -> int:
@@ -73,17 +75,20 @@ class Leases:
         if not hot:
             standing.ahead = 0
             return 0
-        if standing.asking or standing.lease is not None or len(self._open) >= self._most:
+        full = len(self._open) + self._asking >= self._most
+        if full or standing.asking or standing.lease is not None or not _of_one_pace(standing.charges):
             return 0
         if now_us - standing.opened_us <= HOT_US:
             standing.ahead *= 2
         standing.ahead = min(max(FIRST_AHEAD, standing.ahead), MOST_AHEAD)
         standing.asking = True
+        self._asking += 1
         return standing.ahead + max(_while_refilling(charge) for charge in standing.charges)
 
     def answered(self, standing: Standing, told: Told | None) -> None:
         """The call that asked for charges ahead has ended; None: with nothing that still holds."""
         standing.asking = False
+        self._asking -= 1
         if told is None or told.sent_us is None or not told.outcome.leased:
             return
         standing.lease = Lease(standing.charges, told.outcome, told.sent_us - told.outcome.now_us)
@@ -127,6 +132,12 @@ class Leases:
     def _close(self, standing: Standing) -> None:
         standing.lease = None
         self._open.pop(standing, None)
+
+
+def _of_one_pace(charges: Charges) -> bool:
+    """Whether the buckets refill about as fast: beside a fast one a slow one would pay for what is never spent."""
+    steps_us = [charge.step_us for charge in charges if charge.cost]
+    return bool(steps_us) and max(steps_us) <= AGGREGATE_FACTOR * min(steps_us)
 
 
 def _while_refilling(charge: Charge) -> int:
