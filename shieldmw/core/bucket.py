@@ -58,13 +58,15 @@ class Outcome(NamedTuple):
 
     ``tats_us`` are the TATs in force afterwards, in the order of the charges: the new ones where
     ``allowed``, else the old ones, since a refusal changes nothing. ``leased`` says how often more
-    the charges were taken ahead; the TATs hold that too.
+    the charges were taken ahead; the TATs hold that too. The TATs of the first ``refundable``
+    charges may hold what others are still to be refunded.
     """
 
     allowed: bool
     now_us: int
     tats_us: tuple[int, ...]
     leased: int = 0
+    refundable: int = 0
 
 
 class Level(NamedTuple):
