@@ -19,7 +19,7 @@ from .store_url import CLUSTER, SENTINEL, parse_servers
 SHORTEST_SECRET = 32
 SHORTEST_TOKEN = 16
 
-STORE_SCHEMES = ("memory", "redis", "rediss", "unix", CLUSTER, SENTINEL, "embedded")
+STORE_SCHEMES = ("memory", "redis", "rediss", "unix", "embedded", CLUSTER, SENTINEL)
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 SIGNATURE_ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),

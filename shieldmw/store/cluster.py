@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from binascii import crc_hqx
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -76,7 +76,7 @@ class Cluster:
         self._owners: list[Address | None] = [None] * SLOTS
         self._nodes: dict[Address, RedisConnection] = {}
         self._rests_until_s: dict[Address, float] = {}
-        self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S)
+        self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
         """Run a script where its keys are.
@@ -88,7 +88,8 @@ class Cluster:
         def call(node: RedisConnection, asking: bool) -> Awaitable[object]:
             return node.run(script, keys, arguments, asking=asking)
 
-        return await self._follow(slot_of(keys[0]), call, waits=script not in OF_BUCKETS)
+        slot = slot_of(keys[0] if keys else "")
+        return await self._follow(slot, call, waits=script not in OF_BUCKETS)
 
     async def command(self, *command: str | int | bytes) -> Any:
         """One command, where its first argument is as a key. So is a channel, though any node would do."""
@@ -199,20 +200,21 @@ class Cluster:
 
     async def _look(self) -> None:
         """Learn the owners from the first node that tells, and part with nodes that own nothing any more."""
-        failure = StoreError("")
-        async for asked, reply in self._told():
-            if isinstance(reply, StoreError):
+        failure = StoreError("nobody was asked")
+        async with aclosing(self._told()) as told:
+            async for asked, reply in told:
+                if not isinstance(reply, StoreError):
+                    self._owners = owners_of(reply, asked)
+                    break
                 failure = type(reply)(f"{asked}: {reply}")
-                continue
-            self._owners = owners_of(reply, asked)
-            self._rests_until_s = {address: s for address, s in self._rests_until_s.items() if self._rests(address)}
-            masters = self._masters()
-            for address in [address for address in self._nodes if address not in masters]:
-                await self._nodes.pop(address).retire()
-            return
-        raise failure
+            else:
+                raise failure
+        self._rests_until_s = {address: s for address, s in self._rests_until_s.items() if self._rests(address)}
+        masters = self._masters()
+        for address in [address for address in self._nodes if address not in masters]:
+            await self._nodes.pop(address).retire()
 
-    async def _told(self) -> AsyncIterator[tuple[Address, Any]]:
+    async def _told(self) -> AsyncGenerator[tuple[Address, Any], None]:
         """What nodes say of the slots, or why they say nothing: the masters known, then those that the URL names."""
         for address in sorted(_shuffled(self._masters()), key=self._rests):
             yield address, await _slots_by(self._node(address))

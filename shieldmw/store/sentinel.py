@@ -37,7 +37,7 @@ class Sentinels:
         ]
         self._address: Address | None = None
         self._connection: RedisConnection | None = None
-        self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S)
+        self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
         """Run a script at the master."""

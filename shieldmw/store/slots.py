@@ -38,7 +38,7 @@ def groups(asks: Sequence[Ask]) -> list[list[int]]:
     together: dict[object, list[int]] = {}
     for place, ask in enumerate(asks):
         slots = {charge.client.slot for charge in ask.charges}
-        together.setdefault(place if len(slots) > 1 else slots.pop(), []).append(place)
+        together.setdefault(slots.pop() if len(slots) == 1 else place, []).append(place)
     return list(together.values())
 
 
