@@ -34,9 +34,14 @@ from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import problem
+from .settings.store_url import CLUSTER, SENTINEL
+from .store.calls import Calls
+from .store.cluster import Cluster
 from .store.embedded import EmbeddedServer
 from .store.memory import MemoryBuckets, MemoryStore
 from .store.port import Store
+from .store.redis import RedisConnection
+from .store.sentinel import Sentinels
 from .store.shared import RedisStore
 from .telemetry.log import RefusalLog
 
@@ -98,14 +103,9 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
         store = MemoryStore(secret or candidate)
         return lambda: store
     url = EmbeddedServer().start().url if scheme == "embedded" else settings.redis_url
-    return partial(
-        RedisStore,
-        url,
-        prefix=settings.key_prefix,
-        secret=secret,
-        candidate=candidate,
-        timeout_s=settings.redis_timeout_ms / 1000,
-    )
+    servers: dict[str, Callable[[str, float], Calls]] = {CLUSTER: Cluster, SENTINEL: Sentinels}
+    connect = partial(servers.get(scheme, RedisConnection), url, settings.redis_timeout_ms / 1000)
+    return lambda: RedisStore(connect(), prefix=settings.key_prefix, secret=secret, candidate=candidate)
 
 
 def build_gate(settings: Settings, store: Store) -> Gate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import click
@@ -15,11 +15,15 @@ from shieldmw.core.rules import all_limits
 from shieldmw.errors import SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
+from shieldmw.settings.store_url import CLUSTER, SENTINEL, parse_servers
 from shieldmw.store.embedded import EmbeddedServer
 from shieldmw.store.shared import RedisStore
 from shieldmw.wiring import build_gate, store_opener
 
 from .load import exit_with, settings_or_exit
+
+# What each server that is written to says of itself, by where it is.
+Servers = Mapping[str, Mapping[str, str]]
 
 # A limit that admits less than it says, because its unit of time is rounded up to a microsecond.
 ROUNDING_WORTH_SAYING = 0.01
@@ -33,25 +37,36 @@ def check(workers: int) -> None:
     Exit status: 0 all right (warnings do not count), 1 the store does not answer, 2 a wrong setting.
     """
     settings = settings_or_exit()
-    info: Mapping[str, str] = {}
+    servers: Servers = {}
     failure = None
     try:
-        info = asyncio.run(_ask_store(settings))
+        servers = asyncio.run(_ask_store(settings))
     except SettingsError as error:
         exit_with(error)
     except StoreError as error:
         failure = str(error)
-    for warning in (*setting_warnings(settings, workers), *store_warnings(settings, info)):
+    for warning in (*setting_warnings(settings, workers), *store_warnings(settings, servers)):
         click.echo(f"warning: {warning}")
     if failure is not None:
         click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {failure}", err=True)
         sys.exit(1)
-    server = info.get("valkey_version") or info.get("redis_version")
-    click.echo(f"ok: settings are valid, store {masked_url(settings.redis_url)}" + (f" ({server})" if server else ""))
+    reached = ", ".join(_reached(settings, servers))
+    click.echo(f"ok: settings are valid, store {masked_url(settings.redis_url)}" + (f" ({reached})" if reached else ""))
 
 
-async def _ask_store(settings: Settings) -> Mapping[str, str]:
-    """What the server says of itself; empty for ``memory://``. Builds all the rest once, too."""
+def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
+    """The versions of what answered, and what it is."""
+    versions = {info.get("valkey_version") or info.get("redis_version") or "" for info in servers.values()}
+    yield from sorted(versions - {""})
+    scheme = urlsplit(settings.redis_url).scheme
+    if scheme == CLUSTER:
+        yield f"{len(servers)} masters" if len(servers) > 1 else "1 master"
+    elif scheme == SENTINEL:
+        yield f"master {', '.join(servers)}"
+
+
+async def _ask_store(settings: Settings) -> Servers:
+    """What the servers say of themselves; empty for ``memory://``. Builds all the rest once, too."""
     if settings.redis_url.startswith("embedded://"):
         with EmbeddedServer() as server:
             return await _ask_store(settings.model_copy(update={"redis_url": server.url}))
@@ -120,16 +135,33 @@ def _is_everywhere(pattern: PathPattern) -> bool:
     return pattern.matches("/") and pattern.matches("/any/path")
 
 
-def store_warnings(settings: Settings, info: Mapping[str, str]) -> Iterator[str]:
-    """What the server's own settings make unsafe."""
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy not in ("noeviction", "volatile-ttl"):
-        yield f"the store evicts ({policy}): a bucket that is evicted is full again, use maxmemory-policy noeviction"
-    parts = urlsplit(settings.redis_url)
-    if parts.scheme in ("redis", "rediss") and not parts.password and not _is_loopback(parts.hostname):
-        yield f"the store at {parts.hostname} is reachable without a password: set one, in SHIELD_REDIS_URL too"
-    if parts.scheme == "redis" and not _is_loopback(parts.hostname):
-        yield f"the way to the store at {parts.hostname} is not encrypted: use rediss:// where others can listen"
+def store_warnings(settings: Settings, servers: Servers) -> Iterator[str]:
+    """What the servers' own settings make unsafe, and the way to them."""
+    for place, info in servers.items():
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy not in ("noeviction", "volatile-ttl"):
+            store = f"the store at {place}" if place else "the store"
+            yield f"{store} evicts ({policy}): a bucket that is evicted is full again, use maxmemory-policy noeviction"
+    scheme = urlsplit(settings.redis_url).scheme
+    hosts, has_password = _data_hosts(settings.redis_url, servers)
+    far = ", ".join(dict.fromkeys(host for host in hosts if not _is_loopback(host)))
+    if far and not has_password:
+        yield f"the store at {far} is reachable without a password: set one, in SHIELD_REDIS_URL too"
+    if far and scheme == "redis":
+        yield f"the way to the store at {far} is not encrypted: use rediss:// where others can listen"
+    if far and scheme in (CLUSTER, SENTINEL):
+        yield f"the way to the store at {far} is not encrypted: keep it in a network where nobody else can listen"
+
+
+def _data_hosts(url: str, servers: Servers) -> tuple[Sequence[str], bool]:
+    """The hosts that hold the data, as far as is known, and whether there is a password for them."""
+    parts = urlsplit(url)
+    if parts.scheme in (CLUSTER, SENTINEL):
+        found = [urlsplit(f"//{place}").hostname or "" for place in servers]
+        named = parse_servers(url)
+        return found or [address.host for address in named.addresses], bool(named.password)
+    hosts = [parts.hostname or ""] if parts.scheme in ("redis", "rediss") else []
+    return hosts, bool(parts.password)
 
 
 def _is_loopback(host: str | None) -> bool:

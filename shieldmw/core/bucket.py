@@ -58,13 +58,15 @@ class Outcome(NamedTuple):
 
     ``tats_us`` are the TATs in force afterwards, in the order of the charges: the new ones where
     ``allowed``, else the old ones, since a refusal changes nothing. ``leased`` says how often more
-    the charges were taken ahead; the TATs hold that too.
+    the charges were taken ahead; the TATs hold that too. The TATs of the first ``refundable``
+    charges may hold what others are still to be refunded.
     """
 
     allowed: bool
     now_us: int
     tats_us: tuple[int, ...]
     leased: int = 0
+    refundable: int = 0
 
 
 class Level(NamedTuple):
@@ -115,7 +117,7 @@ def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
 
 def levels(charges: Sequence[Charge], outcome: Outcome) -> tuple[Level, ...]:
     """How each bucket of the charges stands after their outcome."""
-    allowed, now_us, tats_us, _ = outcome
+    allowed, now_us, tats_us = outcome[:3]
     found = []
     for (_, limit, cost), tat_us in zip(charges, tats_us, strict=True):
         full_after_us = tat_us - now_us if tat_us > now_us else 0

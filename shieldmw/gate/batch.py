@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.errors import StoreError, StoreUnavailable
-from shieldmw.store.port import Store
+from shieldmw.store.port import Store, TakenInPart
 
 from . import ticks
 
@@ -103,10 +103,14 @@ class Batch:
                 count = _fitting(self._waiting)
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
                 sent_us = self._now_us()
-                outcomes = await self._store.take([ask for ask, _ in group])
-                for (_, told), outcome in zip(group, outcomes, strict=True):
-                    if not told.done():
-                        told.set_result(Told(outcome, sent_us))
+                results = await self._take([ask for ask, _ in group])
+                for (_, told), result in zip(group, results, strict=True):
+                    if told.done():
+                        continue
+                    if isinstance(result, StoreError):
+                        told.set_exception(result)
+                    else:
+                        told.set_result(Told(result, sent_us))
         except StoreError as error:
             failure = error
         except asyncio.CancelledError:
@@ -115,6 +119,13 @@ class Batch:
         finally:
             self._calling = None
             self._fail(group, failure)
+
+    async def _take(self, asks: Sequence[Ask]) -> Sequence[Outcome | StoreError]:
+        """What becomes of each."""
+        try:
+            return await self._store.take(asks)
+        except TakenInPart as part:
+            return part.results
 
     def _fail(self, group: Sequence[_Waiting], failure: StoreError) -> None:
         for _, told in (*group, *self._waiting):

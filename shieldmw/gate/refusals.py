@@ -33,9 +33,10 @@ class Refusals:
         return len(self._tats_us)
 
     def remember(self, charges: Charges, outcome: Outcome, sent_us: int) -> None:
-        """Keep the TATs of a refusal that was asked for at ``sent_us``."""
+        """Keep the TATs of a refusal that was asked for at ``sent_us``; of those that can only grow."""
         shift_us = sent_us - outcome.now_us
-        for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
+        first = outcome.refundable
+        for charge, tat_us in zip(charges[first:], outcome.tats_us[first:], strict=True):
             if tat_us > outcome.now_us:
                 self._tats_us.put(hash(charge.bucket), tat_us + shift_us)
 

@@ -1,7 +1,8 @@
 """What the gate asks of a store, by concern. Two answer: ``MemoryStore`` (one process) and ``RedisStore``.
 
-Every method is one atomic round trip, and raises ``StoreUnavailable`` where the store is away or too slow
-(what was asked may have been done all the same), ``StoreError`` where its answer makes no sense.
+Every method is atomic and one round trip (in a cluster: for the keys of each slot), and raises ``StoreUnavailable``
+where the store is away or too slow (what was asked may have been done all the same), ``StoreError`` where its answer
+makes no sense.
 """
 
 from __future__ import annotations
@@ -18,13 +19,30 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
+from shieldmw.errors import StoreError, StoreUnavailable
+
+
+class TakenInPart(StoreUnavailable):
+    """Some asks of a call have an outcome, others failed: their buckets are on another server, which is away."""
+
+    def __init__(self, results: Sequence[Outcome | StoreError]) -> None:
+        super().__init__(results)
+        self.results = results
+
+    def __str__(self) -> str:
+        failures = [result for result in self.results if isinstance(result, StoreError)]
+        return f"{len(failures)} of {len(self.results)} asks failed, the first with: {failures[0]}"
 
 
 class Buckets(Protocol):
     """Takes charges."""
 
     async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
-        """Take the charges of each ask, all or nothing, in order, by the store's own clock."""
+        """Take the charges of each ask, all or nothing, by the store's own clock; in order where buckets are shared.
+
+        Raises:
+            TakenInPart: there is an outcome or an error for each.
+        """
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was taken ahead and not spent."""

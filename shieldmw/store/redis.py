@@ -7,7 +7,7 @@ owns the connection, so whoever goes away while waiting neither cancels a call n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,13 @@ from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings.problems import problem
 
 from .budget import budget
+from .calls import Asked, ClusterDown, Command, Moved, TryAgain
 from .scripts import NAMES, source
 
 # What one round trip takes along at most. More would make the first wait for the last.
 MOST_CALLS = 256
 
-# Answers that mean "not now" rather than "never": LOADING, READONLY, OOM, CLUSTERDOWN, MASTERDOWN.
+# Answers that mean "not now" rather than "never": LOADING, READONLY, OOM, MASTERDOWN.
 _AWAY = (
     OSError,
     TimeoutError,
@@ -35,12 +36,11 @@ _AWAY = (
     redis_errors.TimeoutError,
     redis_errors.ReadOnlyError,
     redis_errors.OutOfMemoryError,
-    redis_errors.ClusterDownError,
     redis_errors.MasterDownError,
-    redis_errors.TryAgainError,
 )
 
-Command = tuple[str | int | bytes, ...]
+# For the next command alone, at a node that a slot is on its way to; in a transaction for all of it.
+_ASKING: Command = ("ASKING",)
 
 
 @dataclass(slots=True)
@@ -60,6 +60,8 @@ class RedisConnection:
         StoreError: any other error that it answers.
     """
 
+    slotted = False
+
     def __init__(self, url: str, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         try:
@@ -78,33 +80,37 @@ class RedisConnection:
         self._pool = pool
         self._waiting: list[_Call] = []
         self._owner: asyncio.Task[None] | None = None
+        self._retired = False
         self._scripts = {name: source(name) for name in NAMES}
         self._digests: dict[str, str] = {}
 
-    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+    async def run(
+        self, script: str, keys: Sequence[str], arguments: Sequence[str | int], *, asking: bool = False
+    ) -> object:
         """Run a script by its digest; load it first where the server does not know it."""
         if script not in self._digests:
             await self._load(script)
         command: Command = ("EVALSHA", self._digests[script], len(keys), *keys, *arguments)
         try:
-            return await self.command(*command)
+            return await self.command(*command, asking=asking)
         except _ScriptForgotten:
             await self._load(script)
-            return await self.command(*command)
+            return await self.command(*command, asking=asking)
 
-    async def command(self, *command: str | int | bytes) -> Any:
-        """One command."""
-        (reply,) = await self._call([command])
+    async def command(self, *command: str | int | bytes, asking: bool = False) -> Any:
+        """One command; ``asking`` as a node of a cluster said."""
+        *_, reply = await self._call([_ASKING, command] if asking else [command])
         return _checked(reply)
 
-    async def transaction(self, *commands: Command) -> list[Any]:
+    async def transaction(self, *commands: Command, asking: bool = False) -> list[Any]:
         """Several commands as one: all or none are carried out."""
-        *queued, replies = await self._call([("MULTI",), *commands, ("EXEC",)])
+        before = [_ASKING] if asking else []
+        *queued, replies = await self._call([*before, ("MULTI",), *commands, ("EXEC",)])
         for reply in (*queued, replies):
             _checked(reply)
         return [_checked(reply) for reply in replies]
 
-    async def messages(self, channel: str) -> AsyncIterator[bytes]:
+    async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
         """What is published on a channel, beginning with an empty message once we listen."""
         client: Any = aioredis.Redis(connection_pool=self._pool)
         pubsub = client.pubsub()
@@ -119,6 +125,17 @@ class RedisConnection:
                     yield message["data"]
         finally:
             await pubsub.aclose()
+
+    async def infos(self) -> Mapping[str, bytes]:
+        """What the server says of itself."""
+        return {"": await self.command("INFO")}
+
+    async def retire(self) -> None:
+        """End the connection once its calls have ended, and each that a later call opens; listeners are cut off."""
+        self._retired = True
+        await self._pool.disconnect()
+        if self._owner is None or self._owner.done():
+            await self._connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
         """End the connection; a later call opens a new one."""
@@ -146,6 +163,8 @@ class RedisConnection:
             while self._waiting:
                 calls, self._waiting = self._waiting[:MOST_CALLS], self._waiting[MOST_CALLS:]
                 await self._round_trip(calls)
+            if self._retired:
+                await self._connection.disconnect(nowait=True)
         except StoreError as error:
             for call in (*calls, *self._waiting):
                 _fail(call, type(error)(*error.args))
@@ -191,11 +210,23 @@ class _ScriptForgotten(StoreError):
 def _checked(reply: Any) -> Any:
     if isinstance(reply, redis_errors.NoScriptError):
         raise _ScriptForgotten(str(reply))
-    if isinstance(reply, _AWAY):
-        raise StoreUnavailable(_text(reply))
     if isinstance(reply, Exception):
-        raise StoreError(_text(reply))
+        raise _failure(reply)
     return reply
+
+
+def _failure(reply: Exception) -> StoreError:
+    """What the server's error means."""
+    text = _text(reply)
+    if isinstance(reply, redis_errors.MovedError):  # which the library holds to be an AskError, too
+        return Moved(text, reply.host, reply.port)
+    if isinstance(reply, redis_errors.AskError):
+        return Asked(text, reply.host, reply.port)
+    if isinstance(reply, redis_errors.TryAgainError):
+        return TryAgain(text)
+    if isinstance(reply, redis_errors.ClusterDownError):
+        return ClusterDown(text)
+    return StoreUnavailable(text) if isinstance(reply, _AWAY) else StoreError(text)
 
 
 def _fail(call: _Call, error: StoreError) -> None:

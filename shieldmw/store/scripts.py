@@ -11,9 +11,13 @@ from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "give_back", "mode", "seats", "queue", "deny")
+NAMES = ("take", "give_back", "refund", "mode", "seats", "queue", "deny")
+
+# What can be run for each of its keys alone as well, where they cannot be had together.
+OF_BUCKETS = frozenset({"take", "give_back", "refund"})
 
 Run = Callable[[str, Sequence[str], Sequence[str | int]], Awaitable[object]]
+KeyOf = Callable[[Charge], str]
 
 
 def source(name: str) -> str:
@@ -21,7 +25,7 @@ def source(name: str) -> str:
     return files("shieldmw.store").joinpath("lua", f"{name}.lua").read_text("ascii")
 
 
-async def take(run: Run, asks: Sequence[Ask], key_of: Callable[[Charge], str]) -> list[Outcome]:
+async def take(run: Run, asks: Sequence[Ask], key_of: KeyOf) -> list[Outcome]:
     """Run ``take.lua`` for several requests, one after the other."""
     buckets: dict[str, int] = {}
     arguments: list[int] = []
@@ -42,12 +46,18 @@ async def take(run: Run, asks: Sequence[Ask], key_of: Callable[[Charge], str]) -
     return outcomes
 
 
-async def give_back(run: Run, unspent: Sequence[Unspent], key_of: Callable[[Charge], str]) -> int:
+async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:
     """Run ``give_back.lua``; how many buckets took something back."""
     keys = [key_of(given.charge) for given in unspent]
     arguments = [number for given in unspent for number in (given.ceiling_us, given.give_us)]
     reply = await run("give_back", keys, arguments)
     return whole_numbers("give_back", [reply], 1)[0]
+
+
+async def refund(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> int:
+    """Run ``refund.lua`` for a charge and the outcome it had; by how many microseconds the TAT went back."""
+    reply = await run("refund", [key_of(charge)], (ceiling_us, charge.step_us, charged_us))
+    return whole_numbers("refund", [reply], 1)[0]
 
 
 async def seats(run: Run, key: str, report: Report, capacity: Capacity, channel: str) -> Grant:

@@ -1,4 +1,4 @@
-"""The store of a fleet, in one Redis or Valkey: what is kept under which key, and how it is read back."""
+"""The store of a fleet, in Redis or Valkey: what is kept under which key, and how it is read back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
 from shieldmw.errors import StoreError
 
-from . import records, scripts
+from . import records, scripts, slots
+from .calls import Calls, Command
 from .keys import KEEP_MS, Keys, Names
 from .port import AuditEntry, StoredMode
-from .redis import Command, RedisConnection, pairs
+from .redis import pairs
 
 AUDIT_LENGTH = 1000
 
@@ -33,14 +34,13 @@ T = TypeVar("T")
 
 
 class RedisStore:
-    """Everything the fleet shares, in one Redis.
+    """Everything the fleet shares, in one Redis, in a cluster, or at whatever master sentinels name.
 
-    ``secret`` keys all digests; without one, the first worker makes one and keeps it in the
-    store. ``timeout_s`` is the budget of a call, connecting included.
+    ``secret`` keys all digests; without one, the first worker makes one and keeps it in the store.
     """
 
-    def __init__(self, url: str, *, prefix: str, secret: bytes | None, candidate: bytes, timeout_s: float) -> None:
-        self._redis = RedisConnection(url, timeout_s)
+    def __init__(self, redis: Calls, *, prefix: str, secret: bytes | None, candidate: bytes) -> None:
+        self._redis = redis
         self._names = Names(prefix)
         self._secret = secret
         self._secret_is_set = secret is not None
@@ -52,12 +52,14 @@ class RedisStore:
     async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
         """Take the charges of each ask, all or nothing, by the clock of Redis."""
         keys = self._keys or await self._learn_keys()
-        return await scripts.take(self._redis.run, asks, keys.bucket)
+        take = slots.take if self._redis.slotted else scripts.take
+        return await take(self._redis.run, asks, keys.bucket)
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was leased and not spent."""
         keys = self._keys or await self._learn_keys()
-        await scripts.give_back(self._redis.run, unspent, keys.bucket)
+        give_back = slots.give_back if self._redis.slotted else scripts.give_back
+        await give_back(self._redis.run, unspent, keys.bucket)
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Drop a client's buckets, and tell every worker."""
@@ -256,10 +258,9 @@ class RedisStore:
 
     # --- the server itself
 
-    async def server_info(self) -> Mapping[str, str]:
-        """What the server says of itself, for ``shieldmw check``."""
-        lines = (await self._redis.command("INFO")).decode("utf-8", "replace").splitlines()
-        return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
+    async def server_info(self) -> Mapping[str, Mapping[str, str]]:
+        """What each server that is written to says of itself, by where it is, for ``shieldmw check``."""
+        return {place: _values(info) for place, info in (await self._redis.infos()).items()}
 
     async def aclose(self) -> None:
         """Close all connections; a later call opens new ones."""
@@ -269,6 +270,11 @@ class RedisStore:
 def _new_version() -> int:
     """Never one that was there before, not even before the store lost everything; never 0, which is none."""
     return randbits(52) + 1
+
+
+def _values(info: bytes) -> Mapping[str, str]:
+    lines = info.decode("utf-8", "replace").splitlines()
+    return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
 
 
 def _touched(key: str) -> tuple[Command, ...]:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from cli.commands import invoke, shieldmw
-from servers import RedisServer, free_port, redis_server
+from servers import RedisServer, free_port, redis_cluster, redis_sentinels, redis_server
 from shieldmw import Settings
 from shieldmw.cli.check import store_warnings
 
@@ -132,6 +132,36 @@ def test_an_option_in_the_url_that_cannot_be_is_no_traceback(url: str) -> None:
     ran = shieldmw("check", SHIELD_REDIS_URL=url)
     assert ran.status in (1, 2)
     assert len(ran.err.splitlines()) == 1, ran.err[-500:]
+
+
+def test_the_masters_of_a_cluster_are_counted_and_looked_at() -> None:
+    """Status 0, with the version and how many there are; one that evicts is named."""
+    with redis_cluster("valkey", password="sesame") as cluster:
+        evicting, _, fine = cluster.masters()
+        cluster.command(evicting, "CONFIG SET", "maxmemory-policy", "allkeys-lru")
+        ran = invoke("check", SHIELD_REDIS_URL=cluster.url, SHIELD_REDIS_TIMEOUT_MS="5000")
+        assert cluster.keys() == []
+    assert ran.status == 0
+    assert re.search(
+        r"^ok: settings are valid, store redis\+cluster://:\*\*\*@\S+ \(\d+\.\d+\.\d+, 3 masters\)$", ran.out, re.M
+    )
+    (warning,) = warnings_of(ran.out)
+    assert warning.startswith(f"the store at 127.0.0.1:{evicting.port} evicts (allkeys-lru)")
+    assert str(fine.port) not in warning
+    assert "sesame" not in ran.printed
+
+
+def test_the_master_that_sentinels_name_is_told() -> None:
+    """Status 0, with where it is and its version; a service that they do not know is status 1."""
+    with redis_sentinels("redis", replicas=1) as sentinels:
+        port = sentinels.master().port
+        ran = invoke("check", SHIELD_REDIS_URL=sentinels.url, SHIELD_REDIS_TIMEOUT_MS="5000")
+        other = sentinels.url_of(sentinels.sentinels, "other")
+        wrong = invoke("check", SHIELD_REDIS_URL=other, SHIELD_REDIS_TIMEOUT_MS="5000")
+    assert (ran.status, warnings_of(ran.out)) == (0, [])
+    assert re.search(rf"\(\d+\.\d+\.\d+, master 127\.0\.0\.1:{port}\)$", ran.out, re.M)
+    assert (wrong.status, len(wrong.err.splitlines())) == (1, 1)
+    assert "knows no service 'other'" in wrong.err
 
 
 def test_embedded_is_checked_too() -> None:
@@ -267,6 +297,10 @@ def test_a_store_that_evicts_is_warned_of(store: RedisServer, policy: str, warne
         ("redis://localhost", False, "loopback"),
         ("redis://localhost.example", True, "a name that only begins like loopback"),
         ("unix:///run/redis.sock", False, "no network at all"),
+        ("redis+cluster://10.0.0.5:6379,10.0.0.6:6379", True, "nodes on other machines"),
+        ("redis+cluster://:secret@10.0.0.5:6379", False, "nodes with a password"),
+        ("redis+cluster://127.0.0.1:6379,localhost:6380", False, "loopback"),
+        ("redis+sentinel://:secret@10.0.0.5:26379/main", False, "a master with a password"),
         ("memory://", False, "no store at all"),
         ("embedded://", False, "a socket of our own"),
     ],

@@ -17,6 +17,7 @@ from shieldmw.core.api_keys import ApiKey, digest
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.api_keys import POLL_S, ApiKeys
 from shieldmw.store.port import Store
+from shieldmw.store.redis import RedisConnection
 from shieldmw.store.shared import RedisStore
 
 KEY = "shk_the-key"
@@ -202,7 +203,7 @@ def test_nonsense_in_the_store_is_ignored_and_spoils_nothing(
     client.flushall()
 
     async def story() -> None:
-        store = RedisStore(server.url, prefix="shield", secret=b"x" * 32, candidate=b"y" * 32, timeout_s=2.0)
+        store = RedisStore(RedisConnection(server.url, 2.0), prefix="shield", secret=b"x" * 32, candidate=b"y" * 32)
         keys = ApiKeys(store, {}, on_change=lambda: None)
         try:
             issued = await issue(store)
@@ -227,7 +228,7 @@ def test_a_table_that_cannot_be_read_leaves_the_last_one(server: RedisServer, wr
     client.flushall()
 
     async def story() -> None:
-        store = RedisStore(server.url, prefix="shield", secret=b"x" * 32, candidate=b"y" * 32, timeout_s=2.0)
+        store = RedisStore(RedisConnection(server.url, 2.0), prefix="shield", secret=b"x" * 32, candidate=b"y" * 32)
         keys = ApiKeys(store, {}, on_change=lambda: None)
         try:
             await issue(store)

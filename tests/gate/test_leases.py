@@ -534,7 +534,7 @@ def test_a_lease_grows_while_it_is_used_up_at_once_and_shrinks_where_it_is_not()
 
 
 def test_a_slow_limit_beside_a_fast_one_is_not_charged_ahead() -> None:
-    """A fast bucket refills and would end the lease early, and the slow one would have paid for what was never spent."""
+    """A fast bucket would end the lease early, and the slow one would have paid for what was never spent."""
 
     async def story() -> None:
         one = fleet(ip_limit="1000/second; 100000/day")

@@ -20,6 +20,7 @@ from shieldmw.gate.control import Control, network_of
 from shieldmw.gate.gate import Gate
 from shieldmw.gate.live import Entry
 from shieldmw.store.port import AuditEntry
+from shieldmw.store.redis import RedisConnection
 from shieldmw.store.shared import RedisStore
 from shieldmw.wiring import build_gate
 
@@ -53,7 +54,7 @@ async def fleet(server: RedisServer, count: int, *, started: bool = False) -> As
     async with AsyncExitStack() as stack:
         gates = []
         for _ in range(count):
-            store = RedisStore(server.url, prefix="shield", secret=SECRET, candidate=SECRET, timeout_s=LIMIT_S)
+            store = RedisStore(RedisConnection(server.url, LIMIT_S), prefix="shield", secret=SECRET, candidate=SECRET)
             gates.append(build_gate(settings, store))
             stack.push_async_callback(gates[-1].stop)
             if started:

@@ -22,6 +22,7 @@ from shieldmw.gate.live import Entry
 from shieldmw.gate.takeover import MOST_AT_ONCE, MOST_WAITING, TAKEN
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
+from shieldmw.store.redis import RedisConnection
 from shieldmw.store.shared import RedisStore
 from shieldmw.wiring import build_gate
 
@@ -63,7 +64,7 @@ def open_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
         return lambda: shared
     server: RedisServer = request.getfixturevalue("valkey")
     server.client().flushall()
-    return lambda: RedisStore(server.url, prefix="shield", secret=SECRET, candidate=SECRET, timeout_s=LIMIT_S)
+    return lambda: RedisStore(RedisConnection(server.url, LIMIT_S), prefix="shield", secret=SECRET, candidate=SECRET)
 
 
 @dataclass

@@ -148,7 +148,7 @@ class RedisSentinels:
             new = self._agreed()
             if new is None or new is old or new.pid is None:
                 return None
-            return new if cast(Any, new.client().info("replication"))["role"] == "master" else None
+            return new if _replication(new)["role"] == "master" else None
 
         new = wait_until(replaced, READY_S, "another master", self.log)
         assert new is not None
@@ -164,13 +164,14 @@ class RedisSentinels:
         self.wait_until_ready()
         self.flush()
         for server in self.servers:
-            server.client().config_resetstat()
+            with server.client() as client:
+                client.config_resetstat()
 
     def flush(self) -> None:
         """Empty, without scripts."""
-        client = self.master().client()
-        client.flushall()
-        client.script_flush()
+        with self.master().client() as client:
+            client.flushall()
+            client.script_flush()
 
     def wait_until_ready(self) -> None:
         """Wait until a failover would succeed: replicas are in step, and the sentinels know them and each other."""
@@ -182,10 +183,11 @@ class RedisSentinels:
         if master is None:
             return False
         for server in self.running:
-            replication: Any = server.client().info("replication")
+            replication = _replication(server)
             if server is not master and replication.get("master_port") != master.port:
                 # A sentinel would say so too, but only after eight seconds.
-                server.client().replicaof(HOST, str(master.port))
+                with server.client() as client:
+                    client.replicaof(HOST, str(master.port))
                 return False
             if replication.get("master_link_status", "up") != "up":
                 return False
@@ -206,6 +208,12 @@ class RedisSentinels:
         logs = [(f"server {n}", each.log()) for n, each in enumerate(self.servers)]
         logs += [(f"sentinel {n}", each.log()) for n, each in enumerate(self.sentinels)]
         return "\n".join(f"--- {name} ---\n{text[-600:]}" for name, text in logs)
+
+
+def _replication(server: RedisServer) -> Any:
+    """What a server says of its master or its replicas; asked often, so no connection is kept."""
+    with server.client() as client:
+        return client.info("replication")
 
 
 _TROUBLE = {"s_down", "o_down", "disconnected", "failover_in_progress", "promoted", "reconf_sent", "reconf_inprog"}

@@ -90,4 +90,5 @@ def sentinels(shared_sentinels: RedisSentinels) -> Iterator[RedisSentinels]:
     """The same, whole and empty; fails a test after which a key would stay there for ever."""
     shared_sentinels.reset()
     yield shared_sentinels
-    assert keys_without_ttl(shared_sentinels.master().client()) == []
+    with shared_sentinels.master().client() as client:
+        assert keys_without_ttl(client) == []

@@ -14,6 +14,7 @@ from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Charges, Outcome
 from shieldmw.core.client import Client, Identity, token_client
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.store.port import Buckets
+from shieldmw.store.redis import RedisConnection
 from shieldmw.store.shared import RedisStore
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ def redis_store(
     url: str, *, secret: bytes | None = SECRET, candidate: bytes = b"c" * 32, timeout_s: float = AMPLE_S
 ) -> RedisStore:
     """A store of the fleet under test; what is not given does not matter to the test."""
-    return RedisStore(url, prefix=PREFIX, secret=secret, candidate=candidate, timeout_s=timeout_s)
+    return RedisStore(RedisConnection(url, timeout_s), prefix=PREFIX, secret=secret, candidate=candidate)
 
 
 @asynccontextmanager

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from servers import HOST, RedisCluster, redis_cluster, redis_server, slot_of, wait_until
-from shieldmw.core.bucket import Charge
+from shieldmw.core.bucket import Ask, Charge, Outcome
 from shieldmw.core.client import Client
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings import Settings
+from shieldmw.store.port import TakenInPart
 from shieldmw.wiring import store_opener
 from store.fleets import (
     ONCE,
@@ -93,6 +94,10 @@ def test_a_hung_node_holds_up_no_other(cluster: RedisCluster) -> None:
                     assert (await take(store, Charge(client, SLOW))).allowed
             with pytest.raises(StoreUnavailable):
                 await lost
+            for _ in range(3):  # also in one call with them
+                with pytest.raises(TakenInPart) as part:
+                    await store.take([Ask((Charge(client, SLOW, 0),)) for client in clients])
+                assert [type(result) for result in part.value.results] == [StoreUnavailable, Outcome, Outcome]
 
     run(work())
     cluster.reset()

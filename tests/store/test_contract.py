@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import cast
 
 import pytest
 
-from servers import RedisKind, redis_server
+from servers import RedisCluster, RedisKind, RedisSentinels, redis_cluster, redis_sentinels, redis_server
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import NEVER_US, Charge, levels
 from shieldmw.core.client import Client, Identity, ListenerClass, address_clients
 from shieldmw.core.limits import aggregate
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
+from store.fleets import fleet_store
 from store.stores import SECRET, one, redis_store, run, slow_limit, someone, take
 
 Open = Callable[[], AbstractAsyncContextManager[Store]]
 
 DIGEST_KEY = derive_digest_key(SECRET)
 
+FLEETS: dict[str, Callable[[], AbstractContextManager[RedisCluster | RedisSentinels]]] = {
+    "cluster": lambda: redis_cluster("valkey"),
+    "sentinel": lambda: redis_sentinels("redis"),
+}
 
-@pytest.fixture(scope="module", params=["memory", "valkey", "redis"])
+
+@pytest.fixture(scope="module", params=["memory", "valkey", "redis", *FLEETS])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Store]]:
     """What makes a new, empty store of each kind."""
     if request.param == "memory":
         yield lambda: MemoryStore(SECRET, now_us=lambda: 50_000_000_000_000)
+        return
+    if request.param in FLEETS:
+        with FLEETS[request.param]() as whole:
+
+            def make_on_empty_fleet() -> Store:
+                whole.flush()
+                return fleet_store(whole.url)
+
+            yield make_on_empty_fleet
         return
     with redis_server(cast(RedisKind, request.param)) as server:
 

@@ -57,7 +57,7 @@ def admin(valkey: RedisServer) -> redis.Redis:
 @asynccontextmanager
 async def opened(server: RedisServer) -> AsyncIterator[RedisStore]:
     """The store of one worker."""
-    store = RedisStore(server.url, prefix="shield", secret=SECRET, candidate=SECRET, timeout_s=AMPLE_S)
+    store = RedisStore(RedisConnection(server.url, AMPLE_S), prefix="shield", secret=SECRET, candidate=SECRET)
     try:
         yield store
     finally:

@@ -14,6 +14,7 @@ from servers import RedisServer, redis_server
 from shieldmw.core.waiting import Queue
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import SeatRegister
+from shieldmw.store.redis import RedisConnection
 from shieldmw.store.shared import RedisStore
 
 KEY = "shield:queue"
@@ -26,7 +27,7 @@ AMPLE_S = 20.0
 @asynccontextmanager
 async def opened(server: RedisServer) -> AsyncIterator[RedisStore]:
     """The store of one worker."""
-    store = RedisStore(server.url, prefix="shield", secret=SECRET, candidate=SECRET, timeout_s=AMPLE_S)
+    store = RedisStore(RedisConnection(server.url, AMPLE_S), prefix="shield", secret=SECRET, candidate=SECRET)
     try:
         yield store
     finally:

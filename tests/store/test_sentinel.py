@@ -25,7 +25,8 @@ TOLD_S = 5.0
 
 def lies_on(server: RedisServer) -> bool:
     """Whether the bucket under test is there."""
-    return bool(server.client().exists(key(someone(), LIMIT)))
+    with server.client() as client:
+        return bool(client.exists(key(someone(), LIMIT)))
 
 
 def all_have_it(sentinels: RedisSentinels) -> bool:
@@ -158,6 +159,29 @@ def test_changes_are_heard_from_the_new_master(sentinels: RedisSentinels) -> Non
             assert (await stores[0].mode()).state.mode is Mode.EMERGENCY
 
     run(work())
+
+
+@ONCE
+def test_a_closed_store_leaves_no_connection(sentinels: RedisSentinels) -> None:
+    """A worker holds one connection to the master and one to a sentinel, one more to hear; none when it has closed."""
+
+    def at_the_master() -> int:
+        with sentinels.master().client() as client:
+            return sum(entry["name"] == "shieldmw" for entry in client.client_list())
+
+    def at_sentinels() -> int:
+        lists = [bytes(sentinel.ask("CLIENT", "LIST", "TYPE", "normal")) for sentinel in sentinels.sentinels]
+        return sum(each.count(b" name=shieldmw ") for each in lists)
+
+    async def work() -> None:
+        async with opened(sentinels.url) as store, listening(store):
+            for _ in range(10):
+                assert await taken(store)
+            assert await off(at_the_master) == 2
+            assert await off(at_sentinels) == 1
+
+    run(work())
+    wait_until(lambda: at_the_master() + at_sentinels() == 0, PATIENCE_S, "the connections to end")
 
 
 # --- what cannot be -------------------------------------------------------------------------------

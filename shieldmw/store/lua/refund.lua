@@ -1,0 +1,31 @@
+-- refund: take back one charge that was never spent, because another of the same request was refused.
+--
+-- KEYS     1 the bucket, holding a TAT (see take.lua)
+-- ARGV     1 ceiling_us, the TAT as it stood when the charge was made   2 step_us, by how much it moved the TAT
+--          3 charged_us, when it was made, by this server's clock
+-- returns  by how much the TAT went back, in microseconds
+-- TTL      until the bucket is full again
+--
+-- Where the TAT is still the ceiling, all of it goes back. Else others have charged since. Without this charge the
+-- bucket would have been full for at most the time since, and have refilled so much less: the rest was in the way
+-- of nobody, and goes back. That holds where nobody has a lease behind the charge (core/lease.py).
+
+local tat = redis.call('GET', KEYS[1])
+if not tat or not string.find(tat, '^%d+$') or #tat > 16 then
+  return 0
+end
+local time = redis.call('TIME')
+local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])
+local give = tonumber(ARGV[2])
+if tat ~= ARGV[1] then
+  give = math.max(0, give - math.max(0, now - tonumber(ARGV[3])))
+end
+if give > 0 then
+  tat = tonumber(tat) - give
+  if tat > now then
+    redis.call('SET', KEYS[1], tat, 'PX', math.ceil((tat - now) / 1000))
+  else
+    redis.call('DEL', KEYS[1])
+  end
+end
+return give
