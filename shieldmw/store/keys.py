@@ -66,13 +66,8 @@ class Names:
 
     @property
     def mode(self) -> str:
-        """The mode of the fleet."""
+        """The mode of the fleet, and the epoch: a number that is another once buckets were made full again."""
         return f"{self.prefix}:{{control}}:mode"
-
-    @property
-    def epoch(self) -> str:
-        """A number that is another after each reset of buckets, and after the store has lost them all."""
-        return f"{self.prefix}:{{control}}:epoch"
 
     @property
     def audit(self) -> str:

@@ -66,7 +66,8 @@ class RedisStore:
         keys = self._keys or await self._learn_keys()
         await self._redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
         await self._redis.transaction(
-            ("SET", self._names.epoch, randbits(52), "PX", KEEP_MS),
+            ("HSET", self._names.mode, "epoch", randbits(52)),
+            ("PEXPIRE", self._names.mode, KEEP_MS),
             ("PUBLISH", self._names.changes, f"client {keys.client_digest(client)}"),
         )
 
@@ -176,16 +177,17 @@ class RedisStore:
 
     async def mode(self) -> StoredMode:
         """The mode as it is kept."""
-        _, epoch, now, fields = await self._redis.transaction(
-            ("SET", self._names.epoch, randbits(52), "NX", "PX", KEEP_MS),
-            ("GET", self._names.epoch),
+        key = self._names.mode
+        *_, now, fields = await self._redis.transaction(
+            ("HSETNX", key, "epoch", randbits(52)),
+            ("PEXPIRE", key, KEEP_MS),
             ("TIME",),
-            ("HMGET", self._names.mode, "version", "since_us", "until_us", "data"),
+            ("HMGET", key, "version", "since_us", "until_us", "data", "epoch"),
         )
         version, since_us, until_us = (records.whole_number(field, "mode") for field in fields[:3])
         now_us = int(now[0]) * 1_000_000 + int(now[1])
         stored = records.parse_mode(version, since_us, until_us, now_us, fields[3] or b"")
-        return replace(stored, epoch=records.whole_number(epoch, "epoch"))
+        return replace(stored, epoch=records.whole_number(fields[4], "epoch"))
 
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None

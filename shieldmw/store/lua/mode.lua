@@ -1,6 +1,7 @@
 -- mode: change the mode of the fleet, or tell it again to a store that lost it.
 --
--- KEYS     1 the mode: a hash of version, since_us, until_us, data   2 the audit: a stream
+-- KEYS     1 the mode: a hash of version, since_us, until_us, data (and the epoch, which is left alone)
+--          2 the audit: a stream
 -- ARGV     1 "set" or "restore"
 --          2 set: the version it must follow, -1 for any    restore: the version to restore
 --          3 the highest version the caller knows
