@@ -178,15 +178,16 @@ class RedisStore:
     async def mode(self) -> StoredMode:
         """The mode as it is kept."""
         key = self._names.mode
-        *_, now, fields = await self._redis.transaction(
-            ("HSETNX", key, "epoch", randbits(52)),
-            ("PEXPIRE", key, KEEP_MS),
-            ("TIME",),
-            ("HMGET", key, "version", "since_us", "until_us", "data", "epoch"),
+        now, fields = await self._redis.transaction(
+            ("TIME",), ("HMGET", key, "version", "since_us", "until_us", "data", "epoch")
         )
         version, since_us, until_us = (records.whole_number(field, "mode") for field in fields[:3])
         now_us = int(now[0]) * 1_000_000 + int(now[1])
         stored = records.parse_mode(version, since_us, until_us, now_us, fields[3] or b"")
+        if fields[4] is None:
+            # An empty store. Only then is anything written: to be read again and again must cost no writes.
+            await self._redis.transaction(("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS))
+            return stored
         return replace(stored, epoch=records.whole_number(fields[4], "epoch"))
 
     async def set_mode(
