@@ -5,6 +5,9 @@ that the store would have had without it. That one is kept here and moved by GCR
 step``; a request fits while it stays at or below the ceiling. So the store's TAT is never earlier than the
 true one, whatever other workers add to it, and the bucket's promise holds to the unit. A lease that lies idle
 shrinks as the bucket refills.
+
+What its own worker charges behind the lease, the next after it, moves both: as if it had been charged before.
+Then the ceiling is the store's TAT again, and what is unspent can still be given back.
 """
 
 from __future__ import annotations
@@ -31,14 +34,14 @@ class Lease:
     ``shift_us`` is the spender's clock minus the store's, or less: its time may seem later than it is, never earlier.
     """
 
-    __slots__ = ("_ceilings_us", "_shift_us", "_steps", "_tats_us", "charges")
+    __slots__ = ("_shift_us", "_steps", "_tats_us", "charges")
 
     def __init__(self, charges: Charges, outcome: Outcome, shift_us: int = 0) -> None:
         self.charges = charges
         self._shift_us = shift_us
-        self._ceilings_us = tuple([tat_us + shift_us for tat_us in outcome.tats_us])
+        ceilings_us = [tat_us + shift_us for tat_us in outcome.tats_us]
         steps_us = [charge.step_us for charge in charges]
-        self._steps = tuple(zip(range(len(charges)), self._ceilings_us, steps_us, strict=True))
+        self._steps = tuple(zip(range(len(charges)), ceilings_us, steps_us, strict=True))
         self._tats_us = tuple([tat_us + shift_us for tat_us in without_lease(charges, outcome).tats_us])
 
     def spend(self, now_us: int) -> Outcome | None:
@@ -53,11 +56,30 @@ class Lease:
         self._tats_us = tuple(tats_us)
         return Outcome(True, now_us, self._tats_us)
 
+    def absorb(self, outcome: Outcome) -> None:
+        """Take in the same charges, which the store allowed behind the lease: as if they had come before it.
+
+        Only in a bucket whose TAT is a step above the ceiling: so nobody else charged it in between. An outcome from
+        before the lease is never that far. Spends that came in between count as earlier; that makes the TAT later by
+        at most the time for which the answer was under way.
+        """
+        if not outcome.allowed:
+            return
+        now_us = outcome.now_us + self._shift_us
+        steps, tats_us = [], []
+        for (at, ceiling_us, step_us), tat_us, stored_us in zip(
+            self._steps, self._tats_us, outcome.tats_us, strict=True
+        ):
+            is_next = stored_us + self._shift_us == ceiling_us + step_us
+            steps.append((at, ceiling_us + step_us if is_next else ceiling_us, step_us))
+            tats_us.append(max(tat_us, now_us) + step_us if is_next else tat_us)
+        self._steps, self._tats_us = tuple(steps), tuple(tats_us)
+
     def unspent(self, now_us: int) -> tuple[Unspent, ...]:
         """What can be given back of each bucket."""
         return tuple(
             Unspent(charge, ceiling_us - self._shift_us, ceiling_us - max(tat_us, now_us))
-            for charge, ceiling_us, tat_us in zip(self.charges, self._ceilings_us, self._tats_us, strict=True)
+            for charge, (_, ceiling_us, _), tat_us in zip(self.charges, self._steps, self._tats_us, strict=True)
             if ceiling_us > max(tat_us, now_us)
         )
 

@@ -1,6 +1,7 @@
 """Leases beside other workers: whatever is spent, left idle or given back, the bucket keeps its promise.
 
-One bucket is shared by several workers as in a store; what they spend is held against sliding windows in true time.
+Buckets are shared by several workers as in a store. What they spend is held against sliding windows in true time, and
+against plain GCRA: the TAT that the same spends would have made is never later than the store's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from shieldmw.core.limits import Limit
 ALICE = Client("token", "alice", "token:alice")
 START_US = 10**9
 WORKERS = 3
+AHEAD_US = 77_777_777
 S = 1_000_000
 
 relaxed = settings(deadline=None, max_examples=400)
@@ -33,13 +35,20 @@ def charges_of(limits: Sequence[Limit], costs: Sequence[int]) -> Charges:
 
 @dataclass
 class World:
-    """A store's buckets, the true time, and workers with at most one lease each."""
+    """A store's buckets, the true time, and workers with at most one lease each.
+
+    The store's clock is true, the workers' show less. ``plain_us`` are the TATs of plain GCRA; ``overtaken_us`` is for
+    how long answers were under way that spends of the lease overtook.
+    """
 
     limits: list[Limit]
     now_us: int = START_US
     tats_us: dict[str, int] = field(default_factory=dict)
     leases: dict[int, Lease] = field(default_factory=dict)
+    answers: list[tuple[int, Charges, Outcome]] = field(default_factory=list)
     under_way: list[tuple[Unspent, ...]] = field(default_factory=list)
+    plain_us: dict[str, int] = field(default_factory=dict)
+    overtaken_us: int = 0
     spent: list[tuple[int, dict[str, int]]] = field(default_factory=list)
 
     def take(self, charges: Charges, ahead: int = 0) -> Outcome:
@@ -59,19 +68,36 @@ class World:
         charges = charges_of(self.limits, costs)
         outcome = self.take(charges, ahead)
         if outcome.leased:
-            self.leases[worker] = Lease(charges, outcome)
+            self.leases[worker] = Lease(charges, outcome, -AHEAD_US)
+
+    def alone(self, worker: int, times: int, at_once: bool) -> None:
+        """A worker's own calls for the charges of its lease, and no more; they are answered at once, or later."""
+        lease = self.leases.get(worker)
+        if lease is not None:
+            self.answers += [(worker, lease.charges, self.take(lease.charges)) for _ in range(times)]
+        while at_once and self.answers:
+            self.answer()
+
+    def answer(self, which: int = 0) -> None:
+        """A worker hears of a call, whatever has become of the lease that it had then."""
+        if self.answers:
+            worker, charges, outcome = self.answers.pop(which % len(self.answers))
+            lease = self.leases.get(worker)
+            if lease is not None and lease.charges == charges:
+                lease.absorb(outcome)
 
     def spend(self, worker: int, times: int, late_us: int) -> None:
         """Requests from a lease, by a clock that is so late."""
         for _ in range(times):
-            if worker not in self.leases or self.leases[worker].spend(self.now_us + late_us) is None:
+            if worker not in self.leases or self.leases[worker].spend(self.now_us - AHEAD_US + late_us) is None:
                 return
             self._note(self.leases[worker].charges)
+            self.overtaken_us = max([self.overtaken_us, *(self.now_us - late.now_us for _, _, late in self.answers)])
 
     def give_back(self, worker: int, late_us: int, at_once: bool) -> None:
         """Give a lease back: at once, or with a call that arrives later."""
         if worker in self.leases:
-            self.under_way.append(self.leases.pop(worker).unspent(self.now_us + late_us))
+            self.under_way.append(self.leases.pop(worker).unspent(self.now_us - AHEAD_US + late_us))
             if at_once:
                 self.arrive(-1)
 
@@ -103,6 +129,11 @@ class World:
         name = self.limits[which % len(self.limits)].name
         self.now_us = max(self.now_us, self.tats_us.get(name, 0) + more_us)
 
+    def assert_none_missing(self) -> None:
+        """What the store holds is what is spent, or held by leases: no spend was given back."""
+        for name, plain_us in self.plain_us.items():
+            assert max(plain_us, self.now_us) <= max(self.tats_us[name], self.now_us)
+
     def assert_promise(self) -> None:
         """No window of the true time holds more than burst + rate * D of any bucket."""
         for limit in self.limits:
@@ -116,6 +147,10 @@ class World:
 
     def _note(self, charges: Charges) -> None:
         costs = {charge.limit.name: charge.cost for charge in charges}
+        for charge in charges:
+            if charge.cost:
+                name = charge.limit.name
+                self.plain_us[name] = max(self.plain_us.get(name, 0), self.now_us) + charge.step_us
         if self.spent and self.spent[-1][0] == self.now_us:
             same = self.spent[-1][1]
             costs = {name: same.get(name, 0) + costs.get(name, 0) for name in same | costs}
@@ -138,6 +173,9 @@ def events(buckets: int) -> st.SearchStrategy[list[Event]]:
         st.tuples(st.just("give_back"), st.tuples(worker, st.just(0), st.just(True))),
         st.tuples(st.just("refill"), st.tuples(st.just(0), st.just(0))),
         st.tuples(st.just("lease"), st.tuples(worker, st.sampled_from([1000, 10, 0]), costs)),
+        st.tuples(st.just("alone"), st.tuples(worker, st.integers(1, 3), st.booleans())),
+        st.tuples(st.just("alone"), st.tuples(worker, st.just(1), st.just(True))),
+        st.tuples(st.just("answer"), st.tuples(st.integers(0, 3))),
         st.tuples(st.just("drain"), st.tuples(st.integers(1, 4))),
         st.tuples(st.just("spend"), st.tuples(worker, st.integers(1, 30), late)),
         st.tuples(st.just("give_back"), st.tuples(worker, late, st.booleans())),
@@ -169,10 +207,12 @@ def play(trace: Trace) -> World:
     world = World(limits)
     for name, arguments in happened:
         getattr(world, name)(*arguments)
+        world.assert_none_missing()
     for worker in order:
         world.spend(worker, 2000, 0)
     while world.under_way:
         world.arrive()
+    world.assert_none_missing()
     world.drain(1)
     return world
 
@@ -206,6 +246,115 @@ def test_a_lease_given_back_late_lets_nothing_more_pass() -> None:
     world.arrive()
     world.drain(1)
     world.assert_promise()
+
+
+# --- one worker alone loses nothing -----------------------------------------------------------------
+
+
+def own_events() -> st.SearchStrategy[list[Event]]:
+    """What one worker does with its lease while nobody else charges the buckets."""
+    event = st.one_of(
+        st.tuples(st.just("spend"), st.tuples(st.just(0), st.integers(1, 30), st.just(0))),
+        st.tuples(st.just("alone"), st.tuples(st.just(0), st.integers(1, 3), st.booleans())),
+        st.tuples(st.just("answer"), st.just(())),
+        st.tuples(st.just("wait"), st.tuples(st.integers(0, 40))),
+        st.tuples(st.just("refill"), st.tuples(st.integers(0, 1), st.sampled_from([-1, 0, 1]))),
+    )
+    return st.lists(event, max_size=10)
+
+
+@st.composite
+def own_traces(draw: st.DrawFn) -> tuple[list[Limit], list[list[Event]]]:
+    """One or two buckets, and what happens in each of a few leases."""
+    limits = [Limit(f"limit-{number}", 7, 1, draw(st.sampled_from([40, 100, 1000]))) for number in range(2)]
+    return limits[: draw(st.integers(1, 2))], draw(st.lists(own_events(), min_size=1, max_size=3))
+
+
+@relaxed
+@given(own_traces())
+def test_one_worker_alone_loses_nothing(trace: tuple[list[Limit], list[list[Event]]]) -> None:
+    """Once its lease is back the TAT is that of plain GCRA, whatever the worker charged behind the lease.
+
+    It is later only where spends overtook an answer, and then by no more than the answer took.
+    """
+    limits, each = trace
+    world = World(limits)
+    for happened in each:
+        world.lease(0, 1000, (1,) * len(limits))
+        for name, arguments in happened:
+            getattr(world, name)(*arguments)
+        while world.answers:
+            world.answer()
+        world.give_back(0, 0, True)
+        for name, plain_us in world.plain_us.items():
+            late_us = max(world.tats_us[name], world.now_us) - max(plain_us, world.now_us)
+            assert 0 <= late_us <= world.overtaken_us
+
+
+SLOW = Limit("ip", 1, 1, 100)
+
+
+def test_a_charge_behind_the_lease_counts_as_if_it_came_before() -> None:
+    """Nothing less can be spent, and all of it can be given back, of a TAT that is the ceiling again."""
+    world = World([SLOW])
+    world.lease(0, 8, (1,))
+    (before,) = world.leases[0].unspent(START_US - AHEAD_US)
+    world.alone(0, 3, True)
+    (after,) = world.leases[0].unspent(START_US - AHEAD_US)
+    assert after == before._replace(ceiling_us=before.ceiling_us + 3 * S)
+    assert after.ceiling_us == world.tats_us["ip"]
+
+
+def test_a_charge_behind_another_workers_changes_nothing() -> None:
+    """Whoever charged in between may hold a lease, and counts on what was taken before it."""
+    world = World([SLOW])
+    world.lease(0, 8, (1,))
+    before = world.leases[0].unspent(START_US - AHEAD_US)
+    world.lease(1, 8, (1,))
+    world.alone(0, 3, True)
+    assert world.leases[0].unspent(START_US - AHEAD_US) == before
+
+
+def test_a_charge_from_before_the_lease_changes_nothing() -> None:
+    """Its answer may come later than the lease's, as it may come from a lease that is over."""
+    world = World([SLOW])
+    world.lease(0, 1, (1,))
+    world.alone(0, 3, False)
+    world.lease(0, 8, (1,))
+    before = world.leases[0].unspent(START_US - AHEAD_US)
+    while world.answers:
+        world.answer()
+    assert world.leases[0].unspent(START_US - AHEAD_US) == before
+
+
+def test_a_refusal_is_no_charge() -> None:
+    """Though the TAT that it tells of is a step above the ceiling: another worker's charge is."""
+    limits = [SLOW, replace(SLOW, name="other")]
+    world = World(limits)
+    world.lease(0, 8, (1, 1))
+    before = world.leases[0].unspent(START_US - AHEAD_US)
+    assert world.take(charges_of(limits, [1, 100 - 9])).allowed
+    world.alone(0, 1, False)
+    [(_, _, refused)] = world.answers
+    assert (refused.allowed, refused.tats_us[0]) == (False, START_US + 10 * S)
+    world.answer()
+    assert world.leases[0].unspent(START_US - AHEAD_US) == before
+
+
+def test_each_bucket_absorbs_for_itself() -> None:
+    """Where another client charged the bucket of a site, the one of the address is given back all the same."""
+    limits = [SLOW, replace(SLOW, name="site")]
+    world = World(limits)
+    world.lease(0, 8, (1, 1))
+    ip, site = world.leases[0].unspent(START_US - AHEAD_US)
+    world.take(charges_of(limits[1:], [1]))
+    world.alone(0, 1, True)
+    assert world.leases[0].unspent(START_US - AHEAD_US) == (ip._replace(ceiling_us=ip.ceiling_us + S), site)
+    world.give_back(0, 0, True)
+    assert world.tats_us["ip"] == world.plain_us["ip"]
+
+
+# --- what a lease gives -----------------------------------------------------------------------------
 
 
 SPENDS = st.lists(st.tuples(st.integers(0, 5 * S), st.integers(0, 5 * S)), max_size=40)
