@@ -101,6 +101,26 @@ def test_a_lease_given_back_late_lets_nothing_more_pass(server: RedisServer) -> 
     run(work())
 
 
+def test_a_lease_that_was_charged_behind_is_given_back(server: RedisServer) -> None:
+    """By the same worker, in the same call and after it: the TAT is then as if nothing had been taken ahead."""
+    client = server.client()
+    charges = one(slow_limit(1000))
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            first, *behind = await store.take([Ask(charges, 40), Ask(charges), Ask(charges)])
+            behind += await store.take([Ask(charges)])
+            lease = Lease(charges, first)
+            for outcome in behind:
+                lease.absorb(outcome)
+            await store.give_back(lease.unspent(first.now_us))
+            (key,) = all_keys(client)
+            assert int(client.get(key) or 0) == first.now_us + 4 * charges[0].step_us
+            assert first.leased == 40
+
+    run(work())
+
+
 # --- only the exact ceiling -------------------------------------------------------------------------
 
 
