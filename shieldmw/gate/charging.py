@@ -62,8 +62,11 @@ class SharedCharging:
         if told is None:
             return None
         outcome, sent_us = told
-        if not (outcome.allowed or self._refusals is None or sent_us is None) and epoch == self._epoch:
-            self._refusals.remember(charges, outcome, sent_us)
+        if sent_us is not None and epoch == self._epoch:
+            if standing.lease is not None:
+                standing.lease.absorb(outcome)
+            if self._refusals is not None and not outcome.allowed:
+                self._refusals.remember(charges, outcome, sent_us)
         return without_lease(charges, outcome)
 
     async def _lease(self, leases: Leases, standing: Standing, ahead: int) -> Told | None:

@@ -33,7 +33,7 @@ from shieldmw.core.mode import Mode
 from shieldmw.core.rules import Terms
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.batch import Told
-from shieldmw.gate.leases import Leases
+from shieldmw.gate.leases import FIRST_AHEAD, Leases
 from shieldmw.gate.standing import Standing
 
 PEER = "203.0.113.7"
@@ -551,7 +551,6 @@ def test_a_slow_limit_beside_a_fast_one_is_not_charged_ahead() -> None:
     run(story())
 
 
-@pytest.mark.xfail(strict=True, reason="a worker's own charge behind its lease keeps the lease from being given back")
 def test_what_a_worker_charges_behind_its_lease_loses_nothing() -> None:
     """While one request asks ahead another asks for itself: a second later nothing of the lease is missing."""
 
@@ -569,6 +568,75 @@ def test_what_a_worker_charges_behind_its_lease_loses_nothing() -> None:
         await pass_time(2)
         await one.stop()
         assert -(-one.used_units // 1) == COLD + 2
+
+    run(story())
+
+
+@pytest.mark.parametrize("batch", ["on", "off"])
+def test_what_fifty_charge_at_once_behind_a_lease_loses_nothing(batch: str) -> None:
+    """The same of many requests at once, some of which find the lease open and spend it."""
+
+    async def story() -> None:
+        one = fleet(ip_limit=SLOW, batch=batch)
+        await one.start()
+        one.store.lags = True
+        await one.ask(COLD)
+        tasks = []
+        for _ in range(50):
+            tasks.append(asyncio.create_task(one.ask()))
+            await yield_often(1)
+        await asyncio.gather(*tasks)
+        assert one.inner.leased > 0
+        await pass_time(2)
+        await one.stop()
+        assert -(-one.used_units // 1) == COLD + 50
+
+    run(story())
+
+
+def test_what_is_charged_behind_another_workers_charge_keeps_the_lease() -> None:
+    """Another worker that charges between a lease and the same client's next ask may have leased: nothing goes back."""
+
+    async def story() -> None:
+        one = fleet(2, ip_limit=SLOW)
+        await one.start()
+        await one.ask(COLD)
+        one.store.held = asyncio.Event()
+        tasks = []
+        for number in (0, 1, 0):
+            tasks.append(asyncio.create_task(one.ask(worker=number)))
+            await yield_often()
+        one.store.held.set()
+        await asyncio.gather(*tasks)
+        await pass_time(2)
+        await one.stop()
+        assert one.inner.given_back_us == 0
+        assert -(-one.used_units // 1) == COLD + 3 + one.inner.leased
+
+    run(story())
+
+
+def test_a_charge_from_before_a_reset_moves_no_lease_from_after_it() -> None:
+    """Though its TAT happens to be the one that is next to the new lease's."""
+
+    async def story() -> None:
+        one = fleet(ip_limit=SLOW, batch="off")
+        await one.start()
+        await one.ask(COLD)
+        await pass_time(1)
+        one.inner.tats_us[BUCKET] = one.inner._now_us() + (1 + FIRST_AHEAD) * SLOW_LIMIT.unit_us
+        one.store.answer_held = held = asyncio.Event()
+        asks_alone = asyncio.create_task(one.ask())
+        await yield_often()
+        one.store.answer_held = None
+        await one.inner.refill(IP, ["ip"])
+        one.workers[0].gate.forget()
+        await one.ask()
+        assert one.inner.leased == FIRST_AHEAD
+        held.set()
+        await asks_alone
+        await one.workers[0].gate.stop()
+        assert one.used_units == 1
 
     run(story())
 
