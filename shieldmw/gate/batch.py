@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.errors import StoreError, StoreUnavailable
-from shieldmw.store.port import Store, TakenInPart
+from shieldmw.store.port import TakenInPart
 
 from . import ticks
 
@@ -33,6 +33,16 @@ class Told(NamedTuple):
     sent_us: int | None
 
 
+class Called(Protocol):
+    """What is called: the store, or whoever stands before it."""
+
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+        """One call: take the charges of each ask. Fails with ``StoreError``, of which one is ``TakenInPart``."""
+
+    async def aclose(self) -> None:
+        """Give back connections."""
+
+
 class Calls(Protocol):
     """How the store is asked."""
 
@@ -46,7 +56,7 @@ class Calls(Protocol):
 class Singly:
     """Asks the store for each request alone."""
 
-    def __init__(self, store: Store, *, now_us: Callable[[], int] = ticks.now_us) -> None:
+    def __init__(self, store: Called, *, now_us: Callable[[], int] = ticks.now_us) -> None:
         self._store = store
         self._now_us = now_us
 
@@ -67,7 +77,7 @@ _Waiting = tuple[Ask, asyncio.Future[Told]]
 class Batch:
     """Asks the store for many at once."""
 
-    def __init__(self, store: Store, *, now_us: Callable[[], int] = ticks.now_us) -> None:
+    def __init__(self, store: Called, *, now_us: Callable[[], int] = ticks.now_us) -> None:
         self._store = store
         self._now_us = now_us
         self._waiting: list[_Waiting] = []

@@ -11,6 +11,7 @@ import pytest
 from gate.doubles import (
     FakeClock,
     FlakyStore,
+    PartlyAway,
     Worker,
     at_once,
     facts,
@@ -225,6 +226,7 @@ def test_a_straggler_that_goes_away_does_not_let_a_second_probe_through() -> Non
         assert store.calls == 1
         straggler.cancel()
         await asyncio.gather(straggler, return_exceptions=True)
+        await pass_time(1.0)
         others = [asyncio.create_task(one.gate.decide(facts())) for _ in range(3)]
         await yield_often()
         calls = store.calls
@@ -285,3 +287,94 @@ def test_nothing_a_store_does_leaves_decide_as_an_exception(on_failure: str) -> 
         return decisions
 
     assert len(run(story())) == 500
+
+
+def test_the_breaker_counts_calls_and_not_the_requests_in_them() -> None:
+    """64 clients at once are one failed call, and the fifth such call opens the breaker."""
+    one, store = make(failing=AWAY)
+
+    async def story() -> list[tuple[int, bool]]:
+        seen = []
+        for _ in range(6):
+            assert allowed(await at_once(lambda n: one.gate.decide(facts(peer=f"203.0.113.{n}")), 64)) == 64
+            seen.append((store.calls, one.guarded.is_away))
+        return seen
+
+    assert run(story()) == [(1, False), (2, False), (3, False), (4, False), (5, True), (5, True)]
+
+
+def test_a_call_that_failed_in_part_is_an_answer() -> None:
+    """A node of a cluster is away: its clients are decided here, and the breaker does not open for the others."""
+    clock = FakeClock()
+    store = PartlyAway(memory_store(clock), away_for=("203.0.113.0/32",))
+    one = worker(store, clock, ip_limit="20/day", leases=False)
+
+    async def story() -> list[int]:
+        passed = [0, 0, 0]
+        for _ in range(30):
+            decisions = await at_once(lambda n: one.gate.decide(facts(peer=f"203.0.113.{n}")), 3)
+            assert not one.guarded.is_away
+            for number, decision in enumerate(decisions):
+                passed[number] += not decision.refused
+        return passed
+
+    assert run(story()) == [20, 20, 20]
+    assert len(store.inner) == 2
+
+
+def test_a_probe_of_a_batch_goes_on_without_who_asked() -> None:
+    """A call in common is never cancelled: whoever made the probe goes away, and its answer ends the outage."""
+    one, store = make("closed", failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.failing, store.held = None, asyncio.Event()
+        await pass_time(1.0)
+        caller = asyncio.create_task(one.gate.decide(facts()))
+        await yield_often()
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        store.calls = 0
+        assert (await decide(one, 1))[0].reason is Reason.STORE_CLOSED
+        store.held.set()
+        await yield_often()
+        assert not one.guarded.is_away
+        assert store.calls == 0
+
+    run(story())
+
+
+def test_a_probe_that_was_never_made_does_not_block_the_next() -> None:
+    """Closed in the turn of the loop in which a probe was asked for, and used again."""
+    one, store = make("closed", failing=AWAY, leases=False)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.failing = None
+        await pass_time(1.0)
+        probe = asyncio.create_task(one.gate.decide(facts()))
+        await asyncio.sleep(0)  # it is in the batch, and the task that calls has not begun
+        store.calls = 0
+        await one.guarded.aclose()
+        assert (await probe).reason is Reason.STORE_CLOSED
+        assert store.calls == 0
+        await pass_time(1.0)
+        assert (await decide(one, 1))[0].reason is Reason.WITHIN_LIMITS
+
+    run(story())
+
+
+def test_a_probe_that_fails_in_an_unforeseen_way_is_a_failure() -> None:
+    """Nothing that a call ends with leaves the breaker waiting for it for ever."""
+    one, store = make("closed", failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.failing = ValueError("a mistake")
+        await pass_time(1.0)
+        await decide(one, 1)
+        store.failing = None
+        await pass_time(1.0)
+        assert (await decide(one, 1))[0].reason is Reason.WITHIN_LIMITS
+
+    run(story())
