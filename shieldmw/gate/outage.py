@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from shieldmw.core.bucket import Ask, Outcome
+from shieldmw.core.bucket import Ask, Charges, Outcome, shared
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.errors import StoreError
 from shieldmw.store.memory import MemoryBuckets
@@ -75,13 +75,15 @@ class GuardedStore:
     """Takes charges from the store, or while it is away as its ``on_failure`` says.
 
     ``calls`` are how the watched store is asked. ``local`` buckets are kept warm: they remember what the store
-    last said of each bucket, so that an outage does not fill anybody's bucket again.
+    last said of each bucket, so that an outage does not fill anybody's bucket again. They decide by this worker's
+    share of each limit, since ``workers`` others, this one among them, may decide by theirs.
     """
 
-    def __init__(self, store: WatchedStore, calls: Calls, local: MemoryBuckets) -> None:
+    def __init__(self, store: WatchedStore, calls: Calls, local: MemoryBuckets, workers: Callable[[], int]) -> None:
         self._store = store
         self._calls = calls
         self._local = local
+        self._workers = workers
         self._is_local = store.on_failure is OnStoreFailure.LOCAL
 
     async def take(self, ask: Ask) -> Told | None:
@@ -95,7 +97,11 @@ class GuardedStore:
                 if self._is_local:
                     self._local.remember(ask.charges, told.outcome)
                 return told
-        return Told(self._local.take_now(ask.charges), None) if self._is_local else None
+        return self._take_here(ask.charges) if self._is_local else None
+
+    def _take_here(self, charges: Charges) -> Told:
+        charges = shared(charges, self._workers())
+        return Told(charges, self._local.take_now(charges), None)
 
     @property
     def is_away(self) -> bool:

@@ -328,6 +328,7 @@ class Worker:
     refusals: Refusals | None
     switch: Switch
     deny_list: DenyWatch
+    seats: Seats
 
 
 def worker(
@@ -344,7 +345,7 @@ def worker(
     local = MemoryBuckets(now_us=clock.us)
     watched = WatchedStore(store, settings.on_redis_failure, now_s=loop_time)
     calls = BatchOfAnyLoop(watched, now_us=clock.us) if settings.batch else Singly(watched, now_us=clock.us)
-    guarded = GuardedStore(watched, calls, local)
+    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers)
     leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
     charging = SharedCharging(guarded, leases, refusals)
@@ -372,7 +373,7 @@ def worker(
         refused_guests=RefusedGuests() if settings.refusals else None,
         now_us=clock.us,
     )
-    return Worker(gate, identifier, guarded, local, api_keys, clock, leases, refusals, switch, deny_list)
+    return Worker(gate, identifier, guarded, local, api_keys, clock, leases, refusals, switch, deny_list, seats)
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:
