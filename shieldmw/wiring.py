@@ -27,7 +27,7 @@ from .gate.gate import Background, Gate
 from .gate.identity import Identifier, TokenVerifier
 from .gate.leases import Leases
 from .gate.live import LiveRoom
-from .gate.outage import GuardedStore
+from .gate.outage import GuardedStore, WatchedStore
 from .gate.refusals import Refusals, RefusedGuests
 from .gate.seats import SeatPlan, Seats
 from .gate.switch import ChangeListener, Switch
@@ -121,8 +121,10 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     seats = Seats(store, switch, plan, observers=observers)
     room = LiveRoom(store, seats, settings.key_prefix)
     deny_list = DenyWatch(store, switch.store_now_s)
-    calls = Batch(store) if settings.batch else Singly(store)
-    guarded = GuardedStore(calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), settings.on_redis_failure)
+    watched = WatchedStore(store, settings.on_redis_failure)
+    calls = Batch(watched) if settings.batch else Singly(watched)
+    local = MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT)
+    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers)
     charging, leasing = _charging(settings, store, guarded)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
     failed_auth = FailedAuth(policy, guarded, failures)

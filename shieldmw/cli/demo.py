@@ -108,6 +108,9 @@ async def _stage(folder: Path, seconds: float, keep: bool) -> bool:
             await _keep(console, server, event)
         judged = judged.with_promises(await _stop(server))
         if not judged.kept:
+            if warnings := server.last_lines(20, "WARNING", "ERROR"):
+                console.print("\nWhat the server warned of:", style="bold")
+                console.print(warnings, markup=False, soft_wrap=True)
             console.print("\nThe last lines of the server:", style="bold")
             console.print(server.last_lines(20), markup=False, soft_wrap=True)
     show_verdict(console, judged)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .client import Client
-from .limits import Limit
+from .limits import Limit, share
 
 # 2025-01-01T00:00:00Z: counting from here keeps a TAT exact in a double until the year 2310.
 EPOCH_S = 1_735_689_600
@@ -44,6 +44,13 @@ class Charge(NamedTuple):
 
 
 Charges = tuple[Charge, ...]
+
+
+def shared(charges: Charges, workers: int) -> Charges:
+    """The charges against the share that each of so many workers has of their limits."""
+    if workers == 1:
+        return charges
+    return tuple([charge._replace(limit=share(charge.limit, workers, charge.cost)) for charge in charges])
 
 
 class Ask(NamedTuple):

@@ -108,3 +108,23 @@ def aggregate(limit: Limit) -> Limit:
         amount=min(limit.amount * AGGREGATE_FACTOR, limit.period_s * US_PER_S),
         burst=min(limit.burst * AGGREGATE_FACTOR, LONGEST_TAU_US // limit.unit_us),
     )
+
+
+@lru_cache(maxsize=1024)
+def share(limit: Limit, workers: int, cost: int = 1) -> Limit:
+    """What each of so many workers has of a limit while each keeps its bucket alone: 1/workers of rate and burst.
+
+    The time to fill stays as it is, so a TAT means the same share of the bucket whatever the number of workers, and
+    what a burst leaves when it is divided stays as time. It is longer only where else a charge of ``cost`` that fits
+    into the whole burst would not fit into the share. **Promise:** all workers together admit, in any span D, at
+    most the larger of burst and workers * cost, and rate * D.
+    """
+    # What never fits asks for no room; and where a share would take more than 250 years to fill, it is larger.
+    cost = cost if 0 < cost <= limit.burst else 1
+    workers = min(workers, LONGEST_TAU_US // (cost * limit.unit_us))
+    unit_us = limit.unit_us * workers
+    tau_us = max(limit.tau_us, cost * unit_us)
+    shared = replace(limit, period_s=limit.period_s * workers, burst=tau_us // unit_us)
+    object.__setattr__(shared, "unit_us", unit_us)
+    object.__setattr__(shared, "tau_us", tau_us)
+    return shared

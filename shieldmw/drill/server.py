@@ -46,11 +46,12 @@ class Server:
         """Returns once it has ended, by itself or otherwise."""
         await self._process.wait()
 
-    def last_lines(self, count: int) -> str:
-        """The end of what it wrote to stdout and stderr."""
+    def last_lines(self, count: int, *marks: str) -> str:
+        """The end of what it wrote to stdout and stderr; only lines with one of the marks, if there are any."""
         end = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), 65536, max(0, end - 65536)).decode("utf-8", "replace")
-        return "\n".join(text.splitlines()[-count:])
+        lines = [line for line in text.splitlines() if not marks or any(mark in line for mark in marks)]
+        return "\n".join(lines[-count:])
 
     async def ready(self, url: str, within_s: float, waiting: Callable[[float], None]) -> None:
         """Returns once ``url`` answers 200; ``waiting`` is told the seconds passed, now and then."""

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from shieldmw.core.bucket import Ask, Outcome
+from shieldmw.core.bucket import Ask, Charges, Outcome
 from shieldmw.errors import StoreError, StoreUnavailable
-from shieldmw.store.port import Store, TakenInPart
+from shieldmw.store.port import TakenInPart
 
 from . import ticks
 
@@ -23,14 +23,26 @@ MOST_CHARGES = 2000
 
 
 class Told(NamedTuple):
-    """An outcome, and when the store was asked for it, in this worker's ticks; None where it was not.
+    """An outcome, the charges that it is of, and when the store was asked for it, in this worker's ticks.
 
     That was before the store decided: so a TAT, moved by the difference between that and the store's time, is
-    never later on this worker's clock than it truly is.
+    never later on this worker's clock than it truly is. None where the store was not asked: then the charges are
+    against this worker's share of their limits.
     """
 
+    charges: Charges
     outcome: Outcome
     sent_us: int | None
+
+
+class Called(Protocol):
+    """What is called: the store, or whoever stands before it."""
+
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+        """One call: take the charges of each ask. Fails with ``StoreError``, of which one is ``TakenInPart``."""
+
+    async def aclose(self) -> None:
+        """Give back connections."""
 
 
 class Calls(Protocol):
@@ -46,7 +58,7 @@ class Calls(Protocol):
 class Singly:
     """Asks the store for each request alone."""
 
-    def __init__(self, store: Store, *, now_us: Callable[[], int] = ticks.now_us) -> None:
+    def __init__(self, store: Called, *, now_us: Callable[[], int] = ticks.now_us) -> None:
         self._store = store
         self._now_us = now_us
 
@@ -54,7 +66,7 @@ class Singly:
         """What becomes of the ask."""
         sent_us = self._now_us()
         (outcome,) = await self._store.take([ask])
-        return Told(outcome, sent_us)
+        return Told(ask.charges, outcome, sent_us)
 
     async def aclose(self) -> None:
         """Give back connections."""
@@ -67,7 +79,7 @@ _Waiting = tuple[Ask, asyncio.Future[Told]]
 class Batch:
     """Asks the store for many at once."""
 
-    def __init__(self, store: Store, *, now_us: Callable[[], int] = ticks.now_us) -> None:
+    def __init__(self, store: Called, *, now_us: Callable[[], int] = ticks.now_us) -> None:
         self._store = store
         self._now_us = now_us
         self._waiting: list[_Waiting] = []
@@ -104,13 +116,13 @@ class Batch:
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
                 sent_us = self._now_us()
                 results = await self._take([ask for ask, _ in group])
-                for (_, told), result in zip(group, results, strict=True):
+                for (ask, told), result in zip(group, results, strict=True):
                     if told.done():
                         continue
                     if isinstance(result, StoreError):
                         told.set_exception(result)
                     else:
-                        told.set_result(Told(result, sent_us))
+                        told.set_result(Told(ask.charges, result, sent_us))
         except StoreError as error:
             failure = error
         except asyncio.CancelledError:

@@ -40,7 +40,7 @@ class Breaker:
         return True
 
     def succeeded(self, now_s: float) -> bool:
-        """A call succeeded; whether that closed the breaker."""
+        """A call succeeded, for any request that went with it; whether that closed the breaker."""
         reopened = self.is_open and self._probing
         if reopened:
             self.is_open = self._probing = False
@@ -62,7 +62,7 @@ class Breaker:
         return self.is_open
 
     def abandoned(self) -> None:
-        """The probe ended without a verdict, because nobody waited for it any more."""
+        """The probe ended without a verdict, or was never made, because nobody waited for it any more."""
         self._probing = False
 
     def _count(self, now_s: float, *, failed: bool) -> None:

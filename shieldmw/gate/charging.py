@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from shieldmw.core.bucket import Ask, Outcome
+from shieldmw.core.bucket import Ask, Charges, Outcome
 from shieldmw.core.lease import without_lease
 from shieldmw.store.memory import MemoryBuckets
 
@@ -15,6 +15,9 @@ from .outage import GuardedStore
 from .refusals import Refusals
 from .standing import Standing
 
+# An outcome, and the charges that it is of: the standing's, but against shares where this worker decided alone.
+Charged = tuple[Charges, Outcome]
+
 
 class Charging(Protocol):
     """Takes charges. ``now_us`` are this worker's ticks."""
@@ -22,7 +25,7 @@ class Charging(Protocol):
     def take_now(self, standing: Standing, now_us: int) -> Outcome | None:
         """The outcome, where nothing must be awaited for it."""
 
-    async def take(self, standing: Standing, now_us: int) -> Outcome | None:
+    async def take(self, standing: Standing, now_us: int) -> Charged | None:
         """The outcome else; None where the store is away and nothing stands in for it."""
 
     def forget(self) -> None:
@@ -49,25 +52,24 @@ class SharedCharging:
                 return outcome
         return None if self._refusals is None else self._refusals.look(standing.charges, now_us)
 
-    async def take(self, standing: Standing, now_us: int) -> Outcome | None:
+    async def take(self, standing: Standing, now_us: int) -> Charged | None:
         """Asked of the store, for a lease as well where the client is hot."""
-        charges = standing.charges
         ahead = 0 if self._leases is None else self._leases.ahead(standing, now_us)
         epoch = self._epoch
         if self._leases is not None and ahead:
             # A request that goes away must not take along what was charged ahead for those that follow.
             told = await asyncio.shield(asyncio.create_task(self._lease(self._leases, standing, ahead)))
         else:
-            told = await self._store.take(Ask(charges))
+            told = await self._store.take(Ask(standing.charges))
         if told is None:
             return None
-        outcome, sent_us = told
+        charges, outcome, sent_us = told
         if sent_us is not None and epoch == self._epoch:
             if standing.lease is not None:
                 standing.lease.absorb(outcome)
             if self._refusals is not None and not outcome.allowed:
                 self._refusals.remember(charges, outcome, sent_us)
-        return without_lease(charges, outcome)
+        return charges, without_lease(charges, outcome)
 
     async def _lease(self, leases: Leases, standing: Standing, ahead: int) -> Told | None:
         epoch = self._epoch
@@ -104,9 +106,9 @@ class OwnCharging:
         """Always at once."""
         return self._buckets.take_now(standing.charges)
 
-    async def take(self, standing: Standing, now_us: int) -> Outcome:
+    async def take(self, standing: Standing, now_us: int) -> Charged:
         """The same."""
-        return self.take_now(standing, now_us)
+        return standing.charges, self.take_now(standing, now_us)
 
     def forget(self) -> None:
         """Nothing is known but the buckets themselves."""

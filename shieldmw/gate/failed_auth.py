@@ -14,7 +14,8 @@ class FailedAuth:
     """Whether anything is verified for an address: not while its ``failed-auth`` bucket is empty.
 
     The shared bucket says what the fleet has seen. The local one is charged in the same step as
-    the check that failed, so that many requests at once cannot all pass before the first counts.
+    the check that failed, so that many requests at once cannot all pass before the first counts; it
+    has the whole limit, and decides alone while the store is away.
     """
 
     def __init__(self, policy: Policy, store: GuardedStore, local: MemoryBuckets) -> None:
@@ -30,7 +31,7 @@ class FailedAuth:
         if not look:
             return True
         told = await self._store.take(Ask(look))
-        if told is not None:
+        if told is not None and told.sent_us is not None:
             self._local.remember(look, told.outcome)
         return self.may_verify_now(clients)
 

@@ -14,7 +14,7 @@ from shieldmw.core.rules import Policy, Terms
 
 from . import ticks
 from .askers import Askers, Origin
-from .charging import Charging
+from .charging import Charged, Charging
 from .control import Control
 from .deny import DenyWatch
 from .events import Decided, Observer
@@ -180,7 +180,7 @@ class Gate:
             return self._ask_store(facts, origin, standing, now_us)
         if not outcome.allowed:
             self._remember(facts, standing, outcome, now_us)
-        return self._combined(facts, origin, standing, outcome, now_us)
+        return self._combined(facts, origin, standing, (standing.charges, outcome), now_us)
 
     def _remember(self, facts: Facts, standing: Standing, outcome: Outcome, now_us: int) -> None:
         guests = self._refused_guests
@@ -189,19 +189,17 @@ class Gate:
             guests.remember(facts, self._askers.terms(facts), standing.mode, standing.charges, tat_us)
 
     async def _ask_store(self, facts: Facts, origin: Origin, standing: Standing, now_us: int) -> Decision:
-        outcome = await self._charging.take(standing, now_us)
-        if outcome is not None:
-            return self._combined(facts, origin, standing, outcome, now_us)
+        charged = await self._charging.take(standing, now_us)
+        if charged is not None:
+            return self._combined(facts, origin, standing, charged, now_us)
         if self._on_store_failure is OnStoreFailure.OPEN:
             return self._told(facts, _passes(standing, origin, Reason.STORE_OPEN))
         identity, mode = standing.identity, standing.mode
         return self._told(facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, origin.address, identity, mode=mode))
 
-    def _combined(self, facts: Facts, origin: Origin, standing: Standing, outcome: Outcome, asked_us: int) -> Decision:
-        decision = combine(
-            standing.charges, outcome, origin.address, standing.identity, standing.mode, live=standing.live
-        )
-        if not outcome.allowed:
+    def _combined(self, facts: Facts, origin: Origin, standing: Standing, charged: Charged, asked_us: int) -> Decision:
+        decision = combine(*charged, origin.address, standing.identity, standing.mode, live=standing.live)
+        if decision.refused:
             # The same refusal is given again for a moment, where it surely holds as long.
             standing.refusal = decision
             standing.refused_us = asked_us

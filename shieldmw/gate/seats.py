@@ -90,6 +90,7 @@ class Seats:
         self._now_s = now_s
         self._waiting = _Waiting()
         self._grant: Grant | None = None
+        self._workers = 1
         self._reported = False
         self._granted_for: Capacity | None = None
         self._lease_until_s = 0.0
@@ -107,6 +108,11 @@ class Seats:
     def grant(self) -> Grant | None:
         """What the fleet last granted, and how it stands; None where nothing was ever granted."""
         return self._grant
+
+    @property
+    def workers(self) -> int:
+        """How many workers the fleet was last known to have, this one among them."""
+        return self._workers
 
     def capacity(self) -> Capacity | None:
         """The seats of the fleet in the mode in force; None for no limit."""
@@ -173,6 +179,7 @@ class Seats:
         )
         self._reported = True  # what is asked may be granted though its answer never comes
         self._grant = await self._register.seats(report, capacity or UNLIMITED)
+        self._workers = max(1, self._grant.workers)
         self._granted_for = capacity
         self._lease_until_s = asked_s + LEASE_S
         if asked_s - self._turned_s >= RENEW_S:
@@ -230,7 +237,7 @@ class Seats:
             return
         grant = self._grant
         if grant is None or self._now_s() >= self._lease_until_s:
-            seats, guests = self._unleased(capacity, 1 if grant is None else grant.workers)
+            seats, guests = self._unleased(capacity)
             allotment = Allotment(seats, guests)
         else:
             allotment = Allotment.of(grant)
@@ -248,11 +255,11 @@ class Seats:
         allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
         self.book.allotment = allotment
 
-    def _unleased(self, capacity: Capacity, workers: int) -> tuple[int, int]:
+    def _unleased(self, capacity: Capacity) -> tuple[int, int]:
         """While nothing can be granted: nobody must leave, few may come."""
         here = self.book.present()
-        seats = max(here.total, capacity.seats // workers // 2)
-        guests = max(here.guests, capacity.guest_seats // workers // 2)
+        seats = max(here.total, capacity.seats // self._workers // 2)
+        guests = max(here.guests, capacity.guest_seats // self._workers // 2)
         return seats, guests
 
     async def _steps(self) -> None:

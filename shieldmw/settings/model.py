@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
     on_redis_failure: OnStoreFailure = Field(
         OnStoreFailure.LOCAL,
-        description="while the store is away: `local` (this worker's own buckets decide), `open` (all pass), "
+        description="while the store is away: `local` (each worker decides by its share), `open` (all pass), "
         "`closed` (limited requests are refused)",
     )
     batch: bool = Field(True, description="requests that wait share one call to the store")

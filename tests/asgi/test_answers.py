@@ -16,10 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from asgi.harness import PEER, Headers, Record, Server, call, http_scope, run, websocket_scope
 from asgi.shields import ok, part, start
 from shieldmw import Identity, Settings, ShieldMiddleware
-from shieldmw.asgi.replies import Pointers, Replies
+from shieldmw.asgi.replies import Pointers, Replies, limit_headers
 from shieldmw.core.address import Networks, parse_networks
-from shieldmw.core.decision import Decision, Reason, Verdict
-from shieldmw.core.limits import LONGEST_TAU_US
+from shieldmw.core.bucket import Ask, Charge, shared, take
+from shieldmw.core.client import Client
+from shieldmw.core.decision import Decision, Reason, Verdict, combine
+from shieldmw.core.limits import LONGEST_TAU_US, Limit
 
 TYPES = "https://iana.org/assignments/http-problem-types#"
 DENIED: dict[str, Any] = {"deny_ips": Networks(parse_networks(PEER[0]))}
@@ -195,6 +197,16 @@ def test_ratelimit_counts_down_to_the_refusal() -> None:
 def test_only_the_limits_that_refused_are_violated() -> None:
     """`violated-policies` names the limit that is empty, not the others that were charged."""
     assert problem(refusal(ip_limit="100/day; 1/hour"))["violated-policies"] == ["ip-2"]
+
+
+def test_a_share_of_a_limit_is_told_as_what_it_is() -> None:
+    """A worker that decides alone tells of its own bucket: the limit's name, and a quarter of rate and burst."""
+    charges = shared((Charge(Client("ip", "x", "x"), Limit("ip", 300, 60, 300)),), workers=4)
+    decision = combine(charges, take([None], Ask(charges), 0), None, None)
+    assert limit_headers(decision) == [
+        (b"ratelimit-policy", b'"ip";q=300;w=240;burst=75'),
+        (b"ratelimit", b'"ip";r=74;t=1'),
+    ]
 
 
 def test_ipv6_has_the_limit_of_its_site_too() -> None:

@@ -95,6 +95,20 @@ def test_a_server_that_ends_at_once_shows_its_last_lines() -> None:
         with_server(script, ready)
 
 
+def test_what_it_warned_of_is_found_among_its_lines() -> None:
+    """However much it wrote since: the lines that a mark is in, the last of them."""
+    lines = ["WARNING the store is away", "WARNING the store answers again", *["INFO"] * 100]
+    script = f"import sys; print(*{lines}, sep='\\n', file=sys.stderr)\n{POLITE}"
+
+    async def use(server: Server, url: str) -> None:
+        await ready(server, url)
+        assert server.last_lines(1, "WARNING", "ERROR") == "WARNING the store answers again"
+        assert len(server.last_lines(20, "WARNING", "ERROR").splitlines()) == 2
+        assert server.last_lines(20, "ERROR") == ""
+
+    with_server(script, use)
+
+
 def test_a_server_that_never_answers_is_given_up() -> None:
     """Waiting has an end, and meanwhile tells how long it has lasted."""
     passed: list[float] = []

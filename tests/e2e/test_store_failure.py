@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from e2e.clients import fresh_address
 from servers import HOST, AsgiKind, HttpServer, RedisKind, RedisServer, asgi_server, redis_server, wait_until
 
 BURST = 10
@@ -199,6 +200,31 @@ def asked(visitor: Visitor, server: HttpServer) -> str:
     """The log after one more request."""
     visitor.ask()
     return server.log()
+
+
+def test_two_workers_of_a_killed_store_share_the_limit(own: RedisServer, tmp_path: Path) -> None:
+    """They have heard of each other, the store dies, and together they let pass what one bucket holds."""
+    token = "t" * 32
+    more = {"SHIELD_ADMIN_TOKEN": token, "SHIELD_CAPACITY": "100", "SHIELD_SECRET": "s" * 32}
+    with (
+        shielded(own.url, tmp_path, "local", "uvicorn", **more) as one,
+        shielded(own.url, tmp_path, "local", "uvicorn", **more) as other,
+    ):
+        wait_until(
+            lambda: [workers_of(server, token) for server in (one, other)] == [2, 2], PATIENCE_S, "both to be counted"
+        )
+        own.kill()
+        for server in (one, other):
+            with visiting(server) as visitor:
+                expect("local", visitor.ask_often(BURST), BURST // 2)
+
+
+def workers_of(server: HttpServer, token: str) -> int | None:
+    """How many workers this one has heard of; from a new address each time, since one may not ask so often."""
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=fresh_address())) as operator:
+        status = operator.get(f"{server.base_url}/-/shield/status", headers={"authorization": f"Bearer {token}"})
+    workers: int | None = status.json()["workers"]
+    return workers
 
 
 def test_a_restarted_store(own: RedisServer, tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ from shieldmw.gate.gate import Gate
 from shieldmw.gate.identity import Identifier, TokenVerifier
 from shieldmw.gate.leases import Leases
 from shieldmw.gate.live import LiveRoom
-from shieldmw.gate.outage import GuardedStore
+from shieldmw.gate.outage import GuardedStore, WatchedStore
 from shieldmw.gate.refusals import Refusals, RefusedGuests
 from shieldmw.gate.seats import SeatPlan, Seats
 from shieldmw.gate.switch import Switch
 from shieldmw.store.memory import MemoryBuckets, MemoryStore
-from shieldmw.store.port import Store
+from shieldmw.store.port import Store, TakenInPart
 
 T = TypeVar("T")
 
@@ -250,6 +250,25 @@ class FlakyStore:
         return getattr(self.inner, name)
 
 
+class PartlyAway(FlakyStore):
+    """A cluster: the buckets of some clients are on a node that is away."""
+
+    def __init__(self, inner: MemoryStore, away_for: Collection[str]) -> None:
+        super().__init__(inner)
+        self.away_for = away_for
+
+    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+        """Take the charges of those whose node answers."""
+        away = [ask.charges[0].client.text in self.away_for for ask in asks]
+        outcomes = await super().take([ask for ask, is_away in zip(asks, away, strict=True) if not is_away])
+        if all(away):
+            raise StoreUnavailable("its node is away")
+        if any(away):
+            each = iter(outcomes)
+            raise TakenInPart([StoreUnavailable("its node is away") if is_away else next(each) for is_away in away])
+        return outcomes
+
+
 class BatchOfAnyLoop(Batch):
     """The same for tests that run each step on a loop of its own: a real gate belongs to one."""
 
@@ -309,6 +328,7 @@ class Worker:
     refusals: Refusals | None
     switch: Switch
     deny_list: DenyWatch
+    seats: Seats
 
 
 def worker(
@@ -323,8 +343,9 @@ def worker(
     """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
     settings = Settings(**values)
     local = MemoryBuckets(now_us=clock.us)
-    calls = BatchOfAnyLoop(store, now_us=clock.us) if settings.batch else Singly(store, now_us=clock.us)
-    guarded = GuardedStore(calls, local, settings.on_redis_failure, now_s=loop_time)
+    watched = WatchedStore(store, settings.on_redis_failure, now_s=loop_time)
+    calls = BatchOfAnyLoop(watched, now_us=clock.us) if settings.batch else Singly(watched, now_us=clock.us)
+    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers)
     leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
     charging = SharedCharging(guarded, leases, refusals)
@@ -352,7 +373,7 @@ def worker(
         refused_guests=RefusedGuests() if settings.refusals else None,
         now_us=clock.us,
     )
-    return Worker(gate, identifier, guarded, local, api_keys, clock, leases, refusals, switch, deny_list)
+    return Worker(gate, identifier, guarded, local, api_keys, clock, leases, refusals, switch, deny_list, seats)
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:

@@ -208,6 +208,28 @@ def test_failures_count_while_the_store_is_away() -> None:
         assert tokens.calls == MOST_CHECKS, on_failure
 
 
+def test_while_the_store_is_away_each_worker_of_many_counts_by_the_whole_limit() -> None:
+    """Verifying costs a worker's own time: each has its ten failures, and bars nobody longer than they refill."""
+    clock, tokens = FakeClock(), CountingVerifier()
+    store = FlakyStore(memory_store(clock))
+    one = worker(store, clock, tokens=tokens)
+    others = [worker(FlakyStore(store.inner), clock) for _ in range(39)]
+
+    async def story() -> None:
+        for each in (*others, one):
+            await each.seats.refresh()
+        assert one.seats.workers == 40
+        store.failing = StoreUnavailable("refused")
+        await send(one, [facts(f"random-{n}") for n in range(100)])
+        assert tokens.calls == MOST_CHECKS
+        store.failing = None
+        clock.now_s += REFILL_S
+        await send(one, [facts(f"later-{n}") for n in range(100)])
+        assert tokens.calls == MOST_CHECKS + 1
+
+    run(story())
+
+
 def test_without_the_limit_every_credential_is_verified() -> None:
     """`failed-auth` turned off is off: the limit, and not something else, is what the tests above see."""
     clock, tokens = FakeClock(), CountingVerifier()

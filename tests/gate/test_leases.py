@@ -474,7 +474,7 @@ def hot(leases: Leases, standing: Standing, now_us: int) -> int:
 
 def leased(standing: Standing, ahead: int, now_us: int) -> Told:
     """A store's answer that grants it."""
-    return Told(take([None] * len(standing.charges), Ask(standing.charges, ahead), now_us), now_us)
+    return Told(standing.charges, take([None] * len(standing.charges), Ask(standing.charges, ahead), now_us), now_us)
 
 
 def test_no_more_than_so_many_clients_are_charged_ahead() -> None:

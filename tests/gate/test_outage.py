@@ -11,6 +11,7 @@ import pytest
 from gate.doubles import (
     FakeClock,
     FlakyStore,
+    PartlyAway,
     Worker,
     at_once,
     facts,
@@ -225,6 +226,7 @@ def test_a_straggler_that_goes_away_does_not_let_a_second_probe_through() -> Non
         assert store.calls == 1
         straggler.cancel()
         await asyncio.gather(straggler, return_exceptions=True)
+        await pass_time(1.0)
         others = [asyncio.create_task(one.gate.decide(facts())) for _ in range(3)]
         await yield_often()
         calls = store.calls
@@ -285,3 +287,249 @@ def test_nothing_a_store_does_leaves_decide_as_an_exception(on_failure: str) -> 
         return decisions
 
     assert len(run(story())) == 500
+
+
+def test_the_breaker_counts_calls_and_not_the_requests_in_them() -> None:
+    """64 clients at once are one failed call, and the fifth such call opens the breaker."""
+    one, store = make(failing=AWAY)
+
+    async def story() -> list[tuple[int, bool]]:
+        seen = []
+        for _ in range(6):
+            assert allowed(await at_once(lambda n: one.gate.decide(facts(peer=f"203.0.113.{n}")), 64)) == 64
+            seen.append((store.calls, one.guarded.is_away))
+        return seen
+
+    assert run(story()) == [(1, False), (2, False), (3, False), (4, False), (5, True), (5, True)]
+
+
+def test_a_call_that_failed_in_part_is_an_answer() -> None:
+    """A node of a cluster is away: its clients are decided here, and the breaker does not open for the others."""
+    clock = FakeClock()
+    store = PartlyAway(memory_store(clock), away_for=("203.0.113.0/32",))
+    one = worker(store, clock, ip_limit="20/day", leases=False)
+
+    async def story() -> list[int]:
+        passed = [0, 0, 0]
+        for _ in range(30):
+            decisions = await at_once(lambda n: one.gate.decide(facts(peer=f"203.0.113.{n}")), 3)
+            assert not one.guarded.is_away
+            for number, decision in enumerate(decisions):
+                passed[number] += not decision.refused
+        return passed
+
+    assert run(story()) == [20, 20, 20]
+    assert len(store.inner) == 2
+
+
+def test_a_probe_of_a_batch_goes_on_without_who_asked() -> None:
+    """A call in common is never cancelled: whoever made the probe goes away, and its answer ends the outage."""
+    one, store = make("closed", failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.failing, store.held = None, asyncio.Event()
+        await pass_time(1.0)
+        caller = asyncio.create_task(one.gate.decide(facts()))
+        await yield_often()
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        store.calls = 0
+        assert (await decide(one, 1))[0].reason is Reason.STORE_CLOSED
+        store.held.set()
+        await yield_often()
+        assert not one.guarded.is_away
+        assert store.calls == 0
+
+    run(story())
+
+
+def test_a_probe_that_was_never_made_does_not_block_the_next() -> None:
+    """Closed in the turn of the loop in which a probe was asked for, and used again."""
+    one, store = make("closed", failing=AWAY, leases=False)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.failing = None
+        await pass_time(1.0)
+        probe = asyncio.create_task(one.gate.decide(facts()))
+        await asyncio.sleep(0)  # it is in the batch, and the task that calls has not begun
+        store.calls = 0
+        await one.guarded.aclose()
+        assert (await probe).reason is Reason.STORE_CLOSED
+        assert store.calls == 0
+        await pass_time(1.0)
+        assert (await decide(one, 1))[0].reason is Reason.WITHIN_LIMITS
+
+    run(story())
+
+
+def test_a_probe_that_fails_in_an_unforeseen_way_is_a_failure() -> None:
+    """Nothing that a call ends with leaves the breaker waiting for it for ever."""
+    one, store = make("closed", failing=AWAY)
+
+    async def story() -> None:
+        await decide(one, 5)
+        store.failing = ValueError("a mistake")
+        await pass_time(1.0)
+        await decide(one, 1)
+        store.failing = None
+        await pass_time(1.0)
+        assert (await decide(one, 1))[0].reason is Reason.WITHIN_LIMITS
+
+    run(story())
+
+
+# --- what each worker may admit alone
+
+
+async def fleet_of(count: int, clock: FakeClock, **values: Any) -> tuple[list[Worker], list[FlakyStore]]:
+    """Workers on one store that have heard of each other, each with its own way to it."""
+    fleet = memory_store(clock)
+    stores = [FlakyStore(fleet) for _ in range(count)]
+    workers = [worker(store, clock, **values) for store in stores]
+    await count_again(workers)
+    return workers, stores
+
+
+async def count_again(workers: list[Worker]) -> None:
+    """All are counted by the fleet, and then all know it."""
+    for one in (*workers, *workers):
+        await one.seats.refresh()
+
+
+def test_two_workers_without_a_store_admit_what_one_bucket_holds() -> None:
+    """The store fails for both: together they admit the burst, and from then on the rate."""
+    clock = FakeClock()
+
+    async def story() -> list[int]:
+        workers, stores = await fleet_of(2, clock, ip_limit="10/minute")
+        for store in stores:
+            store.failing = AWAY
+        passed = []
+        for wait_s in (0, 6, 6, 60, 600):
+            clock.now_s += wait_s
+            passed.append(sum([allowed(await decide(one, 20)) for one in workers]))
+        return passed
+
+    # A unit each 6 s for the fleet, and so one each 12 s for each; each has its half of the burst again after 60 s.
+    assert run(story()) == [10, 0, 2, 10, 10]
+
+
+def test_what_the_store_said_is_shared_too() -> None:
+    """An outage fills nobody's bucket: of what the store last said is left, each of two workers has its half."""
+    clock = FakeClock()
+
+    async def story() -> list[int]:
+        workers, stores = await fleet_of(2, clock, ip_limit="10/day", leases=False)
+        before = [allowed(await decide(workers[0], 5)), allowed(await decide(workers[1], 1))]
+        for store in stores:
+            store.failing = AWAY
+        return before + [allowed(await decide(one, 20)) for one in reversed(workers)]
+
+    # The second has heard that four are left of ten; the first, when it last asked, that five are.
+    assert run(story()) == [5, 1, 2, 2]
+
+
+def test_a_refusal_here_tells_of_the_share() -> None:
+    """Levels, the limit's name and the wait are those of the bucket that refused; after the wait one passes."""
+    clock = FakeClock()
+
+    async def story() -> None:
+        (one, *_), stores = await fleet_of(4, clock, ip_limit="10/minute")
+        assert allowed(await decide(one, 3)) == 3  # seven are left
+        stores[0].failing = AWAY
+        passed, refused = await decide(one, 2)
+        assert [(level.limit.name, level.limit.burst, level.remaining) for level in passed.levels] == [("ip", 2, 0)]
+        assert refused.reason is Reason.QUOTA
+        assert refused.violated == ("ip",)
+        (level,) = refused.levels
+        assert (level.limit.name, level.limit.burst, level.remaining) == ("ip", 2, 0)
+        assert level.refuses
+        # A unit is 24 s of the bucket's 60: 18 were owed, 42 are now, and the next would make it 66.
+        assert refused.retry_after_us == level.retry_after_us == 6_000_000
+        clock.now_s += 5.999_999
+        assert (await decide(one, 1))[0].refused
+        clock.now_s += 0.000_001
+        assert not (await decide(one, 1))[0].refused
+
+    run(story())
+
+
+def test_a_worker_that_never_heard_of_a_fleet_is_alone() -> None:
+    """Before the first count, and where it is one, nothing is shared."""
+    clock = FakeClock()
+
+    async def story() -> list[Decision]:
+        (one,), (store,) = await fleet_of(1, clock, ip_limit="10/day")
+        store.failing = AWAY
+        unheard = worker(FlakyStore(memory_store(clock), failing=AWAY), clock, ip_limit="10/day")
+        assert (one.seats.workers, unheard.seats.workers) == (1, 1)
+        decisions = await decide(one, 12)
+        assert await decide(unheard, 12) == decisions
+        return decisions
+
+    decisions = run(story())
+    assert allowed(decisions) == 10
+    assert {level.limit.tau_us for decision in decisions for level in decision.levels} == {86_400_000_000}
+
+
+def test_the_last_number_of_workers_that_was_heard_holds() -> None:
+    """Workers come while the store takes no charges, or it falls silent altogether: shares are by the last count."""
+    clock = FakeClock()
+
+    async def story() -> list[int]:
+        (one,), (store,) = await fleet_of(1, clock, ip_limit="12/day")
+        store.failing = AWAY
+        passed = [allowed(await decide(one, 6))]
+        others = [worker(FlakyStore(store.inner), clock) for _ in range(2)]
+        await count_again([one, *others])
+        passed.append(allowed(await decide(one, 6)))  # a third of the six that are left
+        clock.now_s += 3600  # leases have ended, and nobody is counted any more
+        await one.seats.stop()
+        assert (one.seats.grant, one.seats.workers) == (None, 3)
+        return passed
+
+    assert run(story()) == [6, 2]
+
+
+def test_a_request_that_costs_more_than_a_share_passes_now_and_then() -> None:
+    """Its cost fits into the whole burst: each worker lets it pass once, and again after as long as it takes all."""
+    clock = FakeClock()
+
+    async def story() -> list[int]:
+        rules = '[{"name": "search", "path": "/search", "cost": 5}]'
+        workers, stores = await fleet_of(4, clock, ip_limit="10/minute", rules=rules)
+        stores[0].failing = AWAY
+
+        async def search() -> int:
+            return allowed([await workers[0].gate.decide(facts(path="/search")) for _ in range(3)])
+
+        passed = [await search()]
+        for wait_s in (119, 1):
+            clock.now_s += wait_s
+            passed.append(await search())
+        return passed
+
+    # Five of ten a minute are half a minute's worth, for the fleet; for each of four two minutes' worth.
+    assert run(story()) == [1, 0, 1]
+
+
+def test_a_refusal_by_a_share_is_forgotten_when_the_store_is_back() -> None:
+    """Nothing but the moment for which any refusal may be given again outlasts the outage."""
+    clock = FakeClock()
+
+    async def story() -> list[bool]:
+        (one, *_), stores = await fleet_of(8, clock, ip_limit="10/day")
+        stores[0].failing = AWAY
+        decisions = await decide(one, 20)
+        assert allowed(decisions) == 1
+        assert one.refusals is not None
+        assert len(one.refusals) == 0
+        stores[0].failing = None
+        await pass_time(1.0)
+        refused = [(await decide(one, 1))[0].refused]
+        clock.now_s += 0.25
+        return [*refused, (await decide(one, 1))[0].refused]
+
+    assert run(story()) == [True, False]
