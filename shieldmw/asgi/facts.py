@@ -1,8 +1,8 @@
-"""Reads a scope into facts. Pure; what is read here is hostile and still unproven."""
+"""Reads a scope into facts. What is read here is hostile and still unproven."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from urllib.parse import parse_qsl
@@ -13,8 +13,13 @@ from starlette.types import Scope
 from shieldmw.core.client import Identity
 from shieldmw.core.facts import Facts
 from shieldmw.core.paths import below_root
+from shieldmw.core.table import SeenOnce
 
 from .tickets import TICKET_COOKIE, TICKET_HEADER
+
+# So many looks are known, and each longer than this is read anew.
+LOOKS_KEPT = 8192
+LONGEST_KEPT = 2048
 
 AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 
@@ -37,25 +42,53 @@ class Reading:
     token_query: str | None
 
 
+Header = tuple[bytes, bytes]
+
+# All of a request that its facts depend on: peer, path, root path, method, query, and the headers that are read.
+Look = tuple[str | bytes | Header | None, ...]
+
+
 class FactsReader:
-    """Reads facts the way the settings say."""
+    """Reads facts the way the settings say. Of looks that come again it keeps the facts."""
 
     def __init__(self, reading: Reading, authenticate: AuthenticateScope | None) -> None:
         self._reading = reading
         self._forwarded = reading.forwarded_header.encode("latin-1")
         self._token_header = None if reading.token_header is None else reading.token_header.encode("latin-1")
         self._authenticate = authenticate
-        self._nowhere_else = reading.token_query is None
         self._names = frozenset((self._forwarded, self._token_header, b"cookie", _METHOD_OVERRIDE, TICKET_HEADER))
+        self._kept: list[tuple[Look, Facts] | None] = [None] * LOOKS_KEPT
+        self._seen_once = SeenOnce(LOOKS_KEPT)
 
     def read(self, scope: Scope) -> Facts:
         """The facts of an http or websocket scope."""
+        names = self._names
+        headers: list[Header] = []
+        for name, value in scope["headers"]:
+            if name in names:
+                headers.append((name, value))
+        client, query = scope.get("client"), scope.get("query_string") or b""
+        peer = client[0] if client else None
+        if query and self._reading.token_query is None and _TICKET_NAME not in query:
+            query = b""
+        look: Look = (peer, scope["path"], scope.get("root_path"), scope.get("method"), query, *headers)
+        number = hash(look)
+        known = self._kept[number % LOOKS_KEPT]
+        if known is not None and known[0] == look:
+            return known[1]
+        if self._seen_once.add(number) or self._authenticate is not None or _length(look) > LONGEST_KEPT:
+            return self._facts(scope, peer, query, headers, None)
+        facts = self._facts(scope, peer, query, headers, [])
+        self._kept[number % LOOKS_KEPT] = (look, facts)
+        return facts
+
+    def _facts(
+        self, scope: Scope, peer: str | None, query: bytes, headers: Sequence[Header], kept: list[object] | None
+    ) -> Facts:
         forwarded: list[str] = []
         methods = _methods(scope.get("method", "GET"))
         token = cookie = paper = None
-        for name, value in scope["headers"]:
-            if name not in self._names:
-                continue
+        for name, value in headers:
             if name == self._forwarded:
                 forwarded.append(value.decode("latin-1"))
             if name == self._token_header and token is None:
@@ -66,21 +99,21 @@ class FactsReader:
                 methods |= _methods(value.decode("latin-1").strip())
             elif name == TICKET_HEADER:
                 paper = value.decode("latin-1")
-        client = scope.get("client")
         path, root_path = scope["path"], scope.get("root_path", "")
         return Facts(
-            client[0] if client else None,
+            peer,
             path,
             below_root(path, root_path) if root_path else path,
             methods,
             tuple(forwarded),
-            None if token is cookie is None and self._nowhere_else else self._credential(token, cookie, scope),
+            None if token is cookie is None and not query else self._credential(token, cookie, query),
             None if self._authenticate is None else partial(self._authenticate, scope),
-            paper or _paper(cookie, scope),
+            paper if paper or cookie is None and not query else _paper(cookie, query),
             root_path,
+            kept,
         )
 
-    def _credential(self, token: bytes | None, cookie: bytes | None, scope: Scope) -> str | None:
+    def _credential(self, token: bytes | None, cookie: bytes | None, query: bytes) -> str | None:
         """The first credential found: header, then cookie, then query."""
         reading = self._reading
         if token is not None and (found := bearer(token.decode("latin-1"))) is not None:
@@ -89,8 +122,12 @@ class FactsReader:
             found = cookie_parser(cookie.decode("latin-1")).get(reading.token_cookie)
             if found is not None:
                 return found
-        query = scope.get("query_string") or b""
         return _query_value(query, reading.token_query) if reading.token_query is not None and query else None
+
+
+def _length(look: Look) -> int:
+    """How long a look is, in characters and bytes."""
+    return sum(sum(map(len, part)) if isinstance(part, tuple) else len(part or "") for part in look)
 
 
 def bearer(value: str) -> str | None:
@@ -101,11 +138,10 @@ def bearer(value: str) -> str | None:
     return rest.strip(" \t") if scheme.lower() == "bearer" else None
 
 
-def _paper(cookie: bytes | None, scope: Scope) -> str | None:
+def _paper(cookie: bytes | None, query: bytes) -> str | None:
     """A ticket or number in the cookie, else in the query; looked for only where its name is seen."""
     if cookie is not None and _TICKET_NAME in cookie:
         return cookie_parser(cookie.decode("latin-1")).get(TICKET_COOKIE)
-    query = scope.get("query_string")
     return _query_value(query, TICKET_COOKIE) if query and _TICKET_NAME in query else None
 
 

@@ -10,15 +10,16 @@ from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shieldmw.core.bucket import made
 from shieldmw.core.client import Identity, IPAddress, ListenerClass
-from shieldmw.core.decision import Decision, Verdict
+from shieldmw.core.decision import ALLOWED, REFUSED, Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 
 from .admin import Admin
 from .facts import FactsReader
-from .replies import Replies, limit_headers, send_with
+from .replies import Headers, Replies, limit_headers, send_with
 from .streams import LiveStream
 from .tickets import ticket_headers
 
@@ -84,8 +85,9 @@ class Shield:
         if kind not in ("http", "websocket"):
             await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
-        gate = self._gate
-        if gate is None or not self._is_of_this_loop():
+        gate, loop = self._gate, self._loop
+        # A thread runs one loop. To ask asyncio which would be a system call on Python 3.11.
+        if gate is None or loop is None or self._thread != get_ident() or not loop.is_running():
             gate = await self._start()
         if self._admin is not None and gate.control is not None and self._admin.owns(scope):
             await self._admin.answer(gate.control, scope, receive, send)
@@ -94,39 +96,39 @@ class Shield:
         decision = gate.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
-        answer = self._answer(gate, facts, decision, scope, receive, send)
-        # A live response may last for hours: what only its decision needed must not live as long.
+        if decision.verdict is REFUSED:
+            answer = self._replies.refuse(decision, scope, receive, send)
+        elif decision.live:
+            answer = self._live(gate, facts, decision, scope, receive, send)
+        else:
+            scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode))
+            headers = limit_headers(decision) if decision.verdict is ALLOWED else []
+            if facts.paper is not None:
+                headers += self._renewed(gate, facts.paper, decision, scope)
+            answer = self.app(scope, receive, send_with(headers, send) if headers else send)
+        # It may last for hours: what only the decision needed must not live as long.
         del gate, facts, decision
         await answer
 
-    def _is_of_this_loop(self) -> bool:
-        """Whether the gate at hand was opened on the loop that runs here.
-
-        A thread runs one loop. To ask asyncio which costs a system call on Python 3.11: a quarter of all that
-        the shield costs a request.
-        """
-        return self._thread == get_ident() and self._loop is not None and self._loop.is_running()
-
-    def _answer(
+    def _live(
         self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
-        """What answers a request that was decided."""
+        """What answers a request for a live response, if there is a seat."""
+        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode)
+        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
+        stream = LiveStream(self._replies, decision, scope, receive, send)
+        decision, entry = gate.enter(facts, decision, stream.leave)
+        if entry is not None:
+            stream.admit(gate.room.seats, entry, headers)
+            return stream.run(self.app)
         if decision.refused:
             return self._replies.refuse(decision, scope, receive, send)
-        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode)
-        headers = limit_headers(decision) if decision.verdict is Verdict.ALLOWED else []
-        if decision.live:
-            stream = LiveStream(self._replies, decision, scope, receive, send)
-            decision, entry = gate.enter(facts, decision, stream.leave)
-            if entry is not None:
-                stream.admit(gate.room.seats, entry, headers)
-                return stream.run(self.app)
-            if decision.refused:
-                return self._replies.refuse(decision, scope, receive, send)
-        if facts.paper is not None and decision.verdict is Verdict.ALLOWED:
-            ticket = gate.room.renewed(facts.paper, decision)
-            headers = headers if ticket is None else [*headers, *ticket_headers(ticket, scope)]
-        return self.app(scope, receive, send_with(headers, send) if headers else send)
+        return self.app(scope, receive, send_with(headers, send))
+
+    def _renewed(self, gate: Gate, paper: str, decision: Decision, scope: Scope) -> Headers:
+        """What hands on the ticket that was shown, where it is one that is due for another."""
+        ticket = gate.room.renewed(paper, decision) if decision.verdict is ALLOWED else None
+        return [] if ticket is None else ticket_headers(ticket, scope)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_and_start() -> Message:

@@ -19,7 +19,8 @@ from typing import Any, cast
 from starlette.types import Message, Receive, Scope, Send
 
 from shieldmw.core.client import ListenerClass
-from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.core.decision import Decision, Reason, Verdict, nearest
+from shieldmw.core.bucket import remaining
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.core.table import Table
 from shieldmw.core.waiting import Place
@@ -122,12 +123,12 @@ def close_code(decision: Decision) -> int:
 
 def turned_away(decision: Decision) -> Decision:
     """The decision on someone whose seat is taken away."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, levels=())
+    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, outcome=None)
 
 
 def restarting(decision: Decision) -> Decision:
     """The decision on someone whose seat ends with the worker."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING, levels=())
+    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING, outcome=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +270,18 @@ class Replies:
 
 def limit_headers(decision: Decision) -> Headers:
     """``RateLimit-Policy`` of all limits charged and ``RateLimit`` of the one nearest to its end."""
-    nearest = decision.nearest
-    if nearest is None:
+    outcome = decision.outcome
+    if outcome is None or not outcome.tats_us:
         return []
-    policies = _policies(*[level.limit for level in decision.levels])
-    limit, remaining, full_after_us, _ = nearest
-    rate = f'"{limit.name}";r={remaining};t={-(-full_after_us // US_PER_S)}'
-    return [(b"ratelimit-policy", policies), (b"ratelimit", rate.encode())]
+    if len(decision.charges) == 1:
+        limit = decision.charges[0].limit
+        policies, rate = _fields(limit)
+        full_after_us = outcome.tats_us[0] - outcome.now_us
+    else:
+        limit, _, full_after_us, _ = nearest(decision.levels)
+        policies, rate = b", ".join([_fields(charge.limit)[0] for charge in decision.charges]), _fields(limit)[1]
+    seconds = -(-full_after_us // US_PER_S) if full_after_us > 0 else 0
+    return [(b"ratelimit-policy", policies), (b"ratelimit", rate % (remaining(limit, full_after_us), seconds))]
 
 
 def send_with(headers: Headers, send: Send) -> Send:
@@ -321,13 +327,11 @@ def _wait_text(where: Place | None, retry_after_s: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _policies(*limits: Limit) -> bytes:
-    return ", ".join(_policy(limit) for limit in limits).encode("latin-1")
-
-
-def _policy(limit: Limit) -> str:
+def _fields(limit: Limit) -> tuple[bytes, bytes]:
+    """A limit's part of ``RateLimit-Policy``, and its ``RateLimit`` with room for the units and seconds left."""
     burst = "" if limit.burst == limit.amount else f";burst={limit.burst}"
-    return f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'
+    policy = f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'.encode("latin-1")
+    return policy, f'"{limit.name}"'.encode("latin-1").replace(b"%", b"%%") + b";r=%d;t=%d"
 
 
 def _wants_html(scope: Scope) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .bucket import NEVER_US, Charges, Level, Outcome, levels
+from .bucket import NEVER_US, Charges, Level, Outcome, levels, made
 from .client import Identity, IPAddress, ListenerClass
 from .mode import Mode
 from .waiting import Place
@@ -40,6 +41,10 @@ class Reason(StrEnum):
     __hash__ = str.__hash__  # of a word, as quick as one
 
 
+# Python looks for a member of an enum each time it is named; on the way of every request it is not.
+ALLOWED, REFUSED, WITHIN_LIMITS = Verdict.ALLOWED, Verdict.REFUSED, Reason.WITHIN_LIMITS
+
+
 class OnStoreFailure(StrEnum):
     """What becomes of limited requests while the store is away: local buckets decide, all pass, none pass."""
 
@@ -51,17 +56,19 @@ class OnStoreFailure(StrEnum):
 class Decision(NamedTuple):
     """The verdict on one request, and what its answer tells.
 
-    ``levels`` are the buckets it was charged to, ``retry_after_us`` the wait until it would pass
-    (0 where nothing says when). ``live``: its response holds a seat. ``place`` and ``paper``: where
-    someone without a seat stands in the waiting room, and the signed number to show there. ``kept`` is
-    where the floor that answers may keep its answer, as the decision may be given again.
+    ``charges`` are what it was charged and ``outcome`` what became of them, ``retry_after_us`` the wait
+    until it would pass (0 where nothing says when). ``live``: its response holds a seat. ``place`` and
+    ``paper``: where someone without a seat stands in the waiting room, and the signed number to show
+    there. ``kept`` is where the floor that answers may keep what it made of the decision: of a refusal,
+    which may be given again, its answer; of what is allowed, all but its charges.
     """
 
     verdict: Verdict
     reason: Reason
     address: IPAddress | None
     identity: Identity | None = None
-    levels: tuple[Level, ...] = ()
+    charges: Charges = ()
+    outcome: Outcome | None = None
     retry_after_us: int = 0
     mode: Mode = Mode.NORMAL
     live: bool = False
@@ -72,12 +79,17 @@ class Decision(NamedTuple):
     @property
     def refused(self) -> bool:
         """Whether the request must not reach the app."""
-        return self.verdict is Verdict.REFUSED
+        return self.verdict is REFUSED
 
     @property
     def listener_class(self) -> ListenerClass:
         """The class of who is asking."""
         return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """How the buckets stand that it was charged to."""
+        return () if self.outcome is None else levels(self.charges, self.outcome)
 
     @property
     def violated(self) -> tuple[str, ...]:
@@ -87,10 +99,14 @@ class Decision(NamedTuple):
     @property
     def nearest(self) -> Level | None:
         """The bucket nearest to its end: the least share of its burst remains."""
-        levels = self.levels
-        if len(levels) == 1:
-            return levels[0]
-        return min(levels, key=lambda level: level.remaining / level.limit.burst, default=None)
+        return nearest(self.levels)
+
+
+def nearest(levels: Sequence[Level]) -> Level | None:
+    """The one nearest to its end: the least share of its burst remains."""
+    if len(levels) == 1:
+        return levels[0]
+    return min(levels, key=lambda level: level.remaining / level.limit.burst, default=None)
 
 
 def combine(
@@ -102,9 +118,11 @@ def combine(
     live: bool = False,
 ) -> Decision:
     """The decision that follows from the outcome of a request's charges."""
-    stand = levels(charges, outcome)
     if outcome.allowed:
-        return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, stand, 0, mode, live)
-    waits = [level.retry_after_us for level in stand]
+        return made(
+            Decision,
+            (ALLOWED, WITHIN_LIMITS, address, identity, charges, outcome, 0, mode, live, None, None, None),
+        )
+    waits = [level.retry_after_us for level in levels(charges, outcome)]
     reason, wait_us = (Reason.NEVER, 0) if NEVER_US in waits else (Reason.QUOTA, max(waits))
-    return Decision(Verdict.REFUSED, reason, address, identity, stand, wait_us, mode, live, None, None, [])
+    return Decision(REFUSED, reason, address, identity, charges, outcome, wait_us, mode, live, kept=[])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .client import Identity
 
@@ -17,7 +17,8 @@ class Facts(NamedTuple):
     ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
     presented, unproven; ``methods`` every method the request may end up as; ``route_path`` the
     path below ``root_path``; ``authenticate`` the host app's own check, bound to this request;
-    ``paper`` the ticket or number that was shown, unproven too.
+    ``paper`` the ticket or number that was shown, unproven too. ``kept`` is where the gate may keep what
+    it worked out of them, where the same facts come again.
     """
 
     peer: str | None
@@ -29,3 +30,4 @@ class Facts(NamedTuple):
     authenticate: Authenticate | None = None
     paper: str | None = None
     root_path: str = ""
+    kept: list[Any] | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .bucket import Charge, Charges, Outcome
+from .bucket import Charge, Charges, Outcome, made
 
 
 class Unspent(NamedTuple):
@@ -54,7 +54,7 @@ class Lease:
                 return None
             tats_us.append(new_us)
         self._tats_us = tuple(tats_us)
-        return Outcome(True, now_us, self._tats_us)
+        return made(Outcome, (True, now_us, self._tats_us, 0, 0))
 
     def absorb(self, outcome: Outcome) -> None:
         """Take in the same charges, which the store allowed behind the lease: as if they had come before it.

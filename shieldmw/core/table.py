@@ -59,3 +59,25 @@ class Table(Generic[K, V]):
         """Forget all entries."""
         self._young.clear()
         self._old.clear()
+
+
+class SeenOnce:
+    """Tells what comes again, by a number each; of ``most`` places each new number takes that of an older one.
+
+    Who comes once should not be kept: objects that stay for a while and then go are what makes Python's garbage
+    collector stop the worker. Numbers are none of its concern.
+    """
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, most: int) -> None:
+        self._numbers = [0] * most
+
+    def add(self, number: int) -> bool:
+        """Whether the number is new; it is known from now on."""
+        numbers = self._numbers
+        place = number % len(numbers)
+        if numbers[place] == number:
+            return False
+        numbers[place] = number
+        return True

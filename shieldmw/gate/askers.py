@@ -11,16 +11,12 @@ from shieldmw.core.address import Networks, client_address
 from shieldmw.core.client import IPAddress, address_clients
 from shieldmw.core.facts import Facts
 from shieldmw.core.rules import Policy, Terms
-from shieldmw.core.table import Table
+from shieldmw.core.table import SeenOnce, Table
 
 from .standing import Standings
 
 ORIGINS_KEPT = 4096
 PATHS_KEPT = 4096
-
-# Who comes once is not kept: objects that stay for a while and then go are what makes Python's garbage
-# collector stop the worker. So many that came once are known again, by a number each.
-SEEN_ONCE_KEPT = 4096
 
 # A proxy header longer than this is read anew each time, rather than kept.
 LONGEST_KEPT = 512
@@ -57,23 +53,21 @@ class Askers:
         self._policy = policy
         self._addressing = addressing
         self._origins: Table[tuple[str | None, tuple[str, ...]], Origin] = Table(ORIGINS_KEPT)
-        self._seen_once: Table[int, bool] = Table(SEEN_ONCE_KEPT)
+        self._seen_once = SeenOnce(ORIGINS_KEPT)
         self._terms: Table[tuple[object, ...], Terms] = Table(PATHS_KEPT)
 
-    def known_origin(self, facts: Facts) -> Origin | None:
-        """Where the request comes from, if it came from there more than once lately."""
-        return self._origins.get((facts.peer, facts.forwarded))
-
     def origin(self, facts: Facts) -> Origin:
-        """Where the request comes from, worked out."""
+        """Where the request comes from; worked out, unless it came from there more than once lately."""
+        key = (facts.peer, facts.forwarded)
+        known = self._origins.get(key)
+        if known is not None:
+            return known
         how = self._addressing
         address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
         origin = Origin(address, how, self._policy)
-        key = (facts.peer, facts.forwarded)
-        number = hash(key)
-        if not self._seen_once.get(number):
-            self._seen_once.put(number, True)
-        elif len(facts.forwarded) <= MOST_LINES_KEPT and sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
+        if self._seen_once.add(hash(key)):
+            return origin
+        if len(facts.forwarded) <= MOST_LINES_KEPT and sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
             self._origins.put(key, origin)
         return origin
 

@@ -46,10 +46,11 @@ class SharedCharging:
 
     def take_now(self, standing: Standing, now_us: int) -> Outcome | None:
         """Spent from the client's lease, or refused by what its buckets said before."""
-        if self._leases is not None and standing.lease is not None:
-            outcome = self._leases.spend(standing, now_us)
+        if standing.lease is not None and self._leases is not None:
+            outcome = standing.lease.spend(now_us)
             if outcome is not None:
                 return outcome
+            self._leases.spent(standing, now_us)
         return None if self._refusals is None else self._refusals.look(standing.charges, now_us)
 
     async def take(self, standing: Standing, now_us: int) -> Charged | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Outcome
-from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.deny import DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
@@ -36,6 +37,17 @@ class Background(Protocol):
 
     async def stop(self) -> None:
         """End."""
+
+
+class Way(NamedTuple):
+    """Where some facts have led, kept with them: the same facts lead there again while all this holds."""
+
+    mode: Mode
+    origin: Origin
+    standing: Standing
+    verified: Verified
+    epoch: int
+    deny_list: DenyList
 
 
 class Gate:
@@ -74,7 +86,7 @@ class Gate:
         self._now_us = now_us
         self._forgot_us = now_us() - 1
         self._refused_guests = refused_guests
-        self._deny_version = 0
+        self._denied_then = deny_list.entries
         self.room = room
         self.control = control
 
@@ -103,31 +115,40 @@ class Gate:
 
     def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
         """The decision, made without a task, a future or a lock; else what must be awaited for it."""
-        terms, mode = self._askers.terms(facts), self._switch.mode
-        origin = self._askers.known_origin(facts)
-        if origin is None:
-            refusal = self._refused_again(facts, terms, mode)
-            if refusal is not None:
-                return self._told(facts, refusal)
-            origin = self._askers.origin(facts)
+        mode = self._switch.mode
+        if facts.kept:
+            way: Way = facts.kept[0]
+            if (
+                way.mode is mode
+                and way.deny_list is self._deny_list.entries
+                and (way.verified is GUEST or self._identifier.stands(way.verified, way.epoch))
+            ):
+                return self._charge(facts, way.origin, way.standing)
+        terms = self._askers.terms(facts)
+        refusal = self._refused_again(facts, terms, mode)
+        if refusal is not None:
+            return self._told(facts, refusal)
+        origin = self._askers.origin(facts)
         whoever_asks = self._whoever_asks(origin, terms, mode)
         if whoever_asks is not None:
             return self._told(facts, whoever_asks)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         if verified is None:
             return self._identify(facts, origin, terms)
-        return self._charge(facts, origin, self._standing(origin, terms, verified, mode))
+        standing = self._standing(origin, terms, verified, mode)
+        if facts.kept is not None and (facts.credential is None or verified is not GUEST):
+            facts.kept[:] = [Way(mode, origin, standing, verified, self._identifier.epoch, self._deny_list.entries)]
+        return self._charge(facts, origin, standing)
 
     def _refused_again(self, facts: Facts, terms: Terms, mode: Mode) -> Decision | None:
         """The refusal of a guest who was refused before; who was denied since hears something else."""
         guests = self._refused_guests
         if guests is None or not _is_guest(facts):
             return None
-        if self._deny_list.entries.version != self._deny_version:
-            self._deny_version = self._deny_list.entries.version
+        if self._deny_list.entries is not self._denied_then:
+            self._denied_then = self._deny_list.entries
             guests.clear()
-        known = guests.look(facts, terms, mode, self._now_us())
-        return None if known is None else combine(*known, None, None, mode, live=terms.live)
+        return guests.look(facts, terms, mode, self._now_us())
 
     def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
         """Take a seat for a live response; without one the decision is a refusal.
@@ -178,6 +199,8 @@ class Gate:
         outcome = self._charging.take_now(standing, now_us)
         if outcome is None:
             return self._ask_store(facts, origin, standing, now_us)
+        if outcome.allowed and not self._tells_all:
+            return combine(standing.charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
         if not outcome.allowed:
             self._remember(facts, standing, outcome, now_us)
         return self._combined(facts, origin, standing, (standing.charges, outcome), now_us)
@@ -214,7 +237,7 @@ class Gate:
     def _told(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""
         observers = self._observers
-        if decision.verdict is Verdict.ALLOWED:
+        if decision.verdict is ALLOWED:
             observers = self._observers_of_all
         if self._dry_run:
             decision = _in_dry_run(decision)
@@ -238,4 +261,4 @@ def _in_dry_run(decision: Decision) -> Decision:
     """The same for whoever counts, but nothing that a client could see."""
     if decision.refused:
         return decision._replace(verdict=Verdict.DRY_RUN)
-    return decision._replace(levels=())
+    return decision._replace(outcome=None)

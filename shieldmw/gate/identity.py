@@ -75,7 +75,7 @@ GUEST = Verified(None)
 
 
 class Identifier:
-    """Finds the identity of a request; remembers what each credential was worth."""
+    """Finds the identity of a request; remembers what each credential was worth, until ``epoch`` is another."""
 
     def __init__(
         self,
@@ -90,10 +90,16 @@ class Identifier:
         self._now_s = now_s
         self._known: Table[bytes, Verified] = Table(CREDENTIALS_KEPT)
         self._digest_key = token_bytes(32)
+        self.epoch = 0
 
     def forget(self) -> None:
         """Forget what credentials were worth, because the keys have changed."""
         self._known.clear()
+        self.epoch += 1
+
+    def stands(self, verified: Verified, epoch: int) -> bool:
+        """Whether what was known of a credential in an epoch still holds."""
+        return epoch == self.epoch and verified.until_s > self._now_s()
 
     def identify_now(self, facts: Facts) -> Verified | None:
         """What is known of the request's credential; None where something must be awaited to know it."""

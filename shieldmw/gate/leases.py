@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from shieldmw.core.bucket import Charge, Charges, Outcome
+from shieldmw.core.bucket import Charge, Charges
 from shieldmw.core.lease import Lease, Unspent
 from shieldmw.core.limits import AGGREGATE_FACTOR
 from shieldmw.errors import StoreError
@@ -55,15 +55,10 @@ class Leases:
     def __len__(self) -> int:
         return len(self._open)
 
-    def spend(self, standing: Standing, now_us: int) -> Outcome | None:
-        """Spend the charges out of the open lease; None where there is none, or too little left of it."""
-        if standing.lease is None:
-            return None
-        outcome = standing.lease.spend(now_us)
-        if outcome is None:
-            standing.asked_us = now_us
-            self._close(standing)
-        return outcome
+    def spent(self, standing: Standing, now_us: int) -> None:
+        """Too little is left of a lease for the request at hand."""
+        standing.asked_us = now_us
+        self._close(standing)
 
     def ahead(self, standing: Standing, now_us: int) -> int:
         """How often more the charges should be taken with the call that is due; its end must be told.

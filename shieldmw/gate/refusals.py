@@ -11,6 +11,7 @@ entries a stranger is taken for one of them once in 10**13 requests, and then ha
 from __future__ import annotations
 
 from shieldmw.core.bucket import Charges, Outcome
+from shieldmw.core.decision import Decision, combine
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
 from shieldmw.core.rules import Terms
@@ -21,6 +22,10 @@ GUESTS_KEPT = 262_144
 
 # On so many different terms guests are known again.
 MOST_TERMS = 64
+
+# So much longer than true a guest's wait may be told to be, or a tenth of the time that one unit takes to come back.
+LONGEST_GRAIN_US = 250_000
+DECISIONS_KEPT = 4096
 
 
 class Refusals:
@@ -57,6 +62,34 @@ class Refusals:
         self._tats_us.clear()
 
 
+class _Refused:
+    """What guests are charged on some terms, and the refusals that follow from it, by how long each holds."""
+
+    __slots__ = ("charges", "decisions", "grain_us", "terms")
+
+    def __init__(self, charges: Charges, terms: Terms) -> None:
+        self.charges = charges
+        self.terms = terms
+        self.grain_us = max(1, min(LONGEST_GRAIN_US, charges[0].limit.unit_us // 10))
+        self.decisions: Table[int, Decision] = Table(DECISIONS_KEPT)
+
+    def decision(self, full_after_us: int, mode: Mode) -> Decision | None:
+        """The refusal while the bucket needs so long to fill; None where it refuses no more.
+
+        A wait is told in grains, rounded up: so those who are refused at about the same time share one decision.
+        """
+        charge = self.charges[0]
+        if full_after_us + charge.step_us <= charge.limit.tau_us:
+            return None
+        grains = -(-full_after_us // self.grain_us)
+        decision = self.decisions.get(grains)
+        if decision is None:
+            outcome = Outcome(False, 0, (grains * self.grain_us,))
+            decision = combine(self.charges, outcome, None, None, mode, live=self.terms.live)
+            self.decisions.put(grains, decision)
+        return decision
+
+
 class RefusedGuests:
     """Guests who were refused twice, known again by what their requests look like.
 
@@ -65,28 +98,27 @@ class RefusedGuests:
 
     def __init__(self, most_guests: int = GUESTS_KEPT) -> None:
         self._tats_us: Table[int, int] = Table(most_guests)
-        self._charged: dict[tuple[Terms, Mode], Charges] = {}
+        self._refused: dict[tuple[Terms, Mode], _Refused] = {}
 
     def remember(self, facts: Facts, terms: Terms, mode: Mode, charges: Charges, tat_us: int) -> None:
         """Keep a refusal, with the TAT in ticks; ``charges`` are what guests are charged on these terms."""
-        if (terms, mode) in self._charged or len(self._charged) < MOST_TERMS:
-            self._charged[terms, mode] = charges
+        if (terms, mode) not in self._refused and len(self._refused) < MOST_TERMS:
+            self._refused[terms, mode] = _Refused(charges, terms)
+        if (terms, mode) in self._refused:
             self._tats_us.put(_number(facts, terms, mode), tat_us)
 
-    def look(self, facts: Facts, terms: Terms, mode: Mode, now_us: int) -> tuple[Charges, Outcome] | None:
-        """What a guest is charged, and the refusal; None where none is known."""
-        charges = self._charged.get((terms, mode))
-        if charges is None:
+    def look(self, facts: Facts, terms: Terms, mode: Mode, now_us: int) -> Decision | None:
+        """The refusal of a guest; None where none is known. It names no address."""
+        if not self._refused:
             return None
-        tat_us = self._tats_us.get(_number(facts, terms, mode))
-        if tat_us is None or tat_us + charges[0].step_us - now_us <= charges[0].limit.tau_us:
-            return None
-        return charges, Outcome(False, now_us, (tat_us,))
+        refused = self._refused.get((terms, mode))
+        tat_us = None if refused is None else self._tats_us.get(_number(facts, terms, mode))
+        return None if refused is None or tat_us is None else refused.decision(tat_us - now_us, mode)
 
     def clear(self) -> None:
         """Forget everything."""
         self._tats_us.clear()
-        self._charged.clear()
+        self._refused.clear()
 
 
 def _number(facts: Facts, terms: Terms, mode: Mode) -> int:

@@ -53,7 +53,7 @@ class Switch:
     def mode(self) -> Mode:
         """The mode in force now."""
         state = self._state
-        if state.mode is Mode.NORMAL or state.until_s is None:
+        if state.until_s is None:
             return state.mode
         return state.at(self.store_now_s())
 
