@@ -108,7 +108,7 @@ class FactsReader:
             tuple(forwarded),
             None if token is cookie is None and not query else self._credential(token, cookie, query),
             None if self._authenticate is None else partial(self._authenticate, scope),
-            paper if paper or cookie is None and not query else _paper(cookie, query),
+            paper if paper or (cookie is None and not query) else _paper(cookie, query),
             root_path,
             kept,
         )

@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldmw.core.bucket import made
 from shieldmw.core.client import Identity, IPAddress, ListenerClass
 from shieldmw.core.decision import ALLOWED, REFUSED, Decision
 from shieldmw.core.facts import Facts
+from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 
@@ -96,6 +96,7 @@ class Shield:
         decision = gate.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
+        answer: Awaitable[None]
         if decision.verdict is REFUSED:
             answer = self._replies.refuse(decision, scope, receive, send)
         elif decision.live:

@@ -18,9 +18,9 @@ from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
+from shieldmw.core.bucket import remaining
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict, nearest
-from shieldmw.core.bucket import remaining
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.core.table import Table
 from shieldmw.core.waiting import Place

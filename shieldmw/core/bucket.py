@@ -60,10 +60,6 @@ class Ask(NamedTuple):
     ahead: int = 0
 
 
-# What is made on the way of every request is made by this: as its class would make it, in half of the time.
-made = tuple.__new__
-
-
 class Outcome(NamedTuple):
     """What became of charges that were taken together, all or nothing.
 
@@ -128,10 +124,8 @@ def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
 
 def levels(charges: Sequence[Charge], outcome: Outcome) -> tuple[Level, ...]:
     """How each bucket of the charges stands after their outcome."""
-    now_us = outcome.now_us
-    return tuple(
-        [_level(charge, tat_us - now_us, outcome.allowed) for charge, tat_us in zip(charges, outcome.tats_us, strict=True)]
-    )
+    allowed, now_us, tats_us, *_ = outcome
+    return tuple([_level(charge, tat_us - now_us, allowed) for charge, tat_us in zip(charges, tats_us, strict=True)])
 
 
 def remaining(limit: Limit, full_after_us: int) -> int:

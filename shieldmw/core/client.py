@@ -8,6 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import NamedTuple
 
+from .made import made
+
 IPAddress = IPv4Address | IPv6Address
 
 # The IPv6 prefix a site usually gets (RFC 6177); all addresses of one share an aggregate limit.
@@ -80,8 +82,9 @@ def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: in
     """The clients of an address; all requests of no known address are one client."""
     if address is None:
         return AddressClients(Client("ip", "unknown", "ip:unknown"), None)
-    if isinstance(address, IPv4Address):
-        return AddressClients(_ip_client(_network(address, ipv4_prefix), None), None)
+    if address.version == 4:
+        one = _network(address, ipv4_prefix)
+        return made(AddressClients, (made(Client, ("ip", one, f"ip:{one}")), None))
     one = _network(address, ipv6_prefix)
     if ipv6_prefix <= SITE_PREFIX:
         return AddressClients(_ip_client(one, None), None)
@@ -90,11 +93,12 @@ def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: in
 
 
 def _network(address: IPAddress, prefix: int) -> str:
+    packed = address.packed
     beyond = address.max_prefixlen - prefix
     if beyond:
-        address = type(address)(int(address) >> beyond << beyond)
+        packed = (int(address) >> beyond << beyond).to_bytes(len(packed), "big")
     # As one would write it, at a tenth of the price of str().
-    return f"{inet_ntop(AF_INET if address.max_prefixlen == 32 else AF_INET6, address.packed)}/{prefix}"
+    return f"{inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)}/{prefix}"
 
 
 def _ip_client(network: str, site: str | None) -> Client:

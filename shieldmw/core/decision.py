@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .bucket import NEVER_US, Charges, Level, Outcome, levels, made
+from .bucket import NEVER_US, Charges, Level, Outcome, levels
 from .client import Identity, IPAddress, ListenerClass
+from .made import made
 from .mode import Mode
 from .waiting import Place
 
@@ -96,17 +97,10 @@ class Decision(NamedTuple):
         """The names of the limits that refused."""
         return tuple([level.limit.name for level in self.levels if level.retry_after_us])
 
-    @property
-    def nearest(self) -> Level | None:
-        """The bucket nearest to its end: the least share of its burst remains."""
-        return nearest(self.levels)
 
-
-def nearest(levels: Sequence[Level]) -> Level | None:
-    """The one nearest to its end: the least share of its burst remains."""
-    if len(levels) == 1:
-        return levels[0]
-    return min(levels, key=lambda level: level.remaining / level.limit.burst, default=None)
+def nearest(levels: Sequence[Level]) -> Level:
+    """The bucket nearest to its end: the least share of its burst remains."""
+    return min(levels, key=lambda level: level.remaining / level.limit.burst)
 
 
 def combine(

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .bucket import Charge, Charges, Outcome, made
+from .bucket import Charge, Charges, Outcome
+from .made import made
 
 
 class Unspent(NamedTuple):

@@ -13,6 +13,7 @@ from .bucket import Charge, Charges
 from .client import AddressClients, Client, Identity, token_client
 from .facts import Facts
 from .limits import Limit, aggregate
+from .made import made
 from .mode import Mode
 from .paths import PathPattern, plain, readings
 
@@ -120,7 +121,7 @@ class Policy:
         own, cost = terms.limits, terms.cost
         if identity is None:
             ip = self.ip if mode is Mode.NORMAL else self.emergency_ip
-            return tuple(_address_charges(clients, (*own, *ip, *self.address), cost))
+            return tuple(_address_charges(clients, own + ip + self.address, cost))
         charges = _client_charges(token_client(identity), (*own, *self.token), cost)
         return (*charges, *_address_charges(clients, self.address, cost))
 
@@ -141,7 +142,7 @@ class Policy:
 
 def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:
     # Alone, no rule costs more than a burst; two that hold for readings of one path might, together.
-    return [Charge(client, limit, min(cost, limit.burst)) for limit in limits]
+    return [made(Charge, (client, limit, cost if cost < limit.burst else limit.burst)) for limit in limits]
 
 
 def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int) -> list[Charge]:

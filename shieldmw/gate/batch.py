@@ -19,7 +19,7 @@ from . import ticks
 # What one call takes along at most. More would make the first wait for the last, and a script can hand at most
 # 8,000 keys to one command.
 MOST_ASKS = 256
-MOST_CHARGES = 2000
+MOST_CHARGES = 1500
 
 
 class Told(NamedTuple):

@@ -35,7 +35,7 @@ class WatchedStore:
 
     def may_be_asked(self) -> bool:
         """Whether to ask now; while the store is away that is the probe, and whoever hears yes must make it."""
-        return self._breaker.permits(self._now_s())
+        return not self._breaker.is_open or self._breaker.permits(self._now_s())
 
     async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
         """One call."""

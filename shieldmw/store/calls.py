@@ -22,7 +22,7 @@ class Calls(Protocol):
 
     slotted: bool
 
-    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         """Run a script of ours."""
 
     async def command(self, *command: str | int | bytes) -> Any:

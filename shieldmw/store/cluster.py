@@ -78,7 +78,7 @@ class Cluster:
         self._rests_until_s: dict[Address, float] = {}
         self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
-    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         """Run a script where its keys are.
 
         Raises:

@@ -29,9 +29,10 @@ class Keys:
 
     def bucket_of(self, client: Client, limit_name: str) -> str:
         """The bucket of a limit for a client; buckets of one slot share their hash tag."""
-        name = str(client)
-        own = "" if client.slot == name else self._digest(name) + ":"
-        return f"{self._prefix}:{{{self._digest(client.slot)}}}:{own}{limit_name}"
+        kind, text, slot = client
+        name = f"{kind}:{text}"
+        own = "" if slot == name else self._digest(name) + ":"
+        return f"{self._prefix}:{{{self._digest(slot)}}}:{own}{limit_name}"
 
     def client_digest(self, client: Client) -> str:
         """What stands for a client where its name must not be seen."""

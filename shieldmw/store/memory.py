@@ -63,9 +63,10 @@ class MemoryBuckets:
         """Note how buckets of another store stand, on this store's own clock. What is known to be later stays."""
         shift_us = self._now_us() - outcome.now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
-            key = charge.bucket
             if tat_us > outcome.now_us:
-                self._tats.put(key, max(tat_us + shift_us, self._tats.get(key) or 0))
+                key, mine_us = charge.bucket, tat_us + shift_us
+                known_us = self._tats.get(key)
+                self._tats.put(key, mine_us if known_us is None or known_us < mine_us else known_us)
 
     def refill_now(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again."""

@@ -85,7 +85,7 @@ class RedisConnection:
         self._digests: dict[str, str] = {}
 
     async def run(
-        self, script: str, keys: Sequence[str], arguments: Sequence[str | int], *, asking: bool = False
+        self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes], *, asking: bool = False
     ) -> object:
         """Run a script by its digest; load it first where the server does not know it."""
         if script not in self._digests:

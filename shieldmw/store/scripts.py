@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
+from struct import pack
 
 from shieldmw.core.bucket import Ask, Charge, Outcome
 from shieldmw.core.lease import Unspent
+from shieldmw.core.made import made
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
@@ -16,7 +18,7 @@ NAMES = ("take", "give_back", "refund", "mode", "seats", "queue", "deny")
 # What can be run for each of its keys alone as well, where they cannot be had together.
 OF_BUCKETS = frozenset({"take", "give_back", "refund"})
 
-Run = Callable[[str, Sequence[str], Sequence[str | int]], Awaitable[object]]
+Run = Callable[[str, Sequence[str], Sequence[str | int | bytes]], Awaitable[object]]
 KeyOf = Callable[[Charge], str]
 
 
@@ -28,22 +30,28 @@ def source(name: str) -> str:
 async def take(run: Run, asks: Sequence[Ask], key_of: KeyOf) -> list[Outcome]:
     """Run ``take.lua`` for several requests, one after the other."""
     buckets: dict[str, int] = {}
-    arguments: list[int] = []
+    numbers: list[int] = []
     for charges, ahead in asks:
-        arguments += (len(charges), ahead)
+        numbers += (len(charges), ahead)
         for charge in charges:
             limit = charge.limit
             bucket = buckets.setdefault(key_of(charge), len(buckets) + 1)
-            arguments += (bucket, limit.unit_us, limit.tau_us, charge.cost)
-    count = 1 + len(asks) + sum(len(ask.charges) for ask in asks)
-    now_us, *numbers = whole_numbers("take", await run("take", list(buckets), arguments), count)
+            numbers += (bucket, limit.unit_us, limit.tau_us, charge.cost)
+    count = 1 + len(asks) + sum([len(ask.charges) for ask in asks])
+    reply = whole_numbers("take", await run("take", list(buckets), (packed(numbers),)), count)
+    now_us, at = reply[0], 1
     outcomes = []
-    at = 0
     for charges, _ in asks:
-        leased, after = numbers[at], at + 1 + len(charges)
-        outcomes.append(Outcome(leased >= 0, now_us, tuple(numbers[at + 1 : after]), max(leased, 0)))
+        leased, after = reply[at], at + 1 + len(charges)
+        tats_us = tuple(reply[at + 1 : after])
+        outcomes.append(made(Outcome, (leased >= 0, now_us, tats_us, leased if leased > 0 else 0, 0)))
         at = after
     return outcomes
+
+
+def packed(numbers: Sequence[int]) -> bytes:
+    """Whole numbers as one argument of a script; each must be exact in a double."""
+    return pack(f"<{len(numbers)}d", *numbers)
 
 
 async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:

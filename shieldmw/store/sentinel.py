@@ -39,7 +39,7 @@ class Sentinels:
         self._connection: RedisConnection | None = None
         self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
-    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         """Run a script at the master."""
         return await self._ask(lambda master: master.run(script, keys, arguments))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shieldmw.core.bucket import Ask, Charge, Level, take
 from shieldmw.core.client import Client, Identity, ListenerClass
-from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine, nearest
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 
@@ -34,7 +34,7 @@ def decide(*costs_and_debts: tuple[Limit, int, int]) -> Decision:
 
 
 @pytest.mark.parametrize(
-    ("charges", "verdict", "reason", "retry_after_us", "violated", "nearest"),
+    ("charges", "verdict", "reason", "retry_after_us", "violated", "nearest_name"),
     [
         pytest.param(
             [(FAST, 1, 0), (SLOW, 1, 0)], Verdict.ALLOWED, Reason.WITHIN_LIMITS, 0, (), "slow", id="both-have-room"
@@ -85,14 +85,14 @@ def test_combining(
     reason: Reason,
     retry_after_us: int,
     violated: tuple[str, ...],
-    nearest: str | None,
+    nearest_name: str | None,
 ) -> None:
     """All charges that fit are allowed; else the limits that refused are named, with the longest of their waits."""
     decision = decide(*charges)
     assert (decision.verdict, decision.reason) == (verdict, reason)
     assert decision.retry_after_us == retry_after_us
     assert decision.violated == violated
-    assert (decision.nearest.limit.name if decision.nearest else None) == nearest
+    assert (nearest(decision.levels).limit.name if decision.levels else None) == nearest_name
     assert (decision.address, decision.identity) == (ADDRESS, ALICE)
     assert decision.refused is (verdict is Verdict.REFUSED)
 
@@ -146,8 +146,7 @@ def test_what_a_dry_run_would_have_refused_passes() -> None:
 def test_of_two_buckets_as_near_the_first_is_told() -> None:
     """The narrowest client's bucket comes first and wins a tie."""
     first, second = Level(FAST, 10, 0, 0), Level(SLOW, 2, 0, 0)
-    assert Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, None, levels=(first, second)).nearest is first
-    assert Decision(Verdict.ALLOWED, Reason.UNLIMITED, None).nearest is None
+    assert nearest((first, second)) is first
 
 
 def test_the_words_that_reach_metrics_and_settings() -> None:

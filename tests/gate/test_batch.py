@@ -122,15 +122,15 @@ def test_who_asks_in_one_turn_of_the_loop_shares_a_call() -> None:
         (MOST_ASKS, 1, [256]),
         (MOST_ASKS + 1, 1, [256, 1]),
         (1000, 1, [256, 256, 256, 232]),
-        (200, 10, [200]),  # 2,000 charges to the unit
-        (201, 10, [200, 1]),
-        (300, 9, [222, 78]),  # 1,998: one more ask would be too many
-        (3, 1500, [1, 1, 1]),
-        (2, MOST_CHARGES + 500, [1, 1]),  # more than a call may have goes alone rather than never
+        (150, 10, [150]),  # 1,500 charges to the unit
+        (151, 10, [150, 1]),
+        (200, 9, [166, 34]),  # 1,494: one more ask would be too many
+        (3, 1000, [1, 1, 1]),
+        (2, MOST_CHARGES + 300, [1, 1]),  # more than a call may have goes alone rather than never
     ],
 )
 def test_a_call_takes_so_many_along_and_no_more(count: int, charges: int, groups: list[int]) -> None:
-    """256 asks or 2,000 charges; in the order in which they were asked."""
+    """256 asks or 1,500 charges; in the order in which they were asked."""
 
     async def story() -> None:
         batch, store = make()

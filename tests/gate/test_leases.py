@@ -520,8 +520,9 @@ def test_a_lease_grows_while_it_is_used_up_at_once_and_shrinks_where_it_is_not()
         asked = [hot(leases, standing, clock.us())]
         for _ in range(10):
             leases.answered(standing, leased(standing, asked[-1], clock.us()))
-            while leases.spend(standing, clock.us()) is not None:
+            while standing.lease is not None and standing.lease.spend(clock.us()) is not None:
                 pass
+            leases.spent(standing, clock.us())
             clock.now_s += 0.09
             asked.append(leases.ahead(standing, clock.us()))
         assert asked == [8, 16, 32, 64, 128, 256, 512, 1024, 1024, 1024, 1024]

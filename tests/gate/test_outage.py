@@ -291,7 +291,7 @@ def test_nothing_a_store_does_leaves_decide_as_an_exception(on_failure: str) -> 
 
 def test_the_breaker_counts_calls_and_not_the_requests_in_them() -> None:
     """64 clients at once are one failed call, and the fifth such call opens the breaker."""
-    one, store = make(failing=AWAY)
+    one, store = make(failing=AWAY, leases=False)
 
     async def story() -> list[tuple[int, bool]]:
         seen = []

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from struct import pack
 from typing import Any, TypeVar
 
 import redis
@@ -57,7 +58,7 @@ async def take(store: Buckets, charges: Iterable[Charge]) -> Outcome:
     return outcome
 
 
-def asked(asks: Sequence[Ask]) -> tuple[list[str], list[int]]:
+def asked(asks: Sequence[Ask]) -> tuple[list[str], list[bytes]]:
     """KEYS and ARGV of take.lua, each bucket under the name of its limit."""
     keys = list(dict.fromkeys(charge.limit.name for ask in asks for charge in ask.charges))
     arguments = []
@@ -65,7 +66,7 @@ def asked(asks: Sequence[Ask]) -> tuple[list[str], list[int]]:
         arguments += [len(ask.charges), ask.ahead]
         for _, limit, cost in ask.charges:
             arguments += [keys.index(limit.name) + 1, limit.unit_us, limit.tau_us, cost]
-    return keys, arguments
+    return keys, [pack(f"<{len(arguments)}d", *arguments)]
 
 
 def answered(asks: Sequence[Ask], reply: Sequence[int]) -> list[Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from struct import unpack
 
 import pytest
 
@@ -39,10 +40,12 @@ def test_a_script_says_what_it_is(name: str) -> None:
 
 def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
     """Each bucket once; two whole numbers for each request and four for each of its charges, in their order."""
-    asked: list[tuple[str, Sequence[str], Sequence[str | int]]] = []
+    asked: list[tuple[str, Sequence[str], list[float]]] = []
 
-    async def call(script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
-        asked.append((script, keys, arguments))
+    async def call(script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
+        (packed,) = arguments
+        assert isinstance(packed, bytes)
+        asked.append((script, keys, list(unpack(f"<{len(packed) // 8}d", packed))))
         return [10, 7, 20, 30, -1, 40, 0]
 
     a, b = slow_limit(3, "a"), slow_limit(5, "b")
@@ -80,7 +83,7 @@ def named(charge: Charge) -> str:
 def test_a_reply_of_another_form_is_an_error(reply: object) -> None:
     """A StoreError that shows the reply, in few words."""
 
-    async def call(script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+    async def call(script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         return reply
 
     with pytest.raises(StoreError, match=r"take\.lua returned .*expected 3 whole numbers") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from itertools import product
+from struct import unpack
 
 import pytest
 
@@ -47,7 +48,7 @@ class Nodes:
         self._refuse = refuse
         self._fail = fail
 
-    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         """One call."""
         self.asked.append((script, list(keys)))
         if script != "take":
@@ -55,7 +56,9 @@ class Nodes:
         if (failure := self._fail(keys)) is not None:
             raise failure
         reply = [1000]
-        numbers = [int(number) for number in arguments]
+        (packed,) = arguments
+        assert isinstance(packed, bytes)
+        numbers = [int(number) for number in unpack(f"<{len(packed) // 8}d", packed)]
         while numbers:
             count, ahead = numbers[:2]
             self.ahead.append(ahead)

@@ -16,6 +16,7 @@ from servers import RedisServer
 from shieldmw.core import bucket
 from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Outcome
 from shieldmw.core.limits import US_PER_S, Limit
+from shieldmw.gate.batch import MOST_ASKS, MOST_CHARGES
 from shieldmw.store import scripts
 from store.stores import all_keys, answered, asked, now_us, one, someone
 
@@ -35,9 +36,7 @@ FLEETING_MS = 1000
 NO_NUMBERS = [b"", b"abc", b"\x00", b"1 2", b"--1", b"1,5", b"{}", b"\xff\xfe", b"9" * 30 + b"x"]
 
 TAKEN_FROM_REDIS = "redis.call('TIME')"
-TAKEN_FROM_ARGUMENTS = "{ARGV[#ARGV - 1], ARGV[#ARGV]}"
-ALL_ARGUMENTS = "last = 1, #ARGV"
-ALL_BUT_TWO = "last = 1, #ARGV - 2"
+TAKEN_FROM_ARGUMENTS = "{ARGV[2], ARGV[3]}"
 
 TRACE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -199,8 +198,8 @@ def test_the_script_decides_as_the_reference_at_any_time(
 ) -> None:
     """With the time given, so that every edge is hit to the microsecond, from 2025 to the year 2110."""
     source = scripts.source("take")
-    assert source.count(TAKEN_FROM_REDIS) == source.count(ALL_ARGUMENTS) == 1
-    source = source.replace(TAKEN_FROM_REDIS, TAKEN_FROM_ARGUMENTS).replace(ALL_ARGUMENTS, ALL_BUT_TWO)
+    assert source.count(TAKEN_FROM_REDIS) == 1
+    source = source.replace(TAKEN_FROM_REDIS, TAKEN_FROM_ARGUMENTS)
     client = shared_server.client()
     client.flushall()
     state: Texts = {}
@@ -261,6 +260,20 @@ def test_the_last_digit_of_a_tat_is_kept(server: RedisServer) -> None:
         assert outcome.allowed
         assert client.get("key") == str(outcome.tats_us[0]).encode()
         assert outcome.tats_us[0] % 10 == last
+
+
+@pytest.mark.parametrize(("count", "charges"), [(MOST_ASKS, 5), (1, MOST_CHARGES), (MOST_CHARGES // 6, 6)])
+def test_a_call_may_be_as_large_as_a_batch_makes_it(server: RedisServer, count: int, charges: int) -> None:
+    """Lua can hold so many numbers and keys at once."""
+    client = server.client()
+    batch = [
+        Ask(tuple(Charge(someone(), Limit(f"limit-{place}-{at}", 1, 60, 2)) for at in range(charges)))
+        for place in range(count)
+    ]
+    keys, arguments = asked(batch)
+    outcomes = answered(batch, client.register_script(scripts.source("take"))(keys=keys, args=arguments))
+    assert all(outcome.allowed for outcome in outcomes)
+    assert len(keys) == count * charges == client.exists(*keys)
 
 
 @pytest.mark.parametrize("stored", [None, *NO_NUMBERS, b"nan", b"inf", b"-inf", b"1e400"])

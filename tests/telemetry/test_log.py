@@ -9,7 +9,8 @@ from ipaddress import ip_address
 import pytest
 
 from shieldmw import Identity, ListenerClass
-from shieldmw.core.bucket import Level
+from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit
@@ -18,6 +19,7 @@ from shieldmw.telemetry.log import RefusalLog
 
 ADDRESS = ip_address("203.0.113.7")
 LIMIT = Limit("ip", 300, 60, 300)
+CLIENT = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
 
 
 @dataclass
@@ -40,9 +42,10 @@ def event(
     credential: str | None = None,
 ) -> Decided:
     """One decision."""
-    levels = (Level(LIMIT, 0, 60_000_000, 200_000),) if reason is Reason.QUOTA else ()
+    charges = (Charge(CLIENT, LIMIT),) if reason is Reason.QUOTA else ()
+    outcome = Outcome(False, 0, (LIMIT.tau_us,)) if charges else None
     facts = Facts("203.0.113.7", path, path, frozenset({"GET"}), credential=credential)
-    return Decided(facts, Decision(verdict, reason, ADDRESS, identity, levels))
+    return Decided(facts, Decision(verdict, reason, ADDRESS, identity, charges, outcome))
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 -- take: decide requests one after the other, each one's charges all or nothing. The twin of core/bucket.py.
 --
 -- KEYS     the buckets, each once, each holding a TAT: microseconds since 2025-01-01, as decimal text
--- ARGV     for each request two whole numbers: how many charges, how often more it would like them ahead;
---          then for each of its charges four: index of its bucket in KEYS, unit_us, tau_us, cost in units
+-- ARGV     one: whole numbers as little-endian doubles, a fraction of the work of as many arguments: for each
+--          request how many charges, and how often more it would like them ahead; then for each of its charges
+--          four: index of its bucket in KEYS, unit_us, tau_us, cost in units
 -- returns  {now_us, and for each request: -1 where it is refused, else how often more it was charged ahead;
 --          then the TAT in force of each of its charges' buckets}
 -- TTL      until the bucket is full again, never less: a key that is gone is a full bucket
@@ -18,18 +19,19 @@ for bucket = 1, #KEYS do
   tats[bucket] = tat == tat and tat or now -- "nan" is a number to Lua
 end
 
-local max, min, floor = math.max, math.min, math.floor
+local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
+local asked = {struct.unpack('<' .. string.rep('d', #ARGV[1] / 8), ARGV[1])} -- and where unpacking ended
 local reply, filled = {now}, 1
 local charged = {}
-local at, last = 1, #ARGV
+local at, last = 1, #asked
 while at < last do
-  local count, ahead = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local count, ahead = asked[at], asked[at + 1]
   local first, after = at + 2, at + 2 + 4 * count
   local fits, times = true, 1 + ahead
   local olds, steps = {}, {}
   for i = first, after - 1, 4 do
-    local tau, step = tonumber(ARGV[i + 2]), ARGV[i + 1] * ARGV[i + 3]
-    local old = min(max(tats[tonumber(ARGV[i])], now), now + tau)
+    local tau, step = asked[i + 2], asked[i + 1] * asked[i + 3]
+    local old = min(max(tats[asked[i]], now), now + tau)
     local used = old + step - now
     fits = fits and used <= tau
     if ahead > 0 and step > 0 then
@@ -38,12 +40,12 @@ while at < last do
     olds[i], steps[i] = old, step
   end
   times = max(times, 1)
-  reply[filled + 1] = fits and times - 1 or -1
   filled = filled + 1
+  reply[filled] = fits and times - 1 or -1
   for i = first, after - 1, 4 do
     local tat = olds[i]
     if fits and steps[i] > 0 then
-      local bucket = tonumber(ARGV[i])
+      local bucket = asked[i]
       tat = tat + times * steps[i]
       tats[bucket], charged[bucket] = tat, true
     end
@@ -54,6 +56,6 @@ while at < last do
 end
 
 for bucket in pairs(charged) do
-  redis.call('SET', KEYS[bucket], tats[bucket], 'PX', max(1, math.ceil((tats[bucket] - now) / 1000)))
+  redis.call('SET', KEYS[bucket], tats[bucket], 'PX', max(1, ceil((tats[bucket] - now) / 1000)))
 end
 return reply
