@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from secrets import token_bytes
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
-from .asgi.admin import Admin
-from .asgi.admin_door import Door
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
@@ -35,15 +34,15 @@ from .gate.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import problem
 from .settings.store_url import CLUSTER, SENTINEL
-from .store.calls import Calls
-from .store.cluster import Cluster
-from .store.embedded import EmbeddedServer
 from .store.memory import MemoryBuckets, MemoryStore
 from .store.port import Store
-from .store.redis import RedisConnection
-from .store.sentinel import Sentinels
-from .store.shared import RedisStore
 from .telemetry.log import RefusalLog
+
+if TYPE_CHECKING:
+    from .asgi.admin import Admin
+    from .store.calls import Calls
+
+# What only some settings need is imported where they are read: a process pays for what it uses.
 
 # Addresses whose failed credentials are remembered in the worker, and buckets that are kept for an outage.
 FAILED_AUTH_KEPT = 65_536
@@ -85,6 +84,9 @@ def _admin(settings: Settings, reader: FactsReader) -> Admin | None:
     """The admin routes, where there is a token to show there."""
     if settings.admin_token is None:
         return None
+    from .asgi.admin import Admin
+    from .asgi.admin_door import Door
+
     view_token = None if settings.view_token is None else settings.view_token.get_secret_value()
     door = Door(settings.admin_token.get_secret_value(), view_token, _addressing(settings), reader)
     return Admin(settings.admin_path, door)
@@ -102,10 +104,34 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
     if scheme == "memory":
         store = MemoryStore(secret or candidate)
         return lambda: store
-    url = EmbeddedServer().start().url if scheme == "embedded" else settings.redis_url
-    servers: dict[str, Callable[[str, float], Calls]] = {CLUSTER: Cluster, SENTINEL: Sentinels}
-    connect = partial(servers.get(scheme, RedisConnection), url, settings.redis_timeout_ms / 1000)
+    from .store.shared import RedisStore
+
+    connect = partial(_server_kind(scheme), _server_url(settings.redis_url), settings.redis_timeout_ms / 1000)
     return lambda: RedisStore(connect(), prefix=settings.key_prefix, secret=secret, candidate=candidate)
+
+
+def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
+    """What calls the servers of such a URL."""
+    if scheme == CLUSTER:
+        from .store.cluster import Cluster
+
+        return Cluster
+    if scheme == SENTINEL:
+        from .store.sentinel import Sentinels
+
+        return Sentinels
+    from .store.redis import RedisConnection
+
+    return RedisConnection
+
+
+def _server_url(url: str) -> str:
+    """Where the servers are; the embedded one is started."""
+    if urlsplit(url).scheme != "embedded":
+        return url
+    from .store.embedded import EmbeddedServer
+
+    return EmbeddedServer().start().url
 
 
 def build_gate(settings: Settings, store: Store) -> Gate:
