@@ -147,20 +147,46 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     seats = Seats(store, switch, plan, observers=observers)
     room = LiveRoom(store, seats, settings.key_prefix)
     deny_list = DenyWatch(store, switch.store_now_s)
-    watched = WatchedStore(store, settings.on_redis_failure)
-    calls = Batch(watched) if settings.batch else Singly(watched)
-    local = MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT)
-    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers)
+    guarded = _guarded(settings, store, workers=lambda: seats.workers)
     charging, leasing = _charging(settings, store, guarded)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
-    failed_auth = FailedAuth(policy, guarded, failures)
-    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
-    tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
-    identifier = Identifier(api_keys, tokens, failed_auth)
+    identifier, credentials = _identifier(settings, store, FailedAuth(policy, guarded, failures))
 
     def forget() -> None:
         gate.forget()
         failures.clear()
+
+    gate = Gate(
+        policy,
+        Askers(policy, _addressing(settings)),
+        identifier,
+        charging,
+        on_store_failure=settings.on_redis_failure,
+        dry_run=settings.dry_run,
+        background=(
+            *leasing,
+            switch,
+            deny_list,
+            *credentials,
+            seats,
+            room,
+            ChangeListener(store, _listener(switch, seats, deny_list, room, forget)),
+            StopSignals(seats.leave),
+        ),
+        observers=observers,
+        deny_list=deny_list,
+        switch=switch,
+        room=room,
+        control=Control(store, guarded, switch, seats, deny_list, settings, forget),
+        refused_guests=RefusedGuests() if settings.refusals else None,
+    )
+    return gate
+
+
+def _listener(
+    switch: Switch, seats: Seats, deny_list: DenyWatch, room: LiveRoom, forget: Callable[[], None]
+) -> Callable[[str], None]:
+    """What is done where another worker tells of a change."""
 
     def heard(change: str) -> None:
         if change == "seats":
@@ -174,32 +200,14 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         if change.startswith("client"):
             forget()
 
-    gate = Gate(
-        policy,
-        Askers(policy, _addressing(settings)),
-        identifier,
-        charging,
-        on_store_failure=settings.on_redis_failure,
-        dry_run=settings.dry_run,
-        background=(
-            *leasing,
-            switch,
-            deny_list,
-            api_keys,
-            *jwks,
-            seats,
-            room,
-            ChangeListener(store, heard),
-            StopSignals(seats.leave),
-        ),
-        observers=observers,
-        deny_list=deny_list,
-        switch=switch,
-        room=room,
-        control=Control(store, guarded, switch, seats, deny_list, settings, forget),
-        refused_guests=RefusedGuests() if settings.refusals else None,
-    )
-    return gate
+    return heard
+
+
+def _guarded(settings: Settings, store: Store, workers: Callable[[], int]) -> GuardedStore:
+    """The store's buckets, and those of this worker for while it is away."""
+    watched = WatchedStore(store, settings.on_redis_failure)
+    calls = Batch(watched) if settings.batch else Singly(watched)
+    return GuardedStore(watched, calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), workers)
 
 
 def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[Charging, Sequence[Background]]:
@@ -209,6 +217,14 @@ def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[
     leases = Leases(store.give_back) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
     return SharedCharging(guarded, leases, refusals), () if leases is None else (leases,)
+
+
+def _identifier(settings: Settings, store: Store, failed_auth: FailedAuth) -> tuple[Identifier, Sequence[Background]]:
+    """Who says who is asking, and what keeps fresh what it knows."""
+    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
+    tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
+    identifier = Identifier(api_keys, tokens, failed_auth)
+    return identifier, (api_keys, *jwks)
 
 
 def _jwt(settings: Settings, on_change: Callable[[], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:
