@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from secrets import token_bytes
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
-from .asgi.admin import Admin
-from .asgi.admin_door import Door
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
@@ -35,15 +34,15 @@ from .gate.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import problem
 from .settings.store_url import CLUSTER, SENTINEL
-from .store.calls import Calls
-from .store.cluster import Cluster
-from .store.embedded import EmbeddedServer
 from .store.memory import MemoryBuckets, MemoryStore
 from .store.port import Store
-from .store.redis import RedisConnection
-from .store.sentinel import Sentinels
-from .store.shared import RedisStore
 from .telemetry.log import RefusalLog
+
+if TYPE_CHECKING:
+    from .asgi.admin import Admin
+    from .store.calls import Calls
+
+# What only some settings need is imported where they are read: a process pays for what it uses.
 
 # Addresses whose failed credentials are remembered in the worker, and buckets that are kept for an outage.
 FAILED_AUTH_KEPT = 65_536
@@ -85,6 +84,9 @@ def _admin(settings: Settings, reader: FactsReader) -> Admin | None:
     """The admin routes, where there is a token to show there."""
     if settings.admin_token is None:
         return None
+    from .asgi.admin import Admin
+    from .asgi.admin_door import Door
+
     view_token = None if settings.view_token is None else settings.view_token.get_secret_value()
     door = Door(settings.admin_token.get_secret_value(), view_token, _addressing(settings), reader)
     return Admin(settings.admin_path, door)
@@ -102,10 +104,34 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
     if scheme == "memory":
         store = MemoryStore(secret or candidate)
         return lambda: store
-    url = EmbeddedServer().start().url if scheme == "embedded" else settings.redis_url
-    servers: dict[str, Callable[[str, float], Calls]] = {CLUSTER: Cluster, SENTINEL: Sentinels}
-    connect = partial(servers.get(scheme, RedisConnection), url, settings.redis_timeout_ms / 1000)
+    from .store.shared import RedisStore
+
+    connect = partial(_server_kind(scheme), _server_url(settings.redis_url), settings.redis_timeout_ms / 1000)
     return lambda: RedisStore(connect(), prefix=settings.key_prefix, secret=secret, candidate=candidate)
+
+
+def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
+    """What calls the servers of such a URL."""
+    if scheme == CLUSTER:
+        from .store.cluster import Cluster
+
+        return Cluster
+    if scheme == SENTINEL:
+        from .store.sentinel import Sentinels
+
+        return Sentinels
+    from .store.redis import RedisConnection
+
+    return RedisConnection
+
+
+def _server_url(url: str) -> str:
+    """Where the servers are; the embedded one is started."""
+    if urlsplit(url).scheme != "embedded":
+        return url
+    from .store.embedded import EmbeddedServer
+
+    return EmbeddedServer().start().url
 
 
 def build_gate(settings: Settings, store: Store) -> Gate:
@@ -121,20 +147,46 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     seats = Seats(store, switch, plan, observers=observers)
     room = LiveRoom(store, seats, settings.key_prefix)
     deny_list = DenyWatch(store, switch.store_now_s)
-    watched = WatchedStore(store, settings.on_redis_failure)
-    calls = Batch(watched) if settings.batch else Singly(watched)
-    local = MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT)
-    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers)
+    guarded = _guarded(settings, store, workers=lambda: seats.workers)
     charging, leasing = _charging(settings, store, guarded)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
-    failed_auth = FailedAuth(policy, guarded, failures)
-    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
-    tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
-    identifier = Identifier(api_keys, tokens, failed_auth)
+    identifier, credentials = _identifier(settings, store, FailedAuth(policy, guarded, failures))
 
     def forget() -> None:
         gate.forget()
         failures.clear()
+
+    gate = Gate(
+        policy,
+        Askers(policy, _addressing(settings)),
+        identifier,
+        charging,
+        on_store_failure=settings.on_redis_failure,
+        dry_run=settings.dry_run,
+        background=(
+            *leasing,
+            switch,
+            deny_list,
+            *credentials,
+            seats,
+            room,
+            ChangeListener(store, _listener(switch, seats, deny_list, room, forget)),
+            StopSignals(seats.leave),
+        ),
+        observers=observers,
+        deny_list=deny_list,
+        switch=switch,
+        room=room,
+        control=Control(store, guarded, switch, seats, deny_list, settings, forget),
+        refused_guests=RefusedGuests() if settings.refusals else None,
+    )
+    return gate
+
+
+def _listener(
+    switch: Switch, seats: Seats, deny_list: DenyWatch, room: LiveRoom, forget: Callable[[], None]
+) -> Callable[[str], None]:
+    """What is done where another worker tells of a change."""
 
     def heard(change: str) -> None:
         if change == "seats":
@@ -148,32 +200,14 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         if change.startswith("client"):
             forget()
 
-    gate = Gate(
-        policy,
-        Askers(policy, _addressing(settings)),
-        identifier,
-        charging,
-        on_store_failure=settings.on_redis_failure,
-        dry_run=settings.dry_run,
-        background=(
-            *leasing,
-            switch,
-            deny_list,
-            api_keys,
-            *jwks,
-            seats,
-            room,
-            ChangeListener(store, heard),
-            StopSignals(seats.leave),
-        ),
-        observers=observers,
-        deny_list=deny_list,
-        switch=switch,
-        room=room,
-        control=Control(store, guarded, switch, seats, deny_list, settings, forget),
-        refused_guests=RefusedGuests() if settings.refusals else None,
-    )
-    return gate
+    return heard
+
+
+def _guarded(settings: Settings, store: Store, workers: Callable[[], int]) -> GuardedStore:
+    """The store's buckets, and those of this worker for while it is away."""
+    watched = WatchedStore(store, settings.on_redis_failure)
+    calls = Batch(watched) if settings.batch else Singly(watched)
+    return GuardedStore(watched, calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), workers)
 
 
 def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[Charging, Sequence[Background]]:
@@ -183,6 +217,14 @@ def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[
     leases = Leases(store.give_back) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
     return SharedCharging(guarded, leases, refusals), () if leases is None else (leases,)
+
+
+def _identifier(settings: Settings, store: Store, failed_auth: FailedAuth) -> tuple[Identifier, Sequence[Background]]:
+    """Who says who is asking, and what keeps fresh what it knows."""
+    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
+    tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
+    identifier = Identifier(api_keys, tokens, failed_auth)
+    return identifier, (api_keys, *jwks)
 
 
 def _jwt(settings: Settings, on_change: Callable[[], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,11 +17,13 @@ from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 
-from .admin import Admin
 from .facts import FactsReader
 from .replies import Headers, Replies, limit_headers, send_with
 from .streams import LiveStream
 from .tickets import ticket_headers
+
+if TYPE_CHECKING:
+    from .admin import Admin
 
 _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 

