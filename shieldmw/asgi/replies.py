@@ -14,7 +14,7 @@ from functools import lru_cache
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -22,7 +22,6 @@ from shieldmw.core.bucket import remaining
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict, nearest
 from shieldmw.core.limits import US_PER_S, Limit
-from shieldmw.core.table import Table
 from shieldmw.core.waiting import Place
 
 from .tickets import ticket_cookie
@@ -47,8 +46,6 @@ RESTART_SPREAD = 1.5
 
 WEBSOCKET_SERVICE_RESTART = 1012
 WEBSOCKET_TRY_AGAIN_LATER = 1013
-
-BODIES_KEPT = 4096
 
 _PROBLEM_JSON = b"application/problem+json"
 _HTML = b"text/html; charset=utf-8"
@@ -140,13 +137,21 @@ class Pointers:
     retry_after_s: int
 
 
+class Answer(NamedTuple):
+    """A refusal as it is sent, but for the ``Retry-After`` of a wait that is to be jittered each time."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    wait_s: float
+
+
 class Replies:
     """Answers of the shield's own. ``jitter`` gives numbers in [0, 1)."""
 
     def __init__(self, pointers: Pointers, jitter: Callable[[], float] = random.random) -> None:
         self._pointers = pointers
         self._jitter = jitter
-        self._bodies: Table[tuple[object, ...], bytes] = Table(BODIES_KEPT)
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
     def retry_ms(self, decision: Decision) -> int:
@@ -162,38 +167,37 @@ class Replies:
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": _problem(decision).title})
             return
-        headers, body = self._refusal(decision, scope)
+        status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
+        if wait_s:
+            headers = [*headers, *_retry_after(self._jittered(wait_s))]
         prefix = "websocket.http.response" if websocket else "http.response"
-        await send({"type": f"{prefix}.start", "status": status_of(decision), "headers": headers})
+        await send({"type": f"{prefix}.start", "status": status, "headers": headers})
         await send({"type": f"{prefix}.body", "body": b"" if scope.get("method") == "HEAD" else body})
 
-    def _refusal(self, decision: Decision, scope: Scope) -> tuple[Headers, bytes]:
-        """Headers and body of a refusal; what does not change is kept with one that is given again."""
-        if _wants_html(scope):
-            return self.refusal(decision, wants_html=True)
+    def _answer(self, decision: Decision, *, wants_html: bool) -> Answer:
+        """What is sent; for most it is kept with the decision, which may be given again."""
+        if wants_html:
+            return self._page_for(decision)
         kept = decision.kept
         if kept:
-            headers, body, wait_us = cast("tuple[Headers, bytes, int]", kept[0])
-        else:
-            wait_us = self._wait_us(decision)
-            body = self._problem_json(decision, wait_us)
-            headers = _headers(decision, _PROBLEM_JSON, body)
-            if kept is not None:
-                kept.append((headers, body, wait_us))
-        return [*headers, *_retry_after(self._retry_after_s(wait_us))], body
-
-    def refusal(self, decision: Decision, *, wants_html: bool) -> tuple[Headers, bytes]:
-        """Headers and body of a refusal."""
+            return cast("Answer", kept[0])
         wait_us = self._wait_us(decision)
-        retry_after_s = self._retry_after_s(wait_us)
-        if wants_html:
-            content_type, body = _HTML, self._html(_problem(decision), decision, retry_after_s)
-        else:
-            content_type, body = _PROBLEM_JSON, self._problem_json(decision, wait_us)
-        return [*_headers(decision, content_type, body), *_retry_after(retry_after_s)], body
+        body = self._problem_json(decision, wait_us)
+        answer = Answer(status_of(decision), _headers(decision, _PROBLEM_JSON, body), body, wait_us / US_PER_S)
+        if kept is not None:
+            kept.append(answer)
+        return answer
 
-    def _retry_after_s(self, wait_us: int) -> int:
-        return math.ceil(wait_us / US_PER_S * (1 + JITTER * self._jitter()))
+    def _page_for(self, decision: Decision) -> Answer:
+        """A page for a browser, which says the same wait as its header."""
+        retry_after_s = self._jittered(self._wait_us(decision) / US_PER_S)
+        body = self._html(_problem(decision), decision, retry_after_s)
+        headers = [*_headers(decision, _HTML, body), *_retry_after(retry_after_s)]
+        return Answer(status_of(decision), headers, body, 0)
+
+    def _jittered(self, wait_s: float) -> int:
+        """Whole seconds, never less than the wait and at most a fifth more."""
+        return math.ceil(wait_s * (1 + JITTER * self._jitter()))
 
     def _wait_us(self, decision: Decision) -> int:
         """How long to wait; 0 where no wait would help."""
@@ -214,18 +218,7 @@ class Replies:
         return self._problem_json(decision, self._wait_us(decision))
 
     def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
-        """The same; those of many clients are alike but for the wait, and kept."""
-        wait_ms = _rounded_ms(wait_us)
-        if decision.place is not None or decision.paper is not None:
-            return self._json(_problem(decision), decision, wait_ms)
-        key = (decision.reason, decision.identity and decision.listener_class, decision.violated, wait_ms)
-        body = self._bodies.get(key)
-        if body is None:
-            body = self._json(_problem(decision), decision, wait_ms)
-            self._bodies.put(key, body)
-        return body
-
-    def _json(self, problem: Problem, decision: Decision, wait_ms: int) -> bytes:
+        problem = _problem(decision)
         body: dict[str, Any] = {
             "type": problem.type,
             "title": problem.title,
@@ -234,8 +227,8 @@ class Replies:
         }
         if decision.violated:
             body["violated-policies"] = decision.violated
-        if wait_ms:
-            body["retry_after_ms"] = wait_ms
+        if wait_us:
+            body["retry_after_ms"] = -(-wait_us // 1000)
         if decision.place is not None:
             body["position"] = decision.place.position
             if decision.place.wait_s is not None:
@@ -309,14 +302,6 @@ def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
 
 def _retry_after(seconds: int) -> Headers:
     return [(b"retry-after", b"%d" % seconds)] if seconds else []
-
-
-def _rounded_ms(wait_us: int) -> int:
-    """Whole milliseconds, and of longer waits the first three or four digits: never less than true."""
-    step_us = 1000
-    while wait_us > 1000 * step_us:
-        step_us *= 10
-    return -(-wait_us // step_us) * step_us // 1000
 
 
 def _wait_text(where: Place | None, retry_after_s: int) -> str:
