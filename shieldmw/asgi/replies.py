@@ -47,6 +47,9 @@ RESTART_SPREAD = 1.5
 WEBSOCKET_SERVICE_RESTART = 1012
 WEBSOCKET_TRY_AGAIN_LATER = 1013
 
+_IN_HTTP = ("http.response.start", "http.response.body")
+_IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body")
+
 _PROBLEM_JSON = b"application/problem+json"
 _HTML = b"text/html; charset=utf-8"
 
@@ -170,9 +173,9 @@ class Replies:
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
         if wait_s:
             headers = [*headers, *_retry_after(self._jittered(wait_s))]
-        prefix = "websocket.http.response" if websocket else "http.response"
-        await send({"type": f"{prefix}.start", "status": status, "headers": headers})
-        await send({"type": f"{prefix}.body", "body": b"" if scope.get("method") == "HEAD" else body})
+        begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
+        await send({"type": begins, "status": status, "headers": headers})
+        await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
 
     def _answer(self, decision: Decision, *, wants_html: bool) -> Answer:
         """What is sent; for most it is kept with the decision, which may be given again."""

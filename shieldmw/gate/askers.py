@@ -34,7 +34,10 @@ class Addressing:
 
 
 class Origin:
-    """Where requests come from: the address, whom it stands for, and what the settings say of it."""
+    """Where requests come from: the address, whom it stands for, and what the settings say of it.
+
+    ``standings`` are kept with it where requests have come from there more than once.
+    """
 
     __slots__ = ("address", "allowed", "clients", "denied", "standings")
 
@@ -43,7 +46,7 @@ class Origin:
         self.clients = address_clients(address, addressing.ipv4_prefix, addressing.ipv6_prefix)
         self.denied = address in policy.deny
         self.allowed = address in policy.allow
-        self.standings = Standings()
+        self.standings: Standings | None = None
 
 
 class Askers:
@@ -68,6 +71,7 @@ class Askers:
         if self._seen_once.add(hash(key)):
             return origin
         if len(facts.forwarded) <= MOST_LINES_KEPT and sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
+            origin.standings = Standings()
             self._origins.put(key, origin)
         return origin
 

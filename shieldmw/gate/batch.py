@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Ask, Charges, Outcome
+from shieldmw.core.made import made
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.store.port import TakenInPart
 
@@ -122,7 +123,7 @@ class Batch:
                     if isinstance(result, StoreError):
                         told.set_exception(result)
                     else:
-                        told.set_result(Told(ask.charges, result, sent_us))
+                        told.set_result(made(Told, (ask.charges, result, sent_us)))
         except StoreError as error:
             failure = error
         except asyncio.CancelledError:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from shieldmw.core.bucket import Ask, Charges, Outcome
 from shieldmw.core.lease import without_lease
+from shieldmw.core.made import made
 from shieldmw.store.memory import MemoryBuckets
 
 from .batch import Told
@@ -61,7 +62,7 @@ class SharedCharging:
             # A request that goes away must not take along what was charged ahead for those that follow.
             told = await asyncio.shield(asyncio.create_task(self._lease(self._leases, standing, ahead)))
         else:
-            told = await self._store.take(Ask(standing.charges))
+            told = await self._store.take(made(Ask, (standing.charges, 0)))
         if told is None:
             return None
         charges, outcome, sent_us = told

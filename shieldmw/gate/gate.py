@@ -10,6 +10,7 @@ from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Ve
 from shieldmw.core.deny import DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import US_PER_S
+from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.core.rules import Policy, Terms
 
@@ -181,8 +182,11 @@ class Gate:
 
     def _standing(self, origin: Origin, terms: Terms, verified: Verified, mode: Mode) -> Standing:
         """Guests stand with their address, members with what proved them."""
-        standings = origin.standings if verified.identity is None else verified.standings
-        return standings.of(self._policy, terms, verified.identity, origin.clients, mode)
+        identity = verified.identity
+        standings = origin.standings if identity is None else verified.standings
+        if standings is None:
+            return Standing(self._policy.charges(terms, identity, origin.clients, mode), identity, mode, terms)
+        return standings.of(self._policy, terms, identity, origin.clients, mode)
 
     def _charge(self, facts: Facts, origin: Origin, standing: Standing) -> Decision | Awaitable[Decision]:
         """The decision, now that it is known who is asking."""
@@ -242,7 +246,7 @@ class Gate:
         if self._dry_run:
             decision = _in_dry_run(decision)
         if observers:
-            event = Decided(facts, decision)
+            event = made(Decided, (facts, decision))
             for observer in observers:
                 observer.decided(event)
         return decision

@@ -60,15 +60,12 @@ class Verified:
         self._standings: Standings | None = None
 
     @property
-    def standings(self) -> Standings:
+    def standings(self) -> Standings | None:
         """How its subject stands; kept from the second request on, since most of a live audience make one."""
-        if self._standings is not None:
-            return self._standings
-        standings = Standings()
-        if self._asked:
-            self._standings = standings
+        if self._asked and self._standings is None:
+            self._standings = Standings()
         self._asked = True
-        return standings
+        return self._standings
 
 
 GUEST = Verified(None)
