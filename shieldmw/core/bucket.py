@@ -141,6 +141,16 @@ def _level(charge: Charge, full_after_us: int, allowed: bool) -> Level:
     return Level(limit, remaining(limit, full_after_us), full_after_us, retry_after_us)
 
 
+def wait_us(charges: Sequence[Charge], outcome: Outcome) -> int:
+    """How long until refused charges fit, all of them; ``NEVER_US`` where that will never be."""
+    now_us = outcome.now_us
+    waits = [
+        _retry_after_us(limit, cost, limit.tau_us - max(tat_us - now_us, 0))
+        for (_, limit, cost), tat_us in zip(charges, outcome.tats_us, strict=True)
+    ]
+    return NEVER_US if NEVER_US in waits else max(waits)
+
+
 def _retry_after_us(limit: Limit, cost: int, spare_us: int) -> int:
     if cost > limit.burst:
         return NEVER_US

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .bucket import NEVER_US, Charges, Level, Outcome, levels
+from .bucket import NEVER_US, Charges, Level, Outcome, levels, wait_us
 from .client import Identity, IPAddress, ListenerClass
 from .made import made
 from .mode import Mode
@@ -117,6 +117,6 @@ def combine(
             Decision,
             (ALLOWED, WITHIN_LIMITS, address, identity, charges, outcome, 0, mode, live, None, None, None),
         )
-    waits = [level.retry_after_us for level in levels(charges, outcome)]
-    reason, wait_us = (Reason.NEVER, 0) if NEVER_US in waits else (Reason.QUOTA, max(waits))
-    return Decision(REFUSED, reason, address, identity, charges, outcome, wait_us, mode, live, kept=[])
+    left_us = wait_us(charges, outcome)
+    reason, left_us = (Reason.NEVER, 0) if left_us == NEVER_US else (Reason.QUOTA, left_us)
+    return Decision(REFUSED, reason, address, identity, charges, outcome, left_us, mode, live, kept=[])

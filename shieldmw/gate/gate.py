@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from shieldmw.core.bucket import Outcome
+from shieldmw.core.bucket import Charges, Outcome, wait_us
 from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.deny import DenyList
 from shieldmw.core.facts import Facts
@@ -197,23 +197,23 @@ class Gate:
             reason = Reason.ALLOW_LIST if origin.allowed else Reason.UNLIMITED
             return self._told(facts, _passes(standing, origin, reason))
         now_us = self._now_us()
-        refusal = standing.refusal
-        if refusal is not None and self._holds(standing, now_us) and refusal.address is origin.address:
-            return self._told(facts, refusal)
+        if standing.refusal is not None:
+            refusal = self._refused_just_now(origin, standing, now_us)
+            if refusal is not None:
+                return self._told(facts, refusal)
         outcome = self._charging.take_now(standing, now_us)
         if outcome is None:
             return self._ask_store(facts, origin, standing, now_us)
         if outcome.allowed and not self._tells_all:
             return combine(standing.charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
-        if not outcome.allowed:
-            self._remember(facts, standing, outcome, now_us)
         return self._combined(facts, origin, standing, (standing.charges, outcome), now_us)
 
-    def _remember(self, facts: Facts, standing: Standing, outcome: Outcome, now_us: int) -> None:
-        guests = self._refused_guests
-        if guests is not None and _is_guest(facts) and len(standing.charges) == 1:
-            tat_us = outcome.tats_us[0] - outcome.now_us + now_us
-            guests.remember(facts, self._askers.terms(facts), standing.mode, standing.charges, tat_us)
+    def _refused_just_now(self, origin: Origin, standing: Standing, now_us: int) -> Decision | None:
+        """The last refusal, for a moment and where it surely holds; a member's is told at the same address only."""
+        refusal = standing.refusal
+        if refusal is None or now_us >= standing.refusal_until_us or standing.refused_us <= self._forgot_us:
+            return None
+        return refusal if standing.identity is None or refusal.address is origin.address else None
 
     async def _ask_store(self, facts: Facts, origin: Origin, standing: Standing, now_us: int) -> Decision:
         charged = await self._charging.take(standing, now_us)
@@ -225,18 +225,29 @@ class Gate:
         return self._told(facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, origin.address, identity, mode=mode))
 
     def _combined(self, facts: Facts, origin: Origin, standing: Standing, charged: Charged, asked_us: int) -> Decision:
-        decision = combine(*charged, origin.address, standing.identity, standing.mode, live=standing.live)
-        if decision.refused:
-            # The same refusal is given again for a moment, where it surely holds as long.
-            standing.refusal = decision
-            standing.refused_us = asked_us
-            standing.refusal_until_us = asked_us + min(decision.retry_after_us, REFUSAL_KEPT_US)
-        elif not self._tells_all:
-            return decision
-        return self._told(facts, decision)
+        """The decision that follows from an outcome; it was asked for, or known, at ``asked_us``."""
+        charges, outcome = charged
+        if outcome.allowed:
+            decision = combine(charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
+            return self._told(facts, decision) if self._tells_all else decision
+        refusal = self._refused_guest(facts, standing, charges, outcome, asked_us)
+        if refusal is None:
+            refusal = combine(charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
+        standing.refusal = refusal
+        standing.refused_us = asked_us
+        standing.refusal_until_us = asked_us + min(wait_us(charges, outcome), REFUSAL_KEPT_US)
+        return self._told(facts, refusal)
 
-    def _holds(self, standing: Standing, now_us: int) -> bool:
-        return now_us < standing.refusal_until_us and standing.refused_us > self._forgot_us
+    def _refused_guest(
+        self, facts: Facts, standing: Standing, charges: Charges, outcome: Outcome, asked_us: int
+    ) -> Decision | None:
+        """The refusal of a guest, who is known by its requests from now on; None where that would not do."""
+        guests = self._refused_guests
+        by_store = charges is standing.charges and asked_us > self._forgot_us
+        if guests is None or not by_store or len(charges) != 1 or not _is_guest(facts):
+            return None
+        tat_us = outcome.tats_us[0] - outcome.now_us + asked_us
+        return guests.remember(facts, self._askers.terms(facts), standing.mode, charges, tat_us, asked_us)
 
     def _told(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""

@@ -178,7 +178,7 @@ def test_no_refusal_is_given_past_the_moment_when_it_would_pass(wait_us: int, re
         refusal = await ask(one)
         assert 0 < refusal.retry_after_us <= wait_us + 1000
         one.clock.now_s = round(one.clock.now_s * 1e6 + refusal.retry_after_us - 1) / 1e6
-        assert at_once(one) is refusal
+        assert at_once(one).refused
         one.clock.now_s += 1e-6
         assert must_wait(one)
         assert not (await ask(one)).refused
