@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from shieldmw.core.bucket import Ask, Charges, Outcome
+from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
 from shieldmw.store.memory import MemoryBuckets
@@ -16,9 +16,6 @@ from .outage import GuardedStore
 from .refusals import Refusals
 from .standing import Standing
 
-# An outcome, and the charges that it is of: the standing's, but against shares where this worker decided alone.
-Charged = tuple[Charges, Outcome]
-
 
 class Charging(Protocol):
     """Takes charges. ``now_us`` are this worker's ticks."""
@@ -26,8 +23,8 @@ class Charging(Protocol):
     def take_now(self, standing: Standing, now_us: int) -> Outcome | None:
         """The outcome, where nothing must be awaited for it."""
 
-    async def take(self, standing: Standing, now_us: int) -> Charged | None:
-        """The outcome else; None where the store is away and nothing stands in for it."""
+    async def take(self, standing: Standing, now_us: int) -> Told | None:
+        """The outcome else, without what was taken ahead; None where the store is away and nothing stands in for it."""
 
     def forget(self) -> None:
         """Forget what is known of buckets: somebody's were made full again."""
@@ -54,7 +51,7 @@ class SharedCharging:
             self._leases.spent(standing, now_us)
         return None if self._refusals is None else self._refusals.look(standing.charges, now_us)
 
-    async def take(self, standing: Standing, now_us: int) -> Charged | None:
+    async def take(self, standing: Standing, now_us: int) -> Told | None:
         """Asked of the store, for a lease as well where the client is hot."""
         ahead = 0 if self._leases is None else self._leases.ahead(standing, now_us)
         epoch = self._epoch
@@ -71,7 +68,7 @@ class SharedCharging:
                 standing.lease.absorb(outcome)
             if self._refusals is not None and not outcome.allowed:
                 self._refusals.remember(charges, outcome, sent_us)
-        return charges, without_lease(charges, outcome)
+        return Told(charges, without_lease(charges, outcome), sent_us)
 
     async def _lease(self, leases: Leases, standing: Standing, ahead: int) -> Told | None:
         epoch = self._epoch
@@ -108,9 +105,9 @@ class OwnCharging:
         """Always at once."""
         return self._buckets.take_now(standing.charges)
 
-    async def take(self, standing: Standing, now_us: int) -> Charged:
+    async def take(self, standing: Standing, now_us: int) -> Told:
         """The same."""
-        return standing.charges, self.take_now(standing, now_us)
+        return Told(standing.charges, self.take_now(standing, now_us), now_us)
 
     def forget(self) -> None:
         """Nothing is known but the buckets themselves."""

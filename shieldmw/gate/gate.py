@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from shieldmw.core.bucket import Charges, Outcome, wait_us
+from shieldmw.core.bucket import Outcome, wait_us
 from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.deny import DenyList
 from shieldmw.core.facts import Facts
@@ -16,7 +16,8 @@ from shieldmw.core.rules import Policy, Terms
 
 from . import ticks
 from .askers import Askers, Origin
-from .charging import Charged, Charging
+from .batch import Told
+from .charging import Charging
 from .control import Control
 from .deny import DenyWatch
 from .events import Decided, Observer
@@ -171,8 +172,8 @@ class Gate:
         if origin.denied:
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, mode=mode)
         if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(origin.address)) > 0:
-            wait_us = int(left_s * US_PER_S)
-            return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, retry_after_us=wait_us, mode=mode)
+            left_us = int(left_s * US_PER_S)
+            return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, retry_after_us=left_us, mode=mode)
         return Decision(Verdict.ALLOWED, Reason.EXEMPT, origin.address, mode=mode) if terms.exempt else None
 
     async def _identify(self, facts: Facts, origin: Origin, terms: Terms) -> Decision:
@@ -206,7 +207,7 @@ class Gate:
             return self._ask_store(facts, origin, standing, now_us)
         if outcome.allowed and not self._tells_all:
             return combine(standing.charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
-        return self._combined(facts, origin, standing, (standing.charges, outcome), now_us)
+        return self._combined(facts, origin, standing, Told(standing.charges, outcome, now_us))
 
     def _refused_just_now(self, origin: Origin, standing: Standing, now_us: int) -> Decision | None:
         """The last refusal, for a moment and where it surely holds; a member's is told at the same address only."""
@@ -216,38 +217,36 @@ class Gate:
         return refusal if standing.identity is None or refusal.address is origin.address else None
 
     async def _ask_store(self, facts: Facts, origin: Origin, standing: Standing, now_us: int) -> Decision:
-        charged = await self._charging.take(standing, now_us)
-        if charged is not None:
-            return self._combined(facts, origin, standing, charged, now_us)
+        told = await self._charging.take(standing, now_us)
+        if told is not None:
+            return self._combined(facts, origin, standing, told)
         if self._on_store_failure is OnStoreFailure.OPEN:
             return self._told(facts, _passes(standing, origin, Reason.STORE_OPEN))
         identity, mode = standing.identity, standing.mode
         return self._told(facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, origin.address, identity, mode=mode))
 
-    def _combined(self, facts: Facts, origin: Origin, standing: Standing, charged: Charged, asked_us: int) -> Decision:
-        """The decision that follows from an outcome; it was asked for, or known, at ``asked_us``."""
-        charges, outcome = charged
+    def _combined(self, facts: Facts, origin: Origin, standing: Standing, told: Told) -> Decision:
+        """The decision that follows from an outcome. The same refusal is given again for a moment, where it holds."""
+        charges, outcome, sent_us = told
         if outcome.allowed:
             decision = combine(charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
             return self._told(facts, decision) if self._tells_all else decision
-        refusal = self._refused_guest(facts, standing, charges, outcome, asked_us)
+        since_us = self._now_us() if sent_us is None else sent_us
+        refusal = None if sent_us is None else self._refused_guest(facts, standing, outcome, sent_us)
         if refusal is None:
             refusal = combine(charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
         standing.refusal = refusal
-        standing.refused_us = asked_us
-        standing.refusal_until_us = asked_us + min(wait_us(charges, outcome), REFUSAL_KEPT_US)
+        standing.refused_us = since_us
+        standing.refusal_until_us = since_us + min(wait_us(charges, outcome), REFUSAL_KEPT_US)
         return self._told(facts, refusal)
 
-    def _refused_guest(
-        self, facts: Facts, standing: Standing, charges: Charges, outcome: Outcome, asked_us: int
-    ) -> Decision | None:
+    def _refused_guest(self, facts: Facts, standing: Standing, outcome: Outcome, sent_us: int) -> Decision | None:
         """The refusal of a guest, who is known by its requests from now on; None where that would not do."""
-        guests = self._refused_guests
-        by_store = charges is standing.charges and asked_us > self._forgot_us
-        if guests is None or not by_store or len(charges) != 1 or not _is_guest(facts):
+        guests, charges = self._refused_guests, standing.charges
+        if guests is None or len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
             return None
-        tat_us = outcome.tats_us[0] - outcome.now_us + asked_us
-        return guests.remember(facts, self._askers.terms(facts), standing.mode, charges, tat_us, asked_us)
+        tat_us = outcome.tats_us[0] - outcome.now_us + sent_us
+        return guests.remember(facts, self._askers.terms(facts), standing.mode, charges, tat_us, sent_us)
 
     def _told(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""

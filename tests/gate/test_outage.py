@@ -533,3 +533,17 @@ def test_a_refusal_by_a_share_is_forgotten_when_the_store_is_back() -> None:
         return [*refused, (await decide(one, 1))[0].refused]
 
     assert run(story()) == [True, False]
+
+
+def test_what_was_refused_here_is_not_held_against_anybody_afterwards() -> None:
+    """The store knows nothing of what passed here meanwhile: once it answers, its own bucket decides."""
+    one, store = make(failing=AWAY, ip_limit="3/day")
+
+    async def story() -> None:
+        assert allowed(await decide(one, 5)) == 3
+        store.failing = None
+        one.clock.now_s += 1.1
+        await pass_time(1.1)
+        assert allowed(await decide(one, 5)) == 3
+
+    run(story())
