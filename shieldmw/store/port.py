@@ -85,7 +85,7 @@ class StoredMode:
     """The mode as it is kept, and the store's clock when it was read (Unix seconds).
 
     ``epoch`` is another number once buckets were made full again, by an operator or because the store has lost
-    them; None where the store has none yet, or it was not read.
+    them; None where it was not read.
     """
 
     state: ModeState

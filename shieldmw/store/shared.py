@@ -184,11 +184,13 @@ class RedisStore:
         version, since_us, until_us = (records.whole_number(field, "mode") for field in fields[:3])
         now_us = int(now[0]) * 1_000_000 + int(now[1])
         stored = records.parse_mode(version, since_us, until_us, now_us, fields[3] or b"")
-        if fields[4] is None:
+        epoch = fields[4]
+        if epoch is None:
             # An empty store. Only then is anything written: to be read again and again must cost no writes.
-            await self._redis.transaction(("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS))
-            return stored
-        return replace(stored, epoch=records.whole_number(fields[4], "epoch"))
+            *_, epoch = await self._redis.transaction(
+                ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
+            )
+        return replace(stored, epoch=records.whole_number(epoch, "epoch"))
 
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
