@@ -18,8 +18,8 @@ from shieldmw.core.table import SeenOnce
 from .tickets import TICKET_COOKIE, TICKET_HEADER
 
 # So many looks are known, and each longer than this is read anew.
-LOOKS_KEPT = 8192
-LONGEST_KEPT = 2048
+LOOKS_KEPT = 16_384
+LONGEST_KEPT = 1536
 
 AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 
