@@ -46,7 +46,7 @@ class Way(NamedTuple):
     origin: Origin
     standing: Standing
     verified: Verified
-    epoch: int
+    epoch: object
     deny_list: DenyList
 
 
