@@ -60,6 +60,22 @@ def spoiling(send: Send) -> Send:
     return send_and_spoil
 
 
+def alone(wait_us: int, scope: Scope) -> list[Message]:
+    """What there is to be sent, of a decision that nobody shares."""
+    if scope["type"] == "websocket" and not scope["extensions"]:
+        return [{"type": "websocket.close", "code": 1013, "reason": "Too many requests"}]
+    wants_html = HTML[0] in scope["headers"]
+    replies = Replies(POINTERS, jitter=lambda: 0.5)
+    headers, body = replies.refusal(refused(wait_us)._replace(kept=None), wants_html=wants_html)
+    assert (b"content-length", b"%d" % len(body)) in headers
+    assert body.startswith(b"<!doctype html>" if wants_html else b"{")
+    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    return [
+        {"type": f"{kind}.start", "status": 429, "headers": headers},
+        {"type": f"{kind}.body", "body": b"" if scope.get("method") == "HEAD" else body},
+    ]
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.sampled_from(SCOPES), max_size=8), st.integers(1, 3600 * US_PER_S))
 def test_a_shared_refusal_is_answered_as_one_of_its_own(scopes: list[Scope], wait_us: int) -> None:
@@ -70,8 +86,7 @@ def test_a_shared_refusal_is_answered_as_one_of_its_own(scopes: list[Scope], wai
 
     async def story() -> None:
         for scope in scopes:
-            alone = await answer(Replies(POINTERS, jitter=lambda: 0.5), refused(wait_us)._replace(kept=None), scope)
-            assert await answer(replies, shared, scope) == alone
+            assert await answer(replies, shared, scope) == alone(wait_us, scope)
 
     run(story())
 
@@ -135,6 +150,10 @@ def test_limit_headers_are_what_the_levels_say(
         for limit, _, _ in charged
     ]
     least = nearest(decision.levels)
+    for level, (limit, _, _), tat_us in zip(decision.levels, charged, tats_us, strict=True):
+        full_us = max(0, tat_us - now_us)
+        assert (level.limit, level.full_after_us) == (limit, full_us)
+        assert level.remaining == max(0, limit.tau_us - full_us) // limit.unit_us
     rate = f'"{least.limit.name}";r={least.remaining};t={-(-least.full_after_us // US_PER_S)}'
     assert limit_headers(decision) == [
         (b"ratelimit-policy", ", ".join(policies).encode("latin-1")),

@@ -177,6 +177,7 @@ async def follow(steps: Sequence[tuple[str, Sequence[Any]]], **of: Any) -> list[
     decisions = []
     for world in worlds:
         await world.one.switch.refresh()
+        await world.one.deny_list.refresh()
     for name, arguments in steps:
         if name == "ask":
             kept, anew = [await world.ask(*arguments) for world in worlds]
@@ -185,7 +186,6 @@ async def follow(steps: Sequence[tuple[str, Sequence[Any]]], **of: Any) -> list[
             continue
         for world in worlds:
             await getattr(world, name)(*arguments)
-            await world.one.deny_list.refresh()
         if name.startswith("store"):
             await pass_time(KEPT_US / 1e6)  # what the store, or this worker alone, has refused is refused for a moment
     one, other = ([told(event.decision) for event in world.heard.events] for world in worlds)
@@ -311,6 +311,24 @@ STORIES: list[tuple[str, list[tuple[str, Sequence[Any]]], list[Reason], list[str
         [*times(2, GUEST), DENY, *times(2, GUEST), ("undeny", (f"{PEER}/32",)), *times(2, GUEST)],
         [OK] * 2 + [DENIED] * 2 + [OK] * 2,
         [None] * 6,
+    ),
+    (
+        "denied in another's place",
+        [("deny", (f"{OTHER}/32", 10.0)), *times(3, GUEST), ("undeny", (f"{OTHER}/32",)), DENY, *times(1, GUEST)],
+        [OK] * 3 + [DENIED],
+        [None] * 4,
+    ),
+    (
+        "never limited",
+        [*times(6, facts(peer="192.0.2.1")), EMERGENCY, *times(3, facts(peer="192.0.2.1"))],
+        [Reason.ALLOW_LIST] * 9,
+        [None] * 9,
+    ),
+    (
+        "an exempt path, of whoever is not denied",
+        [*times(6, facts(path="/healthz")), DENY, *times(2, facts(path="/healthz"))],
+        [Reason.EXEMPT] * 6 + [DENIED] * 2,
+        [None] * 8,
     ),
     (
         "denied until a time",
