@@ -48,7 +48,7 @@ class Way(NamedTuple):
     origin: Origin
     standing: Standing
     verified: Verified
-    epoch: int
+    epoch: object
     deny_list: DenyList
 
 

@@ -87,16 +87,16 @@ class Identifier:
         self._now_s = now_s
         self._known: Table[bytes, Verified] = Table(CREDENTIALS_KEPT)
         self._digest_key = token_bytes(32)
-        self.epoch = 0
+        self.epoch = object()  # no other identifier has the same
 
     def forget(self) -> None:
         """Forget what credentials were worth, because the keys have changed."""
         self._known.clear()
-        self.epoch += 1
+        self.epoch = object()
 
-    def stands(self, verified: Verified, epoch: int) -> bool:
+    def stands(self, verified: Verified, epoch: object) -> bool:
         """Whether what was known of a credential in an epoch still holds."""
-        return epoch == self.epoch and verified.until_s > self._now_s()
+        return epoch is self.epoch and verified.until_s > self._now_s()
 
     def identify_now(self, facts: Facts) -> Verified | None:
         """What is known of the request's credential; None where something must be awaited to know it."""
