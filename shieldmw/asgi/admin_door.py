@@ -80,7 +80,7 @@ class Door:
         if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
             return problem(403, "Requests made by other sites are refused.")
         how = self._addressing
-        facts = self._reader.read(scope)
+        facts = self._reader.read_once(scope)
         address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
         clients = address_clients(address, how.ipv4_prefix, how.ipv6_prefix)
         refusal = self._too_many(clients)

@@ -82,6 +82,12 @@ class FactsReader:
         self._kept[number % LOOKS_KEPT] = (look, facts)
         return facts
 
+    def read_once(self, scope: Scope) -> Facts:
+        """The same of a request that shows what nobody should keep."""
+        headers = [(name, value) for name, value in scope["headers"] if name in self._names]
+        client = scope.get("client")
+        return self._facts(scope, client[0] if client else None, scope.get("query_string") or b"", headers, None)
+
     def _facts(
         self, scope: Scope, peer: str | None, query: bytes, headers: Sequence[Header], kept: list[object] | None
     ) -> Facts:

@@ -275,3 +275,13 @@ def test_a_flood_leaves_no_more_than_so_many_looks() -> None:
         assert facts.kept == []
     del facts
     assert LOOKS_KEPT / 2 < alive((reader,)) - before <= LOOKS_KEPT
+
+
+def test_what_is_shown_to_the_admin_door_is_never_kept() -> None:
+    """However often it comes: a secret of the operator's leaves nothing behind."""
+    reader = FactsReader(Reading("x-forwarded-for", "authorization", None, None), None)
+    scope = http_scope(headers=[(b"authorization", b"Bearer secret"), (b"x-forwarded-for", b"192.0.2.1")])
+    read = [reader.read_once(scope) for _ in range(4)]
+    assert {(facts.credential, facts.forwarded) for facts in read} == {("secret", ("192.0.2.1",))}
+    assert all(facts.kept is None for facts in read)
+    assert not any(reader._kept)
