@@ -171,8 +171,8 @@ class Replies:
             await send({"type": "websocket.close", "code": close_code(decision), "reason": _problem(decision).title})
             return
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
-        if wait_s:
-            headers = [*headers, *_retry_after(self._jittered(wait_s))]
+        # A list of its own: what is kept must not be changed by whoever sends it on.
+        headers = [*headers, *_retry_after(self._jittered(wait_s))]
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
         await send({"type": begins, "status": status, "headers": headers})
         await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})

@@ -245,8 +245,9 @@ class Gate:
         guests, charges = self._refused_guests, standing.charges
         if guests is None or len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
             return None
-        tat_us = outcome.tats_us[0] - outcome.now_us + sent_us
-        return guests.remember(facts, self._askers.terms(facts), standing.mode, charges, tat_us, sent_us)
+        terms, mode = self._askers.terms(facts), standing.mode
+        guests.remember(facts, terms, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)
+        return guests.look(facts, terms, mode, sent_us)
 
     def _told(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""

@@ -100,20 +100,12 @@ class RefusedGuests:
         self._tats_us: Table[int, int] = Table(most_guests)
         self._refused: dict[tuple[Terms, Mode], _Refused] = {}
 
-    def remember(
-        self, facts: Facts, terms: Terms, mode: Mode, charges: Charges, tat_us: int, now_us: int
-    ) -> Decision | None:
-        """Keep a refusal, with the TAT in ticks; ``charges`` are what guests are charged on these terms.
-
-        What is told from now on; None where it was not kept.
-        """
-        refused = self._refused.get((terms, mode))
-        if refused is None:
-            if len(self._refused) >= MOST_TERMS:
-                return None
-            refused = self._refused[terms, mode] = _Refused(charges, terms)
-        self._tats_us.put(_number(facts, terms, mode), tat_us)
-        return refused.decision(tat_us - now_us, mode)
+    def remember(self, facts: Facts, terms: Terms, mode: Mode, charges: Charges, tat_us: int) -> None:
+        """Keep a refusal, with the TAT in ticks; ``charges`` are what guests are charged on these terms."""
+        if (terms, mode) not in self._refused and len(self._refused) < MOST_TERMS:
+            self._refused[terms, mode] = _Refused(charges, terms)
+        if (terms, mode) in self._refused:
+            self._tats_us.put(_number(facts, terms, mode), tat_us)
 
     def look(self, facts: Facts, terms: Terms, mode: Mode, now_us: int) -> Decision | None:
         """The refusal of a guest; None where none is known. It names no address."""

@@ -66,7 +66,9 @@ def alone(wait_us: int, scope: Scope) -> list[Message]:
         return [{"type": "websocket.close", "code": 1013, "reason": "Too many requests"}]
     wants_html = HTML[0] in scope["headers"]
     replies = Replies(POINTERS, jitter=lambda: 0.5)
-    headers, body = replies.refusal(refused(wait_us)._replace(kept=None), wants_html=wants_html)
+    decision = refused(wait_us)._replace(kept=None)
+    _, headers, body, wait_s = replies._answer(decision, wants_html=wants_html)
+    headers = [*headers, *([(b"retry-after", b"%d" % replies._jittered(wait_s))] if wait_s else [])]
     assert (b"content-length", b"%d" % len(body)) in headers
     assert body.startswith(b"<!doctype html>" if wants_html else b"{")
     kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
