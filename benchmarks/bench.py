@@ -123,6 +123,8 @@ def main(
     names = tuple(name for name in _NAMES if not only or name in only)
     if into is not None:
         require_marks(into, [f"bench: {name}" for name in names])
+        if "growth" in names:
+            plots.require()
     plan = Plan(3, 2, 0.1, also) if quick else Plan(rounds, seconds, 1.0, also)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the servers are ended, too
     uvloop.run(run(names, plan, into, long=long))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
+
+import click
 
 from benchmarks.alone import Cost
 
@@ -14,6 +17,16 @@ AXES: Final = {
     "workers": "workers on one Redis",
     "at once": "requests under way at once in one worker",
 }
+
+
+def require() -> None:
+    """Ask for what draws, before anything is measured in vain.
+
+    Raises:
+        click.ClickException: it is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise click.ClickException("pictures are drawn by matplotlib, which is not installed: pip install '.[bench]'")
 
 
 def file_name(curve: str) -> str:
