@@ -123,12 +123,12 @@ def close_code(decision: Decision) -> int:
 
 def turned_away(decision: Decision) -> Decision:
     """The decision on someone whose seat is taken away."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, outcome=None, kept=None)
+    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, charges=(), outcome=None, kept=None)
 
 
 def restarting(decision: Decision) -> Decision:
     """The decision on someone whose seat ends with the worker."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING, outcome=None, kept=None)
+    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING, charges=(), outcome=None, kept=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,4 +276,4 @@ def _in_dry_run(decision: Decision) -> Decision:
     """The same for whoever counts, but nothing that a client could see."""
     if decision.refused:
         return decision._replace(verdict=Verdict.DRY_RUN)
-    return decision._replace(outcome=None)
+    return decision._replace(charges=(), outcome=None)
