@@ -105,7 +105,7 @@ def test_each_answer_has_its_own_jitter() -> None:
 
 
 def test_what_is_said_on_leaving_is_not_a_kept_refusal() -> None:
-    """A decision that becomes another one has its own answer."""
+    """A decision that becomes another one has its own answer, and holds no charges while a stream lasts."""
     replies, shared = Replies(POINTERS, jitter=lambda: 0.0), refused(US_PER_S)
 
     async def story() -> None:
@@ -113,6 +113,7 @@ def test_what_is_said_on_leaving_is_not_a_kept_refusal() -> None:
         for decision in (turned_away(shared), restarting(shared)):
             (first, *_) = await answer(replies, decision, http_scope())
             assert first["status"] == status_of(decision) == 503
+            assert (decision.charges, decision.outcome) == ((), None)
             body = (await answer(replies, decision, http_scope()))[1]["body"]
             assert b'"status": 503' in body
 
