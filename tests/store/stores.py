@@ -26,7 +26,7 @@ SECRET_KEY = f"{PREFIX}:secret"
 API_KEYS_KEY = f"{PREFIX}:api-keys"
 
 # {the digest of the slot}, the client's own digest where it differs, the limit.
-BUCKET_KEY = re.compile(r"shield:\{[0-9A-Za-z+/]{22}\}:(?:[0-9A-Za-z+/]{22}:)?[a-z0-9-]+")
+BUCKET_KEY = re.compile(r"shield:\{[0-9a-f]{32}\}:(?:[0-9a-f]{32}:)?[a-z0-9-]+")
 
 # A budget that only a server that hangs exceeds, however busy the machine is.
 AMPLE_S = 20.0
