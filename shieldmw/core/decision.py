@@ -60,8 +60,7 @@ class Decision(NamedTuple):
     ``charges`` are what it was charged and ``outcome`` what became of them, ``retry_after_us`` the wait
     until it would pass (0 where nothing says when). ``live``: its response holds a seat. ``place`` and
     ``paper``: where someone without a seat stands in the waiting room, and the signed number to show
-    there. ``kept`` is where the floor that answers may keep what it made of the decision: of a refusal,
-    which may be given again, its answer; of what is allowed, all but its charges.
+    there. ``kept`` is where the floor that answers may keep the answer of a refusal that may be given again.
     """
 
     verdict: Verdict

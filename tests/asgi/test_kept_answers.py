@@ -93,6 +93,21 @@ def test_a_shared_refusal_is_answered_as_one_of_its_own(scopes: list[Scope], wai
     run(story())
 
 
+def test_a_refusal_without_a_wait_keeps_its_headers_too() -> None:
+    """What never fits has no Retry-After to add, and whoever sends its answer must not spoil the next one."""
+    limit = Limit("ip", 1, 3600, 1)
+    never = combine((Charge(GUEST, limit, 2),), Outcome(False, 0, (0,)), None, None)
+    replies = Replies(POINTERS)
+
+    async def story() -> list[list[Message]]:
+        return [await answer(replies, never, http_scope()) for _ in range(3)]
+
+    first, *later = [[dict(message) for message in sent] for sent in run(story())]
+    assert b"content-type" in dict(first[0]["headers"])
+    assert b"retry-after" not in dict(first[0]["headers"])
+    assert later == [first, first]
+
+
 def test_each_answer_has_its_own_jitter() -> None:
     """Those who share a refusal do not come back together."""
     jitters = iter([0.0, 0.75, 0.25])
