@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -65,7 +66,11 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
 def load_shielded(target: str) -> ShieldMiddleware:
     """The app inside the shield; called in each worker."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    return ShieldMiddleware(_load_app(target))
+    shielded = ShieldMiddleware(_load_app(target))
+    # What is loaded stays. Else each full collection would look at all of it again, and stop the worker for as long.
+    gc.collect()
+    gc.freeze()
+    return shielded
 
 
 def _free_address(host: str, port: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands import shieldmw
+from cli.commands import python, shieldmw
 
 MODULES = {
     "good.py": "async def app(scope, receive, send):\n    pass\n\nclass Holder:\n    app = app\n\nnumber = 5\n",
@@ -77,3 +77,13 @@ def test_wrong_options_are_status_2(folder: Path, args: tuple[str, str]) -> None
     ran = shieldmw("serve", "good:app", *args, cwd=folder)
     assert ran.status == 2
     assert args[0] in ran.err
+
+
+def test_a_worker_spares_its_garbage_collector_what_stays(folder: Path) -> None:
+    """What is there when a worker begins to serve is in no full collection: those stop all of its requests."""
+    loaded = "import gc; from shieldmw.cli.serve import load_shielded; app = load_shielded('good:app')"
+    ran = python(f"{loaded}; print(len(gc.get_objects()), gc.get_freeze_count())", cwd=folder)
+    assert ran.status == 0, ran.err
+    looked_at, frozen = map(int, ran.out.split())
+    assert frozen > 10_000
+    assert looked_at < frozen / 10
