@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 # A timer that fires so late says that the event loop was kept from running: the reply may be there, unread.
 LATE_S = 0.005
 
 
-@asynccontextmanager
-async def budget(seconds: float) -> AsyncIterator[None]:
+class Budget:
     """Ends what is inside after ``seconds``; once, where the loop itself was late, by as much later.
+
+    A class, and no generator: it is around every call to the store.
 
     Raises:
         TimeoutError: the budget is spent.
     """
-    loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + seconds
-    async with asyncio.timeout(None) as limit:
-        timer = loop.call_at(deadline_s, lambda: spent(deadline_s, patience=True))
 
-        def spent(deadline_s: float, *, patience: bool) -> None:
-            nonlocal timer
-            late_s = loop.time() - deadline_s
-            if patience and late_s > LATE_S:
-                more_s = min(late_s, seconds)
-                timer = loop.call_later(more_s, lambda: spent(loop.time(), patience=False))
-            else:
-                limit.reschedule(loop.time())
+    __slots__ = ("_deadline_s", "_limit", "_loop", "_seconds", "_timer")
 
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
+        self._deadline_s = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(self._deadline_s, self._spent)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._limit.__aexit__(kind, error, trace)
+
+    def _spent(self) -> None:
+        late_s = self._loop.time() - self._deadline_s
+        if late_s > LATE_S:
+            self._timer = self._loop.call_later(min(late_s, self._seconds), self._end)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._limit.reschedule(self._loop.time())

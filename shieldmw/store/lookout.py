@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from shieldmw.errors import StoreError, StoreUnavailable
 
-from .budget import budget
+from .budget import Budget
 
 
 class Lookout:
@@ -42,7 +42,7 @@ class Lookout:
         """
         looking = self._begin()
         try:
-            async with budget(self._within_s):
+            async with Budget(self._within_s):
                 # Shielded: whoever goes away while waiting must not end it for the others.
                 error = await asyncio.shield(looking)
         except TimeoutError:

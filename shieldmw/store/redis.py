@@ -7,8 +7,7 @@ owns the connection, so whoever goes away while waiting neither cancels a call n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from redis.backoff import NoBackoff
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings.problems import problem
 
-from .budget import budget
+from .budget import Budget
 from .calls import Asked, ClusterDown, Command, Moved, TryAgain
 from .scripts import NAMES, source
 
@@ -115,11 +114,12 @@ class RedisConnection:
         client: Any = aioredis.Redis(connection_pool=self._pool)
         pubsub = client.pubsub()
         try:
-            async with _translated(), budget(self._timeout_s):
-                await pubsub.subscribe(channel)
+            with _TRANSLATED:
+                async with Budget(self._timeout_s):
+                    await pubsub.subscribe(channel)
             yield b""
             while True:
-                async with _translated():
+                with _TRANSLATED:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=3600.0)
                 if message is not None:
                     yield message["data"]
@@ -179,13 +179,14 @@ class RedisConnection:
         connection = self._connection
         commands = [command for call in calls for command in call.commands]
         try:
-            async with _translated(), budget(self._timeout_s):
-                await connection.connect()
-                await connection.send_packed_command(_packed(commands), check_health=False)
-                for call in calls:
-                    replies = [await self._reply() for _ in call.commands]
-                    if not call.replies.done():
-                        call.replies.set_result(replies)
+            with _TRANSLATED:
+                async with Budget(self._timeout_s):
+                    # Which connects, where there is no connection.
+                    await connection.send_packed_command(_packed(commands), check_health=False)
+                    for call in calls:
+                        replies = [await self._reply() for _ in call.commands]
+                        if not call.replies.done():
+                            call.replies.set_result(replies)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -238,15 +239,20 @@ def _text(error: BaseException) -> str:
     return f"{type(error).__name__} {error}".strip()
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+class _Translated:
     """The one place where the library's errors become ours."""
-    try:
-        yield
-    except _AWAY as error:
-        raise StoreUnavailable(_text(error)) from error
-    except redis_errors.RedisError as error:
-        raise StoreError(_text(error)) from error
+
+    def __enter__(self) -> None:
+        """Nothing to begin with."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _AWAY):
+            raise StoreUnavailable(_text(error)) from error
+        if isinstance(error, redis_errors.RedisError):
+            raise StoreError(_text(error)) from error
+
+
+_TRANSLATED = _Translated()
 
 
 def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
