@@ -23,7 +23,10 @@ _FIRST: Final = IPv4Address("10.0.0.1")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row of the table of issue 4. Title and load are told how many clients there are: a quick run has fewer."""
+    """One row of the table of issue 4. Title and load are told how many clients there are: a quick run has fewer.
+
+    ``yardstick`` is the least that a limiter could do there (``yardsticks.py``).
+    """
 
     name: str
     titled: str
@@ -33,6 +36,7 @@ class Case:
     target: float | None = None
     refused: bool = False
     peers: bool = False
+    yardstick: str | None = None
     limit: str = PLENTY
     clients: int = 1
     passes: int = 1
@@ -97,13 +101,14 @@ def _bearer(claims: dict[str, str | int], key: str | rsa.RSAPrivateKey, algorith
 _PROXY: Final = {"SHIELD_TRUSTED_PROXIES": "127.0.0.1"}
 
 CASES: Final = (
-    Case("hot-guest", "one hot guest, allowed", one_guest, _guest_limit(PLENTY), target=0.85),
+    Case("hot-guest", "one hot guest, allowed", one_guest, _guest_limit(PLENTY), target=0.85, yardstick="counter"),
     Case(
         "guests",
         "{:,} guests in turn, allowed",
         guests,
         _guest_limit("300/minute", **_PROXY),
         target=0.65,
+        yardstick="group",
         clients=100_000,
         limit="300/minute",
     ),

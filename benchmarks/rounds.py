@@ -16,7 +16,7 @@ from benchmarks.cases import Case
 from benchmarks.load import Load, Seen, Wrk
 from benchmarks.progress import say
 from benchmarks.proof import check, prove
-from benchmarks.servers import PEERS, App, Server, peer_name, running
+from benchmarks.servers import PEERS, YARDSTICKS, App, Server, peer_name, running
 from benchmarks.store import Store, Work
 
 _IDLE_S: Final = 3.0
@@ -38,7 +38,11 @@ class Plan:
         """What is measured: the reference first."""
         apps = [App(case.reference, case.reference), App("shield", "shield")]
         apps += [App(f"shield of {path.name}", "shield", path) for path in self.also]
-        return [*apps, *(App(peer_name(peer), peer) for peer in PEERS)] if case.peers else apps
+        if case.yardstick is not None:
+            apps.append(App(YARDSTICKS[case.yardstick], case.yardstick))
+        if case.peers:
+            apps += [App(peer_name(peer), peer) for peer in PEERS]
+        return apps
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,12 @@ from shieldmw.drill.server import free_port, serving
 HOME: Final = Path(__file__).resolve().parent.parent
 CHECKOUT: Final = Path(shieldmw.__file__).resolve().parent.parent
 PEERS: Final = ("slowapi", "limits", "throttled_py", "asgi_ratelimit", "fastapi_limiter")
+# What each is called in a table.
+YARDSTICKS: Final = {
+    "counter": "a count in a dict and two headers",
+    "group": "a shared call to take.lua and two headers",
+    "ping": "a PING",
+}
 # The peers run on the same ones as the shield, so that only the limiter differs.
 SHARED: Final = ("starlette", "uvicorn", "uvloop", "httptools", "hiredis")
 _PEERS_VENV: Final = HOME / ".venv-bench"
@@ -46,9 +52,16 @@ class App:
         return self.kind in PEERS
 
     @property
+    def module(self) -> str:
+        """What builds it."""
+        if self.is_peer:
+            return "benchmarks.peers"
+        return "benchmarks.yardsticks" if self.kind in YARDSTICKS else "benchmarks.apps"
+
+    @property
     def has_store(self) -> bool:
         """Whether it counts in Redis."""
-        return self.kind not in {"bare", "refusal"}
+        return self.kind not in {"bare", "refusal", "counter", "ping"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +89,7 @@ async def running(app: App, settings: Mapping[str, str]) -> AsyncIterator[Server
     """A server from its first answer to its end."""
     port = free_port(HOST)
     python = peers_python() if app.is_peer else sys.executable
-    module = "benchmarks.peers" if app.is_peer else "benchmarks.apps"
-    command = [python, "-m", "uvicorn", "--factory", f"{module}:build", "--host", HOST, "--port", str(port)]
+    command = [python, "-m", "uvicorn", "--factory", f"{app.module}:build", "--host", HOST, "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
     command += ["--no-proxy-headers"]  # else uvicorn believes any header from loopback before the shield can judge it
     environ = own_environment() | dict(settings) | {"BENCH_APP": app.kind, "BENCH_CHECKOUT": str(app.checkout)}
