@@ -91,11 +91,12 @@ def test_a_listener_is_shed_refused_and_let_in_again_as_a_browser_would_be() -> 
 
 def test_a_stream_that_is_cut_has_ended_without_a_word() -> None:
     """A reset is no polite goodbye."""
+    heard = asyncio.Event()
 
     async def handler(request: web.BaseRequest) -> web.StreamResponse:
         answer = await stream(request)
         await answer.write(line(1))
-        await asyncio.sleep(0.05)
+        await heard.wait()  # a reset takes along what was not read yet
         assert request.transport is not None
         request.transport.abort()
         return answer
@@ -105,7 +106,9 @@ def test_a_stream_that_is_cut_has_ended_without_a_word() -> None:
         listeners = Listeners(arrivals, f"http://{HOST}:{port}", lambda: 0.0)
         running = asyncio.create_task(listeners.run())
         (one,) = listeners.audience.listeners
-        await until(lambda: bool(one.stays) and one.stays[0].ended_s is not None)
+        await until(lambda: bool(one.stays) and one.stays[0].lines == 1)
+        heard.set()
+        await until(lambda: one.stays[0].ended_s is not None)
         await stopped(running)
         assert (one.stays[0].told_why, one.stays[0].lines, one.seated) == (False, 1, False)
 
