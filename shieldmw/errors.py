@@ -4,6 +4,7 @@ ShieldError
 ├── SettingsError      the settings cannot be used; says which, and what would be right
 └── StoreError         the shared store did not do what was asked
     └── StoreUnavailable   it did not answer in time, or answered that it cannot serve now
+        └── NothingDone    and so has done nothing
 """
 
 from __future__ import annotations
@@ -34,3 +35,7 @@ class StoreError(ShieldError):
 
 class StoreUnavailable(StoreError):
     """The shared store is away: refused, too slow, loading, read-only, out of memory."""
+
+
+class NothingDone(StoreUnavailable):
+    """The same, and it is known that nothing was charged: nothing was sent, or the server said that it would not."""

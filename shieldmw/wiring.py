@@ -207,7 +207,7 @@ def _guarded(settings: Settings, store: Store, workers: Callable[[], int]) -> Gu
     """The store's buckets, and those of this worker for while it is away."""
     watched = WatchedStore(store, settings.on_redis_failure)
     calls = Batch(watched) if settings.batch else Singly(watched)
-    return GuardedStore(watched, calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), workers)
+    return GuardedStore(watched, calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), workers, store.settle)
 
 
 def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[Charging, Sequence[Background]]:

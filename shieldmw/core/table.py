@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -54,6 +55,12 @@ class Table(Generic[K, V]):
         """Forget an entry, where there is one."""
         self._young.pop(key, None)
         self._old.pop(key, None)
+
+    def pop_some(self, most: int) -> list[V]:
+        """Take out so many entries, or all there are."""
+        entries = self._young or self._old
+        keys = list(islice(entries, most))
+        return [entries.pop(key) for key in keys]
 
     def clear(self) -> None:
         """Forget all entries."""

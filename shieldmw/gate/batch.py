@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Ask, Charges, Outcome
 from shieldmw.core.made import made
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
 from shieldmw.store.port import TakenInPart
 
 from . import ticks
@@ -141,9 +141,10 @@ class Batch:
             return part.results
 
     def _fail(self, group: Sequence[_Waiting], failure: StoreError) -> None:
-        for _, told in (*group, *self._waiting):
+        failed = [(told, type(failure)) for _, told in group] + [(told, NothingDone) for _, told in self._waiting]
+        for told, kind in failed:
             if not told.done():
-                told.set_exception(type(failure)(*failure.args))
+                told.set_exception(kind(*failure.args))
         self._waiting = []
 
 

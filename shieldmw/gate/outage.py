@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from shieldmw.core.bucket import Ask, Charges, Outcome, shared
+from shieldmw.core.debts import Debts, Owed
 from shieldmw.core.decision import OnStoreFailure
-from shieldmw.errors import StoreError
+from shieldmw.errors import NothingDone, StoreError
 from shieldmw.store.memory import MemoryBuckets
 from shieldmw.store.port import TakenInPart
 
@@ -17,6 +19,12 @@ from .batch import Called, Calls, Told
 from .breaker import Breaker
 
 log = logging.getLogger(__name__)
+
+# So many buckets are charged later with what was admitted here, and so many with one call.
+DEBTS_KEPT = 65_536
+SETTLED_AT_ONCE = 256
+
+Settle = Callable[[Sequence[Owed]], Awaitable[None]]
 
 
 class WatchedStore:
@@ -76,32 +84,56 @@ class GuardedStore:
 
     ``calls`` are how the watched store is asked. ``local`` buckets are kept warm: they remember what the store
     last said of each bucket, so that an outage does not fill anybody's bucket again. They decide by this worker's
-    share of each limit, since ``workers`` others, this one among them, may decide by theirs.
+    share of each limit, since ``workers`` others, this one among them, may decide by theirs. What they admitted is
+    charged to the store (``settle``) once it answers again.
     """
 
-    def __init__(self, store: WatchedStore, calls: Calls, local: MemoryBuckets, workers: Callable[[], int]) -> None:
+    def __init__(
+        self, store: WatchedStore, calls: Calls, local: MemoryBuckets, workers: Callable[[], int], settle: Settle
+    ) -> None:
         self._store = store
         self._calls = calls
         self._local = local
         self._workers = workers
+        self._settle = settle
         self._is_local = store.on_failure is OnStoreFailure.LOCAL
+        self._debts = Debts(DEBTS_KEPT)
+        self._settling: asyncio.Task[None] | None = None
 
     async def take(self, ask: Ask) -> Told | None:
         """What becomes of the ask; None where the store is away and nothing stands in for it."""
-        if self._store.may_be_asked():
-            try:
-                told = await self._calls.take(ask)
-            except StoreError:
-                pass  # the watched store has heard of it
-            else:
-                if self._is_local:
-                    self._local.remember(ask.charges, told.outcome)
-                return told
-        return self._take_here(ask.charges) if self._is_local else None
+        if not self._store.may_be_asked():
+            return self._take_here(ask.charges, owing=True)
+        try:
+            told = await self._calls.take(ask)
+        except StoreError as error:
+            # The watched store has heard of it. Where the call may have charged nothing is owed.
+            return self._take_here(ask.charges, owing=isinstance(error, NothingDone))
+        if self._is_local:
+            self._local.remember(ask.charges, told.outcome)
+            if self._debts and self._settling is None:
+                self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
+        return told
 
-    def _take_here(self, charges: Charges) -> Told:
-        charges = shared(charges, self._workers())
-        return Told(charges, self._local.take_now(charges), None)
+    def _take_here(self, charges: Charges, *, owing: bool) -> Told | None:
+        if not self._is_local:
+            return None
+        shares = shared(charges, self._workers())
+        outcome = self._local.take_now(shares)
+        if owing and outcome.allowed:
+            self._debts.add(charges, shares, outcome)
+        return Told(shares, outcome, None)
+
+    async def _settle_all(self) -> None:
+        """Charge the store with what was admitted here. What may have been charged is not charged again."""
+        try:
+            with suppress(StoreError):
+                while self._debts:
+                    owed = self._debts.collect(SETTLED_AT_ONCE, self._local.now_us())
+                    if owed:
+                        await self._settle(owed)
+        finally:
+            self._settling = None
 
     @property
     def is_away(self) -> bool:
@@ -109,9 +141,12 @@ class GuardedStore:
         return self._store.is_away
 
     def forget(self) -> None:
-        """Forget what the local buckets remember, because somebody's were made full again."""
+        """Forget what the local buckets remember, because somebody's were made full again; not what is owed."""
         self._local.clear()
 
     async def aclose(self) -> None:
-        """End the call under way."""
+        """End the calls under way."""
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.gather(self._settling, return_exceptions=True)
         await self._calls.aclose()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, StoreError
 
 Command = tuple[str | int | bytes, ...]
 
@@ -61,9 +61,9 @@ class Asked(Redirected):
     """The slot is on the move: for this one call ask the node that it goes to."""
 
 
-class TryAgain(StoreUnavailable):
-    """The slot is on the move and the call's keys lie apart, until the move ends. Nothing has been done."""
+class TryAgain(NothingDone):
+    """The slot is on the move and the call's keys lie apart, until the move ends."""
 
 
-class ClusterDown(StoreUnavailable):
-    """The cluster cannot serve the slot now. Nothing has been done."""
+class ClusterDown(NothingDone):
+    """The cluster cannot serve the slot now."""

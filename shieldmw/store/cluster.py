@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address, parse_servers
 
 from .calls import Asked, ClusterDown, Command, Moved, TryAgain
@@ -161,7 +161,7 @@ class Cluster:
         """Call a node, unless it has just let a budget pass."""
         loop = asyncio.get_running_loop()
         if self._rests(address):
-            raise StoreUnavailable(f"{address} has just been too slow")
+            raise NothingDone(f"{address} has just been too slow")
         sent_s = loop.time()
         try:
             return await call(self._node(address), asking)

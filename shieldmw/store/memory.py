@@ -12,6 +12,7 @@ from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import EPOCH_S, Ask, Charges, Outcome
 from shieldmw.core.client import Client
+from shieldmw.core.debts import Owed, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
@@ -38,7 +39,7 @@ class MemoryBuckets:
     """
 
     def __init__(self, *, most_buckets: int = BUCKETS_KEPT, now_us: Callable[[], int] | None = None) -> None:
-        self._now_us = now_us or steady_now_us()
+        self.now_us = now_us or steady_now_us()
         self._tats: Table[str, int] = Table(most_buckets)
 
     def __len__(self) -> int:
@@ -47,7 +48,7 @@ class MemoryBuckets:
     def take_now(self, charges: Charges) -> Outcome:
         """Take the charges without ever leaving the current call."""
         keys = [charge.bucket for charge in charges]
-        outcome = bucket.take([self._tats.get(key) for key in keys], Ask(charges), self._now_us())
+        outcome = bucket.take([self._tats.get(key) for key in keys], Ask(charges), self.now_us())
         if outcome.allowed:
             for key, charge, tat_us in zip(keys, charges, outcome.tats_us, strict=True):
                 if charge.cost:
@@ -57,11 +58,11 @@ class MemoryBuckets:
     def would_pass(self, charges: Charges) -> bool:
         """Whether the charges fit, without taking them."""
         stored = [self._tats.get(charge.bucket) for charge in charges]
-        return bucket.take(stored, Ask(charges), self._now_us()).allowed
+        return bucket.take(stored, Ask(charges), self.now_us()).allowed
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
         """Note how buckets of another store stand, on this store's own clock. What is known to be later stays."""
-        shift_us = self._now_us() - outcome.now_us
+        shift_us = self.now_us() - outcome.now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
             if tat_us > outcome.now_us:
                 key, mine_us = charge.bucket, tat_us + shift_us
@@ -101,6 +102,13 @@ class MemoryStore(MemoryBuckets):
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Nothing was taken ahead."""
+
+    async def settle(self, owed: Sequence[Owed]) -> None:
+        """Charge what a worker admitted by itself, whether it fits or not."""
+        now_us = self.now_us()
+        for one in owed:
+            key = one.charge.bucket
+            self._tats.put(key, settled_us(self._tats.get(key), one, now_us))
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again."""
@@ -225,7 +233,7 @@ class MemoryStore(MemoryBuckets):
         """Nothing to give back."""
 
     def _now_s(self) -> float:
-        return EPOCH_S + self._now_us() / 1_000_000
+        return EPOCH_S + self.now_us() / 1_000_000
 
     def _note(self, entry: AuditEntry, change: str) -> None:
         self._audit.append(entry)

@@ -14,6 +14,7 @@ from typing import Protocol
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
+from shieldmw.core.debts import Owed
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
@@ -46,6 +47,9 @@ class Buckets(Protocol):
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was taken ahead and not spent."""
+
+    async def settle(self, owed: Sequence[Owed]) -> None:
+        """Charge what a worker admitted by itself, whether it fits or not."""
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again, on every worker."""

@@ -17,7 +17,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings.problems import problem
 
 from .budget import Budget
@@ -166,29 +166,38 @@ class RedisConnection:
             if self._retired:
                 await self._connection.disconnect(nowait=True)
         except StoreError as error:
-            for call in (*calls, *self._waiting):
-                _fail(call, type(error)(*error.args))
-            self._waiting = []
+            self._end(calls, error)
         except asyncio.CancelledError:
-            for call in (*calls, *self._waiting):
-                _fail(call, StoreUnavailable("closed"))
-            self._waiting = []
+            self._end(calls, StoreUnavailable("closed"))
             raise
+
+    def _end(self, calls: Sequence[_Call], error: StoreError) -> None:
+        """Fail those that were under way, and those that waited and were not sent."""
+        for call in calls:
+            _fail(call, type(error)(*error.args))
+        for call in self._waiting:
+            _fail(call, NothingDone(*error.args))
+        self._waiting = []
 
     async def _round_trip(self, calls: Sequence[_Call]) -> None:
         connection = self._connection
         commands = [command for call in calls for command in call.commands]
+        sent = False
         try:
             with _TRANSLATED:
                 async with Budget(self._timeout_s):
-                    # Which connects, where there is no connection.
+                    if not connection.is_connected:
+                        await connection.connect()
+                    sent = True
                     await connection.send_packed_command(_packed(commands), check_health=False)
                     for call in calls:
                         replies = [await self._reply() for _ in call.commands]
                         if not call.replies.done():
                             call.replies.set_result(replies)
-        except BaseException:
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, StoreUnavailable) and not sent:
+                raise NothingDone(*error.args) from error
             raise
 
     async def _reply(self) -> Any:
@@ -227,7 +236,7 @@ def _failure(reply: Exception) -> StoreError:
         return TryAgain(text)
     if isinstance(reply, redis_errors.ClusterDownError):
         return ClusterDown(text)
-    return StoreUnavailable(text) if isinstance(reply, _AWAY) else StoreError(text)
+    return NothingDone(text) if isinstance(reply, _AWAY) else StoreError(text)
 
 
 def _fail(call: _Call, error: StoreError) -> None:

@@ -7,16 +7,17 @@ from importlib.resources import files
 from struct import pack
 
 from shieldmw.core.bucket import Ask, Charge, Outcome
+from shieldmw.core.debts import Owed
 from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "give_back", "refund", "mode", "seats", "queue", "deny")
+NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "deny")
 
 # What can be run for each of its keys alone as well, where they cannot be had together.
-OF_BUCKETS = frozenset({"take", "give_back", "refund"})
+OF_BUCKETS = frozenset({"take", "give_back", "settle", "refund"})
 
 Run = Callable[[str, Sequence[str], Sequence[str | int | bytes]], Awaitable[object]]
 KeyOf = Callable[[Charge], str]
@@ -60,6 +61,13 @@ async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:
     arguments = [number for given in unspent for number in (given.ceiling_us, given.give_us)]
     reply = await run("give_back", keys, arguments)
     return whole_numbers("give_back", [reply], 1)[0]
+
+
+async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> None:
+    """Run ``settle.lua``."""
+    keys = [key_of(charge) for charge, _ in owed]
+    arguments = [number for charge, owed_us in owed for number in (owed_us, charge.limit.tau_us)]
+    whole_numbers("settle", [await run("settle", keys, arguments)], 1)
 
 
 async def refund(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> int:

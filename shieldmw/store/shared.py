@@ -10,6 +10,7 @@ from typing import TypeVar
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
+from shieldmw.core.debts import Owed
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
@@ -60,6 +61,12 @@ class RedisStore:
         keys = self._keys or await self._learn_keys()
         give_back = slots.give_back if self._redis.slotted else scripts.give_back
         await give_back(self._redis.run, unspent, keys.bucket)
+
+    async def settle(self, owed: Sequence[Owed]) -> None:
+        """Charge what a worker admitted by itself."""
+        keys = self._keys or await self._learn_keys()
+        settle = slots.settle if self._redis.slotted else scripts.settle
+        await settle(self._redis.run, owed, keys.bucket)
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Drop a client's buckets, and tell every worker."""

@@ -14,11 +14,13 @@ there be a lease, so there a charge goes back only where nobody has charged the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
+from typing import TypeVar
 
 from shieldmw.core.bucket import Ask, Charge, Charges, Outcome
+from shieldmw.core.debts import Owed
 from shieldmw.core.lease import Unspent
 from shieldmw.errors import StoreError
 
@@ -28,6 +30,7 @@ from .port import TakenInPart
 from .scripts import KeyOf, Run
 
 Result = Outcome | StoreError
+Change = TypeVar("Change", Unspent, Owed)
 
 
 # --- the plan: pure
@@ -97,10 +100,28 @@ async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> None
     Raises:
         StoreError: nothing could be given back.
     """
-    by_slot: dict[str, list[Unspent]] = {}
-    for given in unspent:
-        by_slot.setdefault(given.charge.client.slot, []).append(given)
-    calls = [scripts.give_back(run, group, key_of) for group in by_slot.values()]
+    await _each_slot([scripts.give_back(run, group, key_of) for group in _by_slot(unspent)])
+
+
+async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> None:
+    """Charge what was admitted by a worker alone; what cannot be reached, or is on the move, is forgiven.
+
+    Raises:
+        StoreError: nothing could be charged.
+    """
+    await _each_slot([scripts.settle(run, group, key_of) for group in _by_slot(owed)])
+
+
+def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
+    """What is to be done to buckets, slot by slot."""
+    found: dict[str, list[Change]] = {}
+    for change in changes:
+        found.setdefault(change.charge.client.slot, []).append(change)
+    return found.values()
+
+
+async def _each_slot(calls: Sequence[Awaitable[object]]) -> None:
+    """All calls at once; fails where all of them do."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
     if failures and len(failures) == len(calls):

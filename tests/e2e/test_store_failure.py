@@ -100,9 +100,9 @@ class Visitor:
 
 
 @contextmanager
-def visiting(server: HttpServer) -> Iterator[Visitor]:
-    """A visitor on a keep-alive connection."""
-    with httpx.Client(timeout=30) as client:
+def visiting(server: HttpServer, address: str = HOST) -> Iterator[Visitor]:
+    """A visitor on a keep-alive connection, from an address of this machine."""
+    with httpx.Client(timeout=30, transport=httpx.HTTPTransport(local_address=address)) as client:
         yield Visitor(client, server)
 
 
@@ -120,8 +120,12 @@ def expect(mode: str, answers: list[Answer], left: int) -> None:
         assert all(answer.response.headers["cache-control"] == "no-store" for answer in answers)
 
 
-def shared_limit_is_back(visitor: Visitor, own: RedisServer, holds: int) -> None:
-    """The bucket in the store decides again: it is charged there, holds what it should, and then refuses."""
+def shared_limit_is_back(visitor: Visitor, own: RedisServer, *holds: int) -> None:
+    """The bucket in the store decides again: it is charged there, holds what it should, and then refuses.
+
+    Less than a burst where the worker charged what it had admitted without the store, but for the request that
+    finds the store back.
+    """
     client = own.client()
 
     def charged() -> bool:
@@ -130,7 +134,7 @@ def shared_limit_is_back(visitor: Visitor, own: RedisServer, holds: int) -> None
 
     wait_until(charged, PATIENCE_S, "the first charge in the store")
     passed = 1 + sum(answer.status == 200 for answer in visitor.ask_often(BURST))
-    assert passed == holds
+    assert passed in holds
     assert visitor.ask().by_limit
     client.flushall()
     # What the worker remembers of the refusal is forgotten once it hears that the store has lost its data.
@@ -148,7 +152,7 @@ def test_a_worker_starts_without_its_store(own: RedisServer, tmp_path: Path, mod
     with shielded(own.url, tmp_path, mode) as server, visiting(server) as visitor:
         expect(mode, visitor.ask_often(BURST + 5), BURST)
         own.start()
-        shared_limit_is_back(visitor, own, BURST)
+        shared_limit_is_back(visitor, own, 1 if mode == "local" else BURST)
 
 
 @pytest.mark.parametrize("kind", ["granian", "hypercorn", "shieldmw"])
@@ -166,7 +170,7 @@ def test_a_worker_starts_with_a_store_that_hangs(own: RedisServer, tmp_path: Pat
     with shielded(own.url, tmp_path, "local") as server, visiting(server) as visitor:
         expect("local", visitor.ask_often(BURST + 5), BURST)
         own.resume()
-        shared_limit_is_back(visitor, own, BURST)
+        shared_limit_is_back(visitor, own, 1)
 
 
 # --- away in the middle of traffic ----------------------------------------------------------------
@@ -180,7 +184,8 @@ def test_a_killed_store(own: RedisServer, tmp_path: Path, mode: str) -> None:
         own.kill()
         expect(mode, visitor.ask_often(BURST + 5), BURST - 4)
         own.start()
-        shared_limit_is_back(visitor, own, BURST)
+        # Whoever was the first to find it gone may have been charged, and so owes nothing.
+        shared_limit_is_back(visitor, own, *((4, 5) if mode == "local" else (BURST,)))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -194,6 +199,26 @@ def test_a_paused_store(own: RedisServer, tmp_path: Path, mode: str) -> None:
         own.resume()
         wait_until(lambda: "the store answers again" in asked(visitor, server), PATIENCE_S, "the breaker to close")
         assert all(answer.by_limit for answer in visitor.ask_often(BURST + 1)[BURST:])
+
+
+def test_what_passed_without_the_store_counts_when_it_is_back(own: RedisServer, tmp_path: Path) -> None:
+    """Four with the store, three without it: three are left of ten, although the store had heard of four."""
+    unit_ms = 86_400_000 // BURST
+    redis = own.client()
+    with (
+        shielded(own.url, tmp_path, "local") as server,
+        visiting(server) as visitor,
+        visiting(server, fresh_address()) as other,
+    ):
+        assert [answer.status for answer in visitor.ask_often(4)] == [200] * 4
+        (bucket,) = redis.scan_iter("*:ip")
+        own.pause()
+        other.ask_often(FAILURES_IN_A_ROW)  # these may be charged when the store goes on
+        assert [answer.status for answer in visitor.ask_often(3)] == [200] * 3
+        own.resume()
+        wait_until(lambda: "the store answers again" in asked(other, server), PATIENCE_S, "the breaker to close")
+        wait_until(lambda: redis.pttl(bucket) > 6 * unit_ms, PATIENCE_S, "the three to be charged", server.log)
+        assert [answer.status for answer in visitor.ask_often(4)] == [200] * 3 + [429]
 
 
 def asked(visitor: Visitor, server: HttpServer) -> str:

@@ -154,7 +154,7 @@ class LeasingStore(MemoryStore):
         return [self._decide(ask) for ask in asks]
 
     def _decide(self, ask: Ask) -> Outcome:
-        outcome = bucket.take([self.tats_us.get(charge.bucket) for charge in ask.charges], ask, self._now_us())
+        outcome = bucket.take([self.tats_us.get(charge.bucket) for charge in ask.charges], ask, self.now_us())
         self.asked_ahead += ask.ahead > 0
         if outcome.allowed:
             self.leased += outcome.leased
@@ -345,7 +345,7 @@ def worker(
     local = MemoryBuckets(now_us=clock.us)
     watched = WatchedStore(store, settings.on_redis_failure, now_s=loop_time)
     calls = BatchOfAnyLoop(watched, now_us=clock.us) if settings.batch else Singly(watched, now_us=clock.us)
-    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers)
+    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers, settle=store.settle)
     leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
     charging = SharedCharging(guarded, leases, refusals)

@@ -78,7 +78,7 @@ class Fleet:
     @property
     def used_units(self) -> float:
         """What the store's bucket of the client holds beyond full, in units of the slow limit, to be rounded up."""
-        return (self.inner.tats_us.get(BUCKET, 0) - self.inner._now_us()) / SLOW_LIMIT.unit_us
+        return (self.inner.tats_us.get(BUCKET, 0) - self.inner.now_us()) / SLOW_LIMIT.unit_us
 
 
 def fleet(workers: int = 1, *, ahead_us: int = 987_654_321, **values: Any) -> Fleet:
@@ -235,7 +235,7 @@ def test_stopping_gives_everything_back() -> None:
         assert open_leases(one.workers[0]) == 600
         await one.stop()
         assert open_leases(one.workers[0]) == 0
-        now_us = one.inner._now_us()
+        now_us = one.inner.now_us()
         assert [-(-(tat_us - now_us) // SLOW_LIMIT.unit_us) for tat_us in one.inner.tats_us.values()] == [4] * 600
         assert one.store.calls_to_give_back == 3
 
@@ -325,7 +325,7 @@ def test_ten_thousand_who_go_away_lose_nothing_for_the_others(seed: int) -> None
         assert len(tasks) - stayed > 5000
         await pass_time(1.0)
         assert open_leases(one.workers[0]) == 0
-        used = -(-(one.inner.tats_us[BUCKET] - one.inner._now_us()) // 86_400)
+        used = -(-(one.inner.tats_us[BUCKET] - one.inner.now_us()) // 86_400)
         assert stayed - 12 <= used <= len(tasks)
         assert one.inner.leased > 5000
         await one.stop()
@@ -545,7 +545,7 @@ def test_a_slow_limit_beside_a_fast_one_is_not_charged_ahead() -> None:
             spent += passed(await one.ask(2, every_s=0.05))
             await pass_time(0.15)
         await one.stop()
-        used_us = one.inner.tats_us[f"ip-2 {IP}"] - one.inner._now_us()
+        used_us = one.inner.tats_us[f"ip-2 {IP}"] - one.inner.now_us()
         assert spent == 200
         assert used_us <= 200 * 864_000
 
@@ -625,7 +625,7 @@ def test_a_charge_from_before_a_reset_moves_no_lease_from_after_it() -> None:
         await one.start()
         await one.ask(COLD)
         await pass_time(1)
-        one.inner.tats_us[BUCKET] = one.inner._now_us() + (1 + FIRST_AHEAD) * SLOW_LIMIT.unit_us
+        one.inner.tats_us[BUCKET] = one.inner.now_us() + (1 + FIRST_AHEAD) * SLOW_LIMIT.unit_us
         one.store.answer_held = held = asyncio.Event()
         asks_alone = asyncio.create_task(one.ask())
         await yield_often()

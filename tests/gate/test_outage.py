@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,8 +24,9 @@ from gate.doubles import (
     worker,
     yield_often,
 )
+from shieldmw.core.debts import Owed
 from shieldmw.core.decision import Decision, Reason, Verdict
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
 
 AWAY = StoreUnavailable("Connection refused")
 BUDGET_S = 0.05
@@ -270,6 +273,197 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogC
         "the store is away (Connection refused): deciding 'local' until it answers",
         "the store answers again",
     ]
+
+
+# --- what was admitted meanwhile ------------------------------------------------------------------
+
+
+async def outage(one: Worker, store: FlakyStore) -> None:
+    """The store goes away, and the worker has noticed: by other clients, whose requests may have been charged."""
+    store.failing = AWAY
+    for number in range(5):
+        await decide(one, 1, peer=f"198.51.100.{number}")
+    assert one.guarded.is_away
+
+
+async def end_of_outage(one: Worker, store: FlakyStore) -> None:
+    """The store answers, the probe is another client's, and what is owed has been charged."""
+    store.failing = None
+    await pass_time(1.0)
+    await decide(one, 1, peer="198.51.100.9")
+    await yield_often()
+
+
+def test_what_was_admitted_without_the_store_counts_when_it_is_back() -> None:
+    """Before, meanwhile and afterwards together no more than one bucket holds."""
+    one, store = make(ip_limit="10/day")
+
+    async def story() -> list[int]:
+        passed = [allowed(await decide(one, 3))]
+        await outage(one, store)
+        passed.append(allowed(await decide(one, 4)))
+        await end_of_outage(one, store)
+        return [*passed, allowed(await decide(one, 10))]
+
+    assert run(story()) == [3, 4, 3]
+
+
+def test_every_worker_charges_what_it_admitted() -> None:
+    """Two workers with half of the bucket each: what both let pass is gone for both."""
+    clock = FakeClock()
+    fleet = memory_store(clock)
+    stores = [FlakyStore(fleet), FlakyStore(fleet)]
+    workers = [worker(store, clock, ip_limit="10/day", leases=False) for store in stores]
+    for each in workers:
+        each.guarded._workers = lambda: 2
+
+    async def story() -> tuple[list[int], int]:
+        for each, store in zip(workers, stores, strict=True):
+            await outage(each, store)
+        passed = [allowed(await decide(each, 3)) for each in workers]
+        for each, store in zip(workers, stores, strict=True):
+            await end_of_outage(each, store)
+        return passed, allowed(await decide(workers[0], 10))
+
+    assert run(story()) == ([3, 3], 4)
+
+
+def test_what_was_refused_is_not_owed() -> None:
+    """A third of what is left is less than one: nobody passes, and two are still there afterwards."""
+    one, store = make(ip_limit="10/day", leases=False)
+    one.guarded._workers = lambda: 3
+
+    async def story() -> list[int]:
+        passed = [allowed(await decide(one, 8))]
+        await outage(one, store)
+        passed.append(allowed(await decide(one, 3)))
+        await end_of_outage(one, store)
+        one.clock.now_s += 1  # a refusal is given again for a moment
+        return [*passed, allowed(await decide(one, 10))]
+
+    assert run(story()) == [8, 0, 2]
+
+
+def test_what_has_come_back_is_not_charged() -> None:
+    """After a day there is nothing to ask the store for."""
+    one, store = make(ip_limit="10/day")
+    asked = []
+
+    async def note(owed: Sequence[Owed]) -> None:
+        asked.append(owed)
+
+    one.guarded._settle = note
+
+    async def story() -> None:
+        await outage(one, store)
+        await decide(one, 4)
+        one.clock.now_s += 86_400
+        await end_of_outage(one, store)
+
+    run(story())
+    assert asked == []
+
+
+def test_what_is_known_not_to_have_been_charged_is_owed_too() -> None:
+    """A store that could not be reached has charged nothing, and what may have been charged is not charged again."""
+    for failure, left in ((NothingDone("refused"), 7), (AWAY, 10)):
+        one, store = make(ip_limit="10/day", failing=failure)
+
+        async def story(one: Worker, store: FlakyStore) -> int:
+            await decide(one, 3)
+            assert not one.guarded.is_away
+            await end_of_outage(one, store)
+            return allowed(await decide(one, 20))
+
+        assert run(story(one, store)) == left
+
+
+def test_a_thousand_clients_are_charged_call_by_call() -> None:
+    """So many with one call that none takes long."""
+    one, store = make(ip_limit="10/day", leases=False)
+    sizes = []
+
+    async def settle(owed: Sequence[Owed]) -> None:
+        sizes.append(len(owed))
+        await store.inner.settle(owed)
+
+    one.guarded._settle = settle
+
+    async def story() -> list[int]:
+        await outage(one, store)
+        for number in range(1000):
+            await decide(one, 2, peer=f"10.0.{number // 250}.{number % 250}")
+        await end_of_outage(one, store)
+        return [allowed(await decide(one, 10, peer=f"10.0.{number}.7")) for number in range(4)]
+
+    assert run(story()) == [8] * 4
+    assert sizes == [256, 256, 256, 232]
+
+
+def test_a_debt_that_could_not_be_charged_is_not_charged_twice(caplog: pytest.LogCaptureFixture) -> None:
+    """The call may have charged; what it did not take along is charged with the next. No traceback tells of it."""
+    one, store = make(ip_limit="10/day", leases=False)
+    asked: list[int] = []
+
+    async def fail_once(owed: Sequence[Owed]) -> None:
+        asked.append(len(owed))
+        if len(asked) == 1:
+            raise AWAY
+        await store.inner.settle(owed)
+
+    one.guarded._settle = fail_once
+
+    async def story() -> None:
+        await outage(one, store)
+        for number in range(300):
+            await decide(one, 1, peer=f"10.0.{number // 250}.{number % 250}")
+        await end_of_outage(one, store)
+        await decide(one, 1, peer="198.51.100.9")
+        await yield_often()
+
+    run(story())
+    gc.collect()  # a task that failed unheard says so when it goes
+    assert asked == [256, 44]
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_a_store_that_lost_everything_is_charged_too() -> None:
+    """What a worker remembers of buckets holds no more; what it admitted itself does."""
+    one, store = make(ip_limit="10/day")
+
+    async def story() -> int:
+        await outage(one, store)
+        await decide(one, 4)
+        one.gate.forget()
+        await end_of_outage(one, store)
+        return allowed(await decide(one, 20))
+
+    assert run(story()) == 6
+
+
+def test_a_worker_that_stops_ends_its_charging() -> None:
+    """Nothing of it is left behind on the loop."""
+    one, store = make(ip_limit="10/day")
+
+    def charging() -> int:
+        return sum(task.get_name() == "shieldmw debts" for task in asyncio.all_tasks())
+
+    async def hang(owed: Sequence[Owed]) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    one.guarded._settle = hang
+
+    async def story() -> None:
+        await outage(one, store)
+        for number in range(300):
+            await decide(one, 1, peer=f"10.0.{number // 250}.{number % 250}")
+        await end_of_outage(one, store)
+        await decide(one, 4)
+        assert charging() == 1
+        await one.gate.stop()
+        assert charging() == 0
+
+    run(story())
 
 
 @pytest.mark.parametrize("on_failure", ["local", "open", "closed"])

@@ -15,6 +15,7 @@ from servers import RedisCluster, RedisKind, RedisSentinels, redis_cluster, redi
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import NEVER_US, Charge, levels
 from shieldmw.core.client import Client, Identity, ListenerClass, address_clients
+from shieldmw.core.debts import Owed
 from shieldmw.core.limits import aggregate
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
@@ -95,6 +96,21 @@ def test_a_full_bucket_holds_its_burst_and_not_one_more(open_store: Open, burst:
             bob = someone("bob")
             assert await allowed(store, one(slow_limit(burst), burst, bob))
             assert not await allowed(store, one(slow_limit(burst), 1, bob))
+
+    run(work())
+
+
+def test_what_is_owed_is_charged_whether_it_fits_or_not(open_store: Open) -> None:
+    """Of several clients at once; a bucket is not emptier than empty, and nobody else's is touched."""
+
+    async def work() -> None:
+        alice, bob, carol = map(someone, ("alice", "bob", "carol"))
+        (of_alice,), (of_bob,) = one(slow_limit(10), client=alice), one(slow_limit(10), client=bob)
+        async with open_store() as store:
+            for client in (alice, bob, carol):
+                assert await allowed(store, one(slow_limit(10), 3, client))
+            await store.settle([Owed(of_alice, 4 * of_alice.step_us), Owed(of_bob, 1000 * of_bob.step_us)])
+            assert [await remaining(store, client, 10) for client in (alice, bob, carol)] == [3, 0, 7]
 
     run(work())
 
