@@ -72,6 +72,10 @@ class Cluster:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._named = parse_servers(url)
+        # A name of the URL need not be what the cluster calls the node: only while they are asked are they connected.
+        self._first = [
+            (address, RedisConnection(self._named.url_of(address), timeout_s)) for address in self._named.addresses
+        ]
         self._timeout_s = timeout_s
         self._owners: list[Address | None] = [None] * SLOTS
         self._nodes: dict[Address, RedisConnection] = {}
@@ -218,9 +222,7 @@ class Cluster:
         """What nodes say of the slots, or why they say nothing: the masters known, then those that the URL names."""
         for address in sorted(_shuffled(self._masters()), key=self._rests):
             yield address, await _slots_by(self._node(address))
-        for address in _shuffled(self._named.addresses):
-            # A name of the URL need not be what the cluster calls the node: that has one connection, not two.
-            node = RedisConnection(self._named.url_of(address), self._timeout_s)
+        for address, node in _shuffled(self._first):
             try:
                 yield address, await _slots_by(node)
             finally:
@@ -241,6 +243,6 @@ async def _slots_by(node: RedisConnection) -> Any:
         return error
 
 
-def _shuffled(addresses: Sequence[Address]) -> list[Address]:
+def _shuffled(nodes: Sequence[T]) -> list[T]:
     """In any order, so that a fleet does not ask one node for everything."""
-    return random.sample(addresses, len(addresses))
+    return random.sample(nodes, len(nodes))
