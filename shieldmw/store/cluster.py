@@ -7,6 +7,7 @@ nodes at the same time. Which node owns a slot is learnt from any node, and corr
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from binascii import crc_hqx
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from .lookout import Lookout
 from .redis import RedisConnection
 from .scripts import OF_BUCKETS
 
+log = logging.getLogger(__name__)
+
 SLOTS = 16_384
 
 # Nodes tell by MOVED what has changed; masters that own nothing we ask for change unheard.
@@ -32,6 +35,9 @@ REST_S = 0.2
 
 # Between two attempts where a slot is on the move or without a master, which takes milliseconds at best.
 PAUSE_S = 0.005
+
+# One that comes and goes is said to have gone no more often.
+TELL_EVERY_S = 10.0
 
 T = TypeVar("T")
 
@@ -80,6 +86,8 @@ class Cluster:
         self._owners: list[Address | None] = [None] * SLOTS
         self._nodes: dict[Address, RedisConnection] = {}
         self._rests_until_s: dict[Address, float] = {}
+        self._away: set[Address] = set()
+        self._told_s: dict[Address, float] = {}
         self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
@@ -168,14 +176,32 @@ class Cluster:
             raise StoreUnavailable(f"{address} has just been too slow")
         sent_s = loop.time()
         try:
-            return await call(self._node(address), asking)
+            reply = await call(self._node(address), asking)
         except (TryAgain, ClusterDown):
             raise
-        except StoreUnavailable:
+        except StoreUnavailable as failure:
             if loop.time() - sent_s >= self._timeout_s:
                 self._rests_until_s[address] = loop.time() + REST_S
+            self._tell_away(address, failure)
             self._lookout.doubted()
             raise
+        self._no_longer_away(address, "answers again")
+        return reply
+
+    def _tell_away(self, address: Address, failure: StoreUnavailable) -> None:
+        """Say once that a node is away, unless we have parted with it."""
+        now_s = asyncio.get_running_loop().time()
+        if address in self._away or address not in self._nodes:
+            return
+        if now_s - self._told_s.get(address, float("-inf")) >= TELL_EVERY_S:
+            self._away.add(address)
+            self._told_s[address] = now_s
+            log.warning("node %s of the cluster is away (%s)", address, failure)
+
+    def _no_longer_away(self, address: Address, why: str) -> None:
+        if address in self._away:
+            self._away.remove(address)
+            log.warning("node %s of the cluster %s", address, why)
 
     def _rests(self, address: Address) -> bool:
         return asyncio.get_running_loop().time() < self._rests_until_s.get(address, 0)
@@ -216,6 +242,8 @@ class Cluster:
         self._rests_until_s = {address: s for address, s in self._rests_until_s.items() if self._rests(address)}
         masters = self._masters()
         for address in [address for address in self._nodes if address not in masters]:
+            self._no_longer_away(address, "has been replaced")
+            self._told_s.pop(address, None)
             await self._nodes.pop(address).retire()
 
     async def _told(self) -> AsyncGenerator[tuple[Address, Any], None]:
