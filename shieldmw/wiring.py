@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from secrets import token_bytes
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
@@ -33,7 +32,7 @@ from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import problem
-from .settings.store_url import CLUSTER, SENTINEL
+from .settings.store_url import CLUSTERS, SENTINELS, scheme_of
 from .store.memory import MemoryBuckets, MemoryStore
 from .store.port import Store
 from .telemetry.log import RefusalLog
@@ -100,7 +99,7 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
     """What opens the store of the settings, once for each event loop."""
     secret = None if settings.secret is None else settings.secret.get_secret_value().encode()
     candidate = token_bytes(32)
-    scheme = urlsplit(settings.redis_url).scheme
+    scheme = scheme_of(settings.redis_url)
     if scheme == "memory":
         store = MemoryStore(secret or candidate)
         return lambda: store
@@ -112,11 +111,11 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
 
 def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
     """What calls the servers of such a URL."""
-    if scheme == CLUSTER:
+    if scheme in CLUSTERS:
         from .store.cluster import Cluster
 
         return Cluster
-    if scheme == SENTINEL:
+    if scheme in SENTINELS:
         from .store.sentinel import Sentinels
 
         return Sentinels
@@ -127,7 +126,7 @@ def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
 
 def _server_url(url: str) -> str:
     """Where the servers are; the embedded one is started."""
-    if urlsplit(url).scheme != "embedded":
+    if scheme_of(url) != "embedded":
         return url
     from .store.embedded import EmbeddedServer
 

@@ -15,7 +15,7 @@ from shieldmw.core.rules import all_limits
 from shieldmw.errors import SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
-from shieldmw.settings.store_url import CLUSTER, SENTINEL, parse_servers
+from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 from shieldmw.store.embedded import EmbeddedServer
 from shieldmw.store.shared import RedisStore
 from shieldmw.wiring import build_gate, store_opener
@@ -58,10 +58,10 @@ def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
     """The versions of what answered, and what it is."""
     versions = {info.get("valkey_version") or info.get("redis_version") or "" for info in servers.values()}
     yield from sorted(versions - {""})
-    scheme = urlsplit(settings.redis_url).scheme
-    if scheme == CLUSTER:
+    scheme = scheme_of(settings.redis_url)
+    if scheme in CLUSTERS:
         yield f"{len(servers)} masters" if len(servers) > 1 else "1 master"
-    elif scheme == SENTINEL:
+    elif scheme in SENTINELS:
         yield f"master {', '.join(servers)}"
 
 
@@ -142,24 +142,23 @@ def store_warnings(settings: Settings, servers: Servers) -> Iterator[str]:
         if policy not in ("noeviction", "volatile-ttl"):
             store = f"the store at {place}" if place else "the store"
             yield f"{store} evicts ({policy}): a bucket that is evicted is full again, use maxmemory-policy noeviction"
-    scheme = urlsplit(settings.redis_url).scheme
+    scheme = scheme_of(settings.redis_url)
     hosts, has_password = _data_hosts(settings.redis_url, servers)
     far = ", ".join(dict.fromkeys(host for host in hosts if not _is_loopback(host)))
     if far and not has_password:
         yield f"the store at {far} is reachable without a password: set one, in SHIELD_REDIS_URL too"
-    if far and scheme == "redis":
-        yield f"the way to the store at {far} is not encrypted: use rediss:// where others can listen"
-    if far and scheme in (CLUSTER, SENTINEL):
-        yield f"the way to the store at {far} is not encrypted: keep it in a network where nobody else can listen"
+    if far and not scheme.startswith("rediss"):
+        encrypted = scheme.replace("redis", "rediss")
+        yield f"the way to the store at {far} is not encrypted: use {encrypted}:// where others can listen"
 
 
 def _data_hosts(url: str, servers: Servers) -> tuple[Sequence[str], bool]:
     """The hosts that hold the data, as far as is known, and whether there is a password for them."""
-    parts = urlsplit(url)
-    if parts.scheme in (CLUSTER, SENTINEL):
+    if scheme_of(url) in (*CLUSTERS, *SENTINELS):
         found = [urlsplit(f"//{place}").hostname or "" for place in servers]
         named = parse_servers(url)
         return found or [address.host for address in named.addresses], bool(named.password)
+    parts = urlsplit(url)
     hosts = [parts.hostname or ""] if parts.scheme in ("redis", "rediss") else []
     return hosts, bool(parts.password)
 

@@ -14,12 +14,12 @@ from shieldmw.core.address import UNIX_PEER, Networks, parse_networks
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
 
-from .store_url import CLUSTER, SENTINEL, parse_servers
+from .store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 
 SHORTEST_SECRET = 32
 SHORTEST_TOKEN = 16
 
-STORE_SCHEMES = ("memory", "redis", "rediss", "unix", "embedded", CLUSTER, SENTINEL)
+STORE_SCHEMES = ("memory", "redis", "rediss", "unix", "embedded", *CLUSTERS, *SENTINELS)
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 SIGNATURE_ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -59,7 +59,7 @@ def _http_url(value: str) -> str:
 
 
 def _store_url(value: str) -> str:
-    if value.startswith((f"{CLUSTER}://", f"{SENTINEL}://")):
+    if "://" in value and scheme_of(value) in (*CLUSTERS, *SENTINELS):
         parse_servers(value)
         return value
     parts = urlsplit(value)

@@ -57,8 +57,9 @@ class Settings(BaseSettings):
         "memory://",
         repr=False,
         description="where the buckets are: `redis://`, `rediss://`, `unix://`, "
-        "`redis+cluster://host:port,…`, `redis+sentinel://host:port,…/service`, `memory://` (one process), "
-        "`embedded://` (a Valkey server that the main process starts, shared by its workers)",
+        "`redis+cluster://host:port,…`, `redis+sentinel://host:port,…/service`, by TLS `rediss+cluster://` and "
+        "`rediss+sentinel://`, `memory://` (one process), `embedded://` (a Valkey server that the main process starts, "
+        "shared by its workers)",
     )
     redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="budget of one call to the store, in milliseconds")
     key_prefix: KeyPrefix = Field("shield", description="first part of every key")

@@ -46,16 +46,16 @@ def masked_url(url: str) -> str:
     """A URL of the store without its password, however it is written.
 
     What follows the last @ is shown while it looks like a host and a path; all before it, and all
-    that is in the query, may be part of a password.
+    that is in the query, may be part of a password, and so may all before a query with an @ in it.
     """
     scheme, mark, rest = url.partition("://")
     if not mark:
         return "***" if "@" in url else url
-    rest, query, _ = rest.partition("?")
+    rest, _, query = rest.partition("?")
     account, at, place = rest.rpartition("@")
     user, colon, _ = account.partition(":")
     shown_account = (user if _HARMLESS.fullmatch(user) else "***") + (":***" if colon else "") + at
-    shown_place = place if _HARMLESS.fullmatch(place) else "***"
+    shown_place = place if _HARMLESS.fullmatch(place) and "@" not in query else "***"
     return f"{scheme}://{shown_account}{shown_place}{'?***' if query else ''}"
 
 

@@ -6,14 +6,20 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-CLUSTER = "redis+cluster"
-SENTINEL = "redis+sentinel"
+# Each without and with TLS.
+CLUSTERS = ("redis+cluster", "rediss+cluster")
+SENTINELS = ("redis+sentinel", "rediss+sentinel")
 
-_PORTS = {CLUSTER: 6379, SENTINEL: 26379}
-_RIGHT = {
-    CLUSTER: f"{CLUSTER}://host:6379,host:6379",
-    SENTINEL: f"{SENTINEL}://host:26379,host:26379/service",
+# As go-redis and prefect-redis call them in their URLs, and redis-rb in its options.
+_SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
+
+_OPTIONS = {
+    "redis+cluster": "without options; ssl_ca_certs and the like need rediss+cluster://",
+    "rediss+cluster": "with the options ssl_ca_certs and the like",
+    "redis+sentinel": "with the options sentinel_username and sentinel_password; ssl_… need rediss+sentinel://",
+    "rediss+sentinel": "with the options sentinel_username, sentinel_password, ssl_ca_certs and the like",
 }
+
 _ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?")
 
 
@@ -30,7 +36,8 @@ class Address(NamedTuple):
 class Servers(NamedTuple):
     """What a URL says: servers to ask first, and the user and password of those that hold the data.
 
-    ``service`` is what sentinels call the master, '' for a cluster.
+    ``service`` is what sentinels call the master, '' for a cluster. ``scheme`` and ``options`` are those of every
+    server's URL, the options as they are written.
     """
 
     addresses: tuple[Address, ...]
@@ -38,26 +45,45 @@ class Servers(NamedTuple):
     password: str
     service: str
     database: int
+    scheme: str
+    options: str
+    sentinel_user: str
+    sentinel_password: str
 
     def url_of(self, address: Address) -> str:
         """The URL of one server that holds data."""
-        login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}@" if self.user or self.password else ""
-        return f"redis://{login}{address}/{self.database}"
+        return self._url(self.user, self.password, f"{address}/{self.database}")
+
+    def sentinel_url_of(self, address: Address) -> str:
+        """The URL of one sentinel."""
+        return self._url(self.sentinel_user, self.sentinel_password, str(address))
+
+    def _url(self, user: str, password: str, place: str) -> str:
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
+        return f"{self.scheme}://{login}{place}" + (f"?{self.options}" if self.options else "")
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a store's URL, in lower case. Says no more than that the URL may be one."""
+    return url.partition("://")[0].lower()
 
 
 def parse_servers(url: str) -> Servers:
-    """The parts of a ``redis+cluster://`` or ``redis+sentinel://`` URL.
+    """The parts of a URL of one of the ``CLUSTERS`` or ``SENTINELS``.
 
     Raises:
         ValueError: says what would be right.
     """
-    scheme, _, rest = url.partition("://")
-    right = f"write it like {_RIGHT[scheme]}"
+    scheme = scheme_of(url)
+    is_cluster = scheme in CLUSTERS
+    port, path = (6379, "") if is_cluster else (26379, "/service")
+    right = f"write it like {scheme}://host:{port},host:{port}{path}"
+    rest, _, query = url.partition("://")[2].partition("?")
     login, _, place = rest.rpartition("@")
     user, _, password = login.partition(":")
     hosts, _, path = place.partition("/")
-    addresses = tuple(_address(text, _PORTS[scheme], right) for text in hosts.split(","))
-    if scheme == CLUSTER:
+    addresses = tuple(_address(text, port, right) for text in hosts.split(","))
+    if is_cluster:
         if path:
             raise ValueError(f"a cluster has one database, which is not named: {right}")
         service, database = "", ""
@@ -67,7 +93,28 @@ def parse_servers(url: str) -> Servers:
             raise ValueError(f"no service, which is what the sentinels call the master: {right}")
         if not re.fullmatch(r"\d{0,6}", database, re.ASCII):
             raise ValueError(f"its database is no number: {right}/0")
-    return Servers(addresses, unquote(user), unquote(password), service, int(database or 0))
+    options = _options(query, scheme, right)
+    sentinel_login = [unquote(options.pop(name, "")) for name in _SENTINEL_LOGIN]
+    return Servers(
+        addresses,
+        unquote(user),
+        unquote(password),
+        service,
+        int(database or 0),
+        scheme.partition("+")[0],
+        "&".join(f"{name}={value}" for name, value in options.items()),
+        *sentinel_login,
+    )
+
+
+def _options(query: str, scheme: str, right: str) -> dict[str, str]:
+    """The options of a URL, as they are written. One that cannot be is not shown: it may be part of a password."""
+    logins = _SENTINEL_LOGIN if scheme in SENTINELS else ()
+    options = dict(option.partition("=")[::2] for option in query.split("&") if option)
+    for name, value in options.items():
+        if not value or not (name in logins or (name.startswith("ssl_") and scheme.startswith("rediss"))):
+            raise ValueError(f"an option cannot be: {right}, {_OPTIONS[scheme]}; passwords with %-escapes")
+    return options
 
 
 def _address(text: str, default_port: int, right: str) -> Address:

@@ -7,6 +7,7 @@ nodes at the same time. Which node owns a slot is learnt from any node, and corr
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from binascii import crc_hqx
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from .lookout import Lookout
 from .redis import RedisConnection
 from .scripts import OF_BUCKETS
 
+log = logging.getLogger(__name__)
+
 SLOTS = 16_384
 
 # Nodes tell by MOVED what has changed; masters that own nothing we ask for change unheard.
@@ -32,6 +35,9 @@ REST_S = 0.2
 
 # Between two attempts where a slot is on the move or without a master, which takes milliseconds at best.
 PAUSE_S = 0.005
+
+# One that comes and goes is said to have gone no more often.
+TELL_EVERY_S = 10.0
 
 T = TypeVar("T")
 
@@ -72,10 +78,16 @@ class Cluster:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._named = parse_servers(url)
+        # A name of the URL need not be what the cluster calls the node: only while they are asked are they connected.
+        self._first = [
+            (address, RedisConnection(self._named.url_of(address), timeout_s)) for address in self._named.addresses
+        ]
         self._timeout_s = timeout_s
         self._owners: list[Address | None] = [None] * SLOTS
         self._nodes: dict[Address, RedisConnection] = {}
         self._rests_until_s: dict[Address, float] = {}
+        self._away: set[Address] = set()
+        self._told_s: dict[Address, float] = {}
         self._lookout = Lookout(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
@@ -164,14 +176,32 @@ class Cluster:
             raise NothingDone(f"{address} has just been too slow")
         sent_s = loop.time()
         try:
-            return await call(self._node(address), asking)
+            reply = await call(self._node(address), asking)
         except (TryAgain, ClusterDown):
             raise
-        except StoreUnavailable:
+        except StoreUnavailable as failure:
             if loop.time() - sent_s >= self._timeout_s:
                 self._rests_until_s[address] = loop.time() + REST_S
+            self._tell_away(address, failure)
             self._lookout.doubted()
             raise
+        self._no_longer_away(address, "answers again")
+        return reply
+
+    def _tell_away(self, address: Address, failure: StoreUnavailable) -> None:
+        """Say once that a node is away, unless we have parted with it."""
+        now_s = asyncio.get_running_loop().time()
+        if address in self._away or address not in self._nodes:
+            return
+        if now_s - self._told_s.get(address, float("-inf")) >= TELL_EVERY_S:
+            self._away.add(address)
+            self._told_s[address] = now_s
+            log.warning("node %s of the cluster is away (%s)", address, failure)
+
+    def _no_longer_away(self, address: Address, why: str) -> None:
+        if address in self._away:
+            self._away.remove(address)
+            log.warning("node %s of the cluster %s", address, why)
 
     def _rests(self, address: Address) -> bool:
         return asyncio.get_running_loop().time() < self._rests_until_s.get(address, 0)
@@ -212,15 +242,15 @@ class Cluster:
         self._rests_until_s = {address: s for address, s in self._rests_until_s.items() if self._rests(address)}
         masters = self._masters()
         for address in [address for address in self._nodes if address not in masters]:
+            self._no_longer_away(address, "has been replaced")
+            self._told_s.pop(address, None)
             await self._nodes.pop(address).retire()
 
     async def _told(self) -> AsyncGenerator[tuple[Address, Any], None]:
         """What nodes say of the slots, or why they say nothing: the masters known, then those that the URL names."""
         for address in sorted(_shuffled(self._masters()), key=self._rests):
             yield address, await _slots_by(self._node(address))
-        for address in _shuffled(self._named.addresses):
-            # A name of the URL need not be what the cluster calls the node: that has one connection, not two.
-            node = RedisConnection(self._named.url_of(address), self._timeout_s)
+        for address, node in _shuffled(self._first):
             try:
                 yield address, await _slots_by(node)
             finally:
@@ -241,6 +271,6 @@ async def _slots_by(node: RedisConnection) -> Any:
         return error
 
 
-def _shuffled(addresses: Sequence[Address]) -> list[Address]:
+def _shuffled(nodes: Sequence[T]) -> list[T]:
     """In any order, so that a fleet does not ask one node for everything."""
-    return random.sample(addresses, len(addresses))
+    return random.sample(nodes, len(nodes))

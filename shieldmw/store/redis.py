@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,22 @@ class _Call:
     replies: asyncio.Future[list[Any]]
 
 
+class _TlsConnection(aioredis.SSLConnection):
+    """Reads certificates before anybody waits, and ends at once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # It takes half a budget. Where they cannot be read, connecting says so again.
+        with suppress(OSError, TypeError, ValueError):
+            self.ssl_context.get()
+
+    async def disconnect(self, *arguments: Any, **options: Any) -> None:
+        """End without the goodbye of TLS: for that of a server that hangs asyncio would wait half a minute."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        await super().disconnect(*arguments, **options)
+
+
 class RedisConnection:
     """Calls with a budget of ``timeout_s`` a round trip, connecting included. None is sent twice.
 
@@ -73,8 +90,10 @@ class RedisConnection:
                 retry=Retry(NoBackoff(), 0),
                 client_name="shieldmw",
             )
+            if pool.connection_class is aioredis.SSLConnection:
+                pool.connection_class = _TlsConnection
             self._connection = pool.make_connection()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, redis_errors.RedisError) as error:
             raise SettingsError([problem("redis_url", url, f"an option cannot be used ({error})")]) from None
         self._pool = pool
         self._waiting: list[_Call] = []

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Sentinels:
-    """Calls to the master of a service. The URL's password is the master's; sentinels are asked without one."""
+    """Calls to the master of a service. The URL's password is the master's; sentinels have their own, or none."""
 
     slotted = False
 
@@ -33,7 +33,8 @@ class Sentinels:
         self._timeout_s = timeout_s
         # The one that answered last comes first.
         self._sentinels = [
-            (address, RedisConnection(f"redis://{address}", timeout_s)) for address in self._named.addresses
+            (address, RedisConnection(self._named.sentinel_url_of(address), timeout_s))
+            for address in self._named.addresses
         ]
         self._address: Address | None = None
         self._connection: RedisConnection | None = None

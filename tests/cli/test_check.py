@@ -164,6 +164,35 @@ def test_the_master_that_sentinels_name_is_told() -> None:
     assert "knows no service 'other'" in wrong.err
 
 
+def test_sentinels_with_a_password_are_asked_by_it_and_it_is_not_shown() -> None:
+    """Status 0 with it, status 1 and one line without it or with a wrong one."""
+    with redis_sentinels("valkey", replicas=1, sentinel_password="right&pass?word") as sentinels:
+        url, _, _ = sentinels.url.partition("?")
+        right, wrong, missing = (
+            shieldmw("check", SHIELD_REDIS_URL=each, SHIELD_REDIS_TIMEOUT_MS="5000")
+            for each in (sentinels.url, f"{url}?sentinel_password=sesame", url)
+        )
+    assert (right.status, right.err) == (0, "")
+    assert f"store {url}?*** (" in right.out
+    for ran, shown in ((wrong, f"{url}?***"), (missing, url)):
+        assert (ran.status, len(ran.err.splitlines())) == (1, 1)
+        assert ran.err.startswith(f"error: the store {shown} does not answer: sentinel 127.0.0.1:")
+        assert "AuthenticationError" in ran.err
+    assert not any(secret in ran.printed for ran in (right, wrong, missing) for secret in ("right", "word?", "sesame"))
+
+
+@pytest.mark.parametrize(
+    "url", ["rediss+cluster://127.0.0.1:1", "rediss+sentinel://127.0.0.1:1/main", "rediss://127.0.0.1:1"]
+)
+@pytest.mark.parametrize("option", ["ssl_cert_reqs=maybe", "ssl_no_such_option=1", "ssl_min_version=new"])
+def test_an_option_of_tls_that_cannot_be_stops_the_start(url: str, option: str) -> None:
+    """Of one server or of many: one line names the variable and the option, with status 2."""
+    ran = invoke("check", SHIELD_REDIS_URL=f"{url}?{option}")
+    assert (ran.status, len(ran.err.splitlines())) == (2, 1)
+    assert "SHIELD_REDIS_URL='rediss" in ran.err
+    assert re.search(r"an option cannot be used \(.*(ssl_no_such_option|ssl_min_version|Flag: maybe)", ran.err)
+
+
 def test_embedded_is_checked_too() -> None:
     """A server is started for the check and ended again."""
     ran = shieldmw("check", SHIELD_REDIS_URL="embedded://")
@@ -301,6 +330,7 @@ def test_a_store_that_evicts_is_warned_of(store: RedisServer, policy: str, warne
         ("redis+cluster://:secret@10.0.0.5:6379", False, "nodes with a password"),
         ("redis+cluster://127.0.0.1:6379,localhost:6380", False, "loopback"),
         ("redis+sentinel://:secret@10.0.0.5:26379/main", False, "a master with a password"),
+        ("redis+sentinel://10.0.0.5/main?sentinel_password=secret", True, "sentinels hold no data"),
         ("memory://", False, "no store at all"),
         ("embedded://", False, "a socket of our own"),
     ],
@@ -313,11 +343,21 @@ def test_a_store_that_everyone_can_reach_is_warned_of(url: str, warned: bool, re
 
 @pytest.mark.parametrize(
     ("url", "warned"),
-    [("redis://:x@redis.example", True), ("rediss://:x@redis.example", False), ("redis://127.0.0.1", False)],
+    [
+        ("redis://:x@redis.example", True),
+        ("rediss://:x@redis.example", False),
+        ("redis://127.0.0.1", False),
+        ("redis+cluster://:x@10.0.0.5,10.0.0.6", True),
+        ("rediss+cluster://:x@10.0.0.5,10.0.0.6", False),
+        ("redis+sentinel://:x@10.0.0.5/main", True),
+        ("rediss+sentinel://:x@10.0.0.5/main", False),
+    ],
 )
 def test_an_unencrypted_way_to_the_store_is_warned_of(url: str, warned: bool) -> None:
-    """Off loopback the way should be encrypted."""
-    assert any("not encrypted" in text for text in store_warnings(Settings(redis_url=url), {})) is warned
+    """Off loopback the way should be encrypted, and the warning says how."""
+    told = [text for text in store_warnings(Settings(redis_url=url), {}) if "not encrypted" in text]
+    encrypted = url.partition("://")[0].replace("redis", "rediss") + "://"
+    assert [f"use {encrypted} where" in text for text in told] == [True] * warned
 
 
 def test_workers_are_a_positive_number() -> None:

@@ -11,6 +11,7 @@ from .nginx import ForwardedFor, nginx
 from .places import APPS, HOST, REPOSITORY, free_port, missing, require
 from .redis import RedisKind, RedisServer, keys_without_ttl, redis_server
 from .sentinel import RedisSentinels, Sentinel, redis_sentinels
+from .tls import trust, write_certificates
 from .waiting import NotReady, wait_until
 
 __all__ = [
@@ -38,5 +39,7 @@ __all__ = [
     "redis_server",
     "require",
     "slot_of",
+    "trust",
     "wait_until",
+    "write_certificates",
 ]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -18,6 +19,7 @@ from redis.crc import key_slot
 
 from .places import HOST, on_free_port
 from .redis import RedisKind, RedisServer, redis_server
+from .tls import trust
 from .waiting import wait_until
 
 SLOTS = 16_384
@@ -43,25 +45,30 @@ class RedisCluster:
     kind: RedisKind
     nodes: list[RedisServer]
     password: str | None = None
+    certificates: Path | None = None
     ids: dict[int, str] = field(default_factory=dict)
     _hung: set[int] = field(default_factory=set)
     _clients: dict[int, redis.Redis] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        """`redis+cluster://` with every node."""
+        """`redis+cluster://` with every node, or `rediss+cluster://`."""
         return self.url_of(self.nodes)
 
     def url_of(self, nodes: Iterable[RedisServer]) -> str:
-        """`redis+cluster://` with some of the nodes, by which the others must be found."""
+        """The same with some of the nodes, by which the others must be found."""
         login = self.nodes[0].tcp_url.removeprefix("redis://").rpartition("@")[0]
         hosts = ",".join(f"{HOST}:{node.port}" for node in nodes)
-        return f"redis+cluster://{login}{'@' if login else ''}{hosts}"
+        place = f"+cluster://{login}{'@' if login else ''}{hosts}"
+        return f"redis{place}" if self.certificates is None else f"rediss{place}?{trust(self.certificates)}"
 
     def client(self, node: RedisServer) -> redis.Redis:
-        """A plain client of one node, which follows nothing; closed with the cluster."""
+        """A plain client of one node, which follows nothing; closed with the cluster.
+
+        By TLS where nodes have only that: each names the others' ports for the way that it is asked by.
+        """
         if node.port not in self._clients:
-            self._clients[node.port] = node.client()
+            self._clients[node.port] = node.client(None if self.certificates is None else node.tls_url)
         return self._clients[node.port]
 
     def command(self, node: RedisServer, *command: str | int) -> Any:
@@ -315,8 +322,10 @@ def slot_of(key: str) -> int:
 
 
 @contextmanager
-def redis_cluster(kind: RedisKind, *, password: str | None = None, **config: str | int) -> Iterator[RedisCluster]:
-    """A cluster of one kind of server, ready to serve; `config` is each node's, as for `redis_server`.
+def redis_cluster(
+    kind: RedisKind, *, password: str | None = None, tls_only: Path | None = None, **config: str | int
+) -> Iterator[RedisCluster]:
+    """A cluster of one kind of server, ready to serve; `tls_only` and `config` are each node's, as for `redis_server`.
 
     Dead masters are replaced slowly unless the test says `hurry()`.
     """
@@ -329,15 +338,20 @@ def redis_cluster(kind: RedisKind, *, password: str | None = None, **config: str
         "shutdown_timeout": 0,  # do not wait for replicas
         "repl_ping_replica_period": 1,  # Redis 7 shows no replica in CLUSTER SLOTS that has heard nothing yet
         **({} if password is None else {"requirepass": password, "masterauth": password}),
+        **({} if tls_only is None else {"tls_cluster": "yes"}),
         **config,
     }
     with ExitStack() as stack:
         nodes = [
             # The bus has a port of its own: port + 10000, the default, may not exist or be another's.
-            on_free_port(lambda bus: stack.enter_context(redis_server(kind, tls=False, cluster_port=bus, **options)))
+            on_free_port(
+                lambda bus: stack.enter_context(
+                    redis_server(kind, tls=False, tls_only=tls_only, cluster_port=bus, **options)
+                )
+            )
             for _ in range(2 * MASTERS)
         ]
-        cluster = RedisCluster(kind, nodes, password)
+        cluster = RedisCluster(kind, nodes, password, tls_only)
         cluster.join()
         cluster.hurry(PATIENT_MS)
         yield cluster

@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 from .daemons import Daemon, DebianRedis, WheelValkey
 from .places import HOST, free_port, on_free_port, own_directory
-from .tls import tls_options
+from .tls import tls_options, trust, write_certificates
 
 RedisKind = Literal["valkey", "redis"]
 
@@ -32,6 +32,7 @@ class RedisServer:
     daemon: Daemon
     password: str | None = None
     tls_port: int | None = None
+    certificates: Path | None = None
     pid: int | None = None
     _clients: list[redis.Redis] = field(default_factory=list)
 
@@ -48,10 +49,9 @@ class RedisServer:
     @property
     def tls_url(self) -> str:
         """The URL of the TLS port, with the authority that signed the server's certificate."""
-        if self.tls_port is None:
-            raise ValueError("started without tls=True")
-        authority = quote(str(self.directory / "ca.crt"), safe="/")
-        return f"rediss://{self._login}{HOST}:{self.tls_port}?ssl_ca_certs={authority}"
+        if self.certificates is None:
+            raise ValueError("started without TLS")
+        return f"rediss://{self._login}{HOST}:{self.tls_port}?{trust(self.certificates)}"
 
     @property
     def _login(self) -> str:
@@ -123,14 +123,18 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(kind: RedisKind, *, tls: bool = False, **config: str | int) -> Iterator[RedisServer]:
+def redis_server(
+    kind: RedisKind, *, tls: bool = False, tls_only: Path | None = None, **config: str | int
+) -> Iterator[RedisServer]:
     """A server on a unix socket and a TCP port (and a TLS port, for `redis`).
+
+    `tls_only`: with TLS on the port itself, and the certificates in that folder, as a server of a fleet has them.
 
     `config` is redis.conf with underscores for dashes: `maxmemory="2mb", maxmemory_policy="noeviction"`. A
     password is `requirepass`, and becomes part of the URLs.
     """
     with own_directory() as directory:
-        server = on_free_port(lambda port: _start_redis(kind, directory, port, tls, config))
+        server = on_free_port(lambda port: _start_redis(kind, directory, port, tls, tls_only, config))
         try:
             yield server
         finally:
@@ -138,18 +142,22 @@ def redis_server(kind: RedisKind, *, tls: bool = False, **config: str | int) -> 
 
 
 def _start_redis(
-    kind: RedisKind, directory: Path, port: int, tls: bool, config: Mapping[str, str | int]
+    kind: RedisKind, directory: Path, port: int, tls: bool, tls_only: Path | None, config: Mapping[str, str | int]
 ) -> RedisServer:
     """Start one server on a given port."""
     options = {name.replace("_", "-"): _redis_value(value) for name, value in config.items()}
-    password, tls_port = options.pop("requirepass", None), None
-    if tls:
-        if kind != "redis":
-            raise ValueError("tls=True needs kind 'redis': the Valkey in the wheel is built without TLS")
-        tls_port = free_port()
+    password, tls_port, certificates = options.pop("requirepass", None), None, tls_only
+    if (tls or tls_only) and kind != "redis":
+        raise ValueError("TLS needs kind 'redis': the Valkey in the wheel is built without it")
+    if tls_only:
+        tls_port = port
+        options |= {"port": "0", "tls-replication": "yes", **tls_options(tls_only, port)}
+    elif tls:
+        tls_port, certificates = free_port(), directory
+        write_certificates(directory)
         options |= tls_options(directory, tls_port)
     daemon = (WheelValkey if kind == "valkey" else DebianRedis)(directory, port, options)
-    server = RedisServer(kind, directory, port, daemon, password, tls_port)
+    server = RedisServer(kind, directory, port, daemon, password, tls_port, certificates)
     server.start()
     return server
 

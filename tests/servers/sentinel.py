@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,6 +18,7 @@ from redis.retry import Retry
 from .places import HOST, missing, on_free_port, own_directory, require
 from .processes import START_TIMEOUT_S, end, read, spawn
 from .redis import RedisKind, RedisServer, redis_server
+from .tls import tls_options, trust
 from .waiting import NotReady, tail, wait_until
 
 SERVICE = "shield"
@@ -37,6 +39,8 @@ class Sentinel:
     command: list[str]
     port: int
     directory: Path
+    password: str | None = None
+    certificates: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,7 +51,15 @@ class Sentinel:
     def ask(self, *command: str | int) -> Any:
         """One command, on a connection of its own."""
         with redis.Redis(
-            HOST, self.port, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0), protocol=2
+            HOST,
+            self.port,
+            password=self.password,
+            ssl=self.certificates is not None,
+            ssl_ca_certs=None if self.certificates is None else str(self.certificates / "ca.crt"),
+            socket_timeout=5,
+            socket_connect_timeout=5,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
         ) as client:
             execute: Any = client.execute_command
             return execute(*command)
@@ -94,17 +106,24 @@ class RedisSentinels:
     servers: list[RedisServer]
     sentinels: list[Sentinel] = field(default_factory=list)
     password: str | None = None
+    sentinel_password: str | None = None
+    certificates: Path | None = None
 
     @property
     def url(self) -> str:
-        """`redis+sentinel://` with every sentinel."""
+        """`redis+sentinel://` with every sentinel, or `rediss+sentinel://`."""
         return self.url_of(self.sentinels)
 
     def url_of(self, sentinels: Iterable[Sentinel], service: str = SERVICE, database: str = "") -> str:
-        """`redis+sentinel://` with some of the sentinels, a service, and a database like `/1`."""
+        """The same with some of the sentinels, a service, and a database like `/1`."""
         login = self.servers[0].tcp_url.removeprefix("redis://").rpartition("@")[0]
         hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in sentinels)
-        return f"redis+sentinel://{login}{'@' if login else ''}{hosts}/{service}{database}"
+        place = f"+sentinel://{login}{'@' if login else ''}{hosts}/{service}{database}"
+        options = [] if self.certificates is None else [trust(self.certificates)]
+        if self.sentinel_password is not None:
+            options.append(f"sentinel_password={quote(self.sentinel_password, safe='')}")
+        scheme = "redis" if self.certificates is None else "rediss"
+        return f"{scheme}{place}{'?' if options else ''}{'&'.join(options)}"
 
     @property
     def running(self) -> list[RedisServer]:
@@ -236,23 +255,27 @@ def _binary(kind: RedisKind) -> str:
     return str(find())
 
 
-def _start_sentinel(
-    kind: RedisKind, directory: Path, port: int, master: int, password: str | None, down_after_ms: int
-) -> Sentinel:
-    """Start one sentinel on a given port."""
+def _start_sentinel(fleet: RedisSentinels, directory: Path, port: int, down_after_ms: int) -> Sentinel:
+    """Start one sentinel of a fleet on a given port; server 0 is the master."""
     directory.mkdir(exist_ok=True)
+    options = {"port": str(port)}
+    if fleet.certificates is not None:
+        options = {"port": "0", "tls-replication": "yes", **tls_options(fleet.certificates, port)}
+    own, password = fleet.sentinel_password, fleet.password
     lines = [
-        f"port {port}",
+        *(f"{name} {value}" for name, value in options.items()),
         f"bind {HOST}",
         f"dir {directory}",
-        f"sentinel monitor {SERVICE} {HOST} {master} {QUORUM}",
+        f"sentinel monitor {SERVICE} {HOST} {fleet.servers[0].port} {QUORUM}",
         f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
         f"sentinel failover-timeout {SERVICE} 3000",
         *([] if password is None else [f"sentinel auth-pass {SERVICE} {password}"]),
+        *([] if own is None else [f"requirepass {own}", f"sentinel sentinel-pass {own}"]),
     ]
     conf = directory / "sentinel.conf"
     conf.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sentinel = Sentinel([_binary(kind), os.fspath(conf), "--sentinel"], port, directory)
+    command = [_binary(fleet.kind), os.fspath(conf), "--sentinel"]
+    sentinel = Sentinel(command, port, directory, own, fleet.certificates)
     sentinel.start()
     return sentinel
 
@@ -264,9 +287,14 @@ def redis_sentinels(
     replicas: int = 2,
     down_after_ms: int = DOWN_AFTER_MS,
     password: str | None = None,
+    sentinel_password: str | None = None,
+    tls_only: Path | None = None,
     **config: str | int,
 ) -> Iterator[RedisSentinels]:
-    """A master, its replicas and three sentinels, ready for a failover; `config` is each server's."""
+    """A master, its replicas and three sentinels, ready for a failover; `config` is each server's.
+
+    `password` is the servers', `sentinel_password` the sentinels' own; `tls_only` as for `redis_server`, for all.
+    """
     options: dict[str, str | int] = {
         "repl_diskless_sync_delay": 0,
         "shutdown_timeout": 0,  # do not wait for replicas
@@ -276,14 +304,17 @@ def redis_sentinels(
     }
     with ExitStack() as stack:
         directory = stack.enter_context(own_directory())
-        servers = [stack.enter_context(redis_server(kind, tls=False, **options)) for _ in range(1 + replicas)]
+        servers = [
+            stack.enter_context(redis_server(kind, tls=False, tls_only=tls_only, **options))
+            for _ in range(1 + replicas)
+        ]
         for replica in servers[1:]:
             replica.client().replicaof(HOST, str(servers[0].port))
-        fleet = RedisSentinels(kind, servers, password=password)
+        fleet = RedisSentinels(kind, servers, [], password, sentinel_password, tls_only)
 
         def start(port: int) -> Sentinel:
             """Start one more on a given port."""
-            return _start_sentinel(kind, directory / str(port), port, servers[0].port, password, down_after_ms)
+            return _start_sentinel(fleet, directory / str(port), port, down_after_ms)
 
         for _ in range(SENTINELS):
             sentinel = on_free_port(start)

@@ -1,10 +1,11 @@
-"""Certificates for a server on loopback, made anew for each."""
+"""Certificates for servers on loopback, made anew for each, or for each fleet of them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -14,24 +15,28 @@ from cryptography.x509.oid import NameOID
 from .places import HOST
 
 
-def tls_options(directory: Path, port: int) -> dict[str, str]:
-    """Make certificates in the directory and return the options that use them."""
-    _write_certificates(directory)
+def tls_options(certificates: Path, port: int) -> dict[str, str]:
+    """The options of a server with TLS on a port."""
     return {
         "tls-port": str(port),
-        "tls-cert-file": str(directory / "server.crt"),
-        "tls-key-file": str(directory / "server.key"),
-        "tls-ca-cert-file": str(directory / "ca.crt"),
+        "tls-cert-file": str(certificates / "server.crt"),
+        "tls-key-file": str(certificates / "server.key"),
+        "tls-ca-cert-file": str(certificates / "ca.crt"),
         "tls-auth-clients": "no",
     }
 
 
-def _write_certificates(directory: Path) -> None:
-    """Write ca.crt, and server.crt with server.key signed by it, for loopback and valid for an hour."""
+def trust(certificates: Path) -> str:
+    """The option of a URL that trusts the authority of these certificates."""
+    return f"ssl_ca_certs={quote(str(certificates / 'ca.crt'), safe='/')}"
+
+
+def write_certificates(directory: Path, host: str = HOST) -> None:
+    """Write ca.crt, and server.crt with server.key signed by it, for an address and valid for an hour."""
     authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority_name, server_name = _name("test authority"), _name("localhost")
-    authority = _certificate(authority_name, authority_key, authority_name, authority_key, is_authority=True)
-    server = _certificate(server_name, server_key, authority_name, authority_key, is_authority=False)
+    authority = _certificate(authority_name, authority_key, authority_name, authority_key, host, is_authority=True)
+    server = _certificate(server_name, server_key, authority_name, authority_key, host, is_authority=False)
     (directory / "ca.crt").write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     (directory / "server.crt").write_bytes(server.public_bytes(serialization.Encoding.PEM))
     (directory / "server.key").write_bytes(
@@ -51,6 +56,7 @@ def _certificate(
     key: ec.EllipticCurvePrivateKey,
     issuer: x509.Name,
     issuer_key: ec.EllipticCurvePrivateKey,
+    host: str,
     *,
     is_authority: bool,
 ) -> x509.Certificate:
@@ -65,7 +71,7 @@ def _certificate(
         not_valid_before=now - timedelta(hours=1),
         not_valid_after=now + timedelta(hours=1),
     )
-    alternatives = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(IPv4Address(HOST))])
+    alternatives = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(IPv4Address(host))])
     return (
         builder.add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(_key_usage(**usage), critical=True)

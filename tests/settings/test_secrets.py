@@ -76,6 +76,10 @@ def test_the_password_of_the_store_is_not_shown(first: str, between: str, second
         f"user:{password}@localhost:6379",
         f"redis://user@example.org:{password}@localhost:99999",
         f"redis://localhost:99999/0?password={password}",
+        f"redis+cluster://user:{password}@localhost:99999",
+        f"rediss+cluster://localhost:99999?password={password}",
+        f"rediss+sentinel://localhost:99999/main?sentinel_password={password}",
+        f"rediss+sentinel://localhost/main?ssl_ca_certs=/ca.pem&sentinel_pasword={password}",
     ):
         try:
             Settings.from_environ({"SHIELD_REDIS_URL": url})

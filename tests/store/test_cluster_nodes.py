@@ -103,6 +103,96 @@ def test_a_hung_node_holds_up_no_other(cluster: RedisCluster) -> None:
     cluster.reset()
 
 
+@ONCE
+def test_a_node_that_is_away_is_told_once(
+    cluster: RedisCluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line when it goes, however many ask, and one when it is back; no more of them where it comes and goes."""
+
+    async def work() -> None:
+        clients = clients_of(cluster, 2)
+        node = owner(cluster, clients[0])
+        told = [f"node {HOST}:{node.port} of the cluster {what}" for what in ("is away", "answers again")]
+
+        async def answers() -> bool:
+            asked = [take(store, Charge(client, SLOW, 0)) for client in clients[:2] * 5]
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert all(isinstance(result, Outcome | StoreUnavailable) for result in results)
+            return all(isinstance(result, Outcome) for result in results)
+
+        async def comes_and_goes() -> list[str]:
+            caplog.clear()
+            node.kill()
+            for _ in range(3):
+                assert not await answers()
+            await off(node.start)
+            await patiently(answers, "the node")
+            texts = [record.getMessage() for record in caplog.records if record.name == "shieldmw.store.cluster"]
+            assert all("Error" in text for text in texts[:1])  # it says why
+            return [text.partition(" (")[0] for text in texts]
+
+        async with opened(cluster.url) as store:
+            assert await answers()
+            monkeypatch.setattr("shieldmw.store.cluster.TELL_EVERY_S", 3600.0)
+            assert await comes_and_goes() == told
+            assert await comes_and_goes() == []
+            monkeypatch.setattr("shieldmw.store.cluster.TELL_EVERY_S", 0.0)
+            assert await comes_and_goes() == told
+
+    run(work())
+
+
+@ONCE
+def test_a_node_that_was_away_and_is_replaced_is_told(cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody will ask it again: it ends with another line. A store that is closed meanwhile tells nothing."""
+
+    async def work() -> None:
+        client = clients_of(cluster, 1)[0]
+        async with opened(cluster.url, timeout_ms=1000) as store:
+            assert (await take(store, Charge(client, SLOW))).allowed
+            node = owner(cluster, client)
+            cluster.hurry()
+            cluster.hang(node)
+            with pytest.raises(StoreUnavailable):
+                await take(store, Charge(client, SLOW))
+            await off(cluster.wait_until_converged)
+
+            def told() -> list[str]:
+                return [record.getMessage() for record in caplog.records if f":{node.port} " in record.getMessage()]
+
+            async def replaced() -> bool:
+                await asyncio.gather(take(store, Charge(client, SLOW)), return_exceptions=True)
+                return len(told()) == 2
+
+            await patiently(replaced, "the replica")
+            assert [text.partition(" (")[0] for text in told()] == [
+                f"node {HOST}:{node.port} of the cluster {what}" for what in ("is away", "has been replaced")
+            ]
+
+    run(work())
+    cluster.reset()
+
+
+@ONCE
+def test_closing_tells_of_no_node(cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+    """Calls that are cut off by it say nothing of the nodes."""
+
+    async def work() -> None:
+        hung, other, _ = clients_of(cluster, 1)
+        async with opened(cluster.url) as store:
+            for client in (hung, other):
+                assert (await take(store, Charge(client, SLOW))).allowed
+            cluster.hang(owner(cluster, hung))
+            cut_off = asyncio.create_task(take(store, Charge(hung, SLOW)))
+            assert (await take(store, Charge(other, SLOW))).allowed  # so the one before has been sent
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await cut_off
+        assert caplog.records == []
+
+    run(work())
+    cluster.reset()
+
+
 # --- finding it -----------------------------------------------------------------------------------
 
 

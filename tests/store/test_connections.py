@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from servers import RedisKind, RedisServer, redis_server, require, wait_until
 from shieldmw.errors import StoreUnavailable
+from store.fleets import listening
 from store.stores import AMPLE_S, all_keys, one, opened, run, slow_limit, take
 
 PASSWORD = "p:/@ß %?#"
@@ -72,6 +74,19 @@ def test_tls_with_an_unknown_authority_is_refused() -> None:
 
         run(work())
         assert all_keys(own.client()) == []
+
+
+def test_tls_to_a_server_that_hangs_ends_at_once() -> None:
+    """Nobody waits for its goodbye, listening or not, and no socket is left open."""
+    with redis_server("redis", tls=True) as own:
+
+        async def work() -> None:
+            async with asyncio.timeout(AMPLE_S), opened(own.tls_url) as store, listening(store):
+                assert (await take(store, one(slow_limit(2)))).allowed
+                own.pause()
+
+        run(work())
+        gc.collect()  # a socket that is left is a warning, and that an error
 
 
 def test_plain_text_to_a_tls_port_is_unavailable() -> None:
