@@ -8,17 +8,33 @@ to come back; in the whole bucket they take up so much less.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .bucket import Charge, Charges, Outcome
 from .table import Table
 
 
+class Debt(NamedTuple):
+    """One bucket's TATs by the worker's clock, where one unit of the worker's share takes ``share_unit_us``."""
+
+    charge: Charge
+    share_unit_us: int
+    from_us: int
+    tat_us: int
+
+    def owed(self, now_us: int) -> Owed:
+        """What it comes to now, rounded up."""
+        left_us = max(0, self.tat_us - max(self.from_us, now_us))
+        return Owed(self.charge, -(-left_us * self.charge.limit.unit_us // self.share_unit_us), self)
+
+
 class Owed(NamedTuple):
-    """By how many microseconds a bucket's TAT must still move; the bucket is that of the charge."""
+    """By how many microseconds the TAT of the charge's bucket must still move, for a debt."""
 
     charge: Charge
     owed_us: int
+    debt: Debt
 
 
 def settled_us(stored_us: int | None, owed: Owed, now_us: int) -> int:
@@ -27,20 +43,11 @@ def settled_us(stored_us: int | None, owed: Owed, now_us: int) -> int:
     return min(old_us + owed.owed_us, now_us + owed.charge.limit.tau_us)
 
 
-class _Debt(NamedTuple):
-    """One bucket's TATs by the worker's clock, in the units of its share of the limit."""
-
-    charge: Charge
-    share_unit_us: int
-    from_us: int
-    tat_us: int
-
-
 class Debts:
     """At most ``most`` buckets; those that were not charged for longest are forgiven."""
 
     def __init__(self, most: int) -> None:
-        self._known: Table[str, _Debt] = Table(most)
+        self._known: Table[str, Debt] = Table(most)
 
     def __bool__(self) -> bool:
         return len(self._known) > 0
@@ -51,13 +58,14 @@ class Debts:
             if charge.cost:
                 known = self._known.get(charge.bucket)
                 from_us = tat_us - share.step_us if known is None else known.from_us
-                self._known.put(charge.bucket, _Debt(charge, share.limit.unit_us, from_us, tat_us))
+                self._known.put(charge.bucket, Debt(charge, share.limit.unit_us, from_us, tat_us))
 
     def collect(self, most: int, now_us: int) -> list[Owed]:
         """What is owed now of at most so many buckets, by the worker's clock; they are no longer held here."""
-        owed = []
-        for debt in self._known.pop_some(most):
-            left_us = debt.tat_us - max(debt.from_us, now_us)
-            if left_us > 0:
-                owed.append(Owed(debt.charge, -(-left_us * debt.charge.limit.unit_us // debt.share_unit_us)))
-        return owed
+        return [owed for debt in self._known.pop_some(most) if (owed := debt.owed(now_us)).owed_us]
+
+    def restore(self, uncharged: Iterable[Owed]) -> None:
+        """What was collected, but could not be charged."""
+        for _, _, debt in uncharged:
+            since = self._known.get(debt.charge.bucket)
+            self._known.put(debt.charge.bucket, debt if since is None else since._replace(from_us=debt.from_us))

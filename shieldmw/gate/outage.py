@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 DEBTS_KEPT = 65_536
 SETTLED_AT_ONCE = 256
 
-Settle = Callable[[Sequence[Owed]], Awaitable[None]]
+# What could not be charged, since a node of a cluster is away, is tried again after so long.
+SETTLE_AGAIN_S = 1.0
+
+Settle = Callable[[Sequence[Owed]], Awaitable[Sequence[Owed]]]
 
 
 class WatchedStore:
@@ -89,7 +92,13 @@ class GuardedStore:
     """
 
     def __init__(
-        self, store: WatchedStore, calls: Calls, local: MemoryBuckets, workers: Callable[[], int], settle: Settle
+        self,
+        store: WatchedStore,
+        calls: Calls,
+        local: MemoryBuckets,
+        workers: Callable[[], int],
+        settle: Settle,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._calls = calls
@@ -99,6 +108,8 @@ class GuardedStore:
         self._is_local = store.on_failure is OnStoreFailure.LOCAL
         self._debts = Debts(DEBTS_KEPT)
         self._settling: asyncio.Task[None] | None = None
+        self._settle_from_s = float("-inf")
+        self._now_s = now_s
 
     async def take(self, ask: Ask) -> Told | None:
         """What becomes of the ask; None where the store is away and nothing stands in for it."""
@@ -111,7 +122,7 @@ class GuardedStore:
             return self._take_here(ask.charges, owing=isinstance(error, NothingDone))
         if self._is_local:
             self._local.remember(ask.charges, told.outcome)
-            if self._debts and self._settling is None:
+            if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
                 self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
         return told
 
@@ -126,13 +137,16 @@ class GuardedStore:
 
     async def _settle_all(self) -> None:
         """Charge the store with what was admitted here. What may have been charged is not charged again."""
+        left: list[Owed] = []
         try:
             with suppress(StoreError):
                 while self._debts:
                     owed = self._debts.collect(SETTLED_AT_ONCE, self._local.now_us())
                     if owed:
-                        await self._settle(owed)
+                        left += await self._settle(owed)
         finally:
+            self._debts.restore(left)
+            self._settle_from_s = self._now_s() + (SETTLE_AGAIN_S if left else 0)
             self._settling = None
 
     @property

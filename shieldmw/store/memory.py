@@ -103,12 +103,13 @@ class MemoryStore(MemoryBuckets):
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Nothing was taken ahead."""
 
-    async def settle(self, owed: Sequence[Owed]) -> None:
-        """Charge what a worker admitted by itself, whether it fits or not."""
+    async def settle(self, owed: Sequence[Owed]) -> Sequence[Owed]:
+        """Charge what a worker admitted by itself, whether it fits or not. Nothing is left."""
         now_us = self.now_us()
         for one in owed:
             key = one.charge.bucket
             self._tats.put(key, settled_us(self._tats.get(key), one, now_us))
+        return ()
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again."""

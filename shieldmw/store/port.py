@@ -48,8 +48,8 @@ class Buckets(Protocol):
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was taken ahead and not spent."""
 
-    async def settle(self, owed: Sequence[Owed]) -> None:
-        """Charge what a worker admitted by itself, whether it fits or not."""
+    async def settle(self, owed: Sequence[Owed]) -> Sequence[Owed]:
+        """Charge what a worker admitted by itself, whether it fits or not; what is known not to be charged is left."""
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again, on every worker."""

@@ -12,7 +12,7 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
-from shieldmw.errors import StoreError
+from shieldmw.errors import NothingDone, StoreError
 
 NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "deny")
 
@@ -63,11 +63,15 @@ async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:
     return whole_numbers("give_back", [reply], 1)[0]
 
 
-async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> None:
-    """Run ``settle.lua``."""
-    keys = [key_of(charge) for charge, _ in owed]
-    arguments = [number for charge, owed_us in owed for number in (owed_us, charge.limit.tau_us)]
-    whole_numbers("settle", [await run("settle", keys, arguments)], 1)
+async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> Sequence[Owed]:
+    """Run ``settle.lua``; what is known not to be charged."""
+    keys = [key_of(one.charge) for one in owed]
+    arguments = [number for one in owed for number in (one.owed_us, one.charge.limit.tau_us)]
+    try:
+        whole_numbers("settle", [await run("settle", keys, arguments)], 1)
+    except NothingDone:
+        return owed
+    return ()
 
 
 async def refund(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> int:

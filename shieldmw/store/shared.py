@@ -62,11 +62,11 @@ class RedisStore:
         give_back = slots.give_back if self._redis.slotted else scripts.give_back
         await give_back(self._redis.run, unspent, keys.bucket)
 
-    async def settle(self, owed: Sequence[Owed]) -> None:
-        """Charge what a worker admitted by itself."""
+    async def settle(self, owed: Sequence[Owed]) -> Sequence[Owed]:
+        """Charge what a worker admitted by itself; what is left."""
         keys = self._keys or await self._learn_keys()
         settle = slots.settle if self._redis.slotted else scripts.settle
-        await settle(self._redis.run, owed, keys.bucket)
+        return await settle(self._redis.run, owed, keys.bucket)
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Drop a client's buckets, and tell every worker."""

@@ -31,6 +31,7 @@ from .scripts import KeyOf, Run
 
 Result = Outcome | StoreError
 Change = TypeVar("Change", Unspent, Owed)
+T = TypeVar("T")
 
 
 # --- the plan: pure
@@ -103,13 +104,14 @@ async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> None
     await _each_slot([scripts.give_back(run, group, key_of) for group in _by_slot(unspent)])
 
 
-async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> None:
-    """Charge what was admitted by a worker alone; what cannot be reached, or is on the move, is forgiven.
+async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> Sequence[Owed]:
+    """Charge what was admitted by a worker alone; what is known not to be charged.
 
     Raises:
-        StoreError: nothing could be charged.
+        StoreError: of nothing it is known.
     """
-    await _each_slot([scripts.settle(run, group, key_of) for group in _by_slot(owed)])
+    left = await _each_slot([scripts.settle(run, group, key_of) for group in _by_slot(owed)])
+    return [one for some in left for one in some]
 
 
 def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
@@ -120,12 +122,13 @@ def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
     return found.values()
 
 
-async def _each_slot(calls: Sequence[Awaitable[object]]) -> None:
-    """All calls at once; fails where all of them do."""
+async def _each_slot(calls: Sequence[Awaitable[T]]) -> list[T]:
+    """All calls at once, and what those say that do not fail; fails where all of them do."""
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
     if failures and len(failures) == len(calls):
         raise failures[0]
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 async def _group(run: Run, asks: Sequence[Ask], key_of: KeyOf) -> Sequence[Result]:

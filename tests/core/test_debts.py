@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shieldmw.core import bucket
 from shieldmw.core.bucket import Ask, Charge, shared
 from shieldmw.core.client import Client
-from shieldmw.core.debts import Debts, Owed, settled_us
+from shieldmw.core.debts import Debt, Debts, settled_us
 from shieldmw.core.limits import Limit
 
 CLIENT = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
@@ -18,9 +18,9 @@ BUCKET = CHARGES[0].bucket
 UNIT_US = LIMIT.unit_us
 T0_US = 1_000_000_000_000
 
-# Whose turn it is, and how long after the one before.
-Turns = list[tuple[int, int]]
-turns = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3 * UNIT_US)), max_size=60)
+# Whose turn it is, how long after the one before, and whether it tries in vain to charge the store.
+Turns = list[tuple[int, int, bool]]
+turns = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3 * UNIT_US), st.booleans()), max_size=60)
 
 
 class Alone:
@@ -44,6 +44,10 @@ class Alone:
         """The bucket of one worker."""
         return max(now_us, self._tats_us[worker] or 0)
 
+    def settle_in_vain(self, worker: int, now_us: int) -> None:
+        """One worker does not reach the store."""
+        self._debts[worker].restore(self._debts[worker].collect(16, now_us))
+
     def settle(self, now_us: int) -> None:
         """Each worker charges the store."""
         for debts in self._debts:
@@ -65,9 +69,11 @@ def test_one_worker_leaves_the_bucket_that_it_kept(used: int, steps: Turns, rest
     """To the microsecond, whatever was spent before, and however long it took."""
     alone = Alone(1, T0_US + used * UNIT_US)
     now_us = T0_US
-    for _, after_us in steps:
+    for _, after_us, in_vain in steps:
         now_us += after_us
         alone.ask(0, now_us)
+        if in_vain:
+            alone.settle_in_vain(0, now_us)
     now_us += rest_us
     alone.settle(now_us)
     assert max(now_us, alone.store_us or 0) == alone.tat_us(0, now_us)
@@ -78,9 +84,11 @@ def test_a_fleet_admits_no_more_than_one_bucket(workers: int, used: int, steps: 
     """Before, alone, and after it together: never more than what was left, and what came back."""
     alone = Alone(workers, T0_US + used * UNIT_US)
     now_us, passed = T0_US, 0
-    for worker, after_us in steps:
+    for worker, after_us, in_vain in steps:
         now_us += after_us
         passed += alone.ask(worker % workers, now_us)
+        if in_vain:
+            alone.settle_in_vain(worker % workers, now_us)
     alone.settle(now_us)
     passed += drained(alone.store_us, now_us)
     assert passed <= LIMIT.burst - used + (now_us - T0_US) / UNIT_US
@@ -120,9 +128,28 @@ def test_a_look_owes_nothing() -> None:
     assert not debts
 
 
+def test_what_is_owed_is_rounded_up() -> None:
+    """A microsecond of a share of a third is a third of one."""
+    assert Debt(CHARGES[0], 3 * UNIT_US, T0_US, T0_US + 1).owed(T0_US).owed_us == 1
+
+
 def test_a_bucket_cannot_be_emptier_than_empty() -> None:
     """Whatever is owed."""
-    assert settled_us(None, Owed(CHARGES[0], 1000 * UNIT_US), T0_US) == T0_US + LIMIT.tau_us
+    debt = Debt(CHARGES[0], UNIT_US, T0_US, T0_US + 1000 * UNIT_US)
+    assert settled_us(None, debt.owed(T0_US), T0_US) == T0_US + LIMIT.tau_us
+
+
+def test_what_came_meanwhile_is_owed_with_what_could_not_be_charged() -> None:
+    """Three while the store is tried in vain, and two after them."""
+    alone = Alone(1, T0_US)
+    for _ in range(3):
+        alone.ask(0, T0_US)
+    (debts,) = alone._debts
+    collected = debts.collect(16, T0_US)
+    for _ in range(2):
+        alone.ask(0, T0_US)
+    debts.restore(collected)
+    assert [owed.owed_us for owed in debts.collect(16, T0_US)] == [5 * UNIT_US]
 
 
 def test_debts_are_bounded() -> None:

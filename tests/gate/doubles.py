@@ -345,7 +345,7 @@ def worker(
     local = MemoryBuckets(now_us=clock.us)
     watched = WatchedStore(store, settings.on_redis_failure, now_s=loop_time)
     calls = BatchOfAnyLoop(watched, now_us=clock.us) if settings.batch else Singly(watched, now_us=clock.us)
-    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers, settle=store.settle)
+    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time)
     leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
     charging = SharedCharging(guarded, leases, refusals)

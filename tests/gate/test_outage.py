@@ -349,8 +349,9 @@ def test_what_has_come_back_is_not_charged() -> None:
     one, store = make(ip_limit="10/day")
     asked = []
 
-    async def note(owed: Sequence[Owed]) -> None:
+    async def note(owed: Sequence[Owed]) -> Sequence[Owed]:
         asked.append(owed)
+        return ()
 
     one.guarded._settle = note
 
@@ -383,9 +384,9 @@ def test_a_thousand_clients_are_charged_call_by_call() -> None:
     one, store = make(ip_limit="10/day", leases=False)
     sizes = []
 
-    async def settle(owed: Sequence[Owed]) -> None:
+    async def settle(owed: Sequence[Owed]) -> Sequence[Owed]:
         sizes.append(len(owed))
-        await store.inner.settle(owed)
+        return await store.inner.settle(owed)
 
     one.guarded._settle = settle
 
@@ -405,11 +406,11 @@ def test_a_debt_that_could_not_be_charged_is_not_charged_twice(caplog: pytest.Lo
     one, store = make(ip_limit="10/day", leases=False)
     asked: list[int] = []
 
-    async def fail_once(owed: Sequence[Owed]) -> None:
+    async def fail_once(owed: Sequence[Owed]) -> Sequence[Owed]:
         asked.append(len(owed))
         if len(asked) == 1:
             raise AWAY
-        await store.inner.settle(owed)
+        return await store.inner.settle(owed)
 
     one.guarded._settle = fail_once
 
@@ -425,6 +426,34 @@ def test_a_debt_that_could_not_be_charged_is_not_charged_twice(caplog: pytest.Lo
     gc.collect()  # a task that failed unheard says so when it goes
     assert asked == [256, 44]
     assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_what_a_node_could_not_be_charged_is_tried_again_each_second() -> None:
+    """While it is away others answer, and each of their answers would be a reason to try."""
+    one, store = make(ip_limit="10/day", leases=False)
+    tried: list[int] = []
+
+    async def away_twice(owed: Sequence[Owed]) -> Sequence[Owed]:
+        tried.append(len(owed))
+        return owed if len(tried) < 3 else await store.inner.settle(owed)
+
+    one.guarded._settle = away_twice
+
+    async def story() -> list[int]:
+        seen = []
+        await outage(one, store)
+        await decide(one, 4)
+        await end_of_outage(one, store)
+        for _ in range(3):
+            for number in range(3):
+                await decide(one, 1, peer=f"198.51.100.{20 + number}")
+                await yield_often()
+            seen.append(len(tried))
+            await pass_time(1.0)
+        return [*seen, allowed(await decide(one, 20))]
+
+    assert run(story()) == [1, 2, 3, 6]
+    assert tried == [1, 1, 1]
 
 
 def test_a_store_that_lost_everything_is_charged_too() -> None:
@@ -448,8 +477,9 @@ def test_a_worker_that_stops_ends_its_charging() -> None:
     def charging() -> int:
         return sum(task.get_name() == "shieldmw debts" for task in asyncio.all_tasks())
 
-    async def hang(owed: Sequence[Owed]) -> None:
+    async def hang(owed: Sequence[Owed]) -> Sequence[Owed]:
         await asyncio.get_running_loop().create_future()
+        return ()
 
     one.guarded._settle = hang
 

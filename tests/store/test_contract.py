@@ -15,7 +15,7 @@ from servers import RedisCluster, RedisKind, RedisSentinels, redis_cluster, redi
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import NEVER_US, Charge, levels
 from shieldmw.core.client import Client, Identity, ListenerClass, address_clients
-from shieldmw.core.debts import Owed
+from shieldmw.core.debts import Debt
 from shieldmw.core.limits import aggregate
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
@@ -109,7 +109,10 @@ def test_what_is_owed_is_charged_whether_it_fits_or_not(open_store: Open) -> Non
         async with open_store() as store:
             for client in (alice, bob, carol):
                 assert await allowed(store, one(slow_limit(10), 3, client))
-            await store.settle([Owed(of_alice, 4 * of_alice.step_us), Owed(of_bob, 1000 * of_bob.step_us)])
+            debts = [
+                Debt(charge, charge.step_us, 0, n * charge.step_us) for charge, n in ((of_alice, 4), (of_bob, 1000))
+            ]
+            assert not await store.settle([debt.owed(0) for debt in debts])
             assert [await remaining(store, client, 10) for client in (alice, bob, carol)] == [3, 0, 7]
 
     run(work())

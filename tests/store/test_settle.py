@@ -6,7 +6,7 @@ import pytest
 
 from servers import RedisServer
 from shieldmw.core.bucket import EPOCH_S, Charge
-from shieldmw.core.debts import Owed
+from shieldmw.core.debts import Debt, Owed
 from shieldmw.core.limits import US_PER_S
 from shieldmw.store import scripts
 from store.stores import now_us, one, opened, run, slow_limit
@@ -33,7 +33,7 @@ def settle(server: RedisServer, *owed: Owed) -> None:
 
 def owing(owed_us: int, name: str = "ip") -> Owed:
     """What is owed of a bucket."""
-    return Owed(one(slow_limit(10, name))[0], owed_us)
+    return Debt(one(slow_limit(10, name))[0], LIMIT.unit_us, 0, owed_us).owed(0)
 
 
 @pytest.mark.parametrize("owed_us", [1, 7, 999_999_999])

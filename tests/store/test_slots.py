@@ -12,12 +12,13 @@ import pytest
 from servers import slot_of as slot_by_the_library
 from shieldmw.core.bucket import Ask, Charge, Charges, Outcome
 from shieldmw.core.client import Client, Identity, address_clients, token_client
+from shieldmw.core.debts import Debt
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import Policy, Rule, Terms
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address
 from shieldmw.store import slots
 from shieldmw.store.calls import TryAgain
@@ -51,10 +52,10 @@ class Nodes:
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         """One call."""
         self.asked.append((script, list(keys)))
+        if script in ("take", "settle") and (failure := self._fail(keys)) is not None:
+            raise failure
         if script != "take":
             return 1
-        if (failure := self._fail(keys)) is not None:
-            raise failure
         reply = [1000]
         (packed,) = arguments
         assert isinstance(packed, bytes)
@@ -223,6 +224,25 @@ def test_leases_are_given_back_slot_by_slot() -> None:
     unspent = [Unspent(charge(name, limit), 10, 5) for name in "xy" for limit in (A, B)]
     run(slots.give_back(nodes.run, unspent, key_of))
     assert nodes.asked == [("give_back", ["x:a", "x:b"]), ("give_back", ["y:a", "y:b"])]
+
+
+def settled(nodes: Nodes) -> list[str]:
+    """Who is left where three clients owe something."""
+    debts = [Debt(charge(name), A.unit_us, 0, A.unit_us) for name in "xyz"]
+    left = run(slots.settle(nodes.run, [debt.owed(0) for debt in debts], key_of))
+    return [one.charge.client.text for one in left]
+
+
+def test_what_is_owed_is_charged_slot_by_slot() -> None:
+    """One call for each client; what is known not to be charged is left, and what may have been is not."""
+    nodes = Nodes(fail=no_failure)
+    assert settled(nodes) == []
+    assert nodes.asked == [("settle", [f"{name}:a"]) for name in "xyz"]
+    assert settled(Nodes(fail=lambda keys: NothingDone("refused") if "y:a" in keys else None)) == ["y"]
+    assert settled(Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)) == []
+    assert settled(Nodes(fail=lambda keys: NothingDone("refused"))) == ["x", "y", "z"]
+    with pytest.raises(StoreUnavailable, match=r"^hung$"):
+        settled(Nodes(fail=lambda keys: StoreUnavailable("hung")))
 
 
 def one_slot(charges: Charges) -> bool:
