@@ -1,9 +1,9 @@
 """What a worker admitted by itself while it could not ask the store, until the store can be charged with it. Pure.
 
 A bucket that a worker kept alone has two TATs: the one it had before (*from*), which the store would have had as
-well, and the one that it has now. What lies between them, and after now, is owed: so what has come back meanwhile
-is not charged, neither twice nor at all. The worker decided against its share of a limit, whose units take longer
-to come back; in the whole bucket they take up so much less.
+well, and the one that it has now. What lies between them, and after now, is owed: so nothing is charged that has
+come back meanwhile. The worker decided against its share of a limit, whose units take longer to come back; in the
+whole bucket they take up so much less.
 """
 
 from __future__ import annotations
