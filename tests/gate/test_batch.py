@@ -12,7 +12,7 @@ from gate.doubles import FakeClock, FlakyStore, LeasingStore, LoopClock, loop_ti
 from shieldmw.core.bucket import Ask, Charge, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
 from shieldmw.gate.batch import MOST_ASKS, MOST_CHARGES, Batch, Told
 
 WIDE = Limit("ip", 1, 1, 1_000_000)
@@ -188,7 +188,7 @@ def test_what_is_told_was_asked_when_its_call_was_sent() -> None:
     "failure", [StoreUnavailable("Connection refused"), StoreError("nonsense", 7)], ids=["away", "nonsense"]
 )
 def test_a_failing_call_fails_those_who_queue_behind_it(failure: StoreError) -> None:
-    """With the same kind of error and an object of one's own; whoever comes next asks anew."""
+    """With an object of one's own, which says of those who queue that nothing was done; who comes next asks anew."""
 
     async def story() -> None:
         batch, store = make()
@@ -198,9 +198,9 @@ def test_a_failing_call_fails_those_who_queue_behind_it(failure: StoreError) -> 
         waiting += [batch.take(ask(number)) for number in range(300, 400)]
         store.held.set()
         errors = [await outcome_of(one) for one in waiting]
-        assert {(type(error), error.args) for error in errors if isinstance(error, StoreError)} == {
-            (type(failure), failure.args)
-        }
+        told = [(type(error), error.args) for error in errors if isinstance(error, StoreError)]
+        assert told[:MOST_ASKS] == [(type(failure), failure.args)] * MOST_ASKS
+        assert told[MOST_ASKS:] == [(NothingDone, failure.args)] * (400 - MOST_ASKS)
         assert len(set(map(id, errors))) == len(errors) == 400
         assert store.calls == 1
         store.held = store.failing = None
@@ -290,7 +290,8 @@ def test_closing_ends_the_call_under_way_and_tells_all_who_wait() -> None:
         waiting.append(batch.take(ask(301)))
         await batch.aclose()
         results = [await outcome_of(one) for one in waiting]
-        assert {type(result) for result in results} == {StoreUnavailable}
+        kinds = [type(result) for result in results]
+        assert kinds == [StoreUnavailable] * MOST_ASKS + [NothingDone] * (301 - MOST_ASKS)
         assert store.under_way == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
         store.held = None
