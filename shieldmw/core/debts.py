@@ -1,9 +1,9 @@
 """What a worker admitted by itself while it could not ask the store, until the store can be charged with it. Pure.
 
 A bucket that a worker kept alone has two TATs: the one it had before (*from*), which the store would have had as
-well, and the one that it has now. What lies between them, and after now, is owed: so nothing is charged that has
-come back meanwhile. The worker decided against its share of a limit, whose units take longer to come back; in the
-whole bucket they take up so much less.
+well, and the one that its charges have moved it to since. What lies between them, and after now, is owed: so nothing
+is charged that has come back meanwhile, nor what else has moved the worker's bucket. The worker decided against its
+share of a limit, whose units take longer to come back; in the whole bucket they take up so much less.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ class Debts:
         for charge, share, tat_us in zip(charges, shares, outcome.tats_us, strict=True):
             if charge.cost:
                 known = self._known.get(charge.bucket)
-                from_us = tat_us - share.step_us if known is None else known.from_us
-                self._known.put(charge.bucket, Debt(charge, share.limit.unit_us, from_us, tat_us))
+                debt = Debt(charge, share.limit.unit_us, tat_us - share.step_us, tat_us)
+                if known is not None:
+                    later_us = max(known.tat_us, outcome.now_us) + share.step_us
+                    debt = debt._replace(from_us=known.from_us, tat_us=later_us)
+                self._known.put(charge.bucket, debt)
 
     def collect(self, most: int, now_us: int) -> list[Owed]:
         """What is owed now of at most so many buckets, by the worker's clock; they are no longer held here."""

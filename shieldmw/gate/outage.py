@@ -163,4 +163,5 @@ class GuardedStore:
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
+            self._settling = None  # one that was cancelled before it began has not said so
         await self._calls.aclose()

@@ -184,8 +184,9 @@ def test_a_killed_store(own: RedisServer, tmp_path: Path, mode: str) -> None:
         own.kill()
         expect(mode, visitor.ask_often(BURST + 5), BURST - 4)
         own.start()
-        # Whoever was the first to find it gone may have been charged, and so owes nothing.
-        shared_limit_is_back(visitor, own, *((4, 5) if mode == "local" else (BURST,)))
+        # At least five of the six are owed: the first to find it gone may have been charged. More where the worker
+        # hears that all buckets are full again before it asks again, and so lets more pass by itself.
+        shared_limit_is_back(visitor, own, *(range(1, 6) if mode == "local" else (BURST,)))
 
 
 @pytest.mark.parametrize("mode", MODES)

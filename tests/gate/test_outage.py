@@ -379,6 +379,27 @@ def test_what_is_known_not_to_have_been_charged_is_owed_too() -> None:
         assert run(story(one, store)) == left
 
 
+def test_what_may_have_been_charged_is_not_owed_between_what_is() -> None:
+    """A probe that times out may have charged, whatever its client owes before it and after it."""
+    one, store = make(ip_limit="10/day", leases=False)
+
+    async def story() -> list[int]:
+        await outage(one, store)
+        passed = [allowed(await decide(one, 2))]
+        await pass_time(1.0)
+        passed.append(allowed(await decide(one, 2)))  # of which the first is the probe
+        await end_of_outage(one, store)
+        return [*passed, allowed(await decide(one, 20))]
+
+    assert run(story()) == [2, 2, 7]
+
+
+async def crowd(one: Worker, clients: int, each: int = 1) -> None:
+    """So many clients ask so often."""
+    for number in range(clients):
+        await decide(one, each, peer=f"10.0.{number // 250}.{number % 250}")
+
+
 def test_a_thousand_clients_are_charged_call_by_call() -> None:
     """So many with one call that none takes long."""
     one, store = make(ip_limit="10/day", leases=False)
@@ -392,8 +413,7 @@ def test_a_thousand_clients_are_charged_call_by_call() -> None:
 
     async def story() -> list[int]:
         await outage(one, store)
-        for number in range(1000):
-            await decide(one, 2, peer=f"10.0.{number // 250}.{number % 250}")
+        await crowd(one, 1000, each=2)
         await end_of_outage(one, store)
         return [allowed(await decide(one, 10, peer=f"10.0.{number}.7")) for number in range(4)]
 
@@ -416,8 +436,7 @@ def test_a_debt_that_could_not_be_charged_is_not_charged_twice(caplog: pytest.Lo
 
     async def story() -> None:
         await outage(one, store)
-        for number in range(300):
-            await decide(one, 1, peer=f"10.0.{number // 250}.{number % 250}")
+        await crowd(one, 300)
         await end_of_outage(one, store)
         await decide(one, 1, peer="198.51.100.9")
         await yield_often()
@@ -485,8 +504,7 @@ def test_a_worker_that_stops_ends_its_charging() -> None:
 
     async def story() -> None:
         await outage(one, store)
-        for number in range(300):
-            await decide(one, 1, peer=f"10.0.{number // 250}.{number % 250}")
+        await crowd(one, 300)
         await end_of_outage(one, store)
         await decide(one, 4)
         assert charging() == 1
@@ -494,6 +512,23 @@ def test_a_worker_that_stops_ends_its_charging() -> None:
         assert charging() == 0
 
     run(story())
+
+
+def test_a_charging_that_never_began_is_begun_anew() -> None:
+    """Stopped in the turn of the loop that found the store back; what is owed is charged after the next start."""
+    one, store = make(ip_limit="10/day", leases=False)
+
+    async def story() -> int:
+        await outage(one, store)
+        await decide(one, 4)
+        store.failing = None
+        await pass_time(1.0)
+        await decide(one, 1, peer="198.51.100.9")
+        await one.gate.stop()
+        await end_of_outage(one, store)
+        return allowed(await decide(one, 20))
+
+    assert run(story()) == 6
 
 
 @pytest.mark.parametrize("on_failure", ["local", "open", "closed"])
