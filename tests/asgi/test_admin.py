@@ -13,6 +13,7 @@ import pytest
 from starlette.types import Message
 
 from asgi.admin_app import ADMIN, HOME, VIEW, WRONG, Operator, app_below, run, shielded
+from shieldmw.asgi.admin_answers import MOST_BODY_BYTES
 
 ROUTES = [
     ("GET", "/status"),
@@ -300,6 +301,7 @@ def test_an_endless_body_is_read_no_further_than_the_limit() -> None:
 
         answer = await Operator(shielded()).ask("PUT", "/mode", content=endless(), headers=JSON_HEADER)
         is_problem(answer, 413)
+        assert read == MOST_BODY_BYTES // 1024 + 1
 
     run(work)
 
