@@ -22,6 +22,7 @@ from shieldmw.core.client import AddressClients, IPAddress, address_clients
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.lockout import Lockout
 from shieldmw.gate.askers import Addressing
+from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.store.memory import MemoryBuckets
 
 from .admin_answers import problem, wait_problem
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 # A person and a page that asks every two seconds; far too few to guess with.
 LIMIT = Limit("admin", 60, 60, 60)
 ADDRESSES_KEPT = 16_384
-
-LOG_EVERY_S = 10.0
 
 
 class Role(StrEnum):
@@ -71,8 +70,7 @@ class Door:
         self._limit = MemoryBuckets(most_buckets=ADDRESSES_KEPT) if limit is None else limit
         self._lockout = Lockout()
         self._now_s = now_s
-        self._wrong = 0
-        self._logged_s = float("-inf")
+        self._wrong_tokens = LogThrottle(now_s)
 
     def enter(self, scope: Scope) -> Visitor | Response:
         """Whoever this is, or the refusal."""
@@ -121,12 +119,9 @@ class Door:
         return Role.VIEWER if is_viewer else None
 
     def _wrong_token(self, clients: AddressClients, address: IPAddress | None) -> Response:
-        now_s = self._now_s()
-        self._lockout.failed(clients, now_s)
-        self._wrong += 1
-        if now_s - self._logged_s >= LOG_EVERY_S:
-            log.warning("%d wrong admin token(s), the last from %s", self._wrong, address)
-            self._wrong, self._logged_s = 0, now_s
+        self._lockout.failed(clients, self._now_s())
+        if (counts := self._wrong_tokens.due("wrong")) is not None:
+            log.warning("admin tokens: %s; the last from %s", counts, address)
         return _unauthorized("The token is wrong.")
 
 

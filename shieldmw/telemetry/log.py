@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 
-from shieldmw.core.decision import Reason, Verdict
 from shieldmw.gate.events import Decided, Evicted
+from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger("shieldmw.refusals")
 evictions = logging.getLogger("shieldmw.evictions")
-
-EVERY_S = 10.0
 
 
 class RefusalLog:
@@ -25,18 +22,14 @@ class RefusalLog:
     hears_all = False
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
-        self._since_s: float | None = None
-        self._counts: Counter[tuple[Verdict, Reason]] = Counter()
+        self._throttle = LogThrottle(now_s)
 
     def decided(self, event: Decided) -> None:
         """Count the decision; log when it is time."""
         decision = event.decision
-        self._counts[decision.verdict, decision.reason] += 1
-        now_s = self._now_s()
-        if self._since_s is not None and now_s - self._since_s < EVERY_S:
+        counts = self._throttle.due(decision.verdict, decision.reason)
+        if counts is None:
             return
-        counts = ", ".join(f"{verdict} {reason}: {count}" for (verdict, reason), count in sorted(self._counts.items()))
         log.info(
             "%s; the last one: %s %s at %r by %s",
             counts,
@@ -45,8 +38,6 @@ class RefusalLog:
             event.facts.path[:200],
             ", ".join(decision.violated) or decision.reason,
         )
-        self._since_s = now_s
-        self._counts.clear()
 
     def evicted(self, event: Evicted) -> None:
         """Say how many had to leave; a cut has at most a step a second."""

@@ -192,4 +192,4 @@ def test_wrong_tokens_are_logged_without_the_token(caplog: pytest.LogCaptureFixt
     assert WRONG not in caplog.text
     doorway.clock.now_s += 10
     doorway.status(WRONG, "192.0.2.250")
-    assert "200 wrong admin token(s), the last from 192.0.2.250" in caplog.text
+    assert "wrong: 200; the last from 192.0.2.250" in caplog.text

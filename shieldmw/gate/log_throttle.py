@@ -1,0 +1,39 @@
+"""Says when a log line is due: at most every ten seconds, however often its cause comes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+EVERY_S = 10.0
+
+
+class LogThrottle:
+    """Counts events by reason (one or more words); the first is due at once, the rest are told with the next line.
+
+    Reasons come from a fixed set, never from outside text: each is kept.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._next_s = float("-inf")
+        self._told: Counter[tuple[str, ...]] = Counter()
+        self._untold: Counter[tuple[str, ...]] = Counter()
+
+    @property
+    def totals(self) -> Counter[tuple[str, ...]]:
+        """How often each reason has come since the start."""
+        return self._told + self._untold
+
+    def due(self, *reason: str) -> str | None:
+        """Count one event. Where a line is due: the counts since the last, such as ``expired: 3, signature: 1``."""
+        self._untold[reason] += 1
+        now_s = self._now_s()
+        if now_s < self._next_s:
+            return None
+        self._next_s = now_s + EVERY_S
+        counts = ", ".join(f"{' '.join(words)}: {count}" for words, count in sorted(self._untold.items()))
+        self._told.update(self._untold)
+        self._untold.clear()
+        return counts
