@@ -164,7 +164,7 @@ class Replies:
         return math.ceil(wait_ms * (1 + JITTER * self._jitter()))
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that was refused; nothing of its body is read."""
+        """Answer a request that was refused."""
         websocket = scope["type"] == "websocket"
         if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
