@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
+from .asgi.cors import Cors
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
@@ -74,7 +75,7 @@ class ShieldMiddleware(Shield):
             app,
             open_gate=lambda: build_gate(settings, open_store()),
             reader=reader,
-            replies=Replies(pointers),
+            replies=Replies(pointers, cors=Cors(settings.cors_origins) if settings.cors_origins else None),
             admin=_admin(settings, reader),
         )
 

@@ -82,6 +82,10 @@ def _announced(scope: Scope) -> tuple[int | None, bool]:
     return int(length) if known else None, b"expect" in fields
 
 
+def _is_last(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
 class EarlyAnswer:
     """An answer to a request with a body of ``length`` (None: unknown) that may be sent before all of it was read.
 
@@ -117,7 +121,7 @@ class EarlyAnswer:
         """Send a part of the answer; with the last one read what is left of the body."""
         if message["type"] == "http.response.start":
             message = self._begun(message)
-        elif self._lingers and message["type"] == "http.response.body" and not message.get("more_body", False):
+        elif self._lingers and self._lingering.has_room and _is_last(message):
             await self._end(message)
             return
         await self._send(message)

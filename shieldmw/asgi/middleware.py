@@ -19,7 +19,7 @@ from shieldmw.gate.gate import Gate
 
 from .facts import FactsReader
 from .lingering import Lingering
-from .replies import Headers, Replies, limit_headers, send_with
+from .replies import Headers, Replies, limit_headers, send_short, send_with
 from .streams import LiveStream
 from .tickets import ticket_headers
 
@@ -121,6 +121,8 @@ class Shield:
         """What answers a request for a live response, if there is a seat."""
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
+        if facts.preflight:
+            return self.app(scope, receive, send_short(headers, send))
         stream = LiveStream(self._replies, decision, scope, receive, send)
         decision, entry = gate.enter(facts, decision, stream.leave)
         if entry is not None:

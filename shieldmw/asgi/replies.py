@@ -24,6 +24,7 @@ from shieldmw.core.decision import Decision, Reason, Verdict, nearest
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.core.waiting import Place
 
+from .cors import Cors
 from .tickets import ticket_cookie
 
 Headers = list[tuple[bytes, bytes]]
@@ -150,10 +151,13 @@ class Answer(NamedTuple):
 
 
 class Replies:
-    """Answers of the shield's own. ``jitter`` gives numbers in [0, 1)."""
+    """Answers of the shield's own. ``jitter`` gives numbers in [0, 1); ``cors`` says which pages may read them."""
 
-    def __init__(self, pointers: Pointers, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, pointers: Pointers, jitter: Callable[[], float] = random.random, cors: Cors | None = None
+    ) -> None:
         self._pointers = pointers
+        self._cors = cors
         self._jitter = jitter
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
@@ -173,6 +177,8 @@ class Replies:
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
         # A list of its own: what is kept must not be changed by whoever sends it on.
         headers = [*headers, *_retry_after(self._jittered(wait_s))]
+        if self._cors is not None:
+            headers += self._cors.headers(scope)
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
         await send({"type": begins, "status": status, "headers": headers})
         await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
@@ -289,6 +295,23 @@ def send_with(headers: Headers, send: Send) -> Send:
         return send(message)
 
     return send_and_add
+
+
+def send_short(headers: Headers, send: Send) -> Send:
+    """The same for an answer that holds no seat, and so must be no stream: its first piece of a body is its last."""
+    send = send_with(headers, send)
+    is_over = False
+
+    async def send_and_end(message: Message) -> None:
+        nonlocal is_over
+        if is_over:
+            raise OSError("a preflight has no stream for an answer")  # what a server raises where the client has gone
+        if message["type"] == "http.response.body":
+            message = {**message, "more_body": False}
+            is_over = True
+        await send(message)
+
+    return send_and_end
 
 
 def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:

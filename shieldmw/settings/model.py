@@ -32,6 +32,7 @@ from .fields import (
     Name,
     NetworkSet,
     OptionalHeader,
+    Origins,
     Patterns,
     Secret,
     StoreUrl,
@@ -144,6 +145,11 @@ class Settings(BaseSettings):
     emergency_ip_limit: LimitText = Field("30/minute", description="guests, per address, in emergency")
     recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
     sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")
+    cors_origins: Origins = Field(
+        (),
+        description="origins whose pages may read refusals and their `Retry-After`, such as `https://example.org`, "
+        "separated by commas; `*` for all, without cookies",
+    )
     retry_after: int = Field(
         300, ge=1, le=86_400, description="seconds to wait for those who are turned away; jittered up to +20 %"
     )
@@ -201,6 +207,7 @@ class Settings(BaseSettings):
             address=self._limits("address"),
             failed_auth=parse_limits(self.failed_auth_limit, name="failed-auth"),
             emergency_ip=parse_limits(self.emergency_ip_limit, name="ip"),
+            preflight=parse_limits(self.ip_limit, name="preflight", burst=self.ip_burst),
             live=self.live_paths,
             rules=self.rules if self.rules_file is None else read_rules(self.rules_file),
             exempt=self.exempt_paths,
