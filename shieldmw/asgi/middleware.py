@@ -70,6 +70,7 @@ class Shield:
         open_gate: Callable[[], Gate],
         reader: FactsReader,
         replies: Replies,
+        lingering: Lingering,
         admin: Admin | None = None,
     ) -> None:
         self.app = app
@@ -77,7 +78,7 @@ class Shield:
         self._reader = reader
         self._replies = replies
         self._admin = admin
-        self._lingering = Lingering()
+        self._lingering = lingering
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
@@ -149,6 +149,11 @@ class Settings(BaseSettings):
         (),
         description="origins whose pages may read refusals and their `Retry-After`, such as `https://example.org`, "
         "separated by commas; `*` for all, without cookies",
+    )
+    websocket_refusals: Literal["http", "close"] = Field(
+        "http",
+        description="a refused WebSocket: `http` (429 or 503; browsers tell their pages 1006 and no more) or `close` "
+        "(accepted, then closed with 1013, 1012 or 1008 and a reason that holds the wait)",
     )
     retry_after: int = Field(
         300, ge=1, le=86_400, description="seconds to wait for those who are turned away; jittered up to +20 %"
