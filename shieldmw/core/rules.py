@@ -160,8 +160,7 @@ def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int
 
 
 def all_limits(policy: Policy) -> Iterator[Limit]:
-    """Every limit of the policy, the default ones first."""
+    """Every limit of the policy, the default ones first; that of preflights is the one of guests once more."""
     yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
-    yield from policy.preflight
     for rule in policy.rules:
         yield from rule.limits
