@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
+from .asgi.cors import Cors
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
+from .asgi.handshakes import Handshakes
+from .asgi.lingering import Lingering
 from .asgi.middleware import Shield
 from .asgi.replies import Pointers, Replies
 from .asgi.stopping import StopSignals
@@ -70,16 +73,20 @@ class ShieldMiddleware(Shield):
         reader = FactsReader(reading, authenticate)
         open_store = store_opener(settings)
         build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
+        lingering = Lingering()
+        handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
+        cors = Cors(settings.cors_origins) if settings.cors_origins else None
         super().__init__(
             app,
             open_gate=lambda: build_gate(settings, open_store()),
             reader=reader,
-            replies=Replies(pointers),
-            admin=_admin(settings, reader),
+            replies=Replies(pointers, cors=cors, handshakes=handshakes),
+            lingering=lingering,
+            admin=_admin(settings, reader, handshakes),
         )
 
 
-def _admin(settings: Settings, reader: FactsReader) -> Admin | None:
+def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> Admin | None:
     """The admin routes, where there is a token to show there."""
     if settings.admin_token is None:
         return None
@@ -88,7 +95,7 @@ def _admin(settings: Settings, reader: FactsReader) -> Admin | None:
 
     view_token = None if settings.view_token is None else settings.view_token.get_secret_value()
     door = Door(settings.admin_token.get_secret_value(), view_token, _addressing(settings), reader)
-    return Admin(settings.admin_path, door)
+    return Admin(settings.admin_path, door, handshakes)
 
 
 def _addressing(settings: Settings) -> Addressing:

@@ -21,6 +21,9 @@ from .admin_door import Door, Visitor
 from .admin_openapi import document
 from .admin_routes import OPERATIONS, Call, Operation
 from .admin_schema import ActorHeader
+from .handshakes import WEBSOCKET_POLICY_VIOLATION, Handshakes
+
+NO_WEBSOCKET = "no WebSocket here"
 
 _VISITOR = "shieldmw.visitor"
 _CONTROL = "shieldmw.control"
@@ -29,8 +32,9 @@ _CONTROL = "shieldmw.control"
 class Admin:
     """The routes below ``path``, for whom ``door`` lets in."""
 
-    def __init__(self, path: str, door: Door) -> None:
+    def __init__(self, path: str, door: Door, handshakes: Handshakes) -> None:
         self._path = path
+        self._handshakes = handshakes
         self._below = PathPattern(f"{path}/*")
         self._door = door
         self._app = _app()
@@ -55,7 +59,10 @@ class Admin:
     async def answer(self, control: Control, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that is for here."""
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
+            if self._handshakes.closes:
+                await self._handshakes.close(scope, send, WEBSOCKET_POLICY_VIOLATION, NO_WEBSOCKET)
+            else:
+                await send({"type": "websocket.close", "code": WEBSOCKET_POLICY_VIOLATION, "reason": NO_WEBSOCKET})
             return
         visitor = self._door.enter(scope)
         if isinstance(visitor, Response):

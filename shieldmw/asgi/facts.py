@@ -29,6 +29,9 @@ MOST_QUERY_FIELDS = 64
 # Some frameworks let a header change the method; a rule for that method must see it.
 _METHOD_OVERRIDE = b"x-http-method-override"
 
+# What an OPTIONS has that is a preflight (Fetch Standard, section 3.2.2).
+_OF_A_PREFLIGHT = frozenset((b"origin", b"access-control-request-method"))
+
 _TICKET_NAME = TICKET_COOKIE.encode()
 
 
@@ -69,9 +72,12 @@ class FactsReader:
                 headers.append((name, value))
         client, query = scope.get("client"), scope.get("query_string") or b""
         peer = client[0] if client else None
+        method = scope.get("method")
+        if method == "OPTIONS" and _is_preflight(scope):
+            return self._preflight(scope, peer, headers)
         if query and self._reading.token_query is None and _TICKET_NAME not in query:
             query = b""
-        look: Look = (peer, scope["path"], scope.get("root_path"), scope.get("method"), query, *headers)
+        look: Look = (peer, scope["path"], scope.get("root_path"), method, query, *headers)
         number = hash(look)
         known = self._kept[number % LOOKS_KEPT]
         if known is not None and known[0] == look:
@@ -87,6 +93,11 @@ class FactsReader:
         headers = [(name, value) for name, value in scope["headers"] if name in self._names]
         client = scope.get("client")
         return self._facts(scope, client[0] if client else None, scope.get("query_string") or b"", headers, None)
+
+    def _preflight(self, scope: Scope, peer: str | None, headers: Sequence[Header]) -> Facts:
+        """The facts of a preflight: where it comes from, and nothing that could be a credential."""
+        forwarded = [line for line in headers if line[0] == self._forwarded]
+        return self._facts(scope, peer, b"", forwarded, None)._replace(authenticate=None, preflight=True)
 
     def _facts(
         self, scope: Scope, peer: str | None, query: bytes, headers: Sequence[Header], kept: list[object] | None
@@ -129,6 +140,12 @@ class FactsReader:
             if found is not None:
                 return found
         return _query_value(query, reading.token_query) if reading.token_query is not None and query else None
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Whether an OPTIONS is a CORS preflight; what a header may turn into another method is none."""
+    names = {name for name, _ in scope["headers"]}
+    return names >= _OF_A_PREFLIGHT and _METHOD_OVERRIDE not in names
 
 
 def _length(look: Look) -> int:

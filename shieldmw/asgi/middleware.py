@@ -18,7 +18,8 @@ from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 
 from .facts import FactsReader
-from .replies import Headers, Replies, limit_headers, send_with
+from .lingering import Lingering
+from .replies import Headers, Replies, limit_headers, send_short, send_with
 from .streams import LiveStream
 from .tickets import ticket_headers
 
@@ -69,6 +70,7 @@ class Shield:
         open_gate: Callable[[], Gate],
         reader: FactsReader,
         replies: Replies,
+        lingering: Lingering,
         admin: Admin | None = None,
     ) -> None:
         self.app = app
@@ -76,6 +78,7 @@ class Shield:
         self._reader = reader
         self._replies = replies
         self._admin = admin
+        self._lingering = lingering
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
@@ -92,7 +95,7 @@ class Shield:
         if gate is None or loop is None or self._thread != get_ident() or not loop.is_running():
             gate = await self._start()
         if self._admin is not None and gate.control is not None and self._admin.owns(scope):
-            await self._admin.answer(gate.control, scope, receive, send)
+            await self._admin.answer(gate.control, scope, *self._lingering.around(scope, receive, send))
             return
         facts = self._reader.read(scope)
         decision = gate.decide_now(facts)
@@ -100,7 +103,7 @@ class Shield:
             decision = await decision
         answer: Awaitable[None]
         if decision.verdict is REFUSED:
-            answer = self._replies.refuse(decision, scope, receive, send)
+            answer = self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
         elif decision.live:
             answer = self._live(gate, facts, decision, scope, receive, send)
         else:
@@ -119,13 +122,15 @@ class Shield:
         """What answers a request for a live response, if there is a seat."""
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
+        if facts.preflight:
+            return self.app(scope, receive, send_short(headers, send))
         stream = LiveStream(self._replies, decision, scope, receive, send)
         decision, entry = gate.enter(facts, decision, stream.leave)
         if entry is not None:
             stream.admit(gate.room.seats, entry, headers)
             return stream.run(self.app)
         if decision.refused:
-            return self._replies.refuse(decision, scope, receive, send)
+            return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
         return self.app(scope, receive, send_with(headers, send))
 
     def _renewed(self, gate: Gate, paper: str, decision: Decision, scope: Scope) -> Headers:

@@ -24,6 +24,13 @@ from shieldmw.core.decision import Decision, Reason, Verdict, nearest
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.core.waiting import Place
 
+from .cors import Cors
+from .handshakes import (
+    WEBSOCKET_POLICY_VIOLATION,
+    WEBSOCKET_SERVICE_RESTART,
+    WEBSOCKET_TRY_AGAIN_LATER,
+    Handshakes,
+)
 from .tickets import ticket_cookie
 
 Headers = list[tuple[bytes, bytes]]
@@ -43,9 +50,6 @@ NO_PLACE_RETRY_S = 3
 # together over a second and a half; with the jitter that every wait has they are back within 3 s.
 RESTART_RETRY_S = 1.0
 RESTART_SPREAD = 1.5
-
-WEBSOCKET_SERVICE_RESTART = 1012
-WEBSOCKET_TRY_AGAIN_LATER = 1013
 
 _IN_HTTP = ("http.response.start", "http.response.body")
 _IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body")
@@ -117,8 +121,10 @@ def status_of(decision: Decision) -> int:
 
 
 def close_code(decision: Decision) -> int:
-    """The code that a WebSocket is closed with."""
-    return WEBSOCKET_SERVICE_RESTART if decision.reason is Reason.RESTARTING else WEBSOCKET_TRY_AGAIN_LATER
+    """The code that a WebSocket is closed with; 1008 where to come back is no use."""
+    if decision.reason is Reason.RESTARTING:
+        return WEBSOCKET_SERVICE_RESTART
+    return WEBSOCKET_POLICY_VIOLATION if decision.reason is Reason.DENY_LIST else WEBSOCKET_TRY_AGAIN_LATER
 
 
 def turned_away(decision: Decision) -> Decision:
@@ -150,10 +156,21 @@ class Answer(NamedTuple):
 
 
 class Replies:
-    """Answers of the shield's own. ``jitter`` gives numbers in [0, 1)."""
+    """Answers of the shield's own. ``jitter`` gives numbers in [0, 1); ``cors`` says which pages may read them.
 
-    def __init__(self, pointers: Pointers, jitter: Callable[[], float] = random.random) -> None:
+    ``handshakes`` is how a WebSocket is refused where that is not done in HTTP alone.
+    """
+
+    def __init__(
+        self,
+        pointers: Pointers,
+        jitter: Callable[[], float] = random.random,
+        cors: Cors | None = None,
+        handshakes: Handshakes | None = None,
+    ) -> None:
         self._pointers = pointers
+        self._cors = cors
+        self._handshakes = handshakes
         self._jitter = jitter
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
@@ -164,8 +181,12 @@ class Replies:
         return math.ceil(wait_ms * (1 + JITTER * self._jitter()))
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that was refused; nothing of its body is read."""
+        """Answer a request that was refused."""
         websocket = scope["type"] == "websocket"
+        if websocket and self._handshakes is not None and self._handshakes.closes:
+            reason, headers = self._close_reason(decision), _place_cookie(decision)
+            await self._handshakes.close(scope, send, close_code(decision), reason, headers)
+            return
         if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": _problem(decision).title})
@@ -173,9 +194,16 @@ class Replies:
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
         # A list of its own: what is kept must not be changed by whoever sends it on.
         headers = [*headers, *_retry_after(self._jittered(wait_s))]
+        if self._cors is not None:
+            headers += self._cors.headers(scope)
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
         await send({"type": begins, "status": status, "headers": headers})
         await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
+
+    def _close_reason(self, decision: Decision) -> str:
+        """The title, and the wait, since a page sees no headers of a handshake; far below the 123 bytes of a reason."""
+        title, seconds = _problem(decision).title, self._jittered(self._wait_us(decision) / US_PER_S)
+        return f"{title}; retry-after={seconds}" if seconds else title
 
     def _answer(self, decision: Decision, *, wants_html: bool) -> Answer:
         """What is sent; for most it is kept with the decision, which may be given again."""
@@ -291,16 +319,38 @@ def send_with(headers: Headers, send: Send) -> Send:
     return send_and_add
 
 
+def send_short(headers: Headers, send: Send) -> Send:
+    """The same for an answer that holds no seat, and so must be no stream: its first piece of a body is its last."""
+    send = send_with(headers, send)
+    is_over = False
+
+    async def send_and_end(message: Message) -> None:
+        nonlocal is_over
+        if is_over:
+            raise OSError("a preflight has no stream for an answer")  # what a server raises where the client has gone
+        if message["type"] == "http.response.body":
+            message = {**message, "more_body": False}
+            is_over = True
+        await send(message)
+
+    return send_and_end
+
+
 def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
-    headers = [
+    return [
         (b"content-type", content_type),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
         *limit_headers(decision),
+        *_place_cookie(decision),
     ]
-    if decision.paper is not None:
-        headers.append((b"set-cookie", ticket_cookie(decision.paper, secure=False)))
-    return headers
+
+
+def _place_cookie(decision: Decision) -> Headers:
+    """What keeps the place in the waiting room."""
+    if decision.paper is None:
+        return []
+    return [(b"set-cookie", ticket_cookie(decision.paper, secure=False))]
 
 
 def _retry_after(seconds: int) -> Headers:

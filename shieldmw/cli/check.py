@@ -88,6 +88,8 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     url = settings.jwt_jwks_url
     if url is not None and url.startswith("http://") and not _is_loopback(urlsplit(url).hostname):
         yield f"SHIELD_JWT_JWKS_URL={url}: keys fetched without TLS can be replaced on the way, use https://"
+    if settings.cors_origins == ("*",):
+        yield "SHIELD_CORS_ORIGINS=*: a page that sends cookies cannot read refusals, name the origins of such pages"
     yield from _limit_warnings(settings)
 
 

@@ -18,7 +18,8 @@ class Facts(NamedTuple):
     presented, unproven; ``methods`` every method the request may end up as; ``route_path`` the
     path below ``root_path``; ``authenticate`` the host app's own check, bound to this request;
     ``paper`` the ticket or number that was shown, unproven too. ``kept`` is where the gate may keep what
-    it worked out of them, where the same facts come again.
+    it worked out of them, where the same facts come again. ``preflight``: it is what a browser asks before a
+    request of another origin, and shows no credential.
     """
 
     peer: str | None
@@ -31,3 +32,4 @@ class Facts(NamedTuple):
     paper: str | None = None
     root_path: str = ""
     kept: list[Any] | None = None
+    preflight: bool = False

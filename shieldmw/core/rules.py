@@ -18,7 +18,7 @@ from .mode import Mode
 from .paths import PathPattern, plain, readings
 
 # Names of limits that rules cannot take for themselves.
-RESERVED_NAMES = ("ip", "token", "address", "failed-auth")
+RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight")
 
 
 class Access(StrEnum):
@@ -61,7 +61,8 @@ class Terms(NamedTuple):
     """What the policy says of a path under a method: the strictest of all its readings.
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may be here in an
-    emergency. ``limits`` are its own, beside the default ones; all of them are charged ``cost``.
+    emergency. ``limits`` are its own, beside the default ones; all of them are charged ``cost``. ``preflight``: of
+    whatever path, since it shows no credential, a preflight is open to all and charged to a bucket of its own.
     """
 
     exempt: bool = False
@@ -69,13 +70,15 @@ class Terms(NamedTuple):
     access: Access = Access.OPEN
     limits: tuple[Limit, ...] = ()
     cost: int = 1
+    preflight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """All limits and where they hold. Guests are charged to ``ip``, verified subjects to
     ``token``, everyone to ``address``; credentials that fail are charged to ``failed_auth``. In an
-    emergency guests are charged to the same bucket under ``emergency_ip``.
+    emergency guests are charged to the same bucket under ``emergency_ip``. Preflights are charged to ``preflight``, in
+    an emergency as well: those of members come without a credential.
     """
 
     ip: tuple[Limit, ...] = ()
@@ -84,6 +87,7 @@ class Policy:
     failed_auth: tuple[Limit, ...] = ()
     rules: tuple[Rule, ...] = ()
     emergency_ip: tuple[Limit, ...] = ()
+    preflight: tuple[Limit, ...] = ()
     exempt: tuple[PathPattern, ...] = ()
     live: tuple[PathPattern, ...] = ()
     allow: Networks = field(default_factory=Networks)
@@ -93,10 +97,13 @@ class Policy:
         """What is said of the path and the methods of a request, whoever asks."""
         rules = self.rules_for(facts)
         named = [rule for rule in rules if rule]
+        live = any(rule.live for rule in named) or self._is_live(facts)
+        if facts.preflight:
+            return Terms(exempt=self._is_exempt(facts), live=live, preflight=True)
         said = {rule.emergency for rule in named}
         return Terms(
             exempt=self._is_exempt(facts),
-            live=any(rule.live for rule in named) or self._is_live(facts),
+            live=live,
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
             limits=tuple(limit for rule in named for limit in rule.limits),
             cost=max((1 if rule is None else rule.cost for rule in rules), default=1),
@@ -120,7 +127,7 @@ class Policy:
         """What the request is charged, the narrowest client first; empty where nothing limits it."""
         own, cost = terms.limits, terms.cost
         if identity is None:
-            ip = self.ip if mode is Mode.NORMAL else self.emergency_ip
+            ip = self.preflight if terms.preflight else self.ip if mode is Mode.NORMAL else self.emergency_ip
             return tuple(_address_charges(clients, own + ip + self.address, cost))
         charges = _client_charges(token_client(identity), (*own, *self.token), cost)
         return (*charges, *_address_charges(clients, self.address, cost))
@@ -153,7 +160,7 @@ def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int
 
 
 def all_limits(policy: Policy) -> Iterator[Limit]:
-    """Every limit of the policy, the default ones first."""
+    """Every limit of the policy, the default ones first; that of preflights is the one of guests once more."""
     yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
     for rule in policy.rules:
         yield from rule.limits

@@ -77,7 +77,7 @@ class Askers:
 
     def terms(self, facts: Facts) -> Terms:
         """What the policy says of the request's path and methods."""
-        key = (facts.path, facts.route_path, facts.root_path, facts.methods)
+        key = (facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight)
         terms = self._terms.get(key)
         if terms is None:
             terms = self._policy.terms(facts)

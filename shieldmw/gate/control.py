@@ -243,5 +243,5 @@ def network_of(text: str) -> IPNetwork:
 
 def limit_names(policy: Policy) -> tuple[str, ...]:
     """Every name under which a client may have a bucket, those that an IPv6 site shares included."""
-    limits = (*all_limits(policy), *policy.emergency_ip)
+    limits = (*all_limits(policy), *policy.emergency_ip, *policy.preflight)
     return tuple(dict.fromkeys(name for limit in limits for name in (limit.name, aggregate(limit).name)))

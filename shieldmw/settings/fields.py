@@ -58,6 +58,32 @@ def _http_url(value: str) -> str:
     return value
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_USUAL_PORT = {"http": ":80", "https": ":443"}
+
+
+def _origin(word: str) -> str:
+    """An origin the way browsers write it."""
+    if word.lower() == "null":
+        raise ValueError("'null' is what every sandboxed page calls itself: name origins such as https://example.org")
+    scheme, _, rest = word.lower().rpartition("://")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0].removesuffix(_USUAL_PORT.get(scheme, ":443"))
+    right = f"{scheme or 'https'}://{host}"
+    if word.lower() == right and _ORIGIN.fullmatch(right):
+        return right
+    meant = f": did you mean '{right}'?" if _ORIGIN.fullmatch(right) else ", such as https://example.org"
+    raise ValueError(f"'{word}' is not an origin, which is a scheme, a host and an unusual port, and no more{meant}")
+
+
+def _origins(value: object) -> object:
+    words = _split(value)
+    if not isinstance(words, tuple | list) or not all(isinstance(word, str) for word in words):
+        return words
+    if "*" in words and len(words) > 1:
+        raise ValueError("'*' means every origin: write it alone, or name the origins")
+    return tuple(word if word == "*" else _origin(word) for word in words)
+
+
 def _store_url(value: str) -> str:
     if "://" in value and scheme_of(value) in (*CLUSTERS, *SENTINELS):
         parse_servers(value)
@@ -128,6 +154,7 @@ _NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use letters, digits, '.',
 LimitText = Annotated[str, AfterValidator(_limit)]
 NetworkSet = Annotated[Networks, NoDecode, BeforeValidator(_networks)]
 Patterns = Annotated[tuple[PathPattern, ...], NoDecode, BeforeValidator(_patterns)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 Algorithms = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_algorithms)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
@@ -32,6 +32,7 @@ from .fields import (
     Name,
     NetworkSet,
     OptionalHeader,
+    Origins,
     Patterns,
     Secret,
     StoreUrl,
@@ -144,6 +145,16 @@ class Settings(BaseSettings):
     emergency_ip_limit: LimitText = Field("30/minute", description="guests, per address, in emergency")
     recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
     sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")
+    cors_origins: Origins = Field(
+        (),
+        description="origins whose pages may read refusals and their `Retry-After`, such as `https://example.org`, "
+        "separated by commas; `*` for all, without cookies",
+    )
+    websocket_refusals: Literal["http", "close"] = Field(
+        "http",
+        description="a refused WebSocket: `http` (429 or 503; browsers tell their pages 1006 and no more) or `close` "
+        "(accepted, then closed with 1013, 1012 or 1008 and a reason that holds the wait)",
+    )
     retry_after: int = Field(
         300, ge=1, le=86_400, description="seconds to wait for those who are turned away; jittered up to +20 %"
     )
@@ -201,6 +212,7 @@ class Settings(BaseSettings):
             address=self._limits("address"),
             failed_auth=parse_limits(self.failed_auth_limit, name="failed-auth"),
             emergency_ip=parse_limits(self.emergency_ip_limit, name="ip"),
+            preflight=parse_limits(self.ip_limit, name="preflight", burst=self.ip_burst),
             live=self.live_paths,
             rules=self.rules if self.rules_file is None else read_rules(self.rules_file),
             exempt=self.exempt_paths,

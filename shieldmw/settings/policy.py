@@ -29,7 +29,7 @@ def rule_problems(policy: Policy) -> Iterator[str]:
 
 def _name_clashes(policy: Policy) -> Iterator[str]:
     owners: dict[str, str] = {}
-    default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth)
+    default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth, *policy.preflight)
     groups: list[tuple[str, tuple[Limit, ...]]] = [("the default limits", default)]
     groups += [(f"rule '{rule.name}'", rule.limits) for rule in policy.rules]
     for owner, limits in groups:

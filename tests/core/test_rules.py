@@ -12,8 +12,9 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.client import AddressClients, Client, Identity, address_clients, token_client
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit, aggregate
+from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Policy, Rule, Terms, all_limits
+from shieldmw.core.rules import Access, Policy, Rule, Terms, all_limits
 
 IP = Limit("ip", 300, 60, 300)
 TOKEN = Limit("token", 1200, 60, 1200)
@@ -112,6 +113,40 @@ def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
     (one, site) = Policy(ip=(IP,)).charges(Terms(), None, V6)
     assert (one.client, one.limit) == (V6.one, IP)
     assert (site.client, site.limit) == (V6.site, aggregate(IP))
+
+
+PREFLIGHTS = Limit("preflight", 300, 60, 300)
+MEMBERS_ONLY = Rule("pay", PathPattern("/pay"), limits=(SEARCH,), cost=5, live=True, emergency=Access.MEMBERS)
+WITH_PREFLIGHTS = Policy(
+    ip=(IP,),
+    address=(ADDRESS,),
+    rules=(MEMBERS_ONLY,),
+    emergency_ip=(Limit("ip", 30, 60, 30),),
+    preflight=(PREFLIGHTS,),
+    exempt=(PathPattern("/healthz"),),
+)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("path", ["/", "/pay"])
+def test_a_preflight_is_charged_to_a_bucket_of_its_own(path: str, mode: Mode) -> None:
+    """In an emergency too, and whatever the path's own rules say: a member's preflight looks like a guest's."""
+    asked = facts(path, "OPTIONS")._replace(preflight=True)
+    terms = WITH_PREFLIGHTS.terms(asked)
+    charges = WITH_PREFLIGHTS.charges(terms, None, V6, mode)
+    assert named(charges) == [
+        (GUEST_V6, "preflight", 1),
+        (GUEST_V6, "address", 1),
+        (SITE_V6, "preflight-prefix", 1),
+        (SITE_V6, "address-prefix", 1),
+    ]
+    assert terms == Terms(live=path == "/pay", preflight=True), "what is open, and holds no rule's limits"
+    assert terms != WITH_PREFLIGHTS.terms(facts("/", "OPTIONS")), "guests that are refused are known by their terms"
+
+
+def test_a_preflight_of_an_exempt_path_is_exempt() -> None:
+    """As the request that follows."""
+    assert WITH_PREFLIGHTS.terms(facts("/healthz", "OPTIONS")._replace(preflight=True)).exempt
 
 
 def test_no_limit_no_charge() -> None:

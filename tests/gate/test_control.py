@@ -314,7 +314,8 @@ def test_every_name_under_which_a_bucket_is_kept_is_known() -> None:
     """Those of an emergency with more limits than usual too."""
     settings = Settings(ip_limit="5/minute", emergency_ip_limit="1/second; 5/minute", token_limit="off")
     names = limit_names(settings.policy)
-    assert {"ip", "ip-prefix", "ip-2", "ip-2-prefix", "failed-auth"} <= set(names)
+    known = {"ip", "ip-prefix", "ip-2", "ip-2-prefix", "failed-auth", "preflight", "preflight-prefix"}
+    assert known <= set(names)
 
 
 @pytest.mark.parametrize(

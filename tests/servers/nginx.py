@@ -39,7 +39,7 @@ http {{
     listen {host}:{port};
     location / {{
       proxy_pass {upstream};
-      proxy_http_version 1.1;
+      proxy_http_version {http_version};
       proxy_buffering off;
       proxy_set_header Host $host;
       proxy_set_header Upgrade $http_upgrade;
@@ -54,13 +54,18 @@ http {{
 
 @contextmanager
 def nginx(
-    upstream: str, *, forwarded_for: ForwardedFor = "append", extra: str = "", ready_path: str = "/healthz"
+    upstream: str,
+    *,
+    forwarded_for: ForwardedFor = "append",
+    extra: str = "",
+    ready_path: str = "/healthz",
+    http_version: str = "1.1",
 ) -> Iterator[HttpServer]:
     """A real nginx before `upstream`, a base URL; WebSocket and unbuffered streams pass through.
 
     X-Forwarded-For: `append` to what the client sent ($proxy_add_x_forwarded_for), `replace` it
     ($remote_addr), or `pass` it on unread. `extra` is added to the location, for instance
-    another proxy_set_header.
+    another proxy_set_header. `http_version` is that of requests to `upstream`; nginx's own default is 1.0.
     """
     binary = require("nginx")
     with own_directory() as directory:
@@ -75,6 +80,7 @@ def nginx(
                 upstream=upstream,
                 forwarded_for=_FORWARDED_FOR[forwarded_for],
                 extra=extra,
+                http_version=http_version,
             )
             (directory / "nginx.conf").write_text(conf, encoding="utf-8")
             command = [binary, "-p", str(directory), "-e", "stderr", "-c", str(directory / "nginx.conf")]

@@ -1,0 +1,35 @@
+"""What lets a page of another origin read a refusal: its headers are not the app's, so neither is its CORS.
+
+Only reading is granted. A preflight that is refused stays refused: to answer it with yes would be to permit what the
+app's own CORS policy may not (Fetch Standard, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from starlette.types import Scope
+
+ANY_ORIGIN = "*"
+
+_EXPOSED = (b"access-control-expose-headers", b"Retry-After, RateLimit, RateLimit-Policy, Shield-Ticket")
+_TO_ANYBODY = ((b"access-control-allow-origin", b"*"), _EXPOSED)
+_WITH_COOKIES = (b"access-control-allow-credentials", b"true")
+_VARY = (b"vary", b"Origin")
+
+
+class Cors:
+    """The headers of a refusal for pages of ``origins``; ``*`` among them means every page, but none with cookies."""
+
+    def __init__(self, origins: Collection[str]) -> None:
+        self._origins = frozenset(origin.encode("latin-1") for origin in origins)
+        self._any = ANY_ORIGIN in origins
+
+    def headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+        """What the refusal of this request says."""
+        if self._any:
+            return _TO_ANYBODY
+        for name, value in scope["headers"]:
+            if name == b"origin" and value in self._origins:
+                return ((b"access-control-allow-origin", value), _WITH_COOKIES, _EXPOSED, _VARY)
+        return (_VARY,)
