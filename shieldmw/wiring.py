@@ -71,8 +71,13 @@ class ShieldMiddleware(Shield):
         open_store = store_opener(settings)
         build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
         super().__init__(
+
+        def open_gate() -> Gate:
+            _start_embedded(settings)
+            return build_gate(settings, open_store())
+
             app,
-            open_gate=lambda: build_gate(settings, open_store()),
+            open_gate=open_gate,
             reader=reader,
             replies=Replies(pointers),
             admin=_admin(settings, reader),
@@ -125,12 +130,24 @@ def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
 
 
 def _server_url(url: str) -> str:
-    """Where the servers are; the embedded one is started."""
+    """Where the servers are."""
     if scheme_of(url) != "embedded":
         return url
-    from .store.embedded import EmbeddedServer
+    from .store.embedded import shared_server
 
-    return EmbeddedServer().start().url
+    return shared_server().url
+
+
+def _start_embedded(settings: Settings) -> None:
+    """Start the server of ``embedded://``, not before it is needed: a shield that is only built leaves no process.
+
+    Raises:
+        SettingsError: it does not start.
+    """
+    if scheme_of(settings.redis_url) == "embedded":
+        from .store.embedded import shared_server
+
+        shared_server().start()
 
 
 def build_gate(settings: Settings, store: Store) -> Gate:
