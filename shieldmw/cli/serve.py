@@ -22,6 +22,7 @@ from shieldmw.store.embedded import EmbeddedServer
 from shieldmw.wiring import ShieldMiddleware
 
 from .load import exit_with, settings_or_exit
+from .orphan import end_with_parent
 
 # Listeners of a live event hold their connections: none is turned away before it was decided.
 CONNECTIONS_PER_WORKER = 100_000
@@ -53,7 +54,7 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
     _try_app(target)
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
-            os.environ["SHIELD_REDIS_URL"] = stack.enter_context(_embedded()).url
+            os.environ["SHIELD_REDIS_URL"] = _started(stack).url
         _check_wiring()
         click.echo(
             f"shieldmw: {target} on http://{host}:{port}, {workers} worker{'s' if workers > 1 else ''}, "
@@ -65,6 +66,7 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
 
 def load_shielded(target: str) -> ShieldMiddleware:
     """The app inside the shield; called in each worker."""
+    end_with_parent(DRAIN_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     shielded = ShieldMiddleware(_load_app(target))
     # What is loaded stays. Else each full collection would look at all of it again, and stop the worker for as long.
@@ -125,9 +127,9 @@ def _load_app(target: str) -> Any:
     return app
 
 
-def _embedded() -> EmbeddedServer:
+def _started(stack: ExitStack) -> EmbeddedServer:
     try:
-        return EmbeddedServer()
+        return stack.enter_context(EmbeddedServer())
     except SettingsError as error:
         exit_with(error)
 

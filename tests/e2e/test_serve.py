@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from e2e.clients import JWT_SECRET, TIMEOUT_S, ask, client, fresh_address, receive, token
+from e2e.test_seats import Listener, run, until
 from servers import APPS, HOST, HttpServer, asgi_server, clean_environment, free_port, redis_server, wait_until
 from servers.http import ready
 from servers.places import on_free_port, own_directory
@@ -283,3 +284,39 @@ def _use_credentials(server: HttpServer, good: str, forged: str) -> None:
             ask(server, address, "/who", [("Cookie", f"session={shown}")])
             ask(server, address, f"/who?token={shown}")
         ask(server, fresh_address(), f"/boom?token={shown}", [("Cookie", f"session={shown}")])
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+
+def test_nothing_outlives_a_main_process_that_is_killed(temporary: Path, tmp_path: Path) -> None:
+    """After kill -9, as for want of memory, listeners hear of the end, the workers and the embedded server end too,
+    and another one can listen there.
+    """
+    environment = {"SHIELD_LIVE_PATHS": "/live/*", "TMPDIR": str(temporary)}
+    with asgi_server("shieldmw", "live_app:app", env=environment, cwd=tmp_path, workers=2) as server:
+        session = server.process.pid
+
+        async def killed() -> str:
+            listener = Listener()
+            assert await listener.ask(server)
+            await until(lambda: listener.heard, TIMEOUT_S, "an event")
+            server.process.kill()
+            await until(lambda: listener.left_s, TIMEOUT_S, "the goodbye")
+            return listener.heard
+
+        heard = run(killed())
+        assert "event: shed" in heard
+        wait_until(lambda: not _session(session), TIMEOUT_S, "all processes to end", lambda: str(_session(session)))
+        assert list(temporary.iterdir()) == []
+        with socket.create_server((HOST, server.port)):
+            pass
+
+
+def test_an_app_that_has_the_middleware_is_shielded_once(tmp_path: Path) -> None:
+    """A client has its whole burst, and the log says so once in each worker."""
+    address = fresh_address()
+    with asgi_server("shieldmw", "shielded_app:shielded", env=SETTINGS, cwd=tmp_path) as server:
+        answers = [ask(server, address, "/hello") for _ in range(BURST + 1)]
+        assert server.log().count("the inner one steps aside") == 1
+    assert [answer.status for answer in answers] == [200] * BURST + [429]
