@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.middleware import Shield
+from .asgi.nesting import Nesting
 from .asgi.replies import Pointers, Replies
 from .asgi.stopping import StopSignals
 from .errors import SettingsError
@@ -70,16 +71,17 @@ class ShieldMiddleware(Shield):
         reader = FactsReader(reading, authenticate)
         open_store = store_opener(settings)
         build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
-        super().__init__(
 
         def open_gate() -> Gate:
             _start_embedded(settings)
             return build_gate(settings, open_store())
 
+        super().__init__(
             app,
             open_gate=open_gate,
             reader=reader,
             replies=Replies(pointers),
+            nesting=Nesting(settings, authenticate),
             admin=_admin(settings, reader),
         )
 
