@@ -7,6 +7,7 @@ import importlib
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -61,7 +62,9 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
             f"store {masked_url(settings.redis_url)}",
             err=True,
         )
-        _server(target, address, port, workers).serve(target_loader=load_shielded)
+        server = _server(target, address, port, workers)
+        _let_workers_hear_sigterm()
+        server.serve(target_loader=load_shielded)
 
 
 def load_shielded(target: str) -> ShieldMiddleware:
@@ -73,6 +76,19 @@ def load_shielded(target: str) -> ShieldMiddleware:
     gc.collect()
     gc.freeze()
     return shielded
+
+
+def _let_workers_hear_sigterm() -> None:
+    """A worker is forked with the main process' handlers: until granian has put its own there SIGTERM would only set
+    a flag that nobody reads, and a stop during the start would last as long as the drain.
+    """
+    main = os.getpid()
+
+    def in_child() -> None:
+        if os.getppid() == main:  # and not what the app forks itself
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def _free_address(host: str, port: int) -> str:

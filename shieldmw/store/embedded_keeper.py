@@ -7,10 +7,11 @@ process ends, kill -9 included. So neither the server nor its folder is left beh
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import signal
 import sys
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 READY = "ready"
@@ -50,8 +51,8 @@ def _server(folder: Path) -> AbstractContextManager[object]:
 
 
 def _say(what: str) -> None:
-    sys.stdout.write(" ".join(what.split()) + "\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # who has started us has ended already
+        os.write(sys.stdout.fileno(), f"{' '.join(what.split())}\n".encode(errors="replace"))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from e2e.test_seats import Listener, run, until
 from servers import APPS, HOST, HttpServer, asgi_server, clean_environment, free_port, redis_server, wait_until
 from servers.http import ready
 from servers.places import on_free_port, own_directory
-from servers.processes import end_group, spawn
+from servers.processes import end_group, read, spawn
 
 BURST = 20
 SETTINGS = {
@@ -68,6 +68,23 @@ def test_idle_connections_do_not_hold_up_the_stop(tmp_path: Path) -> None:
         assert receive(connection).status == 200
         server.process.terminate()
         assert server.process.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["Starting granian", "Spawning worker-2"])
+def test_it_can_be_stopped_while_it_starts(moment: str, way: signal.Signals, temporary: Path, tmp_path: Path) -> None:
+    """Workers that do not serve yet end at once, not at the end of the drain, and nothing is left."""
+    log, port = tmp_path / "log", free_port()
+    command = [sys.executable, "-m", "shieldmw", "serve", "apps:app", "--port", str(port), "--workers", "2"]
+    process = spawn(command, log, tmp_path, clean_environment({**SETTINGS, "TMPDIR": str(temporary)}))
+    try:
+        wait_until(lambda: moment in read(log), TIMEOUT_S, moment, lambda: read(log))
+        process.send_signal(way)
+        process.wait(TIMEOUT_S)
+        wait_until(lambda: not _session(process.pid), 5, "all processes to end", lambda: str(_session(process.pid)))
+        assert list(temporary.iterdir()) == []
+    finally:
+        end_group(process)
 
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
