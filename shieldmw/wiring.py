@@ -14,6 +14,7 @@ from .asgi.facts import AuthenticateScope, FactsReader, Reading
 from .asgi.handshakes import Handshakes
 from .asgi.lingering import Lingering
 from .asgi.middleware import Shield
+from .asgi.nesting import Nesting
 from .asgi.replies import Pointers, Replies
 from .asgi.stopping import StopSignals
 from .errors import SettingsError
@@ -76,12 +77,18 @@ class ShieldMiddleware(Shield):
         lingering = Lingering()
         handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
         cors = Cors(settings.cors_origins) if settings.cors_origins else None
+
+        def open_gate() -> Gate:
+            _start_embedded(settings)
+            return build_gate(settings, open_store())
+
         super().__init__(
             app,
-            open_gate=lambda: build_gate(settings, open_store()),
+            open_gate=open_gate,
             reader=reader,
             replies=Replies(pointers, cors=cors, handshakes=handshakes),
             lingering=lingering,
+            nesting=Nesting(settings, authenticate),
             admin=_admin(settings, reader, handshakes),
         )
 
@@ -132,12 +139,24 @@ def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
 
 
 def _server_url(url: str) -> str:
-    """Where the servers are; the embedded one is started."""
+    """Where the servers are."""
     if scheme_of(url) != "embedded":
         return url
-    from .store.embedded import EmbeddedServer
+    from .store.embedded import shared_server
 
-    return EmbeddedServer().start().url
+    return shared_server().url
+
+
+def _start_embedded(settings: Settings) -> None:
+    """Start the server of ``embedded://``, not before it is needed: a shield that is only built leaves no process.
+
+    Raises:
+        SettingsError: it does not start.
+    """
+    if scheme_of(settings.redis_url) == "embedded":
+        from .store.embedded import shared_server
+
+        shared_server().start()
 
 
 def build_gate(settings: Settings, store: Store) -> Gate:

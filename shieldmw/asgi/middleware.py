@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +17,9 @@ from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 
 from .facts import FactsReader
+from .gates import Gates
 from .lingering import Lingering
+from .nesting import Nesting
 from .replies import Headers, Replies, limit_headers, send_short, send_with
 from .streams import LiveStream
 from .tickets import ticket_headers
@@ -32,12 +33,14 @@ _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "life
 class ShieldScope(NamedTuple):
     """What the app may read from ``scope["shield"]``, as attributes or as keys.
 
-    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket.
+    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket. ``by`` is for a shield
+    further inside, and not for apps.
     """
 
     identity: Identity | None
     address: IPAddress | None
     mode: Mode
+    by: Nesting
 
     @property
     def client_address(self) -> str | None:
@@ -61,7 +64,7 @@ class Shield:
 
     A gate belongs to the event loop it started on, so each loop gets a new one from
     ``open_gate``: usually there is one, test clients have one for each request. ``admin`` answers
-    what is for the operator, before anything is decided.
+    what is for the operator, before anything is decided. ``nesting`` says what happens inside another shield.
     """
 
     def __init__(
@@ -71,10 +74,10 @@ class Shield:
         reader: FactsReader,
         replies: Replies,
         lingering: Lingering,
+        nesting: Nesting,
         admin: Admin | None = None,
     ) -> None:
         self.app = app
-        self._open_gate = open_gate
         self._reader = reader
         self._replies = replies
         self._admin = admin
@@ -82,13 +85,17 @@ class Shield:
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
-        self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Gate]] = WeakKeyDictionary()
+        self._nesting = nesting
+        self._gates = Gates(open_gate, self._stopped)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide an http or websocket scope; start and stop with the lifespan; pass on the rest."""
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
+            return
+        if "shield" in scope and self._steps_aside(scope):
+            await self.app(scope, receive, send)
             return
         gate, loop = self._gate, self._loop
         # A thread runs one loop. To ask asyncio which would be a system call on Python 3.11.
@@ -107,7 +114,7 @@ class Shield:
         elif decision.live:
             answer = self._live(gate, facts, decision, scope, receive, send)
         else:
-            scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode))
+            scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode, self._nesting))
             headers = limit_headers(decision) if decision.verdict is ALLOWED else []
             if facts.paper is not None:
                 headers += self._renewed(gate, facts.paper, decision, scope)
@@ -120,7 +127,7 @@ class Shield:
         self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
         """What answers a request for a live response, if there is a seat."""
-        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode)
+        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if facts.preflight:
             return self.app(scope, receive, send_short(headers, send))
@@ -139,10 +146,15 @@ class Shield:
         return [] if ticket is None else ticket_headers(ticket, scope)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._steps_aside(scope):
+            await self.app(scope, receive, send)
+            return
+        scope["shield"] = ShieldScope(None, None, Mode.NORMAL, self._nesting)
+
         async def receive_and_start() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                await self._start()
+                await self._start_or_fail(send)
             return message
 
         async def stop_and_send(message: Message) -> None:
@@ -156,23 +168,30 @@ class Shield:
             # However the lifespan ends: a request that still comes starts the gate again.
             await self._stop()
 
-    async def _start(self) -> Gate:
-        """The gate of this loop, started once however many requests come first at the same time."""
-        loop = asyncio.get_running_loop()
-        starting = self._gates.get(loop)
-        if starting is None:
-            starting = self._gates[loop] = loop.create_task(self._start_gate())
-        gate = await asyncio.shield(starting)
-        self._loop, self._thread, self._gate = loop, get_ident(), gate
-        return gate
+    def _steps_aside(self, scope: Scope) -> bool:
+        """Whether a shield further outside has done already what this one would do."""
+        around = scope.get("shield")
+        return isinstance(around, ShieldScope) and self._nesting.steps_aside(around.by)
 
-    async def _start_gate(self) -> Gate:
-        gate = self._open_gate()
-        await gate.start()
+    async def _start_or_fail(self, send: Send) -> None:
+        """Start; where that cannot be, the server must not take the error for an app without a lifespan, and serve."""
+        try:
+            await self._start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+
+    async def _start(self) -> Gate:
+        """The gate of this loop."""
+        gate = await self._gates.here()
+        self._loop, self._thread, self._gate = asyncio.get_running_loop(), get_ident(), gate
         return gate
 
     async def _stop(self) -> None:
-        starting = self._gates.pop(asyncio.get_running_loop(), None)
         self._loop = self._gate = None
-        if starting is not None:
-            await (await starting).stop()
+        await self._gates.stop()
+
+    def _stopped(self, gate: Gate) -> None:
+        """A gate is stopped, whoever has done it: it must decide no longer."""
+        if self._gate is gate:
+            self._loop = self._gate = None

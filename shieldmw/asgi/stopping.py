@@ -1,7 +1,9 @@
 """Hears that the server is asked to stop before it has drained. Knows signals, nothing of gates and requests.
 
 Servers tell apps of their end only once all responses are over, and streams never are: without this their
-listeners would be cut at the end of the drain, and their seats be held until then.
+listeners would be cut at the end of the drain, and their seats be held until then. Most ends begin with a signal.
+A worker of uvicorn that has had its number of requests sends none: it closes its listening sockets, so those are
+looked at. They are found by way of uvicorn's handler for signals, which is a method of its server.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+LOOK_EVERY_S = 1.0
 
 
 class StopSignals:
@@ -25,8 +30,10 @@ class StopSignals:
     that must stay so.
     """
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    def __init__(self, leave: Callable[[], None], *, look_every_s: float = LOOK_EVERY_S) -> None:
         self._leave = leave
+        self._look_every_s = look_every_s
+        self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._chained: dict[int, tuple[Handler, Handler]] = {}
 
@@ -38,26 +45,54 @@ class StopSignals:
         for number in SIGNALS:
             before = signal.getsignal(number)
             if callable(before) and _is_of_a_server(before):
-                handler = self._handler(before)
+                handler = partial(self._heard, before)
                 _install(number, handler)
                 self._chained[number] = (handler, before)
+                if self._looking is None and _is_of_uvicorn(server := _owner(before)):
+                    self._looking = asyncio.create_task(self._look(server), name="shieldmw stopping")
 
     async def stop(self) -> None:
         """Put the server's handlers back; where somebody else has chained one before ours, ours only hands on."""
         self._loop = None
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+            self._looking = None
         for number, (handler, before) in self._chained.items():
             if signal.getsignal(number) is handler:
                 _install(number, before)
         self._chained.clear()
 
-    def _handler(self, before: Handler) -> Handler:
-        def heard(number: int, frame: FrameType | None) -> None:
-            if self._loop is not None:
-                with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
-                    self._loop.call_soon_threadsafe(self._leave)
-            before(number, frame)
+    def _heard(self, before: Handler, number: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
+                self._loop.call_soon_threadsafe(self._leave)
+        before(number, frame)
 
-        return heard
+    async def _look(self, server: object) -> None:
+        """Leave once uvicorn's server listens no more."""
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            if _listens_no_more(server):
+                self._leave()
+                return
+
+
+def _owner(handler: Handler) -> object:
+    """Whose method the handler is, past those that were chained by us; None for a function."""
+    while isinstance(handler, partial) and isinstance(getattr(handler.func, "__self__", None), StopSignals):
+        handler = handler.args[0]
+    return getattr(handler, "__self__", None)
+
+
+def _is_of_uvicorn(server: object) -> bool:
+    return any(kind.__module__ == "uvicorn.server" for kind in type(server).__mro__)
+
+
+def _listens_no_more(server: object) -> bool:
+    """Whether all listeners are closed. At the start of the lifespan there are none yet."""
+    listeners: Sequence[asyncio.Server] = getattr(server, "servers", ())
+    return len(listeners) > 0 and not any(listener.is_serving() for listener in listeners)
 
 
 def _is_of_a_server(handler: Handler) -> bool:

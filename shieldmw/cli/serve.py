@@ -7,6 +7,7 @@ import importlib
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from shieldmw.store.embedded import EmbeddedServer
 from shieldmw.wiring import ShieldMiddleware
 
 from .load import exit_with, settings_or_exit
+from .orphan import end_with_parent
 
 # Listeners of a live event hold their connections: none is turned away before it was decided.
 CONNECTIONS_PER_WORKER = 100_000
@@ -53,24 +55,40 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
     _try_app(target)
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
-            os.environ["SHIELD_REDIS_URL"] = stack.enter_context(_embedded()).url
+            os.environ["SHIELD_REDIS_URL"] = _started(stack).url
         _check_wiring()
         click.echo(
             f"shieldmw: {target} on http://{host}:{port}, {workers} worker{'s' if workers > 1 else ''}, "
             f"store {masked_url(settings.redis_url)}",
             err=True,
         )
-        _server(target, address, port, workers).serve(target_loader=load_shielded)
+        server = _server(target, address, port, workers)
+        _let_workers_hear_sigterm()
+        server.serve(target_loader=load_shielded)
 
 
 def load_shielded(target: str) -> ShieldMiddleware:
     """The app inside the shield; called in each worker."""
+    end_with_parent(DRAIN_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     shielded = ShieldMiddleware(_load_app(target))
     # What is loaded stays. Else each full collection would look at all of it again, and stop the worker for as long.
     gc.collect()
     gc.freeze()
     return shielded
+
+
+def _let_workers_hear_sigterm() -> None:
+    """A worker is forked with the main process' handlers: until granian has put its own there SIGTERM would only set
+    a flag that nobody reads, and a stop during the start would last as long as the drain.
+    """
+    main = os.getpid()
+
+    def in_child() -> None:
+        if os.getppid() == main:  # and not what the app forks itself
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def _free_address(host: str, port: int) -> str:
@@ -125,9 +143,9 @@ def _load_app(target: str) -> Any:
     return app
 
 
-def _embedded() -> EmbeddedServer:
+def _started(stack: ExitStack) -> EmbeddedServer:
     try:
-        return EmbeddedServer()
+        return stack.enter_context(EmbeddedServer())
     except SettingsError as error:
         exit_with(error)
 

@@ -59,8 +59,8 @@ class Settings(BaseSettings):
         repr=False,
         description="where the buckets are: `redis://`, `rediss://`, `unix://`, "
         "`redis+cluster://host:port,…`, `redis+sentinel://host:port,…/service`, by TLS `rediss+cluster://` and "
-        "`rediss+sentinel://`, `memory://` (one process), `embedded://` (a Valkey server that the main process starts, "
-        "shared by its workers)",
+        "`rediss+sentinel://`, `memory://` (one process), `embedded://` (a Valkey server of our own, shared by the "
+        "workers of one server)",
     )
     redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="budget of one call to the store, in milliseconds")
     key_prefix: KeyPrefix = Field("shield", description="first part of every key")

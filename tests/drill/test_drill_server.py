@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from servers import wait_until
 from shieldmw.drill import server as server_module
 from shieldmw.drill.server import Server, ServerNotReady, environment, free_port, serving
 
@@ -137,3 +140,32 @@ def test_the_server_runs_the_same_package_though_in_another_folder() -> None:
     assert str(Path.cwd() / "some/where") in paths
     if str(home) not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         assert paths[0] == str(home)
+
+
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from shieldmw.drill.server import serving
+async def run():
+    async with serving([sys.executable, "-c", "import time; time.sleep(60)"], Path.cwd(), os.environ) as server:
+        print(server._process.pid, flush=True)
+        await server.ended()
+asyncio.run(run())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not hear of its parent's death")
+def test_a_server_ends_with_a_drill_that_is_killed() -> None:
+    """After kill -9 of the drill nobody would stop it."""
+    command = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(os.environ, {})) as drill:
+        assert drill.stdout is not None
+        served = Path("/proc", drill.stdout.readline().decode().strip(), "stat")
+        drill.kill()
+
+    def ended() -> bool:
+        with suppress(FileNotFoundError):
+            return ") Z" in served.read_text()
+        return True
+
+    wait_until(ended, 10, "the server to end")

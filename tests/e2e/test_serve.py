@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from e2e.clients import JWT_SECRET, TIMEOUT_S, ask, client, fresh_address, receive, token
+from e2e.test_seats import Listener, run, until
 from servers import APPS, HOST, HttpServer, asgi_server, clean_environment, free_port, redis_server, wait_until
 from servers.http import ready
 from servers.places import on_free_port, own_directory
-from servers.processes import end_group, spawn
+from servers.processes import end_group, read, spawn
 
 BURST = 20
 SETTINGS = {
@@ -67,6 +68,23 @@ def test_idle_connections_do_not_hold_up_the_stop(tmp_path: Path) -> None:
         assert receive(connection).status == 200
         server.process.terminate()
         assert server.process.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["Starting granian", "Spawning worker-2"])
+def test_it_can_be_stopped_while_it_starts(moment: str, way: signal.Signals, temporary: Path, tmp_path: Path) -> None:
+    """Workers that do not serve yet end at once, not at the end of the drain, and nothing is left."""
+    log, port = tmp_path / "log", free_port()
+    command = [sys.executable, "-m", "shieldmw", "serve", "apps:app", "--port", str(port), "--workers", "2"]
+    process = spawn(command, log, tmp_path, clean_environment({**SETTINGS, "TMPDIR": str(temporary)}))
+    try:
+        wait_until(lambda: moment in read(log), TIMEOUT_S, moment, lambda: read(log))
+        process.send_signal(way)
+        process.wait(TIMEOUT_S)
+        wait_until(lambda: not _session(process.pid), 5, "all processes to end", lambda: str(_session(process.pid)))
+        assert list(temporary.iterdir()) == []
+    finally:
+        end_group(process)
 
 
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
@@ -283,3 +301,39 @@ def _use_credentials(server: HttpServer, good: str, forged: str) -> None:
             ask(server, address, "/who", [("Cookie", f"session={shown}")])
             ask(server, address, f"/who?token={shown}")
         ask(server, fresh_address(), f"/boom?token={shown}", [("Cookie", f"session={shown}")])
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+
+def test_nothing_outlives_a_main_process_that_is_killed(temporary: Path, tmp_path: Path) -> None:
+    """After kill -9, as for want of memory, listeners hear of the end, the workers and the embedded server end too,
+    and another one can listen there.
+    """
+    environment = {"SHIELD_LIVE_PATHS": "/live/*", "TMPDIR": str(temporary)}
+    with asgi_server("shieldmw", "live_app:app", env=environment, cwd=tmp_path, workers=2) as server:
+        session = server.process.pid
+
+        async def killed() -> str:
+            listener = Listener()
+            assert await listener.ask(server)
+            await until(lambda: listener.heard, TIMEOUT_S, "an event")
+            server.process.kill()
+            await until(lambda: listener.left_s, TIMEOUT_S, "the goodbye")
+            return listener.heard
+
+        heard = run(killed())
+        assert "event: shed" in heard
+        wait_until(lambda: not _session(session), TIMEOUT_S, "all processes to end", lambda: str(_session(session)))
+        assert list(temporary.iterdir()) == []
+        with socket.create_server((HOST, server.port)):
+            pass
+
+
+def test_an_app_that_has_the_middleware_is_shielded_once(tmp_path: Path) -> None:
+    """A client has its whole burst, and the log says so once in each worker."""
+    address = fresh_address()
+    with asgi_server("shieldmw", "shielded_app:shielded", env=SETTINGS, cwd=tmp_path) as server:
+        answers = [ask(server, address, "/hello") for _ in range(BURST + 1)]
+        assert server.log().count("the inner one steps aside") == 1
+    assert [answer.status for answer in answers] == [200] * BURST + [429]

