@@ -16,6 +16,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
+from shieldmw.gate.live import Entry
 
 from .facts import FactsReader
 from .replies import Headers, Replies, limit_headers, send_with
@@ -120,7 +121,23 @@ class Shield:
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         stream = LiveStream(self._replies, decision, scope, receive, send)
-        decision, entry = gate.enter(facts, decision, stream.leave)
+        entered = gate.enter_now(facts, decision, stream.leave)
+        if entered is None:
+            return self._live_later(gate, facts, decision, stream, headers)
+        return self._entered(gate, *entered, stream, headers)
+
+    async def _live_later(
+        self, gate: Gate, facts: Facts, decision: Decision, stream: LiveStream, headers: Headers
+    ) -> None:
+        """What answers it once the fleet has said whether there is a seat."""
+        answer = self._entered(gate, *await gate.enter_when_due(facts, decision, stream.leave), stream, headers)
+        del gate, facts, decision, headers  # it may last for hours
+        await answer
+
+    def _entered(
+        self, gate: Gate, decision: Decision, entry: Entry | None, stream: LiveStream, headers: Headers
+    ) -> Awaitable[None]:
+        scope, receive, send = stream.connection
         if entry is not None:
             stream.admit(gate.room.seats, entry, headers)
             return stream.run(self.app)

@@ -344,30 +344,28 @@ def test_a_called_member_gets_in_whatever_its_cohort(store: QueueStore, clock: C
     papers = {name: worker.number(name)[1] for name in (f"m-{n}" for n in range(SMALLEST_BLOCK))}
     for number in range(1000):
         worker.turned(f"crowd-{number}")
+    asyncio.run(worker.seats.refresh())
     worker.room.seats.release(mine.seat)
-    asyncio.run(worker.refresh(3))
+    asyncio.run(worker.room.refresh())
     assert worker.seats.book.allotment.member_level == 0
     worker.turned("newcomer")
     worker.enters("m-0", paper=papers["m-0"])
 
 
-def test_members_whose_cohort_is_closed_are_numbered_though_seats_are_free(store: QueueStore, clock: Clock) -> None:
-    """Nobody is left with neither seat nor number: who finds its cohort closed is numbered, called and let in."""
+def test_a_closed_cohort_is_open_again_once_a_seat_is_free(store: QueueStore, clock: Clock) -> None:
+    """Nobody is sent away beside an empty seat: the cohort counts in a full house only, as of the last report."""
     worker, entries = full(store, clock)
     for number in range(1000):
         worker.turned(f"crowd-{number}")
     asyncio.run(worker.refresh())
+    assert worker.seats.book.allotment.member_level == 0
     for entry in entries:
         worker.room.seats.release(entry.seat)
     asyncio.run(store.queue(0, 10**6))  # the crowd has gone home: all its numbers were called
-    asyncio.run(worker.refresh(2))
-    assert worker.seats.book.allotment.member_level == 0
-    paper, rounds = None, 0
-    while isinstance(answer := worker.ask("late", paper=paper), TurnedAway):
-        paper, rounds = answer.paper, rounds + 1
-        assert rounds <= 3
-        asyncio.run(worker.refresh())
-    assert worker.here.members == 1
+    asyncio.run(worker.room.refresh())
+    worker.turned("late")
+    asyncio.run(worker.seats.refresh())
+    worker.enters("late")
 
 
 def test_a_number_called_in_vain_is_given_to_nobody_who_comes_later(store: QueueStore, clock: Clock) -> None:
@@ -393,7 +391,8 @@ def test_a_worker_with_free_seats_calls_the_numbers_of_others(store: QueueStore,
     asyncio.run(begin())
     for number in range(2):
         crowded.enters(f"in-{number}")
-    assert crowded.turned("first to ask") == TurnedAway()
+    due = [crowded.turned(f"first-{number}").is_due for number in range(4)]
+    assert due == [True, True, False, False]  # the fleet has two seats more
     asyncio.run(crowded.room.refresh())
     papers = [crowded.number(f"m-{number}")[1] for number in range(3)]
     asyncio.run(idle.room.refresh())
