@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 RENEW_S = 5.0
 
 # How soon a worker may ask again when it has turned somebody away, where the fleet is small. Together the workers ask
-# at most so often: each call costs Redis most of a millisecond where there are 200 of them.
+# at most so often a second: each call costs Redis half a millisecond where there are 200 of them.
 LEAST_S = 0.2
 FLEET_PER_S = 100
 
