@@ -40,8 +40,8 @@ STORE_CLOSED_RETRY_S = 5
 NO_PLACE_RETRY_S = 3
 
 # Whoever had a seat on a worker that ends comes back at once, to another one, and so does whoever has a new credential
-# for the one that ended. The factor spreads those who leave
-# together over a second and a half; with the jitter that every wait has they are back within 3 s.
+# for the one that ended. The factor spreads those who leave together over a second and a half; with the jitter that
+# every wait has they are back within 3 s.
 RESTART_RETRY_S = 1.0
 RESTART_SPREAD = 1.5
 
