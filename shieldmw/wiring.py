@@ -24,6 +24,7 @@ from .gate.batch import Batch, Singly
 from .gate.charging import Charging, OwnCharging, SharedCharging
 from .gate.control import Control
 from .gate.deny import DenyWatch
+from .gate.expulsion import Expulsion
 from .gate.failed_auth import FailedAuth
 from .gate.gate import Background, Gate
 from .gate.identity import Identifier, TokenVerifier
@@ -32,6 +33,7 @@ from .gate.live import LiveRoom
 from .gate.outage import GuardedStore, WatchedStore
 from .gate.refusals import Refusals, RefusedGuests
 from .gate.seats import SeatPlan, Seats
+from .gate.stream_caps import STREAMS, StreamCaps
 from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
 from .settings import Settings
@@ -170,12 +172,14 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     switch = Switch(store, on_change=lambda: seats.mode_changed(), on_reset=lambda: forget())
     observers = (RefusalLog(),)
     seats = Seats(store, switch, plan, observers=observers)
-    room = LiveRoom(store, seats, settings.key_prefix)
+    caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
+    prefixes = (settings.ipv4_prefix, settings.ipv6_prefix)
+    room = LiveRoom(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes)
     deny_list = DenyWatch(store, switch.store_now_s)
     guarded = _guarded(settings, store, workers=lambda: seats.workers)
     charging, leasing = _charging(settings, store, guarded)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
-    identifier, credentials = _identifier(settings, store, FailedAuth(policy, guarded, failures))
+    identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, guarded, failures))
 
     def forget() -> None:
         gate.forget()
@@ -195,6 +199,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
             *credentials,
             seats,
             room,
+            Expulsion(seats, deny_list, identifier, api_keys),
             ChangeListener(store, _listener(switch, seats, deny_list, room, forget)),
             StopSignals(seats.leave),
         ),
@@ -214,12 +219,17 @@ def _listener(
     """What is done where another worker tells of a change."""
 
     def heard(change: str) -> None:
+        if change.startswith(STREAMS):
+            room.streams.heard(change)
+            return
         if change == "seats":
             seats.soon()
             return
         if change.startswith(TAKEN):
             room.takeovers.heard(change)
             return
+        if not change:
+            room.streams.listening()
         switch.soon()
         deny_list.soon()
         if change.startswith("client"):
@@ -244,12 +254,14 @@ def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[
     return SharedCharging(guarded, leases, refusals), () if leases is None else (leases,)
 
 
-def _identifier(settings: Settings, store: Store, failed_auth: FailedAuth) -> tuple[Identifier, Sequence[Background]]:
+def _identifier(
+    settings: Settings, store: Store, failed_auth: FailedAuth
+) -> tuple[Identifier, ApiKeys, Sequence[Background]]:
     """Who says who is asking, and what keeps fresh what it knows."""
     api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
     tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
     identifier = Identifier(api_keys, tokens, failed_auth)
-    return identifier, (api_keys, *jwks)
+    return identifier, api_keys, (api_keys, *jwks)
 
 
 def _jwt(settings: Settings, on_change: Callable[[], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:

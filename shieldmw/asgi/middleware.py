@@ -15,6 +15,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
+from shieldmw.gate.live import Entry
 
 from .facts import FactsReader
 from .gates import Gates
@@ -132,7 +133,23 @@ class Shield:
         if facts.preflight:
             return self.app(scope, receive, send_short(headers, send))
         stream = LiveStream(self._replies, decision, scope, receive, send)
-        decision, entry = gate.enter(facts, decision, stream.leave)
+        entered = gate.enter_now(facts, decision, stream.leave)
+        if entered is None:
+            return self._live_later(gate, facts, decision, stream, headers)
+        return self._entered(gate, *entered, stream, headers)
+
+    async def _live_later(
+        self, gate: Gate, facts: Facts, decision: Decision, stream: LiveStream, headers: Headers
+    ) -> None:
+        """What answers it once the fleet has said whether there is a seat."""
+        answer = self._entered(gate, *await gate.enter_when_due(facts, decision, stream.leave), stream, headers)
+        del gate, facts, decision, headers  # it may last for hours
+        await answer
+
+    def _entered(
+        self, gate: Gate, decision: Decision, entry: Entry | None, stream: LiveStream, headers: Headers
+    ) -> Awaitable[None]:
+        scope, receive, send = stream.connection
         if entry is not None:
             stream.admit(gate.room.seats, entry, headers)
             return stream.run(self.app)
@@ -169,9 +186,12 @@ class Shield:
             await self._stop()
 
     def _steps_aside(self, scope: Scope) -> bool:
-        """Whether a shield further outside has done already what this one would do."""
+        """Whether another shield, further outside, has done already what this one would do."""
         around = scope.get("shield")
-        return isinstance(around, ShieldScope) and self._nesting.steps_aside(around.by)
+        # A scope that comes here twice is decided twice: nothing that is sent through again is free.
+        if not isinstance(around, ShieldScope) or around.by is self._nesting:
+            return False
+        return self._nesting.steps_aside(around.by)
 
     async def _start_or_fail(self, send: Send) -> None:
         """Start; where that cannot be, the server must not take the error for an app without a lifespan, and serve."""

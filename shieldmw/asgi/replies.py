@@ -46,10 +46,19 @@ STORE_CLOSED_RETRY_S = 5
 # A member for whom no number was at hand gets one with the next block, within a second or two.
 NO_PLACE_RETRY_S = 3
 
-# Whoever had a seat on a worker that ends comes back at once, to another one. The factor spreads those who leave
-# together over a second and a half; with the jitter that every wait has they are back within 3 s.
+# Whoever had a seat on a worker that ends comes back at once, to another one, and so does whoever has a new credential
+# for the one that ended. The factor spreads those who leave together over a second and a half; with the jitter that
+# every wait has they are back within 3 s.
 RESTART_RETRY_S = 1.0
 RESTART_SPREAD = 1.5
+
+# A client that has all its streams: one of them must end first, and nobody knows when. A page that opens again and
+# again should not do so each second.
+STREAMS_RETRY_S = 30
+
+_WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
+_AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
+_AGAINST_POLICY = (Reason.DENY_LIST, Reason.TOO_MANY_STREAMS, Reason.REPLACED, Reason.CREDENTIAL_ENDED)
 
 _IN_HTTP = ("http.response.start", "http.response.body")
 _IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body")
@@ -96,45 +105,59 @@ _RESTARTING = Problem(
     "This server is restarting",
     "Please come straight back, and show your ticket: it keeps your place before new listeners.",
 )
+_TOO_MANY_STREAMS = Problem(
+    f"{PROBLEM_TYPES}#quota-exceeded",
+    "Too many streams",
+    "As many live streams as are allowed are open from this address. Close one, or sign in.",
+)
+_REPLACED = Problem(
+    f"{PROBLEM_TYPES}#quota-exceeded",
+    "Another stream took this one's place",
+    "You have opened another live stream, and the newest ones go on.",
+)
+_CREDENTIAL_ENDED = Problem(
+    "about:blank",
+    "Unauthorized",
+    "The credential that opened this stream has ended or was revoked. Please sign in again.",
+)
 _CLOSED = Problem(_TYPE_REDUCED, "Closed for now", "This part of the event is closed for the moment.")
 
 
+_PROBLEMS = {
+    Reason.DENY_LIST: _ABNORMAL,
+    Reason.STORE_CLOSED: _STORE_CLOSED,
+    Reason.NO_SEAT: _MEMBER,
+    Reason.RESTARTING: _RESTARTING,
+    Reason.TOO_MANY_STREAMS: _TOO_MANY_STREAMS,
+    Reason.REPLACED: _REPLACED,
+    Reason.CREDENTIAL_ENDED: _CREDENTIAL_ENDED,
+    Reason.EMERGENCY: _CLOSED,
+}
+
+
 def _problem(decision: Decision) -> Problem:
-    guest = decision.listener_class is ListenerClass.GUEST
-    match decision.reason:
-        case Reason.DENY_LIST:
-            return _ABNORMAL
-        case Reason.STORE_CLOSED:
-            return _STORE_CLOSED
-        case Reason.NO_SEAT:
-            return _GUEST if guest else _MEMBER
-        case Reason.RESTARTING:
-            return _RESTARTING
-        case Reason.EMERGENCY:
-            return _GUEST if guest else _CLOSED
-    return _QUOTA
+    if decision.listener_class is ListenerClass.GUEST and decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY):
+        return _GUEST
+    return _PROBLEMS.get(decision.reason, _QUOTA)
 
 
 def status_of(decision: Decision) -> int:
-    """503 where the fleet carries fewer for now, 429 where the client asked too much."""
+    """503 where the fleet carries fewer for now, 429 where the client asked too much, 401 without a credential."""
+    if decision.reason is Reason.CREDENTIAL_ENDED:
+        return 401
     return 503 if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY, Reason.RESTARTING) else 429
 
 
 def close_code(decision: Decision) -> int:
-    """The code that a WebSocket is closed with; 1008 where to come back is no use."""
+    """The code that a WebSocket is closed with; 1008 says not just to connect again."""
     if decision.reason is Reason.RESTARTING:
         return WEBSOCKET_SERVICE_RESTART
-    return WEBSOCKET_POLICY_VIOLATION if decision.reason is Reason.DENY_LIST else WEBSOCKET_TRY_AGAIN_LATER
+    return WEBSOCKET_POLICY_VIOLATION if decision.reason in _AGAINST_POLICY else WEBSOCKET_TRY_AGAIN_LATER
 
 
-def turned_away(decision: Decision) -> Decision:
+def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT) -> Decision:
     """The decision on someone whose seat is taken away."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, charges=(), outcome=None, kept=None)
-
-
-def restarting(decision: Decision) -> Decision:
-    """The decision on someone whose seat ends with the worker."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING, charges=(), outcome=None, kept=None)
+    return decision._replace(verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, kept=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +199,8 @@ class Replies:
 
     def retry_ms(self, decision: Decision) -> int:
         """When those whose seat is taken away may try again, in milliseconds, jittered upward."""
-        restart = decision.reason is Reason.RESTARTING
-        wait_ms = self._wait_us(decision) / 1000 if restart else self._pointers.retry_after_s * 1000
+        at_once = decision.reason in _AT_ONCE
+        wait_ms = self._wait_us(decision) / 1000 if at_once else self._pointers.retry_after_s * 1000
         return math.ceil(wait_ms * (1 + JITTER * self._jitter()))
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
@@ -234,15 +257,15 @@ class Replies:
         """How long to wait; 0 where no wait would help."""
         if decision.reason in (Reason.QUOTA, Reason.NEVER):
             return decision.retry_after_us
-        if decision.reason is Reason.STORE_CLOSED:
-            return STORE_CLOSED_RETRY_S * US_PER_S
         if decision.place is not None:
             return int(decision.place.poll_s * US_PER_S)
-        if decision.reason is Reason.RESTARTING:
+        if decision.reason in _AT_ONCE:
             return int(RESTART_RETRY_S * US_PER_S * (1 + RESTART_SPREAD * self._jitter()))
+        if decision.retry_after_us:
+            return decision.retry_after_us
         if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
             return NO_PLACE_RETRY_S * US_PER_S
-        return decision.retry_after_us or self._pointers.retry_after_s * US_PER_S
+        return _WAITS_S.get(decision.reason, self._pointers.retry_after_s) * US_PER_S
 
     def problem_json(self, decision: Decision) -> bytes:
         """The refusal as problem details on one line."""

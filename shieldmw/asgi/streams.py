@@ -13,16 +13,23 @@ from enum import Enum, auto
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldmw.core.decision import Decision
+from shieldmw.core.decision import Decision, Reason
 from shieldmw.gate.audience import Seat
 from shieldmw.gate.live import Entry
 from shieldmw.gate.seats import Seats
 
-from .replies import Headers, Replies, close_code, restarting, turned_away
+from .replies import Headers, Replies, close_code, turned_away
 from .tickets import ticket_cookie
 
 CLOSE_REASON = "reduced capacity"
 RESTART_REASON = "service restart"
+CLOSE_REASONS = {
+    Reason.RESTARTING: RESTART_REASON,
+    Reason.DENY_LIST: "denied",
+    Reason.TOO_MANY_STREAMS: "too many streams",
+    Reason.REPLACED: "replaced by a newer stream",
+    Reason.CREDENTIAL_ENDED: "credential ended",
+}
 
 
 class Phase(Enum):
@@ -59,6 +66,11 @@ class LiveStream:
         self._phase = Phase.BEFORE
         self._leaving = False
         self._trailers = False
+
+    @property
+    def connection(self) -> tuple[Scope, Receive, Send]:
+        """The connection, as the server gave it."""
+        return self._scope, self._receive, self._send
 
     def admit(self, seats: Seats, entry: Entry, headers: Headers) -> None:
         """The listener has a seat, to be given back at the end; the ticket goes out with the headers, as a cookie."""
@@ -123,12 +135,11 @@ class LiveStream:
 
     async def _say_goodbye(self) -> None:
         phase, self._phase = self._phase, Phase.OVER
-        is_leaving = self._seats.is_leaving
-        goodbye = restarting(self._goodbye) if is_leaving else self._goodbye
+        goodbye = turned_away(self._goodbye, Reason.RESTARTING if self._seats.is_leaving else self._seat.why)
         if phase is Phase.BEFORE:
             await self._replies.refuse(goodbye, self._scope, self._receive, self._send)
         elif phase is Phase.WEBSOCKET:
-            reason = RESTART_REASON if is_leaving else CLOSE_REASON
+            reason = CLOSE_REASONS.get(goodbye.reason, CLOSE_REASON)
             await self._send({"type": "websocket.close", "code": close_code(goodbye), "reason": reason})
         elif phase in (Phase.SSE, Phase.STREAM):
             body = self._shed_event(goodbye) if phase is Phase.SSE else b""

@@ -14,7 +14,7 @@ from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
 from shieldmw.errors import SettingsError, StoreError
 from shieldmw.settings import Settings
-from shieldmw.settings.problems import masked_url
+from shieldmw.settings.problems import masked_url, variable
 from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 from shieldmw.store.embedded import EmbeddedServer
 from shieldmw.store.shared import RedisStore
@@ -91,6 +91,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     if settings.cors_origins == ("*",):
         yield "SHIELD_CORS_ORIGINS=*: a page that sends cookies cannot read refusals, name the origins of such pages"
     yield from _limit_warnings(settings)
+    yield from _stream_warnings(settings)
 
 
 def _proxy_warnings(settings: Settings) -> Iterator[str]:
@@ -128,6 +129,14 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
         yield "SHIELD_EXEMPT_PATHS exempts every path: nothing is ever refused"
     if any(network.prefixlen == 0 for network in policy.allow.networks):
         yield "SHIELD_ALLOW_IPS allows every address: nothing is ever refused"
+
+
+def _stream_warnings(settings: Settings) -> Iterator[str]:
+    has_seats = settings.capacity or settings.seats_in_emergency
+    for name in ("streams_per_member", "streams_per_address"):
+        if has_seats and getattr(settings, name) == 0:
+            who = "member" if name == "streams_per_member" else "address"
+            yield f"{variable(name)}=0: one {who} can take every seat"
 
 
 _MORE_THAN_ONE_CLIENT_SENDS = 10_000

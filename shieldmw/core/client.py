@@ -45,10 +45,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whom a credential proves, and until when (Unix time)."""
+    """Whom a credential proves, and until when (Unix time); for an API key the digest it is kept under."""
 
     identity: Identity
     until_s: float
+    api_key: str | None = None
 
 
 class Client(NamedTuple):
@@ -90,6 +91,11 @@ def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: in
         return AddressClients(_ip_client(one, None), None)
     site = _network(address, SITE_PREFIX)
     return AddressClients(_ip_client(one, site), _ip_client(site, None))
+
+
+def charged_client(identity: Identity | None, address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> Client:
+    """The client who is charged first of all: the verified subject, else the address."""
+    return address_clients(address, ipv4_prefix, ipv6_prefix).one if identity is None else token_client(identity)
 
 
 def _network(address: IPAddress, prefix: int) -> str:

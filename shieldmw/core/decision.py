@@ -35,6 +35,9 @@ class Reason(StrEnum):
     NEVER = "never"
     EMERGENCY = "emergency"
     NO_SEAT = "no_seat"
+    TOO_MANY_STREAMS = "too_many_streams"
+    REPLACED = "replaced"
+    CREDENTIAL_ENDED = "credential_ended"
     RESTARTING = "restarting"
     STORE_OPEN = "store_open"
     STORE_CLOSED = "store_closed"
@@ -94,6 +97,8 @@ class Decision(NamedTuple):
     @property
     def violated(self) -> tuple[str, ...]:
         """The names of the limits that refused."""
+        if self.reason in (Reason.TOO_MANY_STREAMS, Reason.REPLACED):
+            return ("streams",)
         return tuple([level.limit.name for level in self.levels if level.retry_after_us])
 
 

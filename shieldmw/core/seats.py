@@ -17,6 +17,10 @@ COHORTS = 128
 # A grant holds so long without being renewed; a dead worker's seats return then.
 LEASE_S = 15.0
 
+# A worker that has not reported for so long may be dead: reports come each 5 s, and one may be late. Its seats stay
+# its own until the lease ends, but its listeners are on their way to other workers, and are no longer counted.
+SILENT_S = 7.0
+
 # What a worker says it holds that has no grant, or one whose lease has ended.
 NO_GRANT = -1
 
@@ -115,9 +119,10 @@ class SeatTable:
         known.seats = granted(share.seats, has, room)
         known.guest_seats = min(known.seats, granted(share.guest_seats, has_guests, guest_room))
         known.until_s = latest_s
-        demand = sum((entry.demand for entry in entries), Audience())
-        present = sum((entry.present for entry in entries), Audience())
-        members, guests = levels(capacity, demand)
+        heard = [entry for entry in entries if round((latest_s - entry.until_s) * 1000) < SILENT_S * 1000]
+        demand = sum((entry.demand for entry in heard), Audience())
+        present = sum((entry.present for entry in heard), Audience())
+        members, guests = levels(capacity, demand, present)
         return Grant(known.seats, known.guest_seats, members, guests, len(entries), present, demand)
 
     def release(self, worker: str) -> None:
@@ -166,11 +171,20 @@ def _slice(amount: int, weights: Iterable[int], index: int) -> int:
     return amount * (before + weights[index]) // total - amount * before // total
 
 
-def levels(capacity: Capacity, demand: Audience) -> tuple[int, int]:
-    """How many cohorts of members and of guests find a seat, were all seats given anew."""
+def levels(capacity: Capacity, demand: Audience, present: Audience) -> tuple[int, int]:
+    """How many cohorts of members and of guests are let in anew.
+
+    All of them while a seat is free that they may have: nobody is sent away beside an empty seat. In a full house,
+    as many as would find a seat were all seats given anew.
+    """
     for_members = max(0, capacity.seats - demand.hosts)
     for_guests = max(0, min(for_members - demand.members, capacity.guest_seats))
-    return _level(for_members, demand.members), _level(for_guests, demand.guests)
+    member_seat_is_free = present.hosts + present.members < capacity.seats
+    guest_seat_is_free = present.total < capacity.seats and present.guests < capacity.guest_seats
+    return (
+        COHORTS if member_seat_is_free else _level(for_members, demand.members),
+        COHORTS if guest_seat_is_free else _level(for_guests, demand.guests),
+    )
 
 
 def _level(seats: int, wanted: int) -> int:

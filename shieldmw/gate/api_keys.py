@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
-from shieldmw.core.api_keys import ApiKeyTable
+from shieldmw.core.api_keys import ApiKeyTable, digest
 from shieldmw.core.client import Identity
 from shieldmw.store.port import Store
 
@@ -39,6 +39,17 @@ class ApiKeys:
         if not self._file_entries:
             return None
         return self._file_entries.get(sha256(credential.encode("utf-8", "surrogatepass")).hexdigest())
+
+    def digest(self, credential: str) -> str | None:
+        """The digest under which a key in force is kept."""
+        if self._issued is not None and self._issued.find(credential):
+            return digest(credential, self._issued.digest_key)
+        found = sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+        return found if found in self._file_entries else None
+
+    def is_in_force(self, digest: str) -> bool:
+        """Whether a key is still in force, by the digest under which it is kept."""
+        return digest in self._file_entries or (self._issued is not None and digest in self._issued.entries)
 
     async def refresh(self) -> None:
         """Read the table again if its version has changed."""

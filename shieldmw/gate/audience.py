@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf, isfinite
+from typing import TypeVar
 
-from shieldmw.core.client import ListenerClass
+from shieldmw.core.client import IPAddress, ListenerClass
+from shieldmw.core.decision import Reason
 from shieldmw.core.seats import COHORTS, Audience, Grant
+
+K = TypeVar("K")
 
 # A cut empties the seats that must go in ten steps, one each second: an audience that all leaves at
 # once would come back at once.
@@ -16,10 +20,13 @@ CUT_STEPS = 10
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """One live stream. ``leave`` is called when its listener must go.
+    """One live stream. ``leave`` is called when its listener must go, after ``why`` was set to the reason.
 
     A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when its listener came back with the ticket,
-    by the clock of the store; 0 for a stream with which the ticket began, which all others came after.
+    by the clock of the store; 0 for a stream with which the ticket began, which all others came after. ``client``
+    stands for the client that is charged (0 for none), ``began_ms`` is when its stream began, by the same clock;
+    0 for a guest who came back with a ticket. ``address``, ``api_key`` (the digest of the key that proved a member)
+    and ``until_s`` (when the credential ends, Unix time) say when the listener may no longer be here.
     """
 
     listener_class: ListenerClass
@@ -28,6 +35,12 @@ class Seat:
     leave: Callable[[], None]
     path: str = ""
     back_ms: int = 0
+    client: int = 0
+    began_ms: int = 0
+    address: IPAddress | None = None
+    api_key: str | None = None
+    until_s: float = inf
+    why: Reason = Reason.NO_SEAT
 
 
 @dataclass(slots=True)
@@ -45,22 +58,66 @@ class Allotment:
         return cls(grant.seats, grant.guest_seats, grant.member_level, grant.guest_level)
 
 
+class _Rows:
+    """The seats of one class by cohort: to find one of the highest cohort costs the same however many there are."""
+
+    __slots__ = ("_highest", "_rows", "count")
+
+    def __init__(self) -> None:
+        self._rows: tuple[set[Seat], ...] = tuple(set() for _ in range(COHORTS))
+        self._highest = 0
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Seat]:
+        return (seat for row in self._rows for seat in row)
+
+    def __contains__(self, seat: Seat) -> bool:
+        return seat in self._rows[seat.cohort]
+
+    def add(self, seat: Seat) -> None:
+        """Put in a seat that is not here."""
+        self._rows[seat.cohort].add(seat)
+        self._highest = max(self._highest, seat.cohort)
+        self.count += 1
+
+    def remove(self, seat: Seat) -> None:
+        """Take out a seat that is here."""
+        self._rows[seat.cohort].remove(seat)
+        self.count -= 1
+
+    def highest(self) -> Seat | None:
+        """One of the highest cohort that has any: the first to leave."""
+        while self._highest and not self._rows[self._highest]:
+            self._highest -= 1
+        return next(iter(self._rows[self._highest]), None)
+
+
 @dataclass(slots=True)
 class AudienceBook:
     """Seats the worker has given, by class, and the order of favour:
 
-    host, live member, new member, live guest, new guest. Live is who shows a ticket.
+    host, live member, new member, live guest, new guest. Live is who shows a ticket. ``on_release`` is told of
+    each seat that is given back or taken.
     """
 
     allotment: Allotment = field(default_factory=Allotment)
-    _seats: dict[ListenerClass, set[Seat]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
+    on_release: Callable[[Seat], None] = lambda seat: None
+    _seats: dict[ListenerClass, _Rows] = field(default_factory=lambda: {name: _Rows() for name in ListenerClass})
     _tickets: dict[str, tuple[Seat, ...]] = field(default_factory=dict)
+    _clients: dict[int, tuple[Seat, ...]] = field(default_factory=dict)
+    _ends: dict[int, set[Seat]] = field(default_factory=dict)
     _at_cut: int = 0
+
+    def __iter__(self) -> Iterator[Seat]:
+        return (seat for seats in self._seats.values() for seat in seats)
+
+    def __contains__(self, seat: Seat) -> bool:
+        return seat in self._seats[seat.listener_class]
 
     def present(self) -> Audience:
         """How many are here."""
         seats = self._seats
-        return Audience(*(len(seats[name]) for name in ListenerClass))
+        return Audience(*(seats[name].count for name in ListenerClass))
 
     def is_live(self, ticket_id: str) -> bool:
         """Whether a stream with this ticket is here now, on any path."""
@@ -70,36 +127,64 @@ class AudienceBook:
         """The stream with this ticket on this path, if it is here."""
         return next((seat for seat in self._tickets.get(ticket_id, ()) if seat.path == path), None)
 
-    def admit(self, seat: Seat, *, live: bool) -> bool:
-        """Give a seat, taking one from a lower class where none is free. False: there is none."""
-        if live and (old := self.find(seat.ticket_id, seat.path)) is not None:
-            self.evict(old)
-        if not self._fits(seat, live=live):
+    def streams_of(self, client: int) -> tuple[Seat, ...]:
+        """The streams of a client that are here, the oldest first."""
+        return self._clients.get(client, ())
+
+    def clients(self) -> list[int]:
+        """Every client who has a stream here."""
+        return list(self._clients)
+
+    def ended(self, now_s: float) -> list[Seat]:
+        """The seats whose credential has ended, whole seconds later at most."""
+        return [seat for end_s in [end_s for end_s in self._ends if end_s <= now_s] for seat in self._ends[end_s]]
+
+    def admit(self, seat: Seat, *, live: bool, instead_of: Sequence[Seat] = ()) -> bool:
+        """Give a seat, taking one from a lower class where none is free. False: there is none.
+
+        The older stream of a ticket, and those ``instead_of`` which it comes, leave for it: their seat passes on.
+        """
+        old = self.find(seat.ticket_id, seat.path) if live else None
+        going = instead_of if old is None or old in instead_of else (*instead_of, old)
+        for other in going:
+            self.evict(other, Reason.REPLACED)
+        if not going and not self._fits(seat, live=live):
             return False
         self._seats[seat.listener_class].add(seat)
         self._tickets[seat.ticket_id] = (*self._tickets.get(seat.ticket_id, ()), seat)
+        if seat.client:
+            self._clients[seat.client] = (*self._clients.get(seat.client, ()), seat)
+        if isfinite(seat.until_s):
+            self._ends.setdefault(ceil(seat.until_s), set()).add(seat)
         return True
 
     def release(self, seat: Seat) -> None:
         """The stream has ended."""
-        self._seats[seat.listener_class].discard(seat)
-        others = tuple(other for other in self._tickets.get(seat.ticket_id, ()) if other is not seat)
-        if others:
-            self._tickets[seat.ticket_id] = others
-        else:
-            self._tickets.pop(seat.ticket_id, None)
+        if seat not in self:
+            return
+        self._seats[seat.listener_class].remove(seat)
+        _leave_out(self._tickets, seat.ticket_id, seat)
+        if seat.client:
+            _leave_out(self._clients, seat.client, seat)
+        if isfinite(seat.until_s):
+            ending = self._ends[ceil(seat.until_s)]
+            ending.remove(seat)
+            if not ending:
+                del self._ends[ceil(seat.until_s)]
+        self.on_release(seat)
 
-    def evict(self, seat: Seat) -> None:
-        """Take a seat back; it counts as free from now on."""
+    def evict(self, seat: Seat, why: Reason = Reason.NO_SEAT) -> bool:
+        """Take a seat back, which counts as free from now on, and tell the listener why. False: it was not here."""
+        if seat not in self:
+            return False
         self.release(seat)
+        seat.why = why
         seat.leave()
+        return True
 
-    def evict_all(self) -> int:
+    def evict_all(self, why: Reason) -> int:
         """Take every seat back; how many there were."""
-        everybody = [seat for seats in self._seats.values() for seat in seats]
-        for seat in everybody:
-            self.evict(seat)
-        return len(everybody)
+        return sum([self.evict(seat, why) for seat in list(self)])
 
     def _fits(self, seat: Seat, *, live: bool) -> bool:
         allotment = self.allotment
@@ -118,9 +203,8 @@ class AudienceBook:
         """Evict one listener of the lowest class below ``by``."""
         lower = (ListenerClass.GUEST, ListenerClass.MEMBER)[: 2 if by is ListenerClass.HOST else 1]
         for name in lower:
-            if self._seats[name]:
-                self.evict(max(self._seats[name], key=_leaves_first))
-                return True
+            if (seat := self._seats[name].highest()) is not None:
+                return self.evict(seat)
         return False
 
     def surplus(self) -> tuple[int, int]:
@@ -146,11 +230,16 @@ class AudienceBook:
         return {ListenerClass.GUEST: evicted_guests, ListenerClass.MEMBER: evicted_members}
 
     def _evict_some(self, name: ListenerClass, count: int) -> int:
-        leaving = sorted(self._seats[name], key=_leaves_first, reverse=True)[:count] if count > 0 else []
-        for seat in leaving:
-            self.evict(seat)
-        return len(leaving)
+        evicted = 0
+        while evicted < count and (seat := self._seats[name].highest()) is not None:
+            evicted += self.evict(seat)
+        return evicted
 
 
-def _leaves_first(seat: Seat) -> int:
-    return seat.cohort
+def _leave_out(streams: dict[K, tuple[Seat, ...]], key: K, seat: Seat) -> None:
+    """All streams under a key but this one."""
+    others = tuple([other for other in streams[key] if other is not seat])
+    if others:
+        streams[key] = others
+    else:
+        del streams[key]

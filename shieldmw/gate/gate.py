@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Outcome, wait_us
@@ -22,13 +24,18 @@ from .control import Control
 from .deny import DenyWatch
 from .events import Decided, Observer
 from .identity import GUEST, Identifier, Verified
-from .live import Entry, LiveRoom
+from .live import Entry, LiveRoom, TurnedAway
 from .refusals import RefusedGuests
 from .standing import Standing
 from .switch import Switch
 
 # A refusal may be given again for so long: what it says of the wait is then so much more than true.
 REFUSAL_KEPT_US = 250_000
+
+# How long a listener waits for a seat that the fleet has and its worker has not, and when to ask again if it did not
+# come: a dead worker's seats return within 15 s, all others sooner.
+SEAT_AWAITED_S = 1.0
+SEAT_DUE_US = 2 * US_PER_S
 
 
 class Background(Protocol):
@@ -157,15 +164,47 @@ class Gate:
 
         ``leave`` is called when the listener must go. The seat is given back to ``room.seats``.
         """
+        return self._entered(facts, decision, self._try_to_enter(facts, decision, leave))
+
+    def enter_now(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None]
+    ) -> tuple[Decision, Entry | None] | None:
+        """The same; None where the fleet has a seat that this worker was not granted yet: then wait for it."""
+        entry = self._try_to_enter(facts, decision, leave)
+        if isinstance(entry, TurnedAway) and entry.is_due and self.room.seats.may_ask():
+            return None
+        return self._entered(facts, decision, entry)
+
+    async def enter_when_due(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None]
+    ) -> tuple[Decision, Entry | None]:
+        """The same, after the seats were divided again, for a moment at most. One report asks for all who wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SEAT_AWAITED_S):
+                while (entered := self.enter_now(facts, decision, leave)) is None:
+                    await self.room.seats.next_grant(first=facts.paper is not None)
+                return entered
+        self.room.seats.asked_in_vain()
+        return self.enter(facts, decision, leave)
+
+    def _try_to_enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> Entry | TurnedAway | None:
+        """The seat, or what becomes of who has none; None where this worker is about to end."""
         if self.room.seats.is_leaving:
-            return self._told(facts, decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)), None
-        entry = self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave)
+            return None
+        proof = self._identifier.identify_now(facts) or GUEST
+        return self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave, proof)
+
+    def _entered(
+        self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | None
+    ) -> tuple[Decision, Entry | None]:
         if isinstance(entry, Entry):
             return decision, entry
-        turned_away = decision._replace(
-            verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, place=entry.place, paper=entry.paper
-        )
-        return self._told(facts, turned_away), None
+        refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
+        if entry is not None:
+            reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
+            wait_us = SEAT_DUE_US if entry.is_due else 0
+            refused = refused._replace(reason=reason, retry_after_us=wait_us, place=entry.place, paper=entry.paper)
+        return self._told(facts, refused), None
 
     def _whoever_asks(self, origin: Origin, terms: Terms, mode: Mode) -> Decision | None:
         """The decision where it does not matter who is asking."""

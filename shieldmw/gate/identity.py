@@ -47,14 +47,18 @@ class TokenVerifier(Protocol):
 class Verified:
     """What a credential turned out to be worth, and until when that holds (Unix time).
 
-    ``by_host``: the host app proved it, and is asked again each time.
+    ``by_host``: the host app proved it, and is asked again each time. ``api_key``: the digest of the API key that it
+    is, if it is one; its ``until_s`` is when it is looked up again.
     """
 
-    __slots__ = ("_asked", "_standings", "by_host", "identity", "until_s")
+    __slots__ = ("_asked", "_standings", "api_key", "by_host", "identity", "until_s")
 
-    def __init__(self, identity: Identity | None, until_s: float = 0.0, *, by_host: bool = False) -> None:
+    def __init__(
+        self, identity: Identity | None, until_s: float = 0.0, *, by_host: bool = False, api_key: str | None = None
+    ) -> None:
         self.identity = identity
         self.until_s = until_s
+        self.api_key = api_key
         self.by_host = by_host
         self._asked = False
         self._standings: Standings | None = None
@@ -137,7 +141,7 @@ class Identifier:
             return GUEST
         proof = self._prove(credential)
         if proof is not None:
-            verified = Verified(proof.identity, proof.until_s)
+            verified = Verified(proof.identity, proof.until_s, api_key=proof.api_key)
             self._known.put(self._digest(credential), verified)
             return verified
         self._known.put(self._digest(credential), Verified(None, self._now_s() + FAILURE_KEPT_S))
@@ -149,7 +153,7 @@ class Identifier:
         if not 0 < len(credential) <= LONGEST_CREDENTIAL:
             return None
         if identity := self._api_keys.verify(credential):
-            return Proof(identity, self._now_s() + API_KEY_KEPT_S)
+            return Proof(identity, self._now_s() + API_KEY_KEPT_S, self._api_keys.digest(credential))
         return None if self._tokens is None else self._tokens.verify(credential)
 
     async def _ask_host(self, facts: Facts) -> Identity | None:

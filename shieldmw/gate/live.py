@@ -8,24 +8,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
+from math import inf
 from random import random
 from secrets import token_bytes, token_hex
 
-from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.client import ListenerClass, charged_client
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
+from shieldmw.core.table import Table
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
 from shieldmw.core.waiting import EMPTY, Place, place
 from shieldmw.store.port import Store
 
 from .audience import Seat
+from .identity import GUEST, Verified
 from .refresher import Refresher
 from .seats import Seats
-from .takeover import Takeovers
+from .stream_caps import NO_CAPS, ClientStreams, StreamCaps
+from .takeover import Takeovers, ticket_of
 
 # Numbers of the waiting room are leased in blocks, so that a crowd costs a call a second, not one each. Blocks
 # are small while few come: numbers that nobody holds are called in vain.
 SMALLEST_BLOCK = 8
+
+# Members who were given a number here and have not been seated: who asks without its paper gets the same one again.
+NUMBERS_KEPT = 65_536
 
 POLL_S = 1.0
 
@@ -40,60 +47,111 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """No seat: for members a place in the waiting room and the number to show there."""
+    """No seat: for members a place in the waiting room and the number to show there.
+
+    ``too_many``: the client has all the streams that it may have. ``is_due``: the fleet has a seat, and this worker
+    will have it soon.
+    """
 
     place: Place | None = None
     paper: str | None = None
+    too_many: bool = False
+    is_due: bool = False
 
 
 class LiveRoom:
-    """Lets listeners in, in the order of favour, and numbers the members who must wait."""
+    """Lets listeners in, in the order of favour, and numbers the members who must wait.
 
-    def __init__(self, store: Store, seats: Seats, event: str, *, now_s: Callable[[], float] = time.time) -> None:
+    A seat belongs to the client that is charged: a member's to its subject, a guest's to its address, of which
+    ``prefixes`` (IPv4, IPv6) count.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        seats: Seats,
+        event: str,
+        *,
+        caps: StreamCaps = NO_CAPS,
+        prefixes: tuple[int, int] = (32, 64),
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         self.seats = seats
         self.takeovers = Takeovers(store, seats)
+        self.streams = ClientStreams(store, seats, caps, self.takeovers)
+        self._prefixes = prefixes
         self._store = store
         self._event = event
         self._now_s = now_s
         self._signer = Signer(token_bytes(32), event)
         self._secret: bytes | None = None
         self._numbers: deque[int] = deque()
+        self._given: Table[str, Number] = Table(NUMBERS_KEPT)
         self._queue = EMPTY
         self._calls_per_s = 0.0
-        self._asked = 0
+        self._asked: set[str] = set()
         self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
-    def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> Entry | TurnedAway:
-        """A seat, if there is one for whoever asks."""
+    def enter(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None], proof: Verified = GUEST
+    ) -> Entry | TurnedAway:
+        """A seat, if there is one for whoever asks; ``proof`` is what its credential is worth."""
         now_s = self._now_s()
-        who = _who(decision)
+        who = self._who(decision)
         client = self._signer.client_digest(who)
-        ticket = self._ticket(facts.paper, client, decision.listener_class, now_s)
-        # One connection for each live path: a player and a chat in one browser show the same ticket.
-        path = _digest(facts.route_path)
-        cohort = self._signer.cohort(who, now_s)
-        live = ticket.until_s > 0
-        back_ms = self.seats.now_ms() if live else 0
-        seat = Seat(decision.listener_class, cohort, ticket.id, leave, path, back_ms)
         number = self._number(facts.paper, client, now_s)
-        first = live or (number is not None and number <= self._queue.called)
-        if not first and self._must_wait(decision):
-            self.seats.turned_away(decision.listener_class, hash(client))
-        elif self.seats.admit(seat, live=first, listener=hash(client)):
-            if live:
-                self.takeovers.came_back(seat)
-            renewed = Ticket(ticket.id, client, decision.listener_class, int(now_s) + TICKET_S)
-            return Entry(seat, self._signer.sign_ticket(renewed))
-        if decision.listener_class is ListenerClass.GUEST:
-            return TurnedAway()
+        called = number is not None and number <= self._queue.called
+        ticket = self._ticket(facts.paper, client, decision.listener_class, now_s, number if called else None)
+        live = ticket.until_s > 0
+        # One connection for each live path: a player and a chat in one browser show the same ticket.
+        path, now_ms = _digest(facts.route_path), self.seats.now_ms()
+        # Of an address the newest go, but not who was there before: a worker may hear of its return before it hears
+        # that the older stream has ended.
+        began_ms = 0 if live and decision.identity is None else now_ms
+        seat = Seat(
+            *(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave),
+            *(path, now_ms if live or called else 0, int(client[:16], 16), began_ms),
+            *(decision.address, proof.api_key, _ends_s(proof)),
+        )
+        going = self.streams.making_room(seat, live=live)
+        if going is None:
+            return TurnedAway(too_many=True)
+        if not (live or called or going) and self._must_wait(decision):
+            self.seats.turned_away(decision.listener_class, seat.client)
+            return self._wait(number, client, now_s)
+        if self.seats.admit(seat, live=live or called, listener=seat.client, instead_of=going):
+            return self._seated(seat, client, now_s)
+        is_due = self.seats.is_due(decision.listener_class)
+        if decision.listener_class is ListenerClass.GUEST or is_due:
+            return TurnedAway(is_due=is_due)
         return self._wait(number, client, now_s)
 
-    def _ticket(self, paper: str | None, client: str, listener_class: ListenerClass, now_s: float) -> Ticket:
-        """The ticket that was shown, if it is this client's; else a new one, of no age (``until_s`` 0)."""
+    def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
+        """The seat as it is given; what the others must know of it is told."""
+        self.streams.came(seat)
+        if seat.back_ms:
+            self.takeovers.spent.spend(seat.ticket_id)
+            self.takeovers.came_back(seat)
+        self._given.drop(client)
+        renewed = Ticket(seat.ticket_id, client, seat.listener_class, int(now_s) + TICKET_S)
+        return Entry(seat, self._signer.sign_ticket(renewed))
+
+    def _who(self, decision: Decision) -> str:
+        """The client whose seat it is: the one that is charged."""
+        return str(charged_client(decision.identity, decision.address, *self._prefixes))
+
+    def _ticket(
+        self, paper: str | None, client: str, listener_class: ListenerClass, now_s: float, called: int | None
+    ) -> Ticket:
+        """The ticket that was shown, if it is this client's; else a new one, of no age (``until_s`` 0).
+
+        A number that was ``called`` becomes the ticket: it has one stream, whichever workers it is shown to.
+        """
         shown = None if paper is None else self._signer.read_ticket(paper, now_s)
         if shown is not None and shown.client == client and shown.listener_class is listener_class:
             return shown
-        return Ticket(token_hex(8), client, listener_class, 0)
+        id_ = token_hex(8) if called is None else ticket_of(called, client)
+        return Ticket(id_, client, listener_class, 0)
 
     def renewed(self, paper: str, decision: Decision) -> str | None:
         """A new ticket for the one shown with another request, once half of its life is over.
@@ -105,14 +163,19 @@ class LiveRoom:
         shown = self._signer.read_ticket(paper, now_s)
         if shown is None or shown.until_s - now_s >= TICKET_S / 2 or not self.seats.book.is_live(shown.id):
             return None
-        client = self._signer.client_digest(_who(decision))
+        client = self._signer.client_digest(self._who(decision))
         if shown.client != client or shown.listener_class is not decision.listener_class:
             return None
         return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))
 
     def _number(self, paper: str | None, client: str, now_s: float) -> int | None:
+        """The client's number: the one that was shown, else the one it was given here; None once that has seated it."""
         shown = None if paper is None else self._signer.read_number(paper, now_s)
-        return shown.number if shown is not None and shown.client == client else None
+        if shown is None or shown.client != client:
+            shown = self._given.get(client)
+        if shown is None or shown.until_s <= now_s or ticket_of(shown.number, client) in self.takeovers.spent:
+            return None
+        return shown.number
 
     def _must_wait(self, decision: Decision) -> bool:
         """Whether other members were here first: more of them wait than seats are free."""
@@ -120,17 +183,17 @@ class LiveRoom:
         return decision.listener_class is ListenerClass.MEMBER and waiting > self.seats.free()
 
     def _wait(self, number: int | None, client: str, now_s: float) -> TurnedAway:
-        number = self._next_number() if number is None else number
-        if number is None:
+        if number is None and (number := self._next_number(client)) is None:
             return TurnedAway()
         stands = place(number, self._queue.called, self._calls_per_s, random())
-        paper = Number(number, client, int(now_s + max(NUMBER_S, 3 * stands.poll_s)))
-        return TurnedAway(stands, self._signer.sign_number(paper))
+        given = Number(number, client, int(now_s + max(NUMBER_S, 3 * stands.poll_s)))
+        self._given.put(client, given)
+        return TurnedAway(stands, self._signer.sign_number(given))
 
-    def _next_number(self) -> int | None:
+    def _next_number(self, client: str) -> int | None:
         """A number of our block; None where it is used up, until the next one is leased."""
         self._refresher.soon()
-        self._asked += 1
+        self._asked.add(client)
         numbers, queue = self._numbers, self._queue
         while numbers and numbers[0] <= queue.called < queue.given:
             numbers.popleft()  # called in vain: whoever had it would come before those who wait
@@ -153,7 +216,7 @@ class LiveRoom:
 
         None while nobody asks: whoever comes would have to wait until numbers that nobody holds were called.
         """
-        asked, self._asked = self._asked, 0
+        asked, self._asked = len(self._asked), set()
         wanted = max(SMALLEST_BLOCK, 2 * asked)
         if not asked or 2 * len(self._numbers) > wanted:
             return 0
@@ -163,9 +226,11 @@ class LiveRoom:
         """Keep the queue fresh."""
         await self._refresher.start(first_s=1.0)
         await self.takeovers.start()
+        await self.streams.start()
 
     async def stop(self) -> None:
         """Keep it fresh no longer."""
+        await self.streams.stop()
         await self.takeovers.stop()
         await self._refresher.stop()
 
@@ -175,7 +240,6 @@ def _digest(path: str) -> str:
     return blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
-def _who(decision: Decision) -> str:
-    """The client whose seat it is: the subject, else the address."""
-    identity: Identity | None = decision.identity
-    return f"ip:{decision.address}" if identity is None else f"token:{identity.subject}"
+def _ends_s(proof: Verified) -> float:
+    """When a credential ends (Unix time). API keys have no end, nor has what the host app proves, nor a guest."""
+    return inf if proof.identity is None or proof.api_key is not None else proof.until_s

@@ -23,7 +23,7 @@ class Refresher:
         self._name = name
         self._work = work
         self._interval_s = interval_s
-        self._least_s = least_s
+        self.least_s = least_s
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
@@ -50,10 +50,10 @@ class Refresher:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(max(self._least_s, AGAIN_S) if self._failing else self._least_s)
+            await asyncio.sleep(max(self.least_s, AGAIN_S) if self._failing else self.least_s)
             if not self._failing:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._interval_s - self._least_s):
+                    async with asyncio.timeout(self._interval_s - self.least_s):
                         await self._wanted.wait()
             self._wanted.clear()
             await self._once()

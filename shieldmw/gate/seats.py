@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
 from secrets import token_hex
 
 from shieldmw.core.client import ListenerClass
+from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
 from shieldmw.store.port import SeatRegister
@@ -24,8 +26,13 @@ log = logging.getLogger(__name__)
 
 RENEW_S = 5.0
 
-# How soon a worker may ask again when it has turned somebody away.
+# How soon a worker may ask again when it has turned somebody away, where the fleet is small. Together the workers ask
+# at most so often a second: each call costs Redis half a millisecond where there are 200 of them.
 LEAST_S = 0.2
+FLEET_PER_S = 100
+
+# How many may wait here for the fleet's answer at a time.
+MOST_ASKING = 4096
 
 STEP_S = 1.0
 
@@ -89,6 +96,10 @@ class Seats:
         self._observers = tuple(observers)
         self._now_s = now_s
         self._waiting = _Waiting()
+        self._asking: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
+        self._in_vain = False
+        self._told = Audience()
+        self._began_s = now_s()
         self._grant: Grant | None = None
         self._workers = 1
         self._reported = False
@@ -130,14 +141,21 @@ class Seats:
         share = self._switch.state.guest_share
         return self._plan.emergency_guest_share if share is None else share
 
+    def pace_s(self, least_s: float) -> float:
+        """The least time between what this worker tells: ``least_s``, or more where many others do the same."""
+        return min(RENEW_S - 1, max(least_s, self._workers / FLEET_PER_S))
+
     def now_ms(self) -> int:
         """The clock of the store, on which all workers agree who came first."""
         return int(self._switch.store_now_s() * 1000)
 
-    def admit(self, seat: Seat, *, live: bool, listener: int) -> bool:
-        """Give a seat without any I/O; a listener who gets none counts as demand."""
+    def admit(self, seat: Seat, *, live: bool, listener: int, instead_of: Sequence[Seat] = ()) -> bool:
+        """Give a seat without any I/O; a listener who gets none counts as demand.
+
+        ``instead_of``: streams of the same client that leave for it.
+        """
         self._allot()
-        if self.book.admit(seat, live=live):
+        if self.book.admit(seat, live=live, instead_of=instead_of):
             self._waiting.drop(seat.listener_class, listener)
             return True
         self.turned_away(seat.listener_class, listener)
@@ -148,6 +166,57 @@ class Seats:
         self._waiting.add(name, listener)
         if not (name is ListenerClass.GUEST and self.guest_share == 0):
             self._refresher.soon()
+
+    def is_due(self, name: ListenerClass) -> bool:
+        """Whether the fleet has seats for all who want one: somebody without one here gets it once they are divided.
+
+        Just after the start nobody knows yet, and it is taken to be so.
+        """
+        capacity, grant, now_s = self.capacity(), self._grant, self._now_s()
+        if capacity is None or self.is_leaving or (name is ListenerClass.GUEST and self.guest_share == 0):
+            return False
+        if grant is None:
+            return now_s < self._began_s + LEASE_S
+        if now_s >= self._lease_until_s:
+            return False
+        want = grant.demand + self.book.present() + self._waiting.count()
+        first = want.hosts + want.members - self._told.hosts - self._told.members
+        guests = want.guests - self._told.guests
+        if name is not ListenerClass.GUEST:
+            return first <= capacity.seats
+        return first + guests <= capacity.seats and guests <= capacity.guest_seats
+
+    def may_ask(self) -> bool:
+        """Whether one more may wait for the fleet's answer. Not where others have just waited in vain."""
+        return not self._in_vain and sum(map(len, self._asking)) < MOST_ASKING
+
+    def asked_in_vain(self) -> None:
+        """Whoever waited got no seat, as where a dead worker holds it until its lease ends. It may help again once
+        more is granted here."""
+        self._in_vain = True
+
+    async def next_grant(self, *, first: bool) -> None:
+        """Wait until the seats were divided once more: one report for all who wait, of whom some hear ``first``."""
+        waiting = self._asking[0 if first else 1]
+        heard = asyncio.get_running_loop().create_future()
+        waiting[heard] = None
+        self._refresher.soon()
+        try:
+            await heard
+        finally:
+            waiting.pop(heard, None)
+
+    def _tell_asking(self) -> None:
+        for waiting in self._asking:
+            for heard in waiting:
+                if not heard.done():
+                    heard.set_result(None)
+            waiting.clear()
+
+    def evict(self, seats: Iterable[Seat], why: Reason) -> None:
+        """Listeners must leave, for a reason of their own."""
+        left = Counter([seat.listener_class for seat in seats if self.book.evict(seat, why)])
+        self._count_evicted(left)
 
     def release(self, seat: Seat) -> None:
         """The stream has ended."""
@@ -169,23 +238,29 @@ class Seats:
         capacity = self.capacity()
         asked_s = self._now_s()
         here = self.book.present()
+        told = here + self._waiting.count()
         held = self._grant if asked_s < self._lease_until_s else None
         report = Report(
             self.worker,
             here,
-            here + self._waiting.count(),
+            told,
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
         )
         self._reported = True  # what is asked may be granted though its answer never comes
+        had = self._grant.seats if self._grant else 0
         self._grant = await self._register.seats(report, capacity or UNLIMITED)
+        self._in_vain &= self._grant.seats <= had
+        self._told = told
         self._workers = max(1, self._grant.workers)
+        self._refresher.least_s = self.pace_s(LEAST_S)
         self._granted_for = capacity
         self._lease_until_s = asked_s + LEASE_S
         if asked_s - self._turned_s >= RENEW_S:
             self._waiting.turn()
             self._turned_s = asked_s
         self._allot()
+        self._tell_asking()
 
     def soon(self) -> None:
         """Some worker has less than its share: report, so that what is too much here gets free."""
@@ -194,15 +269,28 @@ class Seats:
     async def start(self) -> None:
         """Ask for seats, and keep asking; evict step by step what is too much."""
         self._giving_back = None
+        self._began_s = self._now_s()
         await self._refresher.start(first_s=1.0)
+        if self._grant is not None and not self._grant.seats and self.is_due(ListenerClass.MEMBER):
+            await self._first_seats()
         self._stepper = asyncio.create_task(self._steps(), name="shieldmw eviction")
+
+    async def _first_seats(self) -> None:
+        """Wait for the others to make room for a new worker, for a second at most."""
+        try:
+            async with asyncio.timeout(1.0):
+                while self._grant is not None and not self._grant.seats:
+                    await self.next_grant(first=True)
+        except TimeoutError:
+            self.asked_in_vain()
 
     def leave(self) -> None:
         """This worker is about to end: every listener leaves at once, nobody comes, and all seats are given back."""
         if self._giving_back is None:
             self._giving_back = asyncio.create_task(self._give_back(), name="shieldmw seats")
             self._allot()
-            if count := self.book.evict_all():
+            self._tell_asking()
+            if count := self.book.evict_all(Reason.RESTARTING):
                 log.info("this worker stops: %d live listeners leave", count)
 
     async def stop(self) -> None:
@@ -270,6 +358,9 @@ class Seats:
             self._step()
 
     def _step(self) -> None:
-        for name, count in self.book.shrink().items():
+        self._count_evicted(self.book.shrink())
+
+    def _count_evicted(self, evicted: Mapping[ListenerClass, int]) -> None:
+        for name, count in evicted.items():
             for observer in self._observers if count else ():
                 observer.evicted(Evicted(name, count))

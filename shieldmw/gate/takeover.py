@@ -1,5 +1,7 @@
 """One stream for each ticket and path in the whole fleet: who comes back here leaves the worker that it was on.
 
+A number of the waiting room becomes a ticket when it seats its member, and is spent: workers hear of that likewise.
+
 No call for each listener: who came back lately is told in batches, on the channel of changes. Pub/Sub may lose one;
 then the older stream ends as it would anyhow, when its connection is found to be dead.
 """
@@ -10,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 
+from shieldmw.core.decision import Reason
+from shieldmw.core.table import Table
 from shieldmw.store.port import ModeRegister
 
 from .audience import Seat
@@ -28,12 +32,40 @@ EVERY_S = 5.0
 LEAST_S = 0.25
 
 
+# A spent number is remembered until so many others were: longer than its paper is good for, unless more than a
+# hundred are called each second.
+NUMBERS_KEPT = 131_072
+
+_OF_NUMBER = "n"
+
+
+def ticket_of(number: int, client: str) -> str:
+    """The id of the ticket that a number becomes: the same on every worker, whichever seats it."""
+    return f"{_OF_NUMBER}{number:x}-{client}"
+
+
+class SpentNumbers:
+    """The numbers that have seated their members, by the tickets that they became."""
+
+    def __init__(self) -> None:
+        self._spent: Table[str, bool] = Table(NUMBERS_KEPT)
+
+    def spend(self, ticket_id: str) -> None:
+        """A ticket has a seat: if it was a number, that is spent."""
+        if ticket_id.startswith(_OF_NUMBER):
+            self._spent.put(ticket_id, True)
+
+    def __contains__(self, ticket_id: str) -> bool:
+        return self._spent.get(ticket_id) is not None
+
+
 class Takeovers:
     """Tells the others who has come back here, and ends the older stream here of whoever has come back elsewhere."""
 
     def __init__(self, register: ModeRegister, seats: Seats) -> None:
         self._register = register
         self._seats = seats
+        self.spent = SpentNumbers()
         self._back: dict[tuple[str, str], None] = {}
         self._refresher = Refresher("takeovers", self.refresh, interval_s=EVERY_S, least_s=LEAST_S)
 
@@ -41,13 +73,14 @@ class Takeovers:
         return len(self._back)
 
     def came_back(self, seat: Seat) -> None:
-        """A listener has shown its ticket, and has a seat here."""
+        """A listener has shown its ticket or its number, and has a seat here."""
         if len(self._back) < MOST_WAITING:
             self._back[seat.ticket_id, seat.path] = None
             self._refresher.soon()
 
     async def refresh(self) -> None:
         """Tell who came back and is still here."""
+        self._refresher.least_s = self._seats.pace_s(LEAST_S)
         while batch := list(islice(self._back, MOST_AT_ONCE)):
             found = (self._seats.book.find(*key) for key in batch)
             taken = [f"{seat.ticket_id}:{seat.path}:{seat.back_ms}" for seat in found if seat is not None]
@@ -65,9 +98,10 @@ class Takeovers:
         worker, _, taken = change.removeprefix(TAKEN).partition(" ")
         book, here = self._seats.book, self._seats.worker
         for ticket_id, path, back_ms in _parsed(taken) if worker != here else ():
+            self.spent.spend(ticket_id)
             seat = book.find(ticket_id, path)
             if seat is not None and (seat.back_ms, here) < (back_ms, worker):
-                book.evict(seat)
+                book.evict(seat, Reason.REPLACED)
 
     async def start(self) -> None:
         """Begin to tell."""

@@ -143,6 +143,15 @@ class Settings(BaseSettings):
         "paths whatever the capacity",
     )
     emergency_ip_limit: LimitText = Field("30/minute", description="guests, per address, in emergency")
+    streams_per_member: int = Field(
+        3, ge=0, description="live streams of one subject, fleet-wide: the newest stay; 0 for no limit"
+    )
+    streams_per_address: int = Field(
+        20,
+        ge=0,
+        description="live streams of guests from one address (for IPv6 of one /64), fleet-wide: the newest is refused; "
+        "0 for no limit",
+    )
     recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
     sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")
     cors_origins: Origins = Field(

@@ -13,7 +13,7 @@ from asgi.shields import ok
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.asgi.handshakes import Handshakes, subprotocol
 from shieldmw.asgi.lingering import Lingering
-from shieldmw.asgi.replies import Pointers, Replies, restarting, turned_away
+from shieldmw.asgi.replies import Pointers, Replies, turned_away
 from shieldmw.core.address import Networks, parse_networks
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -96,7 +96,7 @@ MEMBER = REFUSED._replace(identity=Identity("ada"), reason=Reason.NO_SEAT)
         (REFUSED._replace(reason=Reason.NEVER, retry_after_us=0), 1013, "Too many requests"),
         (turned_away(REFUSED), 1013, "Fewer listeners for now; retry-after=12"),
         (REFUSED._replace(reason=Reason.EMERGENCY, retry_after_us=0), 1013, "Fewer listeners for now; retry-after=300"),
-        (restarting(REFUSED), 1012, "This server is restarting; retry-after=1"),
+        (turned_away(REFUSED, Reason.RESTARTING), 1012, "This server is restarting; retry-after=1"),
         (MEMBER._replace(place=Place(9, 7, 60.0, 10.0)), 1013, "You are in the waiting room; retry-after=10"),
     ],
 )

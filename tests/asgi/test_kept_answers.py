@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from asgi.harness import Headers, Record, Server, http_scope, run, websocket_scope
 from asgi.shields import part, start
 from shieldmw import Settings, ShieldMiddleware
-from shieldmw.asgi.replies import Pointers, Replies, limit_headers, restarting, status_of, turned_away
+from shieldmw.asgi.replies import Pointers, Replies, limit_headers, status_of, turned_away
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict, combine, nearest
@@ -125,7 +125,7 @@ def test_what_is_said_on_leaving_is_not_a_kept_refusal() -> None:
 
     async def story() -> None:
         await answer(replies, shared, http_scope())
-        for decision in (turned_away(shared), restarting(shared)):
+        for decision in (turned_away(shared), turned_away(shared, Reason.RESTARTING)):
             (first, *_) = await answer(replies, decision, http_scope())
             assert first["status"] == status_of(decision) == 503
             assert (decision.charges, decision.outcome) == ((), None)

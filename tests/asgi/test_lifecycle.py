@@ -22,7 +22,7 @@ def shield_of(app: ASGIApp = ok, **settings: Any) -> ShieldMiddleware:
 
 
 # What one gate keeps going in the background.
-TASKS_OF_A_GATE = 9
+TASKS_OF_A_GATE = 11
 
 
 def gates(tasks: Iterable[asyncio.Task[Any]]) -> int:

@@ -119,3 +119,14 @@ def test_a_scope_of_somebody_else_is_no_shield() -> None:
         return [(await call(shield, http_scope(shield={"by": "somebody"}))).status for _ in range(3)]
 
     assert run(statuses()) == [200, 200, 429]
+
+
+def test_a_scope_that_comes_twice_is_decided_twice() -> None:
+    """A shield never takes its own mark for that of another one around it: sending through again is not free."""
+    scope = http_scope()
+
+    async def sending_again() -> list[Record]:
+        async with Served(shield := ShieldMiddleware(with_lifespan(*COMPLETE), Settings(ip_limit="2/day"))):
+            return [await call(shield, scope) for _ in range(3)]
+
+    assert [record.status for record in run(sending_again())] == [200, 200, 429]

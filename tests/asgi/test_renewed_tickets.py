@@ -22,7 +22,7 @@ OLD_S, YOUNG_S = 600, TICKET_S - 60
 
 def ticket(left_s: int = OLD_S) -> str:
     """A ticket of the client of the harness that still lives for so long."""
-    client = SIGNER.client_digest(f"ip:{PEER[0]}")
+    client = SIGNER.client_digest(f"ip:{PEER[0]}/32")
     return SIGNER.sign_ticket(Ticket("0011223344556677", client, ListenerClass.GUEST, int(time.time()) + left_s))
 
 

@@ -88,6 +88,7 @@ class Listener:
         """One seat is taken."""
         store = MemoryStore(b"secret")
         self.seats = Seats(store, Switch(store, lambda: None), SeatPlan(0, 0, 0))
+        ENTRY.seat.why = Reason.NO_SEAT  # what an earlier listener was told is not this one's
         assert self.seats.admit(ENTRY.seat, live=True, listener=1)
 
     @property
@@ -184,6 +185,38 @@ def test_before_the_response_began_it_is_refused() -> None:
         listener = evicted_after(scope=scope)
         assert listener.refusals == 1
         assert len(listener.sent) == (2 if scope is HTTP else 1), "the refusal, and nothing else"
+
+
+# Why a listener must leave, how that is said in a WebSocket, and as a problem.
+WHYS = [
+    (Reason.NO_SEAT, 1013, "reduced capacity", "temporary-reduced-capacity", 503),
+    (Reason.RESTARTING, 1012, "service restart", "temporary-reduced-capacity", 503),
+    (Reason.REPLACED, 1008, "replaced by a newer stream", "quota-exceeded", 429),
+    (Reason.TOO_MANY_STREAMS, 1008, "too many streams", "quota-exceeded", 429),
+    (Reason.DENY_LIST, 1008, "denied", "abnormal-usage-detected", 429),
+    (Reason.CREDENTIAL_ENDED, 1008, "credential ended", "about:blank", 401),
+]
+
+
+@pytest.mark.parametrize(("why", "code", "reason", "type_", "status"), WHYS)
+def test_the_goodbye_says_why(why: Reason, code: int, reason: str, type_: str, status: int) -> None:
+    """Close code and reason, the event's problem, and a refusal where nothing was sent yet: each says the same."""
+
+    async def story(listener: Listener, *messages: Message) -> None:
+        task = asyncio.create_task(listener.serve(waiting_after(listener, *messages)))
+        await listener.reached.wait()
+        assert listener.stream
+        listener.seats.evict([ENTRY.seat], why)
+        listener.stream.leave()
+        await task
+
+    closed = run(lambda listener: story(listener, ACCEPT), WEBSOCKET).sent[-1]
+    assert closed == {"type": "websocket.close", "code": code, "reason": reason}
+    event = run(lambda listener: story(listener, SSE_START)).sent[-1]["body"].decode()
+    problem = json.loads(event.split("data: ")[1])
+    assert (problem["type"].split("#")[-1], problem["status"]) == (type_, status)
+    start, body = run(story).sent
+    assert (start["status"], json.loads(body["body"])["type"]) == (status, problem["type"])
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 5])

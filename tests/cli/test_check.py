@@ -229,6 +229,18 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
     ),
     ("pages with cookies", {"SHIELD_CORS_ORIGINS": "*"}, (), r"CORS_ORIGINS=\*: a page that sends cookies"),
     ("dry run", {"SHIELD_DRY_RUN": "true"}, (), r"DRY_RUN=true: nothing is refused"),
+    (
+        "no cap",
+        {"SHIELD_CAPACITY": "9", "SHIELD_STREAMS_PER_MEMBER": "0"},
+        (),
+        r"PER_MEMBER=0: one member can take every",
+    ),
+    (
+        "nor here",
+        {"SHIELD_CAPACITY": "9", "SHIELD_STREAMS_PER_ADDRESS": "0"},
+        (),
+        r"PER_ADDRESS=0: one address can take",
+    ),
     ("no limit for guests", {"SHIELD_IP_LIMIT": "off"}, (), r"guests have no limit at all"),
     ("a limit nobody reaches", {"SHIELD_IP_LIMIT": "20000/second"}, (), r"will hardly ever refuse anything"),
     ("everything is exempt", {"SHIELD_EXEMPT_PATHS": "/*"}, (), r"EXEMPT_PATHS exempts every path"),

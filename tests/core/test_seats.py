@@ -12,6 +12,7 @@ from shieldmw.core.seats import (
     COHORTS,
     LEASE_S,
     NO_GRANT,
+    SILENT_S,
     Audience,
     Capacity,
     Grant,
@@ -369,15 +370,33 @@ def test_shares_of_all_workers_sum_to_the_capacity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capacity", "demand", "expected"),
+    ("capacity", "demand", "present", "expected"),
     [
-        (Capacity(100, 100), Audience(0, 50, 50), (COHORTS, COHORTS)),  # all fit
-        (Capacity(100, 100), Audience(0, 200, 10), (COHORTS // 2, 0)),  # half of the members, no guest
-        (Capacity(100, 10), Audience(0, 0, 40), (COHORTS, COHORTS // 4)),  # the guests' share is what counts
-        (Capacity(100, 100), Audience(100, 1, 0), (0, COHORTS)),  # hosts fill it
-        (Capacity(0, 0), Audience(0, 0, 0), (COHORTS, COHORTS)),  # nobody asks
+        (Capacity(100, 100), Audience(0, 50, 50), Audience(), (COHORTS, COHORTS)),  # all fit
+        # In a full house: half of the members, no guest; the guests' share is what counts; hosts fill it.
+        (Capacity(100, 100), Audience(0, 200, 10), Audience(0, 100, 0), (COHORTS // 2, 0)),
+        (Capacity(100, 10), Audience(0, 0, 40), Audience(0, 0, 10), (COHORTS, COHORTS // 4)),
+        (Capacity(100, 100), Audience(100, 1, 0), Audience(100, 0, 0), (0, COHORTS)),
+        # A seat is free that they may have: nobody is sent away for its cohort.
+        (Capacity(100, 100), Audience(0, 200, 10), Audience(0, 99, 0), (COHORTS, COHORTS)),
+        (Capacity(100, 100), Audience(0, 200, 10), Audience(0, 99, 1), (COHORTS, 0)),  # a guest's seat is a member's
+        (Capacity(100, 10), Audience(0, 0, 40), Audience(0, 0, 9), (COHORTS, COHORTS)),
+        (Capacity(100, 10), Audience(0, 0, 40), Audience(0, 95, 5), (COHORTS, COHORTS // 4)),  # no seat at all
+        (Capacity(0, 0), Audience(0, 0, 0), Audience(), (COHORTS, COHORTS)),  # nobody asks
     ],
 )
-def test_levels(capacity: Capacity, demand: Audience, expected: tuple[int, int]) -> None:
-    """How many of the 128 cohorts find a seat were all seats given anew."""
-    assert levels(capacity, demand) == expected
+def test_levels(capacity: Capacity, demand: Audience, present: Audience, expected: tuple[int, int]) -> None:
+    """In a full house, how many of the 128 cohorts would find a seat were all given anew; else all of them."""
+    assert levels(capacity, demand, present) == expected
+
+
+def test_listeners_of_a_worker_that_is_silent_count_no_longer() -> None:
+    """Its seats are its own until its lease ends, but its audience is counted where it has gone to."""
+    table, capacity = SeatTable(), Capacity(100, 100)
+    table.refresh(Report("dead", Audience(members=60), Audience(members=60)), capacity, 0.0)
+    alive = Report("alive", Audience(), Audience(members=60))
+    soon = table.refresh(alive, capacity, SILENT_S - 0.001)
+    assert (soon.present.members, soon.demand.members) == (60, 120)
+    later = table.refresh(alive, capacity, SILENT_S)
+    assert (later.present.members, later.demand.members, later.workers) == (0, 60, 2)
+    assert later.seats <= 40, "the dead worker may still hold its seats"

@@ -538,3 +538,71 @@ def _calls(shield: Fleet) -> int:
     """How many commands Redis has carried out, but for those of the test itself."""
     stats = shield.redis.info("commandstats")
     return sum(int(entry["calls"]) for name, entry in stats.items() if name != "cmdstat_info")
+
+
+# --- a client's own streams, and those who may no longer be here ------------------------------------
+
+
+def test_a_member_who_opens_many_streams_keeps_the_newest_three(tmp_path: Path) -> None:
+    """150 streams over three workers without a ticket: three stay, and twenty other members get their seats at once."""
+    with fleet(tmp_path) as shield:
+        run(_hog(shield))
+
+
+async def _hog(shield: Fleet) -> None:
+    guests = [await seated(Listener(), server) for server in shield.servers for _ in range(10)]
+    hogs = [Listener("mallory") for _ in range(150)]
+    for number, hog in enumerate(hogs):
+        hog.paper = None
+        assert await hog.ask(shield.servers[number % SERVERS])
+    await until(lambda: sum(hog.left_s is None for hog in hogs) == 3, 2 * RENEW_S, "all but three to leave")
+    gone = [hog for hog in hogs if hog.left_s is not None]
+    await until(lambda: all("event: shed" in hog.heard for hog in gone), 5, "all to be told why")
+    assert all('"violated-policies": ["streams"]' in hog.heard for hog in gone)
+    assert all(hog.left_s is None for hog in hogs[-3:]), "the newest stay"
+    members = [Listener(f"member-{number}") for number in range(20)]
+    for number, member in enumerate(members):
+        assert await member.ask(shield.servers[number % SERVERS])
+    assert sum(guest.left_s is None for guest in guests) == len(guests), "guests lost seats to a hog"
+    for listener in (*members, *guests, *hogs):
+        listener.leave()
+
+
+def test_a_network_that_is_denied_loses_its_streams(tmp_path: Path) -> None:
+    """Within two seconds of the operator's word its listeners are gone on every worker, told why; others go on."""
+    with fleet(tmp_path, 2) as shield:
+        run(_denied(shield))
+
+
+async def _denied(shield: Fleet) -> None:
+    bad = [await seated(Listener(), server) for server in shield.servers for _ in range(5)]
+    good = [await seated(Listener(f"member-{server.port}"), server) for server in shield.servers]
+    sockets = [await connect(f"{server.ws_url}/live/ws", local_addr=(bad[0].address, 0)) for server in shield.servers]
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    with client(fresh_address(), headers) as operator:
+        for address in {listener.address for listener in bad}:
+            url = f"{shield.servers[0].base_url}/-/shield/deny/{address}/32"
+            assert (await asyncio.to_thread(operator.put, url, json={"for_seconds": 60})).status_code == 200
+    took = await until(lambda: all(listener.left_s for listener in bad), 5, "them to leave")
+    assert took <= 2
+    assert all("abnormal-usage-detected" in listener.heard for listener in bad)
+    for socket in sockets:
+        await asyncio.wait_for(socket.wait_closed(), 2)
+        assert (socket.close_code, socket.close_reason) == (1008, "denied")
+    assert all(member.lost_nothing() for member in good)
+    for listener in (*good, *bad):
+        listener.leave()
+
+
+def test_a_crowd_right_after_the_start_finds_its_seats(tmp_path: Path) -> None:
+    """Listeners who all come to one of three new workers get the seats that the others do not need: none is refused."""
+    with fleet(tmp_path) as shield:
+        run(_early(shield))
+
+
+async def _early(shield: Fleet) -> None:
+    crowd = [Listener() for _ in range(CAPACITY - 5)]
+    came = await asyncio.gather(*(listener.ask(shield.servers[0]) for listener in crowd))
+    assert came.count(False) == 0
+    for listener in crowd:
+        listener.leave()

@@ -344,30 +344,28 @@ def test_a_called_member_gets_in_whatever_its_cohort(store: QueueStore, clock: C
     papers = {name: worker.number(name)[1] for name in (f"m-{n}" for n in range(SMALLEST_BLOCK))}
     for number in range(1000):
         worker.turned(f"crowd-{number}")
+    asyncio.run(worker.seats.refresh())
     worker.room.seats.release(mine.seat)
-    asyncio.run(worker.refresh(3))
+    asyncio.run(worker.room.refresh())
     assert worker.seats.book.allotment.member_level == 0
     worker.turned("newcomer")
     worker.enters("m-0", paper=papers["m-0"])
 
 
-def test_members_whose_cohort_is_closed_are_numbered_though_seats_are_free(store: QueueStore, clock: Clock) -> None:
-    """Nobody is left with neither seat nor number: who finds its cohort closed is numbered, called and let in."""
+def test_a_closed_cohort_is_open_again_once_a_seat_is_free(store: QueueStore, clock: Clock) -> None:
+    """Nobody is sent away beside an empty seat: the cohort counts in a full house only, as of the last report."""
     worker, entries = full(store, clock)
     for number in range(1000):
         worker.turned(f"crowd-{number}")
     asyncio.run(worker.refresh())
+    assert worker.seats.book.allotment.member_level == 0
     for entry in entries:
         worker.room.seats.release(entry.seat)
     asyncio.run(store.queue(0, 10**6))  # the crowd has gone home: all its numbers were called
-    asyncio.run(worker.refresh(2))
-    assert worker.seats.book.allotment.member_level == 0
-    paper, rounds = None, 0
-    while isinstance(answer := worker.ask("late", paper=paper), TurnedAway):
-        paper, rounds = answer.paper, rounds + 1
-        assert rounds <= 3
-        asyncio.run(worker.refresh())
-    assert worker.here.members == 1
+    asyncio.run(worker.room.refresh())
+    worker.turned("late")
+    asyncio.run(worker.seats.refresh())
+    worker.enters("late")
 
 
 def test_a_number_called_in_vain_is_given_to_nobody_who_comes_later(store: QueueStore, clock: Clock) -> None:
@@ -393,7 +391,8 @@ def test_a_worker_with_free_seats_calls_the_numbers_of_others(store: QueueStore,
     asyncio.run(begin())
     for number in range(2):
         crowded.enters(f"in-{number}")
-    assert crowded.turned("first to ask") == TurnedAway()
+    due = [crowded.turned(f"first-{number}").is_due for number in range(4)]
+    assert due == [True, True, False, False]  # the fleet has two seats more
     asyncio.run(crowded.room.refresh())
     papers = [crowded.number(f"m-{number}")[1] for number in range(3)]
     asyncio.run(idle.room.refresh())
@@ -514,3 +513,79 @@ def test_the_background_keeps_the_room_fresh_and_stops(store: QueueStore, clock:
 
     assert asyncio.run(story()) == 1
     assert store.asked == 1
+
+
+# --- numbers are used once ------------------------------------------------------------------------
+
+
+def test_a_called_number_is_good_for_one_seat(store: QueueStore, clock: Clock) -> None:
+    """Shown again and again a number seats its member once: whoever replays it waits like everybody."""
+    worker, entries = full(store, clock)
+    papers = {name: worker.number(name)[1] for name in ("mallory", "bob", "carol")}
+    for entry in entries[:2]:
+        worker.room.seats.release(entry.seat)
+    asyncio.run(worker.refresh())
+    worker.enters("mallory", paper=papers["mallory"])
+    for _ in range(15):
+        worker.turned("mallory", paper=papers["mallory"])
+    worker.enters("bob", paper=papers["bob"])
+    assert worker.here.members == 4
+    assert worker.left == []
+    assert worker.number("mallory")[0] > 3, "a new number, behind those who wait"
+
+
+def test_a_number_that_seated_is_a_ticket(store: QueueStore, clock: Clock) -> None:
+    """Its member comes back with the ticket that it became, as with any other."""
+    worker, (mine, *_) = full(store, clock)
+    _, paper = worker.number("alice")
+    worker.room.seats.release(mine.seat)
+    asyncio.run(worker.refresh())
+    entry = worker.enters("alice", paper=paper)
+    back = worker.enters("alice", paper=entry.ticket)
+    assert back.seat.ticket_id == entry.seat.ticket_id
+    assert worker.left == ["alice"]
+
+
+def test_a_number_is_spent_on_every_worker(store: QueueStore, clock: Clock) -> None:
+    """Others hear that it has seated its member; of two seats that it got at the same moment one stays."""
+    first, (mine, other, *_) = full(store, clock, seats=8)
+    second = Worker(store, clock, 8)
+    papers = [first.number(name)[1] for name in ("alice", "bob")]
+    for entry in (mine, other):
+        first.room.seats.release(entry.seat)
+
+    async def rounds() -> None:
+        for _ in range(3):
+            await second.refresh()
+            await first.refresh()
+
+    asyncio.run(rounds())
+    told: list[str] = []
+
+    async def tell(change: str) -> None:
+        told.append(change)
+
+    store.tell = tell  # type: ignore[method-assign]
+    seated = first.enters("alice", paper=papers[0])
+    asyncio.run(first.room.takeovers.refresh())
+    second.room.takeovers.heard(told.pop())
+    assert second.room._number(papers[0], second.room._signer.client_digest("token:alice"), clock.now_s) is None
+    twin = Seat(MEMBER, 0, seated.seat.ticket_id, lambda: second.left.append("alice"), seated.seat.path, 1)
+    second.seats.book.allotment.seats = None
+    assert second.seats.book.admit(twin, live=False)
+    first.room.takeovers.came_back(seated.seat)
+    asyncio.run(first.room.takeovers.refresh())
+    second.room.takeovers.heard(told.pop())
+    assert second.left == ["alice"]
+
+
+def test_who_asks_without_its_paper_gets_the_same_number(store: QueueStore, clock: Clock) -> None:
+    """300 requests without the paper are one number, one who wants a seat and one lease of a block."""
+    worker, _ = full(store, clock)
+    numbers = {worker.number("mallory")[0] for _ in range(300)}
+    assert len(numbers) == 1
+    assert worker.room._numbers_to_lease() <= SMALLEST_BLOCK
+    assert worker.number("bob")[0] == numbers.pop() + 1
+    clock.now_s += 100_000
+    worker.seats.mode_changed()
+    assert worker.number("mallory")[0] > 2, "given up: it was not shown for too long"

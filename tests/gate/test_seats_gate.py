@@ -489,3 +489,82 @@ def test_free_seats_are_those_a_member_could_have(store: CountingStore, clock: C
     assert worker.seats.free() == 6
     assert worker.crowd(M, 10, first=100) == 6
     assert worker.seats.free() == 0
+
+
+# --- waiting for the fleet's answer ---------------------------------------------------------------
+
+
+def test_a_seat_is_due_while_the_fleet_has_seats_for_all_who_want_one(store: CountingStore, clock: Clock) -> None:
+    """A full worker in a fleet with room says so, until more want a seat than there are, or have no share."""
+    full, idle = fleet(store, clock, 2)
+    asyncio.run(refreshed([full, idle], 3))
+    assert full.crowd(G, 50) == 50
+    assert full.crowd(G, 50, first=1000) == 0
+    assert full.seats.is_due(G)
+    assert full.seats.is_due(M)
+    assert full.crowd(G, 1, first=2000) == 0
+    assert not full.seats.is_due(G), "101 want 100 seats"
+    assert full.seats.is_due(M), "members come before them"
+    asyncio.run(full.switch.set(ModeChange(Mode.EMERGENCY, "ops", guest_share=0.0), None))
+    assert not full.seats.is_due(G)
+    assert full.seats.is_due(M)
+
+
+@pytest.mark.parametrize(("after_s", "due"), [(0.0, True), (LEASE_S - 1, True), (LEASE_S, False)])
+def test_just_after_the_start_a_seat_is_due(store: CountingStore, clock: Clock, after_s: float, due: bool) -> None:
+    """A worker that has no grant yet takes it the fleet has seats, for as long as a dead worker may hold them."""
+    (worker,) = fleet(store, clock)
+    store.away = True
+    worker.crowd(M, 100)
+    clock.now_s += after_s
+    assert worker.seats.is_due(M) is due
+
+
+def test_once_the_lease_has_ended_no_seat_is_due(store: CountingStore, clock: Clock) -> None:
+    """While the store is away nobody is told to come back at once, again and again."""
+    (worker,) = fleet(store, clock)
+    asyncio.run(worker.seats.refresh())
+    clock.now_s += LEASE_S
+    assert not worker.seats.is_due(M)
+
+
+def test_all_who_wait_share_one_report_and_tickets_hear_first(store: CountingStore, clock: Clock) -> None:
+    """However many wait, they cost the store one call; the order in which they hear is the order of favour."""
+    (worker,) = fleet(store, clock)
+    heard: list[str] = []
+
+    async def waits(who: str, first: bool) -> None:
+        await worker.seats.next_grant(first=first)
+        heard.append(who)
+
+    async def story() -> None:
+        tasks = [asyncio.create_task(waits("new", False)) for _ in range(50)]
+        tasks += [asyncio.create_task(waits("live", True)) for _ in range(50)]
+        gone = asyncio.create_task(waits("gone", True))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await worker.seats.refresh()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(story())
+    assert len(store.reports) == 1
+    assert heard == ["live"] * 50 + ["new"] * 50
+
+
+def test_nobody_waits_again_in_vain_until_more_is_granted(store: CountingStore, clock: Clock) -> None:
+    """Where a dead worker holds the seats others do not wait as well, until its lease has ended."""
+    dead, worker = fleet(store, clock, 2)
+
+    async def story() -> None:
+        await dead.seats.refresh()
+        await worker.seats.refresh()
+        assert worker.seats.may_ask()
+        worker.seats.asked_in_vain()
+        for _ in range(2):
+            assert not worker.seats.may_ask()
+            await worker.seats.refresh()
+        clock.now_s += LEASE_S
+        await worker.seats.refresh()
+        assert worker.seats.may_ask()
+
+    asyncio.run(story())

@@ -5,7 +5,7 @@
 -- ARGV     1 worker  2 seats of the fleet  3 of those for guests at most  4 lease in ms
 --          5-7 wanted by hosts, members, guests (present ones included)  8-10 present, likewise
 --          11-12 seats and guest seats that the worker was granted, -1 where no lease of its is left
---          13 the channel on which the others hear, at most once a second, that a worker has less than its share
+--          13 the channel on which the others hear, at most each 250 ms, that a worker has less than its share
 -- returns  {seats, guest_seats, member_level, guest_level, workers, presentH, presentM, presentG,
 --           wantH, wantM, wantG}
 -- TTL      twice the lease, renewed by each report
@@ -15,14 +15,22 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local me, lease = ARGV[1], tonumber(ARGV[4])
 local latest = now + lease
 local COHORTS = 128
+-- Milliseconds after which a worker that does not report is no longer counted (SILENT_S).
+local SILENT = 7000
+-- How often the others are told at most: whoever waits for a seat waits for their answer.
+local TOLD = 250
 -- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms, not 0.5.
 local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
 
-local workers, guard, told = {}, 0, 0
+-- Sums over the others: what they want, those of them that report (wanted, present), what those before this worker
+-- want, what they hold. In one pass, with neither a table for each nor a sort: with 200 workers that halves the call.
+local total, heard, before = {0, 0, 0}, {0, 0, 0, 0, 0, 0}, {0, 0, 0}
+local held, guests_held, count, index = 0, 0, 1, 0
+local mine, guard, told = nil, 0, 0
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
-  local ends, a, b, c, d, e, f, g, h = string.match(value, NINE_NUMBERS)
+  local ends, wantH, wantM, wantG, hereH, hereM, hereG, seats, guest_seats = string.match(value, NINE_NUMBERS)
   ends = tonumber(ends)
   if name == '#guard' then
     guard = tonumber(value) or 0
@@ -30,47 +38,37 @@ for i = 1, #fields, 2 do
     told = tonumber(value) or 0
   elseif not ends or ends <= now or ends > latest then
     redis.call('HDEL', KEYS[1], name)
+  elseif name == me then
+    mine = {latest, 0, 0, 0, 0, 0, 0, seats + 0, guest_seats + 0}
   else
-    workers[name] = {ends, a + 0, b + 0, c + 0, d + 0, e + 0, f + 0, g + 0, h + 0}
+    total[1], total[2], total[3] = total[1] + wantH, total[2] + wantM, total[3] + wantG
+    if latest - ends < SILENT then
+      heard[1], heard[2], heard[3] = heard[1] + wantH, heard[2] + wantM, heard[3] + wantG
+      heard[4], heard[5], heard[6] = heard[4] + hereH, heard[5] + hereM, heard[6] + hereG
+    end
+    if name < me then
+      before[1], before[2], before[3] = before[1] + wantH, before[2] + wantM, before[3] + wantG
+      index = index + 1
+    end
+    held = held + math.max(seats, hereH + hereM + hereG)
+    guests_held = guests_held + math.max(guest_seats, hereG)
+    count = count + 1
   end
 end
 
-local mine = workers[me]
 if not mine then
-  mine = {0, 0, 0, 0, 0, 0, 0, math.max(0, tonumber(ARGV[11])), math.max(0, tonumber(ARGV[12]))}
+  mine = {latest, 0, 0, 0, 0, 0, 0, math.max(0, tonumber(ARGV[11])), math.max(0, tonumber(ARGV[12]))}
   if tonumber(ARGV[11]) >= 0 then
     guard = latest
     redis.call('HSET', KEYS[1], '#guard', string.format('%.0f', guard))
   end
-  workers[me] = mine
 end
 for i = 1, 6 do
   mine[i + 1] = tonumber(ARGV[4 + i])
+  heard[i] = heard[i] + mine[i + 1]
 end
-
-local names = {}
-for name in pairs(workers) do
-  names[#names + 1] = name
-end
-table.sort(names)
-
--- Sums over all workers, over those before this one, and what the others hold.
-local total, before, index = {0, 0, 0, 0, 0, 0}, {0, 0, 0}, 0
-local held, guests_held = 0, 0
-for i, name in ipairs(names) do
-  local n = workers[name]
-  if name == me then
-    index = i - 1
-    for c = 1, 3 do
-      before[c] = total[c]
-    end
-  else
-    held = held + math.max(n[8], n[5] + n[6] + n[7])
-    guests_held = guests_held + math.max(n[9], n[7])
-  end
-  for c = 1, 6 do
-    total[c] = total[c] + n[c + 1]
-  end
+for c = 1, 3 do
+  total[c] = total[c] + mine[c + 1]
 end
 
 local function slice(amount, weights, weights_before, weight)
@@ -95,8 +93,8 @@ members, left = part(left, 2)
 local guest_left = math.min(left, guest_capacity)
 guests, guest_rest = part(guest_left, 3)
 left = left - (guest_left - guest_rest)
-local headroom = slice(left, #names, index, 1)
-local guest_headroom = math.min(headroom, slice(math.min(left, guest_rest), #names, index, 1))
+local headroom = slice(left, count, index, 1)
+local guest_headroom = math.min(headroom, slice(math.min(left, guest_rest), count, index, 1))
 
 local room, guest_room = capacity - held, guest_capacity - guests_held
 if guard > now and guard <= latest then
@@ -114,10 +112,9 @@ local has, has_guests = math.max(mine[8], mine[5] + mine[6] + mine[7]), math.max
 local fair = hosts + members + guests + headroom
 mine[8] = granted(fair, has, room)
 mine[9] = math.min(mine[8], granted(guests + guest_headroom, has_guests, guest_room))
-mine[1] = latest
 
-if mine[8] < fair and (told <= now or told > now + 1000) then
-  redis.call('HSET', KEYS[1], '#told', string.format('%.0f', now + 1000))
+if mine[8] < fair and (told <= now or told > now + TOLD) then
+  redis.call('HSET', KEYS[1], '#told', string.format('%.0f', now + TOLD))
   redis.call('PUBLISH', ARGV[13], 'seats')
 end
 
@@ -134,7 +131,14 @@ local function level(seats, wanted)
   end
   return math.floor(COHORTS * seats / wanted)
 end
-local for_members = math.max(0, capacity - total[1])
-local for_guests = math.max(0, math.min(for_members - total[2], guest_capacity))
-return {mine[8], mine[9], level(for_members, total[2]), level(for_guests, total[3]), #names,
-  total[4], total[5], total[6], total[1], total[2], total[3]}
+local for_members = math.max(0, capacity - heard[1])
+local for_guests = math.max(0, math.min(for_members - heard[2], guest_capacity))
+local member_level, guest_level = level(for_members, heard[2]), level(for_guests, heard[3])
+if heard[4] + heard[5] < capacity then
+  member_level = COHORTS
+end
+if heard[4] + heard[5] + heard[6] < capacity and heard[6] < guest_capacity then
+  guest_level = COHORTS
+end
+return {mine[8], mine[9], member_level, guest_level, count,
+  heard[4], heard[5], heard[6], heard[1], heard[2], heard[3]}
