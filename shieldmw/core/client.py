@@ -45,10 +45,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whom a credential proves, and until when (Unix time)."""
+    """Whom a credential proves, and until when (Unix time). ``api_key``: the digest of the API key that it is."""
 
     identity: Identity
     until_s: float
+    api_key: str | None = None
 
 
 class Client(NamedTuple):
