@@ -45,7 +45,8 @@ def check(workers: int) -> None:
         exit_with(error)
     except StoreError as error:
         failure = str(error)
-    for warning in (*setting_warnings(settings, workers), *store_warnings(settings, servers)):
+    keys = asyncio.run(_jwks_warnings(settings))
+    for warning in (*setting_warnings(settings, workers), *keys, *store_warnings(settings, servers)):
         click.echo(f"warning: {warning}")
     if failure is not None:
         click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {failure}", err=True)
@@ -78,6 +79,21 @@ async def _ask_store(settings: Settings) -> Servers:
         await store.aclose()
 
 
+async def _jwks_warnings(settings: Settings) -> list[str]:
+    """Why there are no keys at the URL of the JWKS, where one is set."""
+    if settings.jwt_jwks_url is None:
+        return []
+    from shieldmw.gate.jwks import JwksKeys
+
+    keys = JwksKeys(settings.jwt_jwks_url, settings.jwt_algorithms, on_change=lambda lost: None)
+    try:
+        await keys.refresh()
+    except ValueError as error:
+        url = masked_url(settings.jwt_jwks_url)
+        return [f"no keys at SHIELD_JWT_JWKS_URL={url}, so every member would be a guest: {error}"]
+    return []
+
+
 def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     """What the settings alone make unsafe."""
     if settings.redis_url.startswith("memory://") and workers > 1:
@@ -87,7 +103,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
         yield "SHIELD_JWT_AUDIENCE is unset: a token that the issuer made for another service is a member here too"
     url = settings.jwt_jwks_url
     if url is not None and url.startswith("http://") and not _is_loopback(urlsplit(url).hostname):
-        yield f"SHIELD_JWT_JWKS_URL={url}: keys fetched without TLS can be replaced on the way, use https://"
+        yield f"SHIELD_JWT_JWKS_URL={masked_url(url)}: keys fetched without TLS can be replaced on the way, use https://"
     yield from _limit_warnings(settings)
 
 
