@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from shieldmw.core.api_keys import MOST_MEANT
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
 from shieldmw.errors import SettingsError, StoreError
@@ -74,7 +75,11 @@ async def _ask_store(settings: Settings) -> Servers:
     store = store_opener(settings)()
     try:
         build_gate(settings, store)
-        return await store.server_info() if isinstance(store, RedisStore) else {}
+        if not isinstance(store, RedisStore):
+            return {}
+        if (count := await store.api_key_count()) > MOST_MEANT:
+            click.echo(f"warning: {count} API keys are issued, each worker holds them all: meant for {MOST_MEANT}")
+        return await store.server_info()
     finally:
         await store.aclose()
 

@@ -256,6 +256,20 @@ def test_what_is_unsafe_is_warned_of(env: dict[str, str], args: tuple[str, ...],
     assert len([line for line in warnings_of(ran.out) if re.search(expected, line)]) == 1, ran.out
 
 
+def test_more_api_keys_than_are_meant_are_warned_of(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker holds all of them: the size that is meant is said."""
+    monkeypatch.setattr("shieldmw.cli.check.MOST_MEANT", 3)
+    fields = {f"{number:064x}": "{}" for number in range(4)}
+    for count, warned in ((3, 0), (4, 1)):
+        store.client().hset("shield:api-keys", mapping={**dict(list(fields.items())[:count]), "version": "1"})
+        store.client().expire("shield:api-keys", 60)
+        lines = [
+            line for line in warnings_of(invoke("check", SHIELD_REDIS_URL=store.tcp_url).out) if "API keys" in line
+        ]
+        assert len(lines) == warned
+        assert all(line == "4 API keys are issued, each worker holds them all: meant for 3" for line in lines)
+
+
 class Issuer(BaseHTTPRequestHandler):
     """Answers by path; `/hangs` does not."""
 
