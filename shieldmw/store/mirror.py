@@ -98,7 +98,7 @@ def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] 
     It cannot where too much has changed, and where somebody has changed the table without it.
     """
     names: dict[bytes, None] = {}
-    expected = b"%d" % version
+    expected: bytes | None = b"%d" % version
     for _, flat in log:
         entry = pairs(flat)
         changed = entry.get(b"fields", b"").split()

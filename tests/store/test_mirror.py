@@ -38,7 +38,7 @@ UNTIL_S = 4_102_444_800
 def fill(server: RedisServer) -> None:
     """Many keys, as if issued long ago: the log tells nothing of them."""
     client = server.client()
-    client.hset(API_KEYS_KEY, mapping={**KEYS, "version": "1"})
+    client.hset(API_KEYS_KEY, mapping=dict[Any, Any](KEYS) | {"version": "1"})
     client.expire(API_KEYS_KEY, 600)
     client.config_resetstat()
 
