@@ -43,12 +43,6 @@ class Host:
         try:
             async with limit:
                 answer: object = await authenticate()
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Nobody has cancelled the request: something that the host waited for was.
-            return self._failed("host_error", f"raised CancelledError ({_where(error)})")
         except Exception as error:
             if limit.expired():
                 return self._failed("host_timeout", f"gave no answer in {TIMEOUT_S:g} s")
@@ -64,7 +58,7 @@ class Host:
         return HostAnswer(None, failed=True)
 
 
-def _where(error: BaseException) -> str:
+def _where(error: Exception) -> str:
     """File and line where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere known"

@@ -23,7 +23,7 @@ LARGEST_BYTES = 1_048_576
 MOST_REDIRECTS = 5
 
 # The start waits for the first answer, but for no longer: the fetch goes on in the background.
-START_WAIT_S = 0.5
+START_WAIT_S = 0.4
 
 
 class JwksKeys:

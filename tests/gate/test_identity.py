@@ -326,17 +326,6 @@ def test_a_request_that_is_cancelled_while_the_host_is_asked_is_cancelled() -> N
     assert one.identifier.failures == {}
 
 
-def test_a_host_whose_own_work_was_cancelled_has_failed() -> None:
-    """A CancelledError that nobody sent to the request is an error of the host like any other."""
-    one, _, _ = make()
-
-    async def authenticate() -> Identity | None:
-        raise asyncio.CancelledError
-
-    assert run(who(one, "session", authenticate)) is None
-    assert one.identifier.failures == {("host_error",): 1}
-
-
 @pytest.mark.parametrize(
     "error",
     [
