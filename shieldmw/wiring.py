@@ -258,13 +258,13 @@ def _identifier(
     settings: Settings, store: Store, failed_auth: FailedAuth
 ) -> tuple[Identifier, ApiKeys, Sequence[Background]]:
     """Who says who is asking, and what keeps fresh what it knows."""
-    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.forget())
-    tokens, jwks = _jwt(settings, on_change=lambda: identifier.forget())
+    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.keys_changed())
+    tokens, jwks = _jwt(settings, on_change=lambda lost: identifier.forget() if lost else identifier.keys_changed())
     identifier = Identifier(api_keys, tokens, failed_auth)
     return identifier, api_keys, (api_keys, *jwks)
 
 
-def _jwt(settings: Settings, on_change: Callable[[], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:
+def _jwt(settings: Settings, on_change: Callable[[bool], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:
     """What verifies JWTs, and what keeps its keys fresh."""
     if settings.jwt_secret is None and settings.jwt_public_key is None and settings.jwt_jwks_url is None:
         return None, ()
@@ -286,6 +286,11 @@ def _jwt(settings: Settings, on_change: Callable[[], None]) -> tuple[TokenVerifi
         except ValueError as error:
             raise SettingsError([problem("jwt_public_key", settings.jwt_public_key, str(error))]) from None
     verifier = jwt_tokens.JwtVerifier(
-        keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer, class_claim=settings.jwt_class_claim
+        keys,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        class_claim=settings.jwt_class_claim,
+        subject_claim=settings.jwt_subject_claim,
+        leeway_s=settings.jwt_leeway,
     )
     return verifier, background

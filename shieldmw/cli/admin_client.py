@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 import httpx
 
+from shieldmw.settings.problems import masked_url
+
 from .load import EXIT_WRONG_INPUT
 
 DEFAULT_PATH = "/-/shield"
@@ -40,7 +42,9 @@ def admin_url(text: str) -> str:
         text = f"{'http' if _is_here(host) else 'https'}://{text}"
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise WrongInput(f"'{text}' is not a URL: write it like http://127.0.0.1:8000{DEFAULT_PATH}")
+        raise WrongInput(f"'{masked_url(text)}' is not a URL: write it like http://127.0.0.1:8000{DEFAULT_PATH}")
+    if parts.username is not None:
+        raise WrongInput(f"'{masked_url(text)}' names a user: what opens the admin routes is SHIELD_ADMIN_TOKEN alone")
     path = parts.path.rstrip("/") or os.environ.get("SHIELD_ADMIN_PATH") or DEFAULT_PATH
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
@@ -90,7 +94,7 @@ class AdminClient:
 def _json(response: httpx.Response) -> dict[str, Any]:
     try:
         answer = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}
 
@@ -121,7 +125,8 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> c
 def _not_ours(response: httpx.Response, url: str) -> str:
     status = response.status_code
     if response.is_redirect:
-        return f"{url} sends to {response.headers.get('location', 'somewhere else')}: use that as --url"
+        location = masked_url(response.headers.get("location", "somewhere else"))
+        return f"{url} sends to {location}: use that as --url"
     hint = "are there admin routes (SHIELD_ADMIN_TOKEN set on the server), and is the path right?"
     return f"{url} is not the shield's (it answered {status}): {hint}"
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from shieldmw.core.api_keys import MOST_MEANT
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
 from shieldmw.errors import SettingsError, StoreError
@@ -45,7 +46,8 @@ def check(workers: int) -> None:
         exit_with(error)
     except StoreError as error:
         failure = str(error)
-    for warning in (*setting_warnings(settings, workers), *store_warnings(settings, servers)):
+    keys = asyncio.run(_jwks_warnings(settings))
+    for warning in (*setting_warnings(settings, workers), *keys, *store_warnings(settings, servers)):
         click.echo(f"warning: {warning}")
     if failure is not None:
         click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {failure}", err=True)
@@ -73,9 +75,28 @@ async def _ask_store(settings: Settings) -> Servers:
     store = store_opener(settings)()
     try:
         build_gate(settings, store)
-        return await store.server_info() if isinstance(store, RedisStore) else {}
+        if not isinstance(store, RedisStore):
+            return {}
+        if (count := await store.api_key_count()) > MOST_MEANT:
+            click.echo(f"warning: {count} API keys are issued, each worker holds them all: meant for {MOST_MEANT}")
+        return await store.server_info()
     finally:
         await store.aclose()
+
+
+async def _jwks_warnings(settings: Settings) -> list[str]:
+    """Why there are no keys at the URL of the JWKS, where one is set."""
+    if settings.jwt_jwks_url is None:
+        return []
+    from shieldmw.gate.jwks import JwksKeys
+
+    keys = JwksKeys(settings.jwt_jwks_url, settings.jwt_algorithms, on_change=lambda lost: None)
+    try:
+        await keys.refresh()
+    except ValueError as error:
+        url = masked_url(settings.jwt_jwks_url)
+        return [f"no keys at SHIELD_JWT_JWKS_URL={url}, so every member would be a guest: {error}"]
+    return []
 
 
 def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
@@ -87,7 +108,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
         yield "SHIELD_JWT_AUDIENCE is unset: a token that the issuer made for another service is a member here too"
     url = settings.jwt_jwks_url
     if url is not None and url.startswith("http://") and not _is_loopback(urlsplit(url).hostname):
-        yield f"SHIELD_JWT_JWKS_URL={url}: keys fetched without TLS can be replaced on the way, use https://"
+        yield f"SHIELD_JWT_JWKS_URL={masked_url(url)}: keys fetched without TLS can be replaced on the way, use https://"
     if settings.cors_origins == ("*",):
         yield "SHIELD_CORS_ORIGINS=*: a page that sends cookies cannot read refusals, name the origins of such pages"
     yield from _limit_warnings(settings)

@@ -45,7 +45,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whom a credential proves, and until when (Unix time); for an API key the digest it is kept under."""
+    """Whom a credential proves, and until when (Unix time). ``api_key``: the digest of the API key that it is."""
 
     identity: Identity
     until_s: float

@@ -20,30 +20,43 @@ class DenyEntry:
     reason: str
 
 
+# By version of IP and bits below the prefix: the networks as numbers, and until when each is refused.
+Index = dict[tuple[int, int], dict[int, float]]
+
+
+def add_to_index(index: Index, entry: DenyEntry) -> None:
+    """Let addresses of an entry be found."""
+    network = entry.network
+    shift = network.max_prefixlen - network.prefixlen
+    until = index.setdefault((network.version, shift), {})
+    number = int(network.network_address) >> shift
+    until[number] = max(entry.until_s, until.get(number, 0.0))
+
+
 @dataclass(frozen=True, slots=True)
 class DenyList:
-    """All entries at one version. Looking an address up costs one step per length of prefix in use."""
+    """All entries at one version. Looking an address up costs one step per length of prefix in use.
+
+    ``by_length`` is the index of the entries, which is made here unless it was made before.
+    """
 
     version: int = 0
     entries: tuple[DenyEntry, ...] = ()
-    _by_length: dict[tuple[int, int], dict[int, float]] = field(default_factory=dict)
+    by_length: Index = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for entry in self.entries:
-            network = entry.network
-            shift = network.max_prefixlen - network.prefixlen
-            until = self._by_length.setdefault((network.version, shift), {})
-            number = int(network.network_address) >> shift
-            until[number] = max(entry.until_s, until.get(number, 0.0))
+        if not self.by_length:
+            for entry in self.entries:
+                add_to_index(self.by_length, entry)
 
     def until_s(self, address: IPAddress | None, now_s: float) -> float | None:
         """Until when the address is refused; None if it is not."""
-        if address is None or not self._by_length:
+        if address is None or not self.by_length:
             return None
         number = int(address)
         found = [
             until[number >> shift]
-            for (version, shift), until in self._by_length.items()
+            for (version, shift), until in self.by_length.items()
             if version == address.version and number >> shift in until
         ]
         latest = max(found, default=0.0)

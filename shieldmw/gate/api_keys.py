@@ -32,24 +32,26 @@ class ApiKeys:
         """Whether there is any key that could be presented."""
         return bool(self._file_entries) or (self._issued is not None and bool(self._issued.entries))
 
-    def verify(self, credential: str) -> Identity | None:
-        """Whom the credential proves, if it is a key in force."""
-        if self._issued is not None and (identity := self._issued.find(credential)):
-            return identity
+    def find(self, credential: str) -> tuple[str, Identity] | None:
+        """The digest of the key that the credential is, and whom it proves; None where it is none in force."""
+        if self._issued is not None:
+            issued = digest(credential, self._issued.digest_key)
+            if (entry := self._issued.entries.get(issued)) is not None:
+                return issued, entry.identity
         if not self._file_entries:
             return None
-        return self._file_entries.get(sha256(credential.encode("utf-8", "surrogatepass")).hexdigest())
+        filed = sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+        identity = self._file_entries.get(filed)
+        return None if identity is None else (filed, identity)
 
-    def digest(self, credential: str) -> str | None:
-        """The digest under which a key in force is kept."""
-        if self._issued is not None and self._issued.find(credential):
-            return digest(credential, self._issued.digest_key)
-        found = sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
-        return found if found in self._file_entries else None
+    def identity_of(self, key_digest: str) -> Identity | None:
+        """Whom the key of a digest proves (as in ``find``), if it is in force."""
+        entry = None if self._issued is None else self._issued.entries.get(key_digest)
+        return self._file_entries.get(key_digest) if entry is None else entry.identity
 
-    def is_in_force(self, digest: str) -> bool:
-        """Whether a key is still in force, by the digest under which it is kept."""
-        return digest in self._file_entries or (self._issued is not None and digest in self._issued.entries)
+    def is_in_force(self, key_digest: str) -> bool:
+        """Whether the key of a digest still proves anybody."""
+        return self.identity_of(key_digest) is not None
 
     async def refresh(self) -> None:
         """Read the table again if its version has changed."""

@@ -1,4 +1,4 @@
-"""Credentials that fail: counted against their address, so that forging costs the forger, not us."""
+"""Signatures that fail: counted against their address, so that forging costs the forger, not us."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from .outage import GuardedStore
 
 
 class FailedAuth:
-    """Whether anything is verified for an address: not while its ``failed-auth`` bucket is empty.
+    """Whether a signature is checked for an address at once: not while its ``failed-auth`` bucket is empty.
+
+    From then on it is checked within a share of this worker's time, which nobody else there pays for.
 
     The shared bucket says what the fleet has seen. The local one is charged in the same step as
     the check that failed, so that many requests at once cannot all pass before the first counts; it

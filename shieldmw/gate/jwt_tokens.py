@@ -1,12 +1,15 @@
 """JWT: proves a signed token with PyJWT, by keys and algorithms that only the settings choose.
 
-Nothing in a token picks its own key or algorithm: ``kid`` may only name a key that is already
+What needs no signature check is looked at first (``screen``): a token may be rejected by what it says of itself,
+never accepted. Nothing in a token picks its own key or algorithm: ``kid`` may only name a key that is already
 held, ``jku``, ``x5u`` and ``jwk`` are never looked at (RFC 8725, section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,9 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from shieldmw.core.client import Identity, ListenerClass, Proof
+from shieldmw.core.credentials import Failure, Rejected
 
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+# What PyJWT raises for a token that is not in order; RecursionError for JSON that is nested too deeply.
+_BAD_TOKEN = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+
 _CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",), "secp256k1": ("ES256K",)}
 
 
@@ -33,6 +40,10 @@ class VerificationKey:
 class KeySource(Protocol):
     """Where the keys come from: the settings, or a JWKS kept fresh."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there are keys; if not, no token can be judged."""
+
     def candidates(self, kid: str | None) -> Sequence[VerificationKey]:
         """The keys that may have signed a token which names ``kid``."""
 
@@ -42,6 +53,11 @@ class FixedKey:
     """The one key of the settings, whatever ``kid`` a token names."""
 
     key: VerificationKey
+
+    @property
+    def is_ready(self) -> bool:
+        """A key that is set is there."""
+        return True
 
     def candidates(self, kid: str | None) -> Sequence[VerificationKey]:
         """The key."""
@@ -94,47 +110,135 @@ def _pinned(wanted: Sequence[str], possible: Sequence[str], default: Sequence[st
 
 
 class JwtVerifier:
-    """Proves tokens: signature, ``exp`` and ``sub`` required, ``nbf``, and audience and issuer where set."""
+    """Proves tokens: signature, ``exp`` and a subject required, ``nbf``, and audience and issuer where set.
 
-    def __init__(self, keys: KeySource, *, audience: str | None, issuer: str | None, class_claim: str) -> None:
+    ``iat`` is no condition (RFC 7519, section 4.1.6). ``leeway_s``: by how much the issuer's clock may differ from
+    ours; a proof holds until ``exp`` and so much longer.
+    """
+
+    def __init__(
+        self,
+        keys: KeySource,
+        *,
+        audience: str | None,
+        issuer: str | None,
+        class_claim: str,
+        subject_claim: str = "sub",
+        leeway_s: float = 0.0,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
         self._class_claim = class_claim
+        self._subject_claim = subject_claim
+        self._leeway_s = leeway_s
+        self._now_s = now_s
+
+    def screen(self, token: str) -> Rejected | None:
+        """Why the token proves nobody, as far as that shows without a signature check; None where it must be checked.
+
+        What a token says of itself is read here before it is proven: that can only reject it.
+        """
+        try:
+            read = jwt.decode_complete(token, **self._checks(verify_signature=False))
+            keys = self._keys_for(read["header"])
+        except jwt.InvalidAudienceError:
+            return Rejected(Failure.AUDIENCE)
+        except jwt.InvalidIssuerError:
+            return Rejected(Failure.ISSUER)
+        except jwt.MissingRequiredClaimError as error:
+            return Rejected(_MISSING.get(error.claim, Failure.CLAIMS))
+        except _BAD_TOKEN:
+            return Rejected(Failure.MALFORMED)
+        if isinstance(keys, Rejected):
+            return keys
+        proof = self._proof(read["payload"])
+        return proof if isinstance(proof, Rejected) else None
 
     def verify(self, token: str) -> Proof | None:
         """Whom the token proves; None where it proves nobody, whatever the reason."""
-        if token.count(".") != 2:
-            return None
         try:
-            header = jwt.get_unverified_header(token)
-        except (jwt.InvalidTokenError, ValueError):
+            keys = self._keys_for(jwt.get_unverified_header(token))
+        except _BAD_TOKEN:
             return None
-        kid, algorithm = header.get("kid"), header.get("alg")
-        for key in self._keys.candidates(kid if isinstance(kid, str) else None):
-            if algorithm in key.algorithms and (claims := self._claims(token, key)) is not None:
-                return self._proof(claims)
+        if isinstance(keys, Rejected):
+            return None
+        for key in keys:
+            claims = self._signed_claims(token, key)
+            if claims is not None:
+                proof = self._proof(claims)
+                return proof if isinstance(proof, Proof) else None
         return None
 
-    def _claims(self, token: str, key: VerificationKey) -> dict[str, Any] | None:
+    def _keys_for(self, header: dict[str, Any]) -> Sequence[VerificationKey] | Rejected:
+        """The keys that may have signed a token with this header."""
+        kid, algorithm = header.get("kid"), header.get("alg")
+        named = self._keys.candidates(kid if isinstance(kid, str) else None)
+        if not named:
+            return Rejected(Failure.UNKNOWN_KID if self._keys.is_ready else Failure.NO_KEYS)
+        keys = [key for key in named if algorithm in key.algorithms]
+        return keys or Rejected(Failure.ALGORITHM)
+
+    def _signed_claims(self, token: str, key: VerificationKey) -> dict[str, Any] | None:
+        checks = self._checks(verify_signature=True)
         try:
-            return jwt.decode(
-                token,
-                key.key,
-                algorithms=list(key.algorithms),
-                audience=self._audience,
-                issuer=self._issuer,
-                options={"require": ["exp", "sub"], "verify_aud": self._audience is not None, "verify_iat": False},
-            )
-        except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
+            return jwt.decode(token, key.key, algorithms=list(key.algorithms), **checks)
+        except _BAD_TOKEN:
             return None
 
-    def _proof(self, claims: dict[str, Any]) -> Proof | None:
+    def _checks(self, *, verify_signature: bool) -> dict[str, Any]:
+        """What PyJWT looks at. Times are compared here, with the leeway; `jti` and the type of `sub` do not matter."""
+        ours = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_sub", "verify_jti"), False)
+        whose = {"verify_aud": self._audience is not None, "verify_iss": self._issuer is not None}
+        options = {"verify_signature": verify_signature, **ours, **whose}
+        return {"audience": self._audience, "issuer": self._issuer, "options": options}
+
+    def _proof(self, claims: dict[str, Any]) -> Proof | Rejected:
+        """Whom the claims name, while they hold."""
         try:
-            listener_class = ListenerClass(claims.get(self._class_claim, ListenerClass.MEMBER))
+            until_s = _seconds(claims["exp"]) + self._leeway_s
+            from_s = _seconds(claims["nbf"]) - self._leeway_s if "nbf" in claims else 0.0
+            identity = Identity(_subject(claims[self._subject_claim]), self._class(claims))
+        except (KeyError, ValueError, TypeError, OverflowError):
+            return Rejected(Failure.CLAIMS)
+        now_s = self._now_s()
+        if until_s <= now_s:
+            return Rejected(Failure.EXPIRED)
+        if from_s > now_s:
+            return Rejected(Failure.NOT_YET, from_s)
+        return Proof(identity, until_s)
+
+    def _class(self, claims: dict[str, Any]) -> ListenerClass:
+        try:
+            return ListenerClass(claims.get(self._class_claim, ListenerClass.MEMBER))
         except ValueError:
-            listener_class = ListenerClass.MEMBER
-        try:
-            return Proof(Identity(claims["sub"], listener_class), float(claims["exp"]))
-        except (ValueError, TypeError, OverflowError):
-            return None
+            return ListenerClass.MEMBER
+
+
+_MISSING = {"aud": Failure.AUDIENCE, "iss": Failure.ISSUER}
+
+
+def _seconds(value: Any) -> float:
+    """A time as tokens have it (RFC 7519, NumericDate).
+
+    Raises:
+        TypeError, ValueError, OverflowError: it is none.
+    """
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{value!r} is no time")
+    return seconds
+
+
+def _subject(value: Any) -> str:
+    """The subject as text; issuers that number their users write a whole number.
+
+    Raises:
+        TypeError: it is neither text nor a whole number.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} is no subject")

@@ -29,13 +29,14 @@ class Refresher:
         self._failing = False
 
     async def start(self, first_s: float) -> None:
-        """Begin; wait for the first round, but no longer than ``first_s``."""
+        """Begin; wait for the first round, but no longer than ``first_s``: it goes on in the background."""
+        first = asyncio.Event()
+        self._task = asyncio.create_task(self._run(first), name=f"shieldmw {self._name}")
         try:
             async with asyncio.timeout(first_s):
-                await self._once()
+                await first.wait()
         except TimeoutError:
             self._failed(TimeoutError(f"no answer in {first_s:g} s"))
-        self._task = asyncio.create_task(self._run(), name=f"shieldmw {self._name}")
 
     def soon(self) -> None:
         """Ask for a round now rather than at the end of the interval."""
@@ -48,7 +49,9 @@ class Refresher:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    async def _run(self) -> None:
+    async def _run(self, first: asyncio.Event) -> None:
+        await self._once()
+        first.set()
         while True:
             await asyncio.sleep(max(self.least_s, AGAIN_S) if self._failing else self.least_s)
             if not self._failing:

@@ -14,12 +14,9 @@ from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import Rule
 from shieldmw.core.seats import Audience, Capacity
 from shieldmw.settings import Settings
-from shieldmw.settings.problems import SECRET_FIELDS, masked_url, variable
+from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
 
 MASK = "********"
-
-# They may hold a password; what is told to the public is not among them.
-_URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ def _shown(name: str, value: object) -> str | None:
         return None
     if name in SECRET_FIELDS or isinstance(value, SecretStr) or str(value).startswith("-----"):
         return MASK
-    if name in _URLS_WITH_SECRETS:
+    if name in URLS_WITH_SECRETS:
         return masked_url(str(value))
     return _text(value)
 

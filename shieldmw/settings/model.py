@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     address_limit: LimitText = Field("off", description="everyone on an address, guests and verified subjects alike")
     address_burst: int | None = Field(None, ge=1, description="likewise")
     failed_auth_limit: LimitText = Field(
-        "10/minute", description="failed credentials, per address; after that none is verified until it refills"
+        "10/minute",
+        description="signatures that fail, per address; beyond it tokens there are verified within a share of the "
+        "worker's time",
     )
     rules: Annotated[tuple[Rule, ...], NoDecode, BeforeValidator(parse_rules)] = Field(
         (),
@@ -126,11 +128,21 @@ class Settings(BaseSettings):
     )
     jwt_secret: Secret | None = Field(None, description="verifies JWTs signed with HS*, at least 32 characters")
     jwt_public_key: str | None = Field(None, description="verifies JWTs: a public key in PEM, or the path of one")
-    jwt_jwks_url: HttpUrl | None = Field(None, description="verifies JWTs: where the issuer's JWKS is")
+    jwt_jwks_url: HttpUrl | None = Field(
+        None,
+        repr=False,
+        description="verifies JWTs: where the issuer's JWKS is; redirects within its origin are followed",
+    )
     jwt_algorithms: Algorithms = Field((), description="pinned algorithms; by the type of the key if unset")
     jwt_audience: str | None = Field(None, description="`aud` that a JWT must have")
     jwt_issuer: str | None = Field(None, description="`iss` that a JWT must have")
     jwt_class_claim: str = Field("shield_class", description="claim that holds the class: `host` or `member`")
+    jwt_subject_claim: str = Field(
+        "sub", min_length=1, description="claim that names the subject: text or a whole number"
+    )
+    jwt_leeway: int = Field(
+        30, ge=0, le=3600, description="seconds by which the issuer's clock may differ, for `exp` and `nbf`"
+    )
     capacity: int = Field(0, ge=0, description="seats of the fleet in normal mode, 0 for no limit")
     emergency_capacity: int | None = Field(
         None, ge=0, description="seats in emergency, 0 for no limit; as SHIELD_CAPACITY if unset"

@@ -14,8 +14,10 @@ COMMAND_VARIABLES = frozenset({"SHIELD_ADMIN_URL"})
 
 LONGEST_SHOWN = 120
 
-# Never shown; the URL of the store is, but for its password.
+# Never shown; URLs are, but for their passwords.
 SECRET_FIELDS = frozenset({"secret", "jwt_secret", "admin_token", "view_token"})
+URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
+PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # told to everyone, unless by mistake with a password
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
 _WORDS = {
@@ -38,12 +40,14 @@ def shown(field: str, value: object) -> str:
         return f"'{str(value)[:27]}…'"  # somebody may have taken the private key for the public one
     if isinstance(value, tuple | list):
         value = ",".join(str(item) for item in value)
-    text = masked_url(str(value)) if field == "redis_url" else str(value)
+    text = str(value)
+    if field in URLS_WITH_SECRETS or (field in PUBLIC_URLS and "@" in text):
+        text = masked_url(text)
     return repr(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…")
 
 
 def masked_url(url: str) -> str:
-    """A URL of the store without its password, however it is written.
+    """A URL without its password, however it is written.
 
     What follows the last @ is shown while it looks like a host and a path; all before it, and all
     that is in the query, may be part of a password, and so may all before a query with an @ in it.

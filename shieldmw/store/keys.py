@@ -61,6 +61,16 @@ class Names:
         return f"{self.prefix}:api-keys"
 
     @property
+    def api_keys_log(self) -> str:
+        """Which of them the last versions changed; in the same slot."""
+        return f"{self.prefix}:{{{self.api_keys}}}:log"
+
+    @property
+    def deny_log(self) -> str:
+        """Which networks the last versions of the deny list changed."""
+        return f"{self.prefix}:{{control}}:deny-log"
+
+    @property
     def deny(self) -> str:
         """The deny list, with its version."""
         return f"{self.prefix}:{{control}}:deny"

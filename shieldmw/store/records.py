@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from typing import Any
 
@@ -71,6 +71,33 @@ def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
     except Exception as error:  # whatever it is that somebody else wrote there
         log.warning("an API key in the store cannot be read (%s): it is ignored", type(error).__name__)
         return None
+
+
+class ApiKeyRecords(Mapping[str, ApiKey]):
+    """API keys by digest, as they are kept: each is read when it is asked for, most never.
+
+    Tens of thousands of texts are nothing to Python's garbage collector, of objects they would be a pause.
+    """
+
+    def __init__(self, texts: Mapping[bytes, bytes]) -> None:
+        self._texts = texts
+
+    def __getitem__(self, name: str) -> ApiKey:
+        """The key of a digest; one that cannot be read is none."""
+        digest = name.encode("utf-8", "surrogatepass")
+        api_key = parse_api_key(digest, self._texts[digest])
+        if api_key is None:
+            raise KeyError(name)
+        return api_key
+
+    def __iter__(self) -> Iterator[str]:
+        """The digests of those that can be read."""
+        read = (parse_api_key(*item) for item in self._texts.items())
+        return (api_key.digest for api_key in read if api_key is not None)
+
+    def __len__(self) -> int:
+        """How many there are, readable or not."""
+        return len(self._texts)
 
 
 def deny_text(entry: DenyEntry) -> str:

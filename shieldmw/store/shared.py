@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from secrets import randbits
-from typing import TypeVar
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Owed
-from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
@@ -21,17 +21,16 @@ from shieldmw.errors import StoreError
 from . import records, scripts, slots
 from .calls import Calls, Command
 from .keys import KEEP_MS, Keys, Names
+from .mirror import Mirror, new_version
 from .port import AuditEntry, StoredMode
-from .redis import pairs
 
 AUDIT_LENGTH = 1000
 
 # A waiting room that nobody asked anything of for so long is empty: it begins anew.
 QUEUE_KEEP_MS = 6 * 3600 * 1000
 
-_VERSION = b"version"
-
-T = TypeVar("T")
+# So many entries of the deny list are read before the loop goes on: a millisecond.
+PARSED_AT_ONCE = 100
 
 
 class RedisStore:
@@ -47,6 +46,9 @@ class RedisStore:
         self._secret_is_set = secret is not None
         self._candidate = candidate
         self._keys = None if secret is None else Keys(prefix, secret)
+        self._api_keys = Mirror(redis, self._names.api_keys, self._names.api_keys_log)
+        self._deny = Mirror(redis, self._names.deny, self._names.deny_log)
+        self._denied: dict[bytes, tuple[bytes, DenyEntry | None]] = {}
 
     # --- buckets
 
@@ -107,37 +109,60 @@ class RedisStore:
         """The issued API keys, or None where the version is known; heals a lost secret."""
         known_secret = self._secret
         secret = await self.secret()
-        known_version = known_version if secret == known_secret else None
-        table = await self._table(self._names.api_keys, known_version, records.parse_api_key)
-        if table is None:
+        await self._api_keys.refresh()
+        if secret == known_secret and self._api_keys.version == known_version:
             return None
-        version, entries = table
-        return ApiKeyTable(version, derive_digest_key(secret), {entry.digest: entry for entry in entries})
+        entries = records.ApiKeyRecords(self._api_keys.fields)
+        return ApiKeyTable(self._api_keys.version, derive_digest_key(secret), entries)
 
     async def add_api_key(self, api_key: ApiKey) -> None:
         """Issue a key."""
-        key = self._names.api_keys
-        await self._redis.transaction(("HSET", key, api_key.digest, records.api_key_text(api_key)), *_touched(key))
+        text = records.api_key_text(api_key)
+        await self._redis.transaction(
+            ("HSET", self._names.api_keys, api_key.digest, text), *await self._api_keys.touched([api_key.digest])
+        )
 
     async def revoke_api_keys(self, digests: Sequence[str]) -> int:
         """Revoke keys by their digests; how many there were."""
         if not digests:
             return 0
-        key = self._names.api_keys
-        revoked, *_ = await self._redis.transaction(("HDEL", key, *digests), *_touched(key))
+        revoked, *_ = await self._redis.transaction(
+            ("HDEL", self._names.api_keys, *digests), *await self._api_keys.touched(digests)
+        )
         return int(revoked)
 
+    async def api_key_count(self) -> int:
+        """How many keys are issued, for ``shieldmw check``."""
+        return max(0, int(await self._redis.command("HLEN", self._names.api_keys)) - 1)
+
     async def deny_list(self, known_version: int | None) -> DenyList | None:
-        """The entries, or None where the version is known."""
-        table = await self._table(self._names.deny, known_version, records.parse_deny)
-        return None if table is None else DenyList(table[0], tuple(table[1]))
+        """The entries, or None where the version is known. Those that have not changed are not read again."""
+        await self._deny.refresh()
+        version = self._deny.version
+        if version == known_version:
+            return None
+        denied: dict[bytes, tuple[bytes, DenyEntry | None]] = {}
+        index: Index = {}
+        for number, (name, value) in enumerate(list(self._deny.fields.items())):
+            known = self._denied.get(name)
+            if known is None or known[0] != value:
+                known = (value, records.parse_deny(name, value))
+            denied[name] = known
+            if known[1] is not None:
+                add_to_index(index, known[1])
+            if number % PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._denied = denied
+        return DenyList(version, tuple(entry for _, entry in denied.values() if entry is not None), index)
 
     async def deny(self, entry: DenyEntry) -> None:
         """Refuse a network, and say so in the audit."""
         audit = AuditEntry(0, entry.actor, f"deny {entry.network}", "", f"until {entry.until_s:.0f}", entry.reason)
-        key = self._names.deny
+        name = str(entry.network)
         await self._redis.transaction(
-            ("HSET", key, str(entry.network), records.deny_text(entry)), *_touched(key), *self._audited(audit, "deny")
+            ("HSET", self._names.deny, name, records.deny_text(entry)),
+            *await self._deny.touched([name]),
+            *self._audited(audit, "deny"),
         )
 
     async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
@@ -145,7 +170,7 @@ class RedisStore:
         names = self._names
         why = "the store had lost the list, which a worker still knew"
         audit = AuditEntry(0, "shieldmw", "deny list", "", f"{len(entries)} networks", why)
-        arguments: list[str | int] = [_new_version(), records.audit_text(audit), names.changes, KEEP_MS, AUDIT_LENGTH]
+        arguments: list[str | int] = [new_version(), records.audit_text(audit), names.changes, KEEP_MS, AUDIT_LENGTH]
         for entry in entries:
             arguments += [str(entry.network), records.deny_text(entry)]
         reply = await self._redis.run("deny", (names.deny, names.audit), arguments)
@@ -154,23 +179,10 @@ class RedisStore:
     async def undeny(self, network: str, actor: str) -> bool:
         """Refuse it no longer; whether it was refused."""
         audit = AuditEntry(0, actor, f"deny {network}", "denied", "not denied", "")
-        key = self._names.deny
         dropped, *_ = await self._redis.transaction(
-            ("HDEL", key, network), *_touched(key), *self._audited(audit, "deny")
+            ("HDEL", self._names.deny, network), *await self._deny.touched([network]), *self._audited(audit, "deny")
         )
         return bool(dropped)
-
-    async def _table(
-        self, key: str, known_version: int | None, parse: Callable[[bytes, bytes], T | None]
-    ) -> tuple[int, list[T]] | None:
-        if known_version is not None:
-            version = records.whole_number(await self._redis.command("HGET", key, _VERSION), "version")
-            if version == known_version:
-                return None
-        fields = dict(pairs(await self._redis.command("HGETALL", key)))
-        version = records.whole_number(fields.pop(_VERSION, None), "version")
-        parsed = (parse(name, value) for name, value in fields.items())
-        return version, [entry for entry in parsed if entry is not None]
 
     def _audited(self, entry: AuditEntry, change: str) -> tuple[Command, ...]:
         audit = self._names.audit
@@ -279,15 +291,6 @@ class RedisStore:
         await self._redis.aclose()
 
 
-def _new_version() -> int:
-    """Never one that was there before, not even before the store lost everything; never 0, which is none."""
-    return randbits(52) + 1
-
-
 def _values(info: bytes) -> Mapping[str, str]:
     lines = info.decode("utf-8", "replace").splitlines()
     return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}
-
-
-def _touched(key: str) -> tuple[Command, ...]:
-    return (("HSET", key, _VERSION, _new_version()), ("PEXPIRE", key, KEEP_MS))

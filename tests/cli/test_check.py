@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from jwt.algorithms import RSAAlgorithm
 
 from cli.commands import invoke, shieldmw
 from servers import RedisServer, free_port, redis_cluster, redis_sentinels, redis_server
 from shieldmw import Settings
 from shieldmw.cli.check import store_warnings
+from shieldmw.gate import jwks
 
 SECRET = "q" * 40
 
@@ -260,6 +267,85 @@ def test_what_is_unsafe_is_warned_of(env: dict[str, str], args: tuple[str, ...],
     ran = invoke("check", *args, **env)
     assert ran.status == 0, ran.err
     assert len([line for line in warnings_of(ran.out) if re.search(expected, line)]) == 1, ran.out
+
+
+def test_more_api_keys_than_are_meant_are_warned_of(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker holds all of them: the size that is meant is said."""
+    monkeypatch.setattr("shieldmw.cli.check.MOST_MEANT", 3)
+    fields = {f"{number:064x}": "{}" for number in range(4)}
+    for count, warned in ((3, 0), (4, 1)):
+        store.client().hset("shield:api-keys", mapping={**dict(list(fields.items())[:count]), "version": "1"})
+        store.client().expire("shield:api-keys", 60)
+        lines = [
+            line for line in warnings_of(invoke("check", SHIELD_REDIS_URL=store.tcp_url).out) if "API keys" in line
+        ]
+        assert len(lines) == warned
+        assert all(line == "4 API keys are issued, each worker holds them all: meant for 3" for line in lines)
+
+
+class Issuer(BaseHTTPRequestHandler):
+    """Answers by path; `/hangs` does not."""
+
+    def do_GET(self) -> None:
+        """The answer."""
+        if self.path == "/hangs":
+            self.connection.recv(1)  # until the client goes away
+            return
+        moved = {"/elsewhere": "https://other.example/keys?token=hidden", "/moved": "/keys"}.get(self.path)
+        self.send_response(200 if self.path == "/keys" else 302 if moved else 404)
+        if moved:
+            self.send_header("location", moved)
+        self.end_headers()
+        if self.path == "/keys":
+            key = RSAAlgorithm.to_jwk(generate_private_key(65537, 2048).public_key(), as_dict=True)
+            self.wfile.write(json.dumps({"keys": [{**key, "kid": "one"}]}).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[str]:
+    """A real server of keys: where it is, with a password that must not be shown."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Issuer) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://me:hidden@127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/keys", None),
+        ("/moved", None),
+        (
+            "/elsewhere",
+            r"redirects to another origin \(https://other.example/keys\), which is not followed: set SHIELD",
+        ),
+        ("/missing", r"answers with status 404$"),
+        ("/hangs", r"does not answer within 0.2 s$"),
+    ],
+)
+def test_a_jwks_that_cannot_be_had_is_said_in_one_line(
+    issuer: str, path: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no keys every member is a guest: an operator reads why, and no password."""
+    monkeypatch.setattr(jwks, "TIMEOUT_S", 0.2 if path == "/hangs" else 20.0)
+    ran = invoke("check", SHIELD_JWT_JWKS_URL=issuer + path, SHIELD_JWT_AUDIENCE="shield")
+    assert ran.status == 0
+    lines = [line for line in warnings_of(ran.out) if line.startswith("no keys at SHIELD_JWT_JWKS_URL=http://me:***@")]
+    assert len(lines) == (0 if expected is None else 1), ran.out
+    assert all(re.search(expected or "", line) for line in lines), ran.out
+    assert "hidden" not in ran.printed
+
+
+def test_a_jwks_that_refuses_is_said_in_one_line() -> None:
+    """Nobody listens there."""
+    ran = invoke("check", SHIELD_JWT_JWKS_URL=f"http://127.0.0.1:{free_port()}/keys", SHIELD_JWT_AUDIENCE="shield")
+    (line,) = warnings_of(ran.out)
+    assert re.search(r"every member would be a guest: does not answer \(ConnectError: .*\)$", line)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ def everything_in(store: RedisServer) -> bytes:
             found += repr(client.hgetall(key)).encode()
         elif kind == b"string":
             found += repr(client.get(key)).encode()
+        elif kind == b"stream":
+            found += repr(client.xrange(key)).encode()
         else:
             pytest.fail(f"a {kind!r} that this test does not read")
     return found

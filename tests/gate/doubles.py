@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client, Proof
+from shieldmw.core.credentials import Rejected
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
@@ -280,15 +282,25 @@ class BatchOfAnyLoop(Batch):
 
 @dataclass
 class CountingVerifier:
-    """Proves the tokens it knows, each for its own subject, and counts what it is asked."""
+    """Proves the tokens it knows, each for its own subject, and counts what it is asked.
+
+    ``costs_s`` is what a check takes by the timer that ``spent_s`` is.
+    """
 
     valid: Collection[str] = ()
     until_s: float = FAR_AHEAD_S
+    costs_s: float = 0.0
+    spent_s: float = 0.0
     asked: list[str] = field(default_factory=list)
+
+    def screen(self, token: str) -> Rejected | None:
+        """All need a check."""
+        return None
 
     def verify(self, token: str) -> Proof | None:
         """A proof that the token's subject is the token."""
         self.asked.append(token)
+        self.spent_s += self.costs_s
         return Proof(Identity(token), self.until_s) if token in self.valid else None
 
     @property
@@ -338,6 +350,7 @@ def worker(
     tokens: TokenVerifier | None = None,
     file_keys: Mapping[str, Identity] | None = None,
     observers: Sequence[Observer] = (),
+    timer_s: Callable[[], float] = time.perf_counter,
     **values: Any,
 ) -> Worker:
     """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
@@ -350,8 +363,8 @@ def worker(
     refusals = Refusals() if settings.refusals else None
     charging = SharedCharging(guarded, leases, refusals)
     failed_auth = FailedAuth(settings.policy, guarded, MemoryBuckets(now_us=clock.us))
-    api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.forget())
-    identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s)
+    api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.keys_changed())
+    identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s, timer_s=timer_s)
     switch = Switch(store, on_change=lambda: None, now_s=clock.s)
     deny_list = DenyWatch(store, switch.store_now_s)
     seats = Seats(store, switch, SeatPlan(0, 0, 0), now_s=clock.s)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 import pytest
 
@@ -15,15 +17,16 @@ from gate.doubles import (
     Worker,
     at_once,
     facts,
+    loop_time,
     memory_store,
+    pass_time,
     run,
     worker,
 )
 from shieldmw import Identity, ListenerClass
 from shieldmw.core.client import Proof
+from shieldmw.core.credentials import Rejected
 from shieldmw.core.decision import Verdict
-
-MOST_CHECKS = 10
 
 
 class Host:
@@ -119,6 +122,9 @@ def test_one_subject_is_one_client_whatever_token_it_shows() -> None:
     clock = FakeClock()
 
     class OneSubject:
+        def screen(self, token: str) -> Rejected | None:
+            return None
+
         def verify(self, token: str) -> Proof | None:
             return Proof(Identity("alice"), FAR_AHEAD_S)
 
@@ -171,8 +177,8 @@ def test_a_host_that_knows_nobody_leaves_it_to_keys_and_tokens() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, RuntimeError("database away")], ids=["None", "raises"])
-def test_credentials_that_the_host_does_not_know_are_charged(answer: Exception | None) -> None:
-    """A credential that nobody knows counts as failed, and soon the host is not even asked."""
+def test_the_host_is_asked_whatever_failed_at_the_address(answer: Exception | None) -> None:
+    """What the host app does not know is a guest's, and is charged to nobody: it says who pays for its own checks."""
     clock = FakeClock()
     store = memory_store(clock)
     one = worker(store, clock)
@@ -181,10 +187,11 @@ def test_credentials_that_the_host_does_not_know_are_charged(answer: Exception |
     async def story() -> None:
         for number in range(100):
             assert await who(one, f"random-{number}", host) is None
+        assert await who(one, "alice", Host(Identity("alice"))) == Identity("alice")
 
     run(story())
-    assert host.calls == MOST_CHECKS
-    assert len(store) == 2
+    assert host.calls == 100
+    assert len(store) == 2, "the buckets of guests and of Alice, none of failures"
 
 
 def test_a_host_that_knows_nobody_costs_a_request_without_credential_nothing() -> None:
@@ -203,20 +210,120 @@ def test_a_host_that_knows_nobody_costs_a_request_without_credential_nothing() -
     assert len(store) == 1, "the bucket of guests, none of failures"
 
 
-def test_whom_the_host_proved_is_asked_for_again_while_his_address_has_no_failure_left() -> None:
-    """An attacker on the same address does not lock out somebody whom the host app knows already."""
-    clock = FakeClock()
-    one = worker(memory_store(clock), clock)
+def test_the_host_is_asked_once_for_a_request() -> None:
+    """One request, one question, also where the host knew the credential before and no longer does."""
+    one, tokens, _ = make()
+
+    async def story() -> int:
+        await who(one, "session", Host(Identity("alice")))
+        host = Host(None)
+        assert await who(one, "session", host) is None
+        return host.calls
+
+    assert run(story()) == 1
+    assert tokens.calls == 1
+
+
+# --- a host that fails: no refusal ------------------------------------------------------------------
+
+
+def test_a_host_that_failed_once_is_asked_again_at_once() -> None:
+    """A database that was away for a moment makes nobody a guest for longer than that."""
+    one, _, _ = make()
 
     async def story() -> None:
-        alice, nobody = Host(Identity("alice")), Host(None)
-        assert await who(one, "alice", alice) == Identity("alice")
-        for number in range(50):
-            await who(one, f"random-{number}", nobody)
-        assert await who(one, "alice", alice) == Identity("alice")
-        assert await who(one, "bob", Host(Identity("bob"))) is None
+        assert await who(one, "session", Host(RuntimeError("database away"))) is None
+        assert await who(one, "session", Host(Identity("alice"))) == Identity("alice")
 
     run(story())
+
+
+def test_a_host_that_fails_charges_nobody_and_counts_nothing_as_a_bad_credential() -> None:
+    """A thousand requests while the host fails leave no bucket of failures and no count of bad credentials."""
+    clock, tokens = FakeClock(), CountingVerifier()
+    store = memory_store(clock)
+    one = worker(store, clock, tokens=tokens)
+
+    async def story() -> None:
+        for number in range(1000):
+            await who(one, f"session-{number}", Host(RuntimeError("database away")))
+
+    run(story())
+    assert len(store) == 1, "the bucket of guests"
+    assert one.identifier.failures == {("host_error",): 1000}
+
+
+def test_a_host_that_fails_leaves_it_to_keys_and_tokens_for_this_request() -> None:
+    """A token proves its subject, but is not kept: once the host works again its word comes first."""
+    one, _, _ = make(valid={"token"})
+    host = Identity("of the host", ListenerClass.HOST)
+
+    async def story() -> None:
+        assert await who(one, "token", Host(RuntimeError("database away"))) == Identity("token")
+        assert await who(one, "token", Host(host)) == host
+
+    run(story())
+
+
+@pytest.mark.parametrize("answer", [{"sub": "alice"}, False, "alice", 0, ()], ids=repr)
+@pytest.mark.parametrize("credential", [None, "session"])
+def test_a_host_that_returns_something_else_has_failed(
+    answer: object, credential: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No error for the client: the request is judged without the host, and the log names the type."""
+    one, _, _ = make()
+
+    async def authenticate() -> Any:
+        return answer
+
+    with caplog.at_level(logging.DEBUG, logger="shieldmw"):
+        for _ in range(100):
+            assert run(who(one, credential, authenticate)) is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"returned a {type(answer).__name__}" in line
+    assert one.identifier.failures == {("host_type",): 100}
+
+
+def test_a_host_that_hangs_holds_a_request_for_a_second() -> None:
+    """What it waits for is cancelled, and the request goes on without it."""
+    one, _, _ = make()
+    cancelled = []
+
+    async def authenticate() -> Identity | None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append(loop_time())
+            raise
+        return None
+
+    async def story() -> float:
+        begun_s = loop_time()
+        assert await who(one, "session", authenticate) is None
+        return loop_time() - begun_s
+
+    assert run(story()) == pytest.approx(1.0)
+    assert len(cancelled) == 1
+    assert one.identifier.failures == {("host_timeout",): 1}
+
+
+def test_a_request_that_is_cancelled_while_the_host_is_asked_is_cancelled() -> None:
+    """Whoever goes away goes away: neither a failure of the host nor an answer."""
+    one, _, _ = make()
+
+    async def authenticate() -> Identity | None:
+        await asyncio.sleep(3600)
+        return None
+
+    async def story() -> None:
+        request = asyncio.create_task(who(one, "session", authenticate))
+        await pass_time(0.5)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+
+    run(story())
+    assert one.identifier.failures == {}
 
 
 @pytest.mark.parametrize(
@@ -243,13 +350,29 @@ def test_a_host_that_raises_is_logged_without_the_credential(
 
 def test_no_credential_is_ever_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Good, wrong or far too long: the log never holds it, on any level."""
-    one, _, _ = make(valid={"good-credential"})
+    one, _, _ = make(valid={"good-secret"})
 
     async def story() -> None:
-        for credential in ("good-credential", "wrong-credential", "long-credential" * 1000):
+        for credential in ("good-secret", "wrong-secret", "long-secret" * 1000):
             for _ in range(20):
                 await who(one, credential, Host(None))
 
     with caplog.at_level(logging.DEBUG):
         run(story())
-    assert "credential" not in caplog.text
+    assert "secret" not in caplog.text
+
+
+# --- keys that change -------------------------------------------------------------------------------
+
+
+def test_a_change_of_keys_makes_no_token_be_proven_again() -> None:
+    """An API key is issued, a JWKS gets one more key: members who were proven pay nothing for it."""
+    one, tokens, _ = make(valid={"good"})
+
+    async def story() -> None:
+        assert await who(one, "good") == Identity("good")
+        one.identifier.keys_changed()
+        assert await who(one, "good") == Identity("good")
+
+    run(story())
+    assert tokens.calls == 1

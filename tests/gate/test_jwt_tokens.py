@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from gate.doubles import FAR_AHEAD_S, LONG_AGO_S, FakeClock, facts, memory_store, run, worker
 from shieldmw import Identity, ListenerClass
 from shieldmw.core.client import Proof
+from shieldmw.core.credentials import Failure, Rejected
 from shieldmw.gate.jwt_tokens import FixedKey, JwtVerifier, KeySource, VerificationKey, public_key, secret_key
 
 SECRET = "s" * 64
@@ -225,7 +226,8 @@ FORGED: list[tuple[str, str]] = [
     ("exp null", signed(CLAIMS | {"exp": None})),
     ("sub null", issued(json.dumps(CLAIMS | {"sub": None}).encode())),
     ("sub empty", issued(json.dumps(CLAIMS | {"sub": ""}).encode())),
-    ("sub a number", issued(json.dumps(CLAIMS | {"sub": 1}).encode())),
+    ("sub a fraction", issued(json.dumps(CLAIMS | {"sub": 1.5}).encode())),
+    ("sub a number with 1025 digits", issued(json.dumps(CLAIMS | {"sub": 10**1024}).encode())),
     ("sub true", issued(json.dumps(CLAIMS | {"sub": True}).encode())),
     ("sub a list", issued(json.dumps(CLAIMS | {"sub": ["alice"]}).encode())),
     ("sub an object", issued(json.dumps(CLAIMS | {"sub": {"id": "alice"}}).encode())),
@@ -288,16 +290,152 @@ def test_a_forged_or_wrong_token_proves_nobody(token: str) -> None:
     assert verifier(FixedKey(secret_key(SECRET, ()))).verify(token) is None
 
 
-@pytest.mark.parametrize("token", [token for _, token in FORGED], ids=[reason for reason, _ in FORGED])
-def test_a_forged_or_wrong_token_is_a_guests(token: str, caplog: pytest.LogCaptureFixture) -> None:
-    """At the gate it is a guest's request, charged to the address and to its failures, and not logged."""
+# What reaches the signature check, which alone is charged.
+CHECKED = ("alg RS256", "signed by somebody else", "its last character")
+
+
+@pytest.mark.parametrize(("reason", "token"), FORGED, ids=[reason for reason, _ in FORGED])
+def test_a_forged_or_wrong_token_is_a_guests(reason: str, token: str, caplog: pytest.LogCaptureFixture) -> None:
+    """At the gate it is a guest's request, charged to the address; to its failures too where a signature was checked.
+
+    The log counts it, and never shows it.
+    """
     clock = FakeClock()
     store = memory_store(clock)
+    one = worker(store, clock, tokens=by_rsa())
     with caplog.at_level(logging.DEBUG, logger="shieldmw"):
-        decision = run(worker(store, clock, tokens=by_rsa()).gate.decide(facts(token)))
+        decision = run(one.gate.decide(facts(token)))
     assert (decision.identity, decision.listener_class) == (None, ListenerClass.GUEST)
-    assert len(store) == 2
-    assert not [record for record in caplog.records if record.name.startswith("shieldmw")]
+    checked = reason.startswith(CHECKED) and not reason.endswith("crit")
+    assert (("signature",) in one.identifier.failures, len(store)) == ((True, 2) if checked else (False, 1))
+    assert one.identifier.failures.total() == 1
+    (record,) = caplog.records
+    assert token not in record.getMessage() or not token.strip(".")
+
+
+@pytest.mark.parametrize(
+    ("token", "failure"),
+    [
+        ("opaque", Failure.MALFORMED),
+        ("a.b.c", Failure.MALFORMED),
+        (raw(b"[" * 6000, b"{}", rs256), Failure.MALFORMED),
+        (signed(crit=["exp-bound"]), Failure.MALFORMED),
+        (signed(key=SECRET, algorithm="HS256"), Failure.ALGORITHM),
+        (signed(CLAIMS | {"exp": LONG_AGO_S}), Failure.EXPIRED),
+        (signed(CLAIMS | {"nbf": FAR_AHEAD_S}), Failure.NOT_YET),
+        (signed(CLAIMS | {"aud": "other"}), Failure.AUDIENCE),
+        (signed({"sub": "alice", "exp": FAR_AHEAD_S, "iss": "https://id.example"}), Failure.AUDIENCE),
+        (signed(CLAIMS | {"iss": "https://id"}), Failure.ISSUER),
+        (signed({"sub": "alice", "exp": FAR_AHEAD_S, "aud": "shield"}), Failure.ISSUER),
+        (signed({"aud": "shield", "iss": "https://id.example", "sub": "alice"}), Failure.CLAIMS),
+        (signed(key=OTHER_RSA), None),
+        (signed(), None),
+    ],
+)
+def test_why_a_token_proves_nobody_is_said_without_a_signature_check(token: str, failure: Failure | None) -> None:
+    """All but a wrong signature is found by reading; what is right so far must be checked."""
+    rejected = by_rsa().screen(token)
+    assert (None if rejected is None else rejected.reason) == failure
+
+
+def test_an_issuer_must_be_the_whole_issuer() -> None:
+    """Not a part of it, nor nothing."""
+    for issuer in ("https://id", "id.example", "h", ""):
+        assert by_rsa().verify(issued(json.dumps(CLAIMS | {"iss": issuer}).encode())) is None
+
+
+def test_keys_that_have_not_come_yet_are_told_from_a_kid_that_nobody_has() -> None:
+    """A token that cannot be judged is no token that failed."""
+
+    class Nothing:
+        is_ready = False
+
+        def candidates(self, kid: str | None) -> Sequence[VerificationKey]:
+            return ()
+
+    keys = Nothing()
+    assert verifier(keys).screen(signed()) == Rejected(Failure.NO_KEYS)
+    keys.is_ready = True
+    assert verifier(keys).screen(signed()) == Rejected(Failure.UNKNOWN_KID)
+
+
+# --- times and subjects -----------------------------------------------------------------------------
+
+NOW_S = 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("times", "leeway_s", "expected", "reason"),
+    [
+        ({"exp": NOW_S + 60}, 30, NOW_S + 90, "a proof holds until exp and the leeway"),
+        ({"exp": NOW_S - 29}, 30, NOW_S + 1, "the issuer's clock is behind"),
+        ({"exp": NOW_S - 30}, 30, Rejected(Failure.EXPIRED), "expired"),
+        ({"exp": NOW_S}, 0, Rejected(Failure.EXPIRED), "without leeway the second counts"),
+        ({"exp": NOW_S + 1}, 0, NOW_S + 1, "likewise"),
+        ({"exp": NOW_S + 60, "nbf": NOW_S + 2}, 30, NOW_S + 90, "the issuer's clock is ahead"),
+        ({"exp": NOW_S + 60, "nbf": NOW_S + 30}, 30, NOW_S + 90, "by the whole leeway"),
+        ({"exp": NOW_S + 99, "nbf": NOW_S + 31}, 30, Rejected(Failure.NOT_YET, NOW_S + 1), "not yet, but soon"),
+        ({"exp": NOW_S + 60, "iat": NOW_S + 40}, 30, NOW_S + 90, "iat is no condition"),
+        ({"exp": NOW_S + 60, "nbf": None}, 30, Rejected(Failure.CLAIMS), "no time at all"),
+    ],
+)
+def test_the_leeway_between_the_issuers_clock_and_ours(
+    times: dict[str, Any], leeway_s: int, expected: float | Rejected, reason: str
+) -> None:
+    """A token counts from a little before `nbf` to a little after `exp`."""
+    keys = FixedKey(public_key(pem(RSA), ()))
+    one = JwtVerifier(
+        keys, audience=None, issuer=None, class_claim="c", leeway_s=float(leeway_s), now_s=lambda: float(NOW_S)
+    )
+    token = signed({"sub": "alice"} | times)
+    if isinstance(expected, Rejected):
+        assert (one.screen(token), one.verify(token)) == (expected, None), reason
+    else:
+        assert (one.screen(token), one.verify(token)) == (None, Proof(Identity("alice"), expected)), reason
+
+
+def test_a_token_that_is_too_early_counts_from_the_moment_that_it_may() -> None:
+    """It is not held against it for longer than that."""
+    clock = FakeClock(NOW_S)
+    keys = FixedKey(public_key(pem(RSA), ()))
+    tokens = JwtVerifier(keys, audience=None, issuer=None, class_claim="c", leeway_s=30.0, now_s=clock.s)
+    one = worker(memory_store(clock), clock, tokens=tokens)
+    token = signed({"sub": "alice", "exp": FAR_AHEAD_S, "nbf": NOW_S + 32})
+
+    def who() -> Identity | None:
+        return run(one.gate.decide(facts(token))).identity
+
+    assert who() is None
+    clock.now_s = NOW_S + 1.999
+    assert who() is None
+    clock.now_s = NOW_S + 2
+    assert who() == Identity("alice")
+
+
+@pytest.mark.parametrize(
+    ("claims", "claim", "subject"),
+    [
+        ({"user_id": "alice"}, "user_id", "alice"),
+        ({"user_id": 42}, "user_id", "42"),
+        ({"user_id": 10**300}, "user_id", str(10**300)),
+        ({"user_id": -1}, "user_id", "-1"),
+        ({"sub": 42}, "sub", "42"),
+        ({"sub": 42, "user_id": "alice"}, "user_id", "alice"),
+        ({"sub": "alice", "jti": 7}, "sub", "alice"),
+        ({"sub": "alice"}, "user_id", None),
+        ({"user_id": True}, "user_id", None),
+        ({"user_id": 1.0}, "user_id", None),
+        ({"user_id": ""}, "user_id", None),
+    ],
+)
+def test_the_claim_that_names_the_subject(claims: dict[str, Any], claim: str, subject: str | None) -> None:
+    """The settings say which; text or a whole number."""
+    keys = FixedKey(public_key(pem(RSA), ()))
+    one = JwtVerifier(keys, audience=None, issuer=None, class_claim="c", subject_claim=claim)
+    token = issued(json.dumps(claims | {"exp": FAR_AHEAD_S}).encode())
+    proof = one.verify(token)
+    assert (None if proof is None else proof.identity.subject) == subject
+    assert one.screen(token) == (None if subject else Rejected(Failure.CLAIMS))
 
 
 @pytest.mark.parametrize("header", ATTACKER_HEADERS.values(), ids=ATTACKER_HEADERS)

@@ -89,6 +89,21 @@ def test_the_password_of_the_store_is_not_shown(first: str, between: str, second
             assert second not in said, url
 
 
+@pytest.mark.parametrize("variable", ["SHIELD_JWT_JWKS_URL", "SHIELD_RECORDING_URL", "SHIELD_SIGN_IN_URL"])
+@pytest.mark.parametrize("url", ["ftp://me:hidden@idp.example/jwks", "me:hidden@idp.example/jwks", "https:me:hidden@x"])
+def test_the_password_of_a_web_address_is_not_shown(variable: str, url: str) -> None:
+    """An address of a wrong scheme is shown, its password is not."""
+    said = complaint({variable: url})
+    assert variable in said
+    assert "hidden" not in said
+
+
+def test_the_password_of_a_good_web_address_is_not_shown_either() -> None:
+    """Settings that are printed do not hold it."""
+    shown = Settings(jwt_jwks_url="https://me:hidden@idp.example/jwks")
+    assert "hidden" not in repr(shown) + str(shown)
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

@@ -48,6 +48,8 @@ DEFAULTS: dict[str, object] = {
     "jwt_audience": None,
     "jwt_issuer": None,
     "jwt_class_claim": "shield_class",
+    "jwt_subject_claim": "sub",
+    "jwt_leeway": 30,
     "live_paths": (),
     "capacity": 0,
     "emergency_capacity": None,
@@ -167,6 +169,9 @@ WRONG = [
     ("SHIELD_JWT_JWKS_URL", "file:///etc/passwd", URL, "another-scheme"),
     ("SHIELD_JWT_ALGORITHMS", "none", "use some of HS256, HS384, HS512, RS256", "none"),
     ("SHIELD_JWT_ALGORITHMS", "RS256,rs512", "'rs512' is not an algorithm", "lower-case"),
+    ("SHIELD_JWT_LEEWAY", "-1", "greater than or equal to 0", "less-than-none"),
+    ("SHIELD_JWT_LEEWAY", "3601", "less than or equal to 3600", "longer-than-an-hour"),
+    ("SHIELD_JWT_LEEWAY", "30s", WHOLE, "with-a-unit"),
     ("SHIELD_RECORDING_URL", "javascript:alert(1)", URL, "a-script"),
     ("SHIELD_RECORDING_URL", "/recording", URL, "a-path"),
     ("SHIELD_RECORDING_URL", "https:///recording", URL, "no-host"),
@@ -204,7 +209,7 @@ WRONG += [
     ("SHIELD_ADMIN_PATH", "/admin/*", "no path of its own", "a-prefix"),
 ]
 
-FREE_TEXT = {"SHIELD_JWT_AUDIENCE", "SHIELD_JWT_ISSUER", "SHIELD_JWT_CLASS_CLAIM"}
+FREE_TEXT = {"SHIELD_JWT_AUDIENCE", "SHIELD_JWT_ISSUER", "SHIELD_JWT_CLASS_CLAIM", "SHIELD_JWT_SUBJECT_CLAIM"}
 
 MASKED = {"SHIELD_SECRET", "SHIELD_JWT_SECRET", "SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN"}
 

@@ -143,7 +143,7 @@ def test_every_key_of_every_operation_has_an_end(server: RedisServer) -> None:
     run(work())
     client = server.client()
     keys = all_keys(client)
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert {SECRET_KEY, API_KEYS_KEY} < set(keys)
     day_ms = 86_400_000
     for key in keys:

@@ -1,0 +1,116 @@
+"""A copy of a table of the store, kept in this process: read by pages, and then only what has changed.
+
+A table is a hash with a version among its fields. Beside it lies a log: a stream of the last versions, each with the
+one before it and the names of the fields that it changed. Knows nothing of what the fields mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from secrets import randbits
+from typing import Any
+
+from .calls import Calls, Command
+from .keys import KEEP_MS
+from .records import whole_number
+from .redis import pairs
+
+VERSION = b"version"
+
+# A page takes the server and this process half a millisecond; the loop goes on between two of them.
+PAGE = 500
+
+# Who has missed more versions than these, or more fields, reads the whole table again.
+LOGGED = 100
+MOST_FIELDS = 500
+
+
+class Mirror:
+    """The fields of one table as they were at ``version``, 0 where the store has no such table."""
+
+    def __init__(self, redis: Calls, key: str, log: str) -> None:
+        self._redis = redis
+        self._key = key
+        self._log = log
+        self._lock = asyncio.Lock()
+        self.version = 0
+        self.fields: dict[bytes, bytes] = {}
+
+    async def refresh(self) -> None:
+        """Bring the copy up to date. What changes meanwhile has another version, and is read the next time.
+
+        Raises:
+            StoreError: as the store's calls do; the copy stays as it was.
+        """
+        async with self._lock:
+            if await self._stored_version() == self.version:
+                return
+            stored, log = await self._redis.transaction(
+                ("HGET", self._key, VERSION), ("XREVRANGE", self._log, "+", "-", "COUNT", LOGGED)
+            )
+            version = whole_number(stored, "version")
+            names = changed_fields(log, self.version, version)
+            if names is None:
+                self.fields = await self._all()
+            elif names:
+                values = await self._redis.command("HMGET", self._key, *names)
+                for name, value in zip(names, values, strict=True):
+                    if value is None:
+                        self.fields.pop(name, None)
+                    else:
+                        self.fields[name] = value
+            self.version = version
+
+    async def touched(self, names: Sequence[str]) -> tuple[Command, ...]:
+        """What goes into the transaction that changes these fields: a new version, and that it changed them.
+
+        The log says which version it follows, so that a change that is not logged (made by hand, or by a release that
+        keeps no log) leaves a gap, over which the table is read again.
+        """
+        before, version = await self._redis.command("HGET", self._key, VERSION) or 0, new_version()
+        logged = " ".join(names) if len(names) <= MOST_FIELDS else ""
+        return (
+            ("HSET", self._key, VERSION, version),
+            ("PEXPIRE", self._key, KEEP_MS),
+            ("XADD", self._log, "MAXLEN", LOGGED, "*", "before", before, "version", version, "fields", logged),
+            ("PEXPIRE", self._log, KEEP_MS),
+        )
+
+    async def _stored_version(self) -> int:
+        return whole_number(await self._redis.command("HGET", self._key, VERSION), "version")
+
+    async def _all(self) -> dict[bytes, bytes]:
+        """All fields. Those that nobody changes meanwhile are all there (Redis, SCAN guarantees)."""
+        found: dict[bytes, bytes] = {}
+        cursor: Any = b"0"
+        while True:
+            cursor, page = await self._redis.command("HSCAN", self._key, cursor, "COUNT", PAGE)
+            found.update(pairs(page))
+            if cursor == b"0":
+                found.pop(VERSION, None)
+                return found
+
+
+def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] | None:
+    """The fields that changed between two versions, by the log's entries, the newest first; None where it cannot tell.
+
+    It cannot where too much has changed, and where somebody has changed the table without it.
+    """
+    names: dict[bytes, None] = {}
+    expected: bytes | None = b"%d" % version
+    for _, flat in log:
+        entry = pairs(flat)
+        changed = entry.get(b"fields", b"").split()
+        names.update(dict.fromkeys(changed))
+        if entry.get(b"version") != expected or not changed or len(names) > MOST_FIELDS:
+            return None
+        expected = entry.get(b"before")
+        if known and expected == b"%d" % known:
+            return list(names)
+    return None
+
+
+def new_version() -> int:
+    """Never one that was there before, not even before the store lost everything; never 0, which is none."""
+    return randbits(52) + 1

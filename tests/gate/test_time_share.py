@@ -1,0 +1,145 @@
+"""A share of the worker's time: what may be computed in it, whose turn it is, and how long anybody waits."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gate.doubles import at_once, loop_time, pass_time, run, yield_often
+from shieldmw.gate.time_share import BURST_S, LONGEST_WAIT_S, MOST_WAITING, MOST_WAITING_EACH, SHARE, TimeShare
+
+
+class Work:
+    """Functions that take a while by their own timer, and note whose they are."""
+
+    def __init__(self, takes_s: float = 0.001) -> None:
+        self.takes_s = takes_s
+        self.spent_s = 0.0
+        self.done: list[str] = []
+        self.share: TimeShare[str] = TimeShare(lambda: self.spent_s)
+
+    async def run(self, whom: str) -> str | None:
+        """Run one."""
+
+        def function() -> str:
+            self.spent_s += self.takes_s
+            self.done.append(whom)
+            return whom
+
+        return await self.share.run(whom, function)
+
+
+@pytest.mark.parametrize("takes_s", [0.00005, 0.001, 0.03, 0.5])
+def test_a_quarter_of_the_time_is_all_there_is(takes_s: float) -> None:
+    """Whatever one function takes, and however many want to run."""
+    work = Work(takes_s)
+
+    async def story() -> float:
+        begun_s = loop_time()
+        for _ in range(10):
+            await at_once(lambda n: work.run(f"client {n % 50}"), 500)
+        return loop_time() - begun_s
+
+    elapsed_s = run(story())
+    assert 0 < work.spent_s <= BURST_S + SHARE * elapsed_s + takes_s
+
+
+def test_what_is_rare_waits_for_nothing() -> None:
+    """While there is time left a function runs at once."""
+    work = Work()
+
+    async def story() -> float:
+        begun_s = loop_time()
+        for _ in range(int(BURST_S / work.takes_s)):
+            assert await work.run("anybody") == "anybody"
+        return loop_time() - begun_s
+
+    assert run(story()) == 0.0
+
+
+def test_clients_take_turns() -> None:
+    """Whoever queues much comes once a round, as does whoever queues once."""
+    work = Work()
+
+    async def story() -> None:
+        await work.run("first")
+        work.spent_s, work.takes_s = work.spent_s, BURST_S
+        await work.run("takes what is left")
+        work.takes_s = 0.001
+        flood = [asyncio.create_task(work.run("flood")) for _ in range(20)]
+        await yield_often()
+        others = [asyncio.create_task(work.run(name)) for name in ("alice", "bob")]
+        await asyncio.gather(*flood, *others)
+
+    run(story())
+    assert work.done[2:6] == ["flood", "alice", "bob", "flood"]
+
+
+def test_nobody_waits_for_longer_than_a_second() -> None:
+    """A turn that does not come soon does not come."""
+    work = Work(takes_s=10.0)
+
+    async def story() -> float:
+        await work.run("takes all")
+        begun_s = loop_time()
+        assert await work.run("in vain") is None
+        return loop_time() - begun_s
+
+    assert run(story()) == pytest.approx(LONGEST_WAIT_S)
+    assert work.done == ["takes all"]
+
+
+def test_the_queue_is_bounded_for_each_and_for_all() -> None:
+    """Those for whom there is no place are told at once."""
+    work = Work(takes_s=10.0)
+
+    async def story() -> tuple[int, int]:
+        await work.run("takes all")
+        tasks = [asyncio.create_task(work.run("one")) for _ in range(MOST_WAITING_EACH + 10)]
+        await yield_often()
+        told_one = sum(task.done() for task in tasks)
+        tasks += [asyncio.create_task(work.run(f"client {n}")) for n in range(MOST_WAITING)]
+        await yield_often()
+        told_all = sum(task.done() for task in tasks)
+        await asyncio.gather(*tasks)
+        return told_one, told_all
+
+    assert run(story()) == (10, 10 + MOST_WAITING_EACH)
+
+
+def test_whoever_goes_away_costs_no_turn() -> None:
+    """What nobody waits for any more is not run, and the next is."""
+    work = Work(takes_s=BURST_S * 2)
+
+    async def story() -> None:
+        await work.run("takes all")
+        gone = [asyncio.create_task(work.run("gone")) for _ in range(10)]
+        await yield_often()
+        for task in gone:
+            task.cancel()
+        assert await work.run("stays") == "stays"
+        assert all(task.cancelled() for task in gone)
+        await pass_time(5.0)
+
+    run(story())
+    assert work.done == ["takes all", "stays"]
+
+
+def test_an_error_is_the_callers() -> None:
+    """Run at once or in turn: what a function raises is raised where it was asked for, and the next one runs."""
+    share: TimeShare[int] = TimeShare(lambda: 0.0)
+
+    def fails() -> int:
+        raise ValueError("no")
+
+    async def story() -> int | None:
+        with pytest.raises(ValueError, match="no"):
+            await share.run("anybody", fails)
+        work = Work(takes_s=BURST_S * 2)
+        await work.run("takes all")
+        with pytest.raises(ZeroDivisionError):
+            await work.share.run("anybody", lambda: str(1 // 0))
+        return await share.run("anybody", lambda: 7)
+
+    assert run(story()) == 7
