@@ -1,10 +1,11 @@
-"""Real servers for tests: Redis and Valkey, ASGI servers, nginx. Each is a context manager that cleans up.
+"""Real servers for tests: Redis, Valkey, ASGI servers, nginx; and a browser. Each is a context manager that cleans up.
 
 Everything listens on loopback or on a unix socket in a directory of its own, and is ended by its own process
 handle, so that test processes can run side by side. Nothing here knows what the tests assert.
 """
 
 from .asgi import AsgiKind, asgi_server, clean_environment
+from .browser import chromium_page
 from .cluster import RedisCluster, SlotMove, redis_cluster, slot_of
 from .http import HttpServer
 from .nginx import ForwardedFor, nginx
@@ -29,6 +30,7 @@ __all__ = [
     "Sentinel",
     "SlotMove",
     "asgi_server",
+    "chromium_page",
     "clean_environment",
     "free_port",
     "keys_without_ttl",
