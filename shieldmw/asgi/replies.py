@@ -44,6 +44,10 @@ NO_PLACE_RETRY_S = 3
 RESTART_RETRY_S = 1.0
 RESTART_SPREAD = 1.5
 
+# How soon a browser reconnects when its event stream breaks: Chromium's own default. Said at the start of each
+# stream, since a browser keeps the wait that it was last told, and a goodbye tells a long one.
+RECONNECT_MS = 3000
+
 WEBSOCKET_SERVICE_RESTART = 1012
 WEBSOCKET_TRY_AGAIN_LATER = 1013
 
@@ -157,11 +161,20 @@ class Replies:
         self._jitter = jitter
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
-    def retry_ms(self, decision: Decision) -> int:
-        """When those whose seat is taken away may try again, in milliseconds, jittered upward."""
+    def reconnect_field(self) -> bytes:
+        """How soon to reconnect when an event stream breaks, as an event stream says it; with no event."""
+        return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
+
+    def shed_event(self, decision: Decision) -> bytes:
+        """The last event for those whose seat is taken away, with the same wait for browsers and for code.
+
+        The empty line before it ends whatever the app had begun.
+        """
         restart = decision.reason is Reason.RESTARTING
-        wait_ms = self._wait_us(decision) / 1000 if restart else self._pointers.retry_after_s * 1000
-        return math.ceil(wait_ms * (1 + JITTER * self._jitter()))
+        wait_us = self._wait_us(decision) if restart else self._pointers.retry_after_s * US_PER_S
+        wait_ms = math.ceil(wait_us / 1000 * (1 + JITTER * self._jitter()))
+        why = self._problem_json(decision, wait_ms * 1000)
+        return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (wait_ms, why)
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that was refused; nothing of its body is read."""
@@ -173,6 +186,8 @@ class Replies:
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
         # A list of its own: what is kept must not be changed by whoever sends it on.
         headers = [*headers, *_retry_after(self._jittered(wait_s))]
+        if decision.paper is not None:
+            headers.append((b"set-cookie", ticket_cookie(decision.paper, scope)))
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
         await send({"type": begins, "status": status, "headers": headers})
         await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
@@ -215,10 +230,6 @@ class Replies:
         if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
             return NO_PLACE_RETRY_S * US_PER_S
         return decision.retry_after_us or self._pointers.retry_after_s * US_PER_S
-
-    def problem_json(self, decision: Decision) -> bytes:
-        """The refusal as problem details on one line."""
-        return self._problem_json(decision, self._wait_us(decision))
 
     def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
         problem = _problem(decision)
@@ -292,15 +303,12 @@ def send_with(headers: Headers, send: Send) -> Send:
 
 
 def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
-    headers = [
+    return [
         (b"content-type", content_type),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
         *limit_headers(decision),
     ]
-    if decision.paper is not None:
-        headers.append((b"set-cookie", ticket_cookie(decision.paper, secure=False)))
-    return headers
 
 
 def _retry_after(seconds: int) -> Headers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
@@ -16,18 +17,21 @@ CUT_STEPS = 10
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """One live stream. ``leave`` is called when its listener must go.
+    """One live stream. ``leave`` is called when its listener must go; None where nobody is ever made to (a dry run).
 
     A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when its listener came back with the ticket,
     by the clock of the store; 0 for a stream with which the ticket began, which all others came after.
+    ``turn`` is set once the response that still runs on this seat has ended; None where the seat was empty.
     """
 
     listener_class: ListenerClass
     cohort: int
     ticket_id: str
-    leave: Callable[[], None]
+    leave: Callable[[], None] | None
     path: str = ""
     back_ms: int = 0
+    turn: asyncio.Event | None = None
+    successor: Seat | None = None
 
 
 @dataclass(slots=True)
@@ -50,17 +54,29 @@ class AudienceBook:
     """Seats the worker has given, by class, and the order of favour:
 
     host, live member, new member, live guest, new guest. Live is who shows a ticket.
+
+    Who is told to leave has no say in that order any more, but its response still runs: the seat counts until
+    ``release``. Whoever is given it meanwhile waits for its ``turn``, so no more responses run than there are seats.
     """
 
     allotment: Allotment = field(default_factory=Allotment)
     _seats: dict[ListenerClass, set[Seat]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
+    _leaving: dict[ListenerClass, dict[Seat, None]] = field(
+        default_factory=lambda: {name: {} for name in ListenerClass}
+    )
     _tickets: dict[str, tuple[Seat, ...]] = field(default_factory=dict)
     _at_cut: int = 0
 
     def present(self) -> Audience:
-        """How many are here."""
+        """How many are here, without those who are told to leave."""
         seats = self._seats
         return Audience(*(len(seats[name]) for name in ListenerClass))
+
+    def held(self) -> Audience:
+        """How many seats are in use: those of whoever is here, and those that nobody has been given yet
+        of whoever is leaving."""
+        leaving = self._leaving
+        return self.present() + Audience(*(len(leaving[name]) for name in ListenerClass))
 
     def is_live(self, ticket_id: str) -> bool:
         """Whether a stream with this ticket is here now, on any path."""
@@ -71,17 +87,37 @@ class AudienceBook:
         return next((seat for seat in self._tickets.get(ticket_id, ()) if seat.path == path), None)
 
     def admit(self, seat: Seat, *, live: bool) -> bool:
-        """Give a seat, taking one from a lower class where none is free. False: there is none."""
+        """Give a seat, taking one from a lower class where none is free. False: there is none.
+
+        Where a response still runs on it, the seat's ``turn`` is to be waited for.
+        """
         if live and (old := self.find(seat.ticket_id, seat.path)) is not None:
             self.evict(old)
         if not self._fits(seat, live=live):
             return False
+        if self.allotment.seats is not None and self.held().total >= self.allotment.seats:
+            self._hand_over(seat)
         self._seats[seat.listener_class].add(seat)
         self._tickets[seat.ticket_id] = (*self._tickets.get(seat.ticket_id, ()), seat)
         return True
 
+    def _hand_over(self, seat: Seat) -> None:
+        """Give the seat of someone who is leaving: of those who were told first, guests before members."""
+        for leaving in self._leaving.values():
+            if leaving:
+                old = next(iter(leaving))
+                del leaving[old]
+                old.successor, seat.turn = seat, asyncio.Event()
+                return
+
     def release(self, seat: Seat) -> None:
-        """The stream has ended."""
+        """The response has ended."""
+        self._remove(seat)
+        self._leaving[seat.listener_class].pop(seat, None)
+        if seat.successor is not None and seat.successor.turn is not None:
+            seat.successor.turn.set()
+
+    def _remove(self, seat: Seat) -> None:
         self._seats[seat.listener_class].discard(seat)
         others = tuple(other for other in self._tickets.get(seat.ticket_id, ()) if other is not seat)
         if others:
@@ -90,9 +126,11 @@ class AudienceBook:
             self._tickets.pop(seat.ticket_id, None)
 
     def evict(self, seat: Seat) -> None:
-        """Take a seat back; it counts as free from now on."""
-        self.release(seat)
-        seat.leave()
+        """Take a seat back; it is in use until its response has ended."""
+        self._remove(seat)
+        if seat.leave is not None:
+            self._leaving[seat.listener_class][seat] = None
+            seat.leave()
 
     def evict_all(self) -> int:
         """Take every seat back; how many there were."""

@@ -159,7 +159,7 @@ class Gate:
         """
         if self.room.seats.is_leaving:
             return self._told(facts, decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)), None
-        entry = self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave)
+        entry = self.room.enter(facts, decision, None if self._dry_run else leave)
         if isinstance(entry, Entry):
             return decision, entry
         turned_away = decision._replace(

@@ -63,7 +63,7 @@ class LiveRoom:
         self._asked = 0
         self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
-    def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> Entry | TurnedAway:
+    def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None] | None) -> Entry | TurnedAway:
         """A seat, if there is one for whoever asks."""
         now_s = self._now_s()
         who = _who(decision)

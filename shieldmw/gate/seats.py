@@ -150,7 +150,7 @@ class Seats:
             self._refresher.soon()
 
     def release(self, seat: Seat) -> None:
-        """The stream has ended."""
+        """The response has ended."""
         self.book.release(seat)
 
     def free(self) -> int:
@@ -168,12 +168,11 @@ class Seats:
         """Report to the fleet and take what it grants."""
         capacity = self.capacity()
         asked_s = self._now_s()
-        here = self.book.present()
         held = self._grant if asked_s < self._lease_until_s else None
         report = Report(
             self.worker,
-            here,
-            here + self._waiting.count(),
+            self.book.held(),
+            self.book.present() + self._waiting.count(),
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
         )
