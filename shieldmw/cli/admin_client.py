@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 import httpx
 
+from shieldmw.core.text import harmless
+
 from .load import EXIT_WRONG_INPUT
 
 DEFAULT_PATH = "/-/shield"
@@ -104,7 +106,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> c
     """The one line for an answer that is no success."""
     status, title, detail = response.status_code, answer.get("title", ""), answer.get("detail", "")
     if status == 422:
-        return WrongInput(detail)
+        return WrongInput(harmless(detail))
     if not detail or status in (404, 405):
         line = _not_ours(response, url)
     elif status == 401:
@@ -115,7 +117,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> c
         line = f"{title}: {detail} Try again in {response.headers.get('retry-after', 'some')} s."
     else:
         line = f"{title} ({status}): {detail}"
-    return click.ClickException(line)
+    return click.ClickException(harmless(line))
 
 
 def _not_ours(response: httpx.Response, url: str) -> str:
