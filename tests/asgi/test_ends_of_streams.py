@@ -10,6 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from asgi.test_streams import (
     ACCEPT,
+    ADMITTED,
     CHUNK,
     CHUNKED_START,
     CLOSE,
@@ -17,6 +18,7 @@ from asgi.test_streams import (
     HTTP,
     KNOWN_START,
     RECONNECT,
+    REPLIES,
     SSE_START,
     WEBSOCKET,
     Listener,
@@ -26,6 +28,7 @@ from asgi.test_streams import (
 )
 from shieldmw.asgi.dropping import Connections, Ends, ends_of
 from shieldmw.core.client import ListenerClass
+from shieldmw.core.decision import Reason, Verdict
 from shieldmw.gate.audience import Seat
 
 TRAILERS: Message = {"type": "http.response.trailers", "headers": [], "more_trailers": False}
@@ -374,3 +377,16 @@ def test_a_connection_that_is_dropped_is_found_by_the_stream() -> None:
 
             run(story, named)
             assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("https", True), ("http", False)])
+def test_a_number_is_for_tls_alone_where_it_came_by_tls(scheme: str, secure: bool) -> None:
+    """The waiting room's number travels as the ticket does: over TLS its cookie is never sent in the clear."""
+    waits = ADMITTED._replace(verdict=Verdict.REFUSED, reason=Reason.NO_SEAT, paper="a.number")
+
+    async def story(listener: Listener) -> None:
+        await REPLIES.refuse(waits, {**HTTP, "scheme": scheme}, listener.receive, listener.send)
+
+    ((_, cookie),) = [line for line in run(story).sent[0]["headers"] if line[0] == b"set-cookie"]
+    assert cookie.startswith(b"shield_ticket=a.number;")
+    assert (b"Secure" in cookie) is secure
