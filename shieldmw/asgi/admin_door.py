@@ -1,6 +1,8 @@
 """Who may come in to the admin routes: a bearer token, few tries, and a growing wait for wrong ones.
 
-All of it is known in the worker alone, so that it holds without the store and in an emergency.
+The right token comes first and has a budget of its own, so nobody who shares the operator's address can use that
+up or lock it out. Guesses are few, for an address and for all addresses together. All of it is known in the worker
+alone, so that it holds without the store and in an emergency.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from starlette.types import Scope
 
 from shieldmw.core.address import client_address
 from shieldmw.core.bucket import Charge, Charges, levels
-from shieldmw.core.client import AddressClients, IPAddress, address_clients
+from shieldmw.core.client import AddressClients, Client, IPAddress, address_clients
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.lockout import Lockout
 from shieldmw.gate.askers import Addressing
@@ -30,8 +32,17 @@ from .facts import FactsReader
 
 log = logging.getLogger(__name__)
 
-# A person and a page that asks every two seconds; far too few to guess with.
+# Requests with a right token, wherever they come from: a few people, and their pages that ask every two seconds.
+TOKEN_LIMIT = Limit("admin-token", 600, 60, 600)
+
+# Requests without one, of one address; far too few to guess with.
 LIMIT = Limit("admin", 60, 60, 60)
+
+# Tokens that are looked at all the same from addresses that are locked out or have used up their limit, on one worker.
+# Beyond that only the other addresses come in. A day of this finds one in 10**12 of all tokens of 16 hex digits.
+GUESSES_LIMIT = Limit("admin-guesses", 6000, 60, 6000)
+_EVERYBODY = Client("door", "everybody", "door:everybody")
+
 ADDRESSES_KEPT = 16_384
 
 
@@ -82,14 +93,23 @@ class Door:
         address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
         clients = address_clients(address, how.ipv4_prefix, how.ipv6_prefix)
         refusal = self._too_many(clients)
-        if refusal is not None:
-            return refusal
         token = _bearer(scope)
         if token is None:
-            return _unauthorized("Show the admin token, as Authorization: Bearer.")
+            return refusal or _unauthorized("Show the admin token, as Authorization: Bearer.")
+        # What others at the address do must not keep the right token out.
+        if refusal is not None and not self._limit.take_now((Charge(_EVERYBODY, GUESSES_LIMIT),)).allowed:
+            return refusal
         role = self._role(token)
         if role is None:
-            return self._wrong_token(clients, address)
+            return refusal or self._wrong_token(clients, address)
+        return self._with_token(role, scope, clients, address)
+
+    def _with_token(
+        self, role: Role, scope: Scope, clients: AddressClients, address: IPAddress | None
+    ) -> Visitor | Response:
+        refusal = self._refusal((Charge(Client("door", role, f"door:{role}"), TOKEN_LIMIT),), "with one token")
+        if refusal is not None:
+            return refusal
         if role is Role.ADMIN:
             # Only then: who has the other token must not earn new guesses with it.
             self._lockout.succeeded(clients)
@@ -104,11 +124,14 @@ class Door:
         charges: Charges = (Charge(clients.one, LIMIT),)
         if clients.site is not None:
             charges = (*charges, Charge(clients.site, aggregate(LIMIT)))
+        return self._refusal(charges, "from one address")
+
+    def _refusal(self, charges: Charges, whose: str) -> Response | None:
         outcome = self._limit.take_now(charges)
         if outcome.allowed:
             return None
         wait_s = max(level.retry_after_us for level in levels(charges, outcome)) / US_PER_S
-        return wait_problem(wait_s, "Too many requests", f"At most {LIMIT.amount} a minute from one address.")
+        return wait_problem(wait_s, "Too many requests", f"At most {charges[0].limit.amount} a minute {whose}.")
 
     def _role(self, token: bytes) -> Role | None:
         digest = _digest(token)

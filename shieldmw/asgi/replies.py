@@ -60,6 +60,10 @@ _WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: 
 _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
 _AGAINST_POLICY = (Reason.DENY_LIST, Reason.TOO_MANY_STREAMS, Reason.REPLACED, Reason.CREDENTIAL_ENDED)
 
+# How soon a browser reconnects when its event stream breaks: Chromium's own default. Said at the start of each
+# stream, since a browser keeps the wait that it was last told, and a goodbye tells a long one.
+RECONNECT_MS = 3000
+
 _IN_HTTP = ("http.response.start", "http.response.body")
 _IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body")
 
@@ -197,17 +201,26 @@ class Replies:
         self._jitter = jitter
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
-    def retry_ms(self, decision: Decision) -> int:
-        """When those whose seat is taken away may try again, in milliseconds, jittered upward."""
+    def reconnect_field(self) -> bytes:
+        """How soon to reconnect when an event stream breaks, as an event stream says it; with no event."""
+        return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
+
+    def shed_event(self, decision: Decision) -> bytes:
+        """The last event for those whose seat is taken away, with the same wait for browsers and for code.
+
+        The empty line before it ends whatever the app had begun.
+        """
         at_once = decision.reason in _AT_ONCE
-        wait_ms = self._wait_us(decision) / 1000 if at_once else self._pointers.retry_after_s * 1000
-        return math.ceil(wait_ms * (1 + JITTER * self._jitter()))
+        wait_us = self._wait_us(decision) if at_once else self._pointers.retry_after_s * US_PER_S
+        wait_ms = math.ceil(wait_us / 1000 * (1 + JITTER * self._jitter()))
+        why = self._problem_json(decision, wait_ms * 1000)
+        return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (wait_ms, why)
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that was refused."""
         websocket = scope["type"] == "websocket"
         if websocket and self._handshakes is not None and self._handshakes.closes:
-            reason, headers = self._close_reason(decision), _place_cookie(decision)
+            reason, headers = self._close_reason(decision), _place_cookie(decision, scope)
             await self._handshakes.close(scope, send, close_code(decision), reason, headers)
             return
         if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
@@ -217,6 +230,7 @@ class Replies:
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
         # A list of its own: what is kept must not be changed by whoever sends it on.
         headers = [*headers, *_retry_after(self._jittered(wait_s))]
+        headers += _place_cookie(decision, scope)
         if self._cors is not None:
             headers += self._cors.headers(scope)
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
@@ -266,10 +280,6 @@ class Replies:
         if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
             return NO_PLACE_RETRY_S * US_PER_S
         return _WAITS_S.get(decision.reason, self._pointers.retry_after_s) * US_PER_S
-
-    def problem_json(self, decision: Decision) -> bytes:
-        """The refusal as problem details on one line."""
-        return self._problem_json(decision, self._wait_us(decision))
 
     def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
         problem = _problem(decision)
@@ -365,15 +375,12 @@ def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
         *limit_headers(decision),
-        *_place_cookie(decision),
     ]
 
 
-def _place_cookie(decision: Decision) -> Headers:
+def _place_cookie(decision: Decision, scope: Scope) -> Headers:
     """What keeps the place in the waiting room."""
-    if decision.paper is None:
-        return []
-    return [(b"set-cookie", ticket_cookie(decision.paper, secure=False))]
+    return [] if decision.paper is None else [(b"set-cookie", ticket_cookie(decision.paper, scope))]
 
 
 def _retry_after(seconds: int) -> Headers:

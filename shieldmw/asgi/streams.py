@@ -1,12 +1,14 @@
 """A live response: runs the app while its listener has a seat, and says goodbye when it must leave.
 
 To leave, the app's task is cancelled and, once it has unwound, the end is sent in the response's own
-terms: a close code, an ``event: shed``, or simply the end of the stream.
+terms: a close code, an ``event: shed``, or simply the end of the stream. All of it has ``GOODBYE_S``;
+then the connection is dropped. The seat is given back when the response has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -16,10 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shieldmw.core.decision import Decision, Reason
 from shieldmw.gate.audience import Seat
 from shieldmw.gate.live import Entry
+from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.gate.seats import Seats
 
+from .dropping import CONNECTIONS, ends_of
 from .replies import Headers, Replies, close_code, turned_away
 from .tickets import ticket_cookie
+
+log = logging.getLogger(__name__)
 
 CLOSE_REASON = "reduced capacity"
 RESTART_REASON = "service restart"
@@ -31,11 +37,22 @@ CLOSE_REASONS = {
     Reason.CREDENTIAL_ENDED: "credential ended",
 }
 
+# What a goodbye may take, and the rest of a response of known length. Who listens has it in milliseconds; who does
+# not read, or an app that does not obey, would hold seat and connection for ever.
+GOODBYE_S = 2.0
+
+_DROPPED = LogThrottle()
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_PAST_THE_APP = {"http.response.pathsend", "http.response.zerocopysend"}
+
 
 class Phase(Enum):
     """How far the response has come, and what it turned out to be."""
 
     BEFORE = auto()
+    STARTING = auto()
     WEBSOCKET = auto()
     SSE = auto()
     STREAM = auto()
@@ -43,29 +60,48 @@ class Phase(Enum):
     OVER = auto()
 
 
+# Whoever must leave in one of these is waited for: to cancel in the middle would leave a start in doubt, or cut
+# short what ends by itself.
+_ENDS_SOON = (Phase.STARTING, Phase.FINITE)
+
+
 class LiveStream:
     """One response on a live path, admitted by ``decision``; ``replies`` says why its listener must leave."""
 
     __slots__ = (
-        *("_cancelled", "_goodbye", "_headers", "_leaving", "_phase", "_receive", "_replies"),
-        *("_scope", "_seat", "_seats", "_send", "_task", "_trailers"),
+        *("_cancelled", "_cancels", "_cutting", "_deadline", "_goodbye", "_goodbye_s", "_headers", "_leaving"),
+        *("_opened", "_phase", "_receive", "_replies", "_scope", "_seat", "_seats", "_send", "_task", "_trailers"),
     )
 
     _seat: Seat
     _seats: Seats
 
-    def __init__(self, replies: Replies, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        replies: Replies,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        goodbye_s: float = GOODBYE_S,
+    ) -> None:
         self._replies = replies
         self._goodbye = turned_away(decision)
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._goodbye_s = goodbye_s
         self._headers: Sequence[tuple[bytes, bytes]] = ()
         self._task = asyncio.current_task()
         self._cancelled = 0 if self._task is None else self._task.cancelling()
+        self._cancels = 0
         self._phase = Phase.BEFORE
         self._leaving = False
+        self._opened = False
         self._trailers = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._cutting: asyncio.Task[None] | None = None
 
     @property
     def connection(self) -> tuple[Scope, Receive, Send]:
@@ -75,19 +111,29 @@ class LiveStream:
     def admit(self, seats: Seats, entry: Entry, headers: Headers) -> None:
         """The listener has a seat, to be given back at the end; the ticket goes out with the headers, as a cookie."""
         self._seats, self._seat = seats, entry.seat
-        secure = self._scope.get("scheme") in ("https", "wss")
-        self._headers = [*headers, (b"set-cookie", ticket_cookie(entry.ticket, secure=secure))]
+        self._headers = [*headers, (b"set-cookie", ticket_cookie(entry.ticket, self._scope))]
 
     def leave(self) -> None:
-        """The listener must go. A response of known length is left to finish: it ends by itself."""
-        if self._task is not None and not self._leaving and self._phase not in (Phase.FINITE, Phase.OVER):
+        """The listener must go, within ``GOODBYE_S``; a response of known length may use them to finish."""
+        if self._task is not None and not self._leaving and self._phase is not Phase.OVER:
             self._leaving = True
-            self._task.cancel()
+            self._deadline = self._task.get_loop().call_later(self._goodbye_s, self._overdue)
+            if self._phase not in _ENDS_SOON:
+                self._cancel(self._task)
 
     async def run(self, app: ASGIApp) -> None:
-        """Run the app until it ends or its listener must leave."""
+        """Run the app until it ends or its listener must leave; first wait until the seat is empty."""
         try:
-            await app(self._scope, self._receive, self._watch)
+            await self._run(app)
+        finally:
+            self._over()
+
+    async def _run(self, app: ASGIApp) -> None:
+        turn = self._seat.turn
+        try:
+            if turn is not None:
+                await turn.wait()
+            await app(_in_messages(self._scope), self._receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
             # has cancelled as well, that is obeyed.
@@ -96,45 +142,125 @@ class LiveStream:
         else:
             if not self._leaving or self._still_cancelled():
                 return
-        finally:
-            self._seats.release(self._seat)
-        with suppress(OSError):  # the listener has gone by itself
-            await self._say_goodbye()
+        if self._cutting is not None:
+            await self._cutting
+        elif self._deadline is not None:
+            self._deadline.cancel()
+            if not await self._end(self._deadline.when()):
+                await self._until_gone()
+        if turn is not None:  # where the app never began: who is next must not begin before the seat is empty, either
+            await turn.wait()
+
+    def _cancel(self, task: asyncio.Task[object]) -> None:
+        self._cancels += 1
+        task.cancel()
 
     def _still_cancelled(self) -> bool:
-        """Take our own cancellation back; whether there is another."""
-        return self._task is not None and self._task.uncancel() > self._cancelled
+        """Take our own cancellations back; whether there is another."""
+        if self._task is None:
+            return False
+        for _ in range(self._cancels):
+            self._task.uncancel()
+        self._cancels = 0
+        return self._task.cancelling() > self._cancelled
 
     async def _watch(self, message: Message) -> None:
-        if self._leaving:
+        if self._leaving and self._phase not in _ENDS_SOON:
             await asyncio.sleep(0)  # an app that catches this and sends again must not starve the others
             raise asyncio.CancelledError
-        kind = message["type"]
-        if kind in ("http.response.start", "websocket.accept"):
-            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
-            self._headers = ()
-            self._begin(message)
-        elif kind in ("websocket.close", "websocket.http.response.start") or (
-            kind in ("http.response.body", "http.response.pathsend") and not message.get("more_body", False)
-        ):
-            self._phase = Phase.OVER
-        await self._send(message)
-
-    def _begin(self, message: Message) -> None:
-        if message["type"] == "websocket.accept":
-            self._phase = Phase.WEBSOCKET
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            await self._start(message)
             return
-        headers = {name.lower(): value for name, value in message["headers"]}
+        if self._opened and message.get("body"):
+            # What we said came before it, and a byte order mark must come first or not at all.
+            self._opened = False
+            message = {**message, "body": message["body"].removeprefix(_BYTE_ORDER_MARK)}
+        ends = _ends(message)
+        if ends or message["type"] == "websocket.http.response.start":
+            self._phase = Phase.FINITE
+        await self._send(message)
+        if ends and not (self._trailers and message["type"] == "http.response.body"):
+            self._over()
+
+    async def _start(self, message: Message) -> None:
+        """Send the start. It is never cancelled: nobody could say afterwards how far it has come."""
+        phase, self._phase = self._phase_after(message), Phase.STARTING
+        headers = [*message.get("headers", ()), *self._headers]
+        if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
+            # So that a connection that is still there after the goodbye is one that nobody reads.
+            headers.append((b"connection", b"close"))
+        await self._send({**message, "headers": headers})
+        self._phase = phase
+        if self._leaving and phase not in _ENDS_SOON and self._task is not None:
+            self._cancel(self._task)
+        elif phase is Phase.SSE and message["status"] == 200 and self._scope["method"] == "GET":
+            # A browser keeps the last wait that it was told for as long as the page lives.
+            self._opened = True
+            await self._send({"type": "http.response.body", "body": self._replies.reconnect_field(), "more_body": True})
+
+    def _phase_after(self, message: Message) -> Phase:
+        if message["type"] == "websocket.accept":
+            return Phase.WEBSOCKET
+        headers = {name.lower(): value for name, value in message.get("headers", ())}
         self._trailers = message.get("trailers", False)
         if b"content-length" in headers:
-            self._phase = Phase.FINITE
-        elif headers.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in headers:
-            self._phase = Phase.SSE
-        else:
-            self._phase = Phase.STREAM
+            return Phase.FINITE
+        if headers.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in headers:
+            return Phase.SSE
+        return Phase.STREAM
 
-    async def _say_goodbye(self) -> None:
+    def _overdue(self) -> None:
+        """The app has not ended in time: the response ends without it."""
+        if self._task is not None:
+            self._cancel(self._task)
+            loop = self._task.get_loop()
+            self._cutting = loop.create_task(self._cut_off(loop.time() + self._goodbye_s), name="shieldmw goodbye")
+
+    async def _cut_off(self, until_s: float) -> None:
+        await self._end(until_s)
+        self._over()
+
+    def _over(self) -> None:
+        """The response has ended, though the app may still have something to do."""
+        self._phase = Phase.OVER
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._seats.release(self._seat)
+
+    async def _end(self, until_s: float) -> bool:
+        """Say goodbye until ``until_s``, else drop the connection. Whether it could be said."""
+        ends = ends_of(self._scope)
+        try:
+            async with asyncio.timeout_at(until_s):
+                said = await self._say_goodbye()
+        except TimeoutError:
+            said = False
+        except OSError:  # the listener has gone by itself
+            return True
+        if ends is None:
+            return said
+        if said:
+            # Into a buffer, perhaps, that nobody reads.
+            asyncio.get_running_loop().call_later(self._goodbye_s, CONNECTIONS.drop, ends)
+        else:
+            if (counts := _DROPPED.due("dropped")) is not None:
+                log.info("live connections on which nothing is read any more: %s; the last one: %s", counts, ends)
+            await CONNECTIONS.drop(ends)
+        return said
+
+    async def _until_gone(self) -> None:
+        """Wait until the server knows that the connection is gone, so that it misses no end of the response."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._goodbye_s):
+                while not (await self._receive())["type"].endswith(".disconnect"):
+                    pass
+
+    async def _say_goodbye(self) -> bool:
+        """Say why it ends, in the response's own terms; False where nothing can be said, since it has not begun
+        or said how long it is."""
         phase, self._phase = self._phase, Phase.OVER
+        if phase in _ENDS_SOON:
+            return False
         goodbye = turned_away(self._goodbye, Reason.RESTARTING if self._seats.is_leaving else self._seat.why)
         if phase is Phase.BEFORE:
             await self._replies.refuse(goodbye, self._scope, self._receive, self._send)
@@ -142,12 +268,28 @@ class LiveStream:
             reason = CLOSE_REASONS.get(goodbye.reason, CLOSE_REASON)
             await self._send({"type": "websocket.close", "code": close_code(goodbye), "reason": reason})
         elif phase in (Phase.SSE, Phase.STREAM):
-            body = self._shed_event(goodbye) if phase is Phase.SSE else b""
+            body = self._replies.shed_event(goodbye) if phase is Phase.SSE else b""
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
             if self._trailers:
                 await self._send({"type": "http.response.trailers", "headers": [], "more_trailers": False})
+        return True
 
-    def _shed_event(self, goodbye: Decision) -> bytes:
-        """The last event. The empty line before it ends whatever the app had begun."""
-        why = self._replies.problem_json(goodbye)
-        return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (self._replies.retry_ms(goodbye), why)
+
+def _ends(message: Message) -> bool:
+    """Whether nothing comes after it, but trailers."""
+    match message["type"]:
+        case "websocket.close":
+            return True
+        case "http.response.body" | "websocket.http.response.body" | "http.response.pathsend":
+            return not message.get("more_body", False)
+        case "http.response.trailers":
+            return not message.get("more_trailers", False)
+    return False
+
+
+def _in_messages(scope: Scope) -> Scope:
+    """The scope without the offer to send files past the app: nobody would hear when those have been sent."""
+    extensions = scope.get("extensions") or {}
+    if not extensions.keys() & _PAST_THE_APP:
+        return scope
+    return {**scope, "extensions": {name: extensions[name] for name in extensions.keys() - _PAST_THE_APP}}

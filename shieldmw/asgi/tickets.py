@@ -12,16 +12,16 @@ TICKET_HEADER = b"shield-ticket"
 
 def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
     """What hands a renewed ticket on: a cookie, and the header too for whoever shows it there."""
-    headers = [(b"set-cookie", ticket_cookie(ticket, secure=scope.get("scheme") == "https"))]
+    headers = [(b"set-cookie", ticket_cookie(ticket, scope))]
     if any(name == TICKET_HEADER for name, _ in scope["headers"]):
         headers.append((TICKET_HEADER, ticket.encode("ascii")))
     return headers
 
 
-def ticket_cookie(ticket: str, *, secure: bool) -> bytes:
-    """The ``Set-Cookie`` value that hands a ticket or a number to a browser."""
+def ticket_cookie(ticket: str, scope: Scope) -> bytes:
+    """The ``Set-Cookie`` value that hands a ticket or a number to a browser; for TLS alone where it came by TLS."""
     cookie: SimpleCookie = SimpleCookie({TICKET_COOKIE: ticket})
     morsel = cookie[TICKET_COOKIE]
     morsel["path"], morsel["max-age"], morsel["samesite"], morsel["httponly"] = "/", 3600, "Lax", True
-    morsel["secure"] = secure
+    morsel["secure"] = scope.get("scheme") in ("https", "wss")
     return morsel.OutputString().encode("latin-1")

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 import httpx
 
+from shieldmw.core.text import harmless
 from shieldmw.settings.problems import masked_url
 
 from .load import EXIT_WRONG_INPUT
@@ -108,7 +109,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> c
     """The one line for an answer that is no success."""
     status, title, detail = response.status_code, answer.get("title", ""), answer.get("detail", "")
     if status == 422:
-        return WrongInput(detail)
+        return WrongInput(harmless(detail))
     if not detail or status in (404, 405):
         line = _not_ours(response, url)
     elif status == 401:
@@ -119,7 +120,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> c
         line = f"{title}: {detail} Try again in {response.headers.get('retry-after', 'some')} s."
     else:
         line = f"{title} ({status}): {detail}"
-    return click.ClickException(line)
+    return click.ClickException(harmless(line))
 
 
 def _not_ours(response: httpx.Response, url: str) -> str:

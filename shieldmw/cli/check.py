@@ -13,6 +13,7 @@ import click
 from shieldmw.core.api_keys import MOST_MEANT
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
+from shieldmw.core.text import harmless
 from shieldmw.errors import SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, variable
@@ -50,7 +51,7 @@ def check(workers: int) -> None:
     for warning in (*setting_warnings(settings, workers), *keys, *store_warnings(settings, servers)):
         click.echo(f"warning: {warning}")
     if failure is not None:
-        click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {failure}", err=True)
+        click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {harmless(failure)}", err=True)
         sys.exit(1)
     reached = ", ".join(_reached(settings, servers))
     click.echo(f"ok: settings are valid, store {masked_url(settings.redis_url)}" + (f" ({reached})" if reached else ""))

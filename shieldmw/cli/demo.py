@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from shieldmw.core.text import harmless
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -110,9 +112,9 @@ async def _stage(folder: Path, seconds: float, keep: bool) -> bool:
         if not judged.kept:
             if warnings := server.last_lines(20, "WARNING", "ERROR"):
                 console.print("\nWhat the server warned of:", style="bold")
-                console.print(warnings, markup=False, soft_wrap=True)
+                console.print(_shown(warnings), markup=False, soft_wrap=True)
             console.print("\nThe last lines of the server:", style="bold")
-            console.print(server.last_lines(20), markup=False, soft_wrap=True)
+            console.print(_shown(server.last_lines(20)), markup=False, soft_wrap=True)
     show_verdict(console, judged)
     return judged.kept
 
@@ -221,3 +223,8 @@ async def _stop(server: Server) -> Promise:
     if wrong is None:
         return Promise(True, "the server stopped cleanly when told to")
     return Promise(False, f"the server did not stop cleanly: {wrong}")
+
+
+def _shown(lines: str) -> str:
+    """Lines of a log, fit for a terminal."""
+    return "\n".join(harmless(line) for line in lines.splitlines())

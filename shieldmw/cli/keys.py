@@ -12,6 +12,7 @@ import click
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, digest
 from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.text import harmless
 from shieldmw.errors import StoreError
 from shieldmw.store.port import Store
 from shieldmw.wiring import store_opener
@@ -70,7 +71,7 @@ def list_() -> None:
     table = _with_store(_table)
     for entry in sorted(table.entries.values(), key=lambda entry: entry.created_s):
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.created_s))
-        click.echo(f"{entry.id}  {entry.identity.listener_class:<6}  {created}  {entry.identity.subject!r}")
+        click.echo(f"{harmless(entry.id)}  {entry.identity.listener_class:<6}  {created}  {entry.identity.subject!r}")
     if not table.entries:
         click.echo("No keys have been issued.", err=True)
 

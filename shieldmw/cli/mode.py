@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from shieldmw.core.text import harmless
+
 from .admin_client import AdminClient, admin_url, token_or_exit
 
 _UNITS_S = (86_400, 3600, 60, 1)
@@ -80,7 +82,7 @@ def mode(
     source = ctx.get_parameter_source("url")
     told = f" --url {shlex.quote(url)}" if source is click.core.ParameterSource.COMMANDLINE else ""
     for label, text in lines:
-        click.echo(f"{label:<8}{text}{told if label in _COMMANDS else ''}")
+        click.echo(f"{label:<8}{harmless(text)}{told if label in _COMMANDS else ''}")
 
 
 _COMMANDS = ("end it", "undo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf, isfinite
@@ -20,19 +21,21 @@ CUT_STEPS = 10
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """One live stream. ``leave`` is called when its listener must go, after ``why`` was set to the reason.
+    """One live stream. ``leave`` is called when its listener must go, after ``why`` was set to the reason; None where
+    nobody is ever made to (a dry run).
 
     A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when its listener came back with the ticket,
     by the clock of the store; 0 for a stream with which the ticket began, which all others came after. ``client``
     stands for the client that is charged (0 for none), ``began_ms`` is when its stream began, by the same clock;
     0 for a guest who came back with a ticket. ``address``, ``api_key`` (the digest of the key that proved a member)
-    and ``until_s`` (when the credential ends, Unix time) say when the listener may no longer be here.
+    and ``until_s`` (when the credential ends, Unix time) say when the listener may no longer be here. ``turn`` is set
+    once the response that still runs on this seat has ended; None where the seat was empty.
     """
 
     listener_class: ListenerClass
     cohort: int
     ticket_id: str
-    leave: Callable[[], None]
+    leave: Callable[[], None] | None
     path: str = ""
     back_ms: int = 0
     client: int = 0
@@ -41,6 +44,8 @@ class Seat:
     api_key: str | None = None
     until_s: float = inf
     why: Reason = Reason.NO_SEAT
+    turn: asyncio.Event | None = None
+    successor: Seat | None = None
 
 
 @dataclass(slots=True)
@@ -97,12 +102,19 @@ class AudienceBook:
     """Seats the worker has given, by class, and the order of favour:
 
     host, live member, new member, live guest, new guest. Live is who shows a ticket. ``on_release`` is told of
-    each seat that is given back or taken.
+    each stream that has ended or must.
+
+    A listener that is told to leave has no place in that order any more, but its response still runs: the seat is in
+    use until ``release``. The next one that is given it waits for its ``turn``, so no more responses run than there
+    are seats.
     """
 
     allotment: Allotment = field(default_factory=Allotment)
     on_release: Callable[[Seat], None] = lambda seat: None
     _seats: dict[ListenerClass, _Rows] = field(default_factory=lambda: {name: _Rows() for name in ListenerClass})
+    _leaving: dict[ListenerClass, dict[Seat, None]] = field(
+        default_factory=lambda: {name: {} for name in ListenerClass}
+    )
     _tickets: dict[str, tuple[Seat, ...]] = field(default_factory=dict)
     _clients: dict[int, tuple[Seat, ...]] = field(default_factory=dict)
     _ends: dict[int, set[Seat]] = field(default_factory=dict)
@@ -115,9 +127,15 @@ class AudienceBook:
         return seat in self._seats[seat.listener_class]
 
     def present(self) -> Audience:
-        """How many are here."""
+        """How many are here, without those who are told to leave."""
         seats = self._seats
         return Audience(*(seats[name].count for name in ListenerClass))
+
+    def held(self) -> Audience:
+        """How many seats are in use: those of whoever is here, and those that nobody has been given yet
+        of whoever is leaving."""
+        leaving = self._leaving
+        return self.present() + Audience(*(len(leaving[name]) for name in ListenerClass))
 
     def is_live(self, ticket_id: str) -> bool:
         """Whether a stream with this ticket is here now, on any path."""
@@ -143,6 +161,7 @@ class AudienceBook:
         """Give a seat, taking one from a lower class where none is free. False: there is none.
 
         The older stream of a ticket, and those ``instead_of`` which it comes, leave for it: their seat passes on.
+        Where a response still runs on the seat, its ``turn`` is to be waited for.
         """
         old = self.find(seat.ticket_id, seat.path) if live else None
         going = instead_of if old is None or old in instead_of else (*instead_of, old)
@@ -150,6 +169,8 @@ class AudienceBook:
             self.evict(other, Reason.REPLACED)
         if not going and not self._fits(seat, live=live):
             return False
+        if self.allotment.seats is not None and self.held().total >= self.allotment.seats:
+            self._hand_over(seat)
         self._seats[seat.listener_class].add(seat)
         self._tickets[seat.ticket_id] = (*self._tickets.get(seat.ticket_id, ()), seat)
         if seat.client:
@@ -158,10 +179,24 @@ class AudienceBook:
             self._ends.setdefault(ceil(seat.until_s), set()).add(seat)
         return True
 
+    def _hand_over(self, seat: Seat) -> None:
+        """Give the seat of someone who is leaving: of those who were told first, guests before members."""
+        for leaving in reversed(self._leaving.values()):
+            if leaving:
+                old = next(iter(leaving))
+                del leaving[old]
+                old.successor, seat.turn = seat, asyncio.Event()
+                return
+
     def release(self, seat: Seat) -> None:
-        """The stream has ended."""
-        if seat not in self:
-            return
+        """The response has ended."""
+        if seat in self:
+            self._remove(seat)
+        self._leaving[seat.listener_class].pop(seat, None)
+        if seat.successor is not None and seat.successor.turn is not None:
+            seat.successor.turn.set()
+
+    def _remove(self, seat: Seat) -> None:
         self._seats[seat.listener_class].remove(seat)
         _leave_out(self._tickets, seat.ticket_id, seat)
         if seat.client:
@@ -174,12 +209,14 @@ class AudienceBook:
         self.on_release(seat)
 
     def evict(self, seat: Seat, why: Reason = Reason.NO_SEAT) -> bool:
-        """Take a seat back, which counts as free from now on, and tell the listener why. False: it was not here."""
+        """Tell a listener to leave, and why; the seat is in use until its response has ended. False: was not here."""
         if seat not in self:
             return False
-        self.release(seat)
+        self._remove(seat)
         seat.why = why
-        seat.leave()
+        if seat.leave is not None:
+            self._leaving[seat.listener_class][seat] = None
+            seat.leave()
         return True
 
     def evict_all(self, why: Reason) -> int:

@@ -98,7 +98,7 @@ class Control:
         seats, capacity = self._seats, self._seats.capacity()
         grant = seats.grant
         if grant is None:
-            return SeatStatus(capacity, seats.guest_share, None, False, seats.book.present(), None, None)
+            return SeatStatus(capacity, seats.guest_share, None, False, seats.book.held(), None, None)
         may_hold = seats.book.allotment
         granted = None if capacity is None else Capacity(may_hold.seats or 0, may_hold.guest_seats or 0)
         return SeatStatus(capacity, seats.guest_share, granted, True, grant.present, grant.demand, grant.workers)

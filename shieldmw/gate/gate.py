@@ -192,7 +192,7 @@ class Gate:
         if self.room.seats.is_leaving:
             return None
         proof = self._identifier.identify_now(facts) or GUEST
-        return self.room.enter(facts, decision, (lambda: None) if self._dry_run else leave, proof)
+        return self.room.enter(facts, decision, None if self._dry_run else leave, proof)
 
     def _entered(
         self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | None

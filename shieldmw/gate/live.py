@@ -93,7 +93,7 @@ class LiveRoom:
         self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
     def enter(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None], proof: Verified = GUEST
+        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
     ) -> Entry | TurnedAway:
         """A seat, if there is one for whoever asks; ``proof`` is what its credential is worth."""
         now_s = self._now_s()

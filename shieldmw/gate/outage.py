@@ -11,6 +11,7 @@ from contextlib import suppress
 from shieldmw.core.bucket import Ask, Charges, Outcome, shared
 from shieldmw.core.debts import Debts, Owed
 from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.text import harmless
 from shieldmw.errors import NothingDone, StoreError
 from shieldmw.store.memory import MemoryBuckets
 from shieldmw.store.port import TakenInPart
@@ -79,7 +80,7 @@ class WatchedStore:
 
     def _failed(self, error: Exception) -> None:
         if self._breaker.failed(self._now_s()):
-            log.warning("the store is away (%s): deciding '%s' until it answers", error, self.on_failure)
+            log.warning("the store is away (%s): deciding '%s' until it answers", harmless(error), self.on_failure)
 
 
 class GuardedStore:

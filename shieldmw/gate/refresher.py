@@ -7,6 +7,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from shieldmw.core.text import harmless
+
 log = logging.getLogger(__name__)
 
 # How soon something that failed is tried again, unless it must be left alone for longer.
@@ -73,5 +75,5 @@ class Refresher:
 
     def _failed(self, error: Exception) -> None:
         if not self._failing:
-            log.warning("%s cannot be refreshed, the last stay in force: %s", self._name, error)
+            log.warning("%s cannot be refreshed, the last stay in force: %s", self._name, harmless(error))
         self._failing = True

@@ -10,9 +10,11 @@ entries a stranger is taken for one of them once in 10**13 requests, and then ha
 
 from __future__ import annotations
 
-from shieldmw.core.bucket import Charges, Outcome
+from shieldmw.core.bucket import Charge, Charges, Outcome
+from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, combine
 from shieldmw.core.facts import Facts
+from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.core.rules import Terms
 from shieldmw.core.table import Table
@@ -26,6 +28,8 @@ MOST_TERMS = 64
 # So much longer than true a guest's wait may be told to be, or a tenth of the time that one unit takes to come back.
 LONGEST_GRAIN_US = 250_000
 DECISIONS_KEPT = 4096
+
+_CHARGES = Decision._fields.index("charges")
 
 
 class Refusals:
@@ -76,7 +80,8 @@ class _Refused:
     def decision(self, full_after_us: int, mode: Mode) -> Decision | None:
         """The refusal while the bucket needs so long to fill; None where it refuses no more.
 
-        A wait is told in grains, rounded up: so those who are refused at about the same time share one decision.
+        A wait is told in grains, rounded up: so those who are refused at about the same time share one decision, but
+        for who is charged: that is to be put in.
         """
         charge = self.charges[0]
         if full_after_us + charge.step_us <= charge.limit.tau_us:
@@ -97,7 +102,8 @@ class RefusedGuests:
     """
 
     def __init__(self, most_guests: int = GUESTS_KEPT) -> None:
-        self._tats_us: Table[int, int] = Table(most_guests)
+        # TAT, and text and slot of the client: plain tuples of plain values are left alone by the garbage collector.
+        self._guests: Table[int, tuple[int, str, str]] = Table(most_guests)
         self._refused: dict[tuple[Terms, Mode], _Refused] = {}
 
     def remember(self, facts: Facts, terms: Terms, mode: Mode, charges: Charges, tat_us: int) -> None:
@@ -105,19 +111,28 @@ class RefusedGuests:
         if (terms, mode) not in self._refused and len(self._refused) < MOST_TERMS:
             self._refused[terms, mode] = _Refused(charges, terms)
         if (terms, mode) in self._refused:
-            self._tats_us.put(_number(facts, terms, mode), tat_us)
+            client = charges[0].client
+            self._guests.put(_number(facts, terms, mode), (tat_us, client.text, client.slot))
 
     def look(self, facts: Facts, terms: Terms, mode: Mode, now_us: int) -> Decision | None:
-        """The refusal of a guest; None where none is known. It names no address."""
+        """The refusal of a guest, who is named in its charges; None where none is known. It names no address."""
         if not self._refused:
             return None
         refused = self._refused.get((terms, mode))
-        tat_us = None if refused is None else self._tats_us.get(_number(facts, terms, mode))
-        return None if refused is None or tat_us is None else refused.decision(tat_us - now_us, mode)
+        guest = None if refused is None else self._guests.get(_number(facts, terms, mode))
+        if refused is None or guest is None:
+            return None
+        tat_us, text, slot = guest
+        shared = refused.decision(tat_us - now_us, mode)
+        if shared is None:
+            return None
+        ((client, limit, cost),) = refused.charges
+        charge = made(Charge, (made(Client, (client.kind, text, slot)), limit, cost))
+        return Decision._make((*shared[:_CHARGES], (charge,), *shared[_CHARGES + 1 :]))
 
     def clear(self) -> None:
         """Forget everything."""
-        self._tats_us.clear()
+        self._guests.clear()
         self._refused.clear()
 
 

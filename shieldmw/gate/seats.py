@@ -219,7 +219,7 @@ class Seats:
         self._count_evicted(left)
 
     def release(self, seat: Seat) -> None:
-        """The stream has ended."""
+        """The response has ended."""
         self.book.release(seat)
 
     def free(self) -> int:
@@ -237,12 +237,11 @@ class Seats:
         """Report to the fleet and take what it grants."""
         capacity = self.capacity()
         asked_s = self._now_s()
-        here = self.book.present()
-        told = here + self._waiting.count()
+        told = self.book.present() + self._waiting.count()
         held = self._grant if asked_s < self._lease_until_s else None
         report = Report(
             self.worker,
-            here,
+            self.book.held(),
             told,
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,

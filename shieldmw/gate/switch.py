@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.text import harmless
 from shieldmw.store.port import ModeRegister, StoredMode
 
 from .refresher import Refresher
@@ -126,8 +127,8 @@ class Switch:
             old.mode,
             stored.state.mode,
             stored.state.version,
-            stored.state.actor,
-            stored.state.reason or "no reason given",
+            harmless(stored.state.actor),
+            harmless(stored.state.reason or "no reason given"),
         )
         self._was = self.mode
         self._on_change()

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from asgi.admin_app import ADMIN, HOME, VIEW, WRONG
-from shieldmw.asgi.admin_door import LIMIT, Door, Role, Visitor
+from shieldmw.asgi.admin_door import GUESSES_LIMIT, LIMIT, TOKEN_LIMIT, Door, Role, Visitor
 from shieldmw.asgi.facts import FactsReader, Reading
 from shieldmw.core.address import Networks, parse_networks
 from shieldmw.gate.askers import Addressing
@@ -103,13 +103,13 @@ def test_a_token_in_a_cookie_or_a_query_opens_nothing() -> None:
     assert found.status_code == 401
 
 
-def test_wrong_tokens_wait_longer_each_time_and_the_right_one_waits_too() -> None:
-    """After the third the wait doubles; while it lasts not even the right token comes in; then it clears all."""
+def test_wrong_tokens_wait_longer_each_time() -> None:
+    """After the third the wait doubles; the right token comes in at any time, and clears all."""
     doorway = Doorway()
     assert [doorway.status(WRONG) for _ in range(3)] == [401] * 3
     waits = []
     for _ in range(5):
-        found = doorway.enter(ADMIN)
+        found = doorway.enter(WRONG)
         assert isinstance(found, Response)
         assert found.status_code == 429
         wait_s = int(found.headers["retry-after"])
@@ -118,10 +118,51 @@ def test_wrong_tokens_wait_longer_each_time_and_the_right_one_waits_too() -> Non
         doorway.clock.now_s += wait_s
         assert doorway.status(WRONG) == 401
     assert waits == [2, 4, 8, 16, 32]
-    doorway.clock.now_s += 64
+    assert doorway.status(WRONG) == 429
     assert doorway.status(ADMIN) == 200
     assert [doorway.status(WRONG) for _ in range(2)] == [401] * 2
     assert doorway.status(ADMIN) == 200
+
+
+@pytest.mark.parametrize("others", [None, WRONG])
+@pytest.mark.parametrize("token", [ADMIN, VIEW])
+def test_nobody_at_the_same_address_locks_the_operator_out(others: str | None, token: str) -> None:
+    """With no token or with wrong ones, as fast as they like: they are refused, and the right token comes in."""
+    doorway = Doorway()
+    for _ in range(500):
+        last = doorway.status(others)
+        assert doorway.status(token, method="GET") == 200
+        doorway.clock.now_s += 1  # the operator's own pace
+    for _ in range(500):
+        last = doorway.status(others)
+    assert last == 429
+    assert doorway.status(token) == 200
+
+
+def test_guesses_from_addresses_that_are_locked_out_are_few() -> None:
+    """Beyond a number a minute no token is looked at from where wrong ones come; elsewhere the right one comes in."""
+    doorway = Doorway()
+    crowd = [f"198.51.100.{number}" for number in range(100)]
+    for _ in range(GUESSES_LIMIT.burst // len(crowd) + LIMIT.burst):
+        for address in crowd:
+            doorway.status(WRONG, address)
+    assert doorway.status(ADMIN, crowd[0]) == 429
+    assert doorway.status(ADMIN) == 200
+    doorway.clock.now_s += 1
+    assert doorway.status(ADMIN, crowd[0]) == 200
+
+
+def test_each_token_has_a_limit_of_its_own() -> None:
+    """Wherever it is shown: who uses up the one that may look does not keep out the one that may touch."""
+    doorway = Doorway()
+    for number in range(TOKEN_LIMIT.burst):
+        assert doorway.status(VIEW, f"192.0.2.{number % 250}") == 200
+    found = doorway.enter(VIEW)
+    assert isinstance(found, Response)
+    assert (found.status_code, found.headers["retry-after"]) == (429, "1")
+    assert doorway.status(ADMIN) == 200
+    doorway.clock.now_s += 1
+    assert doorway.status(VIEW) == 200
 
 
 def test_the_view_token_earns_no_new_guesses() -> None:
@@ -129,8 +170,8 @@ def test_the_view_token_earns_no_new_guesses() -> None:
     doorway = Doorway()
     for _ in range(3):
         assert doorway.status(WRONG) == 401
-        last = doorway.status(VIEW)
-    assert last == 429
+        assert doorway.status(VIEW) == 200
+    assert doorway.status(WRONG) == 429
 
 
 def test_a_lockout_is_of_one_address_alone() -> None:
@@ -140,14 +181,14 @@ def test_a_lockout_is_of_one_address_alone() -> None:
     for address in crowd:
         assert [doorway.status(WRONG, address) for _ in range(4)] == [401, 401, 401, 429]
     assert doorway.status(ADMIN) == 200
-    assert doorway.status(ADMIN, crowd[0]) == 429
+    assert doorway.status(WRONG, crowd[0]) == 429
 
 
 def test_a_lockout_is_of_a_whole_ipv6_site() -> None:
     """Who has a /56 has no more guesses than who has an address."""
     doorway = Doorway()
     assert [doorway.status(WRONG, f"2001:db8:0:{n}::1") for n in range(4)] == [401, 401, 401, 429]
-    assert doorway.status(ADMIN, "2001:db8:1:0::1") == 200
+    assert doorway.status(WRONG, "2001:db8:1:0::1") == 401
 
 
 def test_an_address_is_told_as_the_gate_tells_it() -> None:
@@ -155,21 +196,21 @@ def test_an_address_is_told_as_the_gate_tells_it() -> None:
     doorway = Doorway()
     for number in range(3):
         assert doorway.status(WRONG, PROXY, x_forwarded_for=f"192.0.2.{number}, 198.51.100.7") == 401
-    assert doorway.status(ADMIN, PROXY, x_forwarded_for="198.51.100.7") == 429
-    assert doorway.status(ADMIN, PROXY, x_forwarded_for="198.51.100.8") == 200
-    assert doorway.status(ADMIN, "198.51.100.7", x_forwarded_for="192.0.2.1") == 429
+    assert doorway.status(WRONG, PROXY, x_forwarded_for="198.51.100.7") == 429
+    assert doorway.status(WRONG, PROXY, x_forwarded_for="198.51.100.8") == 401
+    assert doorway.status(WRONG, "198.51.100.7", x_forwarded_for="192.0.2.1") == 429
 
 
 def test_requests_of_one_address_are_few_a_minute() -> None:
-    """With any token, or none; then 429 with the wait, and the limit is of the address alone."""
+    """Without a token; then 429 with the wait, and the limit is of the address alone."""
     doorway = Doorway()
-    assert [doorway.status(ADMIN) for _ in range(LIMIT.burst)] == [200] * LIMIT.burst
-    found = doorway.enter(ADMIN)
+    assert [doorway.status(None) for _ in range(LIMIT.burst)] == [401] * LIMIT.burst
+    found = doorway.enter(None)
     assert isinstance(found, Response)
     assert (found.status_code, found.headers["retry-after"]) == (429, "1")
-    assert doorway.status(ADMIN, "192.0.2.1") == 200
+    assert doorway.status(None, "192.0.2.1") == 401
     doorway.clock.now_s += 1
-    assert doorway.status(ADMIN) == 200
+    assert doorway.status(None) == 401
 
 
 @pytest.mark.parametrize("token", [None, WRONG, VIEW, ADMIN])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -52,6 +52,7 @@ ACCEPT: Message = {"type": "websocket.accept"}
 CHUNK: Message = {"type": "http.response.body", "body": b"data: 1", "more_body": True}
 CLOSE: Message = {"type": "websocket.close", "code": 1013, "reason": CLOSE_REASON}
 END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
+RECONNECT: Message = {"type": "http.response.body", "body": b"retry: 3000\n\n", "more_body": True}
 
 HTTP: Scope = {"type": "http", "scheme": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
 WEBSOCKET: Scope = {"type": "websocket", "scheme": "ws", "path": "/", "query_string": b"", "headers": []}
@@ -65,14 +66,20 @@ class Listener:
     sent: list[Message] = field(default_factory=list)
     cancelling: int = -1
     gone: bool = False
+    unread_after: int | None = None
+    goodbye_s: float = LIMIT_S
+    seat: Seat = field(default_factory=lambda: replace(ENTRY.seat))
     stream: LiveStream | None = None
     replies: Replies = REPLIES
     reached: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def send(self, message: Message) -> None:
-        """Take a message; raise as a server does once the listener has gone."""
+        """Take a message; raise as a server does once the listener has gone, wait while it reads nothing."""
         if self.gone:
             raise OSError("the listener has gone")
+        if self.unread_after is not None and len(self.sent) >= self.unread_after:
+            self.reached.set()
+            await asyncio.Event().wait()
         self.sent.append(message)
         await asyncio.sleep(0)
 
@@ -88,13 +95,12 @@ class Listener:
         """One seat is taken."""
         store = MemoryStore(b"secret")
         self.seats = Seats(store, Switch(store, lambda: None), SeatPlan(0, 0, 0))
-        ENTRY.seat.why = Reason.NO_SEAT  # what an earlier listener was told is not this one's
-        assert self.seats.admit(ENTRY.seat, live=True, listener=1)
+        assert self.seats.admit(self.seat, live=True, listener=1)
 
     @property
     def given_back(self) -> int:
         """How many seats have been given back: all but those that are held."""
-        return 1 - self.seats.book.present().total
+        return 1 - self.seats.book.held().total
 
     @property
     def refusals(self) -> int:
@@ -105,8 +111,8 @@ class Listener:
 
     async def serve(self, app: ASGIApp) -> None:
         """What the middleware does: run, and give the seat back whatever happens."""
-        self.stream = LiveStream(self.replies, ADMITTED, self.scope, self.receive, self.send)
-        self.stream.admit(self.seats, ENTRY, [])
+        self.stream = LiveStream(self.replies, ADMITTED, self.scope, self.receive, self.send, goodbye_s=self.goodbye_s)
+        self.stream.admit(self.seats, Entry(self.seat, TICKET), [])
         try:
             await self.stream.run(app)
         finally:
@@ -131,8 +137,8 @@ class Listener:
 
     @property
     def after_start(self) -> list[Message]:
-        """What was sent after the start."""
-        return self.sent[1:]
+        """What was sent after the start, and after what an event stream begins with."""
+        return self.sent[2:] if self.sent[1:2] == [RECONNECT] else self.sent[1:]
 
 
 def run(story: Callable[[Listener], Awaitable[Any]], scope: Scope = HTTP) -> Listener:
@@ -206,7 +212,7 @@ def test_the_goodbye_says_why(why: Reason, code: int, reason: str, type_: str, s
         task = asyncio.create_task(listener.serve(waiting_after(listener, *messages)))
         await listener.reached.wait()
         assert listener.stream
-        listener.seats.evict([ENTRY.seat], why)
+        listener.seats.evict([listener.seat], why)
         listener.stream.leave()
         await task
 
@@ -486,7 +492,7 @@ def test_inside_a_base_http_middleware() -> None:
 
         async def shield(scope: Scope, receive: Receive, send: Send) -> None:
             listener.stream = LiveStream(REPLIES, ADMITTED, scope, receive, send)
-            listener.stream.admit(listener.seats, ENTRY, [])
+            listener.stream.admit(listener.seats, Entry(listener.seat, TICKET), [])
             await listener.stream.run(inner)
 
         task = asyncio.create_task(_call(PassesThrough(shield), listener))

@@ -12,7 +12,8 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -170,10 +171,11 @@ def test_a_wrong_token_is_told_and_then_the_lockout_with_its_wait(url: str) -> N
         assert (told.status, told.err.count("\n")) == (1, 1)
         assert "wrong token" in told.err
         assert "a-wrong-token" not in told.err
-    locked = mode(url)
+    locked = mode(url, token="a-wrong-token-of-some-length")
     assert locked.status == 1
     assert locked.err.startswith("Error: Locked out: ")
     assert "Try again in 2 s." in locked.err or "Try again in 1 s." in locked.err
+    assert mode(url).status == 0
 
 
 def test_a_view_token_switches_nothing(url: str) -> None:
@@ -239,3 +241,28 @@ def test_the_url_is_no_setting_and_no_mistake() -> None:
     assert Settings.from_environ({"SHIELD_ADMIN_URL": "http://127.0.0.1:8000"}) == Settings()
     with pytest.raises(Exception, match="SHIELD_ADMIN_URI: there is no such setting"):
         Settings.from_environ({"SHIELD_ADMIN_URI": "x"})
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\r"
+
+
+@pytest.mark.parametrize("title", ["", ESCAPES], ids=["status", "problem"])
+def test_what_a_server_says_moves_no_cursor(title: str) -> None:
+    """Reason, actor and problem of whatever server answers are shown with their control characters as escapes."""
+
+    async def status(_: Request) -> JSONResponse:
+        answer: dict[str, object] = {"title": title, "detail": title}
+        if not title:
+            answer = {
+                **{"mode": "emergency", "now": 1.0, "until": None, "capacity": 1, "guest_share": 0, "workers": 1},
+                **{"counted": "fleet", "seats": dict.fromkeys(("host", "member", "guest"), 0), "demand": None},
+                **{"store": "up", "version": 1, "since": 1.0, "actor": ESCAPES, "reason": ESCAPES},
+            }
+        return JSONResponse(answer, 500 if title else 200)
+
+    with served(Starlette(routes=[Route("/-/shield/status", status)])) as url:
+        ran = mode(url)
+    shown = ran.out + ran.err
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "\x1b" not in shown
+    assert r"\x1b]0;owned\x07" in shown

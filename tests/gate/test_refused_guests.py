@@ -65,7 +65,10 @@ def test_the_verdict_is_exact_and_the_wait_at_most_a_grain_longer(
         (said,), (level,) = told.levels, true.levels
         assert 0 <= said.full_after_us - level.full_after_us == longer_us
         assert said.remaining <= level.remaining
-        assert guests.look(of, terms, mode, now_us) is told
+        again = guests.look(of, terms, mode, now_us)
+        assert again == told
+        assert again is not None
+        assert again.kept is told.kept, "one answer for all"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,18 @@ def test_other_terms_and_modes_share_nothing(terms: Terms, mode: Mode) -> None:
         assert (told.mode, told.live) == (in_mode, of.live)
         assert [level.limit for level in told.levels] == [limit]
         assert told.retry_after_us == limit.unit_us
+
+
+def test_each_is_told_of_its_own_client() -> None:
+    """Guests who share a wait share its answer, and each decision names whoever asked."""
+    guests, limit = RefusedGuests(), Limit("ip", 1, 60, 1)
+    crowd = [Client("ip", f"203.0.113.{number}/32", f"ip:203.0.113.{number}/32") for number in range(9)]
+    for number, client in enumerate(crowd):
+        who, tat_us = facts(peer=f"203.0.113.{number}"), NOW_US + limit.tau_us
+        guests.remember(who, Terms(), Mode.NORMAL, charges(limit, client=client), tat_us)
+    told = [guests.look(facts(peer=f"203.0.113.{number}"), Terms(), Mode.NORMAL, NOW_US) for number in range(9)]
+    assert [decision and decision.charges for decision in told] == [charges(limit, client=client) for client in crowd]
+    assert len({id(decision.kept) for decision in told if decision}) == 1
 
 
 @pytest.mark.parametrize(
@@ -142,7 +157,7 @@ def test_a_flood_leaves_no_more_than_so_much() -> None:
 
 
 def test_a_flood_of_guests_shares_its_decisions() -> None:
-    """Through the gate: those who are refused in the same moment are told the same, at once."""
+    """Through the gate: those who are refused in the same moment are told the same, at once, each in its own name."""
     clock = LoopClock()
     one = worker(LeasingStore(clock), clock, ip_limit="2/minute")
 
@@ -153,10 +168,11 @@ def test_a_flood_of_guests_shares_its_decisions() -> None:
             await pass_time(seconds)
             for peer in peers:
                 await one.gate.decide(facts(peer=peer))
-        decisions = [one.gate.decide_now(facts(peer=peer)) for peer in peers]
-        assert len(set(map(id, decisions))) == 1
-        (decision,) = decisions[:1]
-        assert isinstance(decision, Decision)
+        told = [one.gate.decide_now(facts(peer=peer)) for peer in peers]
+        decisions = [decision for decision in told if isinstance(decision, Decision)]
+        assert len({id(decision.kept) for decision in decisions}) == 1
+        assert [decision.charges[0].client.text for decision in decisions] == [f"{peer}/32" for peer in peers]
+        decision = decisions[0]
         assert (decision.reason, decision.address, decision.identity) == (Reason.QUOTA, None, None)
         assert 0 <= decision.retry_after_us - 29_400_000 < LONGEST_GRAIN_US
         await pass_time((began_us + 30_000_000 - 1 - clock.us()) / 1e6)

@@ -89,8 +89,13 @@ class Worker:
         )
 
     def enter(self, name: ListenerClass, listener: int, *, live: bool = False, cohort: int = 0) -> Seat | None:
-        """Somebody comes: the seat, or None."""
-        seat = Seat(name, cohort, f"{name}-{listener}", lambda: self.left.append(seat))
+        """Somebody comes: the seat, or None. Told to leave, a listener is gone at once."""
+
+        def leave() -> None:
+            self.left.append(seat)
+            self.seats.release(seat)
+
+        seat = Seat(name, cohort, f"{name}-{listener}", leave)
         return seat if self.seats.admit(seat, live=live, listener=listener) else None
 
     def crowd(self, name: ListenerClass, count: int, first: int = 0) -> int:

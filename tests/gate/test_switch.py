@@ -261,3 +261,13 @@ def test_an_emergency_without_an_end_lasts(store: FailingStore, clock: Clock) ->
 
     asyncio.run(story())
     assert worker.switch.mode is Mode.NORMAL
+
+
+def test_what_others_wrote_into_the_store_moves_no_cursor(
+    store: FailingStore, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reason and actor are logged on one line, with control characters as escapes."""
+    switch = Switch(store, lambda: None, now_s=clock.worker_s)
+    change = ModeChange(Mode.EMERGENCY, "\x1b]0;owned\x07", "a flood\r\nmode normal\u202e")
+    asyncio.run(switch.set(change, None))
+    assert r"by \x1b]0;owned\x07: a flood\r\nmode normal\u202e" in caplog.text

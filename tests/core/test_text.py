@@ -1,0 +1,32 @@
+"""Text from outside is shown as it is where it can be printed, and as escapes where it would do something."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shieldmw.core.text import harmless
+
+SHOWN = [
+    ("a flood from 203.0.113.0/24", "a flood from 203.0.113.0/24"),
+    ("Flut, 洪水, 🌊", "Flut, 洪水, 🌊"),
+    ("\x1b]0;owned\x07\x1b[2J", r"\x1b]0;owned\x07\x1b[2J"),
+    ("all is well\r\nmode normal", r"all is well\r\nmode normal"),
+    ("\x9b31m", r"\x9b31m"),  # the same as ESC [, in one character
+    ("\u202egnp.exe", r"\u202egnp.exe"),
+    ("one\u2028two", r"one\u2028two"),
+    (None, "None"),
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SHOWN)
+def test_what_is_shown(text: object, shown: str) -> None:
+    """Printable text is untouched; each other character is its escape."""
+    assert harmless(text) == shown
+
+
+@given(st.text())
+def test_it_is_one_printable_line(text: str) -> None:
+    """Whatever comes, nothing is left that a terminal would obey."""
+    assert harmless(text).isprintable()
