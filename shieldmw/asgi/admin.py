@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from shieldmw.core.paths import PathPattern, below_root, plain
+from shieldmw.core.bounds import LONGEST_PATH, MOST_LINES
+from shieldmw.core.paths import PathPattern, below_root, is_beyond_reading, plain
 from shieldmw.errors import StoreError
 from shieldmw.gate.control import Control
 
@@ -38,11 +39,11 @@ class Admin:
     def owns(self, scope: Scope) -> bool:
         """Whether a request is for here: its path begins so letter by letter, and by no reading leaves again."""
         path: str = scope["path"]
-        if self._path not in path:
+        if self._path not in path or len(path) > LONGEST_PATH:
             return False
         root: str = scope.get("root_path", "")
         route = below_root(path, root)
-        if not self._below.matches(route) or not self._below.matches(plain(route)):
+        if not self._below.matches(route) or is_beyond_reading(route) or not self._below.matches(plain(route)):
             return False
         raw: bytes | None = scope.get("raw_path")
         return raw is None or any(_begins(raw, start) for start in self._spellings(root))
@@ -56,6 +57,9 @@ class Admin:
         """Answer a request that is for here."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
+            return
+        if len(scope["headers"]) > MOST_LINES:
+            await problem(431, f"Send at most {MOST_LINES} header lines.")(scope, receive, send)
             return
         visitor = self._door.enter(scope)
         if isinstance(visitor, Response):

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from secrets import token_bytes
 from typing import Protocol
 
+from shieldmw.core.bounds import LONGEST_CREDENTIAL
 from shieldmw.core.client import AddressClients, Identity, Proof
 from shieldmw.core.facts import Facts
 from shieldmw.core.table import Table
@@ -19,9 +20,6 @@ from .failed_auth import FailedAuth
 from .standing import Standings
 
 log = logging.getLogger(__name__)
-
-# No API key and no sane JWT is longer; what is, fails without being read.
-LONGEST_CREDENTIAL = 8192
 
 CREDENTIALS_KEPT = 65_536
 

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from random import random
 from secrets import token_bytes, token_hex
 
+from shieldmw.core.bounds import LONGEST_PATH
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
@@ -70,7 +71,7 @@ class LiveRoom:
         client = self._signer.client_digest(who)
         ticket = self._ticket(facts.paper, client, decision.listener_class, now_s)
         # One connection for each live path: a player and a chat in one browser show the same ticket.
-        path = _digest(facts.route_path)
+        path = _digest(facts.route_path[:LONGEST_PATH])
         cohort = self._signer.cohort(who, now_s)
         live = ticket.until_s > 0
         back_ms = self.seats.now_ms() if live else 0

@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Message
 
 from asgi.admin_app import ADMIN, HOME, VIEW, WRONG, Operator, app_below, run, shielded
-from shieldmw.asgi.admin_answers import MOST_BODY_BYTES
+from shieldmw.core.bounds import MOST_BODY_BYTES
 
 ROUTES = [
     ("GET", "/status"),

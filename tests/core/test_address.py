@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.address import LONGEST_HEADER, Networks, client_address, parse_address, parse_networks
+from shieldmw.core.address import Networks, client_address, parse_address, parse_networks
+from shieldmw.core.bounds import LONGEST_HEADER
 from shieldmw.core.client import IPAddress, address_clients
 
 XFF = "x-forwarded-for"
