@@ -39,7 +39,7 @@ class Admin:
     def owns(self, scope: Scope) -> bool:
         """Whether a request is for here: its path begins so letter by letter, and by no reading leaves again."""
         path: str = scope["path"]
-        if self._path not in path or len(path) > LONGEST_PATH:
+        if len(path) > LONGEST_PATH or self._path not in path:
             return False
         root: str = scope.get("root_path", "")
         route = below_root(path, root)

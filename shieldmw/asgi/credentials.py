@@ -29,15 +29,15 @@ _MOST_BLANKS = 8
 
 def bearer(value: str) -> str | None:
     """The credential in a header: ``Bearer x``, ``JWT x`` or a bare ``x``; other schemes are not ours."""
-    scheme, space, rest = value.strip(" \t").partition(" ")
+    scheme, space, rest = value.strip().partition(" ")
     if not space:
         return scheme or None
-    return rest.strip(" \t") if scheme.lower() in _SCHEMES else None
+    return rest.strip() if scheme.lower() in _SCHEMES else None
 
 
 def offered(value: str) -> str | None:
     """The credential among WebSocket subprotocols: ``bearer, x`` or ``bearer.x``; one alone is read as a header is."""
-    protocols = [entry.strip(" \t") for entry in value.split(",", MOST_PROTOCOLS)[:MOST_PROTOCOLS]]
+    protocols = [entry.strip() for entry in value.split(",", MOST_PROTOCOLS)[:MOST_PROTOCOLS]]
     if len(protocols) == 1 and not _is_dotted(protocols[0]):
         return bearer(protocols[0])
     for number, protocol in enumerate(protocols):
@@ -79,7 +79,7 @@ def _cookie_at(cookies: bytes, start: int, longest: int) -> str | None:
         end = len(cookies)
     if end - start > longest:
         return None
-    value = cookies[start:end].strip(b" \t").decode("latin-1")
+    value = cookies[start:end].strip().decode("latin-1")
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 

@@ -8,7 +8,14 @@ from functools import lru_cache, partial
 
 from starlette.types import Scope
 
-from shieldmw.core.bounds import LONGEST_HEADER, LONGEST_METHOD, LONGEST_PAPER, MOST_HOPS, MOST_LINES
+from shieldmw.core.bounds import (
+    LONGEST_HEADER,
+    LONGEST_METHOD,
+    LONGEST_PAPER,
+    LONGEST_TOKEN_LINE,
+    MOST_HOPS,
+    MOST_LINES,
+)
 from shieldmw.core.client import Identity
 from shieldmw.core.facts import ANY_METHOD, Facts
 from shieldmw.core.paths import below_root
@@ -105,11 +112,12 @@ class FactsReader:
         cookies: list[bytes] = []
         overrides: list[bytes] = []
         token = paper = None
+        forwarded_header, token_header = self._forwarded, self._token_header
         for name, value in headers:
-            if name == self._forwarded:
+            if name == forwarded_header:
                 forwarded.append(value)
-            if name == self._token_header and token is None:
-                token = value
+            if name == token_header and token is None:
+                token = value[:LONGEST_TOKEN_LINE]
             if name == b"cookie":
                 cookies.append(value)
             elif name == _METHOD_OVERRIDE:

@@ -57,9 +57,9 @@ def _bare_address(text: str) -> IPAddress | None:
 
 def _without_trimmings(text: str) -> str:
     """The text without blanks, brackets, port and zone; empty where that leaves no address."""
-    text = text.strip(" \t")
     if len(text) > LONGEST_HOP:
         return ""
+    text = text.strip(" \t")
     if bracketed := _BRACKETED.fullmatch(text):
         text = bracketed[1]
         if ":" not in text:

@@ -8,15 +8,16 @@ of its own, the strictest terms; never "unlimited", and never a slower way of re
 from __future__ import annotations
 
 # --- header lines ---
-# A browser sends about 30; over HTTP/2 each of its cookies may be a line. Of a longer head only the first ones are
-# read. A method override may stand behind them, so such a request counts as one of any method. The proxies' header
-# alone is looked for in all lines: an address must not be hidden by lines in front of it.
-MOST_LINES = 256
+# A browser sends about 20; over HTTP/2 each of its cookies may be a line, and Chrome keeps 180 for a site. Of a longer
+# head only the first lines are read. A method override may stand behind them, so such a request counts as one of
+# any method. The proxies' header alone is looked for in all lines: an address must not be hidden by lines before it.
+MOST_LINES = 200
 
 # Of a longer method's name, or with a second line that overrides the method, a request counts as one of any method.
 LONGEST_METHOD = 32
 
-# Of the first Accept line this much decides between a page and JSON.
+# Whether a refusal is a page or JSON is said by the first Accept line among these, and by so much of it.
+MOST_LINES_BEFORE_ACCEPT = 64
 LONGEST_ACCEPT = 1024
 
 # --- the path, in characters ---
@@ -46,6 +47,9 @@ MOST_LOOKALIKES = 64
 # --- credentials and papers ---
 # No API key and no sane JWT is longer; what is, fails without being read.
 LONGEST_CREDENTIAL = 8192
+
+# Its header has room for a scheme or for other subprotocols; the rest of a longer line is not read.
+LONGEST_TOKEN_LINE = LONGEST_CREDENTIAL + 256
 
 # A credential in a query that needs more percent-escapes than this is none.
 MOST_ESCAPES = 64
