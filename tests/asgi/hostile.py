@@ -404,6 +404,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=400_000)
     given = parser.parse_args()
     logging.getLogger("shieldmw").propagate = False
+    logging.getLogger("shieldmw").addHandler(logging.NullHandler())
     raised = raised_by_readers(given.seed, given.inputs)
     asking = asyncio.run(ask_shields(given.seed, given.requests))
     raised += asking.raised
