@@ -165,12 +165,12 @@ def _texts(forwarded: Sequence[bytes]) -> tuple[str, ...]:
 
 
 def _paper(header: bytes | None, cookie: bytes, query: bytes) -> str | None:
-    """A ticket or number in its header, else in the cookie, else in the query."""
+    """A ticket or number in its header, else in the cookie, else in the query; looked for where its name is seen."""
     if header:
         return header.decode("latin-1") if len(header) <= LONGEST_PAPER else None
-    if cookie and (paper := cookie_value(cookie, _TICKET_NAME, LONGEST_PAPER)) is not None:
+    if cookie and _TICKET_NAME in cookie and (paper := cookie_value(cookie, _TICKET_NAME, LONGEST_PAPER)) is not None:
         return paper
-    return query_value(query, _TICKET_NAME, LONGEST_PAPER) if query else None
+    return query_value(query, _TICKET_NAME, LONGEST_PAPER) if query and _TICKET_NAME in query else None
 
 
 def _methods(method: str, overrides: Sequence[bytes]) -> frozenset[str]:

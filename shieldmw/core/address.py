@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from .bounds import LONGEST_ELEMENT, LONGEST_HEADER, LONGEST_HOP, MOST_COMMAS, MOST_HOPS
 from .client import IPAddress
+from .made import made
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -149,7 +150,7 @@ def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, head
     """
     peer_address, is_trusted = _peer(peer, trusted)
     if not is_trusted:
-        return Located(peer_address)
+        return made(Located, (peer_address, False, False))
     for hop in _hops_from_the_right(forwarded, header) if forwarded else ():
         address = parse_address(hop)
         if address is None:

@@ -51,11 +51,11 @@ class Origin:
     __slots__ = ("address", "allowed", "clients", "denied", "standings")
 
     def __init__(self, located: Located, addressing: Addressing, policy: Policy) -> None:
-        self.address: IPAddress | None = located.address
-        address = self.address
+        address, is_fallback, _ = located
+        self.address: IPAddress | None = address
         self.clients = address_clients(address, addressing.ipv4_prefix, addressing.ipv6_prefix)
         self.denied = address in policy.deny
-        self.allowed = not located.is_fallback and address in policy.allow
+        self.allowed = not is_fallback and address in policy.allow
         self.standings: Standings | None = None
 
 
