@@ -11,7 +11,7 @@ from __future__ import annotations
 # A browser sends about 20; over HTTP/2 each of its cookies may be a line, and Chrome keeps 180 for a site. Of a longer
 # head only the first lines are read. A method override may stand behind them, so such a request counts as one of
 # any method. The proxies' header alone is looked for in all lines: an address must not be hidden by lines before it.
-MOST_LINES = 200
+MOST_LINES = 240
 
 # Of a longer method's name, or with a second line that overrides the method, a request counts as one of any method.
 LONGEST_METHOD = 32
