@@ -143,7 +143,8 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     """What Starlette's router raises: 404 and 405."""
     if not isinstance(error, HTTPException):
         raise error
-    details = {404: "There is no such admin route.", 405: f"Not with {request.method[:20]}: see Allow."}
+    method = request.method[:20].encode("ascii", "replace").decode()
+    details = {404: "There is no such admin route.", 405: f"Not with {method}: see Allow."}
     return problem(error.status_code, details.get(error.status_code, error.detail), headers=error.headers)
 
 
