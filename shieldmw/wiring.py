@@ -71,7 +71,8 @@ class ShieldMiddleware(Shield):
         self, app: ASGIApp, settings: Settings | None = None, *, authenticate: AuthenticateScope | None = None
     ) -> None:
         settings = settings or Settings.from_environ()
-        reading = Reading(settings.forwarded_header, settings.token_header, settings.token_cookie, settings.token_query)
+        forwarded = settings.forwarded_header if settings.trusted_proxies else None
+        reading = Reading(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
         pointers = Pointers(settings.recording_url, settings.sign_in_url, settings.retry_after)
         reader = FactsReader(reading, authenticate)
         open_store = store_opener(settings)

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from shieldmw.core.paths import PathPattern, below_root, plain
+from shieldmw.core.bounds import LONGEST_PATH, MOST_LINES
+from shieldmw.core.paths import PathPattern, below_root, is_beyond_reading, plain
 from shieldmw.errors import StoreError
 from shieldmw.gate.control import Control
 
@@ -42,11 +43,11 @@ class Admin:
     def owns(self, scope: Scope) -> bool:
         """Whether a request is for here: its path begins so letter by letter, and by no reading leaves again."""
         path: str = scope["path"]
-        if self._path not in path:
+        if len(path) > LONGEST_PATH or self._path not in path:
             return False
         root: str = scope.get("root_path", "")
         route = below_root(path, root)
-        if not self._below.matches(route) or not self._below.matches(plain(route)):
+        if not self._below.matches(route) or is_beyond_reading(route) or not self._below.matches(plain(route)):
             return False
         raw: bytes | None = scope.get("raw_path")
         return raw is None or any(_begins(raw, start) for start in self._spellings(root))
@@ -63,6 +64,9 @@ class Admin:
                 await self._handshakes.close(scope, send, WEBSOCKET_POLICY_VIOLATION, NO_WEBSOCKET)
             else:
                 await send({"type": "websocket.close", "code": WEBSOCKET_POLICY_VIOLATION, "reason": NO_WEBSOCKET})
+            return
+        if len(scope["headers"]) > MOST_LINES:
+            await problem(431, f"Send at most {MOST_LINES} header lines.")(scope, receive, send)
             return
         visitor = self._door.enter(scope)
         if isinstance(visitor, Response):
@@ -146,7 +150,8 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     """What Starlette's router raises: 404 and 405."""
     if not isinstance(error, HTTPException):
         raise error
-    details = {404: "There is no such admin route.", 405: f"Not with {request.method[:20]}: see Allow."}
+    method = request.method[:20].encode("ascii", "replace").decode()
+    details = {404: "There is no such admin route.", 405: f"Not with {method}: see Allow."}
     return problem(error.status_code, details.get(error.status_code, error.detail), headers=error.headers)
 
 

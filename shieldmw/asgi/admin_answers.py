@@ -11,11 +11,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from shieldmw.core.bounds import MOST_BODY_BYTES, MOST_ERRORS
+
 from .admin_schema import FieldError, ProblemAnswer
 from .replies import PROBLEM_TYPES
-
-MOST_BODY_BYTES = 16 * 1024
-MOST_ERRORS = 20
 
 _SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 

@@ -10,6 +10,8 @@ from collections.abc import Collection
 
 from starlette.types import Scope
 
+from shieldmw.core.bounds import MOST_LINES
+
 ANY_ORIGIN = "*"
 
 _EXPOSED = (b"access-control-expose-headers", b"Retry-After, RateLimit, RateLimit-Policy, Shield-Ticket")
@@ -29,7 +31,7 @@ class Cors:
         """What the refusal of this request says."""
         if self._any:
             return _TO_ANYBODY
-        for name, value in scope["headers"]:
+        for name, value in scope["headers"][:MOST_LINES]:
             if name == b"origin" and value in self._origins:
                 return ((b"access-control-allow-origin", value), _WITH_COOKIES, _EXPOSED, _VARY)
         return (_VARY,)

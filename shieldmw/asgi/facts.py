@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from urllib.parse import parse_qsl
 
-from starlette.requests import cookie_parser
 from starlette.types import Scope
 
+from shieldmw.core.bounds import (
+    LONGEST_HEADER,
+    LONGEST_METHOD,
+    LONGEST_PAPER,
+    LONGEST_TOKEN_LINE,
+    MOST_HOPS,
+    MOST_LINES,
+)
 from shieldmw.core.client import Identity
-from shieldmw.core.facts import Facts
+from shieldmw.core.facts import ANY_METHOD, Facts
 from shieldmw.core.paths import below_root
 from shieldmw.core.table import SeenOnce
 
+from .credentials import PROTOCOLS_HEADER, bearer, cookie_value, offered, query_value
 from .tickets import TICKET_COOKIE, TICKET_HEADER
 
 # So many looks are known, and each longer than this is read anew.
@@ -23,9 +30,6 @@ LONGEST_KEPT = 1536
 
 AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 
-# A query with more fields than this carries no credential of ours.
-MOST_QUERY_FIELDS = 64
-
 # Some frameworks let a header change the method; a rule for that method must see it.
 _METHOD_OVERRIDE = b"x-http-method-override"
 
@@ -33,13 +37,14 @@ _METHOD_OVERRIDE = b"x-http-method-override"
 _OF_A_PREFLIGHT = frozenset((b"origin", b"access-control-request-method"))
 
 _TICKET_NAME = TICKET_COOKIE.encode()
+_ANY = frozenset((ANY_METHOD,))
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Where to look: the proxy header, and the places of a credential (None: nowhere)."""
 
-    forwarded_header: str
+    forwarded_header: str | None
     token_header: str | None
     token_cookie: str | None
     token_query: str | None
@@ -56,8 +61,11 @@ class FactsReader:
 
     def __init__(self, reading: Reading, authenticate: AuthenticateScope | None) -> None:
         self._reading = reading
-        self._forwarded = reading.forwarded_header.encode("latin-1")
-        self._token_header = None if reading.token_header is None else reading.token_header.encode("latin-1")
+        self._forwarded = _name(reading.forwarded_header)
+        self._token_header = _name(reading.token_header)
+        self._token_cookie = _name(reading.token_cookie)
+        self._token_query = _name(reading.token_query)
+        self._presented = offered if self._token_header == PROTOCOLS_HEADER else bearer
         self._authenticate = authenticate
         self._names = frozenset((self._forwarded, self._token_header, b"cookie", _METHOD_OVERRIDE, TICKET_HEADER))
         self._kept: list[tuple[Look, Facts] | None] = [None] * LOOKS_KEPT
@@ -65,9 +73,12 @@ class FactsReader:
 
     def read(self, scope: Scope) -> Facts:
         """The facts of an http or websocket scope."""
+        lines = scope["headers"]
+        if len(lines) > MOST_LINES:
+            return self.read_once(scope)
         names = self._names
         headers: list[Header] = []
-        for name, value in scope["headers"]:
+        for name, value in lines:
             if name in names:
                 headers.append((name, value))
         client, query = scope.get("client"), scope.get("query_string") or b""
@@ -75,7 +86,7 @@ class FactsReader:
         method = scope.get("method")
         if method == "OPTIONS" and _is_preflight(scope):
             return self._preflight(scope, peer, headers)
-        if query and self._reading.token_query is None and _TICKET_NAME not in query:
+        if query and self._token_query is None and _TICKET_NAME not in query:
             query = b""
         look: Look = (peer, scope["path"], scope.get("root_path"), method, query, *headers)
         number = hash(look)
@@ -89,10 +100,16 @@ class FactsReader:
         return facts
 
     def read_once(self, scope: Scope) -> Facts:
-        """The same of a request that shows what nobody should keep."""
-        headers = [(name, value) for name, value in scope["headers"] if name in self._names]
+        """The same of a request that shows what nobody should keep, or of a head with more lines than are read."""
+        lines = scope["headers"]
+        headers = [(name, value) for name, value in lines[:MOST_LINES] if name in self._names]
         client = scope.get("client")
-        return self._facts(scope, client[0] if client else None, scope.get("query_string") or b"", headers, None)
+        peer = client[0] if client else None
+        facts = self._facts(scope, peer, scope.get("query_string") or b"", headers, None)
+        if len(lines) <= MOST_LINES:
+            return facts
+        forwarded = [value for name, value in lines if name == self._forwarded] if self._forwarded else []
+        return facts._replace(methods=_ANY, forwarded=_texts(forwarded))
 
     def _preflight(self, scope: Scope, peer: str | None, headers: Sequence[Header]) -> Facts:
         """The facts of a preflight: where it comes from, and nothing that could be a credential."""
@@ -102,44 +119,46 @@ class FactsReader:
     def _facts(
         self, scope: Scope, peer: str | None, query: bytes, headers: Sequence[Header], kept: list[object] | None
     ) -> Facts:
-        forwarded: list[str] = []
-        methods = _methods(scope.get("method", "GET"))
-        token = cookie = paper = None
+        forwarded: list[bytes] = []
+        cookies: list[bytes] = []
+        overrides: list[bytes] = []
+        token = paper = None
+        forwarded_header, token_header = self._forwarded, self._token_header
         for name, value in headers:
-            if name == self._forwarded:
-                forwarded.append(value.decode("latin-1"))
-            if name == self._token_header and token is None:
-                token = value
+            if name == forwarded_header:
+                forwarded.append(value)
+            if name == token_header and token is None:
+                token = value[:LONGEST_TOKEN_LINE]
             if name == b"cookie":
-                cookie = value if cookie is None else cookie + b"; " + value
+                cookies.append(value)
             elif name == _METHOD_OVERRIDE:
-                methods |= _methods(value.decode("latin-1").strip())
+                overrides.append(value)
             elif name == TICKET_HEADER:
-                paper = value.decode("latin-1")
+                paper = value
+        cookie = b";".join(cookies) if len(cookies) > 1 else cookies[0] if cookies else b""
         path, root_path = scope["path"], scope.get("root_path", "")
         return Facts(
             peer,
             path,
             below_root(path, root_path) if root_path else path,
-            methods,
-            tuple(forwarded),
-            None if token is cookie is None and not query else self._credential(token, cookie, query),
+            _methods(scope.get("method", "GET"), overrides),
+            _texts(forwarded) if forwarded else (),
+            self._credential(token, cookie, query) if token is not None or cookie or query else None,
             None if self._authenticate is None else partial(self._authenticate, scope),
-            paper if paper or (cookie is None and not query) else _paper(cookie, query),
+            _paper(paper, cookie, query) if paper is not None or cookie or query else None,
             root_path,
             kept,
         )
 
-    def _credential(self, token: bytes | None, cookie: bytes | None, query: bytes) -> str | None:
+    def _credential(self, token: bytes | None, cookie: bytes, query: bytes) -> str | None:
         """The first credential found: header, then cookie, then query."""
-        reading = self._reading
-        if token is not None and (found := bearer(token.decode("latin-1"))) is not None:
+        if token is not None and (found := self._presented(token.decode("latin-1"))) is not None:
             return found
-        if reading.token_cookie is not None and cookie is not None:
-            found = cookie_parser(cookie.decode("latin-1")).get(reading.token_cookie)
+        if self._token_cookie is not None and cookie:
+            found = cookie_value(cookie, self._token_cookie)
             if found is not None:
                 return found
-        return _query_value(query, reading.token_query) if reading.token_query is not None and query else None
+        return query_value(query, self._token_query) if self._token_query is not None and query else None
 
 
 def _is_preflight(scope: Scope) -> bool:
@@ -153,29 +172,33 @@ def _length(look: Look) -> int:
     return sum(sum(map(len, part)) if isinstance(part, tuple) else len(part or "") for part in look)
 
 
-def bearer(value: str) -> str | None:
-    """The credential in a header: ``Bearer x`` or a bare ``x``; other schemes are not ours."""
-    scheme, space, rest = value.strip(" \t").partition(" ")
-    if not space:
-        return scheme or None
-    return rest.strip(" \t") if scheme.lower() == "bearer" else None
+def _name(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("latin-1")
 
 
-def _paper(cookie: bytes | None, query: bytes) -> str | None:
-    """A ticket or number in the cookie, else in the query; looked for only where its name is seen."""
-    if cookie is not None and _TICKET_NAME in cookie:
-        return cookie_parser(cookie.decode("latin-1")).get(TICKET_COOKIE)
-    return _query_value(query, TICKET_COOKIE) if query and _TICKET_NAME in query else None
+def _texts(forwarded: Sequence[bytes]) -> tuple[str, ...]:
+    """The lines of the proxies' header, as far as they are read: from the right, and each line is a hop at least."""
+    return tuple([line[-LONGEST_HEADER:].decode("latin-1") for line in forwarded[-MOST_HOPS:]])
+
+
+def _paper(header: bytes | None, cookie: bytes, query: bytes) -> str | None:
+    """A ticket or number in its header, else in the cookie, else in the query; looked for where its name is seen."""
+    if header:
+        return header.decode("latin-1") if len(header) <= LONGEST_PAPER else None
+    if cookie and _TICKET_NAME in cookie and (paper := cookie_value(cookie, _TICKET_NAME, LONGEST_PAPER)) is not None:
+        return paper
+    return query_value(query, _TICKET_NAME, LONGEST_PAPER) if query and _TICKET_NAME in query else None
+
+
+def _methods(method: str, overrides: Sequence[bytes]) -> frozenset[str]:
+    """What the request may end up as; several lines that override the method may end up as anything."""
+    if not overrides:
+        return _method(method) if len(method) <= LONGEST_METHOD else _ANY
+    if len(overrides) > 1 or len(method) > LONGEST_METHOD or len(overrides[0]) > LONGEST_METHOD:
+        return _ANY
+    return _method(method) | _method(overrides[0].decode("latin-1").strip())
 
 
 @lru_cache(maxsize=64)
-def _methods(name: str) -> frozenset[str]:
+def _method(name: str) -> frozenset[str]:
     return frozenset((name.upper(),))
-
-
-def _query_value(query: bytes, name: str) -> str | None:
-    try:
-        fields = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_QUERY_FIELDS)
-    except ValueError:
-        return None
-    return next((value for key, value in fields if key == name), None)

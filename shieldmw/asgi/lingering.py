@@ -13,6 +13,8 @@ from contextlib import suppress
 
 from starlette.types import Message, Receive, Scope, Send
 
+from shieldmw.core.bounds import MOST_LINES
+
 # So much is read as fast as it comes: the longest body that nginx lets through unless it is told otherwise. Beyond it
 # we read slowly, so that a proxy which is busy sending has to stop, and finds the answer.
 READ_AT_ONCE_BYTES = 1 << 20
@@ -28,6 +30,7 @@ MOST_AT_ONCE = 128
 LONGEST_NUMBER = 20
 
 _OF_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect"))
+_WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
 
 _CLOSE = (b"connection", b"close")
 
@@ -59,13 +62,19 @@ class Lingering:
             self._free += 1
 
     def around(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
-        """The two for an answer that may come before the body was read; the same two where there is no body."""
-        for name, _ in scope["headers"]:
+        """The two for an answer that may come before the body was read; the same two where there is no body.
+
+        A GET is taken to have none, and of a head with too many lines no more is read: nobody uploads like that.
+        """
+        lines = scope["headers"]
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_A_BODY or len(lines) > MOST_LINES:
+            return receive, send
+        for name, _ in lines:
             if name in _OF_THE_BODY:
                 break
         else:
             return receive, send
-        if scope["type"] != "http" or not scope.get("http_version", "1.1").startswith("1"):
+        if not scope.get("http_version", "1.1").startswith("1"):
             return receive, send
         length, expects = _announced(scope)
         if length == 0:

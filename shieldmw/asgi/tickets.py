@@ -6,6 +6,8 @@ from http.cookies import SimpleCookie
 
 from starlette.types import Scope
 
+from shieldmw.core.bounds import MOST_LINES
+
 TICKET_COOKIE = "shield_ticket"
 TICKET_HEADER = b"shield-ticket"
 
@@ -13,7 +15,7 @@ TICKET_HEADER = b"shield-ticket"
 def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
     """What hands a renewed ticket on: a cookie, and the header too for whoever shows it there."""
     headers = [(b"set-cookie", ticket_cookie(ticket, scope))]
-    if any(name == TICKET_HEADER for name, _ in scope["headers"]):
+    if any(name == TICKET_HEADER for name, _ in scope["headers"][:MOST_LINES]):
         headers.append((TICKET_HEADER, ticket.encode("ascii")))
     return headers
 

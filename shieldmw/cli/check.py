@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from shieldmw.core.address import CLOUDFRONT_HEADER
 from shieldmw.core.api_keys import MOST_MEANT
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
@@ -123,11 +124,26 @@ def _proxy_warnings(settings: Settings) -> Iterator[str]:
             yield f"SHIELD_TRUSTED_PROXIES={network}: everyone may write {header}, so anyone can be any client"
     if "forwarded_header" in settings.model_fields_set and not settings.trusted_proxies:
         yield f"SHIELD_FORWARDED_HEADER={settings.forwarded_header} is not read: SHIELD_TRUSTED_PROXIES is empty"
+    yield from _header_warnings(settings)
     if settings.trusted_proxies:
         yield (
             "behind another reader of proxy headers the peer is forged already: "
             "start uvicorn with --no-proxy-headers (hypercorn and granian read none by themselves)"
         )
+
+
+def _header_warnings(settings: Settings) -> Iterator[str]:
+    """What is taken for granted of the header that trusted proxies write."""
+    header, trusted = settings.forwarded_header, settings.trusted_proxies
+    if trusted and header not in ("x-forwarded-for", "forwarded"):
+        form = "address:port, as CloudFront writes it" if header == CLOUDFRONT_HEADER else "one address"
+        yield f"SHIELD_FORWARDED_HEADER={header} is read as {form}: the proxy must replace what a client sends there"
+    for allowed in settings.allow_ips.networks:
+        if any(allowed.version == proxy.version and allowed.overlaps(proxy) for proxy in trusted.networks):
+            yield (
+                f"SHIELD_ALLOW_IPS={allowed} holds a trusted proxy: requests whose {header} names no client "
+                "are limited all the same"
+            )
 
 
 def _limit_warnings(settings: Settings) -> Iterator[str]:

@@ -14,25 +14,22 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import islice
 from socket import AF_INET, AF_INET6, inet_pton
+from typing import NamedTuple
 
+from .bounds import LONGEST_ELEMENT, LONGEST_HEADER, LONGEST_HOP, MOST_COMMAS, MOST_HOPS
 from .client import IPAddress
+from .made import made
 
 IPNetwork = IPv4Network | IPv6Network
 
-# The longest spelling of an address with brackets, zone and port is far below this.
-LONGEST_HOP = 100
-
-# Longer than any chain of proxies: a hundred hops need a third of it.
-LONGEST_HEADER = 16_384
-MOST_HOPS = 256
+# CloudFront writes address:port there, and IPv6 without brackets.
+CLOUDFRONT_HEADER = "cloudfront-viewer-address"
 
 UNIX_PEER = "unix"
 
 _BRACKETED = re.compile(r"\[([^\[\]]+)\](?::\d{1,5})?")
 _IPV4_WITH_PORT = re.compile(r"([0-9.]+):\d{1,5}")
-
-# An element of a Forwarded header that is longer than this is not read.
-LONGEST_ELEMENT = 1024
+_WITH_LAST_PORT = re.compile(r"[ \t]*(.+):[0-9]{1,5}[ \t]*")
 
 # RFC 7239, section 4: an element is token=value pairs with ; between; a value is a token or a quoted string.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  (a token of the grammar)
@@ -61,9 +58,9 @@ def _bare_address(text: str) -> IPAddress | None:
 
 def _without_trimmings(text: str) -> str:
     """The text without blanks, brackets, port and zone; empty where that leaves no address."""
-    text = text.strip(" \t")
     if len(text) > LONGEST_HOP:
         return ""
+    text = text.strip(" \t")
     if bracketed := _BRACKETED.fullmatch(text):
         text = bracketed[1]
         if ":" not in text:
@@ -127,7 +124,24 @@ class Networks:
         return hash((len(self.networks), self.unix))  # there is one for each setting
 
 
+class Located(NamedTuple):
+    """An address, and how it was found.
+
+    ``is_fallback``: it is a trusted proxy's own, because its header names no client; whoever is behind it is
+    not known. ``is_unreadable``: because the header is there, but cannot be read.
+    """
+
+    address: IPAddress | None
+    is_fallback: bool = False
+    is_unreadable: bool = False
+
+
 def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> IPAddress | None:
+    """Who is asking: the address that ``locate`` finds."""
+    return locate(peer, forwarded, trusted, header).address
+
+
+def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> Located:
     """Who is asking, given the lines of the one proxy header that is configured.
 
     The peer, unless it is trusted; then the header's first hop from the right that is not
@@ -135,15 +149,15 @@ def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networ
     only. None where even the peer has no address (a unix socket).
     """
     peer_address, is_trusted = _peer(peer, trusted)
-    if not forwarded or not is_trusted:
-        return peer_address
-    for hop in _hops_from_the_right(forwarded, header):
+    if not is_trusted:
+        return made(Located, (peer_address, False, False))
+    for hop in _hops_from_the_right(forwarded, header) if forwarded else ():
         address = parse_address(hop)
         if address is None:
-            return peer_address
+            return Located(peer_address, is_fallback=True, is_unreadable=True)
         if address not in trusted:
-            return address
-    return peer_address
+            return Located(address)
+    return Located(peer_address, is_fallback=True)
 
 
 @lru_cache(maxsize=1024)  # the peers of a server behind proxies are few
@@ -157,13 +171,23 @@ def _peer(peer: str | None, trusted: Networks) -> tuple[IPAddress | None, bool]:
 
 def _hops_from_the_right(lines: tuple[str, ...], header: str) -> Iterable[str]:
     if header not in ("x-forwarded-for", "forwarded"):
-        return (",".join(lines),)
+        value = ",".join(lines)
+        return (_without_last_port(value) if header == CLOUDFRONT_HEADER else value,)
     if header == "x-forwarded-for" and len(lines) == 1 and "," not in lines[0]:
         return lines
     # Whatever a client put in front, however long, the hops that proxies appended are at the end.
     end = ",".join(lines)[-LONGEST_HEADER:]
     hops = reversed(end.split(",")) if header == "x-forwarded-for" else _forwarded_hops(end)
     return islice(hops, MOST_HOPS)
+
+
+def _without_last_port(value: str) -> str:
+    """The address before the port that always ends it; '' where there is none.
+
+    In IPv6 without brackets nothing but its place tells the port from a group of the address.
+    """
+    with_port = _WITH_LAST_PORT.fullmatch(value) if len(value) <= LONGEST_HOP else None
+    return "" if with_port is None else with_port[1]
 
 
 def _forwarded_hops(text: str) -> Iterator[str]:
@@ -173,13 +197,15 @@ def _forwarded_hops(text: str) -> Iterator[str]:
     string never does, because its quotes do not match.
     """
     end = len(text)
+    commas = 0
     while end > 0:
         start = end
         pairs = None
-        while pairs is None and start > 0 and end - start <= LONGEST_ELEMENT:
+        while pairs is None and start > 0 and end - start <= LONGEST_ELEMENT and commas < MOST_COMMAS:
             start = text.rfind(",", 0, start) + 1
             pairs = _pairs(text[start:end])
             start -= pairs is None
+            commas += 1
         if pairs is None:
             yield ""
             return

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from .client import Identity
 
+# Stands in ``Facts.methods`` for a method that could not be made out: the strictest that is said of any holds.
+ANY_METHOD = "*"
+
 Authenticate = Callable[[], Awaitable[Identity | None]]
 
 
@@ -15,7 +18,7 @@ class Facts(NamedTuple):
 
     ``peer`` is who holds the other end of the connection (None on a unix socket);
     ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
-    presented, unproven; ``methods`` every method the request may end up as; ``route_path`` the
+    presented, unproven; ``methods`` every method the request may end up as, or ``ANY_METHOD``; ``route_path`` the
     path below ``root_path``; ``authenticate`` the host app's own check, bound to this request;
     ``paper`` the ticket or number that was shown, unproven too. ``kept`` is where the gate may keep what
     it worked out of them, where the same facts come again. ``preflight``: it is what a browser asks before a

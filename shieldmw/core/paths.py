@@ -2,20 +2,16 @@
 
 Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and a trailing slash. So a path has
 several *readings*: a restriction holds where any reading matches, an exemption only where the
-path is already plain. Whatever the app makes of a path, an attacker gains nothing by its spelling.
+path is already plain. Whatever the app makes of a path, an attacker gains nothing by its spelling. A path
+with more tricks than any honest one (``bounds.py``) is not read at all: the strictest terms hold for it.
 """
 
 from __future__ import annotations
 
 import re
-from itertools import product
 from urllib.parse import unquote
 
-# Each pass takes one layer of nested escapes away; what is still escaped then is no path of ours.
-MOST_LAYERS = 8
-
-# Up to here a path is read in every combination of ways; a longer one only as it is and plain.
-LONGEST_TRICKY = 1024
+from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS
 
 _NESTED = re.compile(r"%(?:25)+")
 
@@ -27,18 +23,30 @@ def plain(path: str) -> str:
     ``;parameters``, characters that do not print, empty and ``.`` segments and a trailing slash are
     gone, and ``..`` takes its parent away.
     """
-    if _is_plain(path):
+    if is_plain(path):
         return path
-    text = _printing(_decoded(_printing(path))).replace("\\", "/")
+    text = _with_slashes(_printing(_decoded(_printing(path))))
     return _resolved(_without_parameters(text), merge_slashes=True)
 
 
+def has_one_reading(path: str) -> bool:
+    """Whether every server reads the path as it is."""
+    return is_plain(path) or (not is_beyond_reading(path) and plain(path) == path)
+
+
+def is_beyond_reading(path: str) -> bool:
+    """Whether a path that is not plain is too long or has too many marks to be read in every way."""
+    return len(path) > LONGEST_PATH or sum(map(path.count, "/\\%;")) > MOST_MARKS
+
+
 def readings(path: str, route_path: str, root_path: str = "") -> tuple[str, ...]:
-    """Every way the path could be meant, each once, with and without the root path."""
-    if _is_plain(path) and _is_plain(route_path):
+    """Every way the path could be meant, each once, with and without the root path; empty if it is beyond reading."""
+    if is_plain(path) and (path == route_path or is_plain(route_path)):
         return (path,) if path == route_path else (route_path, path)
-    found = {route_path: None, plain(route_path): None}
-    for reading in (path, *_variants(path), *_variants(route_path)):
+    if is_beyond_reading(path):
+        return ()
+    found = {route_path: None, plain(route_path): None, path: None}
+    for reading in _variants(path) | (set() if path == route_path else _variants(route_path)) | {path}:
         found[reading] = None
         found[below_root(reading, root_path)] = None
     return tuple(found)
@@ -54,16 +62,10 @@ def below_root(path: str, root_path: str) -> str:
 
 def _variants(path: str) -> set[str]:
     """What servers make of a path that decode once more or do not, know parameters or do not, and so on."""
-    if len(path) > LONGEST_TRICKY:
-        return {plain(path)}
-    found = {plain(path)}
-    for decodes, prints, backslashes, parameters, merges in product((False, True), repeat=5):
-        text = unquote(path) if decodes else path
-        text = _printing(text) if prints else text
-        text = text.replace("\\", "/") if backslashes else text
-        text = _without_parameters(text) if parameters else text
-        found.add(_resolved(text, merge_slashes=merges))
-    return found
+    texts = {path}
+    for step in (unquote, _printing, _with_slashes, _without_parameters):
+        texts |= {step(text) for text in texts}
+    return {plain(path)} | {_resolved(text, merge_slashes=merges) for text in texts for merges in (False, True)}
 
 
 def _decoded(text: str) -> str:
@@ -77,7 +79,11 @@ def _decoded(text: str) -> str:
 
 
 def _printing(text: str) -> str:
-    return text if text.isprintable() else "".join(character for character in text if character.isprintable())
+    return text if text.isprintable() else "".join(filter(str.isprintable, text))
+
+
+def _with_slashes(text: str) -> str:
+    return text.replace("\\", "/")
 
 
 def _without_parameters(text: str) -> str:
@@ -95,7 +101,8 @@ def _resolved(text: str, *, merge_slashes: bool) -> str:
     return "/" + "/".join(kept).rstrip("/")
 
 
-def _is_plain(path: str) -> bool:
+def is_plain(path: str) -> bool:
+    """Whether nothing in the path is read differently by different servers, as far as a glance can tell."""
     return (
         path.startswith("/")
         and path.isprintable()

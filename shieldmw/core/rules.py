@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import product
 from typing import NamedTuple
 
 from .address import Networks
 from .bucket import Charge, Charges
 from .client import AddressClients, Client, Identity, token_client
-from .facts import Facts
+from .facts import ANY_METHOD, Facts
 from .limits import Limit, aggregate
 from .made import made
 from .mode import Mode
-from .paths import PathPattern, plain, readings
+from .paths import PathPattern, has_one_reading, readings
 
 # Names of limits that rules cannot take for themselves.
 RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight")
@@ -54,7 +53,7 @@ class Rule:
     def matches(self, reading: str, method: str) -> bool:
         """Whether the rule is for this reading of a path, under this method; what holds for GET does for HEAD."""
         named = not self.methods or method in self.methods or (method == "HEAD" and "GET" in self.methods)
-        return named and self.path.matches(reading)
+        return (named or method == ANY_METHOD) and self.path.matches(reading)
 
 
 class Terms(NamedTuple):
@@ -95,31 +94,53 @@ class Policy:
 
     def terms(self, facts: Facts) -> Terms:
         """What is said of the path and the methods of a request, whoever asks."""
-        rules = self.rules_for(facts)
+        terms = self._terms_of_path(facts)
+        return Terms(exempt=terms.exempt, live=terms.live, preflight=True) if facts.preflight else terms
+
+    def _terms_of_path(self, facts: Facts) -> Terms:
+        exempt = self._is_exempt(facts)
+        if not self.rules and not self.live:
+            return Terms(exempt=exempt)
+        found = readings(facts.path, facts.route_path, facts.root_path)
+        if not found:
+            return self.strictest_terms()
+        live = any(pattern.matches(reading) for reading in found for pattern in self.live)
+        return self._terms(self._rules_for(found, facts.methods), exempt=exempt, live=live)
+
+    def strictest_terms(self) -> Terms:
+        """What holds for a path that is beyond reading: all that the settings say of any path, and no exemption.
+
+        It may be any path, so every limit is charged; all of them are the asking client's own.
+        """
+        return self._terms((None, *self.rules), exempt=False, live=bool(self.live))
+
+    def _terms(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> Terms:
+        """What some rules say together; None stands for a reading under which no rule holds."""
         named = [rule for rule in rules if rule]
-        live = any(rule.live for rule in named) or self._is_live(facts)
-        if facts.preflight:
-            return Terms(exempt=self._is_exempt(facts), live=live, preflight=True)
         said = {rule.emergency for rule in named}
         return Terms(
-            exempt=self._is_exempt(facts),
-            live=live,
+            exempt=exempt,
+            live=live or any(rule.live for rule in named),
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
             limits=tuple(limit for rule in named for limit in rule.limits),
             cost=max((1 if rule is None else rule.cost for rule in rules), default=1),
         )
 
+    def may_be_exempt(self, facts: Facts) -> bool:
+        """Whether the path looks exempt, before anything was read of it."""
+        return any(pattern.matches(path) for path in (facts.route_path, facts.path) for pattern in self.exempt)
+
     def _is_exempt(self, facts: Facts) -> bool:
         """Only a path that every server reads alike can be."""
         return any(
-            path == plain(path) and any(pattern.matches(path) for pattern in self.exempt)
+            has_one_reading(path)
             for path in (facts.route_path, facts.path)
+            if any(pattern.matches(path) for pattern in self.exempt)
         )
 
-    def _is_live(self, facts: Facts) -> bool:
-        """By any reading of the path."""
-        found = readings(facts.path, facts.route_path, facts.root_path) if self.live else ()
-        return any(pattern.matches(reading) for reading in found for pattern in self.live)
+    def charges_everywhere(self) -> bool:
+        """Whether the default limits are charged for every path that is not exempt."""
+        return all(rule.cost > 0 for rule in self.rules)
 
     def charges(
         self, terms: Terms, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
@@ -136,15 +157,21 @@ class Policy:
         """What a credential that failed is charged to its address; cost 0 only looks."""
         return tuple(_address_charges(clients, self.failed_auth, cost))
 
-    def rules_for(self, facts: Facts) -> tuple[Rule | None, ...]:
+    def _rules_for(self, found: Sequence[str], methods: frozenset[str]) -> Sequence[Rule | None]:
         """The first rule that matches each reading of the path under each method, each rule once."""
         if not self.rules:
             return ()
-        ways = product(readings(facts.path, facts.route_path, facts.root_path), sorted(facts.methods))
-        return tuple(dict.fromkeys(self._first_rule(reading, method) for reading, method in ways))
+        ways = [self._first_rules(reading, method) for reading in found for method in sorted(methods)]
+        return tuple(dict.fromkeys(rule for way in ways for rule in way))
 
-    def _first_rule(self, reading: str, method: str) -> Rule | None:
-        return next((rule for rule in self.rules if rule.matches(reading, method)), None)
+    def _first_rules(self, reading: str, method: str) -> Iterator[Rule | None]:
+        """The first rule that matches; of any method every rule that is the first one for some method."""
+        for rule in self.rules:
+            if rule.matches(reading, method):
+                yield rule
+                if method != ANY_METHOD or not rule.methods:
+                    return
+        yield None
 
 
 def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 
+from .bounds import LONGEST_PAPER
 from .client import ListenerClass
 from .seats import COHORTS
 
@@ -20,8 +21,6 @@ TICKET_S = 3600
 
 # A number in the waiting room must be shown again before this, or it is given up.
 NUMBER_S = 600
-
-LONGEST_PAPER = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,22 +5,30 @@ Both tables are bounded, and hold nothing that cannot be worked out again.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-from shieldmw.core.address import Networks, client_address
+from shieldmw.core.address import Located, Networks, locate
 from shieldmw.core.client import IPAddress, address_clients
 from shieldmw.core.facts import Facts
+from shieldmw.core.paths import is_plain
 from shieldmw.core.rules import Policy, Terms
 from shieldmw.core.table import SeenOnce, Table
 
+from .log_throttle import LogThrottle
 from .standing import Standings
+
+log = logging.getLogger(__name__)
 
 ORIGINS_KEPT = 4096
 PATHS_KEPT = 4096
 
-# A proxy header longer than this is read anew each time, rather than kept.
+# A proxy header or a path longer than this is read anew each time, rather than kept.
 LONGEST_KEPT = 512
 MOST_LINES_KEPT = 8
+
+# So much of a header that cannot be read is shown in the log.
+LONGEST_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +44,18 @@ class Addressing:
 class Origin:
     """Where requests come from: the address, whom it stands for, and what the settings say of it.
 
-    ``standings`` are kept with it where requests have come from there more than once.
+    ``standings`` are kept with it where requests have come from there more than once. An address that stands for
+    clients whom a trusted proxy did not name is never on the allow list: all of them would be without a limit.
     """
 
     __slots__ = ("address", "allowed", "clients", "denied", "standings")
 
-    def __init__(self, address: IPAddress | None, addressing: Addressing, policy: Policy) -> None:
-        self.address = address
+    def __init__(self, located: Located, addressing: Addressing, policy: Policy) -> None:
+        address, is_fallback, _ = located
+        self.address: IPAddress | None = address
         self.clients = address_clients(address, addressing.ipv4_prefix, addressing.ipv6_prefix)
         self.denied = address in policy.deny
-        self.allowed = address in policy.allow
+        self.allowed = not is_fallback and address in policy.allow
         self.standings: Standings | None = None
 
 
@@ -58,6 +68,7 @@ class Askers:
         self._origins: Table[tuple[str | None, tuple[str, ...]], Origin] = Table(ORIGINS_KEPT)
         self._seen_once = SeenOnce(ORIGINS_KEPT)
         self._terms: Table[tuple[object, ...], Terms] = Table(PATHS_KEPT)
+        self._unreadable = LogThrottle()
 
     def origin(self, facts: Facts) -> Origin:
         """Where the request comes from; worked out, unless it came from there more than once lately."""
@@ -66,8 +77,11 @@ class Askers:
         if known is not None:
             return known
         how = self._addressing
-        address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
-        origin = Origin(address, how, self._policy)
+        located = locate(facts.peer, facts.forwarded, how.trusted, how.header)
+        origin = Origin(located, how, self._policy)
+        if located.is_unreadable:
+            self._log_unreadable(facts)
+            return origin
         if self._seen_once.add(hash(key)):
             return origin
         if len(facts.forwarded) <= MOST_LINES_KEPT and sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
@@ -75,12 +89,33 @@ class Askers:
             self._origins.put(key, origin)
         return origin
 
+    def _log_unreadable(self, facts: Facts) -> None:
+        """Count a header that its proxy should have written in another way."""
+        if (counts := self._unreadable.due("unreadable")) is not None:
+            log.warning(
+                "SHIELD_FORWARDED_HEADER=%s: %s; the last from the proxy %s: %s. "
+                "Clients whose address cannot be read share the limits of the proxy's own address",
+                *(self._addressing.header, counts, facts.peer, ascii(", ".join(facts.forwarded)[-LONGEST_SHOWN:])),
+            )
+
     def terms(self, facts: Facts) -> Terms:
         """What the policy says of the request's path and methods."""
-        key = (facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight)
-        terms = self._terms.get(key)
-        if terms is None:
-            terms = self._policy.terms(facts)
-            if len(facts.path) + sum(map(len, facts.methods)) <= LONGEST_KEPT:
-                self._terms.put(key, terms)
+        terms = self.terms_at_hand(facts)
+        return self._worked_out(facts) if terms is None else terms
+
+    def terms_at_hand(self, facts: Facts) -> Terms | None:
+        """The same; None where that is not known and takes longer than a glance, so that it is better asked last."""
+        terms = self._terms.get((facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight))
+        if terms is None and _is_short(facts) and is_plain(facts.path):
+            return self._worked_out(facts)
         return terms
+
+    def _worked_out(self, facts: Facts) -> Terms:
+        terms = self._policy.terms(facts)
+        if _is_short(facts):
+            self._terms.put((facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight), terms)
+        return terms
+
+
+def _is_short(facts: Facts) -> bool:
+    return len(facts.path) + sum(map(len, facts.methods)) <= LONGEST_KEPT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from shieldmw.core.bucket import Ask, Outcome
+from shieldmw.core.bucket import Ask, Charges, Outcome
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
 from shieldmw.store.memory import MemoryBuckets
@@ -22,6 +22,9 @@ class Charging(Protocol):
 
     def take_now(self, standing: Standing, now_us: int) -> Outcome | None:
         """The outcome, where nothing must be awaited for it."""
+
+    def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
+        """The refusal of some charges, where it is known without a call; nothing is spent."""
 
     async def take(self, standing: Standing, now_us: int) -> Told | None:
         """The outcome else, without what was taken ahead; None where the store is away and nothing stands in for it."""
@@ -49,7 +52,11 @@ class SharedCharging:
             if outcome is not None:
                 return outcome
             self._leases.spent(standing, now_us)
-        return None if self._refusals is None else self._refusals.look(standing.charges, now_us)
+        return self.refused_now(standing.charges, now_us)
+
+    def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
+        """By what their buckets said before."""
+        return None if self._refusals is None else self._refusals.look(charges, now_us)
 
     async def take(self, standing: Standing, now_us: int) -> Told | None:
         """Asked of the store, for a lease as well where the client is hot."""
@@ -104,6 +111,10 @@ class OwnCharging:
     def take_now(self, standing: Standing, now_us: int) -> Outcome:
         """Always at once."""
         return self._buckets.take_now(standing.charges)
+
+    def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
+        """By the buckets as they stand."""
+        return self._buckets.refused_now(charges)
 
     async def take(self, standing: Standing, now_us: int) -> Told:
         """The same."""

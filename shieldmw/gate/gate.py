@@ -38,6 +38,10 @@ SEAT_AWAITED_S = 1.0
 SEAT_DUE_US = 2 * US_PER_S
 
 
+# What holds for every path that is not exempt, whatever else is said of it.
+ANY_PATH, ANY_PREFLIGHT = Terms(), Terms(preflight=True)
+
+
 class Background(Protocol):
     """Something that is kept going while the gate is open."""
 
@@ -133,7 +137,9 @@ class Gate:
                 and (way.verified is GUEST or self._identifier.stands(way.verified, way.epoch))
             ):
                 return self._charge(facts, way.origin, way.standing)
-        terms = self._askers.terms(facts)
+        terms = self._askers.terms_at_hand(facts)
+        if terms is None:
+            return self._path_last(facts, mode)
         refusal = self._refused_again(facts, terms, mode)
         if refusal is not None:
             return self._told(facts, refusal)
@@ -148,6 +154,19 @@ class Gate:
         if facts.kept is not None and (facts.credential is None or verified is not GUEST):
             facts.kept[:] = [Way(mode, origin, standing, verified, self._identifier.epoch, self._deny_list.entries)]
         return self._charge(facts, origin, standing)
+
+    def _path_last(self, facts: Facts, mode: Mode) -> Decision | Awaitable[Decision]:
+        """The decision where the path takes long to read: it is not read for those who are refused whatever it is."""
+        origin = self._askers.origin(facts)
+        terms = None
+        whoever_asks = self._whoever_asks(origin, ANY_PATH, mode)
+        if whoever_asks is None and self._policy.may_be_exempt(facts):
+            terms = self._askers.terms(facts)
+            whoever_asks = self._whoever_asks(origin, terms, mode)
+        if whoever_asks is not None:
+            return self._told(facts, whoever_asks)
+        verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
+        return self._identify(facts, origin, terms) if verified is None else self._on(terms, facts, origin, verified)
 
     def _refused_again(self, facts: Facts, terms: Terms, mode: Mode) -> Decision | None:
         """The refusal of a guest who was refused before; who was denied since hears something else."""
@@ -215,10 +234,42 @@ class Gate:
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, retry_after_us=left_us, mode=mode)
         return Decision(Verdict.ALLOWED, Reason.EXEMPT, origin.address, mode=mode) if terms.exempt else None
 
-    async def _identify(self, facts: Facts, origin: Origin, terms: Terms) -> Decision:
+    async def _identify(self, facts: Facts, origin: Origin, terms: Terms | None) -> Decision:
         verified = await self._identifier.identify(facts, origin.clients)
-        decision = self._charge(facts, origin, self._standing(origin, terms, verified, self._switch.mode))
+        decision = self._on(terms, facts, origin, verified)
         return decision if isinstance(decision, Decision) else await decision
+
+    def _on(
+        self, terms: Terms | None, facts: Facts, origin: Origin, verified: Verified
+    ) -> Decision | Awaitable[Decision]:
+        """The decision on some terms; where they are still to be read, only for those whom they matter to."""
+        if terms is None:
+            refusal = self._refused_anywhere(facts, origin, verified)
+            if refusal is not None:
+                return refusal
+            terms = self._askers.terms(facts)
+        return self._charge(facts, origin, self._standing(origin, terms, verified, self._switch.mode))
+
+    def _refused_anywhere(self, facts: Facts, origin: Origin, verified: Verified) -> Decision | None:
+        """The refusal of a client that has nothing left of its default limits, to which every path is charged.
+
+        What a path is charged beyond them is not looked at. A lease may still have something left: a client that
+        has one is charged in the usual way.
+        """
+        if self._dry_run or origin.allowed or not self._policy.charges_everywhere():
+            return None
+        terms = ANY_PREFLIGHT if facts.preflight else ANY_PATH
+        standing = self._standing(origin, terms, verified, self._switch.mode)
+        if standing.lease is not None or not standing.charges:
+            return None
+        now_us = self._now_us()
+        refusal = self._refused_just_now(origin, standing, now_us)
+        if refusal is not None:
+            return self._told(facts, refusal)
+        outcome = self._charging.refused_now(standing.charges, now_us)
+        if outcome is None:
+            return None
+        return self._combined(facts, origin, standing, Told(standing.charges, outcome, now_us))
 
     def _standing(self, origin: Origin, terms: Terms, verified: Verified, mode: Mode) -> Standing:
         """Guests stand with their address, members with what proved them."""
@@ -284,7 +335,7 @@ class Gate:
         guests, charges = self._refused_guests, standing.charges
         if guests is None or len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
             return None
-        terms, mode = self._askers.terms(facts), standing.mode
+        terms, mode = standing.terms, standing.mode
         guests.remember(facts, terms, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)
         return guests.look(facts, terms, mode, sent_us)
 

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from secrets import token_bytes
 from typing import Protocol
 
+from shieldmw.core.bounds import LONGEST_CREDENTIAL
 from shieldmw.core.client import AddressClients, Identity, Proof
 from shieldmw.core.credentials import NOT_OF_THE_CREDENTIAL, Failure, Rejected
 from shieldmw.core.facts import Facts
@@ -23,9 +24,6 @@ from .standing import Standings
 from .time_share import TimeShare
 
 log = logging.getLogger(__name__)
-
-# No API key and no sane JWT is longer; what is, fails without being read.
-LONGEST_CREDENTIAL = 8192
 
 # Those that failed have a table of their own: however many are made up, none of those that are known is forgotten.
 CREDENTIALS_KEPT = 65_536

@@ -12,6 +12,7 @@ from math import inf
 from random import random
 from secrets import token_bytes, token_hex
 
+from shieldmw.core.bounds import LONGEST_PATH
 from shieldmw.core.client import ListenerClass, charged_client
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
@@ -104,7 +105,7 @@ class LiveRoom:
         ticket = self._ticket(facts.paper, client, decision.listener_class, now_s, number if called else None)
         live = ticket.until_s > 0
         # One connection for each live path: a player and a chat in one browser show the same ticket.
-        path, now_ms = _digest(facts.route_path), self.seats.now_ms()
+        path, now_ms = _digest(facts.route_path[:LONGEST_PATH]), self.seats.now_ms()
         # Of an address the newest go, but not who was there before: a worker may hear of its return before it hears
         # that the older stream has ended.
         began_ms = 0 if live and decision.identity is None else now_ms

@@ -25,7 +25,7 @@ class Standing:
     """
 
     __slots__ = (
-        *("charges", "closed", "identity", "live", "mode"),
+        *("charges", "closed", "identity", "live", "mode", "terms"),
         *("ahead", "asked_us", "asking", "lease", "opened_us"),
         *("refusal", "refusal_until_us", "refused_us"),
     )
@@ -34,6 +34,7 @@ class Standing:
         self.charges = charges
         self.identity = identity
         self.mode = mode
+        self.terms = terms
         self.live = terms.live
         self.closed = mode is Mode.EMERGENCY and not _may_enter(terms.access, identity)
         self.lease: Lease | None = None

@@ -110,14 +110,18 @@ class Settings(BaseSettings):
     forwarded_header: HeaderName = Field(
         "x-forwarded-for",
         description="the header those proxies write: also `forwarded`, or one with a single value such as "
-        "`cf-connecting-ip`",
+        "`cf-connecting-ip` or `cloudfront-viewer-address`",
     )
     ipv4_prefix: int = Field(32, ge=8, le=32, description="what counts as one IPv4 address")
     ipv6_prefix: int = Field(64, ge=16, le=128, description="what counts as one IPv6 address")
-    allow_ips: NetworkSet = Field(Networks(), description="CIDRs that are never limited")
+    allow_ips: NetworkSet = Field(
+        Networks(), description="CIDRs that are never limited; never a trusted proxy whose header names no client"
+    )
     deny_ips: NetworkSet = Field(Networks(), description="CIDRs that are always refused; deny wins")
     token_header: OptionalHeader = Field(
-        "authorization", description="header that carries a credential, as `Bearer x` or bare; or `off`"
+        "authorization",
+        description="header that carries a credential, as `Bearer x`, `JWT x` or bare; or "
+        "`sec-websocket-protocol`, where pages offer `bearer, x` or `bearer.x`; or `off`",
     )
     token_cookie: Name | None = Field(None, description="cookie that carries a credential")
     token_query: Name | None = Field(

@@ -57,8 +57,13 @@ class MemoryBuckets:
 
     def would_pass(self, charges: Charges) -> bool:
         """Whether the charges fit, without taking them."""
+        return self.refused_now(charges) is None
+
+    def refused_now(self, charges: Charges) -> bucket.Outcome | None:
+        """The refusal of charges that do not fit; nothing is taken of those that would."""
         stored = [self._tats.get(charge.bucket) for charge in charges]
-        return bucket.take(stored, Ask(charges), self.now_us()).allowed
+        outcome = bucket.take(stored, Ask(charges), self.now_us())
+        return None if outcome.allowed else outcome
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
         """Note how buckets of another store stand, on this store's own clock. What is known to be later stays."""

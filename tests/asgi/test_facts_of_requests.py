@@ -54,6 +54,9 @@ CREDENTIALS: list[tuple[Headers, bytes, str | None, str]] = [
     (lines(b"BEARER   k-alice  "), b"", "alice", "spaces are no part of it"),
     (lines(b"k-alice"), b"", "alice", "bare"),
     (lines(b" \tk-alice\t "), b"", "alice", "bare, with spaces"),
+    (lines(b"JWT k-alice"), b"", "alice", "the scheme that older JWT libraries write"),
+    (lines(b"jwt  k-alice"), b"", "alice", "in small letters too"),
+    (lines(b"JWTk-alice"), b"", None, "but it is a word of its own"),
     (lines(b"Basic k-alice"), b"", None, "Basic is not ours"),
     (lines(b"Digest k-alice"), b"", None, "no other scheme either"),
     (lines(b"Bearerk-alice"), b"", None, "no scheme, and no key"),
@@ -67,11 +70,36 @@ CREDENTIALS: list[tuple[Headers, bytes, str | None, str]] = [
     (lines(b"a=1", b"key=k-bob", name=b"cookie"), b"", "bob", "in a second line, as HTTP/2 sends them"),
     (lines(b"key=k-bob", b"a=1", name=b"cookie"), b"", "bob", "or in the first"),
     (lines(b"xkey=k-bob", name=b"cookie"), b"", None, "a cookie of another name"),
+    (lines(b"a key=k-bob", name=b"cookie"), b"", None, "nor one inside another"),
+    (lines(b"a=key=k-bob", name=b"cookie"), b"", None, "nor a value that looks so"),
+    (lines(b"key=k-bob;xkey=1; a=key=2", name=b"cookie"), b"", "bob", "beside those that look so"),
+    (lines(b"a=1;key=k-bob;b", name=b"cookie"), b"", "bob", "without blanks between"),
+    (lines(b"  key= k-bob ;", name=b"cookie"), b"", "bob", "with more of them"),
+    (lines(b"key=k-alice; key=k-bob", name=b"cookie"), b"", "bob", "the last of several"),
+    (lines(b'key="k-bob"', name=b"cookie"), b"", "bob", "in plain quotes"),
+    (lines(b'key="k-b\\157b"', name=b"cookie"), b"", None, "but nothing is unquoted"),
+    (
+        lines(b"; ".join([b"c%d=%s" % (n, b"v" * 90) for n in range(180)] + [b"key=k-bob"]), name=b"cookie"),
+        b"",
+        "bob",
+        "behind as many as a browser keeps",
+    ),
+    (
+        lines(*[b"c%d=%s" % (n, b"v" * 90) for n in range(180)], b"key=k-bob", name=b"cookie"),
+        b"",
+        "bob",
+        "each in a line of its own",
+    ),
+    (lines(b"key=k-bob" + b" " * 4100, name=b"cookie"), b"", None, "one that is longer than a browser keeps"),
+    (lines(b"a=" + b"v" * 33_000 + b"; key=k-bob", name=b"cookie"), b"", None, "all together too long"),
+    (lines(*[b"a=1"] * 300, b"key=k-bob", name=b"cookie"), b"", None, "behind more lines than are read"),
     ([], QUERY, "carol", "a query parameter"),
     ([], b"a=1&key=k-carol&key=k-bob", "carol", "the first of several"),
     ([], b"key=k%2Dcarol", "carol", "decoded"),
     ([], b"a=\xff\xfe&key=k-carol", "carol", "beside bytes that are no text"),
     ([], b"Key=k-carol", None, "a parameter of another name"),
+    ([], b"a=" + b"v" * 17_000 + b"&key=k-carol", None, "a query that is too long"),
+    ([], b"key=" + b"%6b" * 65, None, "more escapes than a key needs"),
     ([], b"&".join([b"a=1"] * 100) + b"&key=k-carol", None, "too many parameters to look at"),
     (lines(b"Bearer k-alice") + COOKIE, QUERY, "alice", "the header before cookie and query"),
     (COOKIE, QUERY, "bob", "the cookie before the query"),
@@ -111,6 +139,35 @@ def test_another_header_can_carry_the_credential(keys_file: Path) -> None:
     headers = lines(b"Bearer k-alice") + lines(b"k-bob", name=b"x-api-key")
     run(call(shield, http_scope(headers=headers)))
     assert seen.subjects == ["bob"]
+
+
+PROTOCOLS: list[tuple[Headers, str | None, str]] = [
+    ([], None, "none offered"),
+    (lines(b"bearer, k-alice"), "alice", "the credential behind its name"),
+    (lines(b"chat.v1,Bearer,k-alice, chat.v2"), "alice", "among others; names have no case here"),
+    (lines(b"bearer.k-alice"), "alice", "in one word with it"),
+    (lines(b"chat.v1, BEARER.k-alice"), "alice", "also among others"),
+    (lines(b"k-alice"), "alice", "alone it may be bare"),
+    (lines(b"chat.v1, k-alice"), None, "but not among others"),
+    (lines(b"bearer"), None, "a name without a credential"),
+    (lines(b"chat, bearer"), None, "nor with one before it"),
+    (lines(b"bearer."), None, "an empty one"),
+    (lines(b"bearer, , k-alice"), None, "nothing where it should be"),
+    (lines(b"chat, " * 20 + b"bearer, k-alice"), None, "behind more than any page offers"),
+    (lines(b"bearer, k-nobody"), None, "a key that nobody has"),
+]
+
+
+@pytest.mark.parametrize(("headers", "subject", "reason"), PROTOCOLS)
+def test_a_credential_is_found_among_websocket_subprotocols(
+    headers: Headers, subject: str | None, reason: str, keys_file: Path
+) -> None:
+    """With SHIELD_TOKEN_HEADER=sec-websocket-protocol: the one thing that a browser's WebSocket lets a page say."""
+    seen = Seen()
+    shield = ShieldMiddleware(seen, Settings(api_keys_file=keys_file, token_header="Sec-WebSocket-Protocol"))
+    offered = [(b"sec-websocket-protocol", value) for _, value in headers]
+    run(call(shield, websocket_scope(headers=offered)))
+    assert seen.subjects == [subject], reason
 
 
 @pytest.mark.parametrize("query", [None, "missing"])
@@ -160,6 +217,11 @@ METHODS: list[tuple[list[str], Scope, bool, str]] = [
     (["GET"], overriding("POST", b"HEAD"), True, "or for a HEAD, which is a GET"),
     (["POST"], overriding("POST", b"GET"), True, "it stays a POST all the same"),
     (["GET"], overriding("GET", b"X"), True, "nonsense does not hide it"),
+    (["DELETE"], overriding("POST", b"X", b"Y"), True, "several lines may end up as anything"),
+    (["DELETE"], overriding("POST", b"X" * 40), True, "and so may a name that no method has"),
+    (["DELETE"], http_scope("/limited", "X" * 40), True, "wherever it stands"),
+    (["DELETE"], http_scope("/limited", "POST", headers=[(b"a", b"")] * 300), True, "or a line that is not read"),
+    (["DELETE"], http_scope("/limited", "POST", headers=[(b"a", b"")] * 150), False, "none of which is here"),
     (["GET"], websocket_scope("/limited"), True, "a WebSocket handshake is a GET"),
     (["POST"], websocket_scope("/limited"), False, "and nothing else"),
     ([], websocket_scope("/limited/a"), True, "below the path as well"),
@@ -224,3 +286,29 @@ def test_peers_without_an_address_share_one_bucket() -> None:
     """What is no address is no client of its own, or anybody could have as many as they like."""
     scopes = [http_scope(client=(f"nonsense-{n}", 1)) for n in range(3)]
     assert statuses(scopes, ip_limit="2/day") == [200, 200, 429]
+
+
+def test_a_path_that_is_beyond_reading_has_the_strictest_terms() -> None:
+    """It pays for every rule, is never exempt, and is open in an emergency to nobody whom any rule keeps out."""
+    rules = json.dumps(
+        [rule("GET"), {"name": "free", "path": "/free", "cost": 0}, {"name": "dear", "path": "/dear", "cost": 3}]
+    )
+    tricky = "/healthz/" + "%" * 3000
+    assert statuses([http_scope(tricky), http_scope(tricky)], ip_limit="off", rules=rules) == [200, 429]
+    assert statuses([http_scope(tricky), http_scope("/limited")], ip_limit="off", rules=rules) == [200, 429]
+    assert statuses([http_scope(tricky), http_scope(tricky)], ip_limit="3/day", exempt_paths="/*", rules=rules) == [
+        200,
+        429,
+    ]
+    plain = http_scope("/healthz/" + "a" * 70_000)
+    assert statuses([plain, plain], ip_limit="1/day", exempt_paths="/healthz/*") == [200, 200], (
+        "a long one may be exempt"
+    )
+
+
+def test_the_proxies_header_is_found_behind_any_number_of_lines() -> None:
+    """So nobody hides an address that is refused."""
+    values: dict[str, Any] = {"trusted_proxies": "203.0.113.0/24", "deny_ips": "198.51.100.7"}
+    for before, behind in ((0, 0), (0, 3000), (3000, 0), (3000, 3000)):
+        headers = [(b"a", b"")] * before + [(b"x-forwarded-for", b"198.51.100.7")] + [(b"z", b"")] * behind
+        assert statuses([http_scope(headers=headers)], **values) == [429]

@@ -18,6 +18,7 @@ from asgi.shields import ok
 from shieldmw import Identity, Settings, ShieldMiddleware
 from shieldmw.asgi.middleware import ShieldScope
 from shieldmw.asgi.nesting import Nesting
+from shieldmw.core.address import Located
 from shieldmw.core.bucket import Ask, Charge, Outcome
 from shieldmw.core.client import AddressClients, Client, address_clients
 from shieldmw.core.decision import Decision, Reason, Verdict, combine
@@ -71,7 +72,7 @@ def test_each_has_as_many_values_as_its_class_has_fields(use: Use) -> None:
 def test_the_uses_are_found() -> None:
     """The classes whose values are driven below, and those whose fields are only put together."""
     driven = {Outcome, ShieldScope, AddressClients, Client, Decision, Charge}
-    assert {use.kind for use in USES} == driven | {Ask, Told, Decided}
+    assert {use.kind for use in USES} == driven | {Ask, Told, Decided, Located}
 
 
 def the_same(value: Any, by_class: Any) -> None:

@@ -227,6 +227,24 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
         (),
         r"uvicorn with --no-proxy-headers",
     ),
+    (
+        "a header with a form of its own",
+        {"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8", "SHIELD_FORWARDED_HEADER": "CloudFront-Viewer-Address"},
+        (),
+        r"FORWARDED_HEADER=cloudfront-viewer-address is read as address:port",
+    ),
+    (
+        "a header with a single value",
+        {"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8", "SHIELD_FORWARDED_HEADER": "cf-connecting-ip"},
+        (),
+        r"FORWARDED_HEADER=cf-connecting-ip is read as one address: the proxy must replace",
+    ),
+    (
+        "a proxy on the allow list",
+        {"SHIELD_TRUSTED_PROXIES": "127.0.0.1", "SHIELD_ALLOW_IPS": "127.0.0.0/8,10.0.0.0/8"},
+        (),
+        r"ALLOW_IPS=127.0.0.0/8 holds a trusted proxy: .* limited all the same",
+    ),
     ("JWT without audience", {"SHIELD_JWT_SECRET": SECRET}, (), r"SHIELD_JWT_AUDIENCE is unset"),
     (
         "keys fetched without TLS",
@@ -354,6 +372,8 @@ def test_a_jwks_that_refuses_is_said_in_one_line() -> None:
         ({}, ("--workers", "1"), "workers"),
         ({"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8"}, (), "everyone may write"),
         ({"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8", "SHIELD_FORWARDED_HEADER": "forwarded"}, (), "is not read"),
+        ({"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8"}, (), "is read as"),
+        ({"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8", "SHIELD_ALLOW_IPS": "192.0.2.0/24,::/1"}, (), "holds a trusted"),
         (JWT, (), "AUDIENCE"),
         ({"SHIELD_JWT_AUDIENCE": "", **JWT}, (), "AUDIENCE"),
         ({"SHIELD_JWT_JWKS_URL": "https://id.example/jwks"}, (), "without TLS"),

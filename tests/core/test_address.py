@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.address import LONGEST_HEADER, Networks, client_address, parse_address, parse_networks
+from shieldmw.core.address import Networks, client_address, locate, parse_address, parse_networks
+from shieldmw.core.bounds import LONGEST_HEADER
 from shieldmw.core.client import IPAddress, address_clients
 
 XFF = "x-forwarded-for"
@@ -297,3 +298,51 @@ def test_networks_hold_addresses_of_their_own_version_only() -> None:
     assert None in Networks(unix=True)
     assert ip_address(CLIENT) not in Networks(unix=True)
     assert (bool(Networks()), bool(every_v4), bool(Networks(unix=True))) == (False, True, True)
+
+
+CLOUDFRONT = "cloudfront-viewer-address"
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        pytest.param("198.51.100.7:46532", "198.51.100.7", id="v4"),
+        pytest.param("2001:db8:1:2::9:46532", "2001:db8:1:2::9", id="v6-that-would-be-an-address-with-its-port"),
+        pytest.param("2001:db8:1:2::9:9985", "2001:db8:1:2::9", id="a-port-that-would-be-a-group"),
+        pytest.param("2001:db8:1:2:3:4:5:6:46532", "2001:db8:1:2:3:4:5:6", id="all-groups"),
+        pytest.param("2001:db8:1:2:3:4:5:6:80", "2001:db8:1:2:3:4:5:6", id="a-short-port"),
+        pytest.param("::1:80", "::1", id="a-short-address"),
+        pytest.param("[2001:db8::9]:443", "2001:db8::9", id="in-brackets"),
+        pytest.param(" 198.51.100.7:1 ", "198.51.100.7", id="blanks-around-it"),
+        pytest.param("198.51.100.7", PROXY, id="no-port"),
+        pytest.param("2001:db8::ab", PROXY, id="no-port-in-v6"),
+        pytest.param("2001:db8::9:465321", PROXY, id="no-such-port"),
+        pytest.param("198.51.100.7:46532,198.51.100.8:1", PROXY, id="two-of-them"),
+        pytest.param("", PROXY, id="empty"),
+        pytest.param("1:" * 9000, PROXY, id="a-long-one"),
+    ],
+)
+def test_the_address_and_port_that_cloudfront_writes(value: str, found: str) -> None:
+    """IPv6 has no brackets there: whatever is behind the last colon is the port."""
+    assert client_address(PROXY, (value,), TRUSTED, CLOUDFRONT) == ip_address(found)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "is_fallback", "is_unreadable"),
+    [
+        pytest.param(PROXY, (CLIENT,), False, False, id="named"),
+        pytest.param(PROXY, ("garbage",), True, True, id="unreadable"),
+        pytest.param(PROXY, (f"{CLIENT},",), True, True, id="unreadable-at-its-end"),
+        pytest.param(PROXY, (), True, False, id="missing"),
+        pytest.param(PROXY, ("10.1.1.1, 10.2.2.2",), True, False, id="trusted-hops-only"),
+        pytest.param(CLIENT, ("garbage",), False, False, id="a-peer-that-is-not-trusted"),
+        pytest.param(CLIENT, (), False, False, id="a-peer-without-a-header"),
+    ],
+)
+def test_how_an_address_was_found_is_told(
+    peer: str, forwarded: tuple[str, ...], is_fallback: bool, is_unreadable: bool
+) -> None:
+    """Whether it is the client's own, or a proxy's that names none."""
+    located = locate(peer, forwarded, TRUSTED, XFF)
+    assert (located.is_fallback, located.is_unreadable) == (is_fallback, is_unreadable)
+    assert located.address == client_address(peer, forwarded, TRUSTED, XFF)

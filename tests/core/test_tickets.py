@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shieldmw.core.bounds import LONGEST_PAPER
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.seats import COHORTS
-from shieldmw.core.tickets import LONGEST_PAPER, Number, Signer, Ticket
+from shieldmw.core.tickets import Number, Signer, Ticket
 
 SECRET = b"a secret of at least 32 characters"
 NOW_S = 1_800_000_000.0

@@ -1,0 +1,82 @@
+"""The budget for outside text: how much of a request is read, and what holds beyond that.
+
+Every reader of what a client sent takes its bounds from here, so that no head costs more than a small multiple of
+a plain one. What is beyond a bound always has the meaning that gains its sender nothing: no credential, no address
+of its own, the strictest terms; never "unlimited", and never a slower way of reading it.
+"""
+
+from __future__ import annotations
+
+# --- header lines ---
+# A browser sends about 20; over HTTP/2 each of its cookies may be a line, and Chrome keeps 180 for a site. Of a longer
+# head only the first lines are read. A method override may stand behind them, so such a request counts as one of
+# any method. The proxies' header alone is looked for in all lines: an address must not be hidden by lines before it.
+MOST_LINES = 240
+
+# Of a longer method's name, or with a second line that overrides the method, a request counts as one of any method.
+LONGEST_METHOD = 32
+
+# Whether a refusal is a page or JSON is said by the first Accept line among these, and by so much of it.
+MOST_LINES_BEFORE_ACCEPT = 64
+LONGEST_ACCEPT = 1024
+
+# --- the path, in characters ---
+# A path that every server reads alike may have any length. Another one that is longer, or that has more slashes,
+# backslashes, percent signs and semicolons, is not read: the strictest terms of the settings hold for it.
+LONGEST_PATH = 2048
+MOST_MARKS = 100
+
+# Each pass takes one layer of nested escapes away; what is still escaped then is no path of ours.
+MOST_LAYERS = 8
+
+# --- the query ---
+# One with more bytes or fields carries no credential and no ticket of ours.
+LONGEST_QUERY = 16_384
+MOST_QUERY_FIELDS = 64
+
+# --- cookies ---
+# nginx takes 32 KB of header lines at most. Where all cookies together have more bytes, none of them is ours.
+MOST_COOKIE_BYTES = 32_768
+
+# Browsers keep no cookie that is longer (RFC 6265, section 6.1); one that is counts as not shown.
+LONGEST_COOKIE = 4096
+
+# A short name, such as "id", is the end of other names: after so many places that look like ours none is.
+MOST_LOOKALIKES = 64
+
+# --- credentials and papers ---
+# No API key and no sane JWT is longer; what is, fails without being read.
+LONGEST_CREDENTIAL = 8192
+
+# Its header has room for a scheme or for other subprotocols; the rest of a longer line is not read.
+LONGEST_TOKEN_LINE = LONGEST_CREDENTIAL + 256
+
+# A credential in a query that needs more percent-escapes than this is none.
+MOST_ESCAPES = 64
+
+# A page offers a few WebSocket subprotocols; a credential behind so many is not seen.
+MOST_PROTOCOLS = 16
+
+# A ticket or a number has about 200 characters; what is longer is neither.
+LONGEST_PAPER = 512
+
+# --- the proxies' header, read from the right ---
+# Longer than any chain of proxies. What is further left is not read; with so many trusted hops no client is named.
+LONGEST_HEADER = 16_384
+MOST_HOPS = 128
+
+# The longest spelling of an address with brackets, zone and port is far below this; a longer hop is no address.
+LONGEST_HOP = 100
+
+# A longer element of a Forwarded header cannot be read, nor what is left of it; nor what is left of so many commas,
+# those in quoted strings included.
+LONGEST_ELEMENT = 512
+MOST_COMMAS = 128
+
+# --- the admin routes ---
+# A longer path is not theirs (``LONGEST_PATH``). A longer body is answered with 413, and a head of more than
+# ``MOST_LINES`` with 431.
+MOST_BODY_BYTES = 16 * 1024
+
+# A 422 names this many mistakes.
+MOST_ERRORS = 20
