@@ -10,7 +10,7 @@ from typing import TypeVar
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
-from shieldmw.core.debts import Owed
+from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
@@ -62,11 +62,13 @@ class RedisStore:
         give_back = slots.give_back if self._redis.slotted else scripts.give_back
         await give_back(self._redis.run, unspent, keys.bucket)
 
-    async def settle(self, owed: Sequence[Owed]) -> Sequence[Owed]:
-        """Charge what a worker admitted by itself; what is left."""
+    async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
+        """Charge what a worker admitted by itself, each debt once; what is not known to be charged."""
         keys = self._keys or await self._learn_keys()
-        settle = slots.settle if self._redis.slotted else scripts.settle
-        return await settle(self._redis.run, owed, keys.bucket)
+        if self._redis.slotted:
+            return await slots.settle(self._redis.run, debts, now_us, worker, keys.bucket)
+        await scripts.settle(self._redis.run, debts, now_us, worker, keys.bucket)
+        return ()
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Drop a client's buckets, and tell every worker."""
