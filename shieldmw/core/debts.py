@@ -1,9 +1,8 @@
 """What a worker admitted by itself while it could not ask the store, until the store has been charged with it. Pure.
 
-A bucket that a worker kept alone has two TATs: the one it had before (*from*), which the store would have had as
-well, and the one that its charges have moved it to since. What lies between them, and after now, is owed: so nothing
-is charged that has come back meanwhile, nor what else has moved the worker's bucket. The worker decided against its
-share of a limit, whose units take longer to come back; in the whole bucket they take up so much less.
+What a worker has *admitted* from a bucket is owed, as far as it has not come back meanwhile: so never more than what
+lies between now and the TAT that its charges have moved the bucket to. The worker decided against its share of a
+limit, whose units take longer to come back; in the whole bucket they take up so much less.
 
 A debt is charged once, however often the store is asked: beside the bucket the store keeps which debt of the worker it
 charged last, and how much of it. So a call whose answer was lost is simply repeated.
@@ -20,25 +19,21 @@ from .table import Table
 
 
 class Debt(NamedTuple):
-    """One bucket's TATs by the worker's clock, for its share of the limit among so many ``workers``.
+    """What was admitted from one bucket, and the TAT by the worker's clock that it led to.
 
-    ``number`` is never another debt's of this worker.
+    Both are those of the worker's share of the limit among so many ``workers``. ``number`` is never another debt's of
+    this worker.
     """
 
     charge: Charge
     workers: int
-    from_us: int
+    admitted_us: int
     tat_us: int
     number: int
 
-    @property
-    def length_us(self) -> int:
-        """All of it, charged or not; grows as more is admitted."""
-        return self.tat_us - self.from_us
-
     def owed_us(self, now_us: int, charged_us: int = 0) -> int:
-        """By how much the bucket's TAT must still move, rounded up, where so much of the length has been charged."""
-        left_us = max(0, self.tat_us - max(self.from_us + charged_us, now_us))
+        """By how much the bucket's TAT must still move, rounded up, where so much of what was admitted is charged."""
+        left_us = max(0, min(self.tat_us - now_us, self.admitted_us - charged_us))
         return -(-left_us // self.workers)
 
 
@@ -77,9 +72,10 @@ class Debts:
             if known is None:
                 self._last += 1
                 workers = share.limit.unit_us // charge.limit.unit_us
-                debt = Debt(charge, workers, tat_us - share.step_us, tat_us, self._last)
+                debt = Debt(charge, workers, share.step_us, tat_us, self._last)
             else:
-                debt = known._replace(tat_us=max(known.tat_us, outcome.now_us) + share.step_us)
+                later_us = max(known.tat_us, outcome.now_us) + share.step_us
+                debt = known._replace(admitted_us=known.admitted_us + share.step_us, tat_us=later_us)
             self._known.put(charge.bucket, debt)
 
     def collect(self, now_us: int) -> list[Debt]:
@@ -97,5 +93,5 @@ class Debts:
             if since is None:
                 self._known.put(bucket, debt)
             else:
-                from_us = since.from_us - debt.length_us
-                self._known.put(bucket, debt._replace(from_us=from_us, tat_us=since.tat_us))
+                admitted_us = debt.admitted_us + since.admitted_us
+                self._known.put(bucket, debt._replace(admitted_us=admitted_us, tat_us=since.tat_us))

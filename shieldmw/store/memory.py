@@ -109,7 +109,7 @@ class MemoryStore(MemoryBuckets):
         for debt in debts:
             key = debt.charge.bucket
             before = self._charged.get(f"{key} {worker}")
-            charged_us = before.length_us if before is not None and before.number == debt.number else 0
+            charged_us = before.admitted_us if before is not None and before.number == debt.number else 0
             if owed_us := debt.owed_us(now_us, charged_us):
                 self._tats.put(key, settled_us(self._tats.get(key), owed_us, debt.charge.limit, self.now_us()))
                 self._charged.put(f"{key} {worker}", debt)

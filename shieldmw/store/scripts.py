@@ -14,7 +14,7 @@ from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "deny")
+NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "change")
 
 # What can be run for each of its keys alone as well, where they cannot be had together.
 OF_BUCKETS = frozenset({"take", "give_back", "settle", "refund"})
@@ -68,11 +68,11 @@ async def settle(run: Run, debts: Sequence[Debt], now_us: int, worker: str, key_
     keys: list[str] = []
     arguments = [now_us]
     for debt in debts:
-        charge, workers, from_us, tat_us, number = debt
+        charge, workers, admitted_us, tat_us, number = debt
         bucket = key_of(charge)
         keys += (bucket, f"{bucket}:settled:{worker}")
         ttl_ms = max(1, -(-(tat_us - now_us) // 1000))
-        arguments += (number, from_us, tat_us, workers, deepest_us(charge.limit), ttl_ms)
+        arguments += (number, admitted_us, tat_us, workers, deepest_us(charge.limit), ttl_ms)
     whole_numbers("settle", [await run("settle", keys, arguments)], 1)
 
 

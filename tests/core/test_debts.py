@@ -146,12 +146,21 @@ def test_a_look_owes_nothing() -> None:
 
 def debt_of(workers: int, length_us: int) -> Debt:
     """One that is owed as a whole at T0."""
-    return Debt(CHARGES[0], workers, T0_US, T0_US + length_us, 1)
+    return Debt(CHARGES[0], workers, length_us, T0_US + length_us, 1)
 
 
 def test_what_is_owed_is_rounded_up() -> None:
     """A microsecond of a share of a third is a third of one."""
     assert debt_of(3, 1).owed_us(T0_US) == 1
+
+
+def test_the_time_in_which_nobody_came_is_not_owed() -> None:
+    """One an hour for three hours: three, whatever has come back since is charged all the same."""
+    alone = Alone(1, None)
+    for hour in range(3):
+        alone.ask(0, T0_US + hour * 3600 * UNIT_US)
+    (debt,) = alone._debts[0].collect(T0_US)
+    assert debt.owed_us(T0_US) == 3 * UNIT_US
 
 
 def test_what_was_charged_of_a_debt_is_not_owed_again() -> None:
@@ -190,7 +199,7 @@ def test_what_came_meanwhile_is_owed_with_what_could_not_be_charged() -> None:
     (again,) = debts.collect(T0_US)
     assert again.number == tried.number
     assert again.owed_us(T0_US) == 5 * UNIT_US
-    assert again.owed_us(T0_US, charged_us=tried.length_us) == 2 * UNIT_US
+    assert again.owed_us(T0_US, charged_us=tried.admitted_us) == 2 * UNIT_US
 
 
 def test_a_debt_has_a_number_of_its_own() -> None:

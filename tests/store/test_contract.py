@@ -109,7 +109,10 @@ def test_what_is_owed_is_charged_whether_it_fits_or_not(open_store: Open) -> Non
         async with open_store() as store:
             for client in (alice, bob, carol):
                 assert await allowed(store, one(slow_limit(10), 3, client))
-            debts = [Debt(charge, 1, 0, n * charge.step_us, n) for charge, n in ((of_alice, 4), (of_bob, 1000))]
+            debts = [
+                Debt(charge, 1, n * charge.step_us, n * charge.step_us, n)
+                for charge, n in ((of_alice, 4), (of_bob, 1000))
+            ]
             for _ in range(2):  # the second time as if the answer had been lost
                 assert not await store.settle(debts, 0, "me")
             assert [await remaining(store, client, 10) for client in (alice, bob, carol)] == [3, 0, 7]

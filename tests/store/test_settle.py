@@ -33,7 +33,7 @@ def settle(server: RedisServer, *debts: Debt) -> None:
 
 def owing(owed_us: int, name: str = "ip", *, workers: int = 1, number: int = 1) -> Debt:
     """What is owed of a bucket."""
-    return Debt(one(slow_limit(10, name))[0], workers, 0, owed_us, number)
+    return Debt(one(slow_limit(10, name))[0], workers, owed_us, owed_us, number)
 
 
 @pytest.mark.parametrize("owed_us", [1, 7, 999_999_999])

@@ -228,7 +228,7 @@ def test_leases_are_given_back_slot_by_slot() -> None:
 
 def settled(nodes: Nodes) -> list[str]:
     """Who is left where three clients owe something."""
-    debts = [Debt(charge(name), 1, 0, A.unit_us, 1) for name in "xyz"]
+    debts = [Debt(charge(name), 1, A.unit_us, A.unit_us, 1) for name in "xyz"]
     left = run(slots.settle(nodes.run, debts, 0, "me", key_of))
     return [one.charge.client.text for one in left]
 
