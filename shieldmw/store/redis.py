@@ -19,7 +19,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from shieldmw.errors import NothingDone, SettingsError, StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, NotPermitted, SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings.problems import problem
 
 from .budget import Budget
@@ -156,6 +156,7 @@ class RedisConnection:
             with _TRANSLATED:
                 async with Budget(self._timeout_s):
                     await pubsub.subscribe(channel)
+                    await pubsub.get_message(timeout=None)  # that we do
             yield b""
             asked = False
             while True:
@@ -290,6 +291,8 @@ def _failure(reply: Exception) -> StoreError:
         return Moved(text, reply.host, reply.port)
     if isinstance(reply, redis_errors.AskError):
         return Asked(text, reply.host, reply.port)
+    if isinstance(reply, redis_errors.NoPermissionError) or "NOPERM " in text:  # also for what aborts a transaction
+        return NotPermitted(text)
     if isinstance(reply, redis_errors.TryAgainError):
         return TryAgain(text)
     if isinstance(reply, redis_errors.ClusterDownError):
@@ -321,6 +324,8 @@ class _Translated:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, _AWAY):
             raise StoreUnavailable(_text(error)) from error
+        if isinstance(error, redis_errors.NoPermissionError):
+            raise NotPermitted(_text(error)) from error
         if isinstance(error, redis_errors.RedisError):
             raise StoreError(_text(error)) from error
 

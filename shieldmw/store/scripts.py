@@ -70,10 +70,15 @@ async def settle(run: Run, debts: Sequence[Debt], now_us: int, worker: str, key_
     for debt in debts:
         charge, workers, admitted_us, tat_us, number = debt
         bucket = key_of(charge)
-        keys += (bucket, f"{bucket}:settled:{worker}")
+        keys += (bucket, settled_key(bucket, worker))
         ttl_ms = max(1, -(-(tat_us - now_us) // 1000))
         arguments += (number, admitted_us, tat_us, workers, deepest_us(charge.limit), ttl_ms)
     whole_numbers("settle", [await run("settle", keys, arguments)], 1)
+
+
+def settled_key(bucket: str, worker: str) -> str:
+    """Where it is noted what a bucket was charged of a worker's last debt."""
+    return f"{bucket}:settled:{worker}"
 
 
 async def refund(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> int:

@@ -275,6 +275,12 @@ class RedisStore:
 
     # --- the server itself
 
+    async def missing_rights(self) -> list[str]:
+        """A line for each right that the user of this store lacks, for ``shieldmw check``."""
+        from .rights import missing_rights
+
+        return await missing_rights(self._redis, self._names.prefix)
+
     async def server_info(self) -> Mapping[str, Mapping[str, str]]:
         """What each server that is written to says of itself, by where it is, for ``shieldmw check``."""
         return {place: _values(info) for place, info in (await self._redis.infos()).items()}

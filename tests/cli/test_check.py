@@ -10,6 +10,7 @@ from cli.commands import invoke, shieldmw
 from servers import RedisServer, free_port, redis_cluster, redis_sentinels, redis_server
 from shieldmw import Settings
 from shieldmw.cli.check import store_warnings
+from store.rights import PASSWORD, user_without
 
 SECRET = "q" * 40
 
@@ -17,6 +18,39 @@ SECRET = "q" * 40
 def warnings_of(out: str) -> list[str]:
     """The warnings, without their first word."""
     return [line.removeprefix("warning: ") for line in out.splitlines() if line.startswith("warning: ")]
+
+
+# --- rights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ("&shield:*", "may not SUBSCRIBE to shield:{control}:changes: add &shield:*"),
+        ("~shield:*", "may not use keys that begin with shield: add ~shield:*"),
+        ("+evalsha", "may not run EVALSHA: add +evalsha"),
+        ("+script|load", "may not run SCRIPT LOAD: add +script|load"),
+        ("+client|setname", "may not run CLIENT SETNAME: add +client|setname"),
+    ],
+)
+def test_a_right_that_is_missing_is_status_1(store: RedisServer, right: str, said: str) -> None:
+    """Named with the user and what gives it."""
+    ran = invoke("check", SHIELD_REDIS_URL=user_without(store, right))
+    assert ran.status == 1
+    assert f"error: the ACL user 'shield' of the store {said}" in ran.err.splitlines()
+    assert PASSWORD not in ran.printed
+
+
+def test_a_user_without_info_is_warned_of(store: RedisServer) -> None:
+    """The store answers: only its version is not known."""
+    url = user_without(store, "+info")
+    ran = invoke("check", SHIELD_REDIS_URL=url)
+    assert ran.status == 0
+    assert [line for line in warnings_of(ran.out) if "INFO" in line] == [
+        "the ACL user 'shield' may not run INFO, so version and maxmemory-policy are not known: add +info"
+    ]
+    assert ran.out.splitlines()[-1] == f"ok: settings are valid, store {url.replace(PASSWORD, '***')}"
+    assert store.client().dbsize() == 0
 
 
 # --- exit status ------------------------------------------------------------------------------------

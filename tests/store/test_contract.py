@@ -20,6 +20,7 @@ from shieldmw.core.limits import aggregate
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
 from store.fleets import fleet_store
+from store.rights import user_without
 from store.stores import SECRET, one, redis_store, run, slow_limit, someone, take
 
 Open = Callable[[], AbstractAsyncContextManager[Store]]
@@ -32,7 +33,7 @@ FLEETS: dict[str, Callable[[], AbstractContextManager[RedisCluster | RedisSentin
 }
 
 
-@pytest.fixture(scope="module", params=["memory", "valkey", "redis", *FLEETS])
+@pytest.fixture(scope="module", params=["memory", "valkey", "redis", "redis with few rights", *FLEETS])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Store]]:
     """What makes a new, empty store of each kind."""
     if request.param == "memory":
@@ -47,11 +48,12 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Store]]:
 
             yield make_on_empty_fleet
         return
-    with redis_server(cast(RedisKind, request.param)) as server:
+    with redis_server(cast(RedisKind, request.param.partition(" ")[0])) as server:
+        url = server.url if " " not in request.param else user_without(server, None)
 
         def make_on_empty_server() -> Store:
             server.client().flushall()
-            return redis_store(server.url)
+            return redis_store(url)
 
         yield make_on_empty_server
 
