@@ -165,7 +165,7 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
     seats = settings.seats_in_emergency
     if settings.capacity and (not seats or seats > settings.capacity):
         yield (
-            f"SHIELD_EMERGENCY_CAPACITY={seats} is more than SHIELD_CAPACITY={settings.capacity}: "
+            f"SHIELD_EMERGENCY_CAPACITY={seats or '0 (no limit)'} is more than SHIELD_CAPACITY={settings.capacity}: "
             f"in an emergency there are more seats than usual"
         )
 

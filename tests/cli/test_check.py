@@ -267,6 +267,36 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
     ("everything is exempt", {"SHIELD_EXEMPT_PATHS": "/*"}, (), r"EXEMPT_PATHS exempts every path"),
     ("everyone is allowed", {"SHIELD_ALLOW_IPS": "0.0.0.0/0"}, (), r"ALLOW_IPS allows every address"),
     (
+        "an emergency that admits more at once",
+        {"SHIELD_IP_LIMIT": "20/minute"},
+        (),
+        r"SHIELD_EMERGENCY_IP_LIMIT=30/minute admits more than SHIELD_IP_LIMIT=20/minute",
+    ),
+    (
+        "an emergency that admits more in the long run",
+        {"SHIELD_IP_LIMIT": "20/minute; 100/hour", "SHIELD_EMERGENCY_IP_LIMIT": "10/minute"},
+        (),
+        r"SHIELD_EMERGENCY_IP_LIMIT=10/minute admits more than",
+    ),
+    (
+        "an emergency without a limit",
+        {"SHIELD_EMERGENCY_IP_LIMIT": "off"},
+        (),
+        r"SHIELD_EMERGENCY_IP_LIMIT=off admits more than",
+    ),
+    (
+        "an emergency with more seats",
+        {"SHIELD_CAPACITY": "10", "SHIELD_EMERGENCY_CAPACITY": "20", "SHIELD_LIVE_PATHS": "/live"},
+        (),
+        r"SHIELD_EMERGENCY_CAPACITY=20 is more than SHIELD_CAPACITY=10",
+    ),
+    (
+        "an emergency with seats for everyone",
+        {"SHIELD_CAPACITY": "10", "SHIELD_EMERGENCY_CAPACITY": "0", "SHIELD_LIVE_PATHS": "/live"},
+        (),
+        r"SHIELD_EMERGENCY_CAPACITY=0 \(no limit\) is more than SHIELD_CAPACITY=10",
+    ),
+    (
         "a rate that is rounded",
         {"SHIELD_IP_LIMIT": "600001/second"},
         (),

@@ -6,8 +6,10 @@ import pytest
 
 from servers import RedisServer
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.gate.switch import ChangeListener
+from store.fleets import until
 from store.rights import rights, user_without
-from store.stores import all_keys, opened, run
+from store.stores import all_keys, calls, opened, run
 
 # Select, INFO and what a cluster is asked are needed in other places than one server's database 0.
 ELSEWHERE = ("+select", "+info", "+asking", "+cluster|slots")
@@ -55,3 +57,22 @@ def test_a_user_that_may_not_publish_flips_all_the_same(server: RedisServer) -> 
             assert len(await store.audit(1)) == 1
 
     run(work())
+
+
+def test_a_worker_that_may_not_listen_says_so_once(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """However often it tries; the mode is polled all the same."""
+    url = user_without(server, "&shield:*")
+
+    async def work() -> None:
+        async with opened(url) as store:
+            listener = ChangeListener(store, lambda change: None)
+            listener.AGAIN_S = 0.01  # seconds between two tries
+            await listener.start()
+            client = server.client()
+            await until(lambda: calls(client, "auth") >= 3, "three tries")
+            await listener.stop()
+
+    run(work())
+    assert [record.message.partition(" (")[0] for record in caplog.records] == [
+        "changes in the store are only polled: its user may not listen"
+    ]
