@@ -15,9 +15,8 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local me, lease = ARGV[1], tonumber(ARGV[4])
 local latest = now + lease
 local COHORTS = 128
--- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms, not 0.5. Numbers of
--- more than fifteen digits are none of ours.
-local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d' .. string.rep('%d?', 14) .. ')', 8) .. '$'
+-- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms, not 0.5.
+local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
 
 -- A script whose first write needs no memory is let finish, however full the server is.
 redis.call('PEXPIRE', KEYS[1], 2 * lease)
@@ -32,7 +31,7 @@ for i = 1, #fields, 2 do
     guard = tonumber(value) or 0
   elseif name == '#told' then
     told = tonumber(value) or 0
-  elseif not ends or ends <= now or ends > latest then
+  elseif not ends or ends <= now or ends > latest or a + b + c + d + e + f + g + h > 1e15 then -- none of ours
     redis.call('HDEL', KEYS[1], name)
   else
     workers[name] = {ends, a + 0, b + 0, c + 0, d + 0, e + 0, f + 0, g + 0, h + 0}
