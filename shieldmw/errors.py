@@ -3,6 +3,7 @@
 ShieldError
 ├── SettingsError      the settings cannot be used; says which, and what would be right
 └── StoreError         the shared store did not do what was asked
+    ├── NotPermitted       its user lacks a right
     └── StoreUnavailable   it did not answer in time, or answered that it cannot serve now
         └── NothingDone    and so has done nothing
 """
@@ -31,6 +32,10 @@ def _one_line(text: str) -> str:
 
 class StoreError(ShieldError):
     """The shared store gave an answer that cannot be used."""
+
+
+class NotPermitted(StoreError):
+    """The shared store's user has no right to what was asked. ``shieldmw check`` names the right."""
 
 
 class StoreUnavailable(StoreError):

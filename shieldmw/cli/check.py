@@ -6,16 +6,17 @@ import asyncio
 import ipaddress
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import click
 
 from shieldmw.core.address import CLOUDFRONT_HEADER
 from shieldmw.core.api_keys import MOST_MEANT
+from shieldmw.core.limits import Limit
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
 from shieldmw.core.text import harmless
-from shieldmw.errors import SettingsError, StoreError
+from shieldmw.errors import NotPermitted, SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, variable
 from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
@@ -28,6 +29,9 @@ from .load import exit_with, settings_or_exit
 # What each server that is written to says of itself, by where it is.
 Servers = Mapping[str, Mapping[str, str]]
 
+# Of a server whose user may not ask for it.
+_UNKNOWN: Servers = {"": {}}
+
 # A limit that admits less than it says, because its unit of time is rounded up to a microsecond.
 ROUNDING_WORTH_SAYING = 0.01
 
@@ -37,13 +41,14 @@ ROUNDING_WORTH_SAYING = 0.01
 def check(workers: int) -> None:
     """Check the settings and the store; warn of what is unsafe.
 
-    Exit status: 0 all right (warnings do not count), 1 the store does not answer, 2 a wrong setting.
+    Exit status: 0 all right (warnings do not count), 1 the store does not answer or lacks a right, 2 a wrong setting.
     """
     settings = settings_or_exit()
     servers: Servers = {}
+    missing: Sequence[str] = ()
     failure = None
     try:
-        servers = asyncio.run(_ask_store(settings))
+        servers, missing = asyncio.run(_ask_store(settings))
     except SettingsError as error:
         exit_with(error)
     except StoreError as error:
@@ -53,6 +58,11 @@ def check(workers: int) -> None:
         click.echo(f"warning: {warning}")
     if failure is not None:
         click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {harmless(failure)}", err=True)
+        sys.exit(1)
+    user = _user_of(settings.redis_url)
+    for line in missing:
+        click.echo(f"error: the ACL user '{user}' of the store {line}", err=True)
+    if missing:
         sys.exit(1)
     reached = ", ".join(_reached(settings, servers))
     click.echo(f"ok: settings are valid, store {masked_url(settings.redis_url)}" + (f" ({reached})" if reached else ""))
@@ -69,8 +79,11 @@ def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
         yield f"master {', '.join(servers)}"
 
 
-async def _ask_store(settings: Settings) -> Servers:
-    """What the servers say of themselves; empty for ``memory://``. Builds all the rest once, too."""
+async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
+    """What the servers say of themselves, and the rights that are missing; nothing for ``memory://``.
+
+    Builds all the rest once, too.
+    """
     if settings.redis_url.startswith("embedded://"):
         with EmbeddedServer() as server:
             return await _ask_store(settings.model_copy(update={"redis_url": server.url}))
@@ -78,10 +91,14 @@ async def _ask_store(settings: Settings) -> Servers:
     try:
         build_gate(settings, store)
         if not isinstance(store, RedisStore):
-            return {}
-        if (count := await store.api_key_count()) > MOST_MEANT:
-            click.echo(f"warning: {count} API keys are issued, each worker holds them all: meant for {MOST_MEANT}")
-        return await store.server_info()
+            return {}, ()
+        missing = await store.missing_rights()
+        try:
+            if (count := await store.api_key_count()) > MOST_MEANT:
+                click.echo(f"warning: {count} API keys are issued, each worker holds them all: meant for {MOST_MEANT}")
+            return await store.server_info(), missing
+        except NotPermitted:
+            return _UNKNOWN, missing
     finally:
         await store.aclose()
 
@@ -99,6 +116,12 @@ async def _jwks_warnings(settings: Settings) -> list[str]:
         url = masked_url(settings.jwt_jwks_url)
         return [f"no keys at SHIELD_JWT_JWKS_URL={url}, so every member would be a guest: {error}"]
     return []
+
+
+def _user_of(url: str) -> str:
+    """The user of the servers that hold the data."""
+    named = parse_servers(url).user if scheme_of(url) in (*CLUSTERS, *SENTINELS) else urlsplit(url).username
+    return unquote(named or "default")
 
 
 def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
@@ -157,6 +180,7 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
             )
     if settings.dry_run:
         yield "SHIELD_DRY_RUN=true: nothing is refused"
+    yield from _emergency_warnings(settings)
     if not (policy.ip or policy.address or any(rule.limits for rule in policy.rules)):
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
     elif all(limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in (*policy.ip, *policy.address)):
@@ -177,6 +201,30 @@ def _stream_warnings(settings: Settings) -> Iterator[str]:
             yield f"{variable(name)}=0: one {who} can take every seat"
 
 
+def _emergency_warnings(settings: Settings) -> Iterator[str]:
+    """Where an emergency would let more pass than usual."""
+    normal, emergency = settings.policy.ip, settings.policy.emergency_ip
+    if normal and _is_looser(emergency, normal):
+        yield (
+            f"SHIELD_EMERGENCY_IP_LIMIT={settings.emergency_ip_limit} admits more than "
+            f"SHIELD_IP_LIMIT={settings.ip_limit}: in an emergency guests may do more than usual"
+        )
+    seats = settings.seats_in_emergency
+    if settings.capacity and (not seats or seats > settings.capacity):
+        yield (
+            f"SHIELD_EMERGENCY_CAPACITY={seats or '0 (no limit)'} is more than SHIELD_CAPACITY={settings.capacity}: "
+            f"in an emergency there are more seats than usual"
+        )
+
+
+def _is_looser(limits: Sequence[Limit], than: Sequence[Limit]) -> bool:
+    """Whether more may pass at once, or in the long run; no limit is the loosest."""
+    if not limits:
+        return True
+    rate = min(limit.rate_per_s for limit in limits) > min(limit.rate_per_s for limit in than)
+    return rate or min(limit.burst for limit in limits) > min(limit.burst for limit in than)
+
+
 _MORE_THAN_ONE_CLIENT_SENDS = 10_000
 
 
@@ -186,6 +234,9 @@ def _is_everywhere(pattern: PathPattern) -> bool:
 
 def store_warnings(settings: Settings, servers: Servers) -> Iterator[str]:
     """What the servers' own settings make unsafe, and the way to them."""
+    if servers is _UNKNOWN:
+        user = _user_of(settings.redis_url)
+        yield f"the ACL user '{user}' may not run INFO, so version and maxmemory-policy are not known: add +info"
     for place, info in servers.items():
         policy = info.get("maxmemory_policy", "noeviction")
         if policy not in ("noeviction", "volatile-ttl"):

@@ -100,9 +100,9 @@ def take(stored_us: Sequence[int | None], ask: Ask, now_us: int) -> Outcome:
     leased = ask.ahead
     for stored, charge in zip(stored_us, ask.charges, strict=True):
         tau_us, step_us = charge.limit.tau_us, charge.step_us
-        old = now_us if stored is None else min(max(stored, now_us), now_us + tau_us)
+        old = now_us if stored is None else min(max(stored, now_us), now_us + 2 * tau_us)
         used_us = old + step_us - now_us
-        allowed = allowed and used_us <= tau_us
+        allowed = allowed and (used_us <= tau_us or not step_us)  # a look fits even into an overdrawn bucket
         if step_us:
             leased = min(leased, _leasable(tau_us, used_us, step_us))
         olds.append(old)
@@ -154,4 +154,4 @@ def wait_us(charges: Sequence[Charge], outcome: Outcome) -> int:
 def _retry_after_us(limit: Limit, cost: int, spare_us: int) -> int:
     if cost > limit.burst:
         return NEVER_US
-    return max(0, cost * limit.unit_us - spare_us)
+    return max(0, cost * limit.unit_us - spare_us) if cost else 0

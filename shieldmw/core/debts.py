@@ -1,9 +1,11 @@
-"""What a worker admitted by itself while it could not ask the store, until the store can be charged with it. Pure.
+"""What a worker admitted by itself while it could not ask the store, until the store has been charged with it. Pure.
 
-A bucket that a worker kept alone has two TATs: the one it had before (*from*), which the store would have had as
-well, and the one that its charges have moved it to since. What lies between them, and after now, is owed: so nothing
-is charged that has come back meanwhile, nor what else has moved the worker's bucket. The worker decided against its
-share of a limit, whose units take longer to come back; in the whole bucket they take up so much less.
+What a worker has *admitted* from a bucket is owed, as far as it has not come back meanwhile: so never more than what
+lies between now and the TAT that its charges have moved the bucket to. The worker decided against its share of a
+limit, whose units take longer to come back; in the whole bucket they take up so much less.
+
+A debt is charged once, however often the store is asked: beside the bucket the store keeps which debt of the worker it
+charged last, and how much of it. So a call whose answer was lost is simply repeated.
 """
 
 from __future__ import annotations
@@ -12,35 +14,42 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .bucket import Charge, Charges, Outcome
+from .limits import LONGEST_TAU_US, Limit
 from .table import Table
 
 
 class Debt(NamedTuple):
-    """One bucket's TATs by the worker's clock, where one unit of the worker's share takes ``share_unit_us``."""
+    """What was admitted from one bucket, and the TAT by the worker's clock that it led to.
+
+    Both are those of the worker's share of the limit among so many ``workers``. ``number`` is never another debt's of
+    this worker.
+    """
 
     charge: Charge
-    share_unit_us: int
-    from_us: int
+    workers: int
+    admitted_us: int
     tat_us: int
+    number: int
 
-    def owed(self, now_us: int) -> Owed:
-        """What it comes to now, rounded up."""
-        left_us = max(0, self.tat_us - max(self.from_us, now_us))
-        return Owed(self.charge, -(-left_us * self.charge.limit.unit_us // self.share_unit_us), self)
-
-
-class Owed(NamedTuple):
-    """By how many microseconds the TAT of the charge's bucket must still move, for a debt."""
-
-    charge: Charge
-    owed_us: int
-    debt: Debt
+    def owed_us(self, now_us: int, charged_us: int = 0) -> int:
+        """By how much the bucket's TAT must still move, rounded up, where so much of what was admitted is charged."""
+        left_us = max(0, min(self.tat_us - now_us, self.admitted_us - charged_us))
+        return -(-left_us // self.workers)
 
 
-def settled_us(stored_us: int | None, owed: Owed, now_us: int) -> int:
-    """The TAT once that is charged; a bucket cannot be emptier than empty. ``store/lua/settle.lua`` is its twin."""
+def deepest_us(limit: Limit) -> int:
+    """How far the TAT of a bucket that was overdrawn may lie ahead: one bucket more than an empty one.
+
+    Workers that cannot ask know less of a bucket than the store does, so together they may admit more than was left.
+    All of that is paid back, but nobody is refused for longer than two buckets take to fill.
+    """
+    return min(2 * limit.tau_us, LONGEST_TAU_US)
+
+
+def settled_us(stored_us: int | None, owed_us: int, limit: Limit, now_us: int) -> int:
+    """The TAT once that is charged. ``store/lua/settle.lua`` is its twin."""
     old_us = now_us if stored_us is None else max(stored_us, now_us)
-    return min(old_us + owed.owed_us, now_us + owed.charge.limit.tau_us)
+    return min(old_us + owed_us, now_us + deepest_us(limit))
 
 
 class Debts:
@@ -48,6 +57,8 @@ class Debts:
 
     def __init__(self, most: int) -> None:
         self._known: Table[str, Debt] = Table(most)
+        self._most = most
+        self._last = 0
 
     def __bool__(self) -> bool:
         return len(self._known) > 0
@@ -55,20 +66,32 @@ class Debts:
     def add(self, charges: Charges, shares: Charges, outcome: Outcome) -> None:
         """Charges that were allowed here, and what they were against this worker's share."""
         for charge, share, tat_us in zip(charges, shares, outcome.tats_us, strict=True):
-            if charge.cost:
-                known = self._known.get(charge.bucket)
-                debt = Debt(charge, share.limit.unit_us, tat_us - share.step_us, tat_us)
-                if known is not None:
-                    later_us = max(known.tat_us, outcome.now_us) + share.step_us
-                    debt = debt._replace(from_us=known.from_us, tat_us=later_us)
-                self._known.put(charge.bucket, debt)
+            if not charge.cost:
+                continue
+            known = self._known.get(charge.bucket)
+            if known is None:
+                self._last += 1
+                workers = share.limit.unit_us // charge.limit.unit_us
+                debt = Debt(charge, workers, share.step_us, tat_us, self._last)
+            else:
+                later_us = max(known.tat_us, outcome.now_us) + share.step_us
+                debt = known._replace(admitted_us=known.admitted_us + share.step_us, tat_us=later_us)
+            self._known.put(charge.bucket, debt)
 
-    def collect(self, most: int, now_us: int) -> list[Owed]:
-        """What is owed now of at most so many buckets, by the worker's clock; they are no longer held here."""
-        return [owed for debt in self._known.pop_some(most) if (owed := debt.owed(now_us)).owed_us]
+    def collect(self, now_us: int) -> list[Debt]:
+        """All of which something is owed now, by the worker's clock; they are no longer held here."""
+        debts: list[Debt] = []
+        while some := self._known.pop_some(self._most):
+            debts += [debt for debt in some if debt.owed_us(now_us)]
+        return debts
 
-    def restore(self, uncharged: Iterable[Owed]) -> None:
-        """What was collected, but could not be charged."""
-        for _, _, debt in uncharged:
-            since = self._known.get(debt.charge.bucket)
-            self._known.put(debt.charge.bucket, debt if since is None else since._replace(from_us=debt.from_us))
+    def restore(self, uncharged: Iterable[Debt]) -> None:
+        """What was collected, but is not known to be charged. It comes before what was admitted since."""
+        for debt in uncharged:
+            bucket = debt.charge.bucket
+            since = self._known.get(bucket)
+            if since is None:
+                self._known.put(bucket, debt)
+            else:
+                admitted_us = debt.admitted_us + since.admitted_us
+                self._known.put(bucket, debt._replace(admitted_us=admitted_us, tat_us=since.tat_us))

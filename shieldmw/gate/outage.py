@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from secrets import token_hex
 
 from shieldmw.core.bucket import Ask, Charges, Outcome, shared
-from shieldmw.core.debts import Debts, Owed
+from shieldmw.core.debts import Debt, Debts
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.text import harmless
-from shieldmw.errors import NothingDone, StoreError
+from shieldmw.errors import StoreError
 from shieldmw.store.memory import MemoryBuckets
 from shieldmw.store.port import TakenInPart
 
@@ -25,10 +25,14 @@ log = logging.getLogger(__name__)
 DEBTS_KEPT = 65_536
 SETTLED_AT_ONCE = 256
 
-# What could not be charged, since a node of a cluster is away, is tried again after so long.
-SETTLE_AGAIN_S = 1.0
+# What is not known to be charged is tried again after so long.
+SETTLE_AGAIN_S = 0.25
 
-Settle = Callable[[Sequence[Owed]], Awaitable[Sequence[Owed]]]
+# What came back to a bucket in the last moments is charged all the same: what a worker knew of the bucket when it
+# decided alone may be older than that, so the bucket may have been too empty to fill up meanwhile.
+KNOWN_LATE_US = 2_000_000
+
+Settle = Callable[[Sequence[Debt], int, str], Awaitable[Sequence[Debt]]]
 
 
 class WatchedStore:
@@ -90,6 +94,10 @@ class GuardedStore:
     last said of each bucket, so that an outage does not fill anybody's bucket again. They decide by this worker's
     share of each limit, since ``workers`` others, this one among them, may decide by theirs. What they admitted is
     charged to the store (``settle``) once it answers again.
+
+    So is what they admitted after a call that was never answered, though that may have charged as well: then its
+    requests are charged twice. To refuse one too many after a failure is the lesser evil, since whoever can slow the
+    store down would else have every request for nothing.
     """
 
     def __init__(
@@ -108,6 +116,7 @@ class GuardedStore:
         self._settle = settle
         self._is_local = store.on_failure is OnStoreFailure.LOCAL
         self._debts = Debts(DEBTS_KEPT)
+        self._name = token_hex(8)
         self._settling: asyncio.Task[None] | None = None
         self._settle_from_s = float("-inf")
         self._now_s = now_s
@@ -115,40 +124,45 @@ class GuardedStore:
     async def take(self, ask: Ask) -> Told | None:
         """What becomes of the ask; None where the store is away and nothing stands in for it."""
         if not self._store.may_be_asked():
-            return self._take_here(ask.charges, owing=True)
+            return self._take_here(ask.charges)
         try:
             told = await self._calls.take(ask)
-        except StoreError as error:
-            # The watched store has heard of it. Where the call may have charged nothing is owed.
-            return self._take_here(ask.charges, owing=isinstance(error, NothingDone))
+        except StoreError:  # of which the watched store has heard
+            return self._take_here(ask.charges)
         if self._is_local:
             self._local.remember(ask.charges, told.outcome)
             if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
                 self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
         return told
 
-    def _take_here(self, charges: Charges, *, owing: bool) -> Told | None:
+    def _take_here(self, charges: Charges) -> Told | None:
         if not self._is_local:
             return None
         shares = shared(charges, self._workers())
         outcome = self._local.take_now(shares)
-        if owing and outcome.allowed:
+        if outcome.allowed:
             self._debts.add(charges, shares, outcome)
         return Told(shares, outcome, None)
 
     async def _settle_all(self) -> None:
-        """Charge the store with what was admitted here. What may have been charged is not charged again."""
-        left: list[Owed] = []
+        """Charge the store with what was admitted here; what is not known to be charged is kept for later."""
+        debts = self._debts.collect(self._now_us())
+        left: list[Debt] = []
         try:
-            with suppress(StoreError):
-                while self._debts:
-                    owed = self._debts.collect(SETTLED_AT_ONCE, self._local.now_us())
-                    if owed:
-                        left += await self._settle(owed)
+            while debts:
+                some = debts[:SETTLED_AT_ONCE]
+                left += await self._settle(some, self._now_us(), self._name)
+                del debts[:SETTLED_AT_ONCE]
+        except StoreError:
+            pass  # the others would fail as well
         finally:
-            self._debts.restore(left)
-            self._settle_from_s = self._now_s() + (SETTLE_AGAIN_S if left else 0)
+            self._debts.restore((*left, *debts))
+            self._settle_from_s = self._now_s() + (SETTLE_AGAIN_S if left or debts else 0)
             self._settling = None
+
+    def _now_us(self) -> int:
+        """The clock by which debts are charged."""
+        return self._local.now_us() - KNOWN_LATE_US
 
     @property
     def is_away(self) -> bool:

@@ -58,7 +58,8 @@ class Refusals:
         for charge in charges:
             tat_us = self._tats_us.get(hash(charge.bucket)) or now_us
             tats_us.append(tat_us)
-            refused = refused or tat_us + charge.step_us - now_us > charge.limit.tau_us
+            step_us = charge.step_us  # a look is never refused
+            refused = refused or (step_us > 0 and tat_us + step_us - now_us > charge.limit.tau_us)
         return Outcome(False, now_us, tuple(tats_us)) if refused else None
 
     def clear(self) -> None:

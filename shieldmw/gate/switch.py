@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
+from shieldmw.errors import NotPermitted
 from shieldmw.store.port import ModeRegister, StoredMode
 
 from .refresher import Refresher
@@ -143,6 +144,7 @@ class ChangeListener:
         self._register = register
         self._heard = heard
         self._task: asyncio.Task[None] | None = None
+        self._told = False
 
     async def start(self) -> None:
         """Listen in the background."""
@@ -160,6 +162,10 @@ class ChangeListener:
             try:
                 async for change in self._register.changes():
                     self._heard(change)
+            except NotPermitted as error:
+                if not self._told:
+                    log.warning("changes in the store are only polled: its user may not listen (%s)", error)
+                self._told = True
             except Exception as error:
                 log.debug("changes in the store are not heard, only polled: %s", error)
             await asyncio.sleep(self.AGAIN_S)

@@ -12,7 +12,7 @@ from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import EPOCH_S, Ask, Charges, Outcome
 from shieldmw.core.client import Client
-from shieldmw.core.debts import Owed, settled_us
+from shieldmw.core.debts import Debt, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
@@ -100,6 +100,7 @@ class MemoryStore(MemoryBuckets):
         self._seats = SeatTable()
         self._queue = EMPTY
         self._listening: list[asyncio.Queue[str]] = []
+        self._charged: Table[str, Debt] = Table(most_buckets)
 
     async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
         """Take the charges of each ask, all or nothing. Nothing is taken ahead: nothing is far away."""
@@ -108,12 +109,15 @@ class MemoryStore(MemoryBuckets):
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Nothing was taken ahead."""
 
-    async def settle(self, owed: Sequence[Owed]) -> Sequence[Owed]:
-        """Charge what a worker admitted by itself, whether it fits or not. Nothing is left."""
-        now_us = self.now_us()
-        for one in owed:
-            key = one.charge.bucket
-            self._tats.put(key, settled_us(self._tats.get(key), one, now_us))
+    async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
+        """Charge what a worker admitted by itself, whether it fits or not, and once. Nothing is left."""
+        for debt in debts:
+            key = debt.charge.bucket
+            before = self._charged.get(f"{key} {worker}")
+            charged_us = before.admitted_us if before is not None and before.number == debt.number else 0
+            if owed_us := debt.owed_us(now_us, charged_us):
+                self._tats.put(key, settled_us(self._tats.get(key), owed_us, debt.charge.limit, self.now_us()))
+                self._charged.put(f"{key} {worker}", debt)
         return ()
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:

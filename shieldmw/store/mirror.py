@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from secrets import randbits
 from typing import Any
 
-from .calls import Calls, Command
-from .keys import KEEP_MS
-from .records import whole_number
+from shieldmw.errors import StoreError, StoreUnavailable
+
+from .calls import Calls
+from .records import mark
 from .redis import pairs
 
 VERSION = b"version"
@@ -37,6 +38,11 @@ class Mirror:
         self.version = 0
         self.fields: dict[bytes, bytes] = {}
 
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The table and its log."""
+        return self._key, self._log
+
     async def refresh(self) -> None:
         """Bring the copy up to date. What changes meanwhile has another version, and is read the next time.
 
@@ -44,13 +50,10 @@ class Mirror:
             StoreError: as the store's calls do; the copy stays as it was.
         """
         async with self._lock:
-            if await self._stored_version() == self.version:
+            version = await self._stored_version()
+            if version == self.version:
                 return
-            stored, log = await self._redis.transaction(
-                ("HGET", self._key, VERSION), ("XREVRANGE", self._log, "+", "-", "COUNT", LOGGED)
-            )
-            version = whole_number(stored, "version")
-            names = changed_fields(log, self.version, version)
+            names = changed_fields(await self._logged(), self.version, version)
             if names is None:
                 self.fields = await self._all()
             elif names:
@@ -62,23 +65,18 @@ class Mirror:
                         self.fields[name] = value
             self.version = version
 
-    async def touched(self, names: Sequence[str]) -> tuple[Command, ...]:
-        """What goes into the transaction that changes these fields: a new version, and that it changed them.
-
-        The log says which version it follows, so that a change that is not logged (made by hand, or by a release that
-        keeps no log) leaves a gap, over which the table is read again.
-        """
-        before, version = await self._redis.command("HGET", self._key, VERSION) or 0, new_version()
-        logged = " ".join(names) if len(names) <= MOST_FIELDS else ""
-        return (
-            ("HSET", self._key, VERSION, version),
-            ("PEXPIRE", self._key, KEEP_MS),
-            ("XADD", self._log, "MAXLEN", LOGGED, "*", "before", before, "version", version, "fields", logged),
-            ("PEXPIRE", self._log, KEEP_MS),
-        )
+    async def _logged(self) -> Sequence[Any]:
+        """The log, the newest first; nothing where somebody else has put something else there."""
+        try:
+            log: Sequence[Any] = await self._redis.command("XREVRANGE", self._log, "+", "-", "COUNT", LOGGED)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return ()
+        return log
 
     async def _stored_version(self) -> int:
-        return whole_number(await self._redis.command("HGET", self._key, VERSION), "version")
+        return mark(await self._redis.command("HGET", self._key, VERSION))
 
     async def _all(self) -> dict[bytes, bytes]:
         """All fields. Those that nobody changes meanwhile are all there (Redis, SCAN guarantees)."""
@@ -98,14 +96,17 @@ def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] 
     It cannot where too much has changed, and where somebody has changed the table without it.
     """
     names: dict[bytes, None] = {}
-    expected: bytes | None = b"%d" % version
+    expected: bytes | None = None
     for _, flat in log:
         entry = pairs(flat)
+        logged = entry.get(b"version")
+        if expected is None and logged != b"%d" % version:
+            continue  # newer than what was read
         changed = entry.get(b"fields", b"").split()
         names.update(dict.fromkeys(changed))
-        if entry.get(b"version") != expected or not changed or len(names) > MOST_FIELDS:
+        if (expected is not None and logged != expected) or not changed or len(names) > MOST_FIELDS:
             return None
-        expected = entry.get(b"before")
+        expected = entry.get(b"before", b"")
         if known and expected == b"%d" % known:
             return list(names)
     return None

@@ -14,7 +14,7 @@ from typing import Protocol
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
-from shieldmw.core.debts import Owed
+from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
@@ -48,8 +48,12 @@ class Buckets(Protocol):
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was taken ahead and not spent."""
 
-    async def settle(self, owed: Sequence[Owed]) -> Sequence[Owed]:
-        """Charge what a worker admitted by itself, whether it fits or not; what is known not to be charged is left."""
+    async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
+        """Charge what a worker admitted by itself, whether it fits or not; what is not known to be charged.
+
+        Whatever that is, and whatever failed, may be asked for again: each debt is charged once. ``now_us`` is the
+        worker's clock, and ``worker`` a name that is nobody else's.
+        """
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again, on every worker."""

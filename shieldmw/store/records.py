@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypeVar
+from zlib import crc32
 
 from shieldmw.core.api_keys import ApiKey
 from shieldmw.core.client import Identity, ListenerClass
@@ -21,17 +22,22 @@ log = logging.getLogger(__name__)
 
 SHORTEST_SECRET_BYTES = 16
 
+N = TypeVar("N", int, float)
 
-def whole_number(value: Any, what: str) -> int:
-    """A number that is kept as text; 0 where there is none.
 
-    Raises:
-        StoreError: it is no whole number.
+# More seats than there are people.
+MOST_SEATS = 10**10
+
+
+def mark(value: Any) -> int:
+    """What tells one state from another, where nothing but that matters; 0 where there is none.
+
+    What is no number was written by somebody else, and tells as much.
     """
     try:
         return int(value or 0)
     except ValueError:
-        raise StoreError(f"the {what} in the store is {value!r:.80}: expected a whole number") from None
+        return crc32(value)
 
 
 def parse_secret(value: Any) -> bytes:
@@ -147,12 +153,21 @@ def parse_mode(version: int, since_us: int, until_us: int, now_us: int, data: by
             until_s=until_us / 1_000_000 if until_us else None,
             actor=str(kept["actor"]),
             reason=str(kept["reason"]),
-            capacity=None if kept["capacity"] is None else int(kept["capacity"]),
-            guest_share=None if kept["guest_share"] is None else float(kept["guest_share"]),
+            capacity=_within(kept["capacity"], MOST_SEATS, int),
+            guest_share=_within(kept["guest_share"], 1, float),
         )
     except Exception as error:
         raise StoreError(f"the mode in the store cannot be read ({type(error).__name__})") from None
     return StoredMode(state, now_s)
+
+
+def _within(value: Any, most: int, kind: Callable[[Any], N]) -> N | None:
+    """A number from 0 to ``most``, if there is one."""
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise ValueError("a number that is none of ours")
+    return kind(value)
 
 
 def audit_text(entry: AuditEntry) -> str:
@@ -166,9 +181,10 @@ def parse_audit(entries: Any) -> list[AuditEntry]:
     for id_, fields in entries:
         try:
             values: Mapping[str, Any] = json.loads(pairs(fields)[b"entry"])
-            when_s = int(id_.partition(b"-")[0]) / 1000
+            when_ms = int(id_.partition(b"-")[0])
+            _unix_time(when_ms // 1000)
             texts = (str(values[name]) for name in ("who", "what", "was", "now", "why"))
-            parsed.append(AuditEntry(when_s, *texts))
+            parsed.append(AuditEntry(when_ms / 1000, *texts))
         except Exception:  # whatever it is that somebody else wrote there
             log.warning("an entry of the audit cannot be read: it is left out")
     return parsed

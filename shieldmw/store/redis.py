@@ -7,6 +7,7 @@ owns the connection, so whoever goes away while waiting neither cancels a call n
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from shieldmw.errors import NothingDone, SettingsError, StoreError, StoreUnavailable
+from shieldmw.errors import NothingDone, NotPermitted, SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings.problems import problem
 
 from .budget import Budget
@@ -27,6 +28,13 @@ from .scripts import NAMES, source
 
 # What one round trip takes along at most. More would make the first wait for the last.
 MOST_CALLS = 256
+
+# A server that says it is not the one to ask is left for whichever the name stands for now, so often at most.
+LEAVE_EVERY_S = 0.5
+
+# A listener that hears nothing for so long asks whether it is still connected, and leaves where that is not answered
+# in as long again.
+QUIET_S = 5.0
 
 # Answers that mean "not now" rather than "never": LOADING, READONLY, OOM, MASTERDOWN.
 _AWAY = (
@@ -38,6 +46,13 @@ _AWAY = (
     redis_errors.OutOfMemoryError,
     redis_errors.MasterDownError,
 )
+
+# The same of those that the library has no class for; before Redis 7 those within a script are quoted in another one.
+_NOT_NOW = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|OOM|READONLY|MASTERDOWN) ")
+
+# It is a replica now, its master or its replicas are away, or its cluster is down: there may be another in its place.
+_NOT_THE_ONE = (redis_errors.ReadOnlyError, redis_errors.ClusterDownError)
+_ISOLATED = ("NOREPLICAS", "READONLY", "MASTERDOWN")
 
 # For the next command alone, at a node that a slot is on its way to; in a transaction for all of it.
 _ASKING: Command = ("ASKING",)
@@ -99,6 +114,8 @@ class RedisConnection:
         self._waiting: list[_Call] = []
         self._owner: asyncio.Task[None] | None = None
         self._retired = False
+        self._is_the_one = True
+        self._left_s = float("-inf")
         self._scripts = {name: source(name) for name in NAMES}
         self._digests: dict[str, str] = {}
 
@@ -129,18 +146,28 @@ class RedisConnection:
         return [_checked(reply) for reply in replies]
 
     async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
-        """What is published on a channel, beginning with an empty message once we listen."""
+        """What is published on a channel, beginning with an empty message once we listen.
+
+        Fails where the server is left for another, or falls silent: then it is to be asked for again.
+        """
         client: Any = aioredis.Redis(connection_pool=self._pool)
         pubsub = client.pubsub()
         try:
             with _TRANSLATED:
                 async with Budget(self._timeout_s):
                     await pubsub.subscribe(channel)
+                    await pubsub.get_message(timeout=None)  # that we do
             yield b""
+            asked = False
             while True:
                 with _TRANSLATED:
-                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=3600.0)
-                if message is not None:
+                    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=QUIET_S)
+                    if message is None and asked:
+                        raise StoreUnavailable("the server that was listened to has fallen silent")
+                    asked = message is None
+                    if asked:
+                        await pubsub.ping()
+                if message is not None and message["type"] == "message":
                     yield message["data"]
         finally:
             await pubsub.aclose()
@@ -218,13 +245,26 @@ class RedisConnection:
             if isinstance(error, StoreUnavailable) and not sent:
                 raise NothingDone(*error.args) from error
             raise
+        if not self._is_the_one:
+            self._is_the_one = True
+            await self._leave()
 
     async def _reply(self) -> Any:
         """One reply; an error that the server answers is a value, since more replies follow it."""
         try:
             return await self._connection.read_response()
         except redis_errors.ResponseError as error:
+            if isinstance(error, _NOT_THE_ONE) or _code(error) in _ISOLATED:
+                self._is_the_one = False
             return error
+
+    async def _leave(self) -> None:
+        """End all connections, listeners' too, unless that was just done: the next call asks for the name again."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._left_s >= LEAVE_EVERY_S:
+            self._left_s = now_s
+            await self._connection.disconnect(nowait=True)
+            await self._pool.disconnect()
 
 
 def _packed(commands: Sequence[Command]) -> bytes:
@@ -251,11 +291,19 @@ def _failure(reply: Exception) -> StoreError:
         return Moved(text, reply.host, reply.port)
     if isinstance(reply, redis_errors.AskError):
         return Asked(text, reply.host, reply.port)
+    if isinstance(reply, redis_errors.NoPermissionError) or "NOPERM " in text:  # also for what aborts a transaction
+        return NotPermitted(text)
     if isinstance(reply, redis_errors.TryAgainError):
         return TryAgain(text)
     if isinstance(reply, redis_errors.ClusterDownError):
         return ClusterDown(text)
-    return NothingDone(text) if isinstance(reply, _AWAY) else StoreError(text)
+    return NothingDone(text) if isinstance(reply, _AWAY) or _code(reply) else StoreError(text)
+
+
+def _code(error: Exception) -> str:
+    """The word that says why a server cannot serve now; '' for any other error."""
+    found = _NOT_NOW.search(str(error))
+    return found[1] if found else ""
 
 
 def _fail(call: _Call, error: StoreError) -> None:
@@ -276,6 +324,8 @@ class _Translated:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, _AWAY):
             raise StoreUnavailable(_text(error)) from error
+        if isinstance(error, redis_errors.NoPermissionError):
+            raise NotPermitted(_text(error)) from error
         if isinstance(error, redis_errors.RedisError):
             raise StoreError(_text(error)) from error
 

@@ -7,14 +7,14 @@ from importlib.resources import files
 from struct import pack
 
 from shieldmw.core.bucket import Ask, Charge, Outcome
-from shieldmw.core.debts import Owed
+from shieldmw.core.debts import Debt, deepest_us
 from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import Queue
-from shieldmw.errors import NothingDone, StoreError
+from shieldmw.errors import StoreError
 
-NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "deny")
+NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "change")
 
 # What can be run for each of its keys alone as well, where they cannot be had together.
 OF_BUCKETS = frozenset({"take", "give_back", "settle", "refund"})
@@ -63,15 +63,22 @@ async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:
     return whole_numbers("give_back", [reply], 1)[0]
 
 
-async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> Sequence[Owed]:
-    """Run ``settle.lua``; what is known not to be charged."""
-    keys = [key_of(one.charge) for one in owed]
-    arguments = [number for one in owed for number in (one.owed_us, one.charge.limit.tau_us)]
-    try:
-        whole_numbers("settle", [await run("settle", keys, arguments)], 1)
-    except NothingDone:
-        return owed
-    return ()
+async def settle(run: Run, debts: Sequence[Debt], now_us: int, worker: str, key_of: KeyOf) -> None:
+    """Run ``settle.lua`` for debts of a worker whose clock says ``now_us``."""
+    keys: list[str] = []
+    arguments = [now_us]
+    for debt in debts:
+        charge, workers, admitted_us, tat_us, number = debt
+        bucket = key_of(charge)
+        keys += (bucket, settled_key(bucket, worker))
+        ttl_ms = max(1, -(-(tat_us - now_us) // 1000))
+        arguments += (number, admitted_us, tat_us, workers, deepest_us(charge.limit), ttl_ms)
+    whole_numbers("settle", [await run("settle", keys, arguments)], 1)
+
+
+def settled_key(bucket: str, worker: str) -> str:
+    """Where it is noted what a bucket was charged of a worker's last debt."""
+    return f"{bucket}:settled:{worker}"
 
 
 async def refund(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> int:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from secrets import randbits
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client
-from shieldmw.core.debts import Owed
+from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
-from shieldmw.errors import StoreError
+from shieldmw.errors import NothingDone, StoreError
 
 from . import records, scripts, slots
-from .calls import Calls, Command
+from .calls import Calls
 from .keys import KEEP_MS, Keys, Names
-from .mirror import Mirror, new_version
+from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
 from .port import AuditEntry, StoredMode
 
 AUDIT_LENGTH = 1000
@@ -64,21 +65,20 @@ class RedisStore:
         give_back = slots.give_back if self._redis.slotted else scripts.give_back
         await give_back(self._redis.run, unspent, keys.bucket)
 
-    async def settle(self, owed: Sequence[Owed]) -> Sequence[Owed]:
-        """Charge what a worker admitted by itself; what is left."""
+    async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
+        """Charge what a worker admitted by itself, each debt once; what is not known to be charged."""
         keys = self._keys or await self._learn_keys()
-        settle = slots.settle if self._redis.slotted else scripts.settle
-        return await settle(self._redis.run, owed, keys.bucket)
+        if self._redis.slotted:
+            return await slots.settle(self._redis.run, debts, now_us, worker, keys.bucket)
+        await scripts.settle(self._redis.run, debts, now_us, worker, keys.bucket)
+        return ()
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Drop a client's buckets, and tell every worker."""
         keys = self._keys or await self._learn_keys()
         await self._redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
-        await self._redis.transaction(
-            ("HSET", self._names.mode, "epoch", randbits(52)),
-            ("PEXPIRE", self._names.mode, KEEP_MS),
-            ("PUBLISH", self._names.changes, f"client {keys.client_digest(client)}"),
-        )
+        told = f"client {keys.client_digest(client)}"
+        await self._change(self._names.mode, put=("epoch", randbits(52)), told=told)
 
     # --- the fleet's secret
 
@@ -91,12 +91,13 @@ class RedisStore:
         return self._secret
 
     async def _learn_keys(self) -> Keys:
-        offered = self._secret or self._candidate
-        *_, kept = await self._redis.transaction(
-            ("SET", self._names.secret, offered.hex(), "NX"),
-            ("PEXPIRE", self._names.secret, KEEP_MS),
-            ("GET", self._names.secret),
-        )
+        key, offered = self._names.secret, self._secret or self._candidate
+        # No transaction unless there is none: a server whose memory is full takes no transactions.
+        kept = await self._redis.command("GETEX", key, "PX", KEEP_MS)
+        if kept is None:
+            *_, kept = await self._redis.transaction(
+                ("SET", key, offered.hex(), "NX"), ("PEXPIRE", key, KEEP_MS), ("GET", key)
+            )
         secret = records.parse_secret(kept)
         if self._keys is None or secret != self._secret:
             self._secret = secret
@@ -117,19 +118,13 @@ class RedisStore:
 
     async def add_api_key(self, api_key: ApiKey) -> None:
         """Issue a key."""
-        text = records.api_key_text(api_key)
-        await self._redis.transaction(
-            ("HSET", self._names.api_keys, api_key.digest, text), *await self._api_keys.touched([api_key.digest])
-        )
+        await self._change(self._api_keys, put=(api_key.digest, records.api_key_text(api_key)))
 
     async def revoke_api_keys(self, digests: Sequence[str]) -> int:
         """Revoke keys by their digests; how many there were."""
         if not digests:
             return 0
-        revoked, *_ = await self._redis.transaction(
-            ("HDEL", self._names.api_keys, *digests), *await self._api_keys.touched(digests)
-        )
-        return int(revoked)
+        return await self._change(self._api_keys, drop=digests)
 
     async def api_key_count(self) -> int:
         """How many keys are issued, for ``shieldmw check``."""
@@ -158,65 +153,64 @@ class RedisStore:
     async def deny(self, entry: DenyEntry) -> None:
         """Refuse a network, and say so in the audit."""
         audit = AuditEntry(0, entry.actor, f"deny {entry.network}", "", f"until {entry.until_s:.0f}", entry.reason)
-        name = str(entry.network)
-        await self._redis.transaction(
-            ("HSET", self._names.deny, name, records.deny_text(entry)),
-            *await self._deny.touched([name]),
-            *self._audited(audit, "deny"),
-        )
+        put = (str(entry.network), records.deny_text(entry))
+        await self._change(self._deny, put=put, audit=audit, told="deny")
 
     async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
         """Tell a store that lost the list what it was, and say so in the audit; one that has a list keeps it."""
-        names = self._names
         why = "the store had lost the list, which a worker still knew"
         audit = AuditEntry(0, "shieldmw", "deny list", "", f"{len(entries)} networks", why)
-        arguments: list[str | int] = [new_version(), records.audit_text(audit), names.changes, KEEP_MS, AUDIT_LENGTH]
+        put: list[str] = []
         for entry in entries:
-            arguments += [str(entry.network), records.deny_text(entry)]
-        reply = await self._redis.run("deny", (names.deny, names.audit), arguments)
-        return scripts.whole_numbers("deny", reply, 1) == [1]
+            put += (str(entry.network), records.deny_text(entry))
+        return await self._change(self._deny, put=put, audit=audit, told="deny", when="lost") >= 0
 
     async def undeny(self, network: str, actor: str) -> bool:
         """Refuse it no longer; whether it was refused."""
         audit = AuditEntry(0, actor, f"deny {network}", "denied", "not denied", "")
-        dropped, *_ = await self._redis.transaction(
-            ("HDEL", self._names.deny, network), *await self._deny.touched([network]), *self._audited(audit, "deny")
-        )
-        return bool(dropped)
+        return await self._change(self._deny, drop=[network], audit=audit, told="deny") > 0
 
-    def _audited(self, entry: AuditEntry, change: str) -> tuple[Command, ...]:
-        audit = self._names.audit
-        return (
-            ("XADD", audit, "MAXLEN", AUDIT_LENGTH, "*", "entry", records.audit_text(entry)),
-            ("PEXPIRE", audit, KEEP_MS),
-            ("PUBLISH", self._names.changes, change),
-        )
+    async def _change(
+        self,
+        table: Mirror | str,
+        *,
+        drop: Sequence[str] = (),
+        put: Sequence[str | int] = (),
+        audit: AuditEntry | None = None,
+        told: str = "",
+        when: str = "always",
+    ) -> int:
+        """Run ``change.lua``: drop and set fields of a table or of a hash without versions, note it and tell it; how
+        many were dropped."""
+        names = self._names
+        keys, version = ([table], "") if isinstance(table, str) else (list(table.keys), str(new_version()))
+        if audit is not None:
+            keys.append(names.audit)
+        text = "" if audit is None else records.audit_text(audit)
+        arguments = (KEEP_MS, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, told, when)
+        reply = await self._redis.run("change", keys, (*arguments, len(drop), *drop, *put))
+        return scripts.whole_numbers("change", [reply], 1)[0]
 
     # --- the mode
 
     async def mode(self) -> StoredMode:
         """The mode as it is kept."""
-        key = self._names.mode
-        now, fields = await self._redis.transaction(
-            ("TIME",), ("HMGET", key, "version", "since_us", "until_us", "data", "epoch")
-        )
-        version, since_us, until_us = (records.whole_number(field, "mode") for field in fields[:3])
-        now_us = int(now[0]) * 1_000_000 + int(now[1])
-        stored = records.parse_mode(version, since_us, until_us, now_us, fields[3] or b"")
-        epoch = fields[4]
-        if epoch is None:
+        _, stored, epoch = await self._run_mode("read")
+        if not epoch:
             # An empty store. Only then is anything written: to be read again and again must cost no writes.
-            *_, epoch = await self._redis.transaction(
-                ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
-            )
-        return replace(stored, epoch=records.whole_number(epoch, "epoch"))
+            key = self._names.mode
+            with suppress(NothingDone):  # its memory is full: the mode can be read all the same
+                *_, epoch = await self._redis.transaction(
+                    ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
+                )
+        return replace(stored, epoch=records.mark(epoch) if epoch else None)
 
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
     ) -> tuple[bool, StoredMode]:
         """Change the mode, unless it is of another version than expected."""
         audit = AuditEntry(0, change.actor, "mode", was.mode, str(change), change.reason)
-        return await self._run_mode(
+        changed, stored, _ = await self._run_mode(
             "set",
             -1 if expected_version is None else expected_version,
             was.version,
@@ -225,6 +219,7 @@ class RedisStore:
             records.mode_text(change),
             audit,
         )
+        return changed, stored
 
     async def restore_mode(self, state: ModeState) -> StoredMode:
         """Tell a store that lost it which mode is in force."""
@@ -232,21 +227,30 @@ class RedisStore:
         why = f"the store had lost version {state.version}, which is in force"
         audit = AuditEntry(0, "shieldmw", "mode", "", state.mode, why)
         until_us, since_us = int((state.until_s or 0) * 1_000_000), int(state.since_s * 1_000_000)
-        _, stored = await self._run_mode(
+        _, stored, _ = await self._run_mode(
             "restore", state.version, state.version, until_us, since_us, records.mode_text(change), audit
         )
         return stored
 
     async def _run_mode(
-        self, what: str, asked: int, known: int, ends: int, since: int, data: str, audit: AuditEntry
-    ) -> tuple[bool, StoredMode]:
+        self,
+        what: str,
+        asked: int = 0,
+        known: int = 0,
+        ends: int = 0,
+        since: int = 0,
+        data: str = "",
+        audit: AuditEntry | None = None,
+    ) -> tuple[bool, StoredMode, bytes]:
+        """Run ``mode.lua``; whether it changed, how it is, and the epoch as it is kept."""
         names = self._names
-        arguments = (what, asked, known, ends, since, data, records.audit_text(audit), names.changes)
-        reply = await self._redis.run("mode", (names.mode, names.audit), (*arguments, KEEP_MS, AUDIT_LENGTH))
-        if not isinstance(reply, list) or len(reply) != 6 or not isinstance(reply[5], bytes):
-            raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers and data")
+        audit_text = "" if audit is None else records.audit_text(audit)
+        arguments = (what, asked, known, ends, since, data, audit_text, names.changes, KEEP_MS, AUDIT_LENGTH)
+        reply = await self._redis.run("mode", (names.mode, names.audit), arguments)
+        if not isinstance(reply, list) or len(reply) != 7 or any(type(text) is not bytes for text in reply[5:]):
+            raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers, data and epoch")
         changed, version, since_us, until_us, now_us = scripts.whole_numbers("mode", reply[:5], 5)
-        return changed == 1, records.parse_mode(version, since_us, until_us, now_us, reply[5])
+        return changed == 1, records.parse_mode(version, since_us, until_us, now_us, reply[5]), reply[6]
 
     async def audit(self, count: int) -> list[AuditEntry]:
         """The last changes, the newest first."""
@@ -255,7 +259,7 @@ class RedisStore:
 
     async def note(self, entry: AuditEntry) -> None:
         """Add a change to the audit, now."""
-        await self._redis.transaction(*self._audited(entry, "audit"))
+        await self._change(self._names.mode, audit=entry, told="audit")
 
     async def tell(self, change: str) -> None:
         """Tell every worker of a change that is not kept."""
@@ -281,6 +285,12 @@ class RedisStore:
         return await scripts.queue(self._redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
 
     # --- the server itself
+
+    async def missing_rights(self) -> list[str]:
+        """A line for each right that the user of this store lacks, for ``shieldmw check``."""
+        from .rights import missing_rights
+
+        return await missing_rights(self._redis, self._names.prefix)
 
     async def server_info(self) -> Mapping[str, Mapping[str, str]]:
         """What each server that is written to says of itself, by where it is, for ``shieldmw check``."""

@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from shieldmw.core.bucket import Ask, Charge, Charges, Outcome
-from shieldmw.core.debts import Owed
+from shieldmw.core.debts import Debt
 from shieldmw.core.lease import Unspent
 from shieldmw.errors import StoreError
 
@@ -30,8 +30,7 @@ from .port import TakenInPart
 from .scripts import KeyOf, Run
 
 Result = Outcome | StoreError
-Change = TypeVar("Change", Unspent, Owed)
-T = TypeVar("T")
+Change = TypeVar("Change", Unspent, Debt)
 
 
 # --- the plan: pure
@@ -101,17 +100,16 @@ async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> None
     Raises:
         StoreError: nothing could be given back.
     """
-    await _each_slot([scripts.give_back(run, group, key_of) for group in _by_slot(unspent)])
+    await _each_slot(unspent, lambda group: scripts.give_back(run, group, key_of))
 
 
-async def settle(run: Run, owed: Sequence[Owed], key_of: KeyOf) -> Sequence[Owed]:
-    """Charge what was admitted by a worker alone; what is known not to be charged.
+async def settle(run: Run, debts: Sequence[Debt], now_us: int, worker: str, key_of: KeyOf) -> Sequence[Debt]:
+    """Charge what was admitted by a worker alone; what is not known to be charged.
 
     Raises:
-        StoreError: of nothing it is known.
+        StoreError: nothing is known to be.
     """
-    left = await _each_slot([scripts.settle(run, group, key_of) for group in _by_slot(owed)])
-    return [one for some in left for one in some]
+    return await _each_slot(debts, lambda group: scripts.settle(run, group, now_us, worker, key_of))
 
 
 def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
@@ -122,13 +120,16 @@ def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
     return found.values()
 
 
-async def _each_slot(calls: Sequence[Awaitable[T]]) -> list[T]:
-    """All calls at once, and what those say that do not fail; fails where all of them do."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    failures = [result for result in results if isinstance(result, BaseException)]
-    if failures and len(failures) == len(calls):
-        raise failures[0]
-    return [result for result in results if not isinstance(result, BaseException)]
+async def _each_slot(
+    changes: Sequence[Change], call: Callable[[Sequence[Change]], Awaitable[object]]
+) -> Sequence[Change]:
+    """A call for each slot, all at once; what those were to change that failed. Fails where all of them do."""
+    groups = list(_by_slot(changes))
+    results = await asyncio.gather(*map(call, groups), return_exceptions=True)
+    failed = [(group, result) for group, result in zip(groups, results, strict=True) if isinstance(result, Exception)]
+    if failed and len(failed) == len(groups):
+        raise failed[0][1]
+    return [change for group, _ in failed for change in group]
 
 
 async def _group(run: Run, asks: Sequence[Ask], key_of: KeyOf) -> Sequence[Result]:

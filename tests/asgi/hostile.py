@@ -191,7 +191,7 @@ def reads_records(hostile: Hostile) -> None:
     bearing(
         records.parse_mode, hostile.either(0, 1, 2**60), hostile.either(0, 2**70), hostile.either(0, 2**80), 1, body
     )
-    bearing(records.whole_number, body, "x")
+    records.mark(body)
     bearing(records.parse_secret, body)
 
 

@@ -17,6 +17,7 @@ from servers import RedisServer, free_port, redis_cluster, redis_sentinels, redi
 from shieldmw import Settings
 from shieldmw.cli.check import store_warnings
 from shieldmw.gate import jwks
+from store.rights import PASSWORD, user_without
 
 SECRET = "q" * 40
 
@@ -24,6 +25,39 @@ SECRET = "q" * 40
 def warnings_of(out: str) -> list[str]:
     """The warnings, without their first word."""
     return [line.removeprefix("warning: ") for line in out.splitlines() if line.startswith("warning: ")]
+
+
+# --- rights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ("&shield:*", "may not SUBSCRIBE to shield:{control}:changes: add &shield:*"),
+        ("~shield:*", "may not use keys that begin with shield: add ~shield:*"),
+        ("+evalsha", "may not run EVALSHA: add +evalsha"),
+        ("+script|load", "may not run SCRIPT LOAD: add +script|load"),
+        ("+client|setname", "may not run CLIENT SETNAME: add +client|setname"),
+    ],
+)
+def test_a_right_that_is_missing_is_status_1(store: RedisServer, right: str, said: str) -> None:
+    """Named with the user and what gives it."""
+    ran = invoke("check", SHIELD_REDIS_URL=user_without(store, right))
+    assert ran.status == 1
+    assert f"error: the ACL user 'shield' of the store {said}" in ran.err.splitlines()
+    assert PASSWORD not in ran.printed
+
+
+def test_a_user_without_info_is_warned_of(store: RedisServer) -> None:
+    """The store answers: only its version is not known."""
+    url = user_without(store, "+info")
+    ran = invoke("check", SHIELD_REDIS_URL=url)
+    assert ran.status == 0
+    assert [line for line in warnings_of(ran.out) if "INFO" in line] == [
+        "the ACL user 'shield' may not run INFO, so version and maxmemory-policy are not known: add +info"
+    ]
+    assert ran.out.splitlines()[-1] == f"ok: settings are valid, store {url.replace(PASSWORD, '***')}"
+    assert store.client().dbsize() == 0
 
 
 # --- exit status ------------------------------------------------------------------------------------
@@ -270,6 +304,36 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
     ("a limit nobody reaches", {"SHIELD_IP_LIMIT": "20000/second"}, (), r"will hardly ever refuse anything"),
     ("everything is exempt", {"SHIELD_EXEMPT_PATHS": "/*"}, (), r"EXEMPT_PATHS exempts every path"),
     ("everyone is allowed", {"SHIELD_ALLOW_IPS": "0.0.0.0/0"}, (), r"ALLOW_IPS allows every address"),
+    (
+        "an emergency that admits more at once",
+        {"SHIELD_IP_LIMIT": "20/minute"},
+        (),
+        r"SHIELD_EMERGENCY_IP_LIMIT=30/minute admits more than SHIELD_IP_LIMIT=20/minute",
+    ),
+    (
+        "an emergency that admits more in the long run",
+        {"SHIELD_IP_LIMIT": "20/minute; 100/hour", "SHIELD_EMERGENCY_IP_LIMIT": "10/minute"},
+        (),
+        r"SHIELD_EMERGENCY_IP_LIMIT=10/minute admits more than",
+    ),
+    (
+        "an emergency without a limit",
+        {"SHIELD_EMERGENCY_IP_LIMIT": "off"},
+        (),
+        r"SHIELD_EMERGENCY_IP_LIMIT=off admits more than",
+    ),
+    (
+        "an emergency with more seats",
+        {"SHIELD_CAPACITY": "10", "SHIELD_EMERGENCY_CAPACITY": "20", "SHIELD_LIVE_PATHS": "/live"},
+        (),
+        r"SHIELD_EMERGENCY_CAPACITY=20 is more than SHIELD_CAPACITY=10",
+    ),
+    (
+        "an emergency with seats for everyone",
+        {"SHIELD_CAPACITY": "10", "SHIELD_EMERGENCY_CAPACITY": "0", "SHIELD_LIVE_PATHS": "/live"},
+        (),
+        r"SHIELD_EMERGENCY_CAPACITY=0 \(no limit\) is more than SHIELD_CAPACITY=10",
+    ),
     (
         "a rate that is rounded",
         {"SHIELD_IP_LIMIT": "600001/second"},

@@ -160,13 +160,14 @@ def test_costs_around_the_burst(cost: int, allowed: bool, retry_after_us: int) -
         pytest.param(1000 * S, 0, id="a-tat-of-now-is-a-full-bucket"),
         pytest.param(1000 * S + 1, 1, id="a-microsecond-ahead-counts"),
         pytest.param(1000 * S + 3 * S, 3 * S, id="tau-ahead-is-an-empty-bucket"),
-        pytest.param(1000 * S + 3 * S + 1, 3 * S, id="beyond-tau-is-no-emptier-than-empty"),
-        pytest.param(10**18, 3 * S, id="nor-is-a-tat-from-a-clock-gone-mad"),
-        pytest.param(-(10**18), 0, id="nor-is-one-before-2025-fuller-than-full"),
+        pytest.param(1000 * S + 3 * S + 1, 3 * S + 1, id="beyond-tau-is-overdrawn"),
+        pytest.param(1000 * S + 6 * S + 1, 6 * S, id="by-one-bucket-at-most"),
+        pytest.param(10**18, 6 * S, id="so-is-a-tat-from-a-clock-gone-mad"),
+        pytest.param(-(10**18), 0, id="one-before-2025-is-no-fuller-than-full"),
     ],
 )
-def test_a_stored_tat_is_clamped_between_full_and_empty(stored_us: int | None, full_after_us: int) -> None:
-    """Whatever the store holds, a bucket is never fuller than full, and never waits longer than tau to be so."""
+def test_a_stored_tat_is_clamped_between_full_and_overdrawn(stored_us: int | None, full_after_us: int) -> None:
+    """Whatever the store holds, a bucket is never fuller than full, and never waits longer than two tau to be so."""
     charges = (Charge(ALICE, Limit("ip", 1, 1, 3), 0),)
     outcome = take((stored_us,), Ask(charges), 1000 * S)
     assert outcome == Outcome(True, 1000 * S, (1000 * S + full_after_us,))

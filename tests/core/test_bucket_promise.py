@@ -96,15 +96,15 @@ def test_a_clock_that_jumps_admits_only_for_its_way_forward(trace: tuple[Limit, 
 @relaxed
 @given(traces(forward_only=False))
 def test_no_clock_locks_a_client_out(trace: tuple[Limit, list[tuple[int, int]]]) -> None:
-    """However the clock jumped before, no wait is longer than the bucket takes to fill."""
+    """However the clock jumped before, no wait is longer than an overdrawn bucket takes to fill."""
     limit, steps = trace
     tat_us: int | None = None
     for now_us, cost in timed(steps):
         charges = (Charge(ALICE, limit, cost),)
         outcome = take((tat_us,), Ask(charges), now_us)
         level = levels(charges, outcome)[0]
-        assert level.retry_after_us <= limit.tau_us
-        assert 0 <= level.full_after_us <= limit.tau_us
+        assert level.retry_after_us <= 2 * limit.tau_us
+        assert 0 <= level.full_after_us <= 2 * limit.tau_us
         if outcome.allowed:
             tat_us = outcome.tats_us[0]
 

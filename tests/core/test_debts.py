@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shieldmw.core import bucket
-from shieldmw.core.bucket import Ask, Charge, shared
+from shieldmw.core.bucket import Ask, Charge, Charges, shared
 from shieldmw.core.client import Client
-from shieldmw.core.debts import Debt, Debts, settled_us
+from shieldmw.core.debts import Debt, Debts, deepest_us, settled_us
 from shieldmw.core.limits import Limit
 
 CLIENT = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
@@ -46,13 +46,13 @@ class Alone:
 
     def settle_in_vain(self, worker: int, now_us: int) -> None:
         """One worker does not reach the store."""
-        self._debts[worker].restore(self._debts[worker].collect(16, now_us))
+        self._debts[worker].restore(self._debts[worker].collect(now_us))
 
     def settle(self, now_us: int) -> None:
         """Each worker charges the store."""
         for debts in self._debts:
-            for owed in debts.collect(16, now_us):
-                self.store_us = settled_us(self.store_us, owed, now_us)
+            for debt in debts.collect(now_us):
+                self.store_us = settled_us(self.store_us, debt.owed_us(now_us), LIMIT, now_us)
             assert not debts
 
 
@@ -94,6 +94,18 @@ def test_a_fleet_admits_no_more_than_one_bucket(workers: int, used: int, steps: 
     assert passed <= LIMIT.burst - used + (now_us - T0_US) / UNIT_US
 
 
+@given(workers=st.integers(2, 4), used=st.integers(0, 12), steps=turns)
+def test_what_is_admitted_beyond_the_bucket_is_paid_back(workers: int, used: int, steps: Turns) -> None:
+    """Workers that believe in a full bucket admit too much together; the store refuses until that has come back."""
+    alone = Alone(workers, None)
+    alone.store_us = T0_US + used * UNIT_US
+    passed = sum(alone.ask(worker % workers, T0_US) for worker, *_ in steps)
+    alone.settle(T0_US)
+    later_us = T0_US + 2 * LIMIT.tau_us
+    passed += drained(alone.store_us, later_us)
+    assert passed <= LIMIT.burst - used + (later_us - T0_US) / UNIT_US
+
+
 def test_a_fleet_owes_no_more_than_it_admitted() -> None:
     """Three workers spend two each, at once: six are left of twelve."""
     alone = Alone(3, None)
@@ -102,19 +114,23 @@ def test_a_fleet_owes_no_more_than_it_admitted() -> None:
     assert drained(alone.store_us, T0_US) == 6
 
 
+def clients(count: int) -> list[Charges]:
+    """Charges of so many clients."""
+    names = [f"203.0.113.{number}/32" for number in range(count)]
+    return [(Charge(Client("ip", name, f"ip:{name}"), LIMIT, 2),) for name in names]
+
+
 def test_what_is_owed_is_told_once() -> None:
-    """Part by part, and then no more."""
+    """All of it, and then no more."""
     debts = Debts(16)
-    for number in range(5):
-        client = Client("ip", f"203.0.113.{number}/32", f"ip:203.0.113.{number}/32")
-        charges = (Charge(client, LIMIT, 2),)
+    for charges in clients(5):
         debts.add(charges, charges, bucket.take([None], Ask(charges), T0_US))
-    told = [owed for _ in range(3) for owed in debts.collect(2, T0_US)]
-    assert [(owed.charge.client.text, owed.owed_us) for owed in told] == [
+    told = debts.collect(T0_US)
+    assert [(debt.charge.client.text, debt.owed_us(T0_US)) for debt in told] == [
         (f"203.0.113.{number}/32", 2 * UNIT_US) for number in range(5)
     ]
     assert not debts
-    assert debts.collect(2, T0_US) == []
+    assert debts.collect(T0_US) == []
 
 
 def test_a_look_owes_nothing() -> None:
@@ -124,41 +140,83 @@ def test_a_look_owes_nothing() -> None:
     debts.add(look, look, bucket.take([None], Ask(look), T0_US))
     assert not debts
     debts.add(CHARGES, CHARGES, bucket.take([None], Ask(CHARGES), T0_US))
-    assert debts.collect(16, T0_US + UNIT_US) == []
+    assert debts.collect(T0_US + UNIT_US) == []
     assert not debts
+
+
+def debt_of(workers: int, length_us: int) -> Debt:
+    """One that is owed as a whole at T0."""
+    return Debt(CHARGES[0], workers, length_us, T0_US + length_us, 1)
 
 
 def test_what_is_owed_is_rounded_up() -> None:
     """A microsecond of a share of a third is a third of one."""
-    assert Debt(CHARGES[0], 3 * UNIT_US, T0_US, T0_US + 1).owed(T0_US).owed_us == 1
+    assert debt_of(3, 1).owed_us(T0_US) == 1
 
 
-def test_a_bucket_cannot_be_emptier_than_empty() -> None:
-    """Whatever is owed."""
-    debt = Debt(CHARGES[0], UNIT_US, T0_US, T0_US + 1000 * UNIT_US)
-    assert settled_us(None, debt.owed(T0_US), T0_US) == T0_US + LIMIT.tau_us
+def test_the_time_in_which_nobody_came_is_not_owed() -> None:
+    """One an hour for three hours: three, whatever has come back since is charged all the same."""
+    alone = Alone(1, None)
+    for hour in range(3):
+        alone.ask(0, T0_US + hour * 3600 * UNIT_US)
+    (debt,) = alone._debts[0].collect(T0_US)
+    assert debt.owed_us(T0_US) == 3 * UNIT_US
+
+
+def test_what_was_charged_of_a_debt_is_not_owed_again() -> None:
+    """Only what was admitted since, and later on what has not come back of that."""
+    debt = debt_of(1, 5 * UNIT_US)
+    assert debt.owed_us(T0_US, charged_us=3 * UNIT_US) == 2 * UNIT_US
+    assert debt.owed_us(T0_US + 4 * UNIT_US, charged_us=3 * UNIT_US) == UNIT_US
+    assert debt.owed_us(T0_US, charged_us=5 * UNIT_US) == 0
+
+
+def test_a_bucket_is_overdrawn_by_one_bucket_at_most() -> None:
+    """Whatever is owed; and that is paid back before anything passes again."""
+    owed_us = debt_of(1, 1000 * UNIT_US).owed_us(T0_US)
+    store_us = settled_us(None, owed_us, LIMIT, T0_US)
+    assert store_us == T0_US + 2 * LIMIT.tau_us
+    assert drained(store_us, T0_US + LIMIT.tau_us) == 0
+    assert drained(store_us, T0_US + LIMIT.tau_us + UNIT_US) == 1
+
+
+def test_the_longest_limit_is_not_overdrawn_beyond_what_is_exact() -> None:
+    """A TAT must stay exact in a double."""
+    longest = Limit("ip", 1, 250 * 365 * 86_400, 1)
+    assert deepest_us(longest) == longest.tau_us
 
 
 def test_what_came_meanwhile_is_owed_with_what_could_not_be_charged() -> None:
-    """Three while the store is tried in vain, and two after them."""
+    """Three while the store is tried in vain, and two after them: one debt, of which the three may be charged."""
     alone = Alone(1, T0_US)
     for _ in range(3):
         alone.ask(0, T0_US)
     (debts,) = alone._debts
-    collected = debts.collect(16, T0_US)
+    (tried,) = debts.collect(T0_US)
     for _ in range(2):
         alone.ask(0, T0_US)
-    debts.restore(collected)
-    assert [owed.owed_us for owed in debts.collect(16, T0_US)] == [5 * UNIT_US]
+    debts.restore([tried])
+    (again,) = debts.collect(T0_US)
+    assert again.number == tried.number
+    assert again.owed_us(T0_US) == 5 * UNIT_US
+    assert again.owed_us(T0_US, charged_us=tried.admitted_us) == 2 * UNIT_US
+
+
+def test_a_debt_has_a_number_of_its_own() -> None:
+    """What is admitted after a debt was charged is another one."""
+    alone = Alone(1, T0_US)
+    numbers = []
+    for _ in range(3):
+        alone.ask(0, T0_US)
+        numbers += [debt.number for debt in alone._debts[0].collect(T0_US)]
+    assert len(set(numbers)) == 3
 
 
 def test_debts_are_bounded() -> None:
     """Those that were not charged for longest are forgiven."""
     debts = Debts(4)
-    for number in range(100):
-        client = Client("ip", f"203.0.113.{number}/32", f"ip:203.0.113.{number}/32")
-        charges = (Charge(client, LIMIT),)
+    for charges in clients(100):
         debts.add(charges, charges, bucket.take([None], Ask(charges), T0_US))
-    left = [owed.charge.client.text for _ in range(4) for owed in debts.collect(16, T0_US)]
+    left = [debt.charge.client.text for debt in debts.collect(T0_US)]
     assert 2 <= len(left) <= 4
     assert "203.0.113.99/32" in left

@@ -15,6 +15,7 @@ from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Ask, Outcome
 from shieldmw.core.client import Client, Proof
 from shieldmw.core.credentials import Rejected
+from shieldmw.core.debts import Debt
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
@@ -269,6 +270,12 @@ class PartlyAway(FlakyStore):
             each = iter(outcomes)
             raise TakenInPart([StoreUnavailable("its node is away") if is_away else next(each) for is_away in away])
         return outcomes
+
+    async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
+        """Charge what is owed to the nodes that answer."""
+        left = [debt for debt in debts if debt.charge.client.text in self.away_for]
+        await self.inner.settle([debt for debt in debts if debt not in left], now_us, worker)
+        return left
 
 
 class BatchOfAnyLoop(Batch):

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from servers import REPOSITORY, missing, wait_until
+from servers.places import own_directory
 from shieldmw.errors import SettingsError, StoreUnavailable
 from shieldmw.store.embedded import EmbeddedServer, shared_server
 from store.stores import one, opened, run, slow_limit, take
@@ -100,6 +101,13 @@ def test_another_users_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
         EmbeddedServer("name").start()
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a name so short that a socket in it has a path that is allowed."""
+    with own_directory() as directory:
+        yield directory
+
+
 # --- several processes ----------------------------------------------------------------------------
 
 # Uses the server of a name (or, without one, the shared one), counts a key up, says so, and waits to be ended.
@@ -157,9 +165,9 @@ def servers_in(folder: Path) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("arguments", [("workers",), ()], ids=["same name", "same parent, command and folder"])
-def test_processes_share_one_and_the_last_ends_it(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_processes_share_one_and_the_last_ends_it(arguments: tuple[str, ...], folder: Path) -> None:
     """Two that start at once have one server. It survives the first one's end, and is gone after the second one's."""
-    one, two = User(tmp_path, *arguments), User(tmp_path, *arguments)
+    one, two = User(folder, *arguments), User(folder, *arguments)
     with users(one, two):
         (first, path), (second, same) = one.said(), two.said()
         assert {first, second} == {1, 2}
@@ -168,44 +176,44 @@ def test_processes_share_one_and_the_last_ends_it(arguments: tuple[str, ...], tm
         with redis.Redis(unix_socket_path=str(path)) as client:
             assert client.get("count") == b"2"
         two.end()
-        wait_until(lambda: not servers_in(tmp_path), 10, "the server to end")
-    assert list(tmp_path.iterdir()) == []
+        wait_until(lambda: not servers_in(folder), 10, "the server to end")
+    assert list(folder.iterdir()) == []
 
 
-def test_it_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+def test_it_ends_with_a_process_that_is_killed(folder: Path) -> None:
     """After kill -9 there is neither a server nor a folder."""
-    user = User(tmp_path)
+    user = User(folder)
     with users(user):
         user.said()
-        assert len(servers_in(tmp_path)) == 2
+        assert len(servers_in(folder)) == 2
         user.process.send_signal(signal.SIGKILL)
-        wait_until(lambda: not servers_in(tmp_path), 10, "the server to end")
-        assert list(tmp_path.iterdir()) == []
+        wait_until(lambda: not servers_in(folder), 10, "the server to end")
+        assert list(folder.iterdir()) == []
 
 
-def test_who_comes_while_it_ends_gets_a_new_one(tmp_path: Path) -> None:
+def test_who_comes_while_it_ends_gets_a_new_one(folder: Path) -> None:
     """One process after the other, each as soon as the one before has ended: none finds half a server."""
     for _ in range(5):
-        user = User(tmp_path, "workers")
+        user = User(folder, "workers")
         with users(user):
             count, _path = user.said()
             assert count >= 1
             user.process.kill()
 
 
-def test_signals_to_all_processes_leave_it_to_its_users(tmp_path: Path) -> None:
+def test_signals_to_all_processes_leave_it_to_its_users(folder: Path) -> None:
     """Ctrl-C goes to the terminal's process group: the keeper and its server are in another one, and the keeper
     survives SIGTERM."""
-    user = User(tmp_path)
+    user = User(folder)
     with users(user):
         _, path = user.said()
-        servers = servers_in(tmp_path)
+        servers = servers_in(folder)
         assert os.getpgid(user.process.pid) not in servers.values()
         (keeper,) = set(servers.values())  # the first of its group
         os.kill(keeper, signal.SIGTERM)
         with redis.Redis(unix_socket_path=str(path)) as client:
             assert client.ping()
-        assert servers_in(tmp_path) == servers
+        assert servers_in(folder) == servers
 
 
 def test_a_process_has_one() -> None:

@@ -204,6 +204,14 @@ def test_a_page_that_fails_leaves_the_copy_as_it_was(server: RedisServer) -> Non
     run(story())
 
 
+async def changed(
+    redis: RedisConnection, table: Mirror, *, drop: Sequence[str] = (), put: Sequence[str | int] = ()
+) -> None:
+    """Change fields the way that the store does."""
+    arguments = (600_000, str(mirror.new_version()), LOGGED, MOST_FIELDS, "", 0, "channel", "", "always")
+    await redis.run("change", table.keys, (*arguments, len(drop), *drop, *put))
+
+
 CHANGES = st.lists(
     st.one_of(
         st.tuples(st.just("set"), st.integers(0, 9), st.integers(0, 3)),
@@ -229,11 +237,9 @@ def test_copies_are_what_the_store_has(shared_server: RedisServer, changes: Sequ
         operator = copies[0]
         for what, name, value in changes:
             if what == "set":
-                set_field = ("HSET", "shield:table", f"f{name}", value)
-                await redis.transaction(set_field, *(await operator.touched([f"f{name}"])))
+                await changed(redis, operator, put=(f"f{name}", value))
             elif what == "drop":
-                names = [f"f{number}" for number in name] or ["none"]
-                await redis.transaction(("HDEL", "shield:table", *names), *(await operator.touched(names)))
+                await changed(redis, operator, drop=[f"f{number}" for number in name] or ["none"])
             elif what == "by hand":
                 client.hset("shield:table", mapping={f"f{name}": value, "version": mirror.new_version()})
                 client.expire("shield:table", 60)

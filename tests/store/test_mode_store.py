@@ -257,8 +257,6 @@ def test_the_audit_holds_the_last_thousand_changes(valkey: RedisServer, admin: r
         {"data": "{}"},
         {"data": "not json"},
         {"data": json.dumps({"mode": "panic"})},
-        {"version": "many"},
-        {"until_us": "soon"},
     ],
 )
 def test_a_mode_that_cannot_be_read_changes_nothing(
@@ -385,19 +383,3 @@ def test_what_is_told_is_told_once_and_by_name(valkey: RedisServer, admin: redis
 
     assert asyncio.run(story()) == ["", "mode", "mode"]
     assert int(admin.hget(MODE_KEY, "version")) == 2  # type: ignore[arg-type]
-
-
-def test_a_reply_that_is_none_of_the_scripts_is_an_error(valkey: RedisServer) -> None:
-    """The script is refused where its key holds something else."""
-
-    async def story() -> None:
-        connection = RedisConnection(valkey.url, AMPLE_S)
-        try:
-            await connection.command("SET", MODE_KEY, "text", "EX", 60)
-            async with opened(valkey) as store:
-                with pytest.raises(StoreError):
-                    await store.set_mode(emergency(), was=NOTHING, expected_version=None)
-        finally:
-            await connection.aclose()
-
-    asyncio.run(story())

@@ -11,6 +11,7 @@ import redis
 
 from servers import RedisServer, redis_server
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report, SeatTable
+from shieldmw.gate.seats import UNLIMITED
 from shieldmw.store import scripts
 
 KEY = "shield:seats"
@@ -127,6 +128,13 @@ def test_the_key_ends_when_nobody_reports(client: redis.Redis) -> None:
     assert client.keys("*") == [KEY.encode()]
 
 
+def test_workers_without_a_capacity_are_counted(client: redis.Redis) -> None:
+    """As many seats as there are, and who holds them."""
+    lua, reports = LuaTable(client), [Report(name, Audience(), Audience(members=1)) for name in "ab"]
+    grants = [lua.refresh(report, UNLIMITED, 1_800_000_000_000) for report in (*reports, *reports)]
+    assert [grant.workers for grant in grants] == [1, 2, 2, 2]
+
+
 GARBAGE = [
     b"",
     b"abc",
@@ -137,6 +145,7 @@ GARBAGE = [
     b"-1",
     b"{}",
     b" " * 999,
+    b"1800000010000 5 5 5 5 5 5 5000 " + b"9" * 30,
 ]
 FROM_THE_FUTURE = b"9999999999999 5 5 5 5 5 5 5000 5000"
 

@@ -6,7 +6,7 @@ import pytest
 
 from servers import RedisServer
 from shieldmw.core.bucket import EPOCH_S, Charge
-from shieldmw.core.debts import Debt, Owed
+from shieldmw.core.debts import Debt
 from shieldmw.core.limits import US_PER_S
 from shieldmw.store import scripts
 from store.stores import now_us, one, opened, run, slow_limit
@@ -21,19 +21,19 @@ def key_of(charge: Charge) -> str:
     return charge.limit.name
 
 
-def settle(server: RedisServer, *owed: Owed) -> None:
+def settle(server: RedisServer, *debts: Debt) -> None:
     """Charge it in one call."""
 
     async def work() -> None:
         async with opened(server.url) as store:
-            await scripts.settle(store._redis.run, owed, key_of)
+            await scripts.settle(store._redis.run, debts, 0, "me", key_of)
 
     run(work())
 
 
-def owing(owed_us: int, name: str = "ip") -> Owed:
+def owing(owed_us: int, name: str = "ip", *, workers: int = 1, number: int = 1) -> Debt:
     """What is owed of a bucket."""
-    return Debt(one(slow_limit(10, name))[0], LIMIT.unit_us, 0, owed_us).owed(0)
+    return Debt(one(slow_limit(10, name))[0], workers, owed_us, owed_us, number)
 
 
 @pytest.mark.parametrize("owed_us", [1, 7, 999_999_999])
@@ -57,14 +57,36 @@ def test_a_full_bucket_is_charged_from_now_on(server: RedisServer, stored: bytes
     assert before_us <= int(client.get("ip") or 0) - 5 * US_PER_S <= now_us(client)
 
 
-def test_a_bucket_cannot_be_emptier_than_empty(server: RedisServer) -> None:
+def test_a_bucket_is_overdrawn_by_one_bucket_at_most(server: RedisServer) -> None:
     """What is owed beyond that is forgiven, and the other bucket of the call is charged as if it were alone."""
     client = server.client()
     before_us = now_us(client)
-    settle(server, owing(LIMIT.tau_us + US_PER_S), owing(US_PER_S, "ip-2"))
+    settle(server, owing(3 * LIMIT.tau_us), owing(US_PER_S, "ip-2"))
     after_us = now_us(client)
-    assert before_us <= int(client.get("ip") or 0) - LIMIT.tau_us <= after_us
+    assert before_us <= int(client.get("ip") or 0) - 2 * LIMIT.tau_us <= after_us
     assert before_us <= int(client.get("ip-2") or 0) - US_PER_S <= after_us
+
+
+def test_a_debt_is_charged_once(server: RedisServer) -> None:
+    """Sent again it moves nothing; what has grown of it does; another debt is charged as a whole."""
+    client = server.client()
+    moved = []
+    settle(server, owing(5 * US_PER_S))
+    tat_us = int(client.get("ip") or 0)
+    for debt in (owing(5 * US_PER_S), owing(7 * US_PER_S), owing(7 * US_PER_S), owing(9 * US_PER_S, number=2)):
+        settle(server, debt)
+        moved.append(int(client.get("ip") or 0) - tat_us)
+        tat_us += moved[-1]
+    assert moved == [0, 2 * US_PER_S, 0, 9 * US_PER_S]
+
+
+def test_a_debt_of_a_share_is_rounded_up(server: RedisServer) -> None:
+    """A third of ten microseconds are four of the whole bucket."""
+    client = server.client()
+    tat_us = now_us(client) + 86_400 * US_PER_S
+    client.set("ip", tat_us, px=KEPT_MS)
+    settle(server, owing(10, workers=3))
+    assert client.get("ip") == str(tat_us + 4).encode()
 
 
 def test_the_key_ends_when_the_bucket_is_full(server: RedisServer) -> None:

@@ -228,19 +228,18 @@ def test_leases_are_given_back_slot_by_slot() -> None:
 
 def settled(nodes: Nodes) -> list[str]:
     """Who is left where three clients owe something."""
-    debts = [Debt(charge(name), A.unit_us, 0, A.unit_us) for name in "xyz"]
-    left = run(slots.settle(nodes.run, [debt.owed(0) for debt in debts], key_of))
+    debts = [Debt(charge(name), 1, A.unit_us, A.unit_us, 1) for name in "xyz"]
+    left = run(slots.settle(nodes.run, debts, 0, "me", key_of))
     return [one.charge.client.text for one in left]
 
 
 def test_what_is_owed_is_charged_slot_by_slot() -> None:
-    """One call for each client; what is known not to be charged is left, and what may have been is not."""
+    """One call for each client; what is not known to be charged is left."""
     nodes = Nodes(fail=no_failure)
     assert settled(nodes) == []
-    assert nodes.asked == [("settle", [f"{name}:a"]) for name in "xyz"]
+    assert nodes.asked == [("settle", [f"{name}:a", f"{name}:a:settled:me"]) for name in "xyz"]
     assert settled(Nodes(fail=lambda keys: NothingDone("refused") if "y:a" in keys else None)) == ["y"]
-    assert settled(Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)) == []
-    assert settled(Nodes(fail=lambda keys: NothingDone("refused"))) == ["x", "y", "z"]
+    assert settled(Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)) == ["y"]
     with pytest.raises(StoreUnavailable, match=r"^hung$"):
         settled(Nodes(fail=lambda keys: StoreUnavailable("hung")))
 

@@ -1,25 +1,46 @@
--- mode: change the mode of the fleet, or tell it again to a store that lost it.
+-- mode: read the mode of the fleet, change it, or tell it again to a store that lost it; also where its memory is full.
 --
 -- KEYS     1 the mode: a hash of version, since_us, until_us, data (and the epoch, which is left alone)
 --          2 the audit: a stream
--- ARGV     1 "set" or "restore"
+-- ARGV     1 "read", for which nothing else matters; "set"; or "restore"
 --          2 set: the version it must follow, -1 for any    restore: the version to restore
 --          3 the highest version the caller knows
 --          4 set: microseconds it lasts, 0 for no end       restore: until_us, 0 for no end
 --          5 restore: since_us                              (set: ignored)
 --          6 data, opaque text   7 the audit's text   8 the channel   9 TTL in ms   10 audit length
--- returns  {1 if changed else 0, version, since_us, until_us, now_us, data}; times are Unix microseconds
+-- returns  {1 if changed else 0, version, since_us, until_us, now_us, data, epoch}; times are Unix microseconds
 -- TTL      ARGV 9, renewed by each change
+--
+-- What may fail comes after the change itself and cannot undo it: the user may have no right to publish.
+
+-- Numbers that are none of ours count as 0. Versions must stay exact in a double; 2^52 flips are enough.
+local function whole(text)
+  local number = tonumber(text or 0) or 0
+  return number >= 0 and number <= 2 ^ 52 and number == math.floor(number) and number or 0
+end
+
+-- What is of another type was written by somebody else.
+local function only(kind, key)
+  local found = redis.call('TYPE', key)['ok']
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+  end
+end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
 local function current(changed)
-  local kept = redis.call('HMGET', KEYS[1], 'version', 'since_us', 'until_us', 'data')
-  return {changed, tonumber(kept[1] or 0), tonumber(kept[2] or 0), tonumber(kept[3] or 0), now, kept[4] or ''}
+  local kept = redis.call('HMGET', KEYS[1], 'version', 'since_us', 'until_us', 'data', 'epoch')
+  return {changed, whole(kept[1]), whole(kept[2]), whole(kept[3]), now, kept[4] or '', kept[5] or ''}
 end
 
-local version = tonumber(redis.call('HGET', KEYS[1], 'version') or 0)
+if ARGV[1] == 'read' then
+  return current(0)
+end
+
+only('hash', KEYS[1])
+local version = whole(redis.call('HGET', KEYS[1], 'version'))
 local asked, known = tonumber(ARGV[2]), tonumber(ARGV[3])
 local since, ends
 
@@ -39,10 +60,13 @@ else
   end
 end
 
+-- A script whose first write needs no memory is let finish, however full the server is.
+redis.call('PEXPIRE', KEYS[1], ARGV[9])
 redis.call('HSET', KEYS[1], 'version', string.format('%.0f', version), 'since_us', string.format('%.0f', since),
   'until_us', string.format('%.0f', ends), 'data', ARGV[6])
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
-redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[10], '*', 'entry', ARGV[7], 'version', string.format('%.0f', version))
+only('stream', KEYS[2])
+redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[10], '*', 'entry', ARGV[7], 'version', string.format('%.0f', version))
 redis.call('PEXPIRE', KEYS[2], ARGV[9])
-redis.call('PUBLISH', ARGV[8], 'mode')
+redis.pcall('PUBLISH', ARGV[8], 'mode')
 return current(1)

@@ -6,10 +6,18 @@
 -- returns  {first number given, given, called}
 -- TTL      ARGV 3, renewed by each call: a room that is empty so long begins anew
 
+-- Numbers that are none of ours count as 0.
+local function whole(text)
+  local number = tonumber(text or 0) or 0
+  return number >= 0 and number <= 2 ^ 52 and number == math.floor(number) and number or 0
+end
+
+-- A script whose first write needs no memory is let finish, however full the server is.
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local give, free = tonumber(ARGV[1]), tonumber(ARGV[2])
 local kept = redis.call('HMGET', KEYS[1], 'given', 'called')
-local given = math.max(tonumber(kept[1] or 0), tonumber(ARGV[4])) + give
-local called = math.max(tonumber(kept[2] or 0), tonumber(ARGV[5]))
+local given = math.max(whole(kept[1]), tonumber(ARGV[4])) + give
+local called = math.max(whole(kept[2]), tonumber(ARGV[5]))
 called = math.max(called, math.min(given, called + free))
 redis.call('HSET', KEYS[1], 'given', string.format('%.0f', given), 'called', string.format('%.0f', called))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -1,20 +1,33 @@
 -- settle: charge what a worker admitted by itself while it could not ask. Never refuses: it has been spent.
 --
--- KEYS     buckets, each holding a TAT (see take.lua)
--- ARGV     for each two whole numbers: owed_us, by how much its TAT moves; tau_us, how long an empty one takes to fill
+-- KEYS     for each debt two: the bucket, holding a TAT (see take.lua); what was charged of the worker's last debt
+--          there, as "number:admitted_us"
+-- ARGV     1 the worker's clock in microseconds; then for each debt six whole numbers: its number; admitted_us; the
+--          TAT that led to, by the worker's clock; among how many workers the limit was shared; deepest_us, how far
+--          ahead the bucket's TAT may lie at most; the TTL in ms of what is noted of the debt
 -- returns  how many buckets were charged
--- TTL      until the bucket is full again
+-- TTL      of a bucket until it is full again; of the note until nothing of the debt would be owed any more
 --
--- A bucket cannot be emptier than empty: what is owed beyond that is forgiven.
+-- A call whose answer was lost is repeated: what has been charged of a debt is not charged again.
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])
+local theirs = tonumber(ARGV[1])
 
-local tats = redis.call('MGET', unpack(KEYS))
-for i, key in ipairs(KEYS) do
-  local tat = tonumber(tats[i] or now) or now
-  tat = tat == tat and tat or now -- "nan" is a number to Lua
-  tat = math.min(math.max(tat, now) + tonumber(ARGV[2 * i - 1]), now + tonumber(ARGV[2 * i]))
-  redis.call('SET', key, tat, 'PX', math.max(1, math.ceil((tat - now) / 1000)))
+local kept, charged = redis.call('MGET', unpack(KEYS)), 0
+for key = 1, #KEYS, 2 do
+  local at = 3 * key - 1
+  local number, before = string.match(kept[key + 1] or '', '^(%d+):(%d+)$')
+  local left = tonumber(ARGV[at + 1]) - (number == ARGV[at] and tonumber(before) or 0)
+  left = math.min(left, tonumber(ARGV[at + 2]) - theirs)
+  if left > 0 then
+    local tat = tonumber(kept[key] or now) or now
+    tat = tat == tat and tat or now -- "nan" is a number to Lua
+    tat = math.max(tat, now) + math.ceil(left / tonumber(ARGV[at + 3]))
+    tat = math.min(tat, now + tonumber(ARGV[at + 4]))
+    redis.call('SET', KEYS[key], tat, 'PX', math.max(1, math.ceil((tat - now) / 1000)))
+    redis.call('SET', KEYS[key + 1], ARGV[at] .. ':' .. ARGV[at + 1], 'PX', ARGV[at + 5])
+    charged = charged + 1
+  end
 end
-return #KEYS
+return charged

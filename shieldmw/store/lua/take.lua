@@ -8,6 +8,7 @@
 --          then the TAT in force of each of its charges' buckets}
 -- TTL      until the bucket is full again, never less: a key that is gone is a full bucket
 --
+-- A bucket may be overdrawn by as much as it holds (see settle.lua).
 -- Numbers are doubles, exact to 2^53. tostring() and .. would cut them to 14 digits; redis.call() keeps 17.
 
 local time = redis.call('TIME')
@@ -31,9 +32,9 @@ while at < last do
   local olds, steps = {}, {}
   for i = first, after - 1, 4 do
     local tau, step = asked[i + 2], asked[i + 1] * asked[i + 3]
-    local old = min(max(tats[asked[i]], now), now + tau)
+    local old = min(max(tats[asked[i]], now), now + 2 * tau)
     local used = old + step - now
-    fits = fits and used <= tau
+    fits = fits and (used <= tau or step == 0)
     if ahead > 0 and step > 0 then
       times = min(times, 1 + floor((tau - 2 * used) / (8 * step)))
     end

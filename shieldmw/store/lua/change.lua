@@ -1,0 +1,61 @@
+-- change: change a hash, log and note it, and tell the workers, as one; also where the server's memory is full.
+--
+-- KEYS     1 the hash   then its log, a stream, where it has versions   then the audit, a stream, where there is
+--          anything to note
+-- ARGV     1 TTL in ms   2 the new version, '' where the hash has none   3 log length   4 names logged at most
+--          5 the audit's text, '' for none   6 audit length   7 the channel   8 what is told there, '' for nothing
+--          9 "always", or "lost": only where the hash has no version   10 how many fields are dropped
+--          then their names, then name and value of each that is set
+-- returns  how many fields were dropped, -1 where the hash was not lost
+-- TTL      ARGV 1, renewed by each change
+--
+-- The log says which version each one follows, so that a change that is not logged (made by hand, or by a release that
+-- keeps no log) leaves a gap. What may fail comes after the change itself and cannot undo it: the user may have no
+-- right to publish.
+
+-- What is of another type was written by somebody else.
+local function only(kind, key)
+  local found = redis.call('TYPE', key)['ok']
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+  end
+end
+
+local function append(stream, length, ...)
+  only('stream', stream)
+  redis.pcall('XADD', stream, 'MAXLEN', length, '*', ...)
+  redis.call('PEXPIRE', stream, ARGV[1])
+end
+
+only('hash', KEYS[1])
+if ARGV[9] == 'lost' and redis.call('HEXISTS', KEYS[1], 'version') == 1 then
+  return -1
+end
+-- A script whose first write needs no memory is let finish, however full the server is.
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+
+local names, dropped, first = {}, 0, 11 + tonumber(ARGV[10])
+for i = 11, first - 1 do
+  names[#names + 1] = ARGV[i]
+  dropped = dropped + redis.call('HDEL', KEYS[1], ARGV[i])
+end
+for i = first, #ARGV, 2 do
+  names[#names + 1] = ARGV[i]
+  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+end
+
+if ARGV[2] ~= '' then
+  local before = redis.call('HGET', KEYS[1], 'version') or '0'
+  redis.call('HSET', KEYS[1], 'version', ARGV[2])
+  local logged = #names <= tonumber(ARGV[4]) and table.concat(names, ' ') or ''
+  append(KEYS[2], ARGV[3], 'before', before, 'version', ARGV[2], 'fields', logged)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+
+if ARGV[5] ~= '' then
+  append(KEYS[#KEYS], ARGV[6], 'entry', ARGV[5])
+end
+if ARGV[8] ~= '' then
+  redis.pcall('PUBLISH', ARGV[7], ARGV[8])
+end
+return dropped

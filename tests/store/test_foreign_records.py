@@ -1,0 +1,182 @@
+"""What somebody else wrote under our keys: told as such where it is read, and replaced by the next change."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_network
+
+import pytest
+import redis
+
+from servers import RedisServer
+from shieldmw.core.deny import DenyEntry
+from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.waiting import Queue
+from shieldmw.errors import StoreError
+from shieldmw.store.shared import RedisStore
+from store.stores import API_KEYS_KEY, opened, run
+
+MODE_KEY, DENY_KEY, AUDIT_KEY = (f"shield:{{control}}:{name}" for name in ("mode", "deny", "audit"))
+KEPT_MS = 3_600_000
+
+TEXTS = {"mode": "emergency", "actor": "x", "reason": "", "capacity": None, "guest_share": None}
+OURS = {"version": 9, "since_us": 1, "until_us": 0, "data": json.dumps(TEXTS)}
+EMERGENCY = ModeChange(Mode.EMERGENCY, "operator", "flood", 60)
+
+
+def data(**values: object) -> dict[str, object]:
+    """A record of the mode, of which some values are none of ours."""
+    return {"data": json.dumps({**TEXTS, **values})}
+
+
+def spoil(client: redis.Redis, key: str, fields: dict[str, object]) -> None:
+    """A hash that somebody else wrote."""
+    client.hset(key, mapping={name: str(value) for name, value in fields.items()})
+    client.pexpire(key, KEPT_MS)
+
+
+async def flips(store: RedisStore) -> bool:
+    """Whether a flip is done, is what can be read then, and is in the audit."""
+    changed, stored = await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
+    read = await store.mode()
+    (entry, *_) = await store.audit(1)
+    return changed and read.state == stored.state and (read.state.mode, entry.why) == (Mode.EMERGENCY, "flood")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        pytest.param("version", 2**53, id="a version that Lua cannot count on from"),
+        pytest.param("version", 10**30, id="a version of thirty digits"),
+        pytest.param("version", -1, id="a version below 0"),
+        pytest.param("version", "abc", id="a version that is text"),
+        pytest.param("version", "nan", id="a version that is NaN"),
+        pytest.param("version", "1.5", id="a version that is no whole number"),
+        pytest.param("until_us", 10**30, id="an end beyond all time"),
+        pytest.param("since_us", -5, id="a beginning before 1970"),
+    ],
+)
+def test_a_number_that_is_none_of_ours_counts_as_none(server: RedisServer, field: str, value: object) -> None:
+    """So a mode without a version is one that was lost: the next flip is done, and seen."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            spoil(server.client(), MODE_KEY, {**OURS, field: value})
+            state = (await store.mode()).state
+            assert (state.version, state.until_s) == (0 if field == "version" else 9, None)
+            assert state.since_s == (1e-6 if field == "until_us" else 0)
+            assert await flips(store)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"data": "}{"}, id="no JSON"),
+        pytest.param(data(mode="siesta"), id="an unknown mode"),
+        pytest.param(data(guest_share=float("nan")), id="a share that is NaN"),
+        pytest.param(data(guest_share=1.5), id="a share above 1"),
+        pytest.param(data(guest_share=-0.1), id="a share below 0"),
+        pytest.param(data(guest_share="0.1"), id="a share that is text"),
+        pytest.param(data(capacity=float("inf")), id="endless seats"),
+        pytest.param(data(capacity=-1), id="seats below 0"),
+        pytest.param(data(capacity=True), id="seats that are no number"),
+    ],
+)
+def test_a_mode_that_is_none_of_ours(server: RedisServer, fields: dict[str, object]) -> None:
+    """It is no mode, and the next flip is done."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            spoil(server.client(), MODE_KEY, {**OURS, **fields})
+            with pytest.raises(StoreError, match="in the store"):
+                await store.mode()
+            assert await flips(store)
+
+    run(work())
+
+
+@pytest.mark.parametrize("key", [MODE_KEY, AUDIT_KEY])
+def test_a_key_of_another_type_does_not_stop_a_flip(server: RedisServer, key: str) -> None:
+    """Nor is it said that nothing was changed where it was."""
+
+    async def work() -> None:
+        server.client().set(key, "x", px=KEPT_MS)
+        async with opened(server.url) as store:
+            assert await flips(store)
+
+    run(work())
+
+
+def test_an_audit_that_takes_nothing_more_does_not_stop_a_flip(server: RedisServer) -> None:
+    """A stream whose last id is the highest there is; its entry from the end of time is left out."""
+
+    async def work() -> None:
+        client = server.client()
+        client.xadd(
+            AUDIT_KEY, {"entry": json.dumps(dict.fromkeys(("who", "what", "was", "now", "why"), ""))}, f"{2**64 - 1}-1"
+        )
+        client.pexpire(AUDIT_KEY, KEPT_MS)
+        async with opened(server.url) as store:
+            changed, _ = await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
+            assert changed
+            assert await store.audit(10) in ([], await store.audit(1))
+
+    run(work())
+
+
+@pytest.mark.parametrize("epoch", ["zzz", "-1", "1" * 40])
+def test_any_epoch_is_one(server: RedisServer, epoch: str) -> None:
+    """It only tells one state of the buckets from another."""
+
+    async def work() -> None:
+        spoil(server.client(), MODE_KEY, {"epoch": epoch})
+        async with opened(server.url) as store:
+            assert (await store.mode()).epoch == (await store.mode()).epoch is not None
+
+    run(work())
+
+
+@pytest.mark.parametrize("text", [True, False], ids=["a string", "a version that is text"])
+def test_a_deny_list_of_somebody_else_does_not_stop_us_from_denying(server: RedisServer, text: bool) -> None:
+    """It is replaced where it is no table at all."""
+
+    async def work() -> None:
+        client = server.client()
+        if text:
+            client.set(DENY_KEY, "x", px=KEPT_MS)
+        else:
+            spoil(client, DENY_KEY, {"version": "abc"})
+        async with opened(server.url) as store:
+            await store.deny(DenyEntry(ip_network("198.51.100.0/24"), 2_000_000_000, "operator", "flood"))
+            listed = await store.deny_list(None)
+            assert listed is not None
+            assert [str(entry.network) for entry in listed.entries] == ["198.51.100.0/24"]
+
+    run(work())
+
+
+def test_a_version_of_the_api_keys_that_is_text_is_one(server: RedisServer) -> None:
+    """The keys are read, and known by it."""
+
+    async def work() -> None:
+        spoil(server.client(), API_KEYS_KEY, {"version": "abc"})
+        async with opened(server.url) as store:
+            table = await store.api_keys(None)
+            assert table is not None
+            assert await store.api_keys(table.version) is None
+
+    run(work())
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-5", "1e300", "text", "1.5"])
+def test_counters_of_the_waiting_room_that_are_none_of_ours_count_as_none(server: RedisServer, value: str) -> None:
+    """It goes on from what its workers know."""
+
+    async def work() -> None:
+        spoil(server.client(), "shield:queue", {"given": value, "called": value})
+        async with opened(server.url) as store:
+            assert await store.queue(2, 1, Queue(0, 7, 3)) == Queue(8, 9, 4)
+
+    run(work())
