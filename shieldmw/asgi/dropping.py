@@ -14,8 +14,10 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from starlette.types import Scope
 
@@ -52,6 +54,23 @@ class Connections:
         self._due: set[Ends] = set()
         self._guard = threading.Lock()
         self._search = threading.Lock()
+        self._later: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, set[Ends]]] = WeakKeyDictionary()
+
+    def drop_later(self, ends: Ends, after_s: float) -> None:
+        """Drop a connection in a while, if it is still there; one search for all that are due in the same second."""
+        loop = asyncio.get_running_loop()
+        second = ceil(loop.time() + after_s)
+        seconds = self._later.setdefault(loop, {})
+        if second not in seconds:
+            seconds[second] = set()
+            loop.call_at(second, self._drop_all, seconds, second)
+        seconds[second].add(ends)
+
+    def _drop_all(self, seconds: dict[int, set[Ends]], second: int) -> None:
+        due = seconds.pop(second)
+        with self._guard:
+            self._due |= due
+        self.drop(next(iter(due)))
 
     def drop(self, ends: Ends) -> asyncio.Future[None]:
         """Drop a connection, if it is still there; in a thread, since there may be many to look through."""

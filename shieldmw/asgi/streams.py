@@ -129,10 +129,9 @@ class LiveStream:
             self._over()
 
     async def _run(self, app: ASGIApp) -> None:
-        turn = self._seat.turn
         try:
-            if turn is not None:
-                await turn.wait()
+            if self._seat.turn is not None:
+                await self._seat.turn.wait()
             await app(_in_messages(self._scope), self._receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
@@ -148,8 +147,6 @@ class LiveStream:
             self._deadline.cancel()
             if not await self._end(self._deadline.when()):
                 await self._until_gone()
-        if turn is not None:  # where the app never began: who is next must not begin before the seat is empty, either
-            await turn.wait()
 
     def _cancel(self, task: asyncio.Task[object]) -> None:
         self._cancels += 1
@@ -188,7 +185,7 @@ class LiveStream:
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
             # So that a connection that is still there after the goodbye is one that nobody reads.
-            headers.append((b"connection", b"close"))
+            headers = [*(line for line in headers if line[0].lower() != b"connection"), (b"connection", b"close")]
         await self._send({**message, "headers": headers})
         self._phase = phase
         if self._leaving and phase not in _ENDS_SOON and self._task is not None:
@@ -203,7 +200,8 @@ class LiveStream:
             return Phase.WEBSOCKET
         headers = {name.lower(): value for name, value in message.get("headers", ())}
         self._trailers = message.get("trailers", False)
-        if b"content-length" in headers:
+        without_body = self._scope["method"] == "HEAD" or message["status"] in (204, 304)
+        if without_body or b"content-length" in headers:
             return Phase.FINITE
         if headers.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in headers:
             return Phase.SSE
@@ -217,8 +215,10 @@ class LiveStream:
             self._cutting = loop.create_task(self._cut_off(loop.time() + self._goodbye_s), name="shieldmw goodbye")
 
     async def _cut_off(self, until_s: float) -> None:
-        await self._end(until_s)
-        self._over()
+        try:
+            await self._end(until_s)
+        finally:
+            self._over()
 
     def _over(self) -> None:
         """The response has ended, though the app may still have something to do."""
@@ -230,6 +230,7 @@ class LiveStream:
     async def _end(self, until_s: float) -> bool:
         """Say goodbye until ``until_s``, else drop the connection. Whether it could be said."""
         ends = ends_of(self._scope)
+        is_refusal = self._phase is Phase.BEFORE
         try:
             async with asyncio.timeout_at(until_s):
                 said = await self._say_goodbye()
@@ -237,11 +238,11 @@ class LiveStream:
             said = False
         except OSError:  # the listener has gone by itself
             return True
-        if ends is None:
+        if ends is None or (said and is_refusal):  # after a refusal the connection is used again
             return said
         if said:
             # Into a buffer, perhaps, that nobody reads.
-            asyncio.get_running_loop().call_later(self._goodbye_s, CONNECTIONS.drop, ends)
+            CONNECTIONS.drop_later(ends, self._goodbye_s)
         else:
             if (counts := _DROPPED.due("dropped")) is not None:
                 log.info("live connections on which nothing is read any more: %s; the last one: %s", counts, ends)

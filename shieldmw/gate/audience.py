@@ -45,6 +45,7 @@ class Seat:
     until_s: float = inf
     why: Reason = Reason.NO_SEAT
     turn: asyncio.Event | None = None
+    predecessor: Seat | None = None
     successor: Seat | None = None
 
 
@@ -146,7 +147,7 @@ class AudienceBook:
         return next((seat for seat in self._tickets.get(ticket_id, ()) if seat.path == path), None)
 
     def streams_of(self, client: int) -> tuple[Seat, ...]:
-        """The streams of a client that are here, the oldest first."""
+        """The streams of a client that are here, in the order in which they were admitted."""
         return self._clients.get(client, ())
 
     def clients(self) -> list[int]:
@@ -185,16 +186,24 @@ class AudienceBook:
             if leaving:
                 old = next(iter(leaving))
                 del leaving[old]
-                old.successor, seat.turn = seat, asyncio.Event()
+                old.successor, seat.predecessor, seat.turn = seat, old, asyncio.Event()
                 return
 
     def release(self, seat: Seat) -> None:
-        """The response has ended."""
+        """The response has ended, or was given up before its turn."""
         if seat in self:
             self._remove(seat)
         self._leaving[seat.listener_class].pop(seat, None)
-        if seat.successor is not None and seat.successor.turn is not None:
-            seat.successor.turn.set()
+        before, after = seat.predecessor, seat.successor
+        seat.predecessor = seat.successor = None
+        if before is not None:
+            before.successor = after  # it still runs: whoever waited behind this one waits for it
+        if after is not None:
+            after.predecessor = before
+            if before is None and after.turn is not None:
+                after.turn.set()
+        elif before is not None:
+            self._leaving[before.listener_class][before] = None
 
     def _remove(self, seat: Seat) -> None:
         self._seats[seat.listener_class].remove(seat)

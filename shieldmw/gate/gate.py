@@ -198,26 +198,42 @@ class Gate:
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
     ) -> tuple[Decision, Entry | None]:
         """The same, after the seats were divided again, for a moment at most. One report asks for all who wait."""
+        first = facts.paper is not None and self.room.is_ours(facts.paper)
         with suppress(TimeoutError):
             async with asyncio.timeout(SEAT_AWAITED_S):
                 while (entered := self.enter_now(facts, decision, leave)) is None:
-                    await self.room.seats.next_grant(first=facts.paper is not None)
+                    await self.room.seats.next_grant(first=first)
                 return entered
-        self.room.seats.asked_in_vain()
-        return self.enter(facts, decision, leave)
+        entered = self.enter(facts, decision, leave)
+        if entered[1] is None:
+            self.room.seats.asked_in_vain()
+        return entered
 
-    def _try_to_enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> Entry | TurnedAway | None:
-        """The seat, or what becomes of who has none; None where this worker is about to end."""
+    def _try_to_enter(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None]
+    ) -> Entry | TurnedAway | Decision | None:
+        """The seat, or what becomes of a listener without one; None while this worker stops.
+
+        The decision may be a second old, and those who end the streams of clients that are denied or revoked since
+        see only who has a seat. So both are looked at again here.
+        """
         if self.room.seats.is_leaving:
             return None
+        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(decision.address)) > 0:
+            left_us = int(left_s * US_PER_S)
+            return decision._replace(reason=Reason.DENY_LIST, retry_after_us=left_us, charges=(), outcome=None)
         proof = self._identifier.identify_now(facts) or GUEST
+        if proof.identity is None and decision.identity is not None and facts.authenticate is None:
+            return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
         return self.room.enter(facts, decision, None if self._dry_run else leave, proof)
 
     def _entered(
-        self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | None
+        self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | Decision | None
     ) -> tuple[Decision, Entry | None]:
         if isinstance(entry, Entry):
             return decision, entry
+        if isinstance(entry, Decision):
+            return self._told(facts, entry._replace(verdict=Verdict.REFUSED)), None
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
         if entry is not None:
             reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT

@@ -127,6 +127,11 @@ class LiveRoom:
             return TurnedAway(is_due=is_due)
         return self._wait(number, client, now_s)
 
+    def is_ours(self, paper: str) -> bool:
+        """Whether a paper is one that we signed and that is still good, whoever shows it."""
+        now_s = self._now_s()
+        return (self._signer.read_ticket(paper, now_s) or self._signer.read_number(paper, now_s)) is not None
+
     def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
         """The seat as it is given; what the others must know of it is told."""
         self.streams.came(seat)

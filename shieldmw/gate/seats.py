@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import floor
 from secrets import token_hex
 
@@ -61,6 +62,7 @@ class _Waiting:
     def add(self, name: ListenerClass, listener: int) -> None:
         if len(self.now[name]) < self.MOST:
             self.now[name].add(listener)
+            self.last[name].discard(listener)  # disjoint, so that counting costs the same however many there are
 
     def drop(self, name: ListenerClass, listener: int) -> None:
         self.now[name].discard(listener)
@@ -70,7 +72,7 @@ class _Waiting:
         self.last, self.now = self.now, {name: set() for name in ListenerClass}
 
     def count(self) -> Audience:
-        return Audience(*(len(self.now[name] | self.last[name]) for name in ListenerClass))
+        return Audience(*(len(self.now[name]) + len(self.last[name]) for name in ListenerClass))
 
 
 class Seats:
@@ -206,12 +208,14 @@ class Seats:
         finally:
             waiting.pop(heard, None)
 
-    def _tell_asking(self) -> None:
+    def _tell_asking(self, most: int | None = None) -> None:
+        """Tell those who wait; at most so many, since each of them looks for its seat at once."""
         for waiting in self._asking:
-            for heard in waiting:
+            for heard in list(islice(waiting, most)):
+                del waiting[heard]
+                most = None if most is None else most - 1
                 if not heard.done():
                     heard.set_result(None)
-            waiting.clear()
 
     def evict(self, seats: Iterable[Seat], why: Reason) -> None:
         """Listeners must leave, for a reason of their own."""
@@ -259,7 +263,8 @@ class Seats:
             self._waiting.turn()
             self._turned_s = asked_s
         self._allot()
-        self._tell_asking()
+        # One more than there are seats for finds out whether waiting helps at all.
+        self._tell_asking(None if capacity is None or self.book.allotment.seats is None else self.free() + 1)
 
     def soon(self) -> None:
         """Some worker has less than its share: report, so that what is too much here gets free."""
