@@ -2,7 +2,9 @@
 
 ASGI has no word for it, and to return or to raise is not enough: uvicorn, hypercorn and granian keep a connection
 until its client has read what they have buffered, and do not end before. So the socket between the two ends that a
-scope names is looked for among those of this process, and shut down; the server then sees that its client has gone.
+scope names is looked for among those of this process while the response still runs, and shut down later if it is
+still the same one: the server then sees that its client has gone. Ends alone would not do, since the next client of
+a proxy may come from the same port.
 """
 
 from __future__ import annotations
@@ -13,16 +15,26 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from starlette.types import Scope
 
+from shieldmw.core.bounds import MOST_LINES
+
 # Later versions carry the requests of others in the same connection, and can end one alone.
 _ONE_AT_A_TIME = ("1.0", "1.1")
+
+# Servers that believe a proxy take the client's address from these, and some its port too.
+_NAMES_CLIENTS = (b"x-forwarded-for", b"forwarded")
+
+K = TypeVar("K")
+V = TypeVar("V")
+_Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[V]"]
 
 
 class Ends(NamedTuple):
@@ -36,59 +48,96 @@ class Ends(NamedTuple):
 def ends_of(scope: Scope) -> Ends | None:
     """The connection of a request; None for a unix socket, for HTTP/2, and where the scope does not say.
 
-    Servers that were told another client by a proxy give it no port that could be found.
+    Nor where a header names the same address: the server may have read it there, with the port of somebody else's
+    connection.
     """
     if scope.get("http_version", "1.1") not in _ONE_AT_A_TIME:
         return None
     try:
         (host, port), (_, server_port) = scope["client"], scope["server"]
-        return Ends(_plain(host), int(port), int(server_port))
-    except (KeyError, TypeError, ValueError):
+        ends = Ends(_plain(host), int(port), int(server_port))
+        named = str(host).encode("latin-1")
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
+    lines = scope.get("headers", ())
+    told = any(name in _NAMES_CLIENTS and named in value for name, value in lines[:MOST_LINES])
+    return None if told or len(lines) > MOST_LINES else ends
 
 
 class Connections:
-    """Connections of this process that are to be dropped: one search for all that are due."""
+    """The connections of this process. One search, in a thread, serves all that are looked for or dropped."""
 
     def __init__(self) -> None:
-        self._due: set[Ends] = set()
         self._guard = threading.Lock()
-        self._search = threading.Lock()
-        self._later: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, set[Ends]]] = WeakKeyDictionary()
+        self._wanted: dict[Ends, list[_Waiting[int | None]]] = {}
+        self._due: dict[int, list[_Waiting[None]]] = {}
+        self._later: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, set[int]]] = WeakKeyDictionary()
+        # Of our own, so that an app whose threads are all busy delays no goodbye.
+        self._thread = ThreadPoolExecutor(1, "shieldmw connections")
 
-    def drop_later(self, ends: Ends, after_s: float) -> None:
-        """Drop a connection in a while, if it is still there; one search for all that are due in the same second."""
+    async def find(self, ends: Ends) -> int | None:
+        """The number of a connection, which no later one has; None where it is not here."""
+        return await self._ask(self._wanted, ends)
+
+    async def drop(self, number: int) -> None:
+        """Drop a connection, if it is still there."""
+        await self._ask(self._due, number)
+
+    def drop_later(self, number: int, after_s: float) -> None:
+        """Drop it in a while, with all others that are due in the same second."""
         loop = asyncio.get_running_loop()
         second = ceil(loop.time() + after_s)
         seconds = self._later.setdefault(loop, {})
         if second not in seconds:
             seconds[second] = set()
             loop.call_at(second, self._drop_all, seconds, second)
-        seconds[second].add(ends)
+        seconds[second].add(number)
 
-    def _drop_all(self, seconds: dict[int, set[Ends]], second: int) -> None:
-        due = seconds.pop(second)
+    def _drop_all(self, seconds: dict[int, set[int]], second: int) -> None:
+        numbers = seconds.pop(second)
         with self._guard:
-            self._due |= due
-        self.drop(next(iter(due)))
+            for number in numbers:
+                self._due.setdefault(number, [])
+        self._thread.submit(self._search)
 
-    def drop(self, ends: Ends) -> asyncio.Future[None]:
-        """Drop a connection, if it is still there; in a thread, since there may be many to look through."""
+    async def _ask(self, asked: dict[K, list[_Waiting[V]]], key: K) -> V:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[V] = loop.create_future()
         with self._guard:
-            self._due.add(ends)
-        return asyncio.get_running_loop().run_in_executor(None, self._drop, ends)
+            asked.setdefault(key, []).append((loop, answer))
+        self._thread.submit(self._search)
+        return await answer
 
-    def _drop(self, ends: Ends) -> None:
-        with self._search:
-            with self._guard:
-                if ends not in self._due:
-                    return  # the search before found it, too
-                due, self._due = self._due, set()
-            for connection in _sockets():
-                with connection, suppress(OSError):
-                    host, port = connection.getpeername()[:2]
-                    if Ends(_plain(host), port, connection.getsockname()[1]) in due:
-                        connection.shutdown(socket.SHUT_RDWR)
+    def _search(self) -> None:
+        with self._guard:
+            wanted, due = self._wanted.copy(), self._due.copy()
+            self._wanted.clear()
+            self._due.clear()
+        if not wanted and not due:
+            return  # the search before served these, too
+        found: dict[Ends, int] = {}
+        for connection in _sockets():
+            with connection, suppress(OSError):
+                number = os.fstat(connection.fileno()).st_ino
+                if number in due:
+                    connection.shutdown(socket.SHUT_RDWR)
+                host, port = connection.getpeername()[:2]
+                found[Ends(_plain(host), port, connection.getsockname()[1])] = number
+        for ends, waiting in wanted.items():
+            _tell(waiting, found.get(ends))
+        for dropped in due.values():
+            _tell(dropped, None)
+
+
+def _tell(waiting: list[_Waiting[V]], answer: V) -> None:
+    for loop, future in waiting:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_set, future, answer)
+
+
+def _set(future: asyncio.Future[V], answer: V) -> None:
+    if not future.done():
+        future.set_result(answer)
 
 
 def _sockets() -> Iterator[socket.socket]:

@@ -229,8 +229,10 @@ class LiveStream:
 
     async def _end(self, until_s: float) -> bool:
         """Say goodbye until ``until_s``, else drop the connection. Whether it could be said."""
-        ends = ends_of(self._scope)
-        is_refusal = self._phase is Phase.BEFORE
+        # After a refusal the connection is used again.
+        ends = None if self._phase is Phase.BEFORE else ends_of(self._scope)
+        # Looked for now, while it is surely this one.
+        connection = None if ends is None else await CONNECTIONS.find(ends)
         try:
             async with asyncio.timeout_at(until_s):
                 said = await self._say_goodbye()
@@ -238,15 +240,15 @@ class LiveStream:
             said = False
         except OSError:  # the listener has gone by itself
             return True
-        if ends is None or (said and is_refusal):  # after a refusal the connection is used again
+        if connection is None:
             return said
         if said:
             # Into a buffer, perhaps, that nobody reads.
-            CONNECTIONS.drop_later(ends, self._goodbye_s)
+            CONNECTIONS.drop_later(connection, self._goodbye_s)
         else:
             if (counts := _DROPPED.due("dropped")) is not None:
                 log.info("live connections on which nothing is read any more: %s; the last one: %s", counts, ends)
-            await CONNECTIONS.drop(ends)
+            await CONNECTIONS.drop(connection)
         return said
 
     async def _until_gone(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -314,6 +315,18 @@ def test_an_app_sends_what_it_sends_itself(extension: str) -> None:
         ({"client": ("192.0.2.1", 5), "server": ("192.0.2.2", 80), "http_version": "2"}, None),
         ({"client": ("192.0.2.1", 5), "server": ("/run/socket", None)}, None),
         ({"client": None, "server": ("192.0.2.2", 80)}, None),
+        (
+            {
+                "client": ("192.0.2.1", 5),
+                "server": ("192.0.2.2", 80),
+                "headers": [(b"x-forwarded-for", b"10.0.0.1, 192.0.2.1:5")],
+            },
+            None,
+        ),
+        (
+            {"client": ("192.0.2.1", 5), "server": ("192.0.2.2", 80), "headers": [(b"x-forwarded-for", b"10.0.0.1")]},
+            Ends("192.0.2.1", 5, 80),
+        ),
         ({}, None),
     ],
 )
@@ -338,8 +351,10 @@ def test_one_connection_is_dropped_and_no_other(listening: socket.socket) -> Non
     async def drop(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
         connections, port = Connections(), listening.getsockname()[1]
         ends = [Ends(client.getsockname()[0], client.getsockname()[1], port) for client, _ in pairs]
-        await asyncio.gather(*(connections.drop(one) for one in ends))
-        await connections.drop(Ends("192.0.2.1", 1, port))  # not here at all
+        assert await connections.find(Ends("192.0.2.1", 1, port)) is None  # not here at all
+        numbers = await asyncio.gather(*(connections.find(one) for one in ends))
+        assert len({*numbers} - {None}) == len(pairs)
+        await asyncio.gather(*(connections.drop(number) for number in numbers if number is not None))
 
     with listening:
         clients = [socket.create_connection(listening.getsockname()[:2]) for _ in range(6)]
@@ -390,3 +405,35 @@ def test_a_number_is_for_tls_alone_where_it_came_by_tls(scheme: str, secure: boo
     ((_, cookie),) = [line for line in run(story).sent[0]["headers"] if line[0] == b"set-cookie"]
     assert cookie.startswith(b"shield_ticket=a.number;")
     assert (b"Secure" in cookie) is secure
+
+
+def test_the_next_connection_from_the_same_port_is_left_alone() -> None:
+    """A proxy or a client that comes again from where a listener left is somebody else."""
+
+    async def story() -> None:
+        connections = Connections()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            address = listening.getsockname()[:2]
+
+            def connected(port: int) -> tuple[socket.socket, socket.socket]:
+                client = socket.socket()
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                client.bind(("127.0.0.1", port))
+                client.connect(address)
+                return client, listening.accept()[0]
+
+            client, server = connected(0)
+            port = client.getsockname()[1]
+            number = await connections.find(Ends("127.0.0.1", port, address[1]))
+            assert number is not None
+            # The server's side ends first, with a reset, so that the port is free at once.
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            server.close()
+            client.close()
+            client, server = connected(port)
+            with client, server:
+                await connections.drop(number)
+                server.send(b"x")
+                assert client.recv(1) == b"x"
+
+    asyncio.run(story())
