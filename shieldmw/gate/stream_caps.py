@@ -116,7 +116,7 @@ class ClientStreams:
         if seat.listener_class is ListenerClass.GUEST:
             others = len(elsewhere) - (1 if live and elsewhere else 0)
             return () if len(mine) + others < cap else None
-        return mine[: self._mine_among(mine, elsewhere, len(mine) + len(elsewhere) + 1 - cap)]
+        return _oldest_first(mine)[: self._mine_among(mine, elsewhere, len(mine) + len(elsewhere) + 1 - cap)]
 
     def came(self, seat: Seat) -> None:
         """A listener has a seat here now."""
@@ -196,7 +196,7 @@ class ClientStreams:
 
     def _hold_to_cap(self, client: int, mine: Sequence[Seat]) -> None:
         cap, elsewhere = self._caps.of(mine[0].listener_class), self._streams_elsewhere(client)
-        beyond = len(mine) + len(elsewhere) - cap if cap else 0
+        mine, beyond = _oldest_first(mine), len(mine) + len(elsewhere) - cap if cap else 0
         if mine[0].listener_class is ListenerClass.GUEST:
             count = self._mine_among(mine, elsewhere, beyond, newest=True)
             self._seats.evict(mine[len(mine) - count :], Reason.TOO_MANY_STREAMS)
@@ -258,6 +258,11 @@ class ClientStreams:
         await self._refresher.stop()
         with suppress(Exception):  # it is forgotten anyhow when its lease ends
             await self._register.tell(f"{STREAMS}{self._seats.worker}:{GOODBYE} ")
+
+
+def _oldest_first(streams: Sequence[Seat]) -> Sequence[Seat]:
+    """By when they began, which need not be the order in which they were admitted."""
+    return sorted(streams, key=lambda seat: seat.began_ms)
 
 
 def _text(told: Told) -> str:

@@ -253,6 +253,35 @@ def test_a_guest_comes_back_with_a_ticket_though_its_address_is_full() -> None:
     assert {why for _, why in first.left} == {Reason.REPLACED}
 
 
+def test_of_an_address_the_newest_stream_goes_though_another_came_back_after_it() -> None:
+    """Whoever comes back with a ticket was there before, however late: the newest guest leaves in its place."""
+    fleet = Fleet(2, StreamCaps(per_address=4))
+    first, second = fleet.workers
+    entries = [first.opens("") for _ in range(3)]
+    second.opens("", paper=entries[0].ticket, path="/chat")
+    newest = second.opens("")
+    back = second.opens("", paper=entries[0].ticket)
+    fleet.hear()
+    fleet.talk()
+    assert newest.seat not in second.here(GUEST)
+    assert back.seat in second.here(GUEST)
+    assert fleet.total(GUEST) == 4
+    assert second.left == [("", Reason.TOO_MANY_STREAMS)]
+
+
+def test_the_oldest_stream_of_a_member_goes_though_the_clock_went_back() -> None:
+    """Which is the oldest is told by when each began, not by the order in which they were admitted."""
+    fleet = Fleet(1)
+    (worker,) = fleet.workers
+    late = worker.opens("alice")
+    fleet.clock.now_s -= 1.0
+    early = worker.opens("alice")
+    fleet.clock.now_s += 2.0
+    stay = [worker.opens("alice") for _ in range(2)]
+    assert worker.here() == [late.seat, *(entry.seat for entry in stay)]
+    assert early.seat not in worker.seats.book
+
+
 def test_what_was_missed_is_told_again() -> None:
     """A worker that missed messages notices with the next one, and all agree."""
     fleet = Fleet(2)
