@@ -139,8 +139,11 @@ def test_what_is_kept_of_a_key_proves_nothing() -> None:
     async def story() -> None:
         issued = await issue(store)
         await one.api_keys.refresh()
-        for wrong in (issued, issued[:12], KEY[:-1], KEY + " ", "version", ""):
+        assert one.api_keys.find(KEY) == (issued, ALICE)
+        for wrong in (issued, issued[:12], KEY[:-1], KEY + " ", KEY.upper(), "version", "", "\ud800", "\x00"):
+            assert one.api_keys.find(wrong) is None
             assert await who(one, wrong) is None
+        assert one.api_keys.find(sha256(KEY.encode()).hexdigest()) is None
 
     run(story())
 
