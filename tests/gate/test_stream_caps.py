@@ -385,6 +385,27 @@ def test_without_caps_nothing_is_limited_and_nothing_told() -> None:
     assert (fleet.total(), fleet.total(GUEST), worker.room.streams._to_tell) == (100, 100, {})
 
 
+def test_without_caps_nothing_runs_and_nothing_is_kept() -> None:
+    """No heartbeat, no last words, and what workers with caps ask is left unanswered."""
+    worker = Worker(Channel(Clock()), Clock(), StreamCaps())
+    streams = worker.room.streams
+    seat = worker.opens("alice").seat
+    worker.opens("alice")
+
+    async def story() -> int:
+        await streams.start()
+        count = len(asyncio.all_tasks()) - 1
+        streams.listening()
+        streams.heard(f"{STREAMS}x:1 {seat.client:x}?9999999999999.9999999999999")
+        worker.seats.release(seat)
+        await streams.stop()
+        return count
+
+    assert asyncio.run(story()) == 0
+    assert worker.store.told == []
+    assert (streams._to_tell, streams._to_tell_again, len(streams._elsewhere)) == ({}, [], 0)
+
+
 NONSENSE = ["", "x", "x:1", "x:one ", "x:-1 ", "x:1 y", "x:1 zz?1", "x:1 1", "x:1 1?x.y", "x:1 1?1,,", ":1 ", "x:²  "]
 
 
