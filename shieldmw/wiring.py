@@ -33,7 +33,7 @@ from .gate.live import LiveRoom
 from .gate.outage import GuardedStore, WatchedStore
 from .gate.refusals import Refusals, RefusedGuests
 from .gate.seats import SeatPlan, Seats
-from .gate.stream_caps import STREAMS, StreamCaps
+from .gate.stream_caps import NO_CAPS, STREAMS, StreamCaps
 from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
 from .settings import Settings
@@ -173,7 +173,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     switch = Switch(store, on_change=lambda: seats.mode_changed(), on_reset=lambda: forget())
     observers = (RefusalLog(),)
     seats = Seats(store, switch, plan, observers=observers)
-    caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
+    caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if policy.has_live_paths else NO_CAPS
     prefixes = (settings.ipv4_prefix, settings.ipv6_prefix)
     room = LiveRoom(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes)
     deny_list = DenyWatch(store, switch.store_now_s)
@@ -200,7 +200,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
             *credentials,
             seats,
             room,
-            Expulsion(seats, deny_list, identifier, api_keys),
+            *([Expulsion(seats, deny_list, identifier, api_keys)] if policy.has_live_paths else ()),
             ChangeListener(store, _listener(switch, seats, deny_list, room, forget)),
             StopSignals(seats.leave),
         ),

@@ -35,11 +35,6 @@ class ApiKeyTable:
     digest_key: bytes = field(repr=False)
     entries: Mapping[str, ApiKey]
 
-    def find(self, key: str) -> Identity | None:
-        """Whom the key proves, if it is one of these."""
-        entry = self.entries.get(digest(key, self.digest_key))
-        return None if entry is None else entry.identity
-
 
 def digest(key: str, digest_key: bytes) -> str:
     """The keyed digest under which an API key is kept, 256 bits as hex."""

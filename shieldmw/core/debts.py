@@ -21,8 +21,8 @@ from .table import Table
 class Debt(NamedTuple):
     """What was admitted from one bucket, and the TAT by the worker's clock that it led to.
 
-    Both are those of the worker's share of the limit among so many ``workers``. ``number`` is never another debt's of
-    this worker.
+    Both are measured by the worker's share of the limit among so many ``workers``: as many as there were when the debt
+    began, whatever the fleet has become since. ``number`` is never another debt's of this worker.
     """
 
     charge: Charge
@@ -74,8 +74,9 @@ class Debts:
                 workers = share.limit.unit_us // charge.limit.unit_us
                 debt = Debt(charge, workers, share.step_us, tat_us, self._last)
             else:
-                later_us = max(known.tat_us, outcome.now_us) + share.step_us
-                debt = known._replace(admitted_us=known.admitted_us + share.step_us, tat_us=later_us)
+                step_us = charge.step_us * known.workers
+                later_us = max(known.tat_us, outcome.now_us) + step_us
+                debt = known._replace(admitted_us=known.admitted_us + step_us, tat_us=later_us)
             self._known.put(charge.bucket, debt)
 
     def collect(self, now_us: int) -> list[Debt]:
@@ -85,7 +86,7 @@ class Debts:
             debts += [debt for debt in some if debt.owed_us(now_us)]
         return debts
 
-    def restore(self, uncharged: Iterable[Debt]) -> None:
+    def restore(self, uncharged: Iterable[Debt], now_us: int) -> None:
         """What was collected, but is not known to be charged. It comes before what was admitted since."""
         for debt in uncharged:
             bucket = debt.charge.bucket
@@ -93,5 +94,18 @@ class Debts:
             if since is None:
                 self._known.put(bucket, debt)
             else:
-                admitted_us = debt.admitted_us + since.admitted_us
-                self._known.put(bucket, debt._replace(admitted_us=admitted_us, tat_us=since.tat_us))
+                self._known.put(bucket, _joined(debt, since, now_us))
+
+
+def _joined(debt: Debt, since: Debt, now_us: int) -> Debt:
+    """The older debt with what was admitted since, by the measure of the older one."""
+    left_us = max(0, min(since.tat_us - now_us, since.admitted_us))
+    return debt._replace(
+        admitted_us=debt.admitted_us + _measured(since.admitted_us, since, debt),
+        tat_us=max(debt.tat_us, now_us) + _measured(left_us, since, debt),
+    )
+
+
+def _measured(length_us: int, one: Debt, other: Debt) -> int:
+    """A length of one debt by the measure of another, rounded up."""
+    return -(-length_us * other.workers // one.workers)

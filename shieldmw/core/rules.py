@@ -92,6 +92,11 @@ class Policy:
     allow: Networks = field(default_factory=Networks)
     deny: Networks = field(default_factory=Networks)
 
+    @property
+    def has_live_paths(self) -> bool:
+        """Whether any path holds a seat."""
+        return bool(self.live) or any(rule.live for rule in self.rules)
+
     def terms(self, facts: Facts) -> Terms:
         """What is said of the path and the methods of a request, whoever asks."""
         terms = self._terms_of_path(facts)

@@ -48,13 +48,13 @@ class Expulsion:
         now = (self._deny_list.entries, self._identifier.epoch)
         if all(new is old for new, old in zip(now, self._seen, strict=True)):
             return
-        self._seen = now
         everybody = list(self._seats.book)
         for start in range(0, len(everybody), SEATS_AT_ONCE):
             some = everybody[start : start + SEATS_AT_ONCE]
             self._seats.evict([seat for seat in some if self._is_denied(seat)], Reason.DENY_LIST)
             self._seats.evict([seat for seat in some if self._is_revoked(seat)], Reason.CREDENTIAL_ENDED)
             await asyncio.sleep(0)
+        self._seen = now
 
     def _is_denied(self, seat: Seat) -> bool:
         return self._deny_list.left_s(seat.address) > 0

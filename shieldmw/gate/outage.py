@@ -156,7 +156,7 @@ class GuardedStore:
         except StoreError:
             pass  # the others would fail as well
         finally:
-            self._debts.restore((*left, *debts))
+            self._debts.restore((*left, *debts), self._now_us())
             self._settle_from_s = self._now_s() + (SETTLE_AGAIN_S if left or debts else 0)
             self._settling = None
 

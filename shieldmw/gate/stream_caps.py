@@ -50,6 +50,10 @@ class StreamCaps:
     per_member: int = 0
     per_address: int = 0
 
+    def __bool__(self) -> bool:
+        """Whether anybody has a cap."""
+        return bool(self.per_member or self.per_address)
+
     def of(self, name: ListenerClass) -> int:
         """The cap of a client of this class."""
         return self.per_address if name is ListenerClass.GUEST else self.per_member
@@ -116,7 +120,7 @@ class ClientStreams:
         if seat.listener_class is ListenerClass.GUEST:
             others = len(elsewhere) - (1 if live and elsewhere else 0)
             return () if len(mine) + others < cap else None
-        return mine[: self._mine_among(mine, elsewhere, len(mine) + len(elsewhere) + 1 - cap)]
+        return _oldest_first(mine)[: self._mine_among(mine, elsewhere, len(mine) + len(elsewhere) + 1 - cap)]
 
     def came(self, seat: Seat) -> None:
         """A listener has a seat here now."""
@@ -126,8 +130,9 @@ class ClientStreams:
 
     def _gone(self, seat: Seat) -> None:
         """A stream has ended here: those who know of it hear so."""
-        others_know = self._elsewhere.get(seat.client) or self._seats.book.streams_of(seat.client)
-        if seat.client and others_know:
+        if not seat.client or not self._caps.of(seat.listener_class):
+            return
+        if self._elsewhere.get(seat.client) or self._seats.book.streams_of(seat.client):
             self._to_tell.setdefault(seat.client, False)
             self._refresher.soon()
 
@@ -157,7 +162,7 @@ class ClientStreams:
         """Some worker has told of its streams: those here that are beyond a cap end."""
         head, _, items = change.removeprefix(STREAMS).partition(" ")
         worker, _, text = head.partition(":")
-        if worker == self._seats.worker or not text.isdecimal():
+        if not self._caps or worker == self._seats.worker or not text.isdecimal():
             return
         if not self._follows(worker, int(text)):
             return
@@ -196,7 +201,7 @@ class ClientStreams:
 
     def _hold_to_cap(self, client: int, mine: Sequence[Seat]) -> None:
         cap, elsewhere = self._caps.of(mine[0].listener_class), self._streams_elsewhere(client)
-        beyond = len(mine) + len(elsewhere) - cap if cap else 0
+        mine, beyond = _oldest_first(mine), len(mine) + len(elsewhere) - cap if cap else 0
         if mine[0].listener_class is ListenerClass.GUEST:
             count = self._mine_among(mine, elsewhere, beyond, newest=True)
             self._seats.evict(mine[len(mine) - count :], Reason.TOO_MANY_STREAMS)
@@ -240,8 +245,9 @@ class ClientStreams:
 
     def listening(self) -> None:
         """This worker hears the others from now on, and may have missed something before."""
-        self._peers.clear()
-        self._ask_all()
+        if self._caps:
+            self._peers.clear()
+            self._ask_all()
 
     def _ask_all(self) -> None:
         """Forget what is known, and ask of everybody who is here."""
@@ -250,14 +256,22 @@ class ClientStreams:
         self._refresher.soon()
 
     async def start(self) -> None:
-        """Begin to tell."""
-        await self._refresher.start(first_s=1.0)
+        """Begin to tell, where there is a cap."""
+        if self._caps:
+            await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
         """Tell no more; the others hear that no stream is here."""
+        if not self._caps:
+            return
         await self._refresher.stop()
         with suppress(Exception):  # it is forgotten anyhow when its lease ends
             await self._register.tell(f"{STREAMS}{self._seats.worker}:{GOODBYE} ")
+
+
+def _oldest_first(streams: Sequence[Seat]) -> Sequence[Seat]:
+    """By when they began, which need not be the order in which they were admitted."""
+    return sorted(streams, key=lambda seat: seat.began_ms)
 
 
 def _text(told: Told) -> str:

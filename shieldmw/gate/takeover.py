@@ -8,7 +8,8 @@ then the older stream ends as it would anyhow, when its connection is found to b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
@@ -67,6 +68,7 @@ class Takeovers:
         self._seats = seats
         self.spent = SpentNumbers()
         self._back: dict[tuple[str, str], None] = {}
+        self._telling = asyncio.Lock()  # two tasks refresh: this one's own and that of ClientStreams
         self._refresher = Refresher("takeovers", self.refresh, interval_s=EVERY_S, least_s=LEAST_S)
 
     def __len__(self) -> int:
@@ -79,15 +81,24 @@ class Takeovers:
             self._refresher.soon()
 
     async def refresh(self) -> None:
-        """Tell who came back and is still here."""
+        """Tell who came back and is still here. One after the other: when it returns, all of them have been told."""
         self._refresher.least_s = self._seats.pace_s(LEAST_S)
-        while batch := list(islice(self._back, MOST_AT_ONCE)):
-            found = (self._seats.book.find(*key) for key in batch)
-            taken = [f"{seat.ticket_id}:{seat.path}:{seat.back_ms}" for seat in found if seat is not None]
+        async with self._telling:
+            while batch := list(islice(self._back, MOST_AT_ONCE)):
+                for key in batch:
+                    del self._back[key]
+                await self._tell(batch)
+
+    async def _tell(self, batch: Sequence[tuple[str, str]]) -> None:
+        """Tell of these; they wait again where that fails."""
+        found = (self._seats.book.find(*key) for key in batch)
+        taken = [f"{seat.ticket_id}:{seat.path}:{seat.back_ms}" for seat in found if seat is not None]
+        try:
             if taken:
                 await self._register.tell(f"{TAKEN}{self._seats.worker} {','.join(taken)}")
-            for key in batch:
-                self._back.pop(key, None)
+        except Exception:
+            self._back = dict.fromkeys(batch) | self._back
+            raise
 
     def heard(self, change: str) -> None:
         """Some worker has told who came back to it: the older streams here end.

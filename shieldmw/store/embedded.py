@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 import sys
 import tempfile
 from contextlib import suppress
@@ -86,11 +87,20 @@ class EmbeddedServer:
     def _hold(self) -> int:
         """A shared lock on the file ``users``, in a folder that stays as long as the lock is held."""
         while True:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            if self._folder.stat().st_uid != os.getuid():
-                raise _wrong(f"the folder {self._folder} is another user's: set TMPDIR to a folder of your own")
+            with suppress(FileExistsError):
+                self._folder.mkdir(mode=0o700)
             with suppress(FileNotFoundError):  # a server that has just ended has removed it
+                self._must_be_ours_alone()
                 return self._locked(self._folder / "users")
+
+    def _must_be_ours_alone(self) -> None:
+        """The folder's name can be guessed: anybody may have put something of that name there before us."""
+        found = self._folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise _wrong(
+                f"{self._folder} is not a folder of this user's alone (mode 700): remove it, "
+                "or set TMPDIR to a folder of your own"
+            )
 
     def _locked(self, path: Path) -> int:
         users = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

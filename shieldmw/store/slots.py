@@ -126,7 +126,8 @@ async def _each_slot(
     """A call for each slot, all at once; what those were to change that failed. Fails where all of them do."""
     groups = list(_by_slot(changes))
     results = await asyncio.gather(*map(call, groups), return_exceptions=True)
-    failed = [(group, result) for group, result in zip(groups, results, strict=True) if isinstance(result, Exception)]
+    ended = zip(groups, results, strict=True)
+    failed = [(group, result) for group, result in ended if isinstance(result, BaseException)]
     if failed and len(failed) == len(groups):
         raise failed[0][1]
     return [change for group, _ in failed for change in group]

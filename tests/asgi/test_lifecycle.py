@@ -21,8 +21,8 @@ def shield_of(app: ASGIApp = ok, **settings: Any) -> ShieldMiddleware:
     return ShieldMiddleware(app, Settings(**settings))
 
 
-# What one gate keeps going in the background.
-TASKS_OF_A_GATE = 11
+# What one gate keeps going in the background, where no path is live.
+TASKS_OF_A_GATE = 9
 
 
 def gates(tasks: Iterable[asyncio.Task[Any]]) -> int:
@@ -87,6 +87,30 @@ def test_nothing_begins_before_it_is_needed() -> None:
 
     assert run(count()) == 0
     assert isinstance(shield, ShieldMiddleware)
+
+
+LIVE_RULES = '[{"name": "live", "path": "/live", "live": true}]'
+
+
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ({}, set()),
+        ({"live_paths": "/live"}, {"shieldmw streams", "shieldmw expulsion"}),
+        ({"rules": LIVE_RULES}, {"shieldmw streams", "shieldmw expulsion"}),
+        ({"live_paths": "/live", "streams_per_member": 0, "streams_per_address": 0}, {"shieldmw expulsion"}),
+    ],
+)
+def test_streams_are_looked_after_where_there_can_be_any(settings: dict[str, Any], more: set[str]) -> None:
+    """Their caps only where there are caps; without a live path neither those nor whose credential is over."""
+
+    async def serve() -> list[str]:
+        await call(shield_of(**settings), http_scope())
+        return [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("shieldmw")]
+
+    names = run(serve())
+    assert len(names) == TASKS_OF_A_GATE + len(more)
+    assert {name for name in names if name in ("shieldmw streams", "shieldmw expulsion")} == more
 
 
 def test_it_begins_at_startup_before_the_app_hears_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ class Alone:
 
     def settle_in_vain(self, worker: int, now_us: int) -> None:
         """One worker does not reach the store."""
-        self._debts[worker].restore(self._debts[worker].collect(now_us))
+        self._debts[worker].restore(self._debts[worker].collect(now_us), now_us)
 
     def settle(self, now_us: int) -> None:
         """Each worker charges the store."""
@@ -195,7 +196,7 @@ def test_what_came_meanwhile_is_owed_with_what_could_not_be_charged() -> None:
     (tried,) = debts.collect(T0_US)
     for _ in range(2):
         alone.ask(0, T0_US)
-    debts.restore([tried])
+    debts.restore([tried], T0_US)
     (again,) = debts.collect(T0_US)
     assert again.number == tried.number
     assert again.owed_us(T0_US) == 5 * UNIT_US
@@ -210,6 +211,45 @@ def test_a_debt_has_a_number_of_its_own() -> None:
         alone.ask(0, T0_US)
         numbers += [debt.number for debt in alone._debts[0].collect(T0_US)]
     assert len(set(numbers)) == 3
+
+
+workers_then = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.booleans()), min_size=1, max_size=6)
+
+
+@given(phases=workers_then)
+def test_all_that_is_admitted_is_owed_however_many_workers_there_are(phases: list[tuple[int, int, bool]]) -> None:
+    """Units admitted at one instant while the fleet grows and shrinks, some tried in vain: so many are owed."""
+    debts, kept, admitted, number = Debts(16), list[Debt](), 0, 0
+    for workers, units, in_vain in phases:
+        shares = shared(CHARGES, workers)
+        for _ in range(units):
+            number, admitted = number + 1, admitted + 1
+            debts.add(CHARGES, shares, bucket.Outcome(True, T0_US, (T0_US + number * shares[0].step_us,)))
+        if in_vain:
+            kept += debts.collect(T0_US)
+        else:
+            debts.restore(kept, T0_US)
+            kept = []
+    debts.restore(kept, T0_US)
+    (debt,) = debts.collect(T0_US)
+    assert debt.owed_us(T0_US) == admitted * UNIT_US
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (2, 3)])
+def test_what_is_restored_keeps_its_pace(before: int, after: int) -> None:
+    """What was admitted since by the shares of another fleet is owed by the measure of the debt that it is added to."""
+    debts = Debts(16)
+    for workers in (before, after):
+        shares = shared(CHARGES, workers)
+        debts.add(CHARGES, shares, bucket.Outcome(True, T0_US, (T0_US + shares[0].step_us,)))
+        if workers == before:
+            tried = debts.collect(T0_US)
+    later_us = T0_US + UNIT_US // 2
+    debts.restore(tried, later_us)
+    (debt,) = debts.collect(later_us)
+    left_us = sum([-(-(workers * UNIT_US - UNIT_US // 2) // workers) for workers in (before, after)])
+    assert debt.workers == before
+    assert 0 <= debt.owed_us(later_us) - left_us <= 1
 
 
 def test_debts_are_bounded() -> None:

@@ -149,6 +149,20 @@ def test_a_preflight_of_an_exempt_path_is_exempt() -> None:
     assert WITH_PREFLIGHTS.terms(facts("/healthz", "OPTIONS")._replace(preflight=True)).exempt
 
 
+@pytest.mark.parametrize(
+    ("policy", "has"),
+    [
+        (Policy(), False),
+        (Policy(rules=(LIVE_RULE, SEARCH_RULE)), False),
+        (Policy(rules=(SEARCH_RULE, MEMBERS_ONLY)), True),
+        (Policy(live=(PathPattern("/live"),)), True),
+    ],
+)
+def test_live_paths_are_those_of_the_settings_and_of_rules(policy: Policy, has: bool) -> None:
+    """Where there are none no seat is ever given."""
+    assert policy.has_live_paths is has
+
+
 def test_no_limit_no_charge() -> None:
     """Where nothing limits a request there is nothing to ask the store."""
     assert Policy().charges(Terms(), None, V6) == ()

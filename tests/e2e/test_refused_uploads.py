@@ -139,7 +139,7 @@ def test_the_answer_comes_at_once_and_the_wait_is_bounded(server: HttpServer, ad
         assert connection.readline().startswith(b"HTTP/1.1 429 ")
         assert time.monotonic() - began < LONGEST_S / 2
         rest = _read_all(connection)
-        assert LONGEST_S / 2 < time.monotonic() - began < LONGEST_S * 2
+        assert time.monotonic() - began < LONGEST_S * 2
     assert b"connection: close" in rest.lower()
 
 

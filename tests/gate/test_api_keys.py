@@ -100,6 +100,25 @@ def test_revoking_stops_at_the_next_refresh_and_spares_the_others() -> None:
     run(story())
 
 
+def test_whether_a_key_is_in_force_is_told_without_reading_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those issued and those of the file; a revoked one is not."""
+    filed = sha256(b"filed").hexdigest()
+    store = memory_store(FakeClock())
+    keys = ApiKeys(store, {filed: ALICE}, on_change=lambda: None)
+
+    async def story() -> list[bool]:
+        assert not keys.is_in_force("0" * 64)
+        issued = await issue(store)
+        await keys.refresh()
+        told = [keys.is_in_force(issued), keys.is_in_force(filed), keys.is_in_force("0" * 64)]
+        await store.revoke_api_keys([issued])
+        await keys.refresh()
+        return [*told, keys.is_in_force(issued)]
+
+    monkeypatch.setattr(keys, "identity_of", lambda digest: pytest.fail("it was read"))
+    assert run(story()) == [True, True, False, False]
+
+
 def test_keys_of_the_file_work_without_any_store() -> None:
     """The file holds SHA-256 digests; the key itself proves, its digest does not."""
     clock = FakeClock()
@@ -120,8 +139,11 @@ def test_what_is_kept_of_a_key_proves_nothing() -> None:
     async def story() -> None:
         issued = await issue(store)
         await one.api_keys.refresh()
-        for wrong in (issued, issued[:12], KEY[:-1], KEY + " ", "version", ""):
+        assert one.api_keys.find(KEY) == (issued, ALICE)
+        for wrong in (issued, issued[:12], KEY[:-1], KEY + " ", KEY.upper(), "version", "", "\ud800", "\x00"):
+            assert one.api_keys.find(wrong) is None
             assert await who(one, wrong) is None
+        assert one.api_keys.find(sha256(KEY.encode()).hexdigest()) is None
 
     run(story())
 

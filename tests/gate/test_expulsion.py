@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
+import pytest
+
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -126,6 +128,22 @@ def test_a_revoked_key_ends_its_streams() -> None:
         assert await hall.looks() == {}
         await hall.store.revoke_api_keys([keys[0]])
         assert await hall.looks() == {"alice": Reason.CREDENTIAL_ENDED}
+
+    asyncio.run(story())
+
+
+def test_a_look_that_failed_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changed is not done with before every seat was looked at."""
+    hall = Hall()
+    hall.sits("guest", "198.51.100.1")
+
+    async def story() -> None:
+        await hall.store.deny(denied("198.51.100.0/24"))
+        with monkeypatch.context() as broken:
+            broken.setattr(hall.deny_list, "left_s", lambda address: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await hall.looks()
+        assert await hall.looks() == {"guest": Reason.DENY_LIST}
 
     asyncio.run(story())
 

@@ -29,7 +29,7 @@ CAPS = StreamCaps(per_member=3, per_address=20)
 
 @dataclass
 class Clock:
-    """A clock that goes on by two milliseconds whenever somebody comes."""
+    """A clock that goes on by ten milliseconds whenever somebody comes."""
 
     now_s: float = EPOCH_S + 1_000_000.0
 
@@ -76,7 +76,7 @@ class Worker:
 
     def ask(self, who: str, at: str = OFFICE, *, paper: str | None = None, path: str = "/live") -> Entry | TurnedAway:
         """A member asks for a stream, or a guest where ``who`` is empty."""
-        self.clock.now_s += 0.002
+        self.clock.now_s += 0.01
         facts = Facts(at, path, path, frozenset({"GET"}), paper=paper)
         identity = Identity(who) if who else None
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ip_address(at), identity, live=True)
@@ -253,6 +253,35 @@ def test_a_guest_comes_back_with_a_ticket_though_its_address_is_full() -> None:
     assert {why for _, why in first.left} == {Reason.REPLACED}
 
 
+def test_of_an_address_the_newest_stream_goes_though_another_came_back_after_it() -> None:
+    """Whoever comes back with a ticket was there before, however late: the newest guest leaves in its place."""
+    fleet = Fleet(2, StreamCaps(per_address=4))
+    first, second = fleet.workers
+    entries = [first.opens("") for _ in range(3)]
+    second.opens("", paper=entries[0].ticket, path="/chat")
+    newest = second.opens("")
+    back = second.opens("", paper=entries[0].ticket)
+    fleet.hear()
+    fleet.talk()
+    assert newest.seat not in second.here(GUEST)
+    assert back.seat in second.here(GUEST)
+    assert fleet.total(GUEST) == 4
+    assert second.left == [("", Reason.TOO_MANY_STREAMS)]
+
+
+def test_the_oldest_stream_of_a_member_goes_though_the_clock_went_back() -> None:
+    """Which is the oldest is told by when each began, not by the order in which they were admitted."""
+    fleet = Fleet(1)
+    (worker,) = fleet.workers
+    late = worker.opens("alice")
+    fleet.clock.now_s -= 1.0
+    early = worker.opens("alice")
+    fleet.clock.now_s += 2.0
+    stay = [worker.opens("alice") for _ in range(2)]
+    assert worker.here() == [late.seat, *(entry.seat for entry in stay)]
+    assert early.seat not in worker.seats.book
+
+
 def test_what_was_missed_is_told_again() -> None:
     """A worker that missed messages notices with the next one, and all agree."""
     fleet = Fleet(2)
@@ -354,6 +383,27 @@ def test_without_caps_nothing_is_limited_and_nothing_told() -> None:
         worker.opens("alice")
         worker.opens("")
     assert (fleet.total(), fleet.total(GUEST), worker.room.streams._to_tell) == (100, 100, {})
+
+
+def test_without_caps_nothing_runs_and_nothing_is_kept() -> None:
+    """No heartbeat, no last words, and what workers with caps ask is left unanswered."""
+    worker = Worker(Channel(Clock()), Clock(), StreamCaps())
+    streams = worker.room.streams
+    seat = worker.opens("alice").seat
+    worker.opens("alice")
+
+    async def story() -> int:
+        await streams.start()
+        count = len(asyncio.all_tasks()) - 1
+        streams.listening()
+        streams.heard(f"{STREAMS}x:1 {seat.client:x}?9999999999999.9999999999999")
+        worker.seats.release(seat)
+        await streams.stop()
+        return count
+
+    assert asyncio.run(story()) == 0
+    assert worker.store.told == []
+    assert (streams._to_tell, streams._to_tell_again, len(streams._elsewhere)) == ({}, [], 0)
 
 
 NONSENSE = ["", "x", "x:1", "x:one ", "x:-1 ", "x:1 y", "x:1 zz?1", "x:1 1", "x:1 1?x.y", "x:1 1?1,,", ":1 ", "x:²  "]

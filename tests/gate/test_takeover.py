@@ -209,6 +209,58 @@ def test_an_outage_is_made_up_for() -> None:
     run(story())
 
 
+class SlowStore(TellingStore):
+    """A store that tells only when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+
+    async def tell(self, change: str) -> None:
+        """Wait, and tell."""
+        self.asked.set()
+        await self.may.wait()
+        await super().tell(change)
+
+
+def test_two_refreshes_at_once_tell_once() -> None:
+    """The second waits for the first: what it tells of streams must come after what is told of their tickets."""
+
+    async def story() -> None:
+        store = SlowStore()
+        worker = Worker(build_gate(Settings(redis_url="memory://"), store))
+        worker.enters("alice", worker.enters("alice").ticket)
+        takeovers = worker.gate.room.takeovers
+        both = [asyncio.create_task(takeovers.refresh()) for _ in range(2)]
+        await store.asked.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not any(task.done() for task in both)
+        store.may.set()
+        await asyncio.gather(*both)
+        assert len(store.told) == 1
+
+    run(story())
+
+
+def test_who_comes_back_again_while_it_is_told_is_told_again() -> None:
+    """The message under way says when it came back first: the others must hear of the later time."""
+
+    async def story() -> None:
+        store = SlowStore()
+        worker = Worker(build_gate(Settings(redis_url="memory://"), store))
+        ticket = worker.enters("alice", worker.enters("alice").ticket).ticket
+        telling = asyncio.create_task(worker.gate.room.takeovers.refresh())
+        await store.asked.wait()
+        worker.enters("alice", ticket)
+        store.may.set()
+        await telling
+        assert len(store.told) == 2
+
+    run(story())
+
+
 OLD = Seat(ListenerClass.MEMBER, 0, "ticket", lambda: None, "path", 1000)
 NONSENSE = [
     "",

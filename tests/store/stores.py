@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from shieldmw.core.api_keys import ApiKeyTable, digest
 from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Charges, Outcome
 from shieldmw.core.client import Client, Identity, token_client
 from shieldmw.core.limits import US_PER_S, Limit
@@ -56,6 +57,12 @@ async def take(store: Buckets, charges: Iterable[Charge]) -> Outcome:
     """What becomes of one request, alone in its call."""
     (outcome,) = await store.take([Ask(tuple(charges))])
     return outcome
+
+
+def proven(table: ApiKeyTable, key: str) -> Identity | None:
+    """Whom a key proves by a table."""
+    entry = table.entries.get(digest(key, table.digest_key))
+    return None if entry is None else entry.identity
 
 
 def asked(asks: Sequence[Ask]) -> tuple[list[str], list[bytes]]:

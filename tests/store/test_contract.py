@@ -21,7 +21,7 @@ from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
 from store.fleets import fleet_store
 from store.rights import user_without
-from store.stores import SECRET, one, redis_store, run, slow_limit, someone, take
+from store.stores import SECRET, one, proven, redis_store, run, slow_limit, someone, take
 
 Open = Callable[[], AbstractAsyncContextManager[Store]]
 
@@ -311,9 +311,9 @@ def test_an_issued_key_proves_its_subject(open_store: Open) -> None:
             table = await store.api_keys(None)
             assert table is not None
             assert table.entries == {host.digest: host, member.digest: member}
-            assert table.find("key 1") == host.identity
-            assert table.find("key 2") == member.identity
-            assert table.find("key 3") is None
+            assert proven(table, "key 1") == host.identity
+            assert proven(table, "key 2") == member.identity
+            assert proven(table, "key 3") is None
 
     run(work())
 
@@ -376,7 +376,7 @@ def test_a_revoked_key_proves_nothing(open_store: Open, revoked: list[str], coun
             assert await store.revoke_api_keys([api_key(key).digest for key in revoked]) == count
             table = await store.api_keys(None)
             assert table is not None
-            assert [key for key in ("key 1", "key 2", "key 3", "key 9") if table.find(key)] == left
+            assert [key for key in ("key 1", "key 2", "key 3", "key 9") if proven(table, key)] == left
 
     run(work())
 
@@ -397,6 +397,6 @@ def test_a_closed_store_can_be_used_again(open_store: Open) -> None:
             assert [await allowed(store, one(slow_limit(2))) for _ in range(2)] == [True, False]
             table = await store.api_keys(None)
             assert table is not None
-            assert table.find("key 1") == Identity("alice")
+            assert proven(table, "key 1") == Identity("alice")
 
     run(work())

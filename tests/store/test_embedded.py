@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -97,8 +98,60 @@ def test_another_users_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
     """Who may write to the folder could put a server of his own there."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(os, "getuid", lambda: 12_345)
-    with pytest.raises(SettingsError, match="another user's: set TMPDIR"):
+    with pytest.raises(SettingsError, match=r"not a folder of this user's alone.*set TMPDIR"):
         EmbeddedServer("name").start()
+
+
+def link(place: Path) -> None:
+    """A link to a folder of our own, that somebody may turn to another one later."""
+    place.with_name("elsewhere").mkdir(mode=0o700)
+    place.symlink_to("elsewhere")
+
+
+def link_to_nothing(place: Path) -> None:
+    """A link whose folder is to come."""
+    place.symlink_to("nowhere")
+
+
+def open_to_others(place: Path) -> None:
+    """A folder of our own in which others may write."""
+    place.mkdir()
+    place.chmod(0o770)
+
+
+def readable_by_others(place: Path) -> None:
+    """A folder of our own in which others may look."""
+    place.mkdir()
+    place.chmod(0o755)
+
+
+def file(place: Path) -> None:
+    """No folder at all."""
+    place.touch(mode=0o600)
+
+
+@pytest.mark.parametrize("put", [link, link_to_nothing, open_to_others, readable_by_others, file])
+def test_a_folder_that_is_not_ours_alone_is_not_used(
+    put: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name can be guessed, so anybody may have been there first; one line says what to do."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    put(tmp_path / "shieldmw-name")
+    with pytest.raises(SettingsError, match=r"shieldmw-name is not a folder of this user's alone.*TMPDIR") as raised:
+        EmbeddedServer("name").start()
+    assert len(raised.value.problems) == 1
+    assert all(not list(found.iterdir()) for found in tmp_path.iterdir() if found.is_dir())
+
+
+def test_what_its_user_hands_down_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listeners of servers such as gunicorn are inherited by what they start: the port is free once they close it."""
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.set_inheritable(True)
+        address = listener.getsockname()
+        server = EmbeddedServer().start()
+    with server, socket.create_server(address) as again:
+        assert again.getsockname() == address
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from shieldmw.core.client import Identity
 from shieldmw.errors import StoreError
 from shieldmw.store.keys import Keys
 from shieldmw.store.shared import RedisStore
-from store.stores import SECRET_KEY, all_keys, one, opened, redis_store, run, slow_limit, take
+from store.stores import SECRET_KEY, all_keys, one, opened, proven, redis_store, run, slow_limit, take
 
 KEPT_MS = 3_600_000
 
@@ -108,7 +108,7 @@ def test_a_changed_secret_is_told_even_where_the_version_is_known(server: RedisS
             await late.add_api_key(ApiKey(digest("new", fresh.digest_key), Identity("bob"), 0))
             table = await old.api_keys(known.version)
             assert table is not None, "the worker keeps a key that is lost, and never learns the new one"
-            assert (table.find("lost"), table.find("new")) == (None, Identity("bob"))
+            assert (proven(table, "lost"), proven(table, "new")) == (None, Identity("bob"))
 
     run(work())
 

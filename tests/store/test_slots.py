@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from itertools import product
@@ -43,7 +44,7 @@ def key_of(charge: Charge) -> str:
 class Nodes:
     """Answers take.lua and the refunds: every bucket is empty of charges but those that refuse; notes what is asked."""
 
-    def __init__(self, *, refuse: Sequence[str] = (), fail: Callable[[Sequence[str]], StoreError | None]) -> None:
+    def __init__(self, *, refuse: Sequence[str] = (), fail: Callable[[Sequence[str]], BaseException | None]) -> None:
         self.asked: list[tuple[str, Sequence[str]]] = []
         self.ahead: list[int] = []
         self._refuse = refuse
@@ -242,6 +243,11 @@ def test_what_is_owed_is_charged_slot_by_slot() -> None:
     assert settled(Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)) == ["y"]
     with pytest.raises(StoreUnavailable, match=r"^hung$"):
         settled(Nodes(fail=lambda keys: StoreUnavailable("hung")))
+
+
+def test_what_was_cancelled_is_not_known_to_be_charged() -> None:
+    """It is left like what has failed, and owed still."""
+    assert settled(Nodes(fail=lambda keys: asyncio.CancelledError() if "y:a" in keys else None)) == ["y"]
 
 
 def one_slot(charges: Charges) -> bool:

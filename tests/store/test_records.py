@@ -1,0 +1,32 @@
+"""Records as they are kept in the store, read when they are asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from shieldmw.core.api_keys import ApiKey
+from shieldmw.core.client import Identity
+from shieldmw.store import records
+from shieldmw.store.records import ApiKeyRecords, api_key_text
+
+DIGEST = "ab" * 32
+TEXT = api_key_text(ApiKey(DIGEST, Identity("alice"), 1_700_000_000)).encode()
+
+
+def test_whether_there_is_a_key_is_told_without_reading_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand seats are looked at in one go: each asks only whether its key is still kept."""
+    monkeypatch.setattr(records, "parse_api_key", lambda name, value: pytest.fail("it was read"))
+    texts = {DIGEST.encode(): TEXT}
+    keys = ApiKeyRecords(texts)
+    assert DIGEST in keys
+    assert "cd" * 32 not in keys
+    assert "\ud800" not in keys
+    del texts[DIGEST.encode()]
+    assert DIGEST not in keys
+
+
+def test_a_key_that_cannot_be_read_proves_nobody() -> None:
+    """Though something is kept under its digest."""
+    keys = ApiKeyRecords({DIGEST.encode(): b"}{"})
+    assert keys.get(DIGEST) is None
+    assert list(keys) == []
