@@ -21,22 +21,16 @@ from starlette.types import Message, Receive, Scope, Send
 from shieldmw.core.bounds import LONGEST_ACCEPT, MOST_LINES_BEFORE_ACCEPT
 from shieldmw.core.bucket import remaining
 from shieldmw.core.client import ListenerClass
-from shieldmw.core.decision import Decision, Reason, Verdict, nearest
+from shieldmw.core.decision import Decision, Reason, nearest
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.core.waiting import Place
 
 from .cors import Cors
-from .handshakes import (
-    WEBSOCKET_POLICY_VIOLATION,
-    WEBSOCKET_SERVICE_RESTART,
-    WEBSOCKET_TRY_AGAIN_LATER,
-    Handshakes,
-)
+from .handshakes import Handshakes
+from .problems import Problem, close_code, problem_of, status_of
 from .tickets import ticket_cookie
 
 Headers = list[tuple[bytes, bytes]]
-
-PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 
 # Waits are lengthened by up to a fifth, so that those refused together do not return together.
 JITTER = 0.2
@@ -59,7 +53,6 @@ STREAMS_RETRY_S = 30
 
 _WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
 _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
-_AGAINST_POLICY = (Reason.DENY_LIST, Reason.TOO_MANY_STREAMS, Reason.REPLACED, Reason.CREDENTIAL_ENDED)
 
 # How soon a browser reconnects when its event stream breaks: Chromium's own default. Said at the start of each
 # stream, since a browser keeps the wait that it was last told, and a goodbye tells a long one.
@@ -70,99 +63,6 @@ _IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body"
 
 _PROBLEM_JSON = b"application/problem+json"
 _HTML = b"text/html; charset=utf-8"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A problem type of the draft with our words for it."""
-
-    type: str
-    title: str
-    detail: str
-
-
-_QUOTA = Problem(
-    f"{PROBLEM_TYPES}#quota-exceeded",
-    "Too many requests",
-    "More was asked than the limit allows. Please wait, then try again.",
-)
-_ABNORMAL = Problem(
-    f"{PROBLEM_TYPES}#abnormal-usage-detected",
-    "Abnormal usage detected",
-    "Requests from this address are not being served.",
-)
-_TYPE_REDUCED = f"{PROBLEM_TYPES}#temporary-reduced-capacity"
-_STORE_CLOSED = Problem(
-    _TYPE_REDUCED, "Reduced capacity", "Requests cannot be admitted for a moment. Please try again shortly."
-)
-_GUEST = Problem(
-    _TYPE_REDUCED,
-    "Fewer listeners for now",
-    "This event is serving a smaller audience for now, and listeners who are signed in go first.",
-)
-_MEMBER = Problem(
-    _TYPE_REDUCED,
-    "You are in the waiting room",
-    "All seats are taken. You keep your place: this answer says when to ask again.",
-)
-_RESTARTING = Problem(
-    _TYPE_REDUCED,
-    "This server is restarting",
-    "Please come straight back, and show your ticket: it keeps your place before new listeners.",
-)
-_TOO_MANY_STREAMS = Problem(
-    f"{PROBLEM_TYPES}#quota-exceeded",
-    "Too many streams",
-    "As many live streams as are allowed are open from this address. Close one, or sign in.",
-)
-_REPLACED = Problem(
-    f"{PROBLEM_TYPES}#quota-exceeded",
-    "Another stream took this one's place",
-    "You have opened another live stream, and the newest ones go on.",
-)
-_CREDENTIAL_ENDED = Problem(
-    "about:blank",
-    "Unauthorized",
-    "The credential that opened this stream has ended or was revoked. Please sign in again.",
-)
-_CLOSED = Problem(_TYPE_REDUCED, "Closed for now", "This part of the event is closed for the moment.")
-
-
-_PROBLEMS = {
-    Reason.DENY_LIST: _ABNORMAL,
-    Reason.STORE_CLOSED: _STORE_CLOSED,
-    Reason.NO_SEAT: _MEMBER,
-    Reason.RESTARTING: _RESTARTING,
-    Reason.TOO_MANY_STREAMS: _TOO_MANY_STREAMS,
-    Reason.REPLACED: _REPLACED,
-    Reason.CREDENTIAL_ENDED: _CREDENTIAL_ENDED,
-    Reason.EMERGENCY: _CLOSED,
-}
-
-
-def _problem(decision: Decision) -> Problem:
-    if decision.listener_class is ListenerClass.GUEST and decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY):
-        return _GUEST
-    return _PROBLEMS.get(decision.reason, _QUOTA)
-
-
-def status_of(decision: Decision) -> int:
-    """503 where the fleet carries fewer for now, 429 where the client asked too much, 401 without a credential."""
-    if decision.reason is Reason.CREDENTIAL_ENDED:
-        return 401
-    return 503 if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY, Reason.RESTARTING) else 429
-
-
-def close_code(decision: Decision) -> int:
-    """The code that a WebSocket is closed with; 1008 says not just to connect again."""
-    if decision.reason is Reason.RESTARTING:
-        return WEBSOCKET_SERVICE_RESTART
-    return WEBSOCKET_POLICY_VIOLATION if decision.reason in _AGAINST_POLICY else WEBSOCKET_TRY_AGAIN_LATER
-
-
-def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT) -> Decision:
-    """The decision on someone whose seat is taken away."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, kept=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +126,7 @@ class Replies:
             return
         if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
-            await send({"type": "websocket.close", "code": close_code(decision), "reason": _problem(decision).title})
+            await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
         # A list of its own: what is kept must not be changed by whoever sends it on.
@@ -240,7 +140,7 @@ class Replies:
 
     def _close_reason(self, decision: Decision) -> str:
         """The title, and the wait, since a page sees no headers of a handshake; far below the 123 bytes of a reason."""
-        title, seconds = _problem(decision).title, self._jittered(self._wait_us(decision) / US_PER_S)
+        title, seconds = problem_of(decision).title, self._jittered(self._wait_us(decision) / US_PER_S)
         return f"{title}; retry-after={seconds}" if seconds else title
 
     def _answer(self, decision: Decision, *, wants_html: bool) -> Answer:
@@ -260,7 +160,7 @@ class Replies:
     def _page_for(self, decision: Decision) -> Answer:
         """A page for a browser, which says the same wait as its header."""
         retry_after_s = self._jittered(self._wait_us(decision) / US_PER_S)
-        body = self._html(_problem(decision), decision, retry_after_s)
+        body = self._html(problem_of(decision), decision, retry_after_s)
         headers = [*_headers(decision, _HTML, body), *_retry_after(retry_after_s)]
         return Answer(status_of(decision), headers, body, 0)
 
@@ -283,7 +183,7 @@ class Replies:
         return _WAITS_S.get(decision.reason, self._pointers.retry_after_s) * US_PER_S
 
     def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
-        problem = _problem(decision)
+        problem = problem_of(decision)
         body: dict[str, Any] = {
             "type": problem.type,
             "title": problem.title,

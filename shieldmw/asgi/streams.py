@@ -22,7 +22,8 @@ from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.gate.seats import Seats
 
 from .dropping import CONNECTIONS, ends_of
-from .replies import Headers, Replies, close_code, turned_away
+from .problems import close_code, turned_away
+from .replies import Headers, Replies
 from .tickets import ticket_cookie
 
 log = logging.getLogger(__name__)

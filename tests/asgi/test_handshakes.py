@@ -13,7 +13,8 @@ from asgi.shields import ok
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.asgi.handshakes import Handshakes, subprotocol
 from shieldmw.asgi.lingering import Lingering
-from shieldmw.asgi.replies import Pointers, Replies, turned_away
+from shieldmw.asgi.problems import turned_away
+from shieldmw.asgi.replies import Pointers, Replies
 from shieldmw.core.address import Networks, parse_networks
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import Decision, Reason, Verdict
