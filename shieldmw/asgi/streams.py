@@ -22,6 +22,7 @@ from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.gate.seats import Seats
 
 from .dropping import CONNECTIONS, ends_of
+from .lingering import CONNECTION_CLOSE
 from .problems import close_code, turned_away
 from .replies import Headers, Replies
 from .tickets import ticket_cookie
@@ -189,7 +190,7 @@ class LiveStream:
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
             # So that a connection that is still there after the goodbye is one that nobody reads.
-            headers.append((b"connection", b"close"))
+            headers.append(CONNECTION_CLOSE)
         await self._send({**message, "headers": headers})
         self._phase = phase
         if self._leaving and phase not in _ENDS_SOON and self._task is not None:
