@@ -128,7 +128,7 @@ class EarlyAnswer:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer; with the last one read what is left of the body."""
+        """Send a part of the answer; with the last part, read the rest of the body."""
         if message["type"] == "http.response.start":
             message = self._begun(message)
         elif self._lingers and self._lingering.has_room and _is_last(message):

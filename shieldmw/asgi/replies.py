@@ -1,4 +1,4 @@
-"""What is answered: the refusal as a tiny ASGI app, and the headers on limited answers.
+"""The shield's own answers: the refusal as a tiny ASGI app, and the headers on limited answers.
 
 Fields of draft-ietf-httpapi-ratelimit-headers-10; bodies are RFC 9457 problem details.
 """
@@ -32,30 +32,29 @@ from .tickets import ticket_cookie
 
 Headers = list[tuple[bytes, bytes]]
 
-# Waits are lengthened by up to a fifth, so that those refused together do not return together.
+# Jitter: waits are lengthened by up to a fifth, so that clients refused together do not return together.
 JITTER = 0.2
 
-# While the store is away nothing says when a refused client would pass; the breaker probes each second.
+# Retry delay while the store is away: no bucket says when the client would pass, and the breaker probes each second.
 STORE_CLOSED_RETRY_S = 5
 
-# A member for whom no number was at hand gets one with the next block, within a second or two.
+# Retry delay of a member who got no number: the next block of numbers comes within a second or two.
 NO_PLACE_RETRY_S = 3
 
-# Whoever had a seat on a worker that ends comes back at once, to another one, and so does whoever has a new credential
-# for the one that ended. The factor spreads those who leave together over a second and a half; with the jitter that
-# every wait has they are back within 3 s.
+# Retry delay after a restart or a replaced credential, and its spread: listeners who leave together return over a
+# second and a half, and with the jitter of every wait within 3 s.
 RESTART_RETRY_S = 1.0
 RESTART_SPREAD = 1.5
 
-# A client that has all its streams: one of them must end first, and nobody knows when. A page that opens again and
-# again should not do so each second.
+# Retry delay of a client that has all its streams: nobody knows when one of them ends, and a page that opens one again
+# and again should not do so each second.
 STREAMS_RETRY_S = 30
 
 _WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
 _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
 
-# How soon a browser reconnects when its event stream breaks: Chromium's own default. Said at the start of each
-# stream, since a browser keeps the wait that it was last told, and a goodbye tells a long one.
+# Reconnect delay told to EventSource: Chromium's default. It begins each stream, since a browser keeps the last delay
+# that it was told, and a goodbye tells a long one.
 RECONNECT_MS = 3000
 
 _IN_HTTP = ("http.response.start", "http.response.body")
@@ -67,7 +66,7 @@ _HTML = b"text/html; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Pointers:
-    """Where those who are refused are sent, and how long those wait to whom no bucket says it."""
+    """Links for refused clients, and their retry delay where no bucket determines it."""
 
     recording_url: str | None
     sign_in_url: str | None
@@ -103,11 +102,11 @@ class Replies:
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
     def reconnect_field(self) -> bytes:
-        """How soon to reconnect when an event stream breaks, as an event stream says it; with no event."""
+        """The ``retry:`` field with the reconnect delay, in a block of its own that makes no event."""
         return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
 
     def shed_event(self, decision: Decision) -> bytes:
-        """The last event for those whose seat is taken away, with the same wait for browsers and for code.
+        """The last event of a listener whose seat is taken away, with the same wait for browsers and for code.
 
         The empty line before it ends whatever the app had begun.
         """
@@ -129,7 +128,7 @@ class Replies:
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
-        # A list of its own: what is kept must not be changed by whoever sends it on.
+        # A list of its own, since the servers and middleware that it is sent to may change it.
         headers = [*headers, *_retry_after(self._jittered(wait_s))]
         headers += _place_cookie(decision, scope)
         if self._cors is not None:
@@ -144,7 +143,7 @@ class Replies:
         return f"{title}; retry-after={seconds}" if seconds else title
 
     def _answer(self, decision: Decision, *, wants_html: bool) -> Answer:
-        """What is sent; for most it is kept with the decision, which may be given again."""
+        """The answer; JSON is kept with the decision, which may be given again."""
         if wants_html:
             return self._page_for(decision)
         kept = decision.kept
@@ -280,7 +279,7 @@ def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
 
 
 def _place_cookie(decision: Decision, scope: Scope) -> Headers:
-    """What keeps the place in the waiting room."""
+    """The cookie that keeps the place in the waiting room."""
     return [] if decision.paper is None else [(b"set-cookie", ticket_cookie(decision.paper, scope))]
 
 

@@ -1,8 +1,8 @@
-"""The budget for outside text: how much of a request is read, and what holds beyond that.
+"""The bounds of outside text: how much of a request is read, and how the rest counts.
 
 Every reader of what a client sent takes its bounds from here, so that no head costs more than a small multiple of
-a plain one. What is beyond a bound always has the meaning that gains its sender nothing: no credential, no address
-of its own, the strictest terms; never "unlimited", and never a slower way of reading it.
+a plain one. Text beyond a bound always counts as what gains its sender nothing: no credential, no address of its own,
+the strictest terms; never "unlimited", and never a slower way of reading it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LONGEST_ACCEPT = 1024
 LONGEST_PATH = 2048
 MOST_MARKS = 100
 
-# Each pass takes one layer of nested escapes away; what is still escaped then is no path of ours.
+# Passes that each decode one layer of nested escapes; a path that is still escaped then matches none of ours.
 MOST_LAYERS = 8
 
 # --- the query ---
@@ -41,7 +41,7 @@ MOST_QUERY_FIELDS = 64
 # Bytes of all cookies together, as nginx takes at most 32 KB of header lines. Of more, none counts as ours.
 MOST_COOKIE_BYTES = 32_768
 
-# Browsers keep no cookie that is longer (RFC 6265, section 6.1); one that is counts as not shown.
+# Browsers keep no longer cookie (RFC 6265, section 6.1); a longer one counts as not shown.
 LONGEST_COOKIE = 4096
 
 # Places where a cookie's name is looked at: a short one, such as "id", is the end of other names. Beyond them the
@@ -49,13 +49,13 @@ LONGEST_COOKIE = 4096
 MOST_LOOKALIKES = 64
 
 # --- credentials and papers ---
-# No API key and no sane JWT is longer; what is, fails without being read.
+# No API key and no sane JWT is longer; a longer credential fails without being read.
 LONGEST_CREDENTIAL = 8192
 
 # Its header has room for a scheme or for other subprotocols; the rest of a longer line is not read.
 LONGEST_TOKEN_LINE = LONGEST_CREDENTIAL + 256
 
-# A credential in a query that needs more percent-escapes than this is none.
+# Percent-escapes of a credential in a query; one with more counts as not shown.
 MOST_ESCAPES = 64
 
 # WebSocket subprotocols that are read of an offer: pages offer a few. A credential behind them is not seen.
@@ -64,7 +64,7 @@ MOST_PROTOCOLS = 16
 # Characters of a subprotocol's name: a longer one is taken for a token, and never sent back.
 LONGEST_PROTOCOL = 32
 
-# A ticket or a number has about 200 characters; what is longer is neither.
+# A ticket or a number has about 200 characters; a longer text is neither.
 LONGEST_PAPER = 512
 
 # --- the proxies' header, read from the right ---
