@@ -24,7 +24,7 @@ from shieldmw.core.table import SeenOnce
 from .credentials import PROTOCOLS_HEADER, bearer, cookie_value, offered, query_value
 from .tickets import TICKET_COOKIE, TICKET_HEADER
 
-# So many looks are known, and each longer than this is read anew.
+# Looks kept, and the longest look that is; a longer one is read anew.
 LOOKS_KEPT = 16_384
 LONGEST_KEPT = 1536
 

@@ -197,7 +197,7 @@ class LiveRoom:
         self._asked.add(client)
         numbers, queue = self._numbers, self._queue
         while numbers and numbers[0] <= queue.called < queue.given:
-            numbers.popleft()  # called in vain: whoever had it would come before those who wait
+            numbers.popleft()  # called in vain: a member who had it would come before those who wait
         return numbers.popleft() if numbers else None
 
     async def refresh(self) -> None:
@@ -215,7 +215,7 @@ class LiveRoom:
     def _numbers_to_lease(self) -> int:
         """Twice what the last second asked for, once half of that is gone.
 
-        None while nobody asks: whoever comes would have to wait until numbers that nobody holds were called.
+        None while no member asks: the next one would have to wait until unused numbers were called.
         """
         asked, self._asked = len(self._asked), set()
         wanted = max(SMALLEST_BLOCK, 2 * asked)

@@ -63,7 +63,7 @@ class WatchedStore:
             self._succeeded()
             raise
         except asyncio.CancelledError:
-            # Whoever goes away says nothing about the store, but must not hold up the probes.
+            # A request that goes away says nothing about the store, but must not hold up the probes.
             if is_probe:
                 self._breaker.abandoned()
             raise

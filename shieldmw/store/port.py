@@ -134,7 +134,7 @@ class ModeRegister(Protocol):
         """Add a change to the audit that no other method adds; the store says when it was."""
 
     async def tell(self, change: str) -> None:
-        """Tell every worker of a change that is not kept; whoever does not listen now misses it."""
+        """Tell every worker of a change that is not kept; a worker that is not subscribed now misses it."""
 
     def changes(self) -> AsyncIterator[str]:
         """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``, ``taken …``); first '' once it listens."""

@@ -1,7 +1,7 @@
 """One Redis or Valkey: its connection, its scripts and its errors. The only module that imports redis.
 
 Calls are grouped: while one round trip is under way the others queue, and the next takes them all. One task
-owns the connection, so whoever goes away while waiting neither cancels a call nor shifts another's reply.
+owns the connection, so a request that goes away while waiting neither cancels a call nor shifts another's reply.
 """
 
 from __future__ import annotations
