@@ -35,7 +35,7 @@ class StoreError(ShieldError):
 
 
 class NotPermitted(StoreError):
-    """The shared store's user has no right to what was asked. ``shieldmw check`` names the right."""
+    """The shared store's user lacks the right to a command. ``shieldmw check`` names the right."""
 
 
 class StoreUnavailable(StoreError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from secrets import token_bytes
@@ -64,13 +65,28 @@ class ShieldMiddleware(Shield):
             API keys and JWTs.
 
     Raises:
-        SettingsError: the settings cannot be used.
+        SettingsError: the settings cannot be used. Where an event loop runs already the start fails with it instead:
+            Starlette makes its middleware when the lifespan begins, and servers take what is raised there for an app
+            that knows no lifespan, and serve on.
     """
 
     def __init__(
         self, app: ASGIApp, settings: Settings | None = None, *, authenticate: AuthenticateScope | None = None
     ) -> None:
-        settings = settings or Settings.from_environ()
+        try:
+            self._set_up(app, settings or Settings.from_environ(), authenticate)
+        except SettingsError as error:
+            if not _in_a_loop():
+                raise
+            self._set_up(app, Settings(), authenticate, error)
+
+    def _set_up(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        authenticate: AuthenticateScope | None,
+        failure: SettingsError | None = None,
+    ) -> None:
         forwarded = settings.forwarded_header if settings.trusted_proxies else None
         reading = Reading(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
         pointers = Pointers(settings.recording_url, settings.sign_in_url, settings.retry_after)
@@ -82,6 +98,8 @@ class ShieldMiddleware(Shield):
         cors = Cors(settings.cors_origins) if settings.cors_origins else None
 
         def open_gate() -> Gate:
+            if failure is not None:
+                raise failure
             _start_embedded(settings)
             return build_gate(settings, open_store())
 
@@ -94,6 +112,14 @@ class ShieldMiddleware(Shield):
             nesting=Nesting(settings, authenticate),
             admin=_admin(settings, reader, handshakes),
         )
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> Admin | None:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from shieldmw.core.bounds import MOST_BODY_BYTES, MOST_ERRORS
 
 from .admin_schema import FieldError, ProblemAnswer
-from .replies import PROBLEM_TYPES
+from .problems import PROBLEM_TYPES
 
 _SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 

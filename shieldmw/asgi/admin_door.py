@@ -96,7 +96,7 @@ class Door:
         token = _bearer(scope)
         if token is None:
             return refusal or _unauthorized("Show the admin token, as Authorization: Bearer.")
-        # What others at the address do must not keep the right token out.
+        # Failures of other clients at the address must not keep the right token out.
         if refusal is not None and not self._limit.take_now((Charge(_EVERYBODY, GUESSES_LIMIT),)).allowed:
             return refusal
         role = self._role(token)

@@ -1,4 +1,4 @@
-"""What lets a page of another origin read a refusal: its headers are not the app's, so neither is its CORS.
+"""CORS headers of refusals, which let a page of another origin read them: the app adds its own only to its answers.
 
 Only reading is granted. A preflight that is refused stays refused: to answer it with yes would be to permit what the
 app's own CORS policy may not (Fetch Standard, section 3.2).
@@ -21,14 +21,14 @@ _VARY = (b"vary", b"Origin")
 
 
 class Cors:
-    """The headers of a refusal for pages of ``origins``; ``*`` among them means every page, but none with cookies."""
+    """The headers of a refusal for pages of ``origins``; ``*`` among them means every page, without cookies."""
 
     def __init__(self, origins: Collection[str]) -> None:
         self._origins = frozenset(origin.encode("latin-1") for origin in origins)
         self._any = ANY_ORIGIN in origins
 
     def headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
-        """What the refusal of this request says."""
+        """The CORS headers of the refusal of this request."""
         if self._any:
             return _TO_ANYBODY
         for name, value in scope["headers"][:MOST_LINES]:

@@ -1,7 +1,7 @@
 """Where a credential or a ticket is found in a head: a header, a cookie, the query. Nothing here is proven.
 
 Values are taken as they stand, since tokens, keys and papers need no quoting: what the standard library does to
-unquote a cookie takes quadratic time in Python before 3.11.10. How much is read says ``core/bounds.py``.
+unquote a cookie takes quadratic time in Python before 3.11.10. ``core/bounds.py`` says how much is read.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from shieldmw.core.bounds import (
 PROTOCOLS_HEADER = b"sec-websocket-protocol"
 
 _SCHEMES = ("bearer", "jwt")
+_DOTTED = "bearer."
 
 # Browsers write one blank between two cookies.
 _MOST_BLANKS = 8
@@ -38,18 +39,19 @@ def bearer(value: str) -> str | None:
 def offered(value: str) -> str | None:
     """The credential among WebSocket subprotocols: ``bearer, x`` or ``bearer.x``; one alone is read as a header is."""
     protocols = [entry.strip() for entry in value.split(",", MOST_PROTOCOLS)[:MOST_PROTOCOLS]]
-    if len(protocols) == 1 and not _is_dotted(protocols[0]):
+    if len(protocols) == 1 and not is_dotted_bearer(protocols[0]):
         return bearer(protocols[0])
     for number, protocol in enumerate(protocols):
         if protocol.lower() == "bearer":
             return (protocols[number + 1 :] or [""])[0] or None
-        if _is_dotted(protocol):
-            return protocol[len("bearer.") :] or None
+        if is_dotted_bearer(protocol):
+            return protocol[len(_DOTTED) :] or None
     return None
 
 
-def _is_dotted(protocol: str) -> bool:
-    return protocol[: len("bearer.")].lower() == "bearer."
+def is_dotted_bearer(protocol: str) -> bool:
+    """Whether a WebSocket subprotocol is ``bearer.`` and a token."""
+    return protocol[: len(_DOTTED)].lower() == _DOTTED
 
 
 def cookie_value(cookies: bytes, name: bytes, longest: int = LONGEST_COOKIE) -> str | None:

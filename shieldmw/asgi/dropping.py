@@ -1,4 +1,4 @@
-"""Drops the connection of a listener who does not read. Knows sockets, nothing of seats and responses.
+"""Drops the connection of a listener that does not read. Knows sockets, nothing of seats and responses.
 
 ASGI has no word for it, and to return or to raise is not enough: uvicorn, hypercorn and granian keep a connection
 until its client has read what they have buffered, and do not end before. So the socket between the two ends that a
@@ -38,7 +38,7 @@ _Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[V]"]
 
 
 class Ends(NamedTuple):
-    """A connection: the client's address and port, and the port of ours that it came to."""
+    """A connection: the client's address and port, and our port."""
 
     host: str
     port: int
@@ -141,7 +141,7 @@ def _set(future: asyncio.Future[V], answer: V) -> None:
 
 
 def _sockets() -> Iterator[socket.socket]:
-    """The network sockets of this process, as duplicates: what is closed and opened meanwhile is not mixed up."""
+    """The network sockets of this process, as duplicates, so that none is mistaken for one opened meanwhile."""
     with suppress(OSError):  # a system that does not show them
         for open_file in Path("/dev/fd").iterdir():
             with suppress(OSError):  # closed by now
@@ -150,7 +150,7 @@ def _sockets() -> Iterator[socket.socket]:
 
 
 def _network_socket(fd: int) -> socket.socket | None:
-    """The socket that ``fd`` is; what is none is closed."""
+    """The IP socket behind ``fd``; any other descriptor is closed."""
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         found = socket.socket(fileno=fd)
         if found.family in (socket.AF_INET, socket.AF_INET6):

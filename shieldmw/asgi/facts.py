@@ -24,7 +24,7 @@ from shieldmw.core.table import SeenOnce
 from .credentials import PROTOCOLS_HEADER, bearer, cookie_value, offered, query_value
 from .tickets import TICKET_COOKIE, TICKET_HEADER
 
-# So many looks are known, and each longer than this is read anew.
+# Looks kept, and the longest look that is; a longer one is read anew.
 LOOKS_KEPT = 16_384
 LONGEST_KEPT = 1536
 
@@ -33,7 +33,7 @@ AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 # Some frameworks let a header change the method; a rule for that method must see it.
 _METHOD_OVERRIDE = b"x-http-method-override"
 
-# What an OPTIONS has that is a preflight (Fetch Standard, section 3.2.2).
+# Headers that make an OPTIONS a preflight (Fetch Standard, section 3.2.2).
 _OF_A_PREFLIGHT = frozenset((b"origin", b"access-control-request-method"))
 
 _TICKET_NAME = TICKET_COOKIE.encode()
@@ -100,7 +100,7 @@ class FactsReader:
         return facts
 
     def read_once(self, scope: Scope) -> Facts:
-        """The same of a request that shows what nobody should keep, or of a head with more lines than are read."""
+        """The same without keeping anything: for requests that show secrets, and for heads with too many lines."""
         lines = scope["headers"]
         headers = [(name, value) for name, value in lines[:MOST_LINES] if name in self._names]
         client = scope.get("client")
@@ -162,7 +162,7 @@ class FactsReader:
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Whether an OPTIONS is a CORS preflight; what a header may turn into another method is none."""
+    """Whether an OPTIONS is a CORS preflight; one with a method override is not."""
     names = {name for name, _ in scope["headers"]}
     return names >= _OF_A_PREFLIGHT and _METHOD_OVERRIDE not in names
 
@@ -182,7 +182,7 @@ def _texts(forwarded: Sequence[bytes]) -> tuple[str, ...]:
 
 
 def _paper(header: bytes | None, cookie: bytes, query: bytes) -> str | None:
-    """A ticket or number in its header, else in the cookie, else in the query; looked for where its name is seen."""
+    """A ticket or number from its header, its cookie or the query, in this order of precedence."""
     if header:
         return header.decode("latin-1") if len(header) <= LONGEST_PAPER else None
     if cookie and _TICKET_NAME in cookie and (paper := cookie_value(cookie, _TICKET_NAME, LONGEST_PAPER)) is not None:
@@ -191,7 +191,7 @@ def _paper(header: bytes | None, cookie: bytes, query: bytes) -> str | None:
 
 
 def _methods(method: str, overrides: Sequence[bytes]) -> frozenset[str]:
-    """What the request may end up as; several lines that override the method may end up as anything."""
+    """The methods that the app may see; with several lines that override the method, any."""
     if not overrides:
         return _method(method) if len(method) <= LONGEST_METHOD else _ANY
     if len(overrides) > 1 or len(method) > LONGEST_METHOD or len(overrides[0]) > LONGEST_METHOD:

@@ -14,7 +14,7 @@ from shieldmw.gate.gate import Gate
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A gate to be, the task that it lives in, and what ends that."""
+    """A gate to be, the task that it lives in, and the event that ends the task."""
 
     opened: asyncio.Future[Gate]
     task: asyncio.Task[None]
@@ -30,7 +30,7 @@ class Gates:
         self._running: dict[asyncio.AbstractEventLoop, _Running] = {}
 
     async def here(self) -> Gate:
-        """The gate of this loop, started once however many requests come first at the same time.
+        """The gate of this loop, started once, even where several first requests come at the same time.
 
         Raises:
             RuntimeError: this is no event loop of asyncio.
@@ -59,7 +59,7 @@ class Gates:
                 running.task.result()
 
     async def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Gate], ending: asyncio.Event) -> None:
-        """The life of a gate. Who ends a loop cancels its tasks: then this one is where connections are closed."""
+        """The life of a gate. The end of a loop cancels this task, which still closes the connections then."""
         gate = None
         try:
             gate = self._open_gate()

@@ -1,7 +1,7 @@
 """A WebSocket that is refused: in HTTP, or accepted and closed at once.
 
-A page in a browser is told nothing of a handshake that failed but code 1006 (WebSockets Standard, section 4). What it
-shall read must be a close code and a reason, and for these the connection has to be accepted first.
+A browser tells a page only code 1006 of a handshake that failed (WebSockets Standard, section 4). To read a close code
+and a reason the page needs a connection that was accepted first.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from starlette.types import Scope, Send
 
+from shieldmw.core.bounds import LONGEST_PROTOCOL, MOST_PROTOCOLS
+
+from .credentials import is_dotted_bearer
 from .lingering import Lingering
 
 WEBSOCKET_POLICY_VIOLATION = 1008
 WEBSOCKET_SERVICE_RESTART = 1012
 WEBSOCKET_TRY_AGAIN_LATER = 1013
-
-# Names of protocols are shorter than this, tokens longer.
-LONGEST_PROTOCOL = 32
 
 
 class Handshakes:
@@ -51,13 +51,13 @@ async def _accept_and_close(
 
 
 def subprotocol(offered: Sequence[str]) -> str | None:
-    """The first that was offered and is no token; a browser takes none but one of those that it offered.
+    """The first of the offered subprotocols that is no token; a browser accepts only one that it has offered.
 
     A token comes as ``bearer.x``, or right after ``bearer``.
     """
     after_bearer = False
-    for name in offered:
-        is_token = after_bearer or name.lower().startswith("bearer.") or len(name) > LONGEST_PROTOCOL
+    for name in offered[:MOST_PROTOCOLS]:
+        is_token = after_bearer or is_dotted_bearer(name) or len(name) > LONGEST_PROTOCOL
         after_bearer = name.lower() == "bearer"
         if not is_token:
             return name

@@ -1,42 +1,40 @@
-"""What is sent to those who are refused must arrive: a connection is not closed while its client is still sending.
+"""Keeps a connection open until a refused client has finished sending, so that the answer arrives.
 
 A server that closes a connection with bytes unread resets it, and the answer may be lost: nginx makes a 502 of it.
-So an answer that needs no body is sent at once, and what still comes of the body is read then, for a while (nginx
-calls it a lingering close). Over HTTP/2 a stream ends by itself, and nothing has to be read.
+So an answer that needs no body is sent at once, and the rest of the body is read after it, within bounds (nginx calls
+it a lingering close). Over HTTP/2 a stream ends by itself, and nothing has to be read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 
 from starlette.types import Message, Receive, Scope, Send
 
-from shieldmw.core.bounds import MOST_LINES
+from shieldmw.core.bounds import LONGEST_LENGTH, MOST_LINES
 
-# So much is read as fast as it comes: the longest body that nginx lets through unless it is told otherwise. Beyond it
-# we read slowly, so that a proxy which is busy sending has to stop, and finds the answer.
+# Bytes read at full speed: nginx's default body limit. Beyond it we read slowly, so that a proxy that is busy sending
+# has to stop, and finds the answer.
 READ_AT_ONCE_BYTES = 1 << 20
 PAUSE_S = 0.05
 
-# As long as nginx lingers for a client that is silent (lingering_timeout).
+# Upper bound of one lingering close; nginx's default for a silent client (lingering_timeout).
 LONGEST_S = 5.0
 
-# So many at once, in one process; each holds a task and what its server buffers. Those beyond are not waited for.
+# Concurrent lingering connections per process; each holds a task and the buffers of its server. Beyond it a connection
+# is closed as soon as the answer is sent.
 MOST_AT_ONCE = 128
-
-# A Content-Length with more digits is longer than any body.
-LONGEST_NUMBER = 20
 
 _OF_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect"))
 _WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
 
-_CLOSE = (b"connection", b"close")
+CONNECTION_CLOSE = (b"connection", b"close")
 
 
 class Lingering:
-    """How long the shield stays with clients after it has answered them, and with how many at once."""
+    """Bounds on lingering: the time for each connection, and the number of connections at once."""
 
     def __init__(
         self, most_at_once: int = MOST_AT_ONCE, longest_s: float = LONGEST_S, pause_s: float = PAUSE_S
@@ -51,7 +49,7 @@ class Lingering:
         return self._free > 0
 
     async def stay(self, ending: Awaitable[None]) -> None:
-        """Await the end of an exchange, for as long as we linger at most."""
+        """Await the end of an exchange, for ``longest_s`` at most."""
         self._free -= 1
         try:
             async with asyncio.timeout(self._longest_s):
@@ -62,33 +60,36 @@ class Lingering:
             self._free += 1
 
     def around(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
-        """The two for an answer that may come before the body was read; the same two where there is no body.
+        """``receive`` and ``send`` for an answer that may precede the body; unchanged where there is no body.
 
-        A GET is taken to have none, and of a head with too many lines no more is read: nobody uploads like that.
+        A GET is taken to have none. A head with too many lines is not read, since no real upload has one.
         """
         lines = scope["headers"]
         if scope["type"] != "http" or scope["method"] in _WITHOUT_A_BODY or len(lines) > MOST_LINES:
             return receive, send
-        for name, _ in lines:
-            if name in _OF_THE_BODY:
-                break
-        else:
-            return receive, send
         if not scope.get("http_version", "1.1").startswith("1"):
             return receive, send
-        length, expects = _announced(scope)
+        length, expects = _announced(lines)
         if length == 0:
             return receive, send
         early = EarlyAnswer(self, scope, receive, send, length, expects=expects)
         return early.receive, early.send
 
 
-def _announced(scope: Scope) -> tuple[int | None, bool]:
-    """How long the body will be (None: not known), and whether its client waits to be told to continue."""
-    fields = {name: value for name, value in scope["headers"] if name in _OF_THE_BODY}
-    length = fields.get(b"content-length", b"0")
-    known = b"transfer-encoding" not in fields and length.isdigit() and len(length) < LONGEST_NUMBER
-    return int(length) if known else None, b"expect" in fields
+def _announced(lines: Iterable[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
+    """The length of the body (None: unknown), and whether the client waits to be told to continue."""
+    length, is_chunked, expects = b"0", False, False
+    for name, value in lines:
+        if name not in _OF_THE_BODY:
+            continue
+        if name == b"content-length":
+            length = value
+        elif name == b"expect":
+            expects = True
+        else:
+            is_chunked = True
+    known = not is_chunked and length.isdigit() and len(length) <= LONGEST_LENGTH
+    return int(length) if known else None, expects
 
 
 def _is_last(message: Message) -> bool:
@@ -98,7 +99,7 @@ def _is_last(message: Message) -> bool:
 class EarlyAnswer:
     """An answer to a request with a body of ``length`` (None: unknown) that may be sent before all of it was read.
 
-    A client that ``expects`` to be told to continue has sent nothing yet. It is not asked to: reading would do that.
+    A client that ``expects`` 100 Continue has sent nothing yet, and reading would tell it to: so nothing is read.
     """
 
     __slots__ = (
@@ -115,8 +116,8 @@ class EarlyAnswer:
         self._length = length
         self._expects = expects
         self._asked = self._whole = self._lingers = False
-        # Where the answer has ended, hypercorn closes at once and uvicorn lets nobody read. Granian takes a stream
-        # whose Content-Length is reached for ended, and lets us read after the end only: it is known by what it offers.
+        # After the end of the answer hypercorn closes at once, and uvicorn delivers no more of the body. Granian ends
+        # the answer when its Content-Length is reached, and delivers the body only then; its extension tells it apart.
         self._reads_after = "http.response.pathsend" in (scope.get("extensions") or {})
 
     async def receive(self) -> Message:
@@ -127,7 +128,7 @@ class EarlyAnswer:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer; with the last one read what is left of the body."""
+        """Send a part of the answer; with the last part, read the rest of the body."""
         if message["type"] == "http.response.start":
             message = self._begun(message)
         elif self._lingers and self._lingering.has_room and _is_last(message):
@@ -136,14 +137,14 @@ class EarlyAnswer:
         await self._send(message)
 
     def _begun(self, message: Message) -> Message:
-        """The head of the answer; it says where the connection will not be used again."""
+        """The head of the answer, with ``Connection: close`` where the connection cannot be used again."""
         if self._whole:
             return message
         waits = self._expects and not self._asked
         self._lingers = not waits and self._lingering.has_room
         if waits or (self._lingers and (self._length is None or self._length > READ_AT_ONCE_BYTES)):
             headers = [line for line in message.get("headers", ()) if line[0] != b"connection"]
-            return {**message, "headers": [*headers, _CLOSE]}
+            return {**message, "headers": [*headers, CONNECTION_CLOSE]}
         return message
 
     async def _end(self, message: Message) -> None:

@@ -127,7 +127,7 @@ class Shield:
     def _live(
         self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
-        """What answers a request for a live response, if there is a seat."""
+        """The answer to a request for a live response: the app if there is a seat, else a refusal."""
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if facts.preflight:
@@ -141,7 +141,7 @@ class Shield:
     async def _live_later(
         self, gate: Gate, facts: Facts, decision: Decision, stream: LiveStream, headers: Headers
     ) -> None:
-        """What answers it once the fleet has said whether there is a seat."""
+        """Answer a request for a live response once the fleet has said whether there is a seat."""
         answer = self._entered(gate, *await gate.enter_when_due(facts, decision, stream.leave), stream, headers)
         del gate, facts, decision, headers  # it may last for hours
         await answer
@@ -186,7 +186,7 @@ class Shield:
             await self._stop()
 
     def _steps_aside(self, scope: Scope) -> bool:
-        """Whether another shield, further outside, has done already what this one would do."""
+        """Whether an outer shield has already done this one's work."""
         around = scope.get("shield")
         # A scope that comes here twice is decided twice: nothing that is sent through again is free.
         if not isinstance(around, ShieldScope) or around.by is self._nesting:
@@ -212,6 +212,6 @@ class Shield:
         await self._gates.stop()
 
     def _stopped(self, gate: Gate) -> None:
-        """A gate is stopped, whoever has done it: it must decide no longer."""
+        """Forget a gate that was stopped, here or elsewhere: it must decide no longer."""
         if self._gate is gate:
             self._loop = self._gate = None

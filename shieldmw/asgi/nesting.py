@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Nesting:
-    """How one shield stands to those around it. Knows what it was set up with, and says once what it found.
+    """The relation of one shield to the shields around it. Knows its own setup, and logs once what it found.
 
     - Set up in the same way, the inner one steps aside. ``shieldmw serve`` wraps an app that has the middleware, or
       it was added twice.
@@ -27,7 +27,7 @@ class Nesting:
         self._aside = False
 
     def steps_aside(self, outer: Nesting) -> bool:
-        """Whether ``outer`` has done already what this one would do."""
+        """Whether ``outer`` has already done this one's work."""
         if self._outer is not outer:
             self._outer, self._aside = outer, self._same(outer)
             self._say(outer)

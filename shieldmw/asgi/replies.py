@@ -1,4 +1,4 @@
-"""What is answered: the refusal as a tiny ASGI app, and the headers on limited answers.
+"""The shield's own answers: the refusal as a tiny ASGI app, and the headers on limited answers.
 
 Fields of draft-ietf-httpapi-ratelimit-headers-10; bodies are RFC 9457 problem details.
 """
@@ -21,48 +21,40 @@ from starlette.types import Message, Receive, Scope, Send
 from shieldmw.core.bounds import LONGEST_ACCEPT, MOST_LINES_BEFORE_ACCEPT
 from shieldmw.core.bucket import remaining
 from shieldmw.core.client import ListenerClass
-from shieldmw.core.decision import Decision, Reason, Verdict, nearest
+from shieldmw.core.decision import Decision, Reason, nearest
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.core.waiting import Place
 
 from .cors import Cors
-from .handshakes import (
-    WEBSOCKET_POLICY_VIOLATION,
-    WEBSOCKET_SERVICE_RESTART,
-    WEBSOCKET_TRY_AGAIN_LATER,
-    Handshakes,
-)
+from .handshakes import Handshakes
+from .problems import Problem, close_code, problem_of, status_of
 from .tickets import ticket_cookie
 
 Headers = list[tuple[bytes, bytes]]
 
-PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
-
-# Waits are lengthened by up to a fifth, so that those refused together do not return together.
+# Jitter: waits are lengthened by up to a fifth, so that clients refused together do not return together.
 JITTER = 0.2
 
-# While the store is away nothing says when a refused client would pass; the breaker probes each second.
+# Retry delay while the store is away: no bucket says when the client would pass, and the breaker probes each second.
 STORE_CLOSED_RETRY_S = 5
 
-# A member for whom no number was at hand gets one with the next block, within a second or two.
+# Retry delay of a member who got no number: the next block of numbers comes within a second or two.
 NO_PLACE_RETRY_S = 3
 
-# Whoever had a seat on a worker that ends comes back at once, to another one, and so does whoever has a new credential
-# for the one that ended. The factor spreads those who leave together over a second and a half; with the jitter that
-# every wait has they are back within 3 s.
+# Retry delay after a restart or a replaced credential, and its spread: listeners who leave together return over a
+# second and a half, and with the jitter of every wait within 3 s.
 RESTART_RETRY_S = 1.0
 RESTART_SPREAD = 1.5
 
-# A client that has all its streams: one of them must end first, and nobody knows when. A page that opens again and
-# again should not do so each second.
+# Retry delay of a client that has all its streams: nobody knows when one of them ends, and a page that opens one again
+# and again should not do so each second.
 STREAMS_RETRY_S = 30
 
 _WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
 _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
-_AGAINST_POLICY = (Reason.DENY_LIST, Reason.TOO_MANY_STREAMS, Reason.REPLACED, Reason.CREDENTIAL_ENDED)
 
-# How soon a browser reconnects when its event stream breaks: Chromium's own default. Said at the start of each
-# stream, since a browser keeps the wait that it was last told, and a goodbye tells a long one.
+# Reconnect delay told to EventSource: Chromium's default. It begins each stream, since a browser keeps the last delay
+# that it was told, and a goodbye tells a long one.
 RECONNECT_MS = 3000
 
 _IN_HTTP = ("http.response.start", "http.response.body")
@@ -73,101 +65,8 @@ _HTML = b"text/html; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """A problem type of the draft with our words for it."""
-
-    type: str
-    title: str
-    detail: str
-
-
-_QUOTA = Problem(
-    f"{PROBLEM_TYPES}#quota-exceeded",
-    "Too many requests",
-    "More was asked than the limit allows. Please wait, then try again.",
-)
-_ABNORMAL = Problem(
-    f"{PROBLEM_TYPES}#abnormal-usage-detected",
-    "Abnormal usage detected",
-    "Requests from this address are not being served.",
-)
-_TYPE_REDUCED = f"{PROBLEM_TYPES}#temporary-reduced-capacity"
-_STORE_CLOSED = Problem(
-    _TYPE_REDUCED, "Reduced capacity", "Requests cannot be admitted for a moment. Please try again shortly."
-)
-_GUEST = Problem(
-    _TYPE_REDUCED,
-    "Fewer listeners for now",
-    "This event is serving a smaller audience for now, and listeners who are signed in go first.",
-)
-_MEMBER = Problem(
-    _TYPE_REDUCED,
-    "You are in the waiting room",
-    "All seats are taken. You keep your place: this answer says when to ask again.",
-)
-_RESTARTING = Problem(
-    _TYPE_REDUCED,
-    "This server is restarting",
-    "Please come straight back, and show your ticket: it keeps your place before new listeners.",
-)
-_TOO_MANY_STREAMS = Problem(
-    f"{PROBLEM_TYPES}#quota-exceeded",
-    "Too many streams",
-    "As many live streams as are allowed are open from this address. Close one, or sign in.",
-)
-_REPLACED = Problem(
-    f"{PROBLEM_TYPES}#quota-exceeded",
-    "Another stream took this one's place",
-    "You have opened another live stream, and the newest ones go on.",
-)
-_CREDENTIAL_ENDED = Problem(
-    "about:blank",
-    "Unauthorized",
-    "The credential that opened this stream has ended or was revoked. Please sign in again.",
-)
-_CLOSED = Problem(_TYPE_REDUCED, "Closed for now", "This part of the event is closed for the moment.")
-
-
-_PROBLEMS = {
-    Reason.DENY_LIST: _ABNORMAL,
-    Reason.STORE_CLOSED: _STORE_CLOSED,
-    Reason.NO_SEAT: _MEMBER,
-    Reason.RESTARTING: _RESTARTING,
-    Reason.TOO_MANY_STREAMS: _TOO_MANY_STREAMS,
-    Reason.REPLACED: _REPLACED,
-    Reason.CREDENTIAL_ENDED: _CREDENTIAL_ENDED,
-    Reason.EMERGENCY: _CLOSED,
-}
-
-
-def _problem(decision: Decision) -> Problem:
-    if decision.listener_class is ListenerClass.GUEST and decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY):
-        return _GUEST
-    return _PROBLEMS.get(decision.reason, _QUOTA)
-
-
-def status_of(decision: Decision) -> int:
-    """503 where the fleet carries fewer for now, 429 where the client asked too much, 401 without a credential."""
-    if decision.reason is Reason.CREDENTIAL_ENDED:
-        return 401
-    return 503 if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY, Reason.RESTARTING) else 429
-
-
-def close_code(decision: Decision) -> int:
-    """The code that a WebSocket is closed with; 1008 says not just to connect again."""
-    if decision.reason is Reason.RESTARTING:
-        return WEBSOCKET_SERVICE_RESTART
-    return WEBSOCKET_POLICY_VIOLATION if decision.reason in _AGAINST_POLICY else WEBSOCKET_TRY_AGAIN_LATER
-
-
-def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT) -> Decision:
-    """The decision on someone whose seat is taken away."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, kept=None)
-
-
-@dataclass(frozen=True, slots=True)
 class Pointers:
-    """Where those who are refused are sent, and how long those wait to whom no bucket says it."""
+    """Links for refused clients, and their retry delay where no bucket determines it."""
 
     recording_url: str | None
     sign_in_url: str | None
@@ -203,11 +102,11 @@ class Replies:
         self._page = Template(files("shieldmw.asgi").joinpath("refused.html").read_text("utf-8"))
 
     def reconnect_field(self) -> bytes:
-        """How soon to reconnect when an event stream breaks, as an event stream says it; with no event."""
+        """The ``retry:`` field with the reconnect delay, in a block of its own that makes no event."""
         return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
 
     def shed_event(self, decision: Decision) -> bytes:
-        """The last event for those whose seat is taken away, with the same wait for browsers and for code.
+        """The last event of a listener whose seat is taken away, with the same wait for browsers and for code.
 
         The empty line before it ends whatever the app had begun.
         """
@@ -226,10 +125,10 @@ class Replies:
             return
         if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
             # Before accept every close is a plain HTTP 403; the code is for those who see it.
-            await send({"type": "websocket.close", "code": close_code(decision), "reason": _problem(decision).title})
+            await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
-        # A list of its own: what is kept must not be changed by whoever sends it on.
+        # A list of its own, since the servers and middleware that it is sent to may change it.
         headers = [*headers, *_retry_after(self._jittered(wait_s))]
         headers += _place_cookie(decision, scope)
         if self._cors is not None:
@@ -240,11 +139,11 @@ class Replies:
 
     def _close_reason(self, decision: Decision) -> str:
         """The title, and the wait, since a page sees no headers of a handshake; far below the 123 bytes of a reason."""
-        title, seconds = _problem(decision).title, self._jittered(self._wait_us(decision) / US_PER_S)
+        title, seconds = problem_of(decision).title, self._jittered(self._wait_us(decision) / US_PER_S)
         return f"{title}; retry-after={seconds}" if seconds else title
 
     def _answer(self, decision: Decision, *, wants_html: bool) -> Answer:
-        """What is sent; for most it is kept with the decision, which may be given again."""
+        """The answer; JSON is kept with the decision, which may be given again."""
         if wants_html:
             return self._page_for(decision)
         kept = decision.kept
@@ -260,7 +159,7 @@ class Replies:
     def _page_for(self, decision: Decision) -> Answer:
         """A page for a browser, which says the same wait as its header."""
         retry_after_s = self._jittered(self._wait_us(decision) / US_PER_S)
-        body = self._html(_problem(decision), decision, retry_after_s)
+        body = self._html(problem_of(decision), decision, retry_after_s)
         headers = [*_headers(decision, _HTML, body), *_retry_after(retry_after_s)]
         return Answer(status_of(decision), headers, body, 0)
 
@@ -283,7 +182,7 @@ class Replies:
         return _WAITS_S.get(decision.reason, self._pointers.retry_after_s) * US_PER_S
 
     def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
-        problem = _problem(decision)
+        problem = problem_of(decision)
         body: dict[str, Any] = {
             "type": problem.type,
             "title": problem.title,
@@ -380,7 +279,7 @@ def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
 
 
 def _place_cookie(decision: Decision, scope: Scope) -> Headers:
-    """What keeps the place in the waiting room."""
+    """The cookie that keeps the place in the waiting room."""
     return [] if decision.paper is None else [(b"set-cookie", ticket_cookie(decision.paper, scope))]
 
 

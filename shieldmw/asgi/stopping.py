@@ -79,7 +79,7 @@ class StopSignals:
 
 
 def _owner(handler: Handler) -> object:
-    """Whose method the handler is, past those that were chained by us; None for a function."""
+    """The object whose method the handler is, behind any handlers that we chained; None for a function."""
     while isinstance(handler, partial) and isinstance(getattr(handler.func, "__self__", None), StopSignals):
         handler = handler.args[0]
     return getattr(handler, "__self__", None)

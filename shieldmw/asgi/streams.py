@@ -22,7 +22,9 @@ from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.gate.seats import Seats
 
 from .dropping import CONNECTIONS, ends_of
-from .replies import Headers, Replies, close_code, turned_away
+from .lingering import CONNECTION_CLOSE
+from .problems import close_code, turned_away
+from .replies import Headers, Replies
 from .tickets import ticket_cookie
 
 log = logging.getLogger(__name__)
@@ -185,7 +187,7 @@ class LiveStream:
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
             # So that a connection that is still there after the goodbye is one that nobody reads.
-            headers = [*(line for line in headers if line[0].lower() != b"connection"), (b"connection", b"close")]
+            headers = [*(line for line in headers if line[0].lower() != b"connection"), CONNECTION_CLOSE]
         await self._send({**message, "headers": headers})
         self._phase = phase
         if self._leaving and phase not in _ENDS_SOON and self._task is not None:

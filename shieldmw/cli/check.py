@@ -26,10 +26,10 @@ from shieldmw.wiring import build_gate, store_opener
 
 from .load import exit_with, settings_or_exit
 
-# What each server that is written to says of itself, by where it is.
+# Each writable server's description of itself, by its address.
 Servers = Mapping[str, Mapping[str, str]]
 
-# Of a server whose user may not ask for it.
+# Stands for a server whose user may not ask for it.
 _UNKNOWN: Servers = {"": {}}
 
 # A limit that admits less than it says, because its unit of time is rounded up to a microsecond.
@@ -80,7 +80,7 @@ def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
 
 
 async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
-    """What the servers say of themselves, and the rights that are missing; nothing for ``memory://``.
+    """The servers as they describe themselves, and the rights that are missing; nothing for ``memory://``.
 
     Builds all the rest once, too.
     """
@@ -104,7 +104,7 @@ async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
 
 
 async def _jwks_warnings(settings: Settings) -> list[str]:
-    """Why there are no keys at the URL of the JWKS, where one is set."""
+    """The reason why the JWKS cannot be fetched, if one is set and it cannot."""
     if settings.jwt_jwks_url is None:
         return []
     from shieldmw.gate.jwks import JwksKeys
@@ -156,7 +156,7 @@ def _proxy_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _header_warnings(settings: Settings) -> Iterator[str]:
-    """What is taken for granted of the header that trusted proxies write."""
+    """Assumptions about the header that trusted proxies write."""
     header, trusted = settings.forwarded_header, settings.trusted_proxies
     if trusted and header not in ("x-forwarded-for", "forwarded"):
         form = "address:port, as CloudFront writes it" if header == CLOUDFRONT_HEADER else "one address"

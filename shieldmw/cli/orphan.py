@@ -1,4 +1,4 @@
-"""Ends a worker whose main process has ended without telling it: by kill -9, or for want of memory.
+"""Ends a worker whose main process has died without telling it, by kill -9 or for lack of memory.
 
 Nobody would restart such a worker, and it would hold the port. The parent is asked after again and again, which works
 on every system; signals at a parent's death exist on Linux only, and are sent where a mere thread of it ends, too.

@@ -127,8 +127,8 @@ class Networks:
 class Located(NamedTuple):
     """An address, and how it was found.
 
-    ``is_fallback``: it is a trusted proxy's own, because its header names no client; whoever is behind it is
-    not known. ``is_unreadable``: because the header is there, but cannot be read.
+    ``is_fallback``: it is a trusted proxy's own, because its header names no client; the client
+    behind it is unknown. ``is_unreadable``: because the header is there, but cannot be read.
     """
 
     address: IPAddress | None
@@ -137,12 +137,12 @@ class Located(NamedTuple):
 
 
 def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> IPAddress | None:
-    """Who is asking: the address that ``locate`` finds."""
+    """The client's address, as ``locate`` finds it."""
     return locate(peer, forwarded, trusted, header).address
 
 
 def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> Located:
-    """Who is asking, given the lines of the one proxy header that is configured.
+    """The client's address, given the lines of the one proxy header that is configured.
 
     The peer, unless it is trusted; then the header's first hop from the right that is not
     trusted. The peer again where the header is missing, cannot be read, or holds trusted hops
@@ -182,7 +182,7 @@ def _hops_from_the_right(lines: tuple[str, ...], header: str) -> Iterable[str]:
 
 
 def _without_last_port(value: str) -> str:
-    """The address before the port that always ends it; '' where there is none.
+    """The address before the port that always follows it; '' where there is no port.
 
     In IPv6 without brackets nothing but its place tells the port from a group of the address.
     """

@@ -8,14 +8,13 @@ from hashlib import blake2b
 
 from .client import Identity
 
-# Every worker holds all issued keys, so their number is bounded by memory (15 MB at so many) and by how fast they
-# can be read again where a whole table must be: half a second.
+# Issued keys, all of which every worker holds: at this number they take 15 MB, and half a second to read again.
 MOST_MEANT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is kept of an issued key: never the key itself. ``created_s`` is Unix time."""
+    """The record of an issued key, without the key itself. ``created_s`` is Unix time."""
 
     digest: str
     identity: Identity

@@ -1,8 +1,8 @@
-"""The budget for outside text: how much of a request is read, and what holds beyond that.
+"""The bounds of outside text: how much of a request is read, and how the rest counts.
 
 Every reader of what a client sent takes its bounds from here, so that no head costs more than a small multiple of
-a plain one. What is beyond a bound always has the meaning that gains its sender nothing: no credential, no address
-of its own, the strictest terms; never "unlimited", and never a slower way of reading it.
+a plain one. Text beyond a bound always counts as what gains its sender nothing: no credential, no address of its own,
+the strictest terms; never "unlimited", and never a slower way of reading it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from __future__ import annotations
 # any method. The proxies' header alone is looked for in all lines: an address must not be hidden by lines before it.
 MOST_LINES = 240
 
+# Digits of a Content-Length; with more of them it is no number that we read, and the length counts as unknown.
+LONGEST_LENGTH = 20
+
 # Of a longer method's name, or with a second line that overrides the method, a request counts as one of any method.
 LONGEST_METHOD = 32
 
-# Whether a refusal is a page or JSON is said by the first Accept line among these, and by so much of it.
+# The first Accept line among this many decides whether a refusal is a page or JSON, by this many bytes of its value.
 MOST_LINES_BEFORE_ACCEPT = 64
 LONGEST_ACCEPT = 1024
 
@@ -26,7 +29,7 @@ LONGEST_ACCEPT = 1024
 LONGEST_PATH = 2048
 MOST_MARKS = 100
 
-# Each pass takes one layer of nested escapes away; what is still escaped then is no path of ours.
+# Passes that each decode one layer of nested escapes; a path that is still escaped then matches none of ours.
 MOST_LAYERS = 8
 
 # --- the query ---
@@ -35,41 +38,46 @@ LONGEST_QUERY = 16_384
 MOST_QUERY_FIELDS = 64
 
 # --- cookies ---
-# nginx takes 32 KB of header lines at most. Where all cookies together have more bytes, none of them is ours.
+# Bytes of all cookies together, as nginx takes at most 32 KB of header lines. Of more, none counts as ours.
 MOST_COOKIE_BYTES = 32_768
 
-# Browsers keep no cookie that is longer (RFC 6265, section 6.1); one that is counts as not shown.
+# Browsers keep no longer cookie (RFC 6265, section 6.1); a longer one counts as not shown.
 LONGEST_COOKIE = 4096
 
-# A short name, such as "id", is the end of other names: after so many places that look like ours none is.
+# Places where a cookie's name is looked at: a short one, such as "id", is the end of other names. Beyond them the
+# cookie counts as not shown.
 MOST_LOOKALIKES = 64
 
 # --- credentials and papers ---
-# No API key and no sane JWT is longer; what is, fails without being read.
+# No API key and no sane JWT is longer; a longer credential fails without being read.
 LONGEST_CREDENTIAL = 8192
 
 # Its header has room for a scheme or for other subprotocols; the rest of a longer line is not read.
 LONGEST_TOKEN_LINE = LONGEST_CREDENTIAL + 256
 
-# A credential in a query that needs more percent-escapes than this is none.
+# Percent-escapes of a credential in a query; one with more counts as not shown.
 MOST_ESCAPES = 64
 
-# A page offers a few WebSocket subprotocols; a credential behind so many is not seen.
+# WebSocket subprotocols that are read of an offer: pages offer a few. A credential behind them is not seen.
 MOST_PROTOCOLS = 16
 
-# A ticket or a number has about 200 characters; what is longer is neither.
+# Characters of a subprotocol's name: a longer one is taken for a token, and never sent back.
+LONGEST_PROTOCOL = 32
+
+# A ticket or a number has about 200 characters; a longer text is neither.
 LONGEST_PAPER = 512
 
 # --- the proxies' header, read from the right ---
-# Longer than any chain of proxies. What is further left is not read; with so many trusted hops no client is named.
+# Bytes and hops that are read, more than any chain of proxies has. The rest, further left, is not read; where all hops
+# that are read are trusted proxies, the client is unknown.
 LONGEST_HEADER = 16_384
 MOST_HOPS = 128
 
 # The longest spelling of an address with brackets, zone and port is far below this; a longer hop is no address.
 LONGEST_HOP = 100
 
-# A longer element of a Forwarded header cannot be read, nor what is left of it; nor what is left of so many commas,
-# those in quoted strings included.
+# Bytes of one element of a Forwarded header, and commas in the header, those in quoted strings included. Beyond either
+# the rest of the header, further left, counts as unreadable.
 LONGEST_ELEMENT = 512
 MOST_COMMAS = 128
 

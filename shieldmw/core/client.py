@@ -45,7 +45,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Whom a credential proves, and until when (Unix time). ``api_key``: the digest of the API key that it is."""
+    """The identity that a credential proves, and its end (Unix time). ``api_key``: its digest, if it is an API key."""
 
     identity: Identity
     until_s: float
@@ -94,7 +94,7 @@ def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: in
 
 
 def charged_client(identity: Identity | None, address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> Client:
-    """The client who is charged first of all: the verified subject, else the address."""
+    """The client that is charged first: the verified subject, or the address where there is none."""
     return address_clients(address, ipv4_prefix, ipv6_prefix).one if identity is None else token_client(identity)
 
 

@@ -1,4 +1,4 @@
-"""What a credential turns out to be: a proof, or a reason why it is none. Pure."""
+"""The outcome of checking a credential: a proof, or the reason why it failed. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Failure(StrEnum):
-    """Why a credential proves nobody. Only ``signature`` has cost a signature check."""
+    """The reason why a credential failed. Only ``signature`` has cost a signature check."""
 
     UNKNOWN_KEY = "unknown_key"  # no API key of ours, and no JWT is verified here
     TOO_LONG = "too_long"
@@ -24,13 +24,13 @@ class Failure(StrEnum):
     UNAFFORDABLE = "unaffordable"  # not checked: too many others of addresses like this one wait for it
 
 
-# What says nothing of the credential itself: it is looked at again the next time.
+# Failures that are not the credential's own: it is checked again the next time.
 NOT_OF_THE_CREDENTIAL = frozenset({Failure.NO_KEYS, Failure.UNAFFORDABLE})
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A credential that proves nobody, and why. ``until_s``: when that may be different (Unix time), if it is known."""
+    """A credential that failed, and the reason. ``until_s``: when it may pass (Unix time), if that is known."""
 
     reason: Failure
     until_s: float | None = None

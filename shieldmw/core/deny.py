@@ -20,12 +20,12 @@ class DenyEntry:
     reason: str
 
 
-# By version of IP and bits below the prefix: the networks as numbers, and until when each is refused.
+# By version of IP and bits below the prefix: the networks as numbers, each with its end.
 Index = dict[tuple[int, int], dict[int, float]]
 
 
 def add_to_index(index: Index, entry: DenyEntry) -> None:
-    """Let addresses of an entry be found."""
+    """Add an entry to the index."""
     network = entry.network
     shift = network.max_prefixlen - network.prefixlen
     until = index.setdefault((network.version, shift), {})

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .client import Identity
 
-# Stands in ``Facts.methods`` for a method that could not be made out: the strictest that is said of any holds.
+# Stands in ``Facts.methods`` for an unknown method: the strictest terms of any method hold.
 ANY_METHOD = "*"
 
 Authenticate = Callable[[], Awaitable[Identity | None]]
@@ -16,7 +16,7 @@ Authenticate = Callable[[], Awaitable[Identity | None]]
 class Facts(NamedTuple):
     """One request, as far as its verdict needs it.
 
-    ``peer`` is who holds the other end of the connection (None on a unix socket);
+    ``peer`` is the other end of the connection (None on a unix socket);
     ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
     presented, unproven; ``methods`` every method the request may end up as, or ``ANY_METHOD``; ``route_path`` the
     path below ``root_path``; ``authenticate`` the host app's own check, bound to this request;

@@ -40,7 +40,7 @@ def is_beyond_reading(path: str) -> bool:
 
 
 def readings(path: str, route_path: str, root_path: str = "") -> tuple[str, ...]:
-    """Every way the path could be meant, each once, with and without the root path; empty if it is beyond reading."""
+    """Every reading of the path, each once, with and without the root path; empty if it is beyond reading."""
     if is_plain(path) and (path == route_path or is_plain(route_path)):
         return (path,) if path == route_path else (route_path, path)
     if is_beyond_reading(path):

@@ -113,14 +113,14 @@ class Policy:
         return self._terms(self._rules_for(found, facts.methods), exempt=exempt, live=live)
 
     def strictest_terms(self) -> Terms:
-        """What holds for a path that is beyond reading: all that the settings say of any path, and no exemption.
+        """The terms of a path that is beyond reading: those of all rules together, and no exemption.
 
         It may be any path, so every limit is charged; all of them are the asking client's own.
         """
         return self._terms((None, *self.rules), exempt=False, live=bool(self.live))
 
     def _terms(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> Terms:
-        """What some rules say together; None stands for a reading under which no rule holds."""
+        """The terms of some rules together; None stands for a reading under which no rule holds."""
         named = [rule for rule in rules if rule]
         said = {rule.emergency for rule in named}
         return Terms(

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 # Levels of admission inside a class: a listener's cohort is one of these.
 COHORTS = 128
 
-# A grant holds so long without being renewed; a dead worker's seats return then.
+# Lease of a grant: a dead worker's seats return when it ends without being renewed.
 LEASE_S = 15.0
 
-# A worker that has not reported for so long may be dead: reports come each 5 s, and one may be late. Its seats stay
-# its own until the lease ends, but its listeners are on their way to other workers, and are no longer counted.
+# Silence after which a worker may be dead: reports come each 5 s, and one may be late. Its seats stay its own until the
+# lease ends, but its listeners are on their way to other workers, and are no longer counted.
 SILENT_S = 7.0
 
-# What a worker says it holds that has no grant, or one whose lease has ended.
+# Reported as held by a worker without a grant, or with one whose lease has ended.
 NO_GRANT = -1
 
 
@@ -172,7 +172,7 @@ def _slice(amount: int, weights: Iterable[int], index: int) -> int:
 
 
 def levels(capacity: Capacity, demand: Audience, present: Audience) -> tuple[int, int]:
-    """How many cohorts of members and of guests are let in anew.
+    """The numbers of cohorts of members and of guests that are admitted anew.
 
     All of them while a seat is free that they may have: nobody is sent away beside an empty seat. In a full house,
     as many as would find a seat were all seats given anew.

@@ -1,4 +1,4 @@
-"""A mapping that never holds more than so many entries: those unused for longest go first."""
+"""A mapping with a bounded number of entries: those unused for longest go first."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class ApiKeys:
         return bool(self._file_entries) or (self._issued is not None and bool(self._issued.entries))
 
     def find(self, credential: str) -> tuple[str, Identity] | None:
-        """The digest of the key that the credential is, and whom it proves; None where it is none in force."""
+        """The digest and the identity of a key; None where the credential is no key in force."""
         if self._issued is not None:
             issued = digest(credential, self._issued.digest_key)
             if (entry := self._issued.entries.get(issued)) is not None:
@@ -45,7 +45,7 @@ class ApiKeys:
         return None if identity is None else (filed, identity)
 
     def identity_of(self, key_digest: str) -> Identity | None:
-        """Whom the key of a digest proves (as in ``find``), if it is in force."""
+        """The identity of the key with a digest (as in ``find``), if it is in force."""
         entry = None if self._issued is None else self._issued.entries.get(key_digest)
         return self._file_entries.get(key_digest) if entry is None else entry.identity
 

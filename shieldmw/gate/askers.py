@@ -1,6 +1,6 @@
-"""Who asks and where: what the settings say of an address and of a path, worked out once and kept for a while.
+"""The client and the terms of a request by its address and path, computed from the settings and cached.
 
-Both tables are bounded, and hold nothing that cannot be worked out again.
+Both caches are bounded, and hold nothing that cannot be computed again.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 ORIGINS_KEPT = 4096
 PATHS_KEPT = 4096
 
-# A proxy header or a path longer than this is read anew each time, rather than kept.
+# Longest proxy header or path that is cached, in characters, and most lines of the header.
 LONGEST_KEPT = 512
 MOST_LINES_KEPT = 8
 
-# So much of a header that cannot be read is shown in the log.
+# Characters of an unreadable header shown in the log.
 LONGEST_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Addressing:
-    """How the address of a request is found, and what counts as one client."""
+    """How the address of a request is found, and the prefixes that count as one client."""
 
     trusted: Networks
     header: str
@@ -42,10 +42,10 @@ class Addressing:
 
 
 class Origin:
-    """Where requests come from: the address, whom it stands for, and what the settings say of it.
+    """The origin of requests: the address, the clients that it stands for, and its terms in the settings.
 
     ``standings`` are kept with it where requests have come from there more than once. An address that stands for
-    clients whom a trusted proxy did not name is never on the allow list: all of them would be without a limit.
+    clients that a trusted proxy did not name is never on the allow list: all of them would be without a limit.
     """
 
     __slots__ = ("address", "allowed", "clients", "denied", "standings")
@@ -104,7 +104,7 @@ class Askers:
         return self._worked_out(facts) if terms is None else terms
 
     def terms_at_hand(self, facts: Facts) -> Terms | None:
-        """The same; None where that is not known and takes longer than a glance, so that it is better asked last."""
+        """The same; None where it is not cached and is slow to compute, so that it is better asked last."""
         terms = self._terms.get((facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight))
         if terms is None and _is_short(facts) and is_plain(facts.path):
             return self._worked_out(facts)

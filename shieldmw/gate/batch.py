@@ -37,7 +37,7 @@ class Told(NamedTuple):
 
 
 class Called(Protocol):
-    """What is called: the store, or whoever stands before it."""
+    """The target of the calls: the store, or a wrapper around it."""
 
     async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
         """One call: take the charges of each ask. Fails with ``StoreError``, of which one is ``TakenInPart``."""
@@ -98,7 +98,7 @@ class Batch:
         return told
 
     async def aclose(self) -> None:
-        """End the call under way, and give back connections; whoever waits is told that the store is away."""
+        """End the call under way, and give back connections; waiting requests are told that the store is away."""
         if self._calling is not None:
             self._calling.cancel()
             await asyncio.gather(self._calling, return_exceptions=True)

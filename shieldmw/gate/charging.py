@@ -55,7 +55,7 @@ class SharedCharging:
         return self.refused_now(standing.charges, now_us)
 
     def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
-        """By what their buckets said before."""
+        """A refusal by the last known state of the buckets."""
         return None if self._refusals is None else self._refusals.look(charges, now_us)
 
     async def take(self, standing: Standing, now_us: int) -> Told | None:

@@ -1,4 +1,4 @@
-"""What happened, told to whoever listens; the gate itself neither counts nor logs."""
+"""Events for observers; the gate itself neither counts nor logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures that fail: counted against their address, so that forging costs the forger, not us."""
+"""Charges failed signature checks to the client's address, so that forging costs the forger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .outage import GuardedStore
 class FailedAuth:
     """Whether a signature is checked for an address at once: not while its ``failed-auth`` bucket is empty.
 
-    From then on it is checked within a share of this worker's time, which nobody else there pays for.
+    While it is empty signatures are checked within a share of this worker's time.
 
     The shared bucket says what the fleet has seen. The local one is charged in the same step as
     the check that failed, so that many requests at once cannot all pass before the first counts; it

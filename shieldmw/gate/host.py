@@ -1,4 +1,4 @@
-"""The host app's own ``authenticate``: whom it names, and what it means where it fails. Failure is not refusal."""
+"""The host app's own ``authenticate``: its answer, and the fallback where it fails. Failure is not refusal."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from .log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
-# A request that waits for the host app waits for no longer.
+# Upper bound of the wait for the host app.
 TIMEOUT_S = 1.0
 
 
 class HostAnswer(NamedTuple):
-    """Whom the host app names; ``failed``: it could not say."""
+    """The identity that the host app names; ``failed``: it could not say."""
 
     identity: Identity | None
     failed: bool = False
 
 
 class Host:
-    """Asks the host app, and bounds what a host that fails can do: no error, no endless wait, no flood in the log."""
+    """Asks the host app, and bounds the damage of its failures: no error, no endless wait, no flood in the log."""
 
     def __init__(self) -> None:
         self._throttle = LogThrottle()
 
     @property
     def failures(self) -> Counter[tuple[str, ...]]:
-        """How often it failed since the start, by ``host_error``, ``host_timeout`` and ``host_type``."""
+        """Failures since the start, by ``host_error``, ``host_timeout`` and ``host_type``."""
         return self._throttle.totals
 
     async def ask(self, authenticate: Authenticate) -> HostAnswer:
-        """What the host app says of a request."""
+        """The host app's answer for a request."""
         limit = asyncio.timeout(TIMEOUT_S)
         try:
             async with limit:
@@ -46,7 +46,7 @@ class Host:
         except Exception as error:
             if limit.expired():
                 return self._failed("host_timeout", f"gave no answer in {TIMEOUT_S:g} s")
-            # Its message may hold what was presented, and so may the lines of a traceback.
+            # Its message may hold the credential, and so may the lines of a traceback.
             return self._failed("host_error", f"raised {type(error).__name__} ({_where(error)})")
         if answer is None or isinstance(answer, Identity):
             return HostAnswer(answer)

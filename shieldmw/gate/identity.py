@@ -1,4 +1,4 @@
-"""Who is asking: a verified subject, else a guest on its address. Prove it before it counts."""
+"""The identity of a client: a verified subject, or a guest known by its address. It counts only once it is proven."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .time_share import TimeShare
 
 log = logging.getLogger(__name__)
 
-# Those that failed have a table of their own: however many are made up, none of those that are known is forgotten.
+# Cached credentials. Failed ones have a cache of their own, so that made-up credentials never evict good ones.
 CREDENTIALS_KEPT = 65_536
 FAILURES_KEPT = 16_384
 
 # An API key has no end; its entry is looked at again once the table of keys has changed.
 API_KEY_KEPT_S = 3600.0
 
-# A credential that failed is not checked again for so long.
+# Lifetime of a cached failure.
 FAILURE_KEPT_S = 10.0
 
 
@@ -40,14 +40,14 @@ class TokenVerifier(Protocol):
     """Proves signed tokens, without waiting for anything."""
 
     def screen(self, token: str) -> Rejected | None:
-        """Why the token proves nobody, as far as that shows at next to no cost; None where it must be verified."""
+        """The reason why a token fails, as far as it is cheap to see; None where it must be verified."""
 
     def verify(self, token: str) -> Proof | None:
-        """Whom the token proves; what it costs is worth bounding."""
+        """Verify the token; expensive, so callers bound how often they do it."""
 
 
 class Verified:
-    """What a credential turned out to be worth, and until when that holds (Unix time).
+    """The outcome for a credential, and how long it holds (Unix time).
 
     ``api_key``: the digest of the API key that proved it. ``epoch``: when that key was last seen to be in force.
     """
@@ -77,10 +77,10 @@ GUEST = Verified(None)
 
 
 class Identifier:
-    """Finds the identity of a request; remembers what each credential was worth, until ``epoch`` is another.
+    """Finds the identity of a request; caches the outcome for each credential until ``epoch`` changes.
 
-    A credential of somebody who is in order is never turned down for what others on the same address present: API
-    keys are looked up, whatever failed there, and tokens are verified within a share of this worker's time.
+    A good credential is never rejected because of bad ones from the same address: API keys are always looked up, and
+    tokens are verified within a share of this worker's time.
     """
 
     def __init__(
@@ -105,16 +105,16 @@ class Identifier:
 
     @property
     def failures(self) -> Counter[tuple[str, ...]]:
-        """How many credentials failed since the start, and how often the host app did, by reason."""
+        """Failures of credentials and of the host app since the start, by reason."""
         return self._throttle.totals + self._host.failures
 
     def forget(self) -> None:
-        """Forget what credentials were worth: a key that has proven some of them is no longer held."""
+        """Drop all cached proofs: a key that has proven some of them is no longer held."""
         self._known.clear()
         self.keys_changed()
 
     def keys_changed(self) -> None:
-        """Look again at what failed, and at API keys: there are others now. Tokens that were proven stay so."""
+        """Check failed credentials and API keys again, since the keys have changed. Proven tokens stay cached."""
         self._failed.clear()
         self.epoch = object()
 
@@ -145,17 +145,17 @@ class Identifier:
         return await self._first_sight(facts.credential, clients, host_failed)
 
     async def _first_sight(self, credential: str, clients: AddressClients, host_failed: bool) -> Verified:
-        """What API keys and tokens say of it.
+        """Check a credential against API keys and tokens.
 
-        Where the host app could not say, it may be the host's: nothing is kept, counted or charged, and the next
-        request asks the host again.
+        Where the host app failed, the credential may be one of the host's: nothing is cached, counted or charged, and
+        the next request asks the host again.
         """
         digest = self._digest(credential)
         found = self._without_signature(credential)
         if found is not None:
             return self._judged(digest, found, keep=not host_failed)
         if not host_failed and await self._failed_auth.may_verify(clients):
-            # While this request waited, others have failed, or have shown the same. From here on nothing awaits.
+            # Meanwhile others may have failed, or shown the same credential. Nothing awaits from here on.
             if (known := self._recalled(digest)) is not None:
                 return known
             if self._failed_auth.may_verify_now(clients):
@@ -171,7 +171,7 @@ class Identifier:
         return turn or self._judged(digest, Rejected(Failure.UNAFFORDABLE), keep=False)
 
     def _without_signature(self, credential: str) -> Proof | Rejected | None:
-        """What can be said at next to no cost; None where only a signature can tell."""
+        """The outcome as far as it is cheap to find; None where the signature must be checked."""
         if not credential:
             return Rejected(Failure.MALFORMED)
         if len(credential) > LONGEST_CREDENTIAL:
@@ -187,7 +187,7 @@ class Identifier:
         return self._judged(digest, proof or Rejected(Failure.SIGNATURE), keep=keep)
 
     def _judged(self, digest: bytes, found: Proof | Rejected, *, keep: bool) -> Verified:
-        """What was found, remembered if it may be."""
+        """The outcome as an identity; cached if ``keep`` allows it."""
         now_s = self._now_s()
         if isinstance(found, Proof):
             verified = Verified(found.identity, found.until_s, found.api_key, self.epoch)
@@ -204,7 +204,7 @@ class Identifier:
         return failed
 
     def _recalled(self, digest: bytes) -> Verified | None:
-        """What is known of a credential, good or bad."""
+        """The cached outcome for a credential, good or bad."""
         known = self._known.get(digest) or self._failed.get(digest)
         if known is None or known.until_s <= self._now_s():
             return None

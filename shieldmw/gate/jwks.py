@@ -27,7 +27,7 @@ START_WAIT_S = 0.4
 
 
 class JwksKeys:
-    """The keys of a JWKS. Those that sign no JWT, or only with algorithms not pinned, are left out.
+    """The keys of a JWKS. Keys that sign no JWT, or only with algorithms not pinned, are left out.
 
     ``on_change`` is told whether keys were lost, so that what they have proven must be proven again.
     """
@@ -69,7 +69,7 @@ class JwksKeys:
         self._on_change(lost)
 
     async def start(self) -> None:
-        """Fetch the set and keep it fresh; returns soon, whatever its server does."""
+        """Fetch the set and keep it fresh; returns soon even where its server hangs."""
         await self._refresher.start(first_s=START_WAIT_S)
 
     async def stop(self) -> None:
@@ -102,7 +102,7 @@ async def fetch(url: httpx.URL) -> bytes:
         raise ValueError(f"does not answer within {TIMEOUT_S:g} s") from error
 
 
-# What is compressed could be of any size.
+# A compressed answer could expand to any size.
 _PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -126,7 +126,7 @@ async def _body(response: httpx.Response) -> bytes:
 
 
 def _redirected(at: httpx.URL, location: str) -> httpx.URL:
-    """Where a redirect leads; whoever answers for another origin is not the issuer that the settings name."""
+    """The target of a redirect; another origin is not the issuer that the settings name."""
     to = at.join(location)
     if _origin(to) != _origin(at):
         raise ValueError(

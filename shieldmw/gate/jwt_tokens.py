@@ -22,7 +22,7 @@ from shieldmw.core.credentials import Failure, Rejected
 
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-# What PyJWT raises for a token that is not in order; RecursionError for JSON that is nested too deeply.
+# Errors that PyJWT raises for a malformed token; RecursionError for JSON that is nested too deeply.
 _BAD_TOKEN = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
 _CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",), "secp256k1": ("ES256K",)}
@@ -113,7 +113,7 @@ class JwtVerifier:
     """Proves tokens: signature, ``exp`` and a subject required, ``nbf``, and audience and issuer where set.
 
     ``iat`` is no condition (RFC 7519, section 4.1.6). ``leeway_s``: by how much the issuer's clock may differ from
-    ours; a proof holds until ``exp`` and so much longer.
+    ours; a proof holds until ``exp`` plus the leeway.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class JwtVerifier:
         self._now_s = now_s
 
     def screen(self, token: str) -> Rejected | None:
-        """Why the token proves nobody, as far as that shows without a signature check; None where it must be checked.
+        """The reason why a token fails, as far as it shows without a signature check; None where it must be checked.
 
         What a token says of itself is read here before it is proven: that can only reject it.
         """
@@ -188,14 +188,14 @@ class JwtVerifier:
             return None
 
     def _checks(self, *, verify_signature: bool) -> dict[str, Any]:
-        """What PyJWT looks at. Times are compared here, with the leeway; `jti` and the type of `sub` do not matter."""
+        """PyJWT's options. Times are compared by us, with the leeway; `jti` and the type of `sub` do not matter."""
         ours = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_sub", "verify_jti"), False)
         whose = {"verify_aud": self._audience is not None, "verify_iss": self._issuer is not None}
         options = {"verify_signature": verify_signature, **ours, **whose}
         return {"audience": self._audience, "issuer": self._issuer, "options": options}
 
     def _proof(self, claims: dict[str, Any]) -> Proof | Rejected:
-        """Whom the claims name, while they hold."""
+        """The identity that the claims name, while they hold."""
         try:
             until_s = _seconds(claims["exp"]) + self._leeway_s
             from_s = _seconds(claims["nbf"]) - self._leeway_s if "nbf" in claims else 0.0

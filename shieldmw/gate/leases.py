@@ -26,7 +26,7 @@ MOST_AHEAD = 1024
 # A lease shrinks while its bucket refills (core/lease.py): it is long enough to last as long as this.
 LASTS_US = 100_000
 
-# So many clients may be charged ahead at once; the others ask for each request.
+# Clients charged ahead at once; the others ask for each request.
 MOST_LEASES = 4096
 
 OLD_US = 500_000
@@ -63,7 +63,7 @@ class Leases:
     def ahead(self, standing: Standing, now_us: int) -> int:
         """How often more the charges should be taken with the call that is due; its end must be told.
 
-        0 for whoever is not hot. While one request asks for a lease the client's others ask for themselves alone.
+        0 for a client that is not hot. While one request asks for a lease the client's others ask for themselves alone.
         """
         hot = now_us - standing.asked_us <= HOT_US
         standing.asked_us = now_us

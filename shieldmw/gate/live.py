@@ -1,4 +1,4 @@
-"""The live room: who gets a seat, with which ticket, and what those hear who get none. No I/O on a request's way."""
+"""The live room: grants seats with tickets, and places in the waiting room. No I/O on a request's way."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .stream_caps import NO_CAPS, ClientStreams, StreamCaps
 from .takeover import Takeovers, ticket_of
 
 # Numbers of the waiting room are leased in blocks, so that a crowd costs a call a second, not one each. Blocks
-# are small while few come: numbers that nobody holds are called in vain.
+# are small while few come, since unused numbers are called in vain.
 SMALLEST_BLOCK = 8
 
-# Members who were given a number here and have not been seated: who asks without its paper gets the same one again.
+# Numbers given here to members who have no seat yet: a member who asks without its paper gets the same one again.
 NUMBERS_KEPT = 65_536
 
 POLL_S = 1.0
@@ -61,7 +61,7 @@ class TurnedAway:
 
 
 class LiveRoom:
-    """Lets listeners in, in the order of favour, and numbers the members who must wait.
+    """Admits listeners in their order of priority, and numbers the members who must wait.
 
     A seat belongs to the client that is charged: a member's to its subject, a guest's to its address, of which
     ``prefixes`` (IPv4, IPv6) count.
@@ -96,7 +96,7 @@ class LiveRoom:
     def enter(
         self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
     ) -> Entry | TurnedAway:
-        """A seat, if there is one for whoever asks; ``proof`` is what its credential is worth."""
+        """A seat for the client, if there is one; ``proof`` is the verified credential."""
         now_s = self._now_s()
         who = self._who(decision)
         client = self._signer.client_digest(who)
@@ -106,8 +106,8 @@ class LiveRoom:
         live = ticket.until_s > 0
         # One connection for each live path: a player and a chat in one browser show the same ticket.
         path, now_ms = _digest(facts.route_path[:LONGEST_PATH]), self.seats.now_ms()
-        # Of an address the newest go, but not who was there before: a worker may hear of its return before it hears
-        # that the older stream has ended.
+        # Of an address the newest streams go, but not one that has returned: a worker may hear of the return before it
+        # hears that the older stream has ended.
         began_ms = 0 if live and decision.identity is None else now_ms
         seat = Seat(
             *(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave),
@@ -133,7 +133,7 @@ class LiveRoom:
         return (self._signer.read_ticket(paper, now_s) or self._signer.read_number(paper, now_s)) is not None
 
     def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
-        """The seat as it is given; what the others must know of it is told."""
+        """Give the seat, and tell the other workers of it."""
         self.streams.came(seat)
         if seat.back_ms:
             self.takeovers.spent.spend(seat.ticket_id)
@@ -143,13 +143,13 @@ class LiveRoom:
         return Entry(seat, self._signer.sign_ticket(renewed))
 
     def _who(self, decision: Decision) -> str:
-        """The client whose seat it is: the one that is charged."""
+        """The client that owns the seat: the one that is charged."""
         return str(charged_client(decision.identity, decision.address, *self._prefixes))
 
     def _ticket(
         self, paper: str | None, client: str, listener_class: ListenerClass, now_s: float, called: int | None
     ) -> Ticket:
-        """The ticket that was shown, if it is this client's; else a new one, of no age (``until_s`` 0).
+        """The ticket that was shown, if it is this client's; otherwise a new one with ``until_s`` 0.
 
         A number that was ``called`` becomes the ticket: it has one stream, whichever workers it is shown to.
         """
@@ -162,8 +162,8 @@ class LiveRoom:
     def renewed(self, paper: str, decision: Decision) -> str | None:
         """A new ticket for the one shown with another request, once half of its life is over.
 
-        Only for its own client, and only while a stream with it is here: whoever listens for longer than a ticket
-        lives would else come back as a stranger.
+        Only for its own client, and only while a stream with it is here: without it a listener who stays for longer
+        than a ticket lives would return as a stranger.
         """
         now_s = self._now_s()
         shown = self._signer.read_ticket(paper, now_s)
@@ -175,7 +175,7 @@ class LiveRoom:
         return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))
 
     def _number(self, paper: str | None, client: str, now_s: float) -> int | None:
-        """The client's number: the one that was shown, else the one it was given here; None once that has seated it."""
+        """The client's number: as shown, or as given here before; None once it has led to a seat."""
         shown = None if paper is None else self._signer.read_number(paper, now_s)
         if shown is None or shown.client != client:
             shown = self._given.get(client)
@@ -202,7 +202,7 @@ class LiveRoom:
         self._asked.add(client)
         numbers, queue = self._numbers, self._queue
         while numbers and numbers[0] <= queue.called < queue.given:
-            numbers.popleft()  # called in vain: whoever had it would come before those who wait
+            numbers.popleft()  # called in vain: a member who had it would come before those who wait
         return numbers.popleft() if numbers else None
 
     async def refresh(self) -> None:
@@ -220,7 +220,7 @@ class LiveRoom:
     def _numbers_to_lease(self) -> int:
         """Twice what the last second asked for, once half of that is gone.
 
-        None while nobody asks: whoever comes would have to wait until numbers that nobody holds were called.
+        None while no member asks: the next one would have to wait until unused numbers were called.
         """
         asked, self._asked = len(self._asked), set()
         wanted = max(SMALLEST_BLOCK, 2 * asked)
@@ -247,5 +247,5 @@ def _digest(path: str) -> str:
 
 
 def _ends_s(proof: Verified) -> float:
-    """When a credential ends (Unix time). API keys have no end, nor has what the host app proves, nor a guest."""
+    """The end of a credential (Unix time). API keys have none, nor have guests and members that the host app names."""
     return inf if proof.identity is None or proof.api_key is not None else proof.until_s

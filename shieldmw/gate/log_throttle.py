@@ -1,4 +1,4 @@
-"""Says when a log line is due: at most every ten seconds, however often its cause comes."""
+"""Throttles log lines: at most one every ten seconds, with the count of events since the last."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LogThrottle:
 
     @property
     def totals(self) -> Counter[tuple[str, ...]]:
-        """How often each reason has come since the start."""
+        """Events of each reason since the start."""
         return self._told + self._untold
 
     def due(self, *reason: str) -> str | None:

@@ -21,22 +21,22 @@ from .breaker import Breaker
 
 log = logging.getLogger(__name__)
 
-# So many buckets are charged later with what was admitted here, and so many with one call.
+# Buckets with unconfirmed debts kept in memory, and settled with one call.
 DEBTS_KEPT = 65_536
 SETTLED_AT_ONCE = 256
 
-# What is not known to be charged is tried again after so long.
+# Retry interval for unconfirmed debts.
 SETTLE_AGAIN_S = 0.25
 
-# What came back to a bucket in the last moments is charged all the same: what a worker knew of the bucket when it
-# decided alone may be older than that, so the bucket may have been too empty to fill up meanwhile.
+# Clock margin: local knowledge may be this old. Units that came back to a bucket since then are charged all the same,
+# as the bucket may have been emptier than the worker knew.
 KNOWN_LATE_US = 2_000_000
 
 Settle = Callable[[Sequence[Debt], int, str], Awaitable[Sequence[Debt]]]
 
 
 class WatchedStore:
-    """The store as it is called. The breaker hears of each call once, however many requests go with it."""
+    """The store behind its breaker, which hears of each call once, however many requests share it."""
 
     def __init__(self, store: Called, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
         self.on_failure = on_failure
@@ -50,7 +50,7 @@ class WatchedStore:
         return self._breaker.is_open
 
     def may_be_asked(self) -> bool:
-        """Whether to ask now; while the store is away that is the probe, and whoever hears yes must make it."""
+        """Whether to ask now; while the store is away True permits one probe, which the caller must make."""
         return not self._breaker.is_open or self._breaker.permits(self._now_s())
 
     async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
@@ -63,7 +63,7 @@ class WatchedStore:
             self._succeeded()
             raise
         except asyncio.CancelledError:
-            # Whoever goes away says nothing about the store, but must not hold up the probes.
+            # A request that goes away says nothing about the store, but must not hold up the probes.
             if is_probe:
                 self._breaker.abandoned()
             raise
@@ -95,9 +95,9 @@ class GuardedStore:
     share of each limit, since ``workers`` others, this one among them, may decide by theirs. What they admitted is
     charged to the store (``settle``) once it answers again.
 
-    So is what they admitted after a call that was never answered, though that may have charged as well: then its
-    requests are charged twice. To refuse one too many after a failure is the lesser evil, since whoever can slow the
-    store down would else have every request for nothing.
+    The same goes for requests admitted after a call that was never answered. The call may have charged them too, so
+    they may be charged twice: one refusal too many after a failure is the lesser evil, since otherwise a client that
+    can slow the store down would have every request for free.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class GuardedStore:
         self._now_s = now_s
 
     async def take(self, ask: Ask) -> Told | None:
-        """What becomes of the ask; None where the store is away and nothing stands in for it."""
+        """The outcome of the ask; None where the store is away and there is no local fallback."""
         if not self._store.may_be_asked():
             return self._take_here(ask.charges)
         try:
@@ -145,7 +145,7 @@ class GuardedStore:
         return Told(shares, outcome, None)
 
     async def _settle_all(self) -> None:
-        """Charge the store with what was admitted here; what is not known to be charged is kept for later."""
+        """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""
         debts = self._debts.collect(self._now_us())
         left: list[Debt] = []
         try:
@@ -170,7 +170,7 @@ class GuardedStore:
         return self._store.is_away
 
     def forget(self) -> None:
-        """Forget what the local buckets remember, because somebody's were made full again; not what is owed."""
+        """Forget the local buckets, because a client's were made full again; debts stay."""
         self._local.clear()
 
     async def aclose(self) -> None:

@@ -1,8 +1,8 @@
 """Refusals that need no call: a TAT only grows, so one that is remembered refuses as surely as the store would.
 
-What is kept is a lower bound of the true TAT, on this worker's clock (``ticks``); whoever is refused by a lower
-bound is refused by the bucket. Only who was refused is kept, so a flood of new clients leaves no trace. A lease
-that is given back makes a refusal late by what was given back, at most.
+What is kept is a lower bound of the true TAT, on this worker's clock (``ticks``); a lower bound that refuses a
+client is proof that the bucket would. Only refused clients are kept, so a flood of new clients leaves no trace. A
+lease that is given back makes a refusal late by what was given back, at most.
 
 Both tables know their entries by a number of 64 bits that is seeded per process: among a quarter of a million
 entries a stranger is taken for one of them once in 10**13 requests, and then has to wait.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from shieldmw.core.bucket import Charge, Charges, Outcome
 from shieldmw.core.client import Client
-from shieldmw.core.decision import Decision, combine
+from shieldmw.core.decision import REFUSED, Decision, combine
 from shieldmw.core.facts import Facts
 from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
@@ -22,18 +22,16 @@ from shieldmw.core.table import Table
 BUCKETS_KEPT = 131_072
 GUESTS_KEPT = 262_144
 
-# On so many different terms guests are known again.
+# Combinations of terms and mode for which refused guests are kept.
 MOST_TERMS = 64
 
-# So much longer than true a guest's wait may be told to be, or a tenth of the time that one unit takes to come back.
+# Upper bound of the step by which a guest's wait is rounded up; a tenth of the time to refill one unit if that is less.
 LONGEST_GRAIN_US = 250_000
 DECISIONS_KEPT = 4096
 
-_CHARGES = Decision._fields.index("charges")
-
 
 class Refusals:
-    """What is known of buckets that have refused, at most ``most_buckets``."""
+    """Known TATs of buckets that have refused, at most ``most_buckets``."""
 
     def __init__(self, most_buckets: int = BUCKETS_KEPT) -> None:
         self._tats_us: Table[int, int] = Table(most_buckets)
@@ -68,7 +66,7 @@ class Refusals:
 
 
 class _Refused:
-    """What guests are charged on some terms, and the refusals that follow from it, by how long each holds."""
+    """The charges of guests on some terms, and the refusals that follow from them, keyed by wait in grains."""
 
     __slots__ = ("charges", "decisions", "grain_us", "terms")
 
@@ -81,8 +79,8 @@ class _Refused:
     def decision(self, full_after_us: int, mode: Mode) -> Decision | None:
         """The refusal while the bucket needs so long to fill; None where it refuses no more.
 
-        A wait is told in grains, rounded up: so those who are refused at about the same time share one decision, but
-        for who is charged: that is to be put in.
+        A wait is rounded up to whole grains, so that guests who are refused at about the same time share one decision.
+        The caller puts the guest's own charge in.
         """
         charge = self.charges[0]
         if full_after_us + charge.step_us <= charge.limit.tau_us:
@@ -97,9 +95,10 @@ class _Refused:
 
 
 class RefusedGuests:
-    """Guests who were refused, known again by what their requests look like.
+    """Guests who were refused, recognised by the peer and the forwarding header of their requests.
 
-    A flood is made of them: nobody works out anew who they are. Only where a single bucket decides.
+    They make up a flood, and recognising them saves the work of identifying the client again. Only for terms where
+    a single bucket decides.
     """
 
     def __init__(self, most_guests: int = GUESTS_KEPT) -> None:
@@ -116,7 +115,7 @@ class RefusedGuests:
             self._guests.put(_number(facts, terms, mode), (tat_us, client.text, client.slot))
 
     def look(self, facts: Facts, terms: Terms, mode: Mode, now_us: int) -> Decision | None:
-        """The refusal of a guest, who is named in its charges; None where none is known. It names no address."""
+        """The refusal of a guest, None where none is known. Its charges name the client; its ``address`` is None."""
         if not self._refused:
             return None
         refused = self._refused.get((terms, mode))
@@ -129,7 +128,11 @@ class RefusedGuests:
             return None
         ((client, limit, cost),) = refused.charges
         charge = made(Charge, (made(Client, (client.kind, text, slot)), limit, cost))
-        return Decision._make((*shared[:_CHARGES], (charge,), *shared[_CHARGES + 1 :]))
+        outcome, wait_us, kept = shared.outcome, shared.retry_after_us, shared.kept
+        return made(
+            Decision,
+            (REFUSED, shared.reason, None, None, (charge,), outcome, wait_us, mode, shared.live, None, None, kept),
+        )
 
     def clear(self) -> None:
         """Forget everything."""

@@ -92,7 +92,7 @@ class Switch:
             await self.set(over, expected_version=self._state.version)
 
     def tick(self) -> None:
-        """Tell whoever follows the mode when it has changed by itself."""
+        """Notify the followers of the mode when it has changed by itself."""
         if self.mode is not self._was:
             self._was = self.mode
             self._on_change()

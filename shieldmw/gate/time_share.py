@@ -1,6 +1,6 @@
-"""A share of this worker's time: bounds what is computed for clients whose work has mostly been in vain.
+"""A share of this worker's time: bounds the CPU spent for clients whose credentials have mostly failed.
 
-Knows nothing of credentials: it runs functions that take a while, each for somebody, and is fair among them.
+Knows nothing of credentials: it runs slow functions, each for one client, and is fair among clients.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# In any span of D seconds functions run for no longer than BURST_S + SHARE * D, and what the last of them took.
+# In any span of D seconds functions run for at most BURST_S + SHARE * D, plus the time of the last of them.
 SHARE = 0.25
 BURST_S = 0.025
 
@@ -29,9 +29,9 @@ MOST_WAITING_EACH = 64
 
 
 class TimeShare(Generic[T]):
-    """Runs functions within a quarter of this worker's time; those who wait take turns, client by client.
+    """Runs functions within a quarter of this worker's time; waiting clients take turns.
 
-    ``timer_s`` measures what a function takes.
+    ``timer_s`` measures the time of a function.
     """
 
     def __init__(self, timer_s: Callable[[], float] = time.perf_counter) -> None:
@@ -43,7 +43,7 @@ class TimeShare(Generic[T]):
         self._turn: asyncio.Handle | None = None
 
     async def run(self, client: Hashable, function: Callable[[], T]) -> T | None:
-        """What the function returns, run at once where there is time left; None where its turn does not come soon."""
+        """Run the function, at once where there is time left; None where its turn does not come soon."""
         loop = asyncio.get_running_loop()
         if not self._waiting and self._wait_s(loop.time()) <= 0:
             return self._measured(function)
@@ -69,7 +69,7 @@ class TimeShare(Generic[T]):
         self._turn = loop.call_later(pause_s, self._take_turn, loop) if self._waiting else None
 
     def _run_next(self) -> None:
-        """Run one function of the client whose last turn is longest ago. Those that nobody waits for are left out."""
+        """Run one function of the client whose last turn is longest ago. Functions that were given up are skipped."""
         while self._waiting:
             client, queue = self._waiting.popitem(last=False)
             function, done = queue.popleft()
@@ -91,7 +91,7 @@ class TimeShare(Generic[T]):
             self._left_s -= self._timer_s() - begun_s
 
     def _wait_s(self, now_s: float) -> float:
-        """How long until there is time left."""
+        """Seconds until there is time left."""
         self._left_s = min(BURST_S, self._left_s + SHARE * (now_s - self._filled_s))
         self._filled_s = now_s
         return -self._left_s / SHARE

@@ -62,12 +62,12 @@ class Names:
 
     @property
     def api_keys_log(self) -> str:
-        """Which of them the last versions changed; in the same slot."""
+        """The log of the last changes of API keys; in the same slot."""
         return f"{self.prefix}:{{{self.api_keys}}}:log"
 
     @property
     def deny_log(self) -> str:
-        """Which networks the last versions of the deny list changed."""
+        """The log of the last changes of the deny list."""
         return f"{self.prefix}:{{control}}:deny-log"
 
     @property

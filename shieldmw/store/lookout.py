@@ -43,7 +43,7 @@ class Lookout:
         looking = self._begin()
         try:
             async with Budget(self._within_s):
-                # Shielded: whoever goes away while waiting must not end it for the others.
+                # Shielded: a request that goes away while waiting must not end it for the others.
                 error = await asyncio.shield(looking)
         except TimeoutError:
             raise StoreUnavailable("those that were asked where the store is have not answered yet") from None

@@ -60,7 +60,7 @@ class MemoryBuckets:
         return self.refused_now(charges) is None
 
     def refused_now(self, charges: Charges) -> bucket.Outcome | None:
-        """The refusal of charges that do not fit; nothing is taken of those that would."""
+        """The refusal of charges that do not fit, or None; takes nothing."""
         stored = [self._tats.get(charge.bucket) for charge in charges]
         outcome = bucket.take(stored, Ask(charges), self.now_us())
         return None if outcome.allowed else outcome
@@ -110,7 +110,7 @@ class MemoryStore(MemoryBuckets):
         """Nothing was taken ahead."""
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
-        """Charge what a worker admitted by itself, whether it fits or not, and once. Nothing is left."""
+        """Charge debts, each once, whether they fit or not. All are confirmed: returns none."""
         for debt in debts:
             key = debt.charge.bucket
             before = self._charged.get(f"{key} {worker}")

@@ -1,4 +1,4 @@
-"""A copy of a table of the store, kept in this process: read by pages, and then only what has changed.
+"""A copy of a table of the store, kept in this process: read by pages, and then only by its changes.
 
 A table is a hash with a version among its fields. Beside it lies a log: a stream of the last versions, each with the
 one before it and the names of the fields that it changed. Knows nothing of what the fields mean.
@@ -19,10 +19,10 @@ from .redis import pairs
 
 VERSION = b"version"
 
-# A page takes the server and this process half a millisecond; the loop goes on between two of them.
+# Fields of a page: it takes the server and this process half a millisecond, and the loop goes on between two pages.
 PAGE = 500
 
-# Who has missed more versions than these, or more fields, reads the whole table again.
+# Versions in the log, and fields that are read one by one. Beyond these the whole table is read again.
 LOGGED = 100
 MOST_FIELDS = 500
 
@@ -44,7 +44,7 @@ class Mirror:
         return self._key, self._log
 
     async def refresh(self) -> None:
-        """Bring the copy up to date. What changes meanwhile has another version, and is read the next time.
+        """Bring the copy up to date. Changes made meanwhile have another version, and are read the next time.
 
         Raises:
             StoreError: as the store's calls do; the copy stays as it was.
@@ -66,7 +66,7 @@ class Mirror:
             self.version = version
 
     async def _logged(self) -> Sequence[Any]:
-        """The log, the newest first; nothing where somebody else has put something else there."""
+        """The log, newest first; empty where the key holds something foreign."""
         try:
             log: Sequence[Any] = await self._redis.command("XREVRANGE", self._log, "+", "-", "COUNT", LOGGED)
         except StoreUnavailable:
@@ -79,7 +79,7 @@ class Mirror:
         return mark(await self._redis.command("HGET", self._key, VERSION))
 
     async def _all(self) -> dict[bytes, bytes]:
-        """All fields. Those that nobody changes meanwhile are all there (Redis, SCAN guarantees)."""
+        """All fields. Fields that do not change meanwhile are surely among them (Redis, SCAN guarantees)."""
         found: dict[bytes, bytes] = {}
         cursor: Any = b"0"
         while True:
@@ -91,9 +91,9 @@ class Mirror:
 
 
 def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] | None:
-    """The fields that changed between two versions, by the log's entries, the newest first; None where it cannot tell.
+    """The fields that changed between two versions, by the log's entries, newest first; None where it cannot tell.
 
-    It cannot where too much has changed, and where somebody has changed the table without it.
+    It cannot where too much has changed, or where a change of the table was not logged.
     """
     names: dict[bytes, None] = {}
     expected: bytes | None = None
@@ -113,5 +113,5 @@ def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] 
 
 
 def new_version() -> int:
-    """Never one that was there before, not even before the store lost everything; never 0, which is none."""
+    """A random version: never 0, and never one used before, even where the store has lost its data."""
     return randbits(52) + 1

@@ -49,10 +49,10 @@ class Buckets(Protocol):
         """Give back what was taken ahead and not spent."""
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
-        """Charge what a worker admitted by itself, whether it fits or not; what is not known to be charged.
+        """Charge a worker's debts, whether they fit or not. Returns the debts whose charge is unconfirmed.
 
-        Whatever that is, and whatever failed, may be asked for again: each debt is charged once. ``now_us`` is the
-        worker's clock, and ``worker`` a name that is nobody else's.
+        Unconfirmed and failed debts may be sent again: each is charged once. ``now_us`` is the worker's clock, and
+        ``worker`` its unique name.
         """
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
@@ -134,7 +134,7 @@ class ModeRegister(Protocol):
         """Add a change to the audit that no other method adds; the store says when it was."""
 
     async def tell(self, change: str) -> None:
-        """Tell every worker of a change that is not kept; whoever does not listen now misses it."""
+        """Tell every worker of a change that is not kept; a worker that is not subscribed now misses it."""
 
     def changes(self) -> AsyncIterator[str]:
         """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``, ``taken …``); first '' once it listens."""

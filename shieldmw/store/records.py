@@ -25,14 +25,14 @@ SHORTEST_SECRET_BYTES = 16
 N = TypeVar("N", int, float)
 
 
-# More seats than there are people.
+# Upper bound of a capacity, larger than the number of people.
 MOST_SEATS = 10**10
 
 
 def mark(value: Any) -> int:
-    """What tells one state from another, where nothing but that matters; 0 where there is none.
+    """A number that tells one state from another, where only that matters; 0 where there is none.
 
-    What is no number was written by somebody else, and tells as much.
+    A value that is no number is foreign; its checksum serves as well.
     """
     try:
         return int(value or 0)
@@ -74,22 +74,22 @@ def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
         entry = json.loads(value)
         identity = Identity(str(entry["subject"]), ListenerClass(entry["class"]))
         return ApiKey(name.decode("ascii"), identity, _unix_time(entry["created"]))
-    except Exception as error:  # whatever it is that somebody else wrote there
+    except Exception as error:  # a foreign value can be anything
         log.warning("an API key in the store cannot be read (%s): it is ignored", type(error).__name__)
         return None
 
 
 class ApiKeyRecords(Mapping[str, ApiKey]):
-    """API keys by digest, as they are kept: each is read when it is asked for, most never.
+    """API keys by digest, kept as text: each is parsed when it is looked up, most never.
 
-    Tens of thousands of texts are nothing to Python's garbage collector, of objects they would be a pause.
+    Tens of thousands of texts cost Python's garbage collector nothing; as many objects would make it pause.
     """
 
     def __init__(self, texts: Mapping[bytes, bytes]) -> None:
         self._texts = texts
 
     def __getitem__(self, name: str) -> ApiKey:
-        """The key of a digest; one that cannot be read is none."""
+        """The key of a digest; KeyError also where it cannot be parsed."""
         digest = name.encode("utf-8", "surrogatepass")
         api_key = parse_api_key(digest, self._texts[digest])
         if api_key is None:
@@ -101,12 +101,12 @@ class ApiKeyRecords(Mapping[str, ApiKey]):
         return isinstance(name, str) and name.encode("utf-8", "surrogatepass") in self._texts
 
     def __iter__(self) -> Iterator[str]:
-        """The digests of those that can be read."""
+        """The digests of the keys that can be parsed."""
         read = (parse_api_key(*item) for item in self._texts.items())
         return (api_key.digest for api_key in read if api_key is not None)
 
     def __len__(self) -> int:
-        """How many there are, readable or not."""
+        """The number of keys, parsable or not."""
         return len(self._texts)
 
 
@@ -121,7 +121,7 @@ def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
         entry = json.loads(value)
         network = ip_network(name.decode("ascii"))
         return DenyEntry(network, _unix_time(entry["until"]), str(entry["actor"]), str(entry["reason"]))
-    except Exception as error:  # whatever it is that somebody else wrote there
+    except Exception as error:  # a foreign value can be anything
         log.warning("an entry of the deny list cannot be read (%s): it is ignored", type(error).__name__)
         return None
 
@@ -189,6 +189,6 @@ def parse_audit(entries: Any) -> list[AuditEntry]:
             _unix_time(when_ms // 1000)
             texts = (str(values[name]) for name in ("who", "what", "was", "now", "why"))
             parsed.append(AuditEntry(when_ms / 1000, *texts))
-        except Exception:  # whatever it is that somebody else wrote there
+        except Exception:  # a foreign value can be anything
             log.warning("an entry of the audit cannot be read: it is left out")
     return parsed

@@ -1,7 +1,7 @@
 """One Redis or Valkey: its connection, its scripts and its errors. The only module that imports redis.
 
 Calls are grouped: while one round trip is under way the others queue, and the next takes them all. One task
-owns the connection, so whoever goes away while waiting neither cancels a call nor shifts another's reply.
+owns the connection, so a request that goes away while waiting neither cancels a call nor shifts another's reply.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from .budget import Budget
 from .calls import Asked, ClusterDown, Command, Moved, TryAgain
 from .scripts import NAMES, source
 
-# What one round trip takes along at most. More would make the first wait for the last.
+# Most calls in one round trip. More would make the first wait for the last.
 MOST_CALLS = 256
 
-# A server that says it is not the one to ask is left for whichever the name stands for now, so often at most.
+# Shortest interval between two reconnects to a name whose server has said that it is not the one to ask.
 LEAVE_EVERY_S = 0.5
 
-# A listener that hears nothing for so long asks whether it is still connected, and leaves where that is not answered
-# in as long again.
+# Silence after which a subscriber pings the server; after as long again without an answer it leaves.
 QUIET_S = 5.0
 
 # Answers that mean "not now" rather than "never": LOADING, READONLY, OOM, MASTERDOWN.
@@ -47,7 +46,7 @@ _AWAY = (
     redis_errors.MasterDownError,
 )
 
-# The same of those that the library has no class for; before Redis 7 those within a script are quoted in another one.
+# The same for errors without a class in the library; before Redis 7 an error in a script is quoted in another error.
 _NOT_NOW = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|OOM|READONLY|MASTERDOWN) ")
 
 # It is a replica now, its master or its replicas are away, or its cluster is down: there may be another in its place.
@@ -60,14 +59,14 @@ _ASKING: Command = ("ASKING",)
 
 @dataclass(slots=True)
 class _Call:
-    """Commands that are sent one after the other, and who waits for their replies."""
+    """Commands that are sent one after the other, and the future of their replies."""
 
     commands: Sequence[Command]
     replies: asyncio.Future[list[Any]]
 
 
 class _TlsConnection(aioredis.SSLConnection):
-    """Reads certificates before anybody waits, and ends at once."""
+    """Reads certificates before a request waits for them, and ends at once."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -146,9 +145,9 @@ class RedisConnection:
         return [_checked(reply) for reply in replies]
 
     async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
-        """What is published on a channel, beginning with an empty message once we listen.
+        """The messages of a channel, beginning with an empty one once we are subscribed.
 
-        Fails where the server is left for another, or falls silent: then it is to be asked for again.
+        Fails where the server is left for another, or falls silent: then the caller subscribes again.
         """
         client: Any = aioredis.Redis(connection_pool=self._pool)
         pubsub = client.pubsub()

@@ -1,6 +1,6 @@
-"""What a store's user may not do, found by trying each command, each script and the channel, for ``shieldmw check``.
+"""Finds the rights that a store's user lacks, by trying commands, scripts and the channel, for ``shieldmw check``.
 
-Nothing is changed that matters: commands are tried on a key of our own, and scripts on a whole store of our own
+The store's data is left alone: commands are tried on a key of our own, and scripts on a whole store of our own
 beside the real one, both gone at the end and by themselves after a minute or (where deleting is not allowed) ten years.
 """
 
@@ -33,7 +33,7 @@ _CLIENT = Client("ip", "check", "ip:check")
 _CHARGE = Charge(_CLIENT, Limit("check", 60, 60, 60))
 _NOBODY = Audience(0, 0, 0)
 
-# Everything that is asked of a server outside and inside of scripts, the key aside.
+# The commands that we send to a server, in scripts and outside, without their keys.
 _COMMANDS: Sequence[Sequence[str]] = (
     ("GET",),
     ("SET", "1", "PX", "60000"),
@@ -58,7 +58,7 @@ _COMMANDS: Sequence[Sequence[str]] = (
 
 
 async def missing_rights(redis: Calls, prefix: str) -> list[str]:
-    """One line for each right that is missing, naming it and what would give it.
+    """One line for each missing right, naming it and the ACL rule that grants it.
 
     Raises:
         StoreUnavailable: the store does not answer.
@@ -66,7 +66,7 @@ async def missing_rights(redis: Calls, prefix: str) -> list[str]:
     """
     name = f"check-{token_hex(4)}"
     channel = Names(prefix).changes
-    # Scripts that lack a command say no more than that they do: what they need is tried before.
+    # A script that lacks a command does not say which one, so the commands of scripts are tried before.
     tries = (
         *_commands(redis, f"{prefix}:{{{name}}}:try"),
         ("PUBLISH", lambda: redis.command("PUBLISH", channel, "check")),
@@ -98,7 +98,7 @@ def _commands(redis: Calls, key: str) -> Sequence[Try]:
 
 
 async def _whatever(asked: Awaitable[object]) -> None:
-    """Only whether it is allowed matters, not that a command is of another type than the key."""
+    """Try a command; only the right to it matters, so an error for the type of the key is ignored."""
     try:
         await asked
     except (NotPermitted, StoreUnavailable):
@@ -121,7 +121,7 @@ async def _failing(tries: Sequence[Try], prefix: str, channel: str) -> AsyncIter
 
 
 def _said(tried: str, answer: str, prefix: str, channel: str) -> str:
-    """What is missing, by what was tried and what the server answers."""
+    """The missing right, by the attempt and the server's answer."""
     if "channel" in answer:
         return f"may not {tried} to {channel}: add &{prefix}:*"
     if re.search(r"\bkeys?\b", answer):
@@ -161,7 +161,7 @@ class _Trial:
         )
 
     async def remove(self) -> None:
-        """Delete all that it has kept; each key alone, since they may lie in several slots."""
+        """Delete all its keys; each by itself, since they may lie in several slots."""
         names, bucket = self._names, self._keys.bucket(_CHARGE)
         tables = (names.deny, names.deny_log, names.api_keys, names.api_keys_log)
         kept = (*tables, names.mode, names.audit, names.seats, names.queue)

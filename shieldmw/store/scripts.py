@@ -77,7 +77,7 @@ async def settle(run: Run, debts: Sequence[Debt], now_us: int, worker: str, key_
 
 
 def settled_key(bucket: str, worker: str) -> str:
-    """Where it is noted what a bucket was charged of a worker's last debt."""
+    """The key that records a worker's last settled debt on a bucket."""
     return f"{bucket}:settled:{worker}"
 
 

@@ -27,10 +27,10 @@ from .port import AuditEntry, StoredMode
 
 AUDIT_LENGTH = 1000
 
-# A waiting room that nobody asked anything of for so long is empty: it begins anew.
+# TTL of the waiting room: after this long without a call it is empty, and begins anew.
 QUEUE_KEEP_MS = 6 * 3600 * 1000
 
-# So many entries of the deny list are read before the loop goes on: a millisecond.
+# Entries of the deny list parsed before the loop goes on: about a millisecond.
 PARSED_AT_ONCE = 100
 
 
@@ -66,7 +66,7 @@ class RedisStore:
         await give_back(self._redis.run, unspent, keys.bucket)
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
-        """Charge what a worker admitted by itself, each debt once; what is not known to be charged."""
+        """Charge a worker's debts, each once. Returns the debts whose charge is unconfirmed."""
         keys = self._keys or await self._learn_keys()
         if self._redis.slotted:
             return await slots.settle(self._redis.run, debts, now_us, worker, keys.bucket)
@@ -83,7 +83,7 @@ class RedisStore:
     # --- the fleet's secret
 
     async def secret(self) -> bytes:
-        """The secret in the store, else ours goes there."""
+        """The secret in the store; where there is none, ours is stored."""
         if not self._secret_is_set:
             await self._learn_keys()
         if self._secret is None:
@@ -92,7 +92,7 @@ class RedisStore:
 
     async def _learn_keys(self) -> Keys:
         key, offered = self._names.secret, self._secret or self._candidate
-        # No transaction unless there is none: a server whose memory is full takes no transactions.
+        # No transaction where the secret exists: a server whose memory is full takes no transactions.
         kept = await self._redis.command("GETEX", key, "PX", KEEP_MS)
         if kept is None:
             *_, kept = await self._redis.transaction(
@@ -127,11 +127,11 @@ class RedisStore:
         return await self._change(self._api_keys, drop=digests)
 
     async def api_key_count(self) -> int:
-        """How many keys are issued, for ``shieldmw check``."""
+        """The number of issued keys, for ``shieldmw check``."""
         return max(0, int(await self._redis.command("HLEN", self._names.api_keys)) - 1)
 
     async def deny_list(self, known_version: int | None) -> DenyList | None:
-        """The entries, or None where the version is known. Those that have not changed are not read again."""
+        """The entries, or None where the version is known. Unchanged entries are not parsed again."""
         await self._deny.refresh()
         version = self._deny.version
         if version == known_version:

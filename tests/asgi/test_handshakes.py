@@ -13,8 +13,10 @@ from asgi.shields import ok
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.asgi.handshakes import Handshakes, subprotocol
 from shieldmw.asgi.lingering import Lingering
-from shieldmw.asgi.replies import Pointers, Replies, turned_away
+from shieldmw.asgi.problems import turned_away
+from shieldmw.asgi.replies import Pointers, Replies
 from shieldmw.core.address import Networks, parse_networks
+from shieldmw.core.bounds import MOST_PROTOCOLS
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.waiting import Place
@@ -77,6 +79,8 @@ def test_by_default_it_is_refused_in_http(path: str) -> None:
         ([JWT, "chat"], "chat", "a bare token"),
         (["bearer." + JWT], None, "nothing but a token"),
         ([JWT], None, "likewise, bare"),
+        (["bearer.x"] * (MOST_PROTOCOLS - 1) + ["chat"], "chat", "the last that is read"),
+        (["bearer.x"] * MOST_PROTOCOLS + ["chat"], None, "no more are read"),
     ],
 )
 def test_what_is_chosen_was_offered_and_is_no_token(offered: list[str], chosen: str | None, reason: str) -> None:

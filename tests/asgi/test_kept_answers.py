@@ -15,7 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 from asgi.harness import Headers, Record, Server, http_scope, run, websocket_scope
 from asgi.shields import part, start
 from shieldmw import Settings, ShieldMiddleware
-from shieldmw.asgi.replies import Pointers, Replies, limit_headers, status_of, turned_away
+from shieldmw.asgi.problems import status_of, turned_away
+from shieldmw.asgi.replies import Pointers, Replies, limit_headers
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict, combine, nearest

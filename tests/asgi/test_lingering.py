@@ -13,11 +13,13 @@ from asgi.shields import ok
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.asgi.lingering import MOST_AT_ONCE, READ_AT_ONCE_BYTES, Lingering
 from shieldmw.core.address import Networks, parse_networks
+from shieldmw.core.bounds import MOST_LINES
 
 TOKEN = "an admin token, long enough"
 DENIED: dict[str, Any] = {"deny_ips": Networks(parse_networks("203.0.113.7"))}
 GRANIAN: dict[str, Any] = {"extensions": {"http.response.pathsend": {}}}
 ANSWER = b"no"
+LENGTH = (b"content-length", b"9")
 
 
 def upload(length: int, *headers: tuple[bytes, bytes], **more: Any) -> Scope:
@@ -73,6 +75,8 @@ def test_the_answer_comes_first_and_then_the_body_is_read(more: dict[str, Any], 
     [
         (http_scope(), "no body"),
         (http_scope(method="POST", headers=[(b"content-length", b"0")]), "an empty one"),
+        (http_scope(method="POST", headers=[(b"a", b"b")] * MOST_LINES + [LENGTH]), "a head that is not read"),
+        (http_scope(headers=[LENGTH]), "a GET, whatever it announces"),
         (upload(9, http_version="2"), "HTTP/2 ends one stream and goes on"),
         (upload(9, http_version="3"), "so does HTTP/3"),
         ({**http_scope(), "type": "websocket"}, "a handshake has no body"),
@@ -87,11 +91,13 @@ def test_where_nothing_must_be_read_nothing_changes(scope: Scope, reason: str) -
 @pytest.mark.parametrize("more", [{}, GRANIAN], ids=["uvicorn", "granian"])
 def test_a_client_that_waits_is_not_asked_for_its_body(more: dict[str, Any]) -> None:
     """With Expect: 100-continue reading would say "100 Continue"; the answer says that the connection ends."""
-    record = run(refused(Server(upload(9, (b"expect", b"100-continue"), **more), body(b"x" * 9))))
-    assert record.received == []
-    assert connection(record) == [b"close"]
-    assert record.body == ANSWER
-    assert len(record.sent) == 2
+    waits, length, chunked = (b"expect", b"100-continue"), (b"content-length", b"9"), (b"transfer-encoding", b"chunked")
+    for headers in ([waits, length], [length, waits], [waits, chunked], [chunked, waits]):
+        record = run(refused(Server(http_scope(method="POST", headers=headers, **more), body(b"x" * 9))))
+        assert record.received == [], headers
+        assert connection(record) == [b"close"], headers
+        assert record.body == ANSWER
+        assert len(record.sent) == 2
 
 
 @pytest.mark.parametrize(
@@ -100,6 +106,7 @@ def test_a_client_that_waits_is_not_asked_for_its_body(more: dict[str, Any]) -> 
         ([(b"content-length", b"%d" % READ_AT_ONCE_BYTES)], False, "it will be read"),
         ([(b"content-length", b"%d" % (READ_AT_ONCE_BYTES + 1))], True, "it may not be read to its end"),
         ([(b"content-length", b"9" * 30)], True, "longer than anything"),
+        ([(b"content-length", b"9" * 5000)], True, "longer than Python reads"),
         ([(b"transfer-encoding", b"chunked")], True, "nobody knows how long it is"),
         ([(b"content-length", b"x")], True, "the server lets through what is no number"),
         ([(b"content-length", b"9"), (b"transfer-encoding", b"chunked")], True, "both"),

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from asgi.harness import PEER, Headers, Record, call, http_scope, run
 from asgi.shields import ok
 from shieldmw import Settings, ShieldMiddleware
+from shieldmw.asgi.tickets import ticket_cookie
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.tickets import TICKET_S, Signer, Ticket
 
@@ -70,6 +71,17 @@ def test_a_browser_gets_a_cookie(scheme: str) -> None:
     assert renewed.id == "0011223344556677"
     assert bool(morsel["secure"]) == (scheme == "https")
     assert record.values(b"shield-ticket") == []
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("http", ""), ("https", "; Secure"), ("ws", ""), ("wss", "; Secure")])
+def test_the_cookie_as_it_is_sent(scheme: str, secure: str) -> None:
+    """Byte by byte as the standard library would write it, for papers of our own need no quoting."""
+    paper = ticket()
+    sent = ticket_cookie(paper, {"scheme": scheme}).decode("ascii")
+    assert sent == f"shield_ticket={paper}; HttpOnly; Max-Age=3600; Path=/; SameSite=Lax{secure}"
+    standard: SimpleCookie = SimpleCookie()
+    standard.load(sent)
+    assert standard["shield_ticket"].OutputString() == sent
 
 
 def test_a_program_gets_the_header_too() -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from asgi.harness import NO_BODY, Record, body, call, http_scope, run
 from asgi.shields import ok
 from docs.documents import blocks, section
-from e2e.clients import ask, client, fresh_address
+from e2e.clients import JWT_SECRET, ask, client, fresh_address
 from servers import REPOSITORY, HttpServer, asgi_server, chromium_page, nginx, wait_until
 from shieldmw import Identity, Settings, ShieldMiddleware
+from shieldmw.asgi.cors import Cors
 
 INTEGRATION = (REPOSITORY / "docs" / "integration.md").read_text("utf-8")
 WAIT_S = 20.0
@@ -76,6 +79,8 @@ def test_a_page_of_another_origin_reads_a_refusal(other_origin: HttpServer, tmp_
     """In a real browser: preflights cost nothing of the limit, and the 429 and its wait can be read."""
     (app,), (script,), environment = code("CORS", "python"), code("CORS", "js"), settings_of("CORS")
     (origin,) = environment.values()
+    exposed = dict(Cors(["*"]).headers({}))[b"access-control-expose-headers"].decode().split(", ")
+    assert f"expose_headers={json.dumps(exposed)}," in app, "the app's own CORS exposes what a refusal does"
     served = app.replace(origin, other_origin.base_url) + "\n\n@app.put('/x')\nasync def x() -> None: ...\n"
     (tmp_path / "app.py").write_text(served, "utf-8")
     environment = {"SHIELD_CORS_ORIGINS": other_origin.base_url, "SHIELD_IP_LIMIT": "2/hour"}
@@ -125,6 +130,56 @@ def test_a_websocket_client_stays_away_where_it_is_not_wanted(tmp_path: Path) ->
     assert reason.startswith("Abnormal usage detected")
 
 
+RENEWS = """([first, second]) => {
+  window.seen = [];
+  const url = location.origin.replace("http", "ws") + "/chat";
+  const renew = second && (async () => ["chat", "bearer." + second]);
+  listen(url, {
+    protocols: ["chat", "bearer." + first],
+    renew,
+    onmessage: ({ data }) => window.seen.push(data),
+    onend: (code, reason) => window.seen.push(`${code} ${reason}`),
+  });
+}"""
+
+
+@pytest.mark.parametrize("renews", [True, False], ids=["with a new token", "without one"])
+def test_a_websocket_client_whose_token_is_over(renews: bool, tmp_path: Path) -> None:
+    """In a real browser: it returns with a new token as the same member; where it has none the page is told."""
+    (function,) = code("WebSocket clients", "python")
+    said = "await websocket.send_text(str(websocket.scope['shield'].identity.subject))"
+    app = chat_app(f"{function}\n    {said}\n    await websocket.receive()\n")
+    (tmp_path / "app.py").write_text(app, "utf-8")
+    environment = {
+        **settings_of("WebSocket clients"),
+        "SHIELD_LIVE_PATHS": "/chat",
+        "SHIELD_JWT_SECRET": JWT_SECRET,
+        "SHIELD_JWT_LEEWAY": "0",
+    }
+    with asgi_server("uvicorn", "app:app", env=environment, cwd=tmp_path) as server, chromium_page() as page:
+        page.goto(f"{server.base_url}/healthz")
+        page.add_script_tag(content=code("WebSocket clients", "js")[0])
+        page.evaluate(RENEWS, [token("ada", 3), token("ada", 600) if renews else None])
+        expected = ["ada", "ada" if renews else "1008 credential ended"]
+        wait_until(lambda: page.evaluate("() => window.seen") == expected, WAIT_S, "the second message", server.log)
+
+
+def token(subject: str, lives_s: int) -> str:
+    """A token of a member."""
+    return jwt.encode({"sub": subject, "exp": int(time.time()) + lives_s}, JWT_SECRET, algorithm="HS256")
+
+
+def chat_app(function: str) -> str:
+    """The source of a shielded app whose route ``/chat`` is the function."""
+    return (
+        "from starlette.applications import Starlette\nfrom starlette.responses import PlainTextResponse\n"
+        "from starlette.routing import Route, WebSocketRoute\nfrom shieldmw import ShieldMiddleware\n"
+        f"{function}\n"
+        "routes = [Route('/healthz', lambda _: PlainTextResponse('ok')), WebSocketRoute('/chat', chat)]\n"
+        "app = ShieldMiddleware(Starlette(routes=routes))\n"
+    )
+
+
 def test_a_websocket_client_comes_back(tmp_path: Path) -> None:
     """When the wait is over it connects again, and is heard."""
     environment = {**settings_of("WebSocket clients"), "SHIELD_IP_LIMIT": "1/second"}
@@ -153,14 +208,7 @@ def test_a_token_among_the_subprotocols_is_not_repeated(tmp_path: Path) -> None:
     """In a real browser: the app accepts with its own subprotocol, and that is what the page has."""
     (function,) = code("WebSocket clients", "python")
     _, opens = code("WebSocket clients", "js")
-    app = (
-        "from starlette.applications import Starlette\nfrom starlette.responses import PlainTextResponse\n"
-        "from starlette.routing import Route, WebSocketRoute\nfrom shieldmw import ShieldMiddleware\n"
-        f"{function}\n    await websocket.close()\n\n"
-        "routes = [Route('/healthz', lambda _: PlainTextResponse('ok')), WebSocketRoute('/chat', chat)]\n"
-        "app = ShieldMiddleware(Starlette(routes=routes))\n"
-    )
-    (tmp_path / "app.py").write_text(app, "utf-8")
+    (tmp_path / "app.py").write_text(chat_app(f"{function}\n    await websocket.close()\n"), "utf-8")
     environment = settings_of("WebSocket clients")
     script = f"([url, token]) => new Promise((done) => {{ const socket = {opens.strip()} {OPENED} }})"
     with asgi_server("uvicorn", "app:app", env=environment, cwd=tmp_path) as server, chromium_page() as page:

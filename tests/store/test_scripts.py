@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from struct import unpack
@@ -36,6 +37,25 @@ def test_a_script_says_what_it_is(name: str) -> None:
     head = scripts.source(name.removesuffix(".lua")).partition("\n\n")[0]
     assert head.startswith(f"-- {name.removesuffix('.lua')}: ")
     assert all(f"\n-- {word} " in head for word in ("KEYS", "ARGV", "returns", "TTL"))
+
+
+def test_functions_of_one_name_are_copies() -> None:
+    """A script cannot import, so some functions stand in several scripts; each of these says so in its head."""
+    found: dict[str, dict[str, str]] = {}
+    for name in SCRIPTS:
+        source = scripts.source(name.removesuffix(".lua"))
+        for function in re.finditer(r"^local function (\w+)\(.*?^end$", source, re.MULTILINE | re.DOTALL):
+            found.setdefault(function[1], {})[name] = function[0]
+    copied = {name: copies for name, copies in found.items() if len(copies) > 1}
+    assert {name: set(copies) for name, copies in copied.items()} == {
+        "only": {"change.lua", "mode.lua"},
+        "whole": {"mode.lua", "queue.lua"},
+    }
+    for name, copies in copied.items():
+        assert len(set(copies.values())) == 1, name
+        for script in copies:
+            head = scripts.source(script.removesuffix(".lua")).partition("\n\n")[0]
+            assert f"{name}() is a copy of the one in " in head, script
 
 
 def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:

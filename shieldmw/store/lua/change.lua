@@ -10,10 +10,12 @@
 -- TTL      ARGV 1, renewed by each change
 --
 -- The log says which version each one follows, so that a change that is not logged (made by hand, or by a release that
--- keeps no log) leaves a gap. What may fail comes after the change itself and cannot undo it: the user may have no
--- right to publish.
+-- keeps no log) leaves a gap. Commands that may fail, such as PUBLISH where the user has no right to it, come after
+-- the change itself and cannot undo it.
+--
+-- only() is a copy of the one in mode.lua, since a script cannot import; a test compares them.
 
--- What is of another type was written by somebody else.
+-- A key of another type is foreign: drop it.
 local function only(kind, key)
   local found = redis.call('TYPE', key)['ok']
   if found ~= kind and found ~= 'none' then

@@ -11,15 +11,19 @@
 -- returns  {1 if changed else 0, version, since_us, until_us, now_us, data, epoch}; times are Unix microseconds
 -- TTL      ARGV 9, renewed by each change
 --
--- What may fail comes after the change itself and cannot undo it: the user may have no right to publish.
+-- Commands that may fail, such as PUBLISH where the user has no right to it, come after the change itself and cannot
+-- undo it.
+--
+-- only() is a copy of the one in change.lua, whole() is a copy of the one in queue.lua, since a script cannot import;
+-- a test compares them.
 
--- Numbers that are none of ours count as 0. Versions must stay exact in a double; 2^52 flips are enough.
+-- A foreign number counts as 0. Versions must stay exact in a double; 2^52 flips are enough.
 local function whole(text)
   local number = tonumber(text or 0) or 0
   return number >= 0 and number <= 2 ^ 52 and number == math.floor(number) and number or 0
 end
 
--- What is of another type was written by somebody else.
+-- A key of another type is foreign: drop it.
 local function only(kind, key)
   local found = redis.call('TYPE', key)['ok']
   if found ~= kind and found ~= 'none' then

@@ -4,9 +4,11 @@
 -- ARGV     1 numbers to give out   2 seats that came free, to call numbers into   3 TTL in ms
 --          4-5 given and called as the caller knows them: a store that lost its own goes on from there
 -- returns  {first number given, given, called}
--- TTL      ARGV 3, renewed by each call: a room that is empty so long begins anew
+-- TTL      ARGV 3, renewed by each call: a room that is empty for as long begins anew
+--
+-- whole() is a copy of the one in mode.lua, since a script cannot import; a test compares them.
 
--- Numbers that are none of ours count as 0.
+-- A foreign number counts as 0.
 local function whole(text)
   local number = tonumber(text or 0) or 0
   return number >= 0 and number <= 2 ^ 52 and number == math.floor(number) and number or 0

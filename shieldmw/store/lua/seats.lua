@@ -17,7 +17,7 @@ local latest = now + lease
 local COHORTS = 128
 -- Milliseconds after which a worker that does not report is no longer counted (SILENT_S).
 local SILENT = 7000
--- How often the others are told at most: whoever waits for a seat waits for their answer.
+-- Milliseconds between two notices to the other workers; a listener who waits for a seat waits for their answer.
 local TOLD = 250
 -- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms, not 0.5.
 local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
@@ -25,8 +25,8 @@ local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
 -- A script whose first write needs no memory is let finish, however full the server is.
 redis.call('PEXPIRE', KEYS[1], 2 * lease)
 
--- Sums over the others: what they want, those of them that report (wanted, present), what those before this worker
--- want, what they hold. In one pass, with neither a table for each nor a sort: with 200 workers that halves the call.
+-- Sums over the other workers: seats wanted by all; wanted and used by those that report; wanted by those before this
+-- worker; seats held. In one pass, with neither a table for each nor a sort: with 200 workers that halves the call.
 local total, heard, before = {0, 0, 0}, {0, 0, 0, 0, 0, 0}, {0, 0, 0}
 local held, guests_held, count, index = 0, 0, 1, 0
 local mine, guard, told = nil, 0, 0
@@ -35,7 +35,7 @@ for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
   local ends, wantH, wantM, wantG, hereH, hereM, hereG, seats, guest_seats = string.match(value, NINE_NUMBERS)
   ends = tonumber(ends)
-  -- What is larger than any number of listeners was written by somebody else.
+  -- An entry that sums to more than any number of listeners is foreign.
   local sum = ends and wantH + wantM + wantG + hereH + hereM + hereG + seats + guest_seats
   if name == '#guard' then
     guard = tonumber(value) or 0

@@ -8,7 +8,7 @@
 -- returns  how many buckets were charged
 -- TTL      of a bucket until it is full again; of the note until nothing of the debt would be owed any more
 --
--- A call whose answer was lost is repeated: what has been charged of a debt is not charged again.
+-- A call whose answer was lost is repeated: the charged part of a debt is not charged again.
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])
