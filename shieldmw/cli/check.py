@@ -134,6 +134,14 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     url = settings.jwt_jwks_url
     if url is not None and url.startswith("http://") and not _is_loopback(urlsplit(url).hostname):
         yield f"SHIELD_JWT_JWKS_URL={masked_url(url)}: keys fetched without TLS can be replaced on the way, use https://"
+    if not (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
+        for name in ("jwt_audience", "jwt_issuer"):
+            if getattr(settings, name) is not None:
+                yield f"{variable(name)} is set but no key is: tokens prove nobody, set SHIELD_JWT_SECRET or another"
+    if (settings.admin_token or settings.capacity) and not settings.policy.has_live_paths:
+        yield "SHIELD_LIVE_PATHS is unset: no response holds a seat, so an emergency ends no stream"
+    if settings.view_token is not None and settings.admin_token is None:
+        yield "SHIELD_VIEW_TOKEN is set but SHIELD_ADMIN_TOKEN is not: there are no admin routes to look at"
     if settings.cors_origins == ("*",):
         yield "SHIELD_CORS_ORIGINS=*: a page that sends cookies cannot read refusals, name the origins of such pages"
     yield from _limit_warnings(settings)

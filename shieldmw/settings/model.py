@@ -273,6 +273,9 @@ class Settings(BaseSettings):
             rules_field = "rules" if self.rules_file is None else "rules_file"
             yield from (f"{variable(rules_field)}: {text}" for text in rule_problems(self.policy))
         yield from self._jwt_problems()
+        if self.view_token is not None and self.view_token == self.admin_token:
+            right = "the same as SHIELD_ADMIN_TOKEN, which may change things: give those who only look another one"
+            yield problem("view_token", self.view_token, right)
 
     def _limit_problems(self, name: str) -> Iterator[str]:
         try:

@@ -9,12 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi.harness import Record, Server, Step, call, http_scope, run, websocket_scope
 from asgi.shields import ok
 from asgi.test_same_lifespan import COMPLETE, SHUTDOWN, STARTUP, answers, lifespan_scope
 from shieldmw import Settings, ShieldMiddleware
+from shieldmw.errors import SettingsError
 
 
 def shield_of(app: ASGIApp = ok, **settings: Any) -> ShieldMiddleware:
@@ -354,3 +357,30 @@ def test_the_lifespan_hands_over_each_message_once() -> None:
     record = run(serve())
     assert record.received == ["lifespan.startup", "lifespan.shutdown"]
     assert [message["type"] for message in record.sent] == list(COMPLETE)
+
+
+def test_wrong_settings_stop_the_start_where_the_middleware_is_made_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starlette makes it in the lifespan; what is raised there servers take for an app without one, and serve on."""
+    monkeypatch.setenv("SHIELD_JWT_LEEWAY", "abc")
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return STARTUP.message
+
+    async def serve() -> None:
+        app = Starlette(middleware=[Middleware(ShieldMiddleware)])
+        await app(lifespan_scope(), receive, send)
+
+    with pytest.raises(SettingsError, match="SHIELD_JWT_LEEWAY='abc'"):
+        asyncio.run(serve())
+    assert sent == [{"type": "lifespan.startup.failed", "message": "SHIELD_JWT_LEEWAY='abc': write a whole number"}]
+
+
+def test_wrong_settings_raise_at_once_where_no_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that is wrapped when its module is loaded fails there."""
+    monkeypatch.setenv("SHIELD_JWT_LEEWAY", "abc")
+    with pytest.raises(SettingsError, match="SHIELD_JWT_LEEWAY='abc'"):
+        ShieldMiddleware(ok)

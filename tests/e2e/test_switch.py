@@ -259,7 +259,9 @@ class Listener:
         self.next_id = 0
 
     def hears(self, events: int) -> None:
-        """Read some events; there must be no gap, and nothing but the app's own."""
+        """Read some events; there must be no gap, and nothing but the app's own after the wait to reconnect."""
+        if self.next_id == 0:
+            assert (next(self._lines).partition(":")[0], next(self._lines)) == ("retry", "")
         for _ in range(events):
             assert next(self._lines) == f"id: {self.next_id}"
             self.worker = next(self._lines).removeprefix("data: ")
