@@ -1,7 +1,9 @@
-"""Ends a worker whose main process has died without telling it, by kill -9 or for lack of memory.
+"""Ends a worker that was not told to: its main process is gone (kill -9, out of memory), or its SIGTERM was lost.
 
-Nobody would restart such a worker, and it would hold the port. The parent is asked after again and again, which works
-on every system; signals at a parent's death exist on Linux only, and are sent where a mere thread of it ends, too.
+Nobody would restart an orphan, and it would hold the port. A SIGTERM that comes while a worker starts may fall between
+two handlers; without this the worker would serve until it is killed at the end of the drain. The parent is asked after
+again and again, which works on every system; signals at a parent's death exist on Linux only, and are sent where a
+mere thread of it ends, too.
 """
 
 from __future__ import annotations
@@ -11,20 +13,42 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from multiprocessing.sharedctypes import RawValue
 
 LOOK_EVERY_S = 0.25
 
+# How soon a worker that still runs is told once more; one that drains does nothing twice.
+AGAIN_S = 1.0
+
+# Shared with the workers, which are forked: whether the main process is stopping.
+_stopping = RawValue("b", 0)
+
+
+def tell_workers(is_stopping: Callable[[], bool]) -> None:
+    """In the main process: let the workers know as soon as it is stopping."""
+
+    def watch() -> None:
+        while not is_stopping():
+            time.sleep(LOOK_EVERY_S)
+        _stopping.value = 1
+
+    threading.Thread(target=watch, name="shieldmw stop", daemon=True).start()
+
 
 def end_with_parent(drain_s: float) -> None:
-    """In a child process of multiprocessing: SIGTERM to itself once its parent has ended, SIGKILL ``drain_s`` later."""
+    """In a worker: SIGTERM to itself once its parent is stopping or gone; SIGKILL ``drain_s`` after it has gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         threading.Thread(target=_watch, args=(parent.pid, drain_s), name="shieldmw parent", daemon=True).start()
 
 
 def _watch(parent: int, drain_s: float) -> None:
-    while os.getppid() == parent:
+    while os.getppid() == parent and not _stopping.value:
         time.sleep(LOOK_EVERY_S)
+    while os.getppid() == parent:
+        time.sleep(AGAIN_S)  # the parent has sent the first one
+        os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(drain_s)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -23,7 +23,7 @@ from shieldmw.store.embedded import EmbeddedServer
 from shieldmw.wiring import ShieldMiddleware
 
 from .load import exit_with, settings_or_exit
-from .orphan import end_with_parent
+from .orphan import end_with_parent, tell_workers
 
 # Listeners of a live event hold their connections: none is turned away before it was decided.
 CONNECTIONS_PER_WORKER = 100_000
@@ -64,6 +64,7 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
         )
         server = _server(target, address, port, workers)
         _let_workers_hear_sigterm()
+        tell_workers(lambda: bool(server.interrupt_signal))
         server.serve(target_loader=load_shielded)
 
 
