@@ -1,8 +1,9 @@
 """Who may come in to the admin routes: a bearer token, few tries, and a growing wait for wrong ones.
 
-The right token comes first and has a budget of its own, so nobody who shares the operator's address can use that
-up or lock it out. Guesses are few, for an address and for all addresses together. All of it is known in the worker
-alone, so that it holds without the store and in an emergency.
+The right token has a budget of its own, and what is asked without a token takes nothing from it. Guesses are few,
+address by address, so nobody at one address keeps the operator out at another; at the operator's own it takes more
+than 6,000 wrong tokens a minute. All of it is known in the worker alone, so that it holds without the store and in an
+emergency.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ TOKEN_LIMIT = Limit("admin-token", 600, 60, 600)
 # Requests without one, of one address; far too few to guess with.
 LIMIT = Limit("admin", 60, 60, 60)
 
-# Tokens that are looked at all the same from addresses that are locked out or have used up their limit, on one worker.
-# Beyond that only the other addresses come in. A day of this finds one in 10**12 of all tokens of 16 hex digits.
+# Tokens that are compared all the same from one address that is locked out or has used up its limit; beyond that the
+# right one does not come in there, either. A day of this finds one in 10**12 of all tokens of 16 hex digits. It is not
+# a limit of the whole worker, which anybody could use up for everybody: a comparison takes microseconds.
 GUESSES_LIMIT = Limit("admin-guesses", 6000, 60, 6000)
-_EVERYBODY = Client("door", "everybody", "door:everybody")
 
 ADDRESSES_KEPT = 16_384
 
@@ -96,8 +97,8 @@ class Door:
         token = _bearer(scope)
         if token is None:
             return refusal or _unauthorized("Show the admin token, as Authorization: Bearer.")
-        # Failures of other clients at the address must not keep the right token out.
-        if refusal is not None and not self._limit.take_now((Charge(_EVERYBODY, GUESSES_LIMIT),)).allowed:
+        # What others at the address do must not keep the right token out.
+        if refusal is not None and not self._limit.take_now(_charges(clients, GUESSES_LIMIT)).allowed:
             return refusal
         role = self._role(token)
         if role is None:
@@ -121,10 +122,7 @@ class Door:
         wait_s = self._lockout.wait_s(clients, self._now_s())
         if wait_s > 0:
             return wait_problem(wait_s, "Locked out", "Too many wrong tokens came from this address.")
-        charges: Charges = (Charge(clients.one, LIMIT),)
-        if clients.site is not None:
-            charges = (*charges, Charge(clients.site, aggregate(LIMIT)))
-        return self._refusal(charges, "from one address")
+        return self._refusal(_charges(clients, LIMIT), "from one address")
 
     def _refusal(self, charges: Charges, whose: str) -> Response | None:
         outcome = self._limit.take_now(charges)
@@ -146,6 +144,12 @@ class Door:
         if (counts := self._wrong_tokens.due("wrong")) is not None:
             log.warning("admin tokens: %s; the last from %s", counts, address)
         return _unauthorized("The token is wrong.")
+
+
+def _charges(clients: AddressClients, limit: Limit) -> Charges:
+    """One unit of the address's, and of what the IPv6 /56 around it shares."""
+    one = Charge(clients.one, limit)
+    return (one,) if clients.site is None else (one, Charge(clients.site, aggregate(limit)))
 
 
 def _digest(token: bytes) -> bytes:

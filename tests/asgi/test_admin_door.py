@@ -13,6 +13,7 @@ from asgi.admin_app import ADMIN, HOME, VIEW, WRONG
 from shieldmw.asgi.admin_door import GUESSES_LIMIT, LIMIT, TOKEN_LIMIT, Door, Role, Visitor
 from shieldmw.asgi.facts import FactsReader, Reading
 from shieldmw.core.address import Networks, parse_networks
+from shieldmw.core.limits import aggregate
 from shieldmw.gate.askers import Addressing
 from shieldmw.store.memory import MemoryBuckets
 
@@ -139,17 +140,50 @@ def test_nobody_at_the_same_address_locks_the_operator_out(others: str | None, t
     assert doorway.status(token) == 200
 
 
-def test_guesses_from_addresses_that_are_locked_out_are_few() -> None:
-    """Beyond a number a minute no token is looked at from where wrong ones come; elsewhere the right one comes in."""
+def use_up_guesses(doorway: Doorway, addresses: list[str]) -> None:
+    """Wrong tokens from there until no more are compared."""
+    for number in range(aggregate(GUESSES_LIMIT).burst + LIMIT.burst):
+        doorway.status(WRONG, addresses[number % len(addresses)])
+
+
+@pytest.mark.parametrize("others", [None, WRONG])
+def test_guesses_at_one_address_take_none_from_another(others: str | None) -> None:
+    """Beyond a number a minute no token is compared where wrong ones come from; the operator comes in elsewhere.
+
+    And does so whatever is asked without a token, or guessed now and then, at the operator's own address.
+    """
     doorway = Doorway()
-    crowd = [f"198.51.100.{number}" for number in range(100)]
-    for _ in range(GUESSES_LIMIT.burst // len(crowd) + LIMIT.burst):
-        for address in crowd:
-            doorway.status(WRONG, address)
-    assert doorway.status(ADMIN, crowd[0]) == 429
-    assert doorway.status(ADMIN) == 200
+    for _ in range(LIMIT.burst + 5):
+        doorway.status(others)
+    use_up_guesses(doorway, ["198.51.100.1"])
+    assert doorway.status(ADMIN, "198.51.100.1") == 429
+    for _ in range(20):
+        assert doorway.status(others) != 200
+        assert doorway.status(ADMIN) == 200
+        assert doorway.status(others, "198.51.100.1") == 429
+    assert doorway.status(ADMIN, "198.51.100.2") == 200
     doorway.clock.now_s += 1
-    assert doorway.status(ADMIN, crowd[0]) == 200
+    assert doorway.status(ADMIN, "198.51.100.1") == 200
+
+
+def test_requests_without_a_token_are_no_guesses() -> None:
+    """However many there are, the right token is compared."""
+    doorway = Doorway()
+    for _ in range(GUESSES_LIMIT.burst + LIMIT.burst):
+        last = doorway.status(None)
+    assert last == 429
+    assert doorway.status(ADMIN) == 200
+
+
+def test_guesses_of_an_ipv6_site_are_counted_together() -> None:
+    """Who has a /56 has four addresses' guesses; the next /56 has its own."""
+    doorway = Doorway()
+    use_up_guesses(doorway, [f"2001:db8:0:{number:x}::1" for number in range(256)])
+    assert doorway.status(ADMIN, "2001:db8:0:1::2") == 429
+    for _ in range(LIMIT.burst * 5):
+        doorway.status(None, "2001:db8:0:100::1")
+    assert doorway.status(None, "2001:db8:0:100::1") == 429
+    assert doorway.status(ADMIN, "2001:db8:0:100::1") == 200
 
 
 def test_each_token_has_a_limit_of_its_own() -> None:
