@@ -119,6 +119,7 @@ class LiveStream:
         """The listener must go, within ``GOODBYE_S``; a response of known length may use them to finish."""
         if self._task is not None and not self._leaving and self._phase is not Phase.OVER:
             self._leaving = True
+            self._seat.is_slow = self._phase is Phase.FINITE
             self._deadline = self._task.get_loop().call_later(self._goodbye_s, self._overdue)
             if self._phase not in _ENDS_SOON:
                 self._cancel(self._task)

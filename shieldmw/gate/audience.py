@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf, isfinite
@@ -28,7 +29,8 @@ class Seat:
     by the clock of the store; 0 for a stream with which the ticket began, which all others came after. ``client``
     stands for the client that is charged (0 for none), ``began_ms`` is when its stream began, by the same clock;
     0 for a guest who came back with a ticket. ``address``, ``api_key`` (the digest of the key that proved a member)
-    and ``until_s`` (when the credential ends, Unix time) say when the listener may no longer be here. ``turn`` is set
+    and ``until_s`` (when the credential ends, Unix time) say when the listener may no longer be here. ``is_slow``: the
+    response must not be cut at once, and may use the time of a goodbye to finish. ``turn`` is set
     once the response that still runs on this seat has ended; None where the seat was empty.
     """
 
@@ -44,6 +46,7 @@ class Seat:
     api_key: str | None = None
     until_s: float = inf
     why: Reason = Reason.NO_SEAT
+    is_slow: bool = False
     turn: asyncio.Event | None = None
     predecessor: Seat | None = None
     successor: Seat | None = None
@@ -119,6 +122,7 @@ class AudienceBook:
     _tickets: dict[str, tuple[Seat, ...]] = field(default_factory=dict)
     _clients: dict[int, tuple[Seat, ...]] = field(default_factory=dict)
     _ends: dict[int, set[Seat]] = field(default_factory=dict)
+    _vacating: Counter[int] = field(default_factory=Counter)
     _at_cut: int = 0
 
     def __iter__(self) -> Iterator[Seat]:
@@ -168,9 +172,12 @@ class AudienceBook:
         going = instead_of if old is None or old in instead_of else (*instead_of, old)
         for other in going:
             self.evict(other, Reason.REPLACED)
+        is_full = self.allotment.seats is not None and self.held().total >= self.allotment.seats
+        if is_full and self.is_vacating(seat.client):
+            return False
         if not going and not self._fits(seat, live=live):
             return False
-        if self.allotment.seats is not None and self.held().total >= self.allotment.seats:
+        if is_full:
             self._hand_over(seat)
         self._seats[seat.listener_class].add(seat)
         self._tickets[seat.ticket_id] = (*self._tickets.get(seat.ticket_id, ()), seat)
@@ -179,6 +186,12 @@ class AudienceBook:
         if isfinite(seat.until_s):
             self._ends.setdefault(ceil(seat.until_s), set()).add(seat)
         return True
+
+    def is_vacating(self, client: int) -> bool:
+        """Whether a response of the client itself takes a moment to end. It had better come back then than wait here:
+        a client that asks again and again would have one response after the other.
+        """
+        return client in self._vacating
 
     def _hand_over(self, seat: Seat) -> None:
         """Give the seat of someone who is leaving: of those who were told first, guests before members."""
@@ -194,6 +207,11 @@ class AudienceBook:
         if seat in self:
             self._remove(seat)
         self._leaving[seat.listener_class].pop(seat, None)
+        if seat.is_slow and seat.client:
+            seat.is_slow = False
+            self._vacating[seat.client] -= 1
+            if not self._vacating[seat.client]:
+                del self._vacating[seat.client]
         before, after = seat.predecessor, seat.successor
         seat.predecessor = seat.successor = None
         if before is not None:
@@ -226,6 +244,8 @@ class AudienceBook:
         if seat.leave is not None:
             self._leaving[seat.listener_class][seat] = None
             seat.leave()
+            if seat.is_slow and seat.client:
+                self._vacating[seat.client] += 1
         return True
 
     def evict_all(self, why: Reason) -> int:

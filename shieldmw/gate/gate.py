@@ -237,7 +237,7 @@ class Gate:
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
         if entry is not None:
             reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
-            wait_us = SEAT_DUE_US if entry.is_due else 0
+            wait_us = SEAT_DUE_US if entry.is_due or entry.is_vacating else 0
             refused = refused._replace(reason=reason, retry_after_us=wait_us, place=entry.place, paper=entry.paper)
         return self._told(facts, refused), None
 

@@ -51,13 +51,14 @@ class TurnedAway:
     """No seat: for members a place in the waiting room and the number to show there.
 
     ``too_many``: the client has all the streams that it may have. ``is_due``: the fleet has a seat, and this worker
-    will have it soon.
+    will have it soon. ``is_vacating``: the client's own response that it replaces takes a moment to end.
     """
 
     place: Place | None = None
     paper: str | None = None
     too_many: bool = False
     is_due: bool = False
+    is_vacating: bool = False
 
 
 class LiveRoom:
@@ -122,6 +123,8 @@ class LiveRoom:
             return self._wait(number, client, now_s)
         if self.seats.admit(seat, live=live or called, listener=seat.client, instead_of=going):
             return self._seated(seat, client, now_s)
+        if self.seats.book.is_vacating(seat.client):
+            return TurnedAway(is_vacating=True)
         is_due = self.seats.is_due(decision.listener_class)
         if decision.listener_class is ListenerClass.GUEST or is_due:
             return TurnedAway(is_due=is_due)

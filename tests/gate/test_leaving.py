@@ -122,6 +122,32 @@ def test_a_seat_stays_in_use_when_the_one_who_waits_for_it_goes_first() -> None:
     assert book.held() == Audience(0, 1, 0)
 
 
+def test_a_client_cannot_queue_behind_its_own_response_that_takes_a_moment_to_end() -> None:
+    """A hundred replays of a ticket for a film have as many responses as there are seats, not one after the other."""
+    book = AudienceBook(Allotment(2, 2))
+    admitted: list[Seat] = []
+
+    def film() -> Seat:
+        one = Seat(G, 0, "alice", lambda: setattr(one, "is_slow", True), client=7)
+        return one
+
+    for _ in range(100):
+        one = film()
+        if book.admit(one, live=True):
+            admitted.append(one)
+    assert len(admitted) == 2
+    assert book.is_vacating(7)
+    assert not book.admit(film(), live=True)
+    other = Seat(M, 0, "bob", lambda: None, client=8)
+    assert book.admit(other, live=False)
+    for one in [*admitted, other]:
+        book.release(one)
+        book.release(one)
+    assert not book.is_vacating(7)
+    assert book.held() == Audience()
+    assert book.admit(film(), live=True)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_no_more_run_than_there_are_seats(seed: int) -> None:
     """Random listeners come, come back, are cut and end: responses that run never outnumber the seats ever allowed."""
