@@ -24,7 +24,7 @@ ORIGIN = (b"origin", PAGE.encode())
 ASKS_FOR_PUT = (b"access-control-request-method", b"PUT")
 BEARER = (b"authorization", b"Bearer member")
 TOKEN = "an admin token, long enough"
-RULES = [{"name": "pay", "path": "/pay", "limits": "1/day", "cost": 1, "emergency": "members"}]
+RULES = [{"name": "pay", "path": "/pay", "limits": "5/day", "cost": 1, "emergency": "members"}]
 
 
 def preflight(path: str = "/", *headers: tuple[bytes, bytes], **more: Any) -> Scope:
@@ -112,6 +112,21 @@ def test_a_path_for_members_is_open_to_preflights_in_an_emergency() -> None:
     asked = [preflight("/pay"), http_scope("/pay", "PUT", headers=[ORIGIN, BEARER]), http_scope("/pay", "PUT")]
     values = {"rules": json.dumps(RULES), "ip_limit": "5/day", "emergency_ip_limit": "1/day"}
     assert statuses(*asked, *[preflight("/pay")] * 5, emergency=True, **values) == [200, 200, 503, *[200] * 4, 429]
+
+
+def test_a_path_that_is_closed_in_an_emergency_is_closed_to_preflights() -> None:
+    """An app may do there all that it does for a GET; nobody's request could follow."""
+    rules = json.dumps([{"name": "report", "path": "/report", "limits": "4/day", "cost": 2, "emergency": "closed"}])
+    assert statuses(preflight("/report"), preflight("/"), emergency=True, rules=rules) == [503, 200]
+
+
+def test_a_rule_s_limits_and_cost_hold_for_preflights() -> None:
+    """As many as requests, and beside them."""
+    rules = json.dumps([{"name": "report", "path": "/report", "limits": "4/day", "cost": 2}])
+    asked = [preflight("/report"), http_scope("/report", "PUT", headers=[ORIGIN])] * 3
+    assert statuses(*asked, rules=rules) == [200] * 4 + [429] * 2
+    free = json.dumps([{"name": "report", "path": "/report", "cost": 2}])
+    assert statuses(*[preflight("/report")] * 3, preflight(), rules=free, ip_limit="5/day") == [200, 200, 429, 200]
 
 
 def test_a_denied_address_has_no_preflights_either() -> None:
