@@ -21,7 +21,8 @@ from .facts import FactsReader
 from .gates import Gates
 from .lingering import Lingering
 from .nesting import Nesting
-from .replies import Headers, Replies, limit_headers, send_short, send_with
+from .preflights import answer_preflight
+from .replies import Headers, Replies, limit_headers, send_with
 from .streams import LiveStream
 from .tickets import ticket_headers
 
@@ -131,7 +132,7 @@ class Shield:
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if facts.preflight:
-            return self.app(scope, receive, send_short(headers, send))
+            return answer_preflight(self.app, scope, receive, send_with(headers, send))
         stream = LiveStream(self._replies, decision, scope, receive, send)
         entered = gate.enter_now(facts, decision, stream.leave)
         if entered is None:

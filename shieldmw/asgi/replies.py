@@ -252,23 +252,6 @@ def send_with(headers: Headers, send: Send) -> Send:
     return send_and_add
 
 
-def send_short(headers: Headers, send: Send) -> Send:
-    """The same for an answer that holds no seat, and so must be no stream: its first piece of a body is its last."""
-    send = send_with(headers, send)
-    is_over = False
-
-    async def send_and_end(message: Message) -> None:
-        nonlocal is_over
-        if is_over:
-            raise OSError("a preflight has no stream for an answer")  # what a server raises where the client has gone
-        if message["type"] == "http.response.body":
-            message = {**message, "more_body": False}
-            is_over = True
-        await send(message)
-
-    return send_and_end
-
-
 def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
     return [
         (b"content-type", content_type),

@@ -111,6 +111,12 @@ def aggregate(limit: Limit) -> Limit:
 
 
 @lru_cache(maxsize=1024)
+def of_preflights(limit: Limit) -> Limit:
+    """The limit that a rule's preflights have where its requests have ``limit``: the same, in a bucket of its own."""
+    return replace(limit, name=f"{limit.name}-preflight")
+
+
+@lru_cache(maxsize=1024)
 def share(limit: Limit, workers: int, cost: int = 1) -> Limit:
     """What each of so many workers has of a limit while each keeps its bucket alone: 1/workers of rate and burst.
 

@@ -11,7 +11,7 @@ from .address import Networks
 from .bucket import Charge, Charges
 from .client import AddressClients, Client, Identity, token_client
 from .facts import ANY_METHOD, Facts
-from .limits import Limit, aggregate
+from .limits import Limit, aggregate, of_preflights
 from .made import made
 from .mode import Mode
 from .paths import PathPattern, has_one_reading, readings
@@ -60,8 +60,8 @@ class Terms(NamedTuple):
     """What the policy says of a path under a method: the strictest of all its readings.
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may be here in an
-    emergency. ``limits`` are its own, beside the default ones; all of them are charged ``cost``. ``preflight``: of
-    whatever path, since it shows no credential, a preflight is open to all and charged to a bucket of its own.
+    emergency. ``limits`` are its own, beside the default ones; all of them are charged ``cost``. ``preflight``: the
+    terms of preflights, whose buckets are their own.
     """
 
     exempt: bool = False
@@ -100,7 +100,7 @@ class Policy:
     def terms(self, facts: Facts) -> Terms:
         """What is said of the path and the methods of a request, whoever asks."""
         terms = self._terms_of_path(facts)
-        return Terms(exempt=terms.exempt, live=terms.live, preflight=True) if facts.preflight else terms
+        return _of_preflights(terms) if facts.preflight else terms
 
     def _terms_of_path(self, facts: Facts) -> Terms:
         exempt = self._is_exempt(facts)
@@ -179,6 +179,17 @@ class Policy:
         yield None
 
 
+def _of_preflights(terms: Terms) -> Terms:
+    """What holds for preflights where these terms hold for requests: the same, in buckets of their own.
+
+    Members' preflights show no credential, so what is open to members is open to them. They cost 1 at least:
+    on a live path they hold no seat, and only their rate bounds how many there are at once.
+    """
+    access = Access.CLOSED if terms.access is Access.CLOSED else Access.OPEN
+    limits = tuple(of_preflights(limit) for limit in terms.limits)
+    return terms._replace(access=access, limits=limits, cost=max(1, terms.cost), preflight=True)
+
+
 def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:
     # Alone, no rule costs more than a burst; two that hold for readings of one path might, together.
     return [made(Charge, (client, limit, cost if cost < limit.burst else limit.burst)) for limit in limits]
@@ -192,7 +203,7 @@ def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int
 
 
 def all_limits(policy: Policy) -> Iterator[Limit]:
-    """Every limit of the policy, the default ones first; that of preflights is the one of guests once more."""
+    """Every limit that was written, the default ones first; those of preflights are some of them once more."""
     yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
     for rule in policy.rules:
         yield from rule.limits

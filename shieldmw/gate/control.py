@@ -14,7 +14,7 @@ from shieldmw.core.address import IPNetwork, parse_address, parse_networks
 from shieldmw.core.bucket import Ask, Charge
 from shieldmw.core.client import Client, Identity, IPAddress, address_clients, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
-from shieldmw.core.limits import Limit, aggregate
+from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.rules import Policy, all_limits
 from shieldmw.core.seats import Capacity
@@ -243,5 +243,6 @@ def network_of(text: str) -> IPNetwork:
 
 def limit_names(policy: Policy) -> tuple[str, ...]:
     """Every name under which a client may have a bucket, those that an IPv6 site shares included."""
-    limits = (*all_limits(policy), *policy.emergency_ip, *policy.preflight)
+    of_rules = (of_preflights(limit) for rule in policy.rules for limit in rule.limits)
+    limits = (*all_limits(policy), *policy.preflight, *of_rules)
     return tuple(dict.fromkeys(name for limit in limits for name in (limit.name, aggregate(limit).name)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shieldmw.core.client import Identity, ListenerClass
-from shieldmw.core.limits import Limit, aggregate
+from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.rules import RESERVED_NAMES, Policy, Rule
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,12 +31,13 @@ def _name_clashes(policy: Policy) -> Iterator[str]:
     owners: dict[str, str] = {}
     default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth, *policy.preflight)
     groups: list[tuple[str, tuple[Limit, ...]]] = [("the default limits", default)]
-    groups += [(f"rule '{rule.name}'", rule.limits) for rule in policy.rules]
+    groups += [(f"rule '{rule.name}'", (*rule.limits, *map(of_preflights, rule.limits))) for rule in policy.rules]
     for owner, limits in groups:
-        for name in [name for limit in limits for name in (limit.name, aggregate(limit).name)]:
-            if name in owners:
-                yield f"{owner}: its limit would be called '{name}', as one of {owners[name]} is: use another name"
-            owners[name] = owner
+        names = [name for limit in limits for name in (limit.name, aggregate(limit).name)]
+        clash = next((name for name in names if name in owners), None)
+        if clash is not None:
+            yield f"{owner}: its limit would be called '{clash}', as one of {owners[clash]} is: use another name"
+        owners.update(dict.fromkeys(names, owner))
     yield from _same_rule_twice(policy.rules)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asgi.harness import NO_BODY, Headers, Record, body, call, http_scope, run, websocket_scope
-from asgi.shields import ok
+from asgi.harness import NO_BODY, Headers, Record, Server, body, call, http_scope, run, websocket_scope
+from asgi.shields import ok, part, start
 from shieldmw import Identity, Settings, ShieldMiddleware
+from shieldmw.asgi import preflights
+from shieldmw.asgi.dropping import CONNECTIONS, Ends, ends_of
 from shieldmw.core.address import Networks, parse_networks
 
 PAGE = "https://page.example"
@@ -24,7 +27,7 @@ ORIGIN = (b"origin", PAGE.encode())
 ASKS_FOR_PUT = (b"access-control-request-method", b"PUT")
 BEARER = (b"authorization", b"Bearer member")
 TOKEN = "an admin token, long enough"
-RULES = [{"name": "pay", "path": "/pay", "limits": "1/day", "cost": 1, "emergency": "members"}]
+RULES = [{"name": "pay", "path": "/pay", "limits": "5/day", "cost": 1, "emergency": "members"}]
 
 
 def preflight(path: str = "/", *headers: tuple[bytes, bytes], **more: Any) -> Scope:
@@ -114,6 +117,21 @@ def test_a_path_for_members_is_open_to_preflights_in_an_emergency() -> None:
     assert statuses(*asked, *[preflight("/pay")] * 5, emergency=True, **values) == [200, 200, 503, *[200] * 4, 429]
 
 
+def test_a_path_that_is_closed_in_an_emergency_is_closed_to_preflights() -> None:
+    """An app may do there all that it does for a GET; nobody's request could follow."""
+    rules = json.dumps([{"name": "report", "path": "/report", "limits": "4/day", "cost": 2, "emergency": "closed"}])
+    assert statuses(preflight("/report"), preflight("/"), emergency=True, rules=rules) == [503, 200]
+
+
+def test_a_rule_s_limits_and_cost_hold_for_preflights() -> None:
+    """As many as requests, and beside them."""
+    rules = json.dumps([{"name": "report", "path": "/report", "limits": "4/day", "cost": 2}])
+    asked = [preflight("/report"), http_scope("/report", "PUT", headers=[ORIGIN])] * 3
+    assert statuses(*asked, rules=rules) == [200] * 4 + [429] * 2
+    free = json.dumps([{"name": "report", "path": "/report", "cost": 2}])
+    assert statuses(*[preflight("/report")] * 3, preflight(), rules=free, ip_limit="5/day") == [200, 200, 429, 200]
+
+
 def test_a_denied_address_has_no_preflights_either() -> None:
     """The deny list is for all that comes from there."""
     assert statuses(preflight(), deny_ips=Networks(parse_networks("203.0.113.7"))) == [429]
@@ -144,6 +162,120 @@ def test_a_preflight_holds_no_seat_and_gets_no_stream() -> None:
     assert not asked.sent[-1]["more_body"]
     assert len(asked.sent) == 2
     assert ended.is_set()
+
+
+async def begins(scope: Scope, receive: Receive, send: Send) -> None:
+    """Takes it for a GET: sends the head of a stream at once, and events when there are some."""
+    await send(start())
+    await asyncio.Event().wait()
+
+
+async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+    """Waits for something before it answers."""
+    await asyncio.Event().wait()
+
+
+async def disobedient(scope: Scope, receive: Receive, send: Send) -> None:
+    """Makes an error of its own of its cancellation."""
+    try:
+        await begins(scope, receive, send)
+    except asyncio.CancelledError:
+        raise RuntimeError("of the app's own") from None
+
+
+async def goes_on(scope: Scope, receive: Receive, send: Send) -> None:
+    """Returns as if nothing had happened."""
+    with suppress(asyncio.CancelledError):
+        await begins(scope, receive, send)
+
+
+async def ended(scope: Scope, receive: Receive, send: Send) -> None:
+    """Has answered, and does not end."""
+    await send(start())
+    await send(part(b"ok"))
+    await asyncio.Event().wait()
+
+
+async def to_live(app: ASGIApp, send: Send | None = None) -> Record:
+    """What becomes of a preflight on a live path."""
+    shield = ShieldMiddleware(app, Settings(live_paths="/live"))
+    if send is None:
+        return await call(shield, preflight("/live"), NO_BODY)
+    await shield(preflight("/live"), Server(preflight("/live")).receive, send)
+    return Record()
+
+
+@pytest.mark.parametrize(("app", "status"), [(begins, 200), (silent, 504), (disobedient, 200), (goes_on, 200)])
+def test_the_answer_to_a_preflight_on_a_live_path_has_a_deadline(
+    app: ASGIApp, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The app is cancelled, and the answer ended in its place so that the connection can be used again."""
+    monkeypatch.setattr(preflights, "ANSWER_S", 0)
+    record = run(to_live(app))
+    assert (record.status, record.body, record.raised) == (status, b"", None)
+    assert [message["type"] for message in record.sent] == ["http.response.start", "http.response.body"]
+    assert not record.sent[-1]["more_body"]
+
+
+def test_an_app_that_does_not_end_after_its_answer_is_cancelled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent stays as it is."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)  # at once, so that the time is over only after it
+
+    monkeypatch.setattr(preflights, "ANSWER_S", 0)
+    run(to_live(ended, send))
+    assert [message.get("body") for message in sent] == [None, b"ok"]
+
+
+def test_an_app_s_own_time_out_is_its_own() -> None:
+    """Only the one that the shield has set is not told to the server."""
+
+    async def times_out(scope: Scope, receive: Receive, send: Send) -> None:
+        raise TimeoutError("of the app's own")
+
+    assert run(to_live(times_out)).raised == """TimeoutError("of the app's own")"""
+
+
+def test_somebody_else_s_cancellation_is_obeyed() -> None:
+    """A server that ends a request is not held up."""
+
+    async def cancelled() -> None:
+        begun = asyncio.Event()
+
+        async def send(message: Message) -> None:
+            begun.set()
+
+        task = asyncio.create_task(to_live(begins, send))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(cancelled())
+
+
+@pytest.mark.parametrize("fails_at", ["the app's piece", "the end"])
+def test_a_connection_on_which_the_answer_cannot_be_ended_is_dropped(
+    fails_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody reads, or the app has said how long its answer is."""
+    dropped: list[Ends] = []
+
+    async def drop(ends: Ends) -> None:
+        dropped.append(ends)
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            if fails_at == "the end":
+                raise RuntimeError("shorter than Content-Length")
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(preflights, "ANSWER_S", 0)
+    monkeypatch.setattr(CONNECTIONS, "drop", drop)
+    run(to_live(begins if fails_at == "the end" else ended, send))
+    assert dropped == [ends_of(preflight())]
 
 
 # --- refusals that a page can read ----------------------------------------------------------------

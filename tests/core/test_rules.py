@@ -116,11 +116,12 @@ def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
 
 
 PREFLIGHTS = Limit("preflight", 300, 60, 300)
-MEMBERS_ONLY = Rule("pay", PathPattern("/pay"), limits=(SEARCH,), cost=5, live=True, emergency=Access.MEMBERS)
+MEMBERS_ONLY = Rule("pay", PathPattern("/pay/*"), limits=(SEARCH,), cost=5, live=True, emergency=Access.MEMBERS)
+CLOSED = Rule("report", PathPattern("/report"), limits=(LIVE,), cost=2, emergency=Access.CLOSED)
 WITH_PREFLIGHTS = Policy(
     ip=(IP,),
     address=(ADDRESS,),
-    rules=(MEMBERS_ONLY,),
+    rules=(MEMBERS_ONLY, CLOSED, Rule("free", PathPattern("/free"), cost=0)),
     emergency_ip=(Limit("ip", 30, 60, 30),),
     preflight=(PREFLIGHTS,),
     exempt=(PathPattern("/healthz"),),
@@ -128,20 +129,39 @@ WITH_PREFLIGHTS = Policy(
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("path", ["/", "/pay"])
-def test_a_preflight_is_charged_to_a_bucket_of_its_own(path: str, mode: Mode) -> None:
-    """In an emergency too, and whatever the path's own rules say: a member's preflight looks like a guest's."""
+@pytest.mark.parametrize(
+    ("path", "own", "cost", "access"),
+    [
+        pytest.param("/", [], 1, Access.OPEN, id="no-rule"),
+        pytest.param("/pay", ["search-preflight"], 5, Access.OPEN, id="members-preflights-look-like-those-of-guests"),
+        pytest.param("/report", ["live-preflight"], 2, Access.CLOSED, id="what-is-closed-is-closed-to-all"),
+        pytest.param("/free", [], 1, Access.OPEN, id="free-for-requests-only"),
+        pytest.param("/pay/../report", ["search-preflight", "live-preflight"], 5, Access.CLOSED, id="two-readings"),
+    ],
+)
+def test_a_preflight_has_the_terms_of_its_path_in_buckets_of_its_own(
+    path: str, own: list[str], cost: int, access: Access, mode: Mode
+) -> None:
+    """A rule's limits and its cost hold for preflights too, in an emergency as well, and cost requests nothing."""
     asked = facts(path, "OPTIONS")._replace(preflight=True)
     terms = WITH_PREFLIGHTS.terms(asked)
     charges = WITH_PREFLIGHTS.charges(terms, None, V6, mode)
+    names = [*own, "preflight", "address"]
     assert named(charges) == [
-        (GUEST_V6, "preflight", 1),
-        (GUEST_V6, "address", 1),
-        (SITE_V6, "preflight-prefix", 1),
-        (SITE_V6, "address-prefix", 1),
+        *((GUEST_V6, name, cost) for name in names),
+        *((SITE_V6, f"{name}-prefix", cost) for name in names),
     ]
-    assert terms == Terms(live=path == "/pay", preflight=True), "what is open, and holds no rule's limits"
-    assert terms != WITH_PREFLIGHTS.terms(facts("/", "OPTIONS")), "guests that are refused are known by their terms"
+    assert (terms.live, terms.access, terms.preflight) == ("pay" in path, access, True)
+    assert terms != WITH_PREFLIGHTS.terms(facts(path, "OPTIONS")), "guests that are refused are known by their terms"
+
+
+def test_a_preflight_of_a_path_beyond_reading_has_the_strictest_terms() -> None:
+    """Those of every rule, as a request there has."""
+    path = "/" + "%252f" * 2000
+    request, asked = (WITH_PREFLIGHTS.terms(facts(path, "OPTIONS")._replace(preflight=what)) for what in (False, True))
+    assert request == WITH_PREFLIGHTS.strictest_terms()
+    assert [limit.name for limit in asked.limits] == ["search-preflight", "live-preflight"]
+    assert (asked.cost, asked.access, asked.live) == (5, Access.CLOSED, True)
 
 
 def test_a_preflight_of_an_exempt_path_is_exempt() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -312,10 +313,13 @@ def test_a_text_that_names_nobody_is_an_error(text: str) -> None:
 
 def test_every_name_under_which_a_bucket_is_kept_is_known() -> None:
     """Those of an emergency with more limits than usual too."""
-    settings = Settings(ip_limit="5/minute", emergency_ip_limit="1/second; 5/minute", token_limit="off")
+    rules = json.dumps([{"name": "r", "path": "/r", "limits": "1/second; 5/minute"}])
+    settings = Settings(ip_limit="5/minute", emergency_ip_limit="1/second; 5/minute", token_limit="off", rules=rules)
     names = limit_names(settings.policy)
     known = {"ip", "ip-prefix", "ip-2", "ip-2-prefix", "failed-auth", "preflight", "preflight-prefix"}
     assert known <= set(names)
+    of_rules = {"r", "r-2", "r-preflight", "r-2-preflight"}
+    assert of_rules | {f"{name}-prefix" for name in of_rules} <= set(names)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,18 @@ def two(first: dict[str, object], second: dict[str, object]) -> str:
             "its limit would be called 'ip-2', as one of the default limits is",
             id="the-name-of-a-second-default-limit",
         ),
+        pytest.param(
+            two({"name": "r", "limits": "9/minute"}, {"name": "r-preflight", "limits": "9/minute"}),
+            {},
+            "rule 'r-preflight': its limit would be called 'r-preflight', as one of rule 'r' is: use another name",
+            id="the-name-of-another-rule-s-preflights",
+        ),
+        pytest.param(
+            two({"name": "r-preflight-prefix", "limits": "9/minute"}, {"name": "r", "limits": "9/minute"}),
+            {},
+            "rule 'r': its limit would be called 'r-preflight-prefix', as one of rule 'r-preflight-prefix' is",
+            id="the-other-way-round-and-of-a-site",
+        ),
     ],
 )
 def test_rules_beside_other_limits(rules: str, environ: dict[str, str], right: str) -> None:

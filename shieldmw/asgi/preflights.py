@@ -1,0 +1,84 @@
+"""The answer to a preflight on a live path: short, since nothing there holds a seat for it.
+
+It ends with its first piece of a body, and after ``ANSWER_S`` at the latest, so that an app that takes a preflight for
+a GET opens no stream. How many there are at once is bounded by their rate: of one address those of a burst and of
+``ANSWER_S``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .dropping import CONNECTIONS, ends_of
+
+# What apps answer to a preflight is in their settings: they have it in milliseconds.
+ANSWER_S = 2.0
+
+# What the end itself may take, where a client does not read.
+END_S = 1.0
+
+
+async def answer_preflight(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run the app until it ends or its time is over; then end what it has begun, and else answer 504."""
+    answer = _ShortAnswer(send)
+    deadline = asyncio.timeout(ANSWER_S)
+    try:
+        async with deadline:
+            await app(scope, receive, answer.send)
+    except BaseException as error:
+        # Apps may turn the cancellation into errors of their own, or into a group of them. One that still comes out
+        # as such is somebody else's.
+        if not deadline.expired() or isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+            raise
+    if not deadline.expired():
+        return
+    ends = ends_of(scope)
+    connection = None if ends is None else await CONNECTIONS.find(ends)
+    if not await answer.end() and connection is not None:
+        await CONNECTIONS.drop(connection)
+
+
+class _ShortAnswer:
+    """Sends an answer whose first piece of a body is its last."""
+
+    __slots__ = ("_has_begun", "_is_over", "_is_sent", "_send")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._has_begun = False
+        self._is_over = False
+        self._is_sent = False
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the app.
+
+        Raises:
+            OSError: the answer is over. It is what a server raises where the client has gone.
+        """
+        if self._is_over:
+            await asyncio.sleep(0)  # an app that catches this and sends again must not starve the others
+            raise OSError("a preflight has no stream for an answer")
+        self._has_begun = True
+        if message["type"] != "http.response.body":
+            await self._send(message)
+            return
+        self._is_over = True
+        await self._send({**message, "more_body": False})
+        self._is_sent = True
+
+    async def end(self) -> bool:
+        """End the answer in the app's place, which can send nothing more; whether the server took all of it."""
+        if self._is_over:
+            return self._is_sent
+        self._is_over = True
+        try:
+            async with asyncio.timeout(END_S):
+                if not self._has_begun:
+                    headers = [(b"content-length", b"0"), (b"cache-control", b"no-store")]
+                    await self._send({"type": "http.response.start", "status": 504, "headers": headers})
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        except Exception:  # nobody reads, or it has said how long it is: servers raise errors of their own kind
+            return False
+        return True
