@@ -18,7 +18,7 @@ from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.rules import Policy, all_limits
 from shieldmw.core.seats import Capacity
-from shieldmw.errors import StoreError
+from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.settings import Settings
 from shieldmw.store.port import AuditEntry, Store
 
@@ -152,7 +152,14 @@ class Control:
         return dropped
 
     async def _fresh_list(self) -> DenyList:
-        await self._deny_list.refresh()
+        """The list as it is now; as it was last known where something else has been put in its place, which the next
+        change replaces."""
+        try:
+            await self._deny_list.refresh()
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            pass
         return self._deny_list.entries
 
     def _in_force(self, deny_list: DenyList) -> list[DenyEntry]:

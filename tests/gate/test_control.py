@@ -16,7 +16,7 @@ from shieldmw.core.client import Identity, address_clients, token_client
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
-from shieldmw.errors import StoreUnavailable
+from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate import control as control_module
 from shieldmw.gate.control import Control, DenyRefusal, clients_of, limit_names, network_of
 from shieldmw.gate.gate import Gate
@@ -180,6 +180,38 @@ def test_a_denied_network_is_refused_until_it_is_taken_off() -> None:
             ("jo", "deny 203.0.113.0/24"),
             ("kim", "deny 203.0.113.0/24"),
         ]
+
+    run(work)
+
+
+class ForeignList(MemoryStore):
+    """A store in which something else has the place of the deny list, until somebody is denied."""
+
+    is_foreign = True
+
+    async def deny_list(self, known_version: int | None) -> DenyList | None:
+        """The list, once there is one."""
+        if self.is_foreign:
+            raise StoreError("ResponseError WRONGTYPE")
+        return await super().deny_list(known_version)
+
+    async def deny(self, entry: DenyEntry) -> None:
+        """Put the list in its place again."""
+        self.is_foreign = False
+        await super().deny(entry)
+
+
+def test_a_network_is_denied_though_something_else_has_the_place_of_the_list() -> None:
+    """The operator's word replaces it: nothing has to be mended by hand first."""
+
+    async def work() -> None:
+        gate, control = worker(ForeignList(b"secret"))
+        assert await control.denied() == []
+        network = network_of("203.0.113.0/24")
+        denied = await control.deny(network, 60, actor="admin", reason="", own=None, force=False)
+        assert isinstance(denied, DenyEntry)
+        assert [entry.network for entry in await control.denied()] == [network]
+        assert (await gate.decide(request("203.0.113.7"))).refused
 
     run(work)
 
