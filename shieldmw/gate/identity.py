@@ -79,8 +79,8 @@ GUEST = Verified(None)
 class Identifier:
     """Finds the identity of a request; caches the outcome for each credential until ``epoch`` changes.
 
-    A good credential is never rejected because of bad ones from the same address: API keys are always looked up, and
-    tokens are verified within a share of this worker's time.
+    API keys are always looked up, whatever failed at the same address. Tokens are verified within a share of this
+    worker's time; one whose turn does not come in time is a guest's for that request.
     """
 
     def __init__(

@@ -69,12 +69,10 @@ class TimeShare(Generic[T]):
             return None
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run one function, if there is time for it; the loop goes on before the next."""
-        wait_s = self._wait_s(loop.time())
-        if wait_s <= 0:
+        """Run what there is time for now, which is all of the share however seldom a busy loop comes round."""
+        while (wait_s := self._wait_s(loop.time())) <= 0 and self._waiting:
             self._run_next()
-        pause_s = max(wait_s, TIMER_S) if wait_s > 0 else 0.0
-        self._turn = loop.call_later(pause_s, self._take_turn, loop) if self._waiting else None
+        self._turn = loop.call_later(max(wait_s, TIMER_S), self._take_turn, loop) if self._waiting else None
 
     def _run_next(self) -> None:
         """Run one function of the client whose last turn is longest ago."""

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from gate.doubles import at_once, loop_time, pass_time, run, yield_often
+from gate.doubles import VirtualLoop, at_once, loop_time, pass_time, run, yield_often
 from shieldmw.gate.time_share import BURST_S, LONGEST_WAIT_S, MOST_WAITING, MOST_WAITING_EACH, SHARE, TimeShare
 
 
@@ -144,6 +144,25 @@ def test_a_flood_at_the_same_address_keeps_nobody_out(in_flight: int) -> None:
     waits_s = run(story())
     assert None not in waits_s
     assert max(wait_s or 0.0 for wait_s in waits_s) <= LONGEST_WAIT_S
+
+
+def test_a_busy_loop_takes_nothing_from_the_share() -> None:
+    """Where the loop comes round every 20 ms, five functions of a millisecond run each time, and not one."""
+    work = Work()
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        await work.run("first")
+        waiting = [asyncio.create_task(work.run("address")) for _ in range(500)]
+        until_s = loop.now_s + LONGEST_WAIT_S
+        while loop.now_s < until_s:
+            loop.now_s += 0.02
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+
+    run(story())
+    assert len(work.done) > 0.9 * SHARE * LONGEST_WAIT_S / work.takes_s
 
 
 @pytest.mark.parametrize("in_flight", [200, 1000])
