@@ -223,7 +223,8 @@ class Gate:
             left_us = int(left_s * US_PER_S)
             return decision._replace(reason=Reason.DENY_LIST, retry_after_us=left_us, charges=(), outcome=None)
         proof = self._identifier.identify_now(facts) or GUEST
-        if proof.identity is None and decision.identity is not None and facts.authenticate is None:
+        is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
+        if is_proven_here and proof.identity is None:
             return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
         return self.room.enter(facts, decision, None if self._dry_run else leave, proof)
 
