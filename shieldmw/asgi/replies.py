@@ -130,7 +130,8 @@ class Replies:
         status, headers, body, wait_s = self._answer(decision, wants_html=_wants_html(scope))
         # A list of its own, since the servers and middleware that it is sent to may change it.
         headers = [*headers, *_retry_after(self._jittered(wait_s))]
-        headers += _place_cookie(decision, scope)
+        if decision.paper is not None:
+            headers += _place_cookie(decision, scope)
         if self._cors is not None:
             headers += self._cors.headers(scope)
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
