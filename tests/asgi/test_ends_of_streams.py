@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -27,7 +28,7 @@ from asgi.test_streams import (
     shed,
     waiting_after,
 )
-from shieldmw.asgi.dropping import Connections, Ends, ends_of
+from shieldmw.asgi.dropping import CONNECTIONS, Connections, Ends, ends_of
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason, Verdict
 from shieldmw.gate.audience import Seat
@@ -100,6 +101,57 @@ def test_who_reads_nothing_is_dropped(kind: str) -> None:
         assert (len(listener.sent), listener.given_back, listener.cancelling) == (sent, 1, 0)
 
     run(story, scope)
+
+
+def test_a_goodbye_that_fails_gives_the_seat_back_though_the_app_does_not_obey() -> None:
+    """Servers raise errors of their own for what comes too late."""
+
+    async def story(listener: Listener) -> None:
+        take = listener.send
+        listener.goodbye_s = 0.01
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                raise RuntimeError("the response is complete already")
+            await take(message)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(CHUNKED_START)
+            listener.reached.set()
+            while not listener.given_back:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+
+        listener.send = send  # type: ignore[method-assign]
+        task = asyncio.create_task(listener.serve(app))
+        await listener.reached.wait()
+        assert listener.stream
+        listener.stream.leave()
+        await asyncio.wait([task], timeout=5)
+        assert listener.given_back == 1
+
+    run(story)
+
+
+def test_a_connection_is_kept_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next request is somebody else's business: only a stream's connection is ever looked for."""
+    looked_for: list[Ends] = []
+
+    async def find(ends: Ends) -> int | None:
+        looked_for.append(ends)
+        return None
+
+    async def story(listener: Listener) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            listener.reached.set()
+            await asyncio.Event().wait()
+
+        await listener.evicted(app)
+        assert listener.refusals == 1
+
+    monkeypatch.setattr(CONNECTIONS, "find", find)
+    run(story, {**HTTP, "client": ("192.0.2.1", 5), "server": ("192.0.2.2", 80)})
+    assert looked_for == []
 
 
 def test_the_seat_is_held_until_the_last_word_is_sent() -> None:

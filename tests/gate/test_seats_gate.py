@@ -14,7 +14,7 @@ from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.audience import Seat
-from shieldmw.gate.seats import RENEW_S, SeatPlan, Seats
+from shieldmw.gate.seats import RENEW_S, SeatPlan, Seats, _Waiting
 from shieldmw.gate.switch import Switch
 from shieldmw.store.memory import MemoryStore
 
@@ -573,3 +573,15 @@ def test_nobody_waits_again_in_vain_until_more_is_granted(store: CountingStore, 
         assert worker.seats.may_ask()
 
     asyncio.run(story())
+
+
+def test_a_listener_who_asks_in_two_rounds_is_one_demand() -> None:
+    """Counted without going through all who wait."""
+    waiting = _Waiting()
+    for number in range(5):
+        waiting.add(ListenerClass.GUEST, number)
+    waiting.turn()
+    for number in range(3, 8):
+        waiting.add(ListenerClass.GUEST, number)
+    assert waiting.count() == Audience(guests=8)
+    assert not waiting.now[ListenerClass.GUEST] & waiting.last[ListenerClass.GUEST]
