@@ -18,6 +18,8 @@ from .asgi.middleware import Shield
 from .asgi.nesting import Nesting
 from .asgi.replies import Pointers, Replies
 from .asgi.stopping import StopSignals
+from .core.concurrency import AdaptiveLimit
+from .core.lane import Lane, LanePlan
 from .errors import SettingsError
 from .gate.api_keys import ApiKeys
 from .gate.askers import Addressing, Askers
@@ -25,6 +27,7 @@ from .gate.batch import Batch, Singly
 from .gate.charging import Charging, OwnCharging, SharedCharging
 from .gate.control import Control
 from .gate.deny import DenyWatch
+from .gate.events import Observer
 from .gate.expulsion import Expulsion
 from .gate.failed_auth import FailedAuth
 from .gate.gate import Background, Gate
@@ -32,6 +35,9 @@ from .gate.identity import Identifier, TokenVerifier
 from .gate.leases import Leases
 from .gate.live import LiveRoom
 from .gate.outage import GuardedStore, WatchedStore
+from .gate.overload.gatekeeper import Gatekeeper
+from .gate.overload.holding import Holding
+from .gate.overload.overload import Overload
 from .gate.refusals import Refusals, RefusedGuests
 from .gate.seats import SeatPlan, Seats
 from .gate.stream_caps import NO_CAPS, STREAMS, StreamCaps
@@ -196,7 +202,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     """
     policy = settings.policy
     plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
-    switch = Switch(store, on_change=lambda: seats.mode_changed(), on_reset=lambda: forget())
+    switch = Switch(store, on_change=lambda: mode_changed(), on_reset=lambda: forget())
     observers = (RefusalLog(),)
     seats = Seats(store, switch, plan, observers=observers)
     caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if policy.has_live_paths else NO_CAPS
@@ -208,9 +214,16 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
     identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, guarded, failures))
 
+    overload = None if settings.overload == "off" else _overload(settings, room, observers)
+
     def forget() -> None:
         gate.forget()
         failures.clear()
+
+    def mode_changed() -> None:
+        seats.mode_changed()
+        if overload is not None:
+            overload.share(seats.guest_share)
 
     gate = Gate(
         policy,
@@ -234,10 +247,19 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         deny_list=deny_list,
         switch=switch,
         room=room,
+        overload=overload,
         control=Control(store, guarded, switch, seats, deny_list, settings, forget),
         refused_guests=RefusedGuests() if settings.refusals else None,
     )
     return gate
+
+
+def _overload(settings: Settings, room: LiveRoom, observers: Sequence[Observer]) -> Overload:
+    """The lane before the app."""
+    plan = LanePlan(wait_us=settings.queue_ms * 1000)
+    keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)))
+    shadow = settings.overload == "shadow" or settings.dry_run
+    return Overload(keeper, Holding(settings.hold_ms / 1000), room.is_returning, observers, shadow=shadow)
 
 
 def _listener(

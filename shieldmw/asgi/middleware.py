@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,11 +17,13 @@ from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 from shieldmw.gate.live import Entry
+from shieldmw.gate.overload.gatekeeper import Passage
 
 from .facts import FactsReader
 from .gates import Gates
 from .lingering import Lingering
 from .nesting import Nesting
+from .passages import receive_if_there, send_from_inside
 from .preflights import answer_preflight
 from .replies import Headers, Replies, limit_headers, send_with
 from .streams import LiveStream
@@ -111,49 +114,96 @@ class Shield:
         if not isinstance(decision, Decision):
             decision = await decision
         answer: Awaitable[None]
+        passage: Passage | None = None
         if decision.verdict is REFUSED:
             answer = self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
-        elif decision.live:
+        elif decision.live and not facts.preflight:
             answer = self._live(gate, facts, decision, scope, receive, send)
         else:
-            scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode, self._nesting))
-            headers = limit_headers(decision) if decision.verdict is ALLOWED else []
-            if facts.paper is not None:
-                headers += self._renewed(gate, facts.paper, decision, scope)
-            answer = self.app(scope, receive, send_with(headers, send) if headers else send)
+            entry = gate.enter_app(facts, decision)
+            if entry is None or isinstance(entry, Passage):
+                passage = entry
+                answer = self._pass(passage, gate, facts, decision, scope, receive, send)
+            else:
+                answer = self._pass_later(entry, gate, facts, decision, scope, receive, send)
         # It may last for hours: what only the decision needed must not live as long.
         del gate, facts, decision
-        await answer
+        try:
+            await answer
+        finally:
+            if passage is not None:
+                passage.end()
+
+    def _pass(
+        self,
+        passage: Passage | None,
+        gate: Gate,
+        facts: Facts,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> Awaitable[None]:
+        """The app's answer."""
+        scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode, self._nesting))
+        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
+        if facts.paper is not None:
+            headers += self._renewed(gate, facts.paper, decision, scope)
+        if passage is not None:
+            send = send_from_inside(passage, scope, headers, send)
+        elif headers:
+            send = send_with(headers, send)
+        if decision.live:
+            return answer_preflight(self.app, scope, receive, send)
+        return self.app(scope, receive, send)
+
+    async def _pass_later(
+        self,
+        entry: Awaitable[Passage | Decision],
+        gate: Gate,
+        facts: Facts,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """The app's answer once the lane has let the request in, or the refusal."""
+        passage = await entry
+        if isinstance(passage, Decision):
+            await self._replies.refuse(passage, scope, *self._lingering.around(scope, receive, send))
+            return
+        try:
+            still_there = await receive_if_there(scope, receive)
+            if still_there is not None:
+                await self._pass(passage, gate, facts, decision, scope, still_there, send)
+        finally:
+            passage.end()
 
     def _live(
         self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
         """The answer to a request for a live response: the app if there is a seat, else a refusal."""
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
-        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
-        if facts.preflight:
-            return answer_preflight(self.app, scope, receive, send_with(headers, send))
         stream = LiveStream(self._replies, decision, scope, receive, send)
         entered = gate.enter_now(facts, decision, stream.leave)
         if entered is None:
-            return self._live_later(gate, facts, decision, stream, headers)
-        return self._entered(gate, *entered, stream, headers)
+            return self._live_later(gate, facts, decision, stream)
+        return self._entered(gate, facts, *entered, stream)
 
-    async def _live_later(
-        self, gate: Gate, facts: Facts, decision: Decision, stream: LiveStream, headers: Headers
-    ) -> None:
+    async def _live_later(self, gate: Gate, facts: Facts, decision: Decision, stream: LiveStream) -> None:
         """Answer a request for a live response once the fleet has said whether there is a seat."""
-        answer = self._entered(gate, *await gate.enter_when_due(facts, decision, stream.leave), stream, headers)
-        del gate, facts, decision, headers  # it may last for hours
+        answer = self._entered(gate, facts, *await gate.enter_when_due(facts, decision, stream.leave), stream)
+        del gate, facts, decision  # it may last for hours
         await answer
 
     def _entered(
-        self, gate: Gate, decision: Decision, entry: Entry | None, stream: LiveStream, headers: Headers
+        self, gate: Gate, facts: Facts, decision: Decision, entry: Entry | None, stream: LiveStream
     ) -> Awaitable[None]:
         scope, receive, send = stream.connection
+        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if entry is not None:
             stream.admit(gate.room.seats, entry, headers)
-            return stream.run(self.app)
+            return stream.run(self.app, partial(gate.enter_app, facts, decision))
         if decision.refused:
             return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
         return self.app(scope, receive, send_with(headers, send))

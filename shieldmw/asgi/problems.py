@@ -14,6 +14,7 @@ from .handshakes import WEBSOCKET_POLICY_VIOLATION, WEBSOCKET_SERVICE_RESTART, W
 
 PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 
+_FEWER_FOR_NOW = (Reason.NO_SEAT, Reason.EMERGENCY, Reason.RESTARTING, Reason.OVERLOAD)
 _AGAINST_POLICY = (Reason.DENY_LIST, Reason.TOO_MANY_STREAMS, Reason.REPLACED, Reason.CREDENTIAL_ENDED)
 
 
@@ -55,6 +56,11 @@ _RESTARTING = Problem(
     "This server is restarting",
     "Please come straight back, and show your ticket: it keeps your place before new listeners.",
 )
+_OVERLOAD = Problem(
+    _TYPE_REDUCED,
+    "Very busy",
+    "More is being asked than can be answered just now, and hosts and members go first. Please try again shortly.",
+)
 _TOO_MANY_STREAMS = Problem(
     f"{PROBLEM_TYPES}#quota-exceeded",
     "Too many streams",
@@ -77,6 +83,7 @@ _PROBLEMS = {
     Reason.STORE_CLOSED: _STORE_CLOSED,
     Reason.NO_SEAT: _MEMBER,
     Reason.RESTARTING: _RESTARTING,
+    Reason.OVERLOAD: _OVERLOAD,
     Reason.TOO_MANY_STREAMS: _TOO_MANY_STREAMS,
     Reason.REPLACED: _REPLACED,
     Reason.CREDENTIAL_ENDED: _CREDENTIAL_ENDED,
@@ -95,7 +102,7 @@ def status_of(decision: Decision) -> int:
     """503 where the fleet carries fewer for now, 429 where the client asked too much, 401 without a credential."""
     if decision.reason is Reason.CREDENTIAL_ENDED:
         return 401
-    return 503 if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY, Reason.RESTARTING) else 429
+    return 503 if decision.reason in _FEWER_FOR_NOW else 429
 
 
 def close_code(decision: Decision) -> int:

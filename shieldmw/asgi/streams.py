@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 
@@ -19,10 +19,12 @@ from shieldmw.core.decision import Decision, Reason
 from shieldmw.gate.audience import Seat
 from shieldmw.gate.live import Entry
 from shieldmw.gate.log_throttle import LogThrottle
+from shieldmw.gate.overload.gatekeeper import Passage
 from shieldmw.gate.seats import Seats
 
 from .dropping import CONNECTIONS, ends_of
 from .lingering import CONNECTION_CLOSE
+from .passages import route_of
 from .problems import close_code, turned_away
 from .replies import Headers, Replies
 from .tickets import ticket_cookie
@@ -50,6 +52,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PAST_THE_APP = {"http.response.pathsend", "http.response.zerocopysend"}
 
 
+# The way into the app; see ``Gate.enter_app``.
+Enter = Callable[[], Passage | Awaitable[Passage | Decision] | None]
+
+
 class Phase(Enum):
     """How far the response has come, and what it turned out to be."""
 
@@ -72,7 +78,19 @@ class LiveStream:
 
     __slots__ = (
         *("_cancelled", "_cancels", "_cutting", "_deadline", "_goodbye", "_goodbye_s", "_headers", "_leaving"),
-        *("_opened", "_phase", "_receive", "_replies", "_scope", "_seat", "_seats", "_send", "_task", "_trailers"),
+        *(
+            "_opened",
+            "_passage",
+            "_phase",
+            "_receive",
+            "_replies",
+            "_scope",
+            "_seat",
+            "_seats",
+            "_send",
+            "_task",
+            "_trailers",
+        ),
     )
 
     _seat: Seat
@@ -98,6 +116,7 @@ class LiveStream:
         self._task = asyncio.current_task()
         self._cancelled = 0 if self._task is None else self._task.cancelling()
         self._cancels = 0
+        self._passage: Passage | None = None
         self._phase = Phase.BEFORE
         self._leaving = False
         self._opened = False
@@ -124,17 +143,28 @@ class LiveStream:
             if self._phase not in _ENDS_SOON:
                 self._cancel(self._task)
 
-    async def run(self, app: ASGIApp) -> None:
-        """Run the app until it ends or its listener must leave; first wait until the seat is empty."""
+    async def run(self, app: ASGIApp, enter: Enter = lambda: None) -> None:
+        """Run the app until it ends or its listener must leave; first wait until the seat is empty, and ``enter``."""
+        running = self._run(app, enter)
+        del enter  # it may last for hours
         try:
-            await self._run(app)
+            await running
         finally:
             self._over()
 
-    async def _run(self, app: ASGIApp) -> None:
+    async def _run(self, app: ASGIApp, enter: Enter) -> None:
         try:
             if self._seat.turn is not None:
                 await self._seat.turn.wait()
+            entering = enter()
+            del enter
+            entry = entering if entering is None or isinstance(entering, Passage) else await entering
+            del entering
+            if isinstance(entry, Decision):
+                self._over()
+                await self._replies.refuse(entry, self._scope, self._receive, self._send)
+                return
+            self._passage = entry
             await app(_in_messages(self._scope), self._receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
@@ -184,6 +214,9 @@ class LiveStream:
 
     async def _start(self, message: Message) -> None:
         """Send the start. It is never cancelled: nobody could say afterwards how far it has come."""
+        if self._passage is not None:
+            self._passage.begun(route_of(self._scope))
+            self._passage = None
         phase, self._phase = self._phase_after(message), Phase.STARTING
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
@@ -226,6 +259,8 @@ class LiveStream:
     def _over(self) -> None:
         """The response has ended, though the app may still have something to do."""
         self._phase = Phase.OVER
+        if self._passage is not None:
+            self._passage.end()
         if self._deadline is not None:
             self._deadline.cancel()
         self._seats.release(self._seat)

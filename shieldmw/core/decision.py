@@ -39,6 +39,7 @@ class Reason(StrEnum):
     REPLACED = "replaced"
     CREDENTIAL_ENDED = "credential_ended"
     RESTARTING = "restarting"
+    OVERLOAD = "overload"
     STORE_OPEN = "store_open"
     STORE_CLOSED = "store_closed"
 
@@ -46,7 +47,8 @@ class Reason(StrEnum):
 
 
 # Python looks for a member of an enum each time it is named; on the way of every request it is not.
-ALLOWED, REFUSED, WITHIN_LIMITS = Verdict.ALLOWED, Verdict.REFUSED, Reason.WITHIN_LIMITS
+ALLOWED, REFUSED = Verdict.ALLOWED, Verdict.REFUSED
+WITHIN_LIMITS, EXEMPT = Reason.WITHIN_LIMITS, Reason.EXEMPT
 
 
 class OnStoreFailure(StrEnum):

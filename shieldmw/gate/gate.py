@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Outcome, wait_us
-from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.decision import ALLOWED, EXEMPT, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.deny import DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import US_PER_S
@@ -25,6 +25,8 @@ from .deny import DenyWatch
 from .events import Decided, Observer
 from .identity import GUEST, Identifier, Verified
 from .live import Entry, LiveRoom, TurnedAway
+from .overload.gatekeeper import Passage
+from .overload.overload import Overload
 from .refusals import RefusedGuests
 from .standing import Standing
 from .switch import Switch
@@ -80,6 +82,7 @@ class Gate:
         deny_list: DenyWatch,
         switch: Switch,
         room: LiveRoom,
+        overload: Overload | None = None,
         control: Control | None = None,
         refused_guests: RefusedGuests | None = None,
         now_us: Callable[[], int] = ticks.now_us,
@@ -101,6 +104,7 @@ class Gate:
         self._refused_guests = refused_guests
         self._denied_then = deny_list.entries
         self.room = room
+        self.overload = overload
         self.control = control
 
     async def start(self) -> None:
@@ -242,6 +246,12 @@ class Gate:
             refused = refused._replace(reason=reason, retry_after_us=wait_us, place=entry.place, paper=entry.paper)
         return self._told(facts, refused), None
 
+    def enter_app(self, facts: Facts, decision: Decision) -> Passage | Awaitable[Passage | Decision] | None:
+        """The way into the app; a refusal where it has more to do than it can. None where nobody asks for a passage."""
+        if self.overload is None or decision.reason is EXEMPT:
+            return None
+        return self.overload.enter_now(facts, decision) or self.overload.enter(facts, decision)
+
     def _whoever_asks(self, origin: Origin, terms: Terms, mode: Mode) -> Decision | None:
         """The decision where it does not matter who is asking."""
         if origin.denied:
@@ -305,16 +315,27 @@ class Gate:
             reason = Reason.ALLOW_LIST if origin.allowed else Reason.UNLIMITED
             return self._told(facts, _passes(standing, origin, reason))
         now_us = self._now_us()
-        if standing.refusal is not None:
-            refusal = self._refused_just_now(origin, standing, now_us)
+        if standing.refusal is not None or (self.overload is not None and self.overload.is_busy):
+            refusal = self._refused_uncharged(facts, origin, standing, now_us)
             if refusal is not None:
-                return self._told(facts, refusal)
+                return refusal
         outcome = self._charging.take_now(standing, now_us)
         if outcome is None:
             return self._ask_store(facts, origin, standing, now_us)
         if outcome.allowed and not self._tells_all:
             return combine(standing.charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
         return self._combined(facts, origin, standing, Told(standing.charges, outcome, now_us))
+
+    def _refused_uncharged(
+        self, facts: Facts, origin: Origin, standing: Standing, now_us: int
+    ) -> Decision | Awaitable[Decision] | None:
+        """The refusal that the client was given just now, or that of a busy app."""
+        refusal = self._refused_just_now(origin, standing, now_us)
+        if refusal is not None:
+            return self._told(facts, refusal)
+        if self.overload is None or (rank := self.overload.sheds(facts, standing.identity, origin.address)) is None:
+            return None
+        return self.overload.shed(facts, rank, standing.identity, origin.address, standing.mode)
 
     def _refused_just_now(self, origin: Origin, standing: Standing, now_us: int) -> Decision | None:
         """The last refusal, for a moment and where it surely holds; a member's is told at the same address only."""

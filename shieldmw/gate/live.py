@@ -13,7 +13,7 @@ from random import random
 from secrets import token_bytes, token_hex
 
 from shieldmw.core.bounds import LONGEST_PATH
-from shieldmw.core.client import ListenerClass, charged_client
+from shieldmw.core.client import Identity, IPAddress, ListenerClass, charged_client
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.table import Table
@@ -99,7 +99,7 @@ class LiveRoom:
     ) -> Entry | TurnedAway:
         """A seat for the client, if there is one; ``proof`` is the verified credential."""
         now_s = self._now_s()
-        who = self._who(decision)
+        who = self._who(decision.identity, decision.address)
         client = self._signer.client_digest(who)
         number = self._number(facts.paper, client, now_s)
         called = number is not None and number <= self._queue.called
@@ -135,6 +135,11 @@ class LiveRoom:
         now_s = self._now_s()
         return (self._signer.read_ticket(paper, now_s) or self._signer.read_number(paper, now_s)) is not None
 
+    def is_returning(self, paper: str, identity: Identity | None, address: IPAddress | None) -> bool:
+        """Whether a paper is a ticket of the client that shows it, and still good."""
+        shown = self._signer.read_ticket(paper, self._now_s())
+        return shown is not None and shown.client == self._signer.client_digest(self._who(identity, address))
+
     def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
         """Give the seat, and tell the other workers of it."""
         self.streams.came(seat)
@@ -145,9 +150,9 @@ class LiveRoom:
         renewed = Ticket(seat.ticket_id, client, seat.listener_class, int(now_s) + TICKET_S)
         return Entry(seat, self._signer.sign_ticket(renewed))
 
-    def _who(self, decision: Decision) -> str:
+    def _who(self, identity: Identity | None, address: IPAddress | None) -> str:
         """The client that owns the seat: the one that is charged."""
-        return str(charged_client(decision.identity, decision.address, *self._prefixes))
+        return str(charged_client(identity, address, *self._prefixes))
 
     def _ticket(
         self, paper: str | None, client: str, listener_class: ListenerClass, now_s: float, called: int | None
@@ -172,7 +177,7 @@ class LiveRoom:
         shown = self._signer.read_ticket(paper, now_s)
         if shown is None or shown.until_s - now_s >= TICKET_S / 2 or not self.seats.book.is_live(shown.id):
             return None
-        client = self._signer.client_digest(self._who(decision))
+        client = self._signer.client_digest(self._who(decision.identity, decision.address))
         if shown.client != client or shown.listener_class is not decision.listener_class:
             return None
         return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))

@@ -168,6 +168,27 @@ class Settings(BaseSettings):
         description="live streams of guests from one address (for IPv6 of one /64), fleet-wide: the newest is refused; "
         "0 for no limit",
     )
+    overload: Literal["on", "shadow", "off"] = Field(
+        "on",
+        description="while the app is asked for more than it can do: hosts go first, then members, and guests who "
+        "would wait too long are told 503 (`on`); only counted and logged (`shadow`); nothing is done (`off`)",
+    )
+    max_in_flight: int = Field(
+        0,
+        ge=0,
+        description="requests inside the app of one worker, until their responses begin; 0 adapts to what the app "
+        "works on at once",
+    )
+    queue_ms: int = Field(
+        100, ge=1, le=10_000, description="longest wait of a guest for its turn, in milliseconds; of members ten times"
+    )
+    hold_ms: int = Field(
+        400,
+        ge=0,
+        le=10_000,
+        description="how long the 503 of a guest who was shed is held back, in milliseconds, since clients that ask "
+        "again at once would use up what the app could do",
+    )
     recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
     sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")
     cors_origins: Origins = Field(

@@ -1,0 +1,61 @@
+"""The way of a request through the app, as the lane hears of it: it is inside until its response begins."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Hashable
+
+from starlette.types import Message, Receive, Scope, Send
+
+from shieldmw.core.bounds import MOST_LINES
+from shieldmw.gate.overload.gatekeeper import Passage
+
+from .replies import Headers
+
+# With one of these a response has begun: nothing more is waited for but what the client reads.
+BEGINNINGS = frozenset(("http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"))
+
+_WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
+_OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
+
+
+def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Send) -> Send:
+    """A ``send`` that tells the lane when the response begins, and adds headers to the start of an HTTP response."""
+
+    def send_and_tell(message: Message) -> Awaitable[None]:
+        kind = message["type"]
+        if kind in BEGINNINGS:
+            passage.begun(route_of(scope))
+            if headers and kind == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        return send(message)
+
+    return send_and_tell
+
+
+def route_of(scope: Scope) -> Hashable:
+    """What a response time belongs to: the endpoint that a framework has found, else the path's first two parts."""
+    endpoint = scope.get("endpoint")
+    if endpoint is not None:
+        return id(endpoint)
+    return tuple(scope["path"].split("/", 3)[:3])
+
+
+async def receive_if_there(scope: Scope, receive: Receive) -> Receive | None:
+    """What to receive with from now on; None where the client has gone. Where it sends a body nobody looks."""
+    lines = scope["headers"]
+    if (
+        scope.get("method") not in _WITHOUT_A_BODY
+        or len(lines) > MOST_LINES
+        or any(name in _OF_A_BODY for name, _ in lines)
+    ):
+        return receive
+    message: Message | None = await receive()
+    if message is not None and message["type"] == "http.disconnect":
+        return None
+
+    async def receive_again() -> Message:
+        nonlocal message
+        first, message = message, None
+        return await receive() if first is None else first
+
+    return receive_again

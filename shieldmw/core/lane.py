@@ -1,0 +1,252 @@
+"""The lane before the app: who enters now, who waits for a turn, who is turned away. Pure; times are microseconds.
+
+An app on an event loop takes requests in *turns*: all that one poll of the loop brought in wait for each other, so
+the time since the turn began is what the next one has waited already. A turn has a budget, and so has the number of
+requests inside the app (``core/concurrency.py``). Beyond either, requests wait in the order of favour and enter in the
+next turns, or when one inside has finished.
+
+- A request waits only behind its own class and higher ones; inside a class the first to come is the first to enter.
+- Work-conserving: nobody waits while the turn and the app have room.
+- The queue is shed by time, not by length: a request whose wait would be too long is refused at once. A burst that
+  drains by itself is not overload, so guests' bound holds only once the queue has stood for a while (the idea of CoDel:
+  Nichols and Jacobson, "Controlling Queue Delay", 2012).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+from .client import ListenerClass
+from .concurrency import AdaptiveLimit
+
+W = TypeVar("W", bound=Hashable)
+
+
+class Rank(IntEnum):
+    """The order of favour in the lane; operators pass before everything and are never in it."""
+
+    HOST = 0
+    MEMBER = 1
+    RETURNING_GUEST = 2
+    GUEST = 3
+
+
+RANKS = {ListenerClass.HOST: Rank.HOST, ListenerClass.MEMBER: Rank.MEMBER, ListenerClass.GUEST: Rank.GUEST}
+
+# Named at each request: Python looks for a member of an enum each time.
+_MEMBER, _RETURNING_GUEST = Rank.MEMBER, Rank.RETURNING_GUEST
+
+
+@dataclass(frozen=True, slots=True)
+class LanePlan:
+    """The lane's constants.
+
+    ``turn_us``: loop time of a turn after which guests wait for the next one; ``favoured_turn_us`` the same for members
+    and hosts. ``wait_us``: longest wait of a guest once the queue stands; ``favoured_waits`` times that is the longest
+    wait of members, and of guests before. ``standing_us``: a queue stands when it has not been empty for so long.
+    ``most_waiting`` bounds memory.
+    """
+
+    turn_us: int = 10_000
+    favoured_turn_us: int = 50_000
+    wait_us: int = 100_000
+    favoured_waits: int = 10
+    standing_us: int = 500_000
+    most_waiting: int = 8192
+
+
+# Weight of the newest sample in the moving averages: about the last ten count.
+NEWEST = 0.2
+
+# Over how much time the pace of entries is measured while requests wait.
+PACE_US = 20_000
+
+# Refusals cost loop time too: a queue that is too long is shed over several turns.
+MOST_REFUSED_A_TURN = 64
+
+
+class Lane(Generic[W]):
+    """Requests before the app. ``enter`` and ``refuse`` are called with what ``wait`` was given.
+
+    ``places`` says how many may be inside the app. ``guest_share`` is the part of the loop's time that guests may have
+    at most; None where they may have all that others leave.
+    """
+
+    __slots__ = (
+        *("_began_us", "_cost_us", "_credit_us", "_credited_us", "_enter", "_entered", "_pace_us", "_paced"),
+        *("_paced_since_us", "_plan", "_queues", "_refuse", "_stands_since_us", "_turn_us"),
+        *("guest_share", "places", "waiting"),
+    )
+
+    def __init__(
+        self, plan: LanePlan, places: AdaptiveLimit, enter: Callable[[W], None], refuse: Callable[[W], None]
+    ) -> None:
+        self._plan = plan
+        self.places = places
+        self._enter = enter
+        self._refuse = refuse
+        self._queues: tuple[OrderedDict[W, int], ...] = tuple(OrderedDict() for _ in Rank)
+        self.waiting = 0
+        self.guest_share: float | None = None
+        self._credit_us = 0.0
+        self._credited_us = 0
+        self._began_us: int | None = None
+        self._entered = 0
+        self._turn_us = 0
+        # Loop time that one request costs; until turns were measured one is thought to fit ten.
+        self._cost_us = plan.turn_us / 10
+        # Time between two entries while requests wait.
+        self._pace_us = self._cost_us
+        self._paced = 0
+        self._paced_since_us = 0
+        self._stands_since_us = 0
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the next turn would let somebody in: not while the app is full, or guests have had their share."""
+        if not self.waiting or self.places.room() <= 0:
+            return False
+        return any(queue and self._has_credit(rank) for rank, queue in zip(Rank, self._queues, strict=True))
+
+    @property
+    def turn_us(self) -> int:
+        """How long the last turn took."""
+        return self._turn_us
+
+    @property
+    def cost_us(self) -> float:
+        """Loop time of one request, as measured."""
+        return self._cost_us
+
+    def waiting_of(self, rank: Rank) -> int:
+        """How many of a rank wait."""
+        return len(self._queues[rank])
+
+    def enters(self, rank: Rank, now_us: int) -> bool:
+        """Whether a request that comes now enters at once; it is inside then. Else ``wait``, or turn it away."""
+        began_us = self._began_us
+        if began_us is None:
+            began_us = self._began_us = now_us
+        plan, places = self._plan, self.places
+        if now_us - began_us >= (plan.favoured_turn_us if rank <= _MEMBER else plan.turn_us):
+            return False
+        if places.inside >= places.limit or (self.waiting and self._ahead_of(rank)):
+            return False
+        if self.guest_share is not None:
+            self._give_credit(now_us)
+            if not self._has_credit(rank):
+                return False
+        self._count_entry(rank)
+        return True
+
+    def would_refuse(self, rank: Rank, now_us: int) -> bool:
+        """Whether a request that had to wait would have to wait too long."""
+        if not self.waiting:
+            return False
+        expected_us = (self._ahead_of(rank) + 1) * self._pace_us
+        return self.waiting >= self._plan.most_waiting or expected_us > self._longest_wait_us(rank, now_us)
+
+    def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
+        """Queue a request."""
+        if not self.waiting:
+            self._stands_since_us = self._paced_since_us = now_us
+            self._paced = 0
+        self._queues[rank][waiter] = now_us
+        self.waiting += 1
+
+    def leave(self, rank: Rank, waiter: W) -> None:
+        """A request that waited has gone away; nothing happens where it waits no longer."""
+        if self._queues[rank].pop(waiter, None) is not None:
+            self.waiting -= 1
+
+    def turn(self, now_us: int) -> None:
+        """The turn has ended: shed those who waited too long, and let in what fits the next one.
+
+        A turn in which nothing waits is not followed by another until a request arrives.
+        """
+        if self._began_us is None:
+            return
+        self._turn_us = now_us - self._began_us
+        if self._entered:
+            self._cost_us += NEWEST * (self._turn_us / self._entered - self._cost_us)
+        self._entered = 0
+        if not self.waiting:
+            self._began_us = None
+            return
+        self._began_us = now_us
+        self._measure_pace(now_us)
+        self._shed(now_us)
+        self._let_in(now_us)
+
+    def left(self, now_us: int) -> None:
+        """A request is inside the app no longer: another may take its place."""
+        self.places.left()
+        if self.waiting:
+            if self._began_us is None:
+                self._began_us = now_us
+            self._measure_pace(now_us)
+            self._let_in(now_us)
+
+    def _has_credit(self, rank: Rank) -> bool:
+        return rank < _RETURNING_GUEST or self.guest_share is None or self._credit_us > 0
+
+    def _count_entry(self, rank: Rank) -> None:
+        self._entered += 1
+        self._paced += 1
+        self.places.entered()
+        if self.guest_share is not None and rank >= _RETURNING_GUEST:
+            self._credit_us -= self._cost_us
+
+    def _give_credit(self, now_us: int) -> None:
+        """Guests' share of the time that has passed; what they do not use in a turn's time is not saved up."""
+        if self.guest_share is not None:
+            credit_us = self._credit_us + (now_us - self._credited_us) * self.guest_share
+            self._credit_us, self._credited_us = min(credit_us, self._plan.turn_us), now_us
+
+    def _let_in(self, now_us: int) -> None:
+        """Let in what fits into the rest of the turn, at least one where this turn has let in none."""
+        assert self._began_us is not None
+        self._give_credit(now_us)
+        used_us = now_us - self._began_us
+        for rank in Rank:
+            queue = self._queues[rank]
+            while queue and self.places.room() > 0 and self._has_credit(rank):
+                if self._entered and used_us + self._entered * self._cost_us >= self._budget_us(rank):
+                    break
+                waiter, _ = queue.popitem(last=False)
+                self.waiting -= 1
+                self._count_entry(rank)
+                self._enter(waiter)
+
+    def _shed(self, now_us: int) -> None:
+        """Refuse those who have waited too long, the lowest class first."""
+        left = MOST_REFUSED_A_TURN
+        for rank in reversed(Rank):
+            queue, longest_us = self._queues[rank], self._longest_wait_us(rank, now_us)
+            while queue and left and now_us - next(iter(queue.values())) > longest_us:
+                waiter, _ = queue.popitem(last=False)
+                self.waiting -= 1
+                left -= 1
+                self._refuse(waiter)
+
+    def _measure_pace(self, now_us: int) -> None:
+        elapsed_us = now_us - self._paced_since_us
+        if elapsed_us >= PACE_US:
+            self._pace_us += NEWEST * (elapsed_us / max(1, self._paced) - self._pace_us)
+            self._paced, self._paced_since_us = 0, now_us
+
+    def _budget_us(self, rank: Rank) -> int:
+        return self._plan.favoured_turn_us if rank <= _MEMBER else self._plan.turn_us
+
+    def _longest_wait_us(self, rank: Rank, now_us: int) -> int:
+        stands = now_us - self._stands_since_us >= self._plan.standing_us
+        favoured = rank <= _MEMBER or not stands
+        return self._plan.wait_us * (self._plan.favoured_waits if favoured else 1)
+
+    def _ahead_of(self, rank: Rank) -> int:
+        """How many wait who come before one that arrives now."""
+        return sum([len(queue) for queue in self._queues[: rank + 1]])

@@ -1,0 +1,184 @@
+"""What becomes of admitted requests while the app has more to do than it can: some wait, some are shed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import choice, random
+
+from shieldmw.core.client import Identity, IPAddress
+from shieldmw.core.decision import REFUSED, Decision, Reason, Verdict
+from shieldmw.core.facts import Facts
+from shieldmw.core.lane import RANKS, Rank
+from shieldmw.core.limits import US_PER_S
+from shieldmw.core.mode import Mode
+from shieldmw.gate.events import Decided, Observer
+from shieldmw.gate.log_throttle import LogThrottle
+
+from .gatekeeper import Gatekeeper, Passage, Waiter
+from .holding import Holding
+
+log = logging.getLogger(__name__)
+
+# When those who were shed may come back: guests spread over ten seconds, members over two.
+GUEST_RETRY_S, GUEST_SPREAD_S = 5, 10
+MEMBER_RETRY_S, MEMBER_SPREAD_S = 1, 2
+
+# Refusals of guests are told again and again, each time another with another wait; their bytes are made once.
+REFUSALS = 32
+
+_GUEST = Rank.GUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How one worker's app stands. ``turn_us`` is how long the last turn of its event loop took.
+
+    ``waiting`` are requests in the queue now, and ``shed`` those that were refused since the start, by rank.
+    """
+
+    turn_us: int
+    in_flight: int
+    limit: int
+    waiting: tuple[int, ...]
+    shed: tuple[int, ...]
+
+
+class Overload:
+    """Lets requests into the app in the order of favour. ``is_returning`` says whether a guest's ticket is its own.
+
+    In its ``shadow`` nothing is delayed or refused, but what would be is counted and told.
+    """
+
+    def __init__(
+        self,
+        keeper: Gatekeeper,
+        holding: Holding,
+        is_returning: Callable[[str, Identity | None, IPAddress | None], bool],
+        observers: Sequence[Observer] = (),
+        *,
+        shadow: bool = False,
+    ) -> None:
+        self._keeper = keeper
+        self._lane = keeper.lane
+        self._holding = holding
+        self._is_returning = is_returning
+        self._observers = tuple(observers)
+        self._shadow = shadow
+        self._shed = [0] * len(Rank)
+        self._refusals: dict[Mode, list[Decision]] = {}
+        self._log = LogThrottle()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests wait, so that some may have to be shed."""
+        return self._lane.waiting > 0
+
+    def load(self) -> Load:
+        """How the app stands."""
+        lane, places = self._lane, self._lane.places
+        waiting = tuple([lane.waiting_of(rank) for rank in Rank])
+        return Load(lane.turn_us, places.inside, places.limit, waiting, tuple(self._shed))
+
+    def share(self, guests: float) -> None:
+        """From now on guests have at most this share of the loop's time; 0 or 1: all that others leave."""
+        self._lane.guest_share = guests if 0 < guests < 1 else None
+
+    def enter_now(self, facts: Facts, decision: Decision) -> Passage | None:
+        """The passage of a request that enters the app at once; else ``enter`` must be awaited."""
+        identity = decision.identity
+        passage = self._keeper.enter_now(_GUEST if identity is None else RANKS[identity.listener_class])
+        if passage is None and self._shadow:
+            self._wait_in_shadow(facts, decision)
+            return self._keeper.enter_anyway()
+        return passage
+
+    async def enter(self, facts: Facts, decision: Decision) -> Passage | Decision:
+        """The passage once its turn has come, or the refusal where that takes too long."""
+        identity, address = decision.identity, decision.address
+        rank = self._rank_of(facts, decision)
+        if not self._keeper.would_refuse(rank):
+            passage = await self._keeper.wait(rank)
+            if passage is not None:
+                return passage
+        return await self.shed(facts, rank, identity, address, decision.mode)
+
+    def sheds(self, facts: Facts, identity: Identity | None, address: IPAddress | None) -> Rank | None:
+        """The rank of a request that would have to wait too long: it is better shed before it costs a charge."""
+        if self._shadow or not self.is_busy:
+            return None
+        rank = self._rank(facts, identity, address)
+        return rank if self._keeper.would_refuse(rank) else None
+
+    async def shed(
+        self, facts: Facts, rank: Rank, identity: Identity | None, address: IPAddress | None, mode: Mode
+    ) -> Decision:
+        """The refusal of a request, when it is time to answer it."""
+        if identity is None:
+            refusal = choice(self._refusals_of_guests(mode))
+        else:
+            refusal = _refusal(MEMBER_RETRY_S + random() * MEMBER_SPREAD_S, mode, address, identity)
+        self._tell(facts, rank, refusal)
+        await self._holding.stay()
+        return refusal
+
+    def _wait_in_shadow(self, facts: Facts, decision: Decision) -> None:
+        """Have a stand-in wait for a request that is let in all the same, to see what would become of it."""
+        rank = self._rank_of(facts, decision)
+        would_be = decision._replace(verdict=Verdict.DRY_RUN, reason=Reason.OVERLOAD)
+        if self._keeper.would_refuse(rank):
+            self._tell(facts, rank, would_be)
+            return
+
+        def decided(stand_in: Waiter) -> None:
+            if stand_in.result():
+                self._keeper.left()
+            else:
+                self._tell(facts, rank, would_be)
+
+        self._keeper.queue(rank).add_done_callback(decided)
+
+    def _rank_of(self, facts: Facts, decision: Decision) -> Rank:
+        if decision.reason is Reason.ALLOW_LIST:  # monitoring, say: what is never limited is not shed before anybody
+            return Rank.HOST
+        return self._rank(facts, decision.identity, decision.address)
+
+    def _rank(self, facts: Facts, identity: Identity | None, address: IPAddress | None) -> Rank:
+        rank = _GUEST if identity is None else RANKS[identity.listener_class]
+        if rank is _GUEST and facts.paper is not None and self._is_returning(facts.paper, identity, address):
+            return Rank.RETURNING_GUEST
+        return rank
+
+    def _refusals_of_guests(self, mode: Mode) -> list[Decision]:
+        """Refusals with waits from the least to the longest."""
+        refusals = self._refusals.get(mode)
+        if refusals is None:
+            waits_s = [GUEST_RETRY_S + GUEST_SPREAD_S * step / REFUSALS for step in range(REFUSALS)]
+            refusals = self._refusals[mode] = [_refusal(wait_s, mode) for wait_s in waits_s]
+        return refusals
+
+    def _tell(self, facts: Facts, rank: Rank, refusal: Decision) -> None:
+        self._shed[rank] += 1
+        event = Decided(facts, refusal)
+        for observer in self._observers:
+            observer.decided(event)
+        if (counts := self._log.due(rank.name.lower())) is not None:
+            load = self.load()
+            log.warning(
+                "the app is asked for more than it can do: %s %s; a turn of the event loop takes %d ms, "
+                "%d of %d requests in flight, %d waiting",
+                *(
+                    "would have shed" if self._shadow else "shed",
+                    counts,
+                    load.turn_us // 1000,
+                    load.in_flight,
+                    load.limit,
+                    sum(load.waiting),
+                ),
+            )
+
+
+def _refusal(wait_s: float, mode: Mode, address: IPAddress | None = None, identity: Identity | None = None) -> Decision:
+    retry_after_us = int(wait_s * US_PER_S)
+    return Decision(REFUSED, Reason.OVERLOAD, address, identity, retry_after_us=retry_after_us, mode=mode, kept=[])
