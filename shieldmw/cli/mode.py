@@ -13,6 +13,7 @@ import click
 from shieldmw.core.text import harmless
 
 from .admin_client import AdminClient, admin_url, token_or_exit
+from .load_lines import load_lines
 
 _UNITS_S = (86_400, 3600, 60, 1)
 _DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s?)?")
@@ -125,6 +126,7 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
     workers = now["workers"]
     count = "every worker" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
     yield "on", f"{count}, within a second"
+    yield from load_lines(now)
     if now["store"] != "up":
         yield "store", "AWAY: the mode stays as it is and cannot be changed until the store is back"
 
