@@ -37,7 +37,7 @@ class WorkerLoadItem(BaseModel):
     worker: str
     host: str = Field(description="The machine that it runs on.")
     pid: int
-    turn_ms: float = Field(description="How long the last turn of its event loop took.")
+    turn_ms: float = Field(description="The longest turn of its event loop in the last seconds.")
     in_flight: int = Field(description="Requests inside the app whose responses have not begun.")
     in_flight_limit: int
     waiting: RequestsByClass = Field(description="Requests that wait for their turn.")

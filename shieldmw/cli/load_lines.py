@@ -41,12 +41,13 @@ def _fleet_lines(overload: OverloadAnswer, silent: int) -> Iterator[Line]:
     workers, shadow = overload.workers, overload.setting == "shadow"
     overloaded = sorted((each for each in workers if _shed_per_s(each)), key=_shed_per_s, reverse=True)
     waiting = sum(_waiting(each) for each in workers)
-    turns = f"turns {'of' if len(workers) == 1 else 'up to'} {_ms(max(each.turn_ms for each in workers))}"
-    where = "the worker that answered" if overload.counted == "worker" else _count(len(workers), "worker")
+    turns = f"turns {_up_to(max(each.turn_ms for each in workers))}"
+    is_alone = overload.counted == "worker"
+    where = "the worker that answered" if is_alone else _count(len(workers), "worker")
     in_flight = f"{_count(sum(each.in_flight for each in workers), 'request')} in flight on {where}"
     if overloaded:
-        many = f"{len(overloaded)} of {_count(len(workers), 'worker')} overloaded"
-        told = f"{many}: {turns}, {waiting:,} waiting, {_shed(overloaded, shadow)}"
+        many = f"{where} is" if is_alone else f"{len(overloaded)} of {where}"
+        told = f"{many} overloaded: {turns}, {waiting:,} waiting, {_shed(overloaded, shadow)}"
     elif waiting:
         told = f"busy: {turns}, {waiting:,} waiting, {in_flight}"
     else:
@@ -54,26 +55,32 @@ def _fleet_lines(overload: OverloadAnswer, silent: int) -> Iterator[Line]:
     yield "load", told + (f"; {_count(silent, 'worker')} silent" if silent else "")
     if overloaded and len(workers) > 1:
         for number, each in enumerate(overloaded[:MOST_SHOWN]):
-            yield "" if number else "worst", _worker(each, shadow)
+            yield "" if number else "worst", _worker(each)
 
 
-def _worker(each: WorkerLoadItem, shadow: bool) -> str:
+def _worker(each: WorkerLoadItem) -> str:
     in_flight = f"{each.in_flight:,} of {each.in_flight_limit:,} in flight"
-    name = f"{each.host}, process {each.pid}"
-    return f"{name}: a turn of {_ms(each.turn_ms)}, {in_flight}, {_waiting(each):,} waiting, {_shed([each], shadow)}"
+    guests, others = _rates([each])
+    shed = f"{_rate(guests)} guests" + (f" and {_rate(others)} members" if others else "")
+    waiting = f"{_waiting(each):,} waiting"
+    return f"{each.host}, process {each.pid}: turns {_up_to(each.turn_ms)}, {in_flight}, {waiting}, {shed} a second"
 
 
 def _shed(workers: Sequence[WorkerLoadItem], shadow: bool) -> str:
     """How many a second are shed: guests, and those who should never be."""
-    guests = sum(each.shed_per_second.guest for each in workers)
-    others = sum(each.shed_per_second.host + each.shed_per_second.member for each in workers)
+    guests, others = _rates(workers)
     told = "would be told to come later (shadow: nobody is)" if shadow else "told to come later"
     return f"{_rate(guests)} guests a second {told}; members: {_rate(others)}"
 
 
+def _rates(workers: Sequence[WorkerLoadItem]) -> tuple[float, float]:
+    """Guests a second, and members with hosts."""
+    rates = [each.shed_per_second for each in workers]
+    return sum(each.guest for each in rates), sum(each.member + each.host for each in rates)
+
+
 def _shed_per_s(each: WorkerLoadItem) -> float:
-    rates = each.shed_per_second
-    return rates.host + rates.member + rates.guest
+    return sum(_rates([each]))
 
 
 def _waiting(each: WorkerLoadItem) -> int:
@@ -84,8 +91,8 @@ def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 10 or not per_s else f"{per_s:.1f}"
 
 
-def _ms(milliseconds: float) -> str:
-    return f"{milliseconds:,.0f} ms" if milliseconds >= 1 else "under 1 ms"
+def _up_to(milliseconds: float) -> str:
+    return f"up to {milliseconds:,.0f} ms" if milliseconds >= 1 else "under 1 ms"
 
 
 def _count(number: int, what: str) -> str:

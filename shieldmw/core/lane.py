@@ -73,13 +73,14 @@ class Lane(Generic[W]):
     """Requests before the app. ``enter`` and ``refuse`` are called with what ``wait`` was given.
 
     ``places`` says how many may be inside the app. ``guest_share`` is the part of the loop's time that guests may have
-    at most; None where they may have all that others leave.
+    at most; None where they may have all that others leave. ``longest_turn_us`` is the longest turn since somebody set
+    it to 0.
     """
 
     __slots__ = (
         *("_began_us", "_cost_us", "_credit_us", "_credited_us", "_enter", "_entered", "_pace_us", "_paced"),
-        *("_paced_since_us", "_plan", "_queues", "_refuse", "_stands_since_us", "_turn_us"),
-        *("guest_share", "places", "waiting"),
+        *("_paced_since_us", "_plan", "_queues", "_refuse", "_stands_since_us"),
+        *("guest_share", "longest_turn_us", "places", "waiting"),
     )
 
     def __init__(
@@ -96,7 +97,7 @@ class Lane(Generic[W]):
         self._credited_us = 0
         self._began_us: int | None = None
         self._entered = 0
-        self._turn_us = 0
+        self.longest_turn_us = 0
         # Loop time that one request costs; until turns were measured one is thought to fit ten.
         self._cost_us = plan.turn_us / 10
         # Time between two entries while requests wait.
@@ -111,11 +112,6 @@ class Lane(Generic[W]):
         if not self.waiting or self.places.room() <= 0:
             return False
         return any(queue and self._has_credit(rank) for rank, queue in zip(Rank, self._queues, strict=True))
-
-    @property
-    def turn_us(self) -> int:
-        """How long the last turn took."""
-        return self._turn_us
 
     @property
     def cost_us(self) -> float:
@@ -172,9 +168,10 @@ class Lane(Generic[W]):
         """
         if self._began_us is None:
             return
-        self._turn_us = now_us - self._began_us
+        turn_us = now_us - self._began_us
+        self.longest_turn_us = max(self.longest_turn_us, turn_us)
         if self._entered:
-            self._cost_us += NEWEST * (self._turn_us / self._entered - self._cost_us)
+            self._cost_us += NEWEST * (turn_us / self._entered - self._cost_us)
         self._entered = 0
         if not self.waiting:
             self._began_us = None

@@ -17,9 +17,9 @@ FRESH_S = 7.0
 class WorkerLoad:
     """One worker's report of time ``at_s`` (Unix seconds by the clock of the store).
 
-    ``turn_us`` is how long the last turn of its event loop took. ``waiting``, ``shed`` and ``shed_lately`` count
-    requests by class, returning guests as guests: those in the queue, those refused since the worker's start, and those
-    refused in the last ``lately_ms``.
+    ``turn_us`` is the longest turn of its event loop in the last ``lately_ms``. ``waiting``, ``shed`` and
+    ``shed_lately`` count requests by class, returning guests as guests: those in the queue, those refused since the
+    worker's start, and those refused in the last ``lately_ms``.
     """
 
     worker: str

@@ -45,7 +45,7 @@ class LoadReports:
         self._own: WorkerLoad | None = None
         self._shed = Audience()
         self._measured_s = now_s()
-        self._refresher = Refresher("load", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
+        self._refresher = Refresher("load reports", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
 
     async def start(self) -> None:
         """Report once, and then every few seconds."""
@@ -65,8 +65,8 @@ class LoadReports:
         if self._overload is None:
             return
         self._refresher.least_s = self._seats.pace_s(REPORT_S)
-        self._overload.look()
         self._own = self._measure(self._overload)
+        self._overload.begin_period()
         await self._register.report_load(self._own)
 
     def here(self) -> list[WorkerLoad]:

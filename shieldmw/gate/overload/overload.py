@@ -30,7 +30,7 @@ _GUEST = Rank.GUEST
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How one worker's app stands. ``turn_us`` is how long the last turn of its event loop took.
+    """How one worker's app stands. ``turn_us`` is how long the longest turn of its event loop took in this period.
 
     ``waiting`` are requests in the queue now, and ``shed`` those that were refused since the start, by rank.
     """
@@ -44,7 +44,7 @@ class Load:
     def in_words(self) -> str:
         """For the log."""
         return (
-            f"a turn of the event loop takes {self.turn_us // 1000} ms, "
+            f"turns of the event loop take up to {self.turn_us // 1000} ms, "
             f"{self.in_flight} of {self.limit} requests in flight, {sum(self.waiting)} waiting"
         )
 
@@ -78,10 +78,12 @@ class Overload:
         """How the app stands."""
         lane, places = self.lane, self.lane.places
         waiting = tuple([lane.waiting_of(rank) for rank in Rank])
-        return Load(lane.turn_us, places.inside, places.limit, waiting, tuple(self._shed))
+        return Load(lane.longest_turn_us, places.inside, places.limit, waiting, tuple(self._shed))
 
-    def look(self) -> None:
-        """To be called every few seconds: the log is told where an overload is over."""
+    def begin_period(self) -> None:
+        """To be called every few seconds, once ``load`` was read: turns are measured anew, and the log is told where an
+        overload is over."""
+        self.lane.longest_turn_us = 0
         self._log.look()
 
     def share(self, guests: float) -> None:
