@@ -169,7 +169,8 @@ class Lane(Generic[W]):
         if self._began_us is None:
             return
         turn_us = now_us - self._began_us
-        self.longest_turn_us = max(self.longest_turn_us, turn_us)
+        if turn_us > self.longest_turn_us:  # noqa: PLR1730  (a call would double what a turn costs)
+            self.longest_turn_us = turn_us
         if self._entered:
             self._cost_us += NEWEST * (turn_us / self._entered - self._cost_us)
         self._entered = 0
