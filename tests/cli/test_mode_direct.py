@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import getpass
 import json
+import os
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -13,7 +16,10 @@ from typing import Any
 import pytest
 
 from cli.commands import Ran, invoke, shieldmw, without
-from servers import HOST, RedisServer, free_port, redis_cluster, redis_sentinels, redis_server, trust
+from servers import HOST, RedisServer, asgi_server, free_port, redis_cluster, redis_sentinels, redis_server, trust
+from shieldmw.cli.mode import HURRY_NICE
+from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
+from shieldmw.gate.direct import DirectControl
 from store.rights import user_without
 
 ADMIN = "an-admin-token-of-some-length"
@@ -197,6 +203,91 @@ def test_a_store_that_hangs_is_given_up_in_time(store: RedisServer) -> None:
     finally:
         store.resume()
     assert (ran.status, ran.err.count("\n")) == (1, 1), ran.err
+
+
+def test_all_calls_together_have_a_limit(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and however long each may take."""
+    monkeypatch.setattr("shieldmw.cli.direct_client.BUDGET_S", 0.2)
+    store.pause()
+    try:
+        ran = direct(store, "emergency")
+    finally:
+        store.resume()
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert ran.err.endswith("did not answer within 0 s.\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StoreUnavailable("cut off"), "cut off. It may be done all the same: see 'shieldmw mode status --direct'.\n"),
+        (NothingDone("not sent"), "does not answer: not sent.\n"),
+    ],
+)
+def test_it_is_told_whether_a_change_may_have_been_made(
+    store: RedisServer, monkeypatch: pytest.MonkeyPatch, error: StoreError, told: str
+) -> None:
+    """Where the answer got lost nobody knows; where nothing was sent nothing was done."""
+
+    async def fails(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(DirectControl, "set_mode", fails)
+    ran = direct(store, "emergency")
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert ran.err.endswith(told)
+
+
+def test_a_change_whose_outcome_cannot_be_shown_is_told_to_be_made(
+    store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store goes away right after it."""
+
+    async def goes(*_: object) -> bool:
+        store.pause()
+        return True
+
+    monkeypatch.setattr(DirectControl, "set_mode", goes)
+    monkeypatch.setattr("shieldmw.cli.load.PATIENCE_MS", 100)
+    try:
+        ran = direct(store, "emergency")
+    finally:
+        store.resume()
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert ran.err.endswith(" The change itself was made.\n")
+
+
+def test_it_goes_first_where_it_may_and_leaves_the_process_as_it_was(
+    store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who may not raise a priority has the usual one; afterwards all is as it was."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    asked: list[int] = []
+
+    def refuses(_which: int, _who: int, priority: int) -> None:
+        asked.append(priority)
+        if priority < usual:
+            raise PermissionError
+
+    monkeypatch.setattr("os.setpriority", refuses)
+    assert direct(store).status == 0
+    assert asked == [min(usual, HURRY_NICE), usual]
+    monkeypatch.undo()
+    assert direct(store).status == 0
+    assert os.getpriority(os.PRIO_PROCESS, 0) == usual
+    assert gc.isenabled()
+
+
+def test_the_url_that_serve_prints_reaches_an_embedded_store(tmp_path: Path) -> None:
+    """`embedded://` is a server of its own: its socket is for the user who started it."""
+    env = {"SHIELD_ADMIN_TOKEN": ADMIN}
+    with asgi_server("shieldmw", "apps:app", env=env, cwd=tmp_path) as server:
+        found = re.search(r"store embedded:// at (unix://\S+)", server.log())
+        assert found
+        ran = shieldmw("mode", "emergency", "--direct", SHIELD_REDIS_URL=found[1])
+        assert (ran.status, ran.err) == (0, "")
+        shown = invoke("mode", "--url", server.base_url, **env)
+        assert line(shown, "now") == line(ran, "now")
 
 
 def test_a_user_needs_the_rights_of_the_runbook_and_no_others(store: RedisServer) -> None:

@@ -189,7 +189,7 @@ def test_every_worker_obeys_within_a_second(store: RedisServer, tmp_path: Path, 
 def test_every_worker_obeys_the_store_within_a_second(
     store: RedisServer, tmp_path: Path, record_property: Record
 ) -> None:
-    """`shieldmw mode --direct`: obeyed as if a worker had been asked, in the audit by the login, counted as no worker."""
+    """`shieldmw mode --direct`: obeyed as if a worker had been asked, in the audit by the login, and not counted."""
     env = {"SHIELD_REDIS_URL": store.url}
     with fleet(store, tmp_path) as shield:
         guest = shield.seen_by_all(fresh_address())
