@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 import click
 
 from shieldmw.errors import SettingsError
-from shieldmw.settings import Settings
+
+if TYPE_CHECKING:
+    from shieldmw.settings import Settings
 
 EXIT_WRONG_INPUT = 2
 
@@ -23,6 +25,8 @@ def patient(settings: Settings) -> Settings:
 
 def settings_or_exit() -> Settings:
     """The settings of the environment; else one line for each wrong one, and exit status 2."""
+    from shieldmw.settings import Settings  # half of a command's start, so not before it is known what is asked
+
     try:
         return Settings.from_environ()
     except SettingsError as error:

@@ -82,4 +82,5 @@ def test_the_switch_starts_quickly(arguments: list[str], not_needed: set[str]) -
         f"with suppress(Exception): main({command}, standalone_mode=False)"
     )
     assert modules & not_needed == set()
+    assert imported("import shieldmw.cli.mode") & {"pydantic", "asyncio"} == set(), "before it has priority"
     assert modules & {"httpx", "redis"} != set(), "it did not try"
