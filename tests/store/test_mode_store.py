@@ -416,15 +416,11 @@ def test_the_fleet_is_counted_without_a_report(valkey: RedisServer, admin: redis
             for number in range(3):
                 report = Report(f"{number}", Audience(number, 2, 3), Audience(number, 5, 9))
                 granted = await store.seats(report, Capacity(10, 5))
-            for name, value in {
-                "x": "no",
-                "y": "9" * 5000,
-                "z": f"{10**15} " + "9" * 16 + " 0" * 7,
-                "#guard": "1",
-            }.items():
-                admin.hset("shield:seats", name, value)
+            now_s = (await store.look()).now_s
+            too_many = f"{int(now_s * 1000) + 9000} {'9' * 16}{' 0' * 7}"
+            admin.hset("shield:seats", mapping={"x": "no", "y": "9" * 5000, "z": too_many, "#guard": "1"})
             before = admin.dump("shield:seats")
-            fleet = await store.fleet((await store.look()).now_s)
+            fleet = await store.fleet(now_s)
             assert fleet == Fleet(granted.workers, granted.present, granted.demand)
             assert fleet.workers == 3
             assert admin.dump("shield:seats") == before
