@@ -16,6 +16,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
+from shieldmw.settings import Settings
 from shieldmw.store.port import SeatRegister
 
 from .audience import Allotment, AudienceBook, Seat
@@ -48,6 +49,11 @@ class SeatPlan:
     capacity: int
     emergency_capacity: int
     emergency_guest_share: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> SeatPlan:
+        """As the settings have it."""
+        return cls(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
 
 
 @dataclass(slots=True)
