@@ -108,6 +108,7 @@ class Seats:
         self._in_vain = False
         self._told = Audience()
         self._began_s = now_s()
+        self._now_ms = 0
         self._grant: Grant | None = None
         self._workers = 1
         self._reported = False
@@ -154,8 +155,15 @@ class Seats:
         return min(RENEW_S - 1, max(least_s, self._workers / FLEET_PER_S))
 
     def now_ms(self) -> int:
-        """The clock of the store, on which all workers agree who came first."""
-        return int(self._switch.store_now_s() * 1000)
+        """The clock of the store, on which all workers agree who came first.
+
+        It is known only as well as answers are quick. Where it seems to go back by less than a second it stands still:
+        of two streams that each come later than what the other's worker was told, both would end.
+        """
+        now_ms = int(self._switch.store_now_s() * 1000)
+        if not 0 < self._now_ms - now_ms < 1000:
+            self._now_ms = now_ms
+        return self._now_ms
 
     def admit(self, seat: Seat, *, live: bool, listener: int, instead_of: Sequence[Seat] = ()) -> bool:
         """Give a seat without any I/O; a listener who gets none counts as demand.
