@@ -65,6 +65,9 @@ NEWEST = 0.2
 # Over how much time the pace of entries is measured while requests wait.
 PACE_US = 20_000
 
+# For how long it holds after that: what an attack has shown says nothing of the next burst.
+PACE_HOLDS_US = 1_000_000
+
 # Refusals cost loop time too: a queue that is too long is shed over several turns.
 MOST_REFUSED_A_TURN = 64
 
@@ -106,9 +109,9 @@ class Lane(Generic[W]):
         self._stands_since_us = 0
 
     @property
-    def can_go_on(self) -> bool:
-        """Whether the next turn would let somebody in: not while the app is full, or guests have had their share."""
-        return any(queue and self._may_enter(rank) for rank, queue in zip(Rank, self._queues, strict=True))
+    def is_open(self) -> bool:
+        """Whether a turn is under way, so that ``turn`` must be called at its end."""
+        return self._began_us is not None
 
     @property
     def turn_us(self) -> int:
@@ -153,6 +156,8 @@ class Lane(Generic[W]):
     def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
         """Queue a request."""
         if not self.waiting:
+            if now_us - self._paced_since_us > PACE_HOLDS_US:
+                self._pace_us = self._cost_us
             self._stands_since_us = self._paced_since_us = now_us
             self._paced = 0
         self._queues[rank][waiter] = now_us
@@ -166,13 +171,13 @@ class Lane(Generic[W]):
     def turn(self, now_us: int) -> None:
         """The turn has ended: shed those who waited too long, and let in what fits the next one.
 
-        A turn in which nothing waits is not followed by another until a request arrives.
+        None follows where nothing waits, nor where what waits cannot enter and nothing has: until one arrives or can.
         """
-        if self._began_us is None:
-            return
-        self._turn_us = now_us - self._began_us
-        if self._entered:
-            self._cost_us += NEWEST * (self._turn_us / self._entered - self._cost_us)
+        entered = self._entered
+        if self._began_us is not None:
+            self._turn_us = now_us - self._began_us
+            if entered:
+                self._cost_us += NEWEST * (self._turn_us / entered - self._cost_us)
         self._entered = 0
         if not self.waiting:
             self._began_us = None
@@ -183,6 +188,8 @@ class Lane(Generic[W]):
         if self.waiting and not self.places.has_room(favoured=False):
             self.places.reached(now_us)
         self._let_in(now_us)
+        if not entered and not self._entered and not self._can_go_on():
+            self._began_us = None
 
     def left(self, now_us: int) -> None:
         """A place in the app is free while requests wait."""
@@ -190,6 +197,9 @@ class Lane(Generic[W]):
             self._began_us = now_us
         self._measure_pace(now_us)
         self._let_in(now_us)
+
+    def _can_go_on(self) -> bool:
+        return any(queue and self._may_enter(rank) for rank, queue in zip(Rank, self._queues, strict=True))
 
     def _may_enter(self, rank: Rank) -> bool:
         return self.places.has_room(favoured=rank <= _MEMBER) and self._has_credit(rank)

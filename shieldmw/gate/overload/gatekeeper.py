@@ -35,8 +35,9 @@ class Passage:
 
     def end(self) -> None:
         """Its response has begun, or it has ended without one. What is told again is not heard."""
-        self.pause()
-        self._keeper = None
+        if self._keeper is not None:
+            self.pause()
+            self._keeper = None
 
     def pause(self) -> None:
         """It waits for its client, and holds no place in the app until it goes on."""
@@ -151,11 +152,9 @@ class Gatekeeper:
         self._tick_is_due = False
         lane = self.lane
         lane.turn(self._now_us())
-        if not lane.waiting:
-            return
-        if lane.can_go_on:
+        if lane.is_open:
             self._tick_soon()
-        elif self._sweep is None:
+        elif lane.waiting and self._sweep is None:
             self._sweep = self._running().call_later(SWEEP_S, self._swept)
 
     def _swept(self) -> None:
