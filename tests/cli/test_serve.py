@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -71,17 +72,64 @@ def test_a_module_that_fails_is_not_said_to_be_missing(folder: Path, target: str
     assert "there is no module" not in ran.err
 
 
-@pytest.mark.parametrize("args", [("--port", "0"), ("--port", "70000"), ("--workers", "0"), ("--workers", "x")])
+WRONG_OPTIONS = [
+    ("--port", "0"),
+    ("--port", "70000"),
+    ("--workers", "0"),
+    ("--workers", "x"),
+    ("--backlog", "10"),
+    ("--header-timeout", "0"),
+    ("--header-timeout", "10s"),
+    ("--http", "3"),
+    ("--log-level", "loud"),
+    ("--uds-permissions", "660"),
+    ("--uds-permissions", "rw"),
+    ("--uds-permissions", "888"),
+    ("--uds-permissions", "1777"),
+    ("--uds", ""),
+    ("--uds", f"/tmp/{'x' * 108}"),
+    ("--tls-cert", "no-such-file.pem"),
+    ("--tls-cert", "good.py"),
+    ("--tls-key", "good.py"),
+]
+
+
+@pytest.mark.parametrize("args", WRONG_OPTIONS)
 def test_wrong_options_are_status_2(folder: Path, args: tuple[str, str]) -> None:
-    """Before anything is loaded or started."""
+    """Before anything is loaded or started, with the option's name and without a traceback."""
     ran = shieldmw("serve", "good:app", *args, cwd=folder)
     assert ran.status == 2
     assert args[0] in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_key_that_is_none_is_said_clearly(folder: Path) -> None:
+    """Files that are no certificate and key are named, and what would be right."""
+    ran = shieldmw("serve", "good:app", "--tls-cert", "good.py", "--tls-key", "needs.py", cwd=folder)
+    assert ran.status == 2
+    assert "good.py and needs.py cannot be used" in ran.err
+    assert "PEM" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("path", "message"), [("good.py", "no socket"), ("nowhere/s", "there is no folder"), ("taken", "another server")]
+)
+def test_a_socket_that_cannot_be_made_is_said_clearly(folder: Path, path: str, message: str) -> None:
+    """A file of somebody else stays, and so does a server that listens there; status 1."""
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(folder / "taken"))
+        taken.listen()
+        ran = shieldmw("serve", "good:app", "--uds", path, cwd=folder)
+    assert ran.status == 1
+    assert f"cannot listen on unix:{path}" in ran.err
+    assert message in ran.err
+    assert (folder / "good.py").read_text() == MODULES["good.py"]
 
 
 def test_a_worker_spares_its_garbage_collector_what_stays(folder: Path) -> None:
     """What is there when a worker begins to serve is in no full collection: those stop all of its requests."""
-    loaded = "import gc; from shieldmw.cli.serve import load_shielded; app = load_shielded('good:app')"
+    loaded = "import gc; from shieldmw.cli.worker import load_shielded; app = load_shielded('good:app')"
     ran = python(f"{loaded}; print(len(gc.get_objects()), gc.get_freeze_count())", cwd=folder)
     assert ran.status == 0, ran.err
     looked_at, frozen = map(int, ran.out.split())
