@@ -45,6 +45,11 @@ class UnixAddress:
 Address = TcpAddress | UnixAddress
 
 
+def url_of(address: Address, scheme: str = "http") -> str:
+    """Where clients find it."""
+    return f"{scheme}://{address}" if isinstance(address, TcpAddress) else str(address)
+
+
 def parse_address(text: str, option: str) -> Address:
     """The address that ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH`` spells, once it is known to be free.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,12 @@ from shieldmw.errors import SettingsError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
 from shieldmw.store.embedded import EmbeddedServer
-from shieldmw.wiring import ShieldMiddleware
+from shieldmw.wiring import ShieldMiddleware, admin_alone
 
+from .admin_listener import AdminListener, warn_of_strangers
 from .app_target import try_app
-from .listening import free_tcp_address, free_unix_address
-from .load import exit_with, settings_or_exit
+from .listening import Address, free_tcp_address, free_unix_address, parse_address, url_of
+from .load import EXIT_WRONG_INPUT, exit_with, settings_or_exit
 from .orphan import tell_workers
 from .server import BACKLOG, HEADER_TIMEOUT_S, ServerOptions, check_tls, granian_server
 from .worker import let_workers_hear_sigterm, load_shielded
@@ -86,6 +88,12 @@ class Permissions(click.ParamType[int]):
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="The least that is logged."
 )
+@click.option(
+    "--admin",
+    metavar="ADDRESS",
+    help="Serve the admin routes also on HOST:PORT or unix:PATH, by a process that answers while all workers are "
+    "busy. It needs SHIELD_ADMIN_TOKEN.",
+)
 def serve(
     target: str,
     host: str,
@@ -94,6 +102,7 @@ def serve(
     header_timeout: float,
     tls_cert: Path | None,
     tls_key: Path | None,
+    admin: str | None,
     **options: Any,
 ) -> None:
     """Put the shield around MODULE:APP and serve it.
@@ -118,16 +127,33 @@ def serve(
             f"shieldmw: memory:// is not shared: {chosen.workers} workers allow {chosen.workers} times the limits",
             err=True,
         )
+    operators = None if admin is None else _admin_address(admin, settings)
     try_app(target)
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
             os.environ["SHIELD_REDIS_URL"] = _started(stack).url
         _check_wiring()
+        if operators is not None:
+            stack.enter_context(AdminListener(operators, chosen.log_level))
+            click.echo(f"shieldmw: admin routes also on {url_of(operators)}", err=True)
         click.echo(_first_line(target, chosen, settings), err=True)
         server = granian_server(target, chosen)
         let_workers_hear_sigterm()
         tell_workers(lambda: bool(server.interrupt_signal))
         server.serve(target_loader=partial(load_shielded, log_level=chosen.log_level))
+
+
+def _admin_address(text: str, settings: Settings) -> Address:
+    """Where the admin routes are served alone, once it is known that they can be."""
+    try:
+        admin_alone(settings)
+    except SettingsError as error:
+        for line in error.problems:
+            click.echo(f"shieldmw: --admin {text}: {line}", err=True)
+        sys.exit(EXIT_WRONG_INPUT)
+    address = parse_address(text, "--admin")
+    warn_of_strangers(address)
+    return address
 
 
 def _first_line(target: str, chosen: ServerOptions, settings: Settings) -> str:

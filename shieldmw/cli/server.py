@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .listening import Address, TcpAddress
+from .listening import Address, TcpAddress, url_of
 from .worker import DRAIN_S
 
 # Listeners of a live event hold their connections: none is turned away before it was decided.
@@ -44,8 +44,7 @@ class ServerOptions:
     @property
     def url(self) -> str:
         """Where clients find it."""
-        scheme = "https" if self.tls_cert else "http"
-        return f"{scheme}://{self.address}" if isinstance(self.address, TcpAddress) else str(self.address)
+        return url_of(self.address, "https" if self.tls_cert else "http")
 
 
 def check_tls(cert: Path | None, key: Path | None) -> None:

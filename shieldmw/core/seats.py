@@ -93,11 +93,24 @@ class SeatTable:
     entries: dict[str, _Entry] = field(default_factory=dict)
     guard_until_s: float = 0.0
 
-    def refresh(self, report: Report, capacity: Capacity, now_s: float) -> Grant:
-        """Take a worker's report and grant it seats for ``LEASE_S``."""
+    def look(self, now_s: float) -> Grant:
+        """How the fleet stands, for a process that is no worker: it is granted nothing, and not counted."""
+        latest_s = self._drop_lost(now_s)
+        heard = _heard(self.entries.values(), latest_s)
+        present = sum((entry.present for entry in heard), Audience())
+        demand = sum((entry.demand for entry in heard), Audience())
+        return Grant(0, 0, COHORTS, COHORTS, len(self.entries), present, demand)
+
+    def _drop_lost(self, now_s: float) -> float:
+        """Forget workers whose lease has ended; when one would end that begins now."""
         # What would end later than any lease was written by a clock that has since stepped back: lost, too.
         latest_s = now_s + LEASE_S
         self.entries = {name: entry for name, entry in self.entries.items() if now_s < entry.until_s <= latest_s}
+        return latest_s
+
+    def refresh(self, report: Report, capacity: Capacity, now_s: float) -> Grant:
+        """Take a worker's report and grant it seats for ``LEASE_S``."""
+        latest_s = self._drop_lost(now_s)
         known = self.entries.get(report.worker)
         if known is None and report.seats != NO_GRANT:
             # A worker that the state does not know has a grant: the state was lost, and others may hold seats.
@@ -119,7 +132,7 @@ class SeatTable:
         known.seats = granted(share.seats, has, room)
         known.guest_seats = min(known.seats, granted(share.guest_seats, has_guests, guest_room))
         known.until_s = latest_s
-        heard = [entry for entry in entries if round((latest_s - entry.until_s) * 1000) < SILENT_S * 1000]
+        heard = _heard(entries, latest_s)
         demand = sum((entry.demand for entry in heard), Audience())
         present = sum((entry.present for entry in heard), Audience())
         members, guests = levels(capacity, demand, present)
@@ -128,6 +141,11 @@ class SeatTable:
     def release(self, worker: str) -> None:
         """A worker that stops gives back everything."""
         self.entries.pop(worker, None)
+
+
+def _heard(entries: Iterable[_Entry], latest_s: float) -> list[_Entry]:
+    """Those that have reported lately."""
+    return [entry for entry in entries if round((latest_s - entry.until_s) * 1000) < SILENT_S * 1000]
 
 
 def granted(fair: int, has: int, room: int) -> int:

@@ -228,6 +228,10 @@ class MemoryStore(MemoryBuckets):
         """Report what a worker holds and wants; what it is granted."""
         return self._seats.refresh(report, capacity, self._now_s())
 
+    async def look_at_seats(self) -> Grant:
+        """How the fleet stands."""
+        return self._seats.look(self._now_s())
+
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""
         self._seats.release(worker)

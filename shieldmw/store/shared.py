@@ -15,7 +15,7 @@ from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
-from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.core.seats import Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
 from shieldmw.errors import NothingDone, StoreError
 
@@ -29,6 +29,10 @@ AUDIT_LENGTH = 1000
 
 # TTL of the waiting room: after this long without a call it is empty, and begins anew.
 QUEUE_KEEP_MS = 6 * 3600 * 1000
+
+# The report of who only looks.
+NOBODY = Report("", Audience(), Audience())
+NO_CAPACITY = Capacity(0, 0)
 
 # Entries of the deny list parsed before the loop goes on: about a millisecond.
 PARSED_AT_ONCE = 100
@@ -275,6 +279,10 @@ class RedisStore:
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; what it is granted."""
         return await scripts.seats(self._redis.run, self._names.seats, report, capacity, self._names.changes)
+
+    async def look_at_seats(self) -> Grant:
+        """How the fleet stands, for a process that is no worker: it is granted nothing, and not counted."""
+        return await scripts.seats(self._redis.run, self._names.seats, NOBODY, NO_CAPACITY, self._names.changes)
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""

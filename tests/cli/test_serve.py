@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from cli.commands import python, shieldmw
+from shieldmw.cli.admin_listener import warn_of_strangers
+from shieldmw.cli.listening import TcpAddress, url_of
+
+TOKEN = "an-admin-token-of-some-length"
 
 MODULES = {
     "good.py": "async def app(scope, receive, send):\n    pass\n\nclass Holder:\n    app = app\n\nnumber = 5\n",
@@ -91,16 +95,62 @@ WRONG_OPTIONS = [
     ("--tls-cert", "no-such-file.pem"),
     ("--tls-cert", "good.py"),
     ("--tls-key", "good.py"),
+    ("--admin", "9000"),
+    ("--admin", ":9000"),
+    ("--admin", "127.0.0.1:0"),
+    ("--admin", "127.0.0.1:http"),
+    ("--admin", "unix:"),
 ]
 
 
 @pytest.mark.parametrize("args", WRONG_OPTIONS)
 def test_wrong_options_are_status_2(folder: Path, args: tuple[str, str]) -> None:
     """Before anything is loaded or started, with the option's name and without a traceback."""
-    ran = shieldmw("serve", "good:app", *args, cwd=folder)
+    ran = shieldmw("serve", "good:app", *args, cwd=folder, SHIELD_ADMIN_TOKEN=TOKEN)
     assert ran.status == 2
     assert args[0] in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "shieldmw: --admin 127.0.0.1:9000: SHIELD_ADMIN_TOKEN: unset"),
+        ({"SHIELD_ADMIN_TOKEN": TOKEN, "SHIELD_REDIS_URL": "memory://"}, "SHIELD_REDIS_URL: 'memory://' is in each"),
+    ],
+)
+def test_a_listener_for_operators_needs_a_token_and_a_store(
+    folder: Path, settings: dict[str, str], message: str
+) -> None:
+    """Without them there would be nothing to serve: one line, status 2."""
+    ran = shieldmw("serve", "good:app", "--admin", "127.0.0.1:9000", cwd=folder, **settings)
+    assert ran.status == 2
+    assert message in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_an_address_for_operators_that_is_taken_is_said_clearly(folder: Path) -> None:
+    """Status 1, before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ran = shieldmw("serve", "good:app", "--admin", address, cwd=folder, SHIELD_ADMIN_TOKEN=TOKEN)
+    assert ran.status == 1
+    assert ran.err.startswith(f"Error: cannot listen on {address}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "is_loopback"),
+    [("127.0.0.1:9000", "http://127.0.0.1:9000", True), ("0.0.0.0:9000", "http://0.0.0.0:9000", False)],
+)
+def test_others_than_this_machine_are_warned_of(
+    text: str, url: str, *, is_loopback: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The listener does not encrypt, so its place is on loopback or a unix socket."""
+    host, _, port = text.rpartition(":")
+    address = TcpAddress(host, host, int(port))
+    warn_of_strangers(address)
+    assert url_of(address) == url
+    assert ("not encrypted" in capsys.readouterr().err) is not is_loopback
 
 
 def test_a_key_that_is_none_is_said_clearly(folder: Path) -> None:

@@ -17,6 +17,7 @@ from shieldmw.core.bucket import NEVER_US, Charge, levels
 from shieldmw.core.client import Client, Identity, ListenerClass, address_clients
 from shieldmw.core.debts import Debt
 from shieldmw.core.limits import aggregate
+from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
 from store.fleets import fleet_store
@@ -377,6 +378,27 @@ def test_a_revoked_key_proves_nothing(open_store: Open, revoked: list[str], coun
             table = await store.api_keys(None)
             assert table is not None
             assert [key for key in ("key 1", "key 2", "key 3", "key 9") if proven(table, key)] == left
+
+    run(work())
+
+
+# --- seats ----------------------------------------------------------------------------------------
+
+
+def test_who_only_looks_at_the_seats_is_not_counted(open_store: Open) -> None:
+    """It sees workers, listeners and demand of the fleet, is granted nothing and changes nothing."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            assert (await store.look_at_seats()).workers == 0
+            reports = [Report(name, Audience(members=3), Audience(members=4, guests=1)) for name in "ab"]
+            for report in reports:
+                await store.seats(report, Capacity(10, 10))
+            for _ in range(2):
+                seen = await store.look_at_seats()
+                assert (seen.seats, seen.guest_seats, seen.workers) == (0, 0, 2)
+                assert (seen.present, seen.demand) == (Audience(members=6), Audience(members=8, guests=2))
+            assert (await store.seats(reports[0], Capacity(10, 10))).workers == 2
 
     run(work())
 

@@ -13,6 +13,7 @@ from servers import RedisServer, redis_server
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report, SeatTable
 from shieldmw.gate.seats import UNLIMITED
 from shieldmw.store import scripts
+from shieldmw.store.shared import NO_CAPACITY, NOBODY
 
 KEY = "shield:seats"
 LEASE_MS = int(LEASE_S * 1000)
@@ -46,6 +47,10 @@ class LuaTable:
         source = scripts.source("seats")
         assert source.count(TIME_OF_REDIS) == 1
         self._script = client.register_script(source.replace(TIME_OF_REDIS, TIME_OF_ARGUMENTS))
+
+    def look(self, now_ms: int) -> Grant:
+        """What a process sees that is no worker."""
+        return self.refresh(NOBODY, NO_CAPACITY, now_ms)
 
     def refresh(self, report: Report, capacity: Capacity, now_ms: int) -> Grant:
         """One report."""
@@ -104,7 +109,10 @@ def test_twins(client: redis.Redis, seed: int) -> None:
         elif dice.random() < 0.02:
             client.delete(KEY)
             table = SeatTable()
-        assert lua.refresh(report, capacity, now_ms) == table.refresh(report, capacity, now_ms / 1000)
+        if dice.random() < 0.2:
+            assert lua.look(now_ms) == table.look(now_ms / 1000)
+        else:
+            assert lua.refresh(report, capacity, now_ms) == table.refresh(report, capacity, now_ms / 1000)
         entries = {
             name.encode(): (
                 round(entry.until_s * 1000),
@@ -126,6 +134,18 @@ def test_the_key_ends_when_nobody_reports(client: redis.Redis) -> None:
     lua.refresh(report, Capacity(10, 10), 1_800_000_005_000)
     assert LEASE_MS < int(client.pttl(KEY)) <= 2 * LEASE_MS
     assert client.keys("*") == [KEY.encode()]
+
+
+def test_a_look_changes_nothing(client: redis.Redis) -> None:
+    """Who only looks leaves no trace: it is no worker, nobody's lease is renewed, and an empty table stays empty."""
+    lua = LuaTable(client)
+    assert lua.look(1_800_000_000_000).workers == 0
+    assert client.keys("*") == []
+    granted = lua.refresh(Report("a", Audience(), Audience(members=3)), Capacity(10, 10), 1_800_000_000_000)
+    before = client.hgetall(KEY), client.pexpiretime(KEY)
+    seen = lua.look(1_800_000_001_000)
+    assert (client.hgetall(KEY), client.pexpiretime(KEY)) == before
+    assert (seen.seats, seen.workers, seen.demand) == (0, 1, granted.demand)
 
 
 def test_workers_without_a_capacity_are_counted(client: redis.Redis) -> None:

@@ -2,7 +2,8 @@
 --
 -- KEYS     1 the seats: a hash, worker -> "until_ms wantH wantM wantG hereH hereM hereG seats guest_seats",
 --            and the fields "#guard" -> until_ms, while grants must not grow, "#told" -> until_ms
--- ARGV     1 worker  2 seats of the fleet  3 of those for guests at most  4 lease in ms
+-- ARGV     1 worker; '' only looks: it is granted nothing and not counted
+--          2 seats of the fleet  3 of those for guests at most  4 lease in ms
 --          5-7 wanted by hosts, members, guests (present ones included)  8-10 present, likewise
 --          11-12 seats and guest seats that the worker was granted, -1 where no lease of its is left
 --          13 the channel on which the others hear, at most each 250 ms, that a worker has less than its share
@@ -23,12 +24,14 @@ local TOLD = 250
 local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
 
 -- A script whose first write needs no memory is let finish, however full the server is.
-redis.call('PEXPIRE', KEYS[1], 2 * lease)
+if me ~= '' then
+  redis.call('PEXPIRE', KEYS[1], 2 * lease)
+end
 
 -- Sums over the other workers: seats wanted by all; wanted and used by those that report; wanted by those before this
 -- worker; seats held. In one pass, with neither a table for each nor a sort: with 200 workers that halves the call.
 local total, heard, before = {0, 0, 0}, {0, 0, 0, 0, 0, 0}, {0, 0, 0}
-local held, guests_held, count, index = 0, 0, 1, 0
+local held, guests_held, count, index = 0, 0, me == '' and 0 or 1, 0
 local mine, guard, told = nil, 0, 0
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
@@ -59,6 +62,10 @@ for i = 1, #fields, 2 do
     guests_held = guests_held + math.max(guest_seats, hereG)
     count = count + 1
   end
+end
+
+if me == '' then
+  return {0, 0, COHORTS, COHORTS, count, heard[4], heard[5], heard[6], heard[1], heard[2], heard[3]}
 end
 
 if not mine then
