@@ -29,7 +29,7 @@ class TcpAddress:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return ip_address(self.ip.partition("%")[0]).is_loopback
+        return ip_address(self.ip).is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,14 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
+
+
+def overlap(one: Address, other: Address) -> bool:
+    """Whether a client of one may reach the other."""
+    if isinstance(one, TcpAddress) and isinstance(other, TcpAddress):
+        ips = {one.ip, other.ip}
+        return one.port == other.port and (len(ips) == 1 or any(ip_address(ip).is_unspecified for ip in ips))
+    return one == other
 
 
 def url_of(address: Address, scheme: str = "http") -> str:

@@ -19,7 +19,7 @@ from shieldmw.wiring import ShieldMiddleware, admin_alone
 
 from .admin_listener import AdminListener, warn_of_strangers
 from .app_target import try_app
-from .listening import Address, free_tcp_address, free_unix_address, parse_address, url_of
+from .listening import Address, free_tcp_address, free_unix_address, overlap, parse_address, url_of
 from .load import EXIT_WRONG_INPUT, exit_with, settings_or_exit
 from .orphan import tell_workers
 from .server import BACKLOG, HEADER_TIMEOUT_S, ServerOptions, check_tls, granian_server
@@ -127,23 +127,23 @@ def serve(
             f"shieldmw: memory:// is not shared: {chosen.workers} workers allow {chosen.workers} times the limits",
             err=True,
         )
-    operators = None if admin is None else _admin_address(admin, settings)
+    operators = None if admin is None else _admin_address(admin, chosen.address, settings)
     try_app(target)
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
             os.environ["SHIELD_REDIS_URL"] = _started(stack).url
         _check_wiring()
+        server = granian_server(target, chosen)
         if operators is not None:
             stack.enter_context(AdminListener(operators, chosen.log_level))
             click.echo(f"shieldmw: admin routes also on {url_of(operators)}", err=True)
         click.echo(_first_line(target, chosen, settings), err=True)
-        server = granian_server(target, chosen)
         let_workers_hear_sigterm()
         tell_workers(lambda: bool(server.interrupt_signal))
         server.serve(target_loader=partial(load_shielded, log_level=chosen.log_level))
 
 
-def _admin_address(text: str, settings: Settings) -> Address:
+def _admin_address(text: str, app: Address, settings: Settings) -> Address:
     """Where the admin routes are served alone, once it is known that they can be."""
     try:
         admin_alone(settings)
@@ -152,6 +152,9 @@ def _admin_address(text: str, settings: Settings) -> Address:
             click.echo(f"shieldmw: --admin {text}: {line}", err=True)
         sys.exit(EXIT_WRONG_INPUT)
     address = parse_address(text, "--admin")
+    if overlap(address, app):
+        # Both would listen there (SO_REUSEPORT), and the kernel would deal connections to either.
+        raise click.BadParameter(f"the app is served on {app}: choose another port or path", param_hint="--admin")
     warn_of_strangers(address)
     return address
 

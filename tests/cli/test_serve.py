@@ -9,7 +9,7 @@ import pytest
 
 from cli.commands import python, shieldmw
 from shieldmw.cli.admin_listener import warn_of_strangers
-from shieldmw.cli.listening import TcpAddress, url_of
+from shieldmw.cli.listening import Address, TcpAddress, UnixAddress, overlap, url_of
 
 TOKEN = "an-admin-token-of-some-length"
 
@@ -127,6 +127,31 @@ def test_a_listener_for_operators_needs_a_token_and_a_store(
     assert ran.status == 2
     assert message in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "0.0.0.0:8000"])
+def test_operators_have_another_port_than_the_app(folder: Path, address: str) -> None:
+    """Else the kernel would deal the connections to either."""
+    ran = shieldmw("serve", "good:app", "--admin", address, cwd=folder, SHIELD_ADMIN_TOKEN=TOKEN)
+    assert ran.status == 2
+    assert "the app is served on 127.0.0.1:8000" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (TcpAddress("a", "127.0.0.1", 1), TcpAddress("b", "127.0.0.1", 1), True),
+        (TcpAddress("a", "127.0.0.1", 1), TcpAddress("a", "127.0.0.1", 2), False),
+        (TcpAddress("a", "127.0.0.1", 1), TcpAddress("b", "127.0.0.2", 1), False),
+        (TcpAddress("a", "::", 1), TcpAddress("b", "127.0.0.1", 1), True),
+        (UnixAddress(Path("/a")), UnixAddress(Path("/a")), True),
+        (UnixAddress(Path("/a")), TcpAddress("a", "127.0.0.1", 1), False),
+    ],
+)
+def test_addresses_overlap(one: Address, other: Address, *, expected: bool) -> None:
+    """The same port of the same address, or of all of them; the same path."""
+    assert overlap(one, other) is expected
+    assert overlap(other, one) is expected
 
 
 def test_an_address_for_operators_that_is_taken_is_said_clearly(folder: Path) -> None:
