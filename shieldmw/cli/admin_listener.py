@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,8 @@ import click
 
 from .listening import Address, TcpAddress
 
-AGAIN_S = 1.0
+# How soon it is started again, twice as long each time where it ends soon after.
+AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
 STOP_S = 5.0
 
 
@@ -38,13 +40,16 @@ class AdminListener:
         return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603  (our own module)
 
     def _watch(self) -> None:
+        again_s = AGAIN_S
         while True:
+            began_s = time.monotonic()
             status = self._process.wait()
             if self._stopping.is_set():
                 return
             click.echo(f"shieldmw: the admin listener ended with status {status}: it is started again", err=True)
-            if self._stopping.wait(AGAIN_S):
+            if self._stopping.wait(again_s):
                 return
+            again_s = AGAIN_S if began_s < time.monotonic() - LONGEST_AGAIN_S else min(2 * again_s, LONGEST_AGAIN_S)
             self._process = self._start()
 
     def __enter__(self) -> Self:

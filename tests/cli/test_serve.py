@@ -202,6 +202,13 @@ def test_a_socket_that_cannot_be_made_is_said_clearly(folder: Path, path: str, m
     assert (folder / "good.py").read_text() == MODULES["good.py"]
 
 
+def test_a_worker_hands_over_the_interpreter_soon(folder: Path) -> None:
+    """What granian's threads have read comes to the event loop while the app computes."""
+    loaded = "import sys; from shieldmw.cli.worker import load_shielded; app = load_shielded('good:app')"
+    ran = python(f"{loaded}; print(sys.getswitchinterval())", cwd=folder)
+    assert ran.out.strip() == "0.0005", ran.err
+
+
 def test_a_worker_spares_its_garbage_collector_what_stays(folder: Path) -> None:
     """What is there when a worker begins to serve is in no full collection: those stop all of its requests."""
     loaded = "import gc; from shieldmw.cli.worker import load_shielded; app = load_shielded('good:app')"
