@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from secrets import token_bytes
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
@@ -45,15 +44,17 @@ from .gate.stream_caps import NO_CAPS, STREAMS, StreamCaps
 from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
 from .settings import Settings
-from .settings.problems import problem
-from .settings.store_url import CLUSTERS, SENTINELS, scheme_of
+from .settings.problems import masked_url, problem
+from .settings.store_url import scheme_of
 from .store.memory import MemoryBuckets, MemoryStore
+from .store.opener import store_opener
 from .store.port import Store
 from .telemetry.log import RefusalLog
 
 if TYPE_CHECKING:
     from .asgi.admin import Admin
-    from .store.calls import Calls
+    from .asgi.admin_alone import AdminAlone
+    from .gate.desk import Desk
 
 # What only some settings need is imported where they are read: a process pays for what it uses.
 
@@ -94,10 +95,8 @@ class ShieldMiddleware(Shield):
         authenticate: AuthenticateScope | None,
         failure: SettingsError | None = None,
     ) -> None:
-        forwarded = settings.forwarded_header if settings.trusted_proxies else None
-        reading = Reading(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
         pointers = Pointers(settings.recording_url, settings.sign_in_url, settings.retry_after)
-        reader = FactsReader(reading, authenticate)
+        reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
         build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
         lingering = Lingering()
@@ -141,46 +140,53 @@ def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> A
     return Admin(settings.admin_path, door, handshakes)
 
 
+def _reader(settings: Settings, authenticate: AuthenticateScope | None = None) -> FactsReader:
+    forwarded = settings.forwarded_header if settings.trusted_proxies else None
+    reading = Reading(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
+    return FactsReader(reading, authenticate)
+
+
+def admin_alone(settings: Settings) -> AdminAlone:
+    """The admin routes without an app: for a process that serves operators only, and is no worker of the fleet.
+
+    Raises:
+        SettingsError: there is no token to show there, or the store is none that processes share.
+    """
+    from .asgi.admin_alone import AdminAlone
+
+    lingering = Lingering()
+    handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
+    admin = _admin(settings, _reader(settings), handshakes)
+    if admin is None:
+        raise SettingsError(
+            ["SHIELD_ADMIN_TOKEN: unset, so there are no admin routes: set one of 16 characters or more"]
+        )
+    if scheme_of(settings.redis_url) == "memory":
+        shown = masked_url(settings.redis_url)
+        raise SettingsError(
+            [f"SHIELD_REDIS_URL: '{shown}' is in each process alone, so no other can see or change it: use embedded://"]
+        )
+    open_store = store_opener(settings)
+    return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store()))
+
+
+def build_desk(settings: Settings, store: Store) -> Desk:
+    """The operator's side of a fleet, for one event loop."""
+    from .gate.desk import Desk, OnlookersGrants
+
+    plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+    switch = Switch(store, on_change=lambda: desk.soon())
+    seats = Seats(OnlookersGrants(store, switch.store_now_s), switch, plan)
+    deny_list = DenyWatch(store, switch.store_now_s)
+    guarded = _guarded(settings, store, workers=lambda: seats.workers)
+    load_reports = LoadReports(store, seats, None, switch.store_now_s)
+    control = Control(store, guarded, switch, seats, deny_list, settings, lambda: None, load_reports)
+    desk = Desk(control, switch, deny_list, seats, guarded)
+    return desk
+
+
 def _addressing(settings: Settings) -> Addressing:
     return Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix)
-
-
-def store_opener(settings: Settings) -> Callable[[], Store]:
-    """What opens the store of the settings, once for each event loop."""
-    secret = None if settings.secret is None else settings.secret.get_secret_value().encode()
-    candidate = token_bytes(32)
-    scheme = scheme_of(settings.redis_url)
-    if scheme == "memory":
-        store = MemoryStore(secret or candidate)
-        return lambda: store
-    from .store.shared import RedisStore
-
-    connect = partial(_server_kind(scheme), _server_url(settings.redis_url), settings.redis_timeout_ms / 1000)
-    return lambda: RedisStore(connect(), prefix=settings.key_prefix, secret=secret, candidate=candidate)
-
-
-def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
-    """What calls the servers of such a URL."""
-    if scheme in CLUSTERS:
-        from .store.cluster import Cluster
-
-        return Cluster
-    if scheme in SENTINELS:
-        from .store.sentinel import Sentinels
-
-        return Sentinels
-    from .store.redis import RedisConnection
-
-    return RedisConnection
-
-
-def _server_url(url: str) -> str:
-    """Where the servers are."""
-    if scheme_of(url) != "embedded":
-        return url
-    from .store.embedded import shared_server
-
-    return shared_server().url
 
 
 def _start_embedded(settings: Settings) -> None:
@@ -202,7 +208,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         SettingsError: the JWT settings cannot be used.
     """
     policy = settings.policy
-    plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+    plan = SeatPlan.of(settings)
     switch = Switch(store, on_change=lambda: mode_changed(), on_reset=lambda: forget())
     observers = (RefusalLog(),)
     seats = Seats(store, switch, plan, observers=observers)

@@ -19,7 +19,7 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
-from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
 from shieldmw.errors import StoreError, StoreUnavailable
 
@@ -120,6 +120,9 @@ class ModeRegister(Protocol):
     async def mode(self) -> StoredMode:
         """The mode as it is kept; version 0 where there is none."""
 
+    async def look(self) -> StoredMode:
+        """The same for a process that is no worker: nothing is written, not even where the store is empty."""
+
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
     ) -> tuple[bool, StoredMode]:
@@ -141,14 +144,22 @@ class ModeRegister(Protocol):
         """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``, ``taken …``); first '' once it listens."""
 
 
-class SeatRegister(Protocol):
-    """Divides seats among workers, and counts the waiting room."""
+class SeatGrants(Protocol):
+    """Divides seats among workers."""
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; what it is granted."""
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""
+
+
+class SeatRegister(SeatGrants, Protocol):
+    """Divides seats among workers, and counts the waiting room."""
+
+    async def fleet(self, now_s: float) -> Fleet:
+        """How the fleet stands at a time of the store's clock (Unix seconds), asked by a process that is no worker:
+        nothing is written."""
 
     async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Take ``give`` numbers to give out, and call as many as seats came free.
