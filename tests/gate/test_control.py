@@ -19,10 +19,11 @@ from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate import control as control_module
 from shieldmw.gate.control import Control, DenyRefusal, clients_of, limit_names, network_of
+from shieldmw.gate.direct import DirectControl
 from shieldmw.gate.gate import Gate
 from shieldmw.gate.status import shown_settings
 from shieldmw.store.memory import MemoryStore
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_desk, build_gate
 
 LIMIT_S = 30
 
@@ -184,6 +185,26 @@ def test_the_load_of_all_workers_is_told_by_each() -> None:
     run(work)
 
 
+def test_processes_that_are_no_workers_tell_of_the_load_of_all() -> None:
+    """The listener for operators, and the switch through the store; neither is among the workers."""
+
+    async def work() -> None:
+        store, settings = Away(b"secret"), Settings(overload="shadow")
+        gate, _ = worker(store)
+        await gate.start()
+        desk, direct = build_desk(settings, store), DirectControl(store, settings)
+        await desk.start()
+        for control in (desk.control, direct):
+            assert await _load(control) == ("shadow", True, {gate.room.seats.worker})
+        store.without, store.is_away = frozenset({"loads"}), True
+        for control in (desk.control, direct):
+            assert await _load(control) == ("shadow", False, set())
+        await desk.stop()
+        await gate.stop()
+
+    run(work)
+
+
 def test_load_that_cannot_be_read_leaves_the_rest_of_the_status() -> None:
     """Where something else has the place of the reports, say."""
 
@@ -223,7 +244,7 @@ def test_the_setting_is_told_as_it_is_in_force(values: dict[str, Any], setting: 
     run(work)
 
 
-async def _load(control: Control) -> tuple[str, bool, set[str]]:
+async def _load(control: Control | DirectControl) -> tuple[str, bool, set[str]]:
     """The setting, whether it is the fleet's, and which workers are told of."""
     overload = (await control.status()).overload
     assert overload is not None
