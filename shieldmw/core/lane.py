@@ -155,6 +155,8 @@ class Lane(Generic[W]):
         if not self.waiting:
             self._stands_since_us = self._paced_since_us = now_us
             self._paced = 0
+            if self._began_us is None:
+                self._began_us = now_us
         self._queues[rank][waiter] = now_us
         self.waiting += 1
 

@@ -85,6 +85,8 @@ class Gatekeeper:
         """Put a waiter into the queue: True where its turn has come, False where it took too long."""
         waiter: Waiter = self._running().create_future()
         self.lane.wait(rank, waiter, self._now_us())
+        if not self._tick_is_due:
+            self._tick_soon()
         return waiter
 
     def began(self, route: Hashable, began_us: int) -> None:
