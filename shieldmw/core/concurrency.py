@@ -2,13 +2,18 @@
 
 Apps that await (threads, connection pools, upstreams) drown by concurrency: beyond what they work on at once, one more
 request only makes all of them wait. Little's law says where that is (concurrency = throughput x latency), and a latency
-above its best says that it is passed. This is the gradient of Netflix' concurrency-limits (``Gradient2Limit``) with the
-baseline of Envoy's adaptive concurrency filter (the best time; a long average is poisoned by an attack of minutes):
+above the usual one says that it is passed. This is the gradient of Netflix' concurrency-limits (``Gradient2Limit``)
+with the baseline of Envoy's adaptive concurrency filter (what responses take while few are inside; a long average is
+poisoned by an attack of minutes):
 
-- Each time is divided by the best time of its *route*, so slow endpoints beside fast ones do not look like overload.
-- A window is judged by a low quantile of these ratios: congestion slows all requests, a slow minority does not.
-- Where the limit is at its least and requests are slow all the same, the app has become slower, not the crowd larger:
-  the best times are learnt anew.
+- The usual time is that of a *route*, so slow endpoints beside fast ones do not look like overload. It is a mean and
+  not the best time: of a page that is in a cache now and then, or asked for with a wrong number, the best time says
+  nothing, and one such request in a hundred would hold the limit down.
+- A window compares the time that its requests took together with the usual one: those inside for long count for more,
+  so no crowd of cheap requests hides that others wait. How much a single slow one counts is bounded.
+- It is judged no more often than responses take, else it would come down again and again for the same ones.
+- Usual times are learnt while no more than ``LEAST`` are inside. So an app that has become slower is learnt anew where
+  that has brought the limit down to its least.
 """
 
 from __future__ import annotations
@@ -21,39 +26,56 @@ LEAST = 4
 MOST = 4096
 FIRST = 128
 
-# How far times may rise above their best before the limit comes down.
+# How far times may rise above the usual ones before the limit comes down.
 TOLERANCE = 2.0
 
 # What is faster than this is not told apart: a loop's own jitter is as much.
 FASTEST_US = 1_000
 
-WINDOW_US = 100_000
-FEWEST_SAMPLES = 8
-MOST_SAMPLES = 256
-QUANTILE = 0.25
+# One response counts for so many usual times at most: a slow minority is not overload.
+MOST_TIMES = 8
 
-# Routes whose best times are kept; all others share one.
+WINDOW_US, LONGEST_WINDOW_US = 100_000, 1_000_000
+FEWEST_SAMPLES = 16
+
+# Weight of the newest sample in a usual time.
+NEWEST = 0.1
+
+# Routes whose usual times are kept; the oldest goes for a new one.
 MOST_ROUTES = 512
 
 
 class AdaptiveLimit:
     """The limit, and what it is made of. ``fixed`` above 0 is a limit that does not adapt."""
 
-    __slots__ = ("_best_us", "_ends_us", "_fixed", "_ratios", "_was_full", "inside", "limit")
+    __slots__ = (
+        "_ends_us",
+        "_expected_us",
+        "_fixed",
+        "_most_inside",
+        "_samples",
+        "_took_us",
+        "_usual_us",
+        "inside",
+        "limit",
+    )
 
     def __init__(self, fixed: int = 0) -> None:
         self._fixed = fixed > 0
         self.limit = fixed or FIRST
         self.inside = 0
-        self._was_full = False
-        self._best_us: dict[Hashable, int] = {}
-        self._ratios: list[float] = []
+        self._usual_us: dict[Hashable, float] = {}
+        # Of this window: the most that were inside, how many responses began, and how long that took.
+        self._most_inside = 0
+        self._samples = 0
+        self._took_us = 0.0
+        self._expected_us = 0.0
         self._ends_us = 0
 
     @property
     def routes(self) -> int:
-        """How many routes have a best time of their own."""
-        return len(self._best_us)
+        """How many routes have a usual time."""
+        return len(self._usual_us)
 
     def room(self) -> int:
         """How many more may enter."""
@@ -62,36 +84,44 @@ class AdaptiveLimit:
     def entered(self) -> None:
         """A request goes into the app."""
         self.inside += 1
-        if self.inside >= self.limit:
-            self._was_full = True
+        if self.inside > self._most_inside:  # noqa: PLR1730  (a call on the way of every request)
+            self._most_inside = self.inside
 
     def left(self) -> None:
         """A request is inside no longer: its response has begun, or it has ended without one."""
         self.inside -= 1
 
-    def sample(self, route: Hashable, took_us: int, now_us: int) -> None:
-        """A response has begun after so long."""
+    def sample(self, route: Hashable, took_us: int, now_us: int, inside_then: int) -> None:
+        """A response has begun after so long; ``inside_then`` were inside when it entered, itself included."""
         if self._fixed:
             return
-        took_us = max(took_us, FASTEST_US)
-        best = self._best_us
-        if route not in best and len(best) >= MOST_ROUTES:
-            route = None
-        best_us = best[route] = min(took_us, best.get(route, took_us))
-        if len(self._ratios) < MOST_SAMPLES:
-            self._ratios.append(took_us / best_us)
-        if now_us >= self._ends_us and len(self._ratios) >= FEWEST_SAMPLES:
+        usual_us = self._usual_us.get(route)
+        if usual_us is None:
+            if inside_then > LEAST:
+                return  # it may have waited for the others
+            usual_us = self._begin_with(route, max(took_us, FASTEST_US))
+        counted_us = min(max(took_us, FASTEST_US), MOST_TIMES * usual_us)
+        if inside_then <= LEAST:
+            self._usual_us[route] = usual_us + NEWEST * (counted_us - usual_us)
+        self._samples += 1
+        self._took_us += counted_us
+        self._expected_us += usual_us
+        if now_us >= self._ends_us and self._samples >= FEWEST_SAMPLES:
+            took_us = int(self._took_us / self._samples)
+            self._ends_us = now_us + max(WINDOW_US, min(took_us, LONGEST_WINDOW_US))
             self._judge()
-            self._ends_us = now_us + WINDOW_US
+
+    def _begin_with(self, route: Hashable, took_us: float) -> float:
+        if len(self._usual_us) >= MOST_ROUTES:
+            del self._usual_us[next(iter(self._usual_us))]
+        self._usual_us[route] = took_us
+        return took_us
 
     def _judge(self) -> None:
-        """Move the limit by what the window has shown."""
-        ratios = sorted(self._ratios)
-        ratio = ratios[int(len(ratios) * QUANTILE)]
-        gradient = max(0.5, min(1.0, TOLERANCE / ratio))
-        if gradient < 1.0 and self.limit <= LEAST:
-            self._best_us = {route: int(best_us * ratio) for route, best_us in self._best_us.items()}
-        if gradient < 1.0 or self._was_full:
+        """Move the limit by what the window has shown; it comes down only where it is used, and up where it is full."""
+        gradient = max(0.5, min(1.0, TOLERANCE * self._expected_us / self._took_us))
+        comes_down = gradient < 1.0 and 2 * self._most_inside >= self.limit
+        if comes_down or self._most_inside >= self.limit:
             self.limit = max(LEAST, min(MOST, int(self.limit * gradient + sqrt(self.limit))))
-        self._ratios.clear()
-        self._was_full = self.inside >= self.limit
+        self._samples, self._took_us, self._expected_us = 0, 0.0, 0.0
+        self._most_inside = self.inside

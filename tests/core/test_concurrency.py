@@ -7,6 +7,8 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shieldmw.core.concurrency import FIRST, LEAST, MOST_ROUTES, AdaptiveLimit
 
@@ -22,32 +24,38 @@ def crowd(
     seconds: float,
     now_us: int = 0,
     slow_share: float = 0.0,
+    fast_share: float = 0.0,
+    fast_route: str = "page",
     seed: int = 1,
 ) -> tuple[int, int]:
     """A closed crowd before an app that works on ``places`` requests at once, first come, first served.
 
-    ``slow_share`` of the requests go to an endpoint that takes two seconds of nobody's place. Returns how many were
-    served, and the virtual time at the end.
+    ``slow_share`` of the requests go to an endpoint that takes two seconds of nobody's place, and ``fast_share`` are
+    answered in a millisecond without a place, as from a cache. Returns how many of the others were served, and the
+    virtual time at the end.
     """
     random = Random(seed)
     free_us = [now_us] * places
-    inside: list[tuple[int, int, str, int]] = []
+    inside: list[tuple[int, int, str, int, int]] = []
     served, end_us, number = 0, now_us + round(seconds * 1_000_000), 0
     while now_us < end_us:
         while limit.room() > 0 and len(inside) < asking:
             limit.entered()
             number += 1
             if random.random() < slow_share:
-                heapq.heappush(inside, (now_us + 2_000 * MS, number, "slow", now_us))
+                heapq.heappush(inside, (now_us + 2_000 * MS, number, "slow", now_us, limit.inside))
+                continue
+            if random.random() < fast_share:
+                heapq.heappush(inside, (now_us + MS, number, fast_route, now_us, limit.inside))
                 continue
             start_us = max(now_us, heapq.heappop(free_us))
             done_us = start_us + service_us()
             heapq.heappush(free_us, done_us)
-            heapq.heappush(inside, (done_us, number, "fast", now_us))
-        now_us, _, route, began_us = heapq.heappop(inside)
+            heapq.heappush(inside, (done_us, number, "page", now_us, limit.inside))
+        now_us, _, route, began_us, inside_then = heapq.heappop(inside)
         limit.left()
-        limit.sample(route, now_us - began_us, now_us)
-        served += 1
+        limit.sample(route, now_us - began_us, now_us, inside_then)
+        served += now_us - began_us > MS and route != "slow"
     for _ in inside:
         limit.left()
     return served, now_us
@@ -98,7 +106,7 @@ def test_the_limit_never_falls_below_its_least() -> None:
     for step in range(10_000):
         limit.entered()
         limit.left()
-        limit.sample("page", MS if step < 10 else (step + 1) * 100 * MS, step * 20 * MS)
+        limit.sample("page", MS if step < 10 else (step + 1) * 100 * MS, step * 20 * MS, limit.limit)
         assert limit.limit >= LEAST
 
 
@@ -109,9 +117,93 @@ def test_a_limit_that_is_set_does_not_move() -> None:
     assert limit.limit == 20
 
 
-def test_made_up_routes_share_one_entry() -> None:
-    """Memory is bounded, whatever paths a flood asks for."""
+def test_made_up_routes_are_bounded() -> None:
+    """Memory is, whatever paths a flood asks for; and what comes while many are inside teaches nothing."""
     limit = AdaptiveLimit()
     for number in range(3 * MOST_ROUTES):
-        limit.sample(f"/{number}", MS, number * MS)
-    assert limit.routes <= MOST_ROUTES + 1
+        limit.sample(f"/{number}", MS, number * MS, 1)
+    assert limit.routes == MOST_ROUTES
+    for number in range(3 * MOST_ROUTES):
+        limit.sample(f"/again/{number}", MS, number * MS, LEAST + 1)
+    limit.sample("/1535", 50 * MS, 0, 1)
+    assert limit.routes == MOST_ROUTES
+
+
+@pytest.mark.parametrize("fast_share", [0.01, 0.02, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize("fast_route", ["page", "static"])
+def test_fast_answers_neither_hold_the_limit_down_nor_hide_that_others_wait(fast_share: float, fast_route: str) -> None:
+    """Cache hits, 304 and wrong numbers among the answers of one route, or a flood of favicons beside it: calm is not
+    mistaken for overload, and in overload all places are used and no queue builds up inside."""
+    limit = AdaptiveLimit()
+
+    def service_us() -> int:
+        return 30 * MS
+
+    def ask(asking: int, seconds: float, now_us: int) -> tuple[int, int]:
+        return crowd(
+            limit,
+            places=16,
+            service_us=service_us,
+            asking=asking,
+            seconds=seconds,
+            now_us=now_us,
+            fast_share=fast_share,
+            fast_route=fast_route,
+        )
+
+    _, now_us = ask(8, 3, 0)
+    assert limit.limit == FIRST
+    _, now_us = ask(700, 2, now_us)
+    served, _ = ask(700, 3, now_us)
+    assert served >= 0.9 * 3_000 / 30 * 16
+    assert limit.limit <= 4 * 16
+
+
+def test_a_slow_minority_of_one_route_is_no_overload() -> None:
+    """An endpoint whose answers take two seconds now and then, as where queries are the client's own."""
+    limit = AdaptiveLimit()
+    random = Random(3)
+
+    def service_us() -> int:
+        return 2_000 * MS if random.random() < 0.03 else 20 * MS
+
+    crowd(limit, places=10_000, service_us=service_us, asking=60, seconds=20)
+    assert limit.limit >= 60
+
+
+def test_a_crowd_of_slow_responses_brings_the_limit_down_once() -> None:
+    """Responses of two seconds show what was two seconds ago: it is not judged for them every tenth of a second."""
+    limit = AdaptiveLimit()
+    _, now_us = crowd(limit, places=40, service_us=lambda: 500 * MS, asking=4, seconds=3)
+    served, now_us = crowd(limit, places=40, service_us=lambda: 500 * MS, asking=700, seconds=20, now_us=now_us)
+    assert served >= 0.9 * 20 * 2 * 40
+    assert limit.limit <= 4 * 40
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    places=st.integers(1, 40),
+    service_ms=st.integers(2, 100),
+    fast_share=st.floats(0, 0.7),
+    slow_share=st.sampled_from([0.0, 0.0, 0.02]),
+    seed=st.integers(0, 99),
+)
+def test_nothing_in_the_mix_keeps_places_from_being_used(
+    places: int, service_ms: int, fast_share: float, slow_share: float, seed: int
+) -> None:
+    """What an attacker adds to it is part of the mix: the app's places are used, whatever is asked for beside them."""
+    limit = AdaptiveLimit()
+    now_us, served = 0, 0
+    for asking, seconds in ((max(1, places // 2), 2), (700, 4), (700, 4)):
+        served, now_us = crowd(
+            limit,
+            places=places,
+            service_us=lambda: service_ms * MS,
+            asking=asking,
+            seconds=seconds,
+            now_us=now_us,
+            fast_share=fast_share,
+            slow_share=slow_share,
+            seed=seed,
+        )
+    assert served >= 0.75 * 4_000 / service_ms * places

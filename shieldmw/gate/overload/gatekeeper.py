@@ -15,18 +15,19 @@ SWEEP_S = 0.02
 class Passage:
     """One request inside the app, from its entry to the start of its response."""
 
-    __slots__ = ("_began_us", "_keeper")
+    __slots__ = ("_began_us", "_inside_then", "_keeper")
 
-    def __init__(self, keeper: Gatekeeper, began_us: int) -> None:
+    def __init__(self, keeper: Gatekeeper, began_us: int, inside_then: int) -> None:
         self._keeper: Gatekeeper | None = keeper
         self._began_us = began_us
+        self._inside_then = inside_then
 
     def begun(self, route: Hashable) -> None:
         """Its response begins; what is told again is not heard."""
         keeper = self._keeper
         if keeper is not None:
             self._keeper = None
-            keeper.began(route, self._began_us)
+            keeper.began(route, self._began_us, self._inside_then)
 
     def end(self) -> None:
         """It has ended, perhaps without a response."""
@@ -58,12 +59,12 @@ class Gatekeeper:
         now_us = self._now_us()
         if not self._tick_is_due:
             self._tick_soon()
-        return Passage(self, now_us) if self.lane.enters(rank, now_us) else None
+        return self._passage(now_us) if self.lane.enters(rank, now_us) else None
 
     def enter_anyway(self) -> Passage:
         """The passage of a request that enters though it should wait."""
         self.lane.places.entered()
-        return Passage(self, self._now_us())
+        return self._passage(self._now_us())
 
     def would_refuse(self, rank: Rank) -> bool:
         """Whether a request would have to wait too long."""
@@ -79,7 +80,7 @@ class Gatekeeper:
             if waiter.done() and not waiter.cancelled() and waiter.result():
                 self.left()  # its turn came in the moment that it went away: the place is for another
             raise
-        return Passage(self, self._now_us()) if let_in else None
+        return self._passage(self._now_us()) if let_in else None
 
     def queue(self, rank: Rank) -> Waiter:
         """Put a waiter into the queue: True where its turn has come, False where it took too long."""
@@ -89,15 +90,18 @@ class Gatekeeper:
             self._tick_soon()
         return waiter
 
-    def began(self, route: Hashable, began_us: int) -> None:
-        """A response has begun."""
+    def began(self, route: Hashable, began_us: int, inside_then: int) -> None:
+        """A response has begun; ``inside_then`` requests were inside when its own entered."""
         now_us = self._now_us()
-        self.lane.places.sample(route, now_us - began_us, now_us)
+        self.lane.places.sample(route, now_us - began_us, now_us, inside_then)
         self._left(now_us)
 
     def left(self) -> None:
         """A request is inside no longer."""
         self._left(self._now_us())
+
+    def _passage(self, now_us: int) -> Passage:
+        return Passage(self, now_us, self.lane.places.inside)
 
     def _left(self, now_us: int) -> None:
         self.lane.left(now_us)
