@@ -115,20 +115,20 @@ class Shield:
             decision = await decision
         answer: Awaitable[None]
         passage: Passage | None = None
-        if decision.verdict is REFUSED:
-            answer = self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
-        elif decision.live and not facts.preflight:
-            answer = self._live(gate, facts, decision, scope, receive, send)
-        else:
-            entry = gate.enter_app(facts, decision)
-            if entry is None or isinstance(entry, Passage):
-                passage = entry
-                answer = self._pass(passage, gate, facts, decision, scope, receive, send)
-            else:
-                answer = self._pass_later(entry, gate, facts, decision, scope, receive, send)
-        # It may last for hours: what only the decision needed must not live as long.
-        del gate, facts, decision
         try:
+            if decision.verdict is REFUSED:
+                answer = self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
+            elif decision.live and not facts.preflight:
+                answer = self._live(gate, facts, decision, scope, receive, send)
+            else:
+                entry = gate.enter_app(facts, decision)
+                if entry is None or isinstance(entry, Passage):
+                    passage = entry
+                    answer = self._pass(passage, gate, facts, decision, scope, receive, send)
+                else:
+                    answer = self._pass_later(entry, gate, facts, decision, scope, receive, send)
+            # It may last for hours: what only the decision needed must not live as long.
+            del gate, facts, decision
             await answer
         finally:
             if passage is not None:
@@ -174,8 +174,11 @@ class Shield:
             return
         try:
             still_there = await receive_if_there(scope, receive)
-            if still_there is not None:
-                await self._pass(passage, gate, facts, decision, scope, still_there, send)
+            if still_there is None:
+                return
+            answer = self._pass(passage, gate, facts, decision, scope, still_there, send)
+            del gate, facts, decision  # it may last for hours
+            await answer
         finally:
             passage.end()
 

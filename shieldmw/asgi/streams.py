@@ -165,6 +165,7 @@ class LiveStream:
                 await self._replies.refuse(entry, self._scope, self._receive, self._send)
                 return
             self._passage = entry
+            del entry
             await app(_in_messages(self._scope), self._receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
@@ -215,7 +216,7 @@ class LiveStream:
     async def _start(self, message: Message) -> None:
         """Send the start. It is never cancelled: nobody could say afterwards how far it has come."""
         if self._passage is not None:
-            self._passage.begun(route_of(self._scope))
+            self._passage.begun(route_of(self._scope, message))
             self._passage = None
         phase, self._phase = self._phase_after(message), Phase.STARTING
         headers = [*message.get("headers", ()), *self._headers]

@@ -38,11 +38,14 @@ MOST_TIMES = 8
 WINDOW_US, LONGEST_WINDOW_US = 100_000, 1_000_000
 FEWEST_SAMPLES = 16
 
-# Weight of the newest sample in a usual time.
-NEWEST = 0.1
+# A usual time is the mean of about so many responses: of fewer it would be chance where some come from a cache.
+REMEMBERED = 50
 
 # Routes whose usual times are kept; the oldest goes for a new one.
 MOST_ROUTES = 512
+
+
+_UNKNOWN = (0.0, 0)
 
 
 class AdaptiveLimit:
@@ -64,7 +67,8 @@ class AdaptiveLimit:
         self._fixed = fixed > 0
         self.limit = fixed or FIRST
         self.inside = 0
-        self._usual_us: dict[Hashable, float] = {}
+        # By route: the usual time, and of how many responses it is the mean, up to ``REMEMBERED``.
+        self._usual_us: dict[Hashable, tuple[float, int]] = {}
         # Of this window: the most that were inside, how many responses began, and how long that took.
         self._most_inside = 0
         self._samples = 0
@@ -95,14 +99,13 @@ class AdaptiveLimit:
         """A response has begun after so long; ``inside_then`` were inside when it entered, itself included."""
         if self._fixed:
             return
-        usual_us = self._usual_us.get(route)
-        if usual_us is None:
-            if inside_then > LEAST:
-                return  # it may have waited for the others
-            usual_us = self._begin_with(route, max(took_us, FASTEST_US))
-        counted_us = min(max(took_us, FASTEST_US), MOST_TIMES * usual_us)
+        took_us = max(took_us, FASTEST_US)
+        usual_us, count = self._usual_us.get(route, _UNKNOWN)
         if inside_then <= LEAST:
-            self._usual_us[route] = usual_us + NEWEST * (counted_us - usual_us)
+            usual_us = self._learn(route, usual_us, count, took_us)
+        elif not count:
+            return  # it may have waited for the others
+        counted_us = min(took_us, MOST_TIMES * usual_us)
         self._samples += 1
         self._took_us += counted_us
         self._expected_us += usual_us
@@ -111,11 +114,16 @@ class AdaptiveLimit:
             self._ends_us = now_us + max(WINDOW_US, min(took_us, LONGEST_WINDOW_US))
             self._judge()
 
-    def _begin_with(self, route: Hashable, took_us: float) -> float:
-        if len(self._usual_us) >= MOST_ROUTES:
-            del self._usual_us[next(iter(self._usual_us))]
-        self._usual_us[route] = took_us
-        return took_us
+    def _learn(self, route: Hashable, usual_us: float, count: int, took_us: int) -> float:
+        """The usual time of a route after one more response that waited for nobody."""
+        if not count:
+            usual_us = took_us
+            if len(self._usual_us) >= MOST_ROUTES:
+                del self._usual_us[next(iter(self._usual_us))]
+        count = min(count + 1, REMEMBERED)
+        usual_us += (min(took_us, MOST_TIMES * usual_us) - usual_us) / count
+        self._usual_us[route] = usual_us, count
+        return usual_us
 
     def _judge(self) -> None:
         """Move the limit by what the window has shown; it comes down only where it is used, and up where it is full."""

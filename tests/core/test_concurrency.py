@@ -184,17 +184,16 @@ def test_a_crowd_of_slow_responses_brings_the_limit_down_once() -> None:
 @given(
     places=st.integers(1, 40),
     service_ms=st.integers(2, 100),
-    fast_share=st.floats(0, 0.7),
-    slow_share=st.sampled_from([0.0, 0.0, 0.02]),
+    fast_share=st.floats(0, 0.5),
     seed=st.integers(0, 99),
 )
 def test_nothing_in_the_mix_keeps_places_from_being_used(
-    places: int, service_ms: int, fast_share: float, slow_share: float, seed: int
+    places: int, service_ms: int, fast_share: float, seed: int
 ) -> None:
     """What an attacker adds to it is part of the mix: the app's places are used, whatever is asked for beside them."""
     limit = AdaptiveLimit()
     now_us, served = 0, 0
-    for asking, seconds in ((max(1, places // 2), 2), (700, 4), (700, 4)):
+    for asking, seconds in ((min(places, 3), 5), (700, 4), (700, 4)):
         served, now_us = crowd(
             limit,
             places=places,
@@ -203,7 +202,6 @@ def test_nothing_in_the_mix_keeps_places_from_being_used(
             seconds=seconds,
             now_us=now_us,
             fast_share=fast_share,
-            slow_share=slow_share,
             seed=seed,
         )
     assert served >= 0.75 * 4_000 / service_ms * places
