@@ -41,6 +41,10 @@ FEWEST_SAMPLES = 16
 # A usual time is the mean of about so many responses: of fewer it would be chance where some come from a cache.
 REMEMBERED = 50
 
+# How long a request holds its place while others wait for one: in usual times, and at least. Uploads that trickle and
+# upstreams that hang would else keep everybody out, members too.
+PATIENCE, LEAST_PATIENCE_US = 4, 500_000
+
 # Routes whose usual times are kept; the oldest goes for a new one.
 MOST_ROUTES = 512
 
@@ -56,6 +60,7 @@ class AdaptiveLimit:
         "_expected_us",
         "_fixed",
         "_most_inside",
+        "_patience_us",
         "_samples",
         "_took_us",
         "_usual_us",
@@ -75,6 +80,12 @@ class AdaptiveLimit:
         self._took_us = 0.0
         self._expected_us = 0.0
         self._ends_us = 0
+        self._patience_us = LEAST_PATIENCE_US
+
+    @property
+    def patience_us(self) -> int | None:
+        """After how long a request that is still inside counts no more where others wait; None for never."""
+        return None if self._fixed else self._patience_us
 
     @property
     def routes(self) -> int:
@@ -131,5 +142,6 @@ class AdaptiveLimit:
         comes_down = gradient < 1.0 and 2 * self._most_inside >= self.limit
         if comes_down or self._most_inside >= self.limit:
             self.limit = max(LEAST, min(MOST, int(self.limit * gradient + sqrt(self.limit))))
+        self._patience_us = max(LEAST_PATIENCE_US, int(PATIENCE * self._expected_us / self._samples))
         self._samples, self._took_us, self._expected_us = 0, 0.0, 0.0
         self._most_inside = self.inside

@@ -12,29 +12,45 @@ from shieldmw.gate import ticks
 SWEEP_S = 0.02
 
 
+class Era:
+    """Requests that entered at about the same time. Once it ``is_over`` their places are for others."""
+
+    __slots__ = ("inside", "is_over")
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.is_over = False
+
+
 class Passage:
     """One request inside the app, from its entry to the start of its response."""
 
-    __slots__ = ("_began_us", "_inside_then", "_keeper")
+    __slots__ = ("_began_us", "_era", "_inside_then", "_keeper")
 
-    def __init__(self, keeper: Gatekeeper, began_us: int, inside_then: int) -> None:
+    def __init__(self, keeper: Gatekeeper, era: Era, began_us: int, inside_then: int) -> None:
         self._keeper: Gatekeeper | None = keeper
+        self._era = era
         self._began_us = began_us
         self._inside_then = inside_then
+        era.inside += 1
 
     def begun(self, route: Hashable) -> None:
         """Its response begins; what is told again is not heard."""
         keeper = self._keeper
         if keeper is not None:
             self._keeper = None
-            keeper.began(route, self._began_us, self._inside_then)
+            self._era.inside -= 1
+            if not self._era.is_over:
+                keeper.began(route, self._began_us, self._inside_then)
 
     def end(self) -> None:
         """It has ended, perhaps without a response."""
         keeper = self._keeper
         if keeper is not None:
             self._keeper = None
-            keeper.left()
+            self._era.inside -= 1
+            if not self._era.is_over:
+                keeper.left()
 
 
 Waiter = asyncio.Future[bool]
@@ -53,6 +69,7 @@ class Gatekeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick_is_due = False
         self._sweep: asyncio.TimerHandle | None = None
+        self._era, self._era_before, self._era_began_us = Era(), Era(), 0
 
     def enter_now(self, rank: Rank) -> Passage | None:
         """The passage of a request that enters at once."""
@@ -101,7 +118,7 @@ class Gatekeeper:
         self._left(self._now_us())
 
     def _passage(self, now_us: int) -> Passage:
-        return Passage(self, now_us, self.lane.places.inside)
+        return Passage(self, self._era, now_us, self.lane.places.inside)
 
     def _left(self, now_us: int) -> None:
         self.lane.left(now_us)
@@ -129,14 +146,26 @@ class Gatekeeper:
 
     def _tick(self) -> None:
         self._tick_is_due = False
-        lane = self.lane
-        lane.turn(self._now_us())
+        lane, now_us = self.lane, self._now_us()
+        if lane.waiting:
+            self._turn_eras(now_us)
+        lane.turn(now_us)
         if not lane.waiting:
             return
         if lane.can_go_on:
             self._tick_soon()
         elif self._sweep is None:
             self._sweep = self._running().call_later(SWEEP_S, self._swept)
+
+    def _turn_eras(self, now_us: int) -> None:
+        """Take the places of those who have been inside for too long, from one to two times the places' patience."""
+        places = self.lane.places
+        if places.patience_us is None or now_us - self._era_began_us < places.patience_us:
+            return
+        self._era_before.is_over = True
+        for _ in range(self._era_before.inside):
+            places.left()
+        self._era_before, self._era, self._era_began_us = self._era, Era(), now_us
 
     def _swept(self) -> None:
         self._sweep = None

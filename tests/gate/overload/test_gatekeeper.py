@@ -259,7 +259,7 @@ def test_ten_thousand_cancellations_leave_nothing_behind() -> None:
 requests = st.tuples(
     st.sampled_from(list(Rank)),
     st.sampled_from([0.0, 0.1, 2.0, 12.0, 60.0]),
-    st.sampled_from([0.0, 1.0, 30.0, 300.0]),
+    st.sampled_from([0.0, 1.0, 30.0, 300.0, 2000.0]),
     st.booleans(),
     st.sampled_from([None, None, None, 0, 1, 2, 5]),
 )
@@ -269,16 +269,18 @@ turns = st.lists(
 
 
 @settings(deadline=None, max_examples=200)
-@given(turns, st.integers(1, 4), st.sampled_from([None, 0.1, 0.5]))
+@given(turns, st.integers(1, 4), st.booleans(), st.sampled_from([None, 0.1, 0.5]))
 def test_nobody_waits_for_ever(
     plan: list[tuple[list[tuple[Rank, float, float, bool, int | None]], float]],
     most_inside: int,
+    adapts: bool,
     guest_share: float | None,
 ) -> None:
     """Any schedule of arrivals, ends, failures and cancellations comes to rest: all are done, nothing is held."""
 
     async def story() -> None:
-        keeper = gatekeeper(most_inside)
+        keeper = gatekeeper(0 if adapts else most_inside)
+        keeper.lane.places.limit = most_inside
         keeper.lane.guest_share = guest_share
         tasks: list[asyncio.Task[bool]] = []
         others = []
@@ -321,5 +323,47 @@ def test_no_place_stays_empty_while_somebody_waits() -> None:
         await asyncio.gather(*(request() for _ in range(60)))
         assert done == 60
         assert asyncio.get_running_loop().time() - began_s == pytest.approx(0.3, abs=0.02)
+
+    run(story())
+
+
+def test_those_who_hang_in_the_app_keep_nobody_out_for_long() -> None:
+    """Uploads that trickle, an upstream that hangs: members enter all the same, and no place is lost or won."""
+
+    async def story() -> None:
+        keeper = gatekeeper()
+        limit = keeper.lane.places.limit
+        hanging = [keeper.enter_now(Rank.GUEST) for _ in range(limit)]
+        assert keeper.enter_now(Rank.MEMBER) is None
+        guests = [asyncio.create_task(keeper.wait(Rank.GUEST)) for _ in range(20)]
+        for _ in range(10):  # again and again, each time with every place taken by others who hang
+            member = await keeper.wait(Rank.MEMBER)
+            assert member is not None
+            member.begun("page")
+            hanging += [keeper.enter_now(Rank.GUEST) for _ in range(limit)]
+        hanging += await asyncio.gather(*guests)
+        for passage in hanging:
+            if passage is not None:
+                passage.end()
+                passage.begun("page")
+        await until_quiet()
+        assert_nothing_left(keeper)
+
+    run(story())
+
+
+def test_a_limit_that_is_set_is_kept_whatever_hangs() -> None:
+    """SHIELD_MAX_IN_FLIGHT above 0 is the operator's word."""
+
+    async def story() -> None:
+        keeper = gatekeeper(1)
+        inside = keeper.enter_now(Rank.GUEST)
+        assert inside is not None
+        for _ in range(5):
+            assert await keeper.wait(Rank.MEMBER) is None
+        assert keeper.lane.places.inside == 1
+        inside.end()
+        await until_quiet()
+        assert_nothing_left(keeper)
 
     run(story())
