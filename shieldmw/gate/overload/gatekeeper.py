@@ -27,11 +27,11 @@ class Passage:
 
     __slots__ = ("_began_us", "_era", "_inside_then", "_keeper")
 
-    def __init__(self, keeper: Gatekeeper, era: Era, began_us: int, inside_then: int) -> None:
+    def __init__(self, keeper: Gatekeeper, era: Era, began_us: int) -> None:
         self._keeper: Gatekeeper | None = keeper
         self._era = era
         self._began_us = began_us
-        self._inside_then = inside_then
+        self._inside_then = keeper.places.inside
         era.inside += 1
 
     def begun(self, route: Hashable) -> None:
@@ -66,6 +66,7 @@ class Gatekeeper:
     ) -> None:
         self._now_us = now_us
         self.lane = lane_of(self._let_in, self._refuse)
+        self.places = self.lane.places
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick_is_due = False
         self._sweep: asyncio.TimerHandle | None = None
@@ -76,12 +77,12 @@ class Gatekeeper:
         now_us = self._now_us()
         if not self._tick_is_due:
             self._tick_soon()
-        return self._passage(now_us) if self.lane.enters(rank, now_us) else None
+        return Passage(self, self._era, now_us) if self.lane.enters(rank, now_us) else None
 
     def enter_anyway(self) -> Passage:
         """The passage of a request that enters though it should wait."""
-        self.lane.places.entered()
-        return self._passage(self._now_us())
+        self.places.entered()
+        return Passage(self, self._era, self._now_us())
 
     def would_refuse(self, rank: Rank) -> bool:
         """Whether a request would have to wait too long."""
@@ -97,7 +98,7 @@ class Gatekeeper:
             if waiter.done() and not waiter.cancelled() and waiter.result():
                 self.left()  # its turn came in the moment that it went away: the place is for another
             raise
-        return self._passage(self._now_us()) if let_in else None
+        return Passage(self, self._era, self._now_us()) if let_in else None
 
     def queue(self, rank: Rank) -> Waiter:
         """Put a waiter into the queue: True where its turn has come, False where it took too long."""
@@ -110,15 +111,12 @@ class Gatekeeper:
     def began(self, route: Hashable, began_us: int, inside_then: int) -> None:
         """A response has begun; ``inside_then`` requests were inside when its own entered."""
         now_us = self._now_us()
-        self.lane.places.sample(route, now_us - began_us, now_us, inside_then)
+        self.places.sample(route, now_us - began_us, now_us, inside_then)
         self._left(now_us)
 
     def left(self) -> None:
         """A request is inside no longer."""
         self._left(self._now_us())
-
-    def _passage(self, now_us: int) -> Passage:
-        return Passage(self, self._era, now_us, self.lane.places.inside)
 
     def _left(self, now_us: int) -> None:
         self.lane.left(now_us)
@@ -127,7 +125,7 @@ class Gatekeeper:
 
     def _let_in(self, waiter: Waiter) -> None:
         if waiter.done():  # it was cancelled, and has not been told so yet
-            self.lane.places.left()
+            self.places.left()
         else:
             waiter.set_result(True)
 
@@ -159,7 +157,7 @@ class Gatekeeper:
 
     def _turn_eras(self, now_us: int) -> None:
         """Take the places of those who have been inside for too long, from one to two times the places' patience."""
-        places = self.lane.places
+        places = self.places
         if places.patience_us is None or now_us - self._era_began_us < places.patience_us:
             return
         self._era_before.is_over = True
