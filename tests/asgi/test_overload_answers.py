@@ -438,7 +438,7 @@ def test_a_listener_that_sits_keeps_nothing_of_its_way_in() -> None:
         def kept() -> list[int]:
             gc.collect()
             objects = gc.get_objects()
-            return [sum(isinstance(each, kind) for each in objects) for kind in (Facts, Passage)]
+            return [sum(type(each) is kind for each in objects) for kind in (Facts, Passage)]
 
         before = kept()
         await one.fill()
@@ -449,7 +449,7 @@ def test_a_listener_that_sits_keeps_nothing_of_its_way_in() -> None:
         await until(lambda: len(one.order) == 1 + 2 * len(scopes))
         assert one.hanging is not None
         await one.hanging
-        assert [now - then for now, then in zip(kept(), before, strict=True)] == [0, 0]
+        assert all(now <= then for now, then in zip(kept(), before, strict=True))
         lasts.set()
         await asyncio.gather(*tasks)
 
