@@ -48,7 +48,7 @@ class LanePlan:
     ``turn_us``: loop time of a turn after which guests wait for the next one; ``favoured_turn_us`` the same for members
     and hosts. ``wait_us``: longest wait of a guest once the queue stands; ``favoured_waits`` times that is the longest
     wait of members, and of guests before. ``standing_us``: a queue stands when it has not been empty for so long.
-    ``most_waiting`` bounds memory.
+    ``most_waiting`` bounds memory, for each rank: a crowd of guests takes no member's place in the queue.
     """
 
     turn_us: int = 10_000
@@ -146,8 +146,8 @@ class Lane(Generic[W]):
         """Whether a request that had to wait would have to wait too long."""
         if not self.waiting:
             return False
-        expected_us = (self._ahead_of(rank) + 1) * self._pace_us
-        return self.waiting >= self._plan.most_waiting or expected_us > self._longest_wait_us(rank, now_us)
+        ahead = self._ahead_of(rank)
+        return ahead >= self._plan.most_waiting or (ahead + 1) * self._pace_us > self._longest_wait_us(rank, now_us)
 
     def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
         """Queue a request."""
@@ -156,6 +156,8 @@ class Lane(Generic[W]):
                 self._pace_us = self._cost_us
             self._stands_since_us = self._paced_since_us = now_us
             self._paced = 0
+            if self._began_us is None:
+                self._began_us = now_us
         self._queues[rank][waiter] = now_us
         self.waiting += 1
 

@@ -131,7 +131,8 @@ class Overload:
         else:
             refusal = _refusal(MEMBER_RETRY_S + random() * MEMBER_SPREAD_S, mode, address, identity)
         self._tell(facts, rank, refusal)
-        await self._holding.stay()
+        if identity is None:
+            await self._holding.stay()
         return refusal
 
     def _wait_in_shadow(self, facts: Facts, decision: Decision) -> None:
