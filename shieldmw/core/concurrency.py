@@ -6,14 +6,18 @@ above its best says that it is passed. This is the gradient of Netflix' concurre
 baseline of Envoy's adaptive concurrency filter (the best time; a long average is poisoned by an attack of minutes):
 
 - Each time is divided by the best time of its *route*, so slow endpoints beside fast ones do not look like overload.
-- A window is judged by a low quantile of these ratios: congestion slows all requests, a slow minority does not.
+- A window is judged by a low quantile of these ratios in each route: congestion slows all requests of a route, a slow
+  minority does not. Routes count by the time that their requests spend inside, since that is what makes up the
+  requests in flight (Little again): by their number, quick pages beside a congested pool would say that all is well.
 - Where the limit is at its least and requests are slow all the same, the app has become slower, not the crowd larger:
   the best times are learnt anew.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Hashable
+from itertools import accumulate
 from math import sqrt
 
 # The limit is never below ``LEAST``, nor above ``MOST``; it begins at ``FIRST``.
@@ -39,7 +43,7 @@ MOST_ROUTES = 512
 class AdaptiveLimit:
     """The limit, and what it is made of. ``fixed`` above 0 is a limit that does not adapt."""
 
-    __slots__ = ("_best_us", "_ends_us", "_fixed", "_ratios", "_was_full", "inside", "limit")
+    __slots__ = ("_best_us", "_ends_us", "_fixed", "_samples", "_was_full", "inside", "limit")
 
     def __init__(self, fixed: int = 0) -> None:
         self._fixed = fixed > 0
@@ -47,7 +51,7 @@ class AdaptiveLimit:
         self.inside = 0
         self._was_full = False
         self._best_us: dict[Hashable, int] = {}
-        self._ratios: list[float] = []
+        self._samples: list[tuple[Hashable, float]] = []
         self._ends_us = 0
 
     @property
@@ -78,20 +82,31 @@ class AdaptiveLimit:
         if route not in best and len(best) >= MOST_ROUTES:
             route = None
         best_us = best[route] = min(took_us, best.get(route, took_us))
-        if len(self._ratios) < MOST_SAMPLES:
-            self._ratios.append(took_us / best_us)
-        if now_us >= self._ends_us and len(self._ratios) >= FEWEST_SAMPLES:
+        if len(self._samples) < MOST_SAMPLES:
+            self._samples.append((route, took_us / best_us))
+        if now_us >= self._ends_us and len(self._samples) >= FEWEST_SAMPLES:
             self._judge()
             self._ends_us = now_us + WINDOW_US
 
     def _judge(self) -> None:
         """Move the limit by what the window has shown."""
-        ratios = sorted(self._ratios)
-        ratio = ratios[int(len(ratios) * QUANTILE)]
+        ratio = self._ratio()
         gradient = max(0.5, min(1.0, TOLERANCE / ratio))
         if gradient < 1.0 and self.limit <= LEAST:
             self._best_us = {route: int(best_us * ratio) for route, best_us in self._best_us.items()}
         if gradient < 1.0 or self._was_full:
             self.limit = max(LEAST, min(MOST, int(self.limit * gradient + sqrt(self.limit))))
-        self._ratios.clear()
+        self._samples.clear()
         self._was_full = self.inside >= self.limit
+
+    def _ratio(self) -> float:
+        """The ratio of the window: the median of the routes' quantiles, weighted by their time inside."""
+        of_routes: dict[Hashable, list[float]] = {}
+        for route, ratio in self._samples:
+            of_routes.setdefault(route, []).append(ratio)
+        weighed = sorted(
+            (sorted(ratios)[int(len(ratios) * QUANTILE)], sum(ratios) * self._best_us[route])
+            for route, ratios in of_routes.items()
+        )
+        up_to = list(accumulate(weight for _, weight in weighed))
+        return weighed[bisect_left(up_to, up_to[-1] / 2)][0]

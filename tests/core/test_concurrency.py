@@ -22,12 +22,13 @@ def crowd(
     seconds: float,
     now_us: int = 0,
     slow_share: float = 0.0,
+    quick_share: float = 0.0,
     seed: int = 1,
 ) -> tuple[int, int]:
     """A closed crowd before an app that works on ``places`` requests at once, first come, first served.
 
-    ``slow_share`` of the requests go to an endpoint that takes two seconds of nobody's place. Returns how many were
-    served, and the virtual time at the end.
+    ``slow_share`` of the requests go to an endpoint that takes two seconds of nobody's place, ``quick_share`` to one
+    that takes a millisecond. Returns how many were served, and the virtual time at the end.
     """
     random = Random(seed)
     free_us = [now_us] * places
@@ -39,6 +40,9 @@ def crowd(
             number += 1
             if random.random() < slow_share:
                 heapq.heappush(inside, (now_us + 2_000 * MS, number, "slow", now_us))
+                continue
+            if random.random() < quick_share:
+                heapq.heappush(inside, (now_us + MS, number, "quick", now_us))
                 continue
             start_us = max(now_us, heapq.heappop(free_us))
             done_us = start_us + service_us()
@@ -74,6 +78,14 @@ def test_a_slow_endpoint_is_no_overload() -> None:
     limit = AdaptiveLimit()
     crowd(limit, places=16, service_us=lambda: 30 * MS, asking=11 + 40, seconds=10, slow_share=0.05)
     assert limit.limit >= FIRST
+
+
+@pytest.mark.parametrize("quick_share", [0.3, 0.6, 0.9])
+def test_quick_pages_do_not_hide_a_pool_that_is_congested(quick_share: float) -> None:
+    """However many of the requests are answered at once: they are not what is in flight."""
+    limit = AdaptiveLimit()
+    crowd(limit, places=4, service_us=lambda: 40 * MS, asking=700, seconds=5, quick_share=quick_share)
+    assert limit.limit <= 24
 
 
 def test_an_app_that_has_become_slower_is_not_held_to_its_past() -> None:
