@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from shieldmw.drill.attacker import attack
+from shieldmw.drill.botnet import BOTNET
 from shieldmw.drill.crowd import Ask, Behaviour, Client, Group, Pace, Phase, Story
 from shieldmw.drill.tally import Allowance, GroupTally
 from shieldmw.drill.tokens import Issuer
@@ -52,6 +53,7 @@ class _Terms:
 _TERMS: Final = {
     GUESTS: _Terms(PER_ADDRESS),
     MEMBERS: _Terms(PER_TOKEN, promised_share=0.99),
+    BOTNET: _Terms(PER_ADDRESS),
     ATTACKER: _Terms(PER_ADDRESS),  # per address it really comes from, whatever it forged
 }
 
@@ -107,12 +109,14 @@ def issuer(jwt_secret: str, now_s: int) -> Issuer:
 
 
 def tallies(story: Story) -> dict[str, GroupTally]:
-    """An empty tally for each group of the story, with the group's limit and promise."""
-    made = {}
-    for group in story.groups:
-        terms = _TERMS[group.name]
-        made[group.name] = GroupTally(group.name, terms.allowance, terms.promised_share)
-    return made
+    """An empty tally for each group of the story."""
+    return {group.name: tally_of(group.name) for group in story.groups}
+
+
+def tally_of(group: str) -> GroupTally:
+    """An empty tally, with the group's limit and promise."""
+    terms = _TERMS[group]
+    return GroupTally(group, terms.allowance, terms.promised_share)
 
 
 def groups(issuer: Issuer) -> tuple[Group, ...]:
@@ -136,6 +140,7 @@ def _member(token: str) -> Behaviour:
     headers = {"Authorization": f"Bearer {token}"}
 
     def next_ask(rng: Random) -> Ask:
-        return Ask(rng.choice(("/", "/api/now", "/api/now", "/api/programme", "/api/me")), headers)
+        paths = ("/", "/api/now", "/api/now", "/api/programme", "/api/questions", "/api/me")
+        return Ask(rng.choice(paths), headers)
 
     return next_ask

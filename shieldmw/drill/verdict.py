@@ -48,8 +48,7 @@ def verdict(groups: Sequence[GroupTally]) -> Verdict:
 
 
 def _promises(group: GroupTally) -> Iterable[Promise]:
-    counts = group.counts()
-    if counts.served + counts.app_error + counts.refused == 0:
+    if not group.counts().answered:
         yield Promise(False, f"{group.name}: not one answer, so this drill shows nothing about them")
         return
     if group.promised_share is not None:
