@@ -15,14 +15,14 @@ from shieldmw.drill.crowd import Ask, Client, Group, Pace
 BOTNET: Final = "botnet"
 
 # Each from a loopback address of its own.
-BOT_SOURCES: Final = tuple(f"127.0.{net}.{n}" for net in (6, 7, 8) for n in range(1, 201))
+BOT_SOURCES: Final = tuple(f"127.0.{net}.{n}" for net in (6, 7) for n in range(1, 151))
 
 # A bot has one request under way at a time. An address may ask for one a second in the emergency.
 BOT_PACE: Final = Pace(per_s=0.9)
 
 # What the app can do is bounded by a small pool, and not by the machine: the verdict is the same on any.
 PATH: Final = "/api/questions"
-_CONNECTIONS: Final = 4
+_CONNECTIONS: Final = 2
 _QUERY_MS: Final = 40
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from shieldmw.drill.botnet import BOT_PACE, BOT_SOURCES, BOTNET, app_settings, botnet
 from shieldmw.drill.crowd import Pace, Phase, Story
 from shieldmw.drill.listeners import Arrival
-from shieldmw.drill.live_event import ATTACK_PACE, ATTACKER, GUESTS, MEMBER_PACE, MEMBERS, groups, issuer
+from shieldmw.drill.live_event import ATTACKER, GUESTS, MEMBER_PACE, MEMBERS, groups, issuer
 from shieldmw.drill.tokens import Issuer
 
 NEW_MEMBERS: Final = "new members"
@@ -39,9 +39,11 @@ _RETRY_AFTER_S: Final = 3
 # One request a second: more than a listener needs who comes back when told, far less than an attacker wants.
 _EMERGENCY_IP_LIMIT: Final = "6 per 6 second"
 _GUEST_PACE: Final = Pace(per_s=0.4)
+# A third of the first act's: the machine has the botnet to bear as well.
+_ATTACK_PACE: Final = Pace(per_s=10, lanes=2)
 
 _CALM: Final = {GUESTS: _GUEST_PACE, MEMBERS: MEMBER_PACE}
-_STORM: Final = {**_CALM, BOTNET: BOT_PACE, ATTACKER: ATTACK_PACE}
+_STORM: Final = {**_CALM, BOTNET: BOT_PACE, ATTACKER: _ATTACK_PACE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ _SUBJECTS: Final = tuple(f"member-{n:02}" for n in range(1, 21))
 
 _GUEST_PACE: Final = Pace(per_s=2)
 MEMBER_PACE: Final = Pace(per_s=4)
-ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 under way: a laptop can bear it
+_ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 under way: a laptop can bear it
 
 _AUDIENCE: Final = "live-event"
 
@@ -98,7 +98,7 @@ def calm_then_storm(seconds: float, jwt_secret: str, now_s: int) -> Story:
     calm = {GUESTS: _GUEST_PACE, MEMBERS: MEMBER_PACE}
     phases = (
         Phase("calm", seconds / 6, calm),
-        Phase("storm", seconds * 5 / 6, {**calm, ATTACKER: ATTACK_PACE}),
+        Phase("storm", seconds * 5 / 6, {**calm, ATTACKER: _ATTACK_PACE}),
     )
     return Story(groups(issuer(jwt_secret, now_s)), phases)
 
