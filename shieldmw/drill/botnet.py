@@ -20,10 +20,11 @@ BOT_SOURCES: Final = tuple(f"127.0.{net}.{n}" for net in (6, 7) for n in range(1
 # A bot has one request under way at a time. An address may ask for one a second in the emergency.
 BOT_PACE: Final = Pace(per_s=0.9)
 
-# What the app can do is bounded by a small pool, and not by the machine: the verdict is the same on any.
+# What the app can do is bounded by a small pool, and not by the machine: the verdict is the same on any. It is not
+# smaller still, since quick requests need a place in the app as well, each for as long as a busy machine takes.
 PATH: Final = "/api/questions"
-_CONNECTIONS: Final = 2
-_QUERY_MS: Final = 40
+_CONNECTIONS: Final = 4
+_QUERY_MS: Final = 80
 
 
 def app_settings() -> Mapping[str, str]:

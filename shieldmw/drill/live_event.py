@@ -48,13 +48,15 @@ class _Terms:
 
     allowance: Allowance
     promised_share: float | None = None
+    polite: bool = True
 
 
 _TERMS: Final = {
     GUESTS: _Terms(PER_ADDRESS),
     MEMBERS: _Terms(PER_TOKEN, promised_share=0.99),
     BOTNET: _Terms(PER_ADDRESS),
-    ATTACKER: _Terms(PER_ADDRESS),  # per address it really comes from, whatever it forged
+    # Per address that it really comes from, whatever it forged.
+    ATTACKER: _Terms(PER_ADDRESS, polite=False),
 }
 
 
@@ -116,7 +118,7 @@ def tallies(story: Story) -> dict[str, GroupTally]:
 def tally_of(group: str) -> GroupTally:
     """An empty tally, with the group's limit and promise."""
     terms = _TERMS[group]
-    return GroupTally(group, terms.allowance, terms.promised_share)
+    return GroupTally(group, terms.allowance, terms.promised_share, terms.polite)
 
 
 def groups(issuer: Issuer) -> tuple[Group, ...]:

@@ -170,6 +170,8 @@ class GroupTally:
     allowance: Allowance
     promised_share: float | None = None
     """The part of its requests that the group is promised to get; None for no such promise."""
+    polite: bool = True
+    """Whether a refusal of one that asked no more than its limit is odd."""
     clients: dict[str, ClientTally] = field(default_factory=dict)
     latencies: Latencies = field(default_factory=Latencies)
 

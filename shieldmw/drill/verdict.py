@@ -88,7 +88,7 @@ def _remarks(groups: Sequence[GroupTally]) -> Iterable[str]:
             for client in group.clients.values()
             if client.counts.asked <= group.allowed_to(client)
         )
-        if modest:
+        if modest and group.polite:
             yield f"{group.name}: {modest:,} refusals of clients who asked no more than burst + rate * time"
         counts = group.counts()
         if counts.lost > counts.asked // 100:
