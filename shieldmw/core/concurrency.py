@@ -28,7 +28,7 @@ from math import sqrt
 # The limit is never below ``LEAST``, nor above ``MOST``; it begins at ``FIRST``.
 LEAST = 4
 MOST = 16_384
-FIRST = 128
+FIRST = 64
 
 # Of the favoured this many times as many may be inside: what others have filled has room for them.
 FAVOURED = 2
@@ -164,7 +164,7 @@ class AdaptiveLimit:
         gradient = TOLERANCE * self._expected_us / self._took_us
         if gradient < 1.0:
             if self._was_reached or self.inside * 2 >= self.limit:
-                self._set(self.limit * max(0.5, gradient) + sqrt(self.limit))
+                self._set(self.limit * gradient + sqrt(self.limit))
         elif self._was_reached:
             self._grow()
         self._ends_us = now_us + max(WINDOW_US, min(int(self._took_us / self._samples), LONGEST_WINDOW_US))
