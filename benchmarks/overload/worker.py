@@ -1,0 +1,151 @@
+"""One worker under load: started, its switch flipped, what it serves counted, and the botnet that drowns it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import click
+
+from benchmarks.load import Load, Seen, Wrk
+from benchmarks.overload.app import READY_PATH
+from benchmarks.overload.crowd import ISSUER
+from benchmarks.overload.tally import Tally
+from benchmarks.servers import HOME, own_environment
+from benchmarks.store import HOST, Store
+from shieldmw.drill.server import free_port, serving
+
+SERVERS: Final = {"uvloop": "uvicorn, uvloop", "asyncio": "uvicorn, asyncio", "serve": "shieldmw serve"}
+BOTS: Final = 5000
+_ADMIN_TIMEOUT_S: Final = 20
+
+# Connections of the botnet: enough to drown the app and few enough for one machine.
+CONNECTIONS: Final = {"cpu": 250, "threads": 700, "pool": 700}
+# Those that keep the app busy while hardly anybody waits: by them its capacity is measured.
+_BUSY: Final = {"cpu": 4, "threads": 4, "pool": 32}
+_CAPACITY_S: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is measured: a load, under a server, with SHIELD_OVERLOAD and other settings; and the botnet's size."""
+
+    load: str
+    server: str
+    overload: str = "on"
+    connections: int = 0
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """As it is called in a table."""
+        return f"{SERVERS[self.server]}: {self.load}" + ("" if self.overload == "on" else f", {self.overload}")
+
+    def command(self, port: int) -> list[str]:
+        """The worker: one process."""
+        where = ["--host", HOST, "--port", str(port)]
+        if self.server == "serve":
+            return [sys.executable, "-m", "shieldmw", "serve", "benchmarks.overload.served:app", *where]
+        command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.overload.served:shielded", *where]
+        command += ["--loop", self.server, "--http", "httptools", "--log-level", "warning", "--no-access-log"]
+        return [*command, "--no-proxy-headers"]
+
+
+class Worker:
+    """A running worker as its operator and its attackers see it."""
+
+    def __init__(self, setup: Setup, port: int, secret: str, admin_token: str, folder: Path, tally: Tally) -> None:
+        self.setup = setup
+        self.port = port
+        self.secret = secret
+        self._admin_token = admin_token
+        self._folder = folder
+        self._tally = tally
+        self._url = f"http://{HOST}:{port}"
+
+    def served(self) -> int:
+        """Requests that the app has served."""
+        return self._tally.read()
+
+    async def capacity(self) -> float:
+        """What the app can do alone: answers a second to few connections."""
+        seen = await self._wrk(_BUSY[self.setup.load]).run(self._url, _CAPACITY_S)
+        return (seen.requests - seen.refused) / seen.duration_us * 1e6
+
+    async def drown(self, seconds: int) -> Seen:
+        """The botnet: clients below every limit that ask again the moment they are answered."""
+        return await self._wrk(self.setup.connections or CONNECTIONS[self.setup.load]).run(self._url, seconds)
+
+    async def flip(self, mode: str) -> float:
+        """Seconds until the operator has flipped the switch, on a new connection; infinite where that failed."""
+        timeout, began_s = aiohttp.ClientTimeout(total=_ADMIN_TIMEOUT_S), time.monotonic()
+        bearer = {"Authorization": f"Bearer {self._admin_token}"}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, headers=bearer) as session,
+                session.put(f"{self._url}/-/shield/mode", json={"mode": mode}) as answer,
+            ):
+                if answer.status != 200:
+                    raise click.ClickException(f"the mode was not changed: {answer.status} {await answer.text()}")
+        except (aiohttp.ClientError, TimeoutError):
+            return float("inf")
+        return time.monotonic() - began_s
+
+    async def ask(self, path: str) -> None:
+        """A request of nobody in particular."""
+        async with aiohttp.ClientSession() as session, session.get(self._url + path) as answer:
+            answer.raise_for_status()
+
+    def _wrk(self, connections: int) -> Wrk:
+        bots = (f"X-Forwarded-For: 10.0.{number // 250}.{number % 250 + 1}" for number in range(BOTS))
+        return Wrk(Load(tuple(bots)), self._folder, connections)
+
+
+@asynccontextmanager
+async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
+    """A worker from its start to its end, and a task that ends when it answers."""
+    store.client.flushall()
+    port, secret, admin_token = free_port(HOST), secrets.token_hex(32), secrets.token_hex(16)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        tally = Tally.create(folder / "tally")
+        settings = {
+            "OVERLOAD_LOAD": setup.load,
+            "OVERLOAD_TALLY": str(folder / "tally"),
+            "SHIELD_REDIS_URL": store.url(0),
+            "SHIELD_OVERLOAD": setup.overload,
+            # Far above what anybody asks: what is shed is shed by the lane.
+            "SHIELD_IP_LIMIT": "100000/minute",
+            "SHIELD_TOKEN_LIMIT": "100000/minute",
+            "SHIELD_EMERGENCY_IP_LIMIT": "100000/minute",
+            "SHIELD_TRUSTED_PROXIES": "127.0.0.0/8",
+            "SHIELD_EXEMPT_PATHS": f"{READY_PATH},/pause",
+            "SHIELD_JWT_SECRET": secret,
+            "SHIELD_JWT_AUDIENCE": ISSUER,
+            "SHIELD_JWT_ISSUER": ISSUER,
+            "SHIELD_ADMIN_TOKEN": admin_token,
+            **dict(setup.settings),
+        }
+        async with serving(setup.command(port), HOME, own_environment() | settings) as server:
+            ready = asyncio.create_task(server.ready(f"http://{HOST}:{port}{READY_PATH}", 30, lambda _: None))
+            try:
+                yield Worker(setup, port, secret, admin_token, folder, tally), ready
+            finally:
+                ready.cancel()
+
+
+@asynccontextmanager
+async def running(setup: Setup, store: Store) -> AsyncIterator[Worker]:
+    """A worker from its first answer to its end."""
+    async with starting(setup, store) as (worker, ready):
+        await ready
+        yield worker
