@@ -18,6 +18,7 @@ from shieldmw.core.mode import Mode
 from shieldmw.gate.gate import Gate
 from shieldmw.gate.live import Entry
 from shieldmw.gate.overload.gatekeeper import Passage
+from shieldmw.gate.overload.overload import Overload
 
 from .facts import FactsReader
 from .gates import Gates
@@ -120,12 +121,12 @@ class Shield:
         elif decision.live and not facts.preflight:
             answer = self._live(gate, facts, decision, scope, receive, send)
         else:
-            entry = gate.enter_app(facts, decision)
-            if entry is None or isinstance(entry, Passage):
-                passage = entry
+            overload = gate.overload
+            passage = None if overload is None else overload.enter_now(facts, decision)
+            if overload is None or passage is not None:
                 answer = self._pass(passage, gate, facts, decision, scope, receive, send)
             else:
-                answer = self._pass_later(entry, gate, facts, decision, scope, receive, send)
+                answer = self._pass_later(overload, gate, facts, decision, scope, receive, send)
         # It may last for hours: what only the decision needed must not live as long.
         del gate, facts, decision
         try:
@@ -159,7 +160,7 @@ class Shield:
 
     async def _pass_later(
         self,
-        entry: Awaitable[Passage | Decision],
+        overload: Overload,
         gate: Gate,
         facts: Facts,
         decision: Decision,
@@ -168,7 +169,7 @@ class Shield:
         send: Send,
     ) -> None:
         """The app's answer once the lane has let the request in, or the refusal."""
-        passage = await entry
+        passage = await overload.enter(facts, decision)
         if isinstance(passage, Decision):
             await self._replies.refuse(passage, scope, *self._lingering.around(scope, receive, send))
             return
@@ -203,7 +204,9 @@ class Shield:
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if entry is not None:
             stream.admit(gate.room.seats, entry, headers)
-            return stream.run(self.app, partial(gate.enter_app, facts, decision))
+            return stream.run(
+                self.app, None if gate.overload is None else partial(gate.overload.passage, facts, decision)
+            )
         if decision.refused:
             return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
         return self.app(scope, receive, send_with(headers, send))

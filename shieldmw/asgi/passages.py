@@ -24,7 +24,10 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
     def send_and_tell(message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind in BEGINNINGS:
-            passage.begun(route_of(scope))
+            if passage.is_timed:
+                passage.begun(route_of(scope))
+            else:
+                passage.end()
             if headers and kind == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), *headers]}
         return send(message)

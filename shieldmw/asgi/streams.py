@@ -52,8 +52,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PAST_THE_APP = {"http.response.pathsend", "http.response.zerocopysend"}
 
 
-# The way into the app; see ``Gate.enter_app``.
-Enter = Callable[[], Passage | Awaitable[Passage | Decision] | None]
+# Lets a request into the app; see ``Overload.passage``.
+Enter = Callable[[], Awaitable[Passage | Decision]]
 
 
 class Phase(Enum):
@@ -143,7 +143,7 @@ class LiveStream:
             if self._phase not in _ENDS_SOON:
                 self._cancel(self._task)
 
-    async def run(self, app: ASGIApp, enter: Enter = lambda: None) -> None:
+    async def run(self, app: ASGIApp, enter: Enter | None = None) -> None:
         """Run the app until it ends or its listener must leave; first wait until the seat is empty, and ``enter``."""
         running = self._run(app, enter)
         del enter  # it may last for hours
@@ -152,14 +152,12 @@ class LiveStream:
         finally:
             self._over()
 
-    async def _run(self, app: ASGIApp, enter: Enter) -> None:
+    async def _run(self, app: ASGIApp, enter: Enter | None) -> None:
         try:
             if self._seat.turn is not None:
                 await self._seat.turn.wait()
-            entering = enter()
+            entry = None if enter is None else await enter()
             del enter
-            entry = entering if entering is None or isinstance(entering, Passage) else await entering
-            del entering
             if isinstance(entry, Decision):
                 self._over()
                 await self._replies.refuse(entry, self._scope, self._receive, self._send)

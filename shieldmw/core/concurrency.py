@@ -37,15 +37,19 @@ MOST_ROUTES = 512
 
 
 class AdaptiveLimit:
-    """The limit, and what it is made of. ``fixed`` above 0 is a limit that does not adapt."""
+    """The limit, and what it is made of. ``fixed`` above 0 is a limit that does not adapt.
 
-    __slots__ = ("_best_us", "_ends_us", "_fixed", "_ratios", "_was_full", "inside", "limit")
+    ``inside`` are the requests whose responses have not begun: whoever lets them in counts them, and sets ``was_full``
+    where one had to wait for a place.
+    """
+
+    __slots__ = ("_best_us", "_ends_us", "_fixed", "_ratios", "inside", "limit", "was_full")
 
     def __init__(self, fixed: int = 0) -> None:
         self._fixed = fixed > 0
         self.limit = fixed or FIRST
         self.inside = 0
-        self._was_full = False
+        self.was_full = False
         self._best_us: dict[Hashable, int] = {}
         self._ratios: list[float] = []
         self._ends_us = 0
@@ -58,16 +62,6 @@ class AdaptiveLimit:
     def room(self) -> int:
         """How many more may enter."""
         return self.limit - self.inside
-
-    def entered(self) -> None:
-        """A request goes into the app."""
-        self.inside += 1
-        if self.inside >= self.limit:
-            self._was_full = True
-
-    def left(self) -> None:
-        """A request is inside no longer: its response has begun, or it has ended without one."""
-        self.inside -= 1
 
     def sample(self, route: Hashable, took_us: int, now_us: int) -> None:
         """A response has begun after so long."""
@@ -91,7 +85,7 @@ class AdaptiveLimit:
         gradient = max(0.5, min(1.0, TOLERANCE / ratio))
         if gradient < 1.0 and self.limit <= LEAST:
             self._best_us = {route: int(best_us * ratio) for route, best_us in self._best_us.items()}
-        if gradient < 1.0 or self._was_full:
+        if gradient < 1.0 or self.was_full:
             self.limit = max(LEAST, min(MOST, int(self.limit * gradient + sqrt(self.limit))))
         self._ratios.clear()
-        self._was_full = self.inside >= self.limit
+        self.was_full = False

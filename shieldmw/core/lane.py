@@ -128,19 +128,21 @@ class Lane(Generic[W]):
 
     def enters(self, rank: Rank, now_us: int) -> bool:
         """Whether a request that comes now enters at once; it is inside then. Else ``wait``, or turn it away."""
-        began_us = self._began_us
+        plan, places, began_us = self._plan, self.places, self._began_us
         if began_us is None:
-            began_us = self._began_us = now_us
-        plan, places = self._plan, self.places
-        if now_us - began_us >= (plan.favoured_turn_us if rank <= _MEMBER else plan.turn_us):
+            self._began_us = now_us
+        elif now_us - began_us >= (plan.favoured_turn_us if rank <= _MEMBER else plan.turn_us):
             return False
-        if places.inside >= places.limit or (self.waiting and self._ahead_of(rank)):
+        if places.inside >= places.limit:
+            places.was_full = True
             return False
-        if self.guest_share is not None:
+        if self.waiting or self.guest_share is not None:
             self._give_credit(now_us)
-            if not self._has_credit(rank):
+            if self._ahead_of(rank) or not self._has_credit(rank):
                 return False
-        self._count_entry(rank)
+            self._count_entry(rank)
+        self._entered += 1
+        places.inside += 1
         return True
 
     def would_refuse(self, rank: Rank, now_us: int) -> bool:
@@ -184,7 +186,7 @@ class Lane(Generic[W]):
 
     def left(self, now_us: int) -> None:
         """A request is inside the app no longer: another may take its place."""
-        self.places.left()
+        self.places.inside -= 1
         if self.waiting:
             if self._began_us is None:
                 self._began_us = now_us
@@ -195,9 +197,7 @@ class Lane(Generic[W]):
         return rank < _RETURNING_GUEST or self.guest_share is None or self._credit_us > 0
 
     def _count_entry(self, rank: Rank) -> None:
-        self._entered += 1
         self._paced += 1
-        self.places.entered()
         if self.guest_share is not None and rank >= _RETURNING_GUEST:
             self._credit_us -= self._cost_us
 
@@ -220,6 +220,8 @@ class Lane(Generic[W]):
                 waiter, _ = queue.popitem(last=False)
                 self.waiting -= 1
                 self._count_entry(rank)
+                self._entered += 1
+                self.places.inside += 1
                 self._enter(waiter)
 
     def _shed(self, now_us: int) -> None:

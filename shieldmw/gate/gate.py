@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Outcome, wait_us
-from shieldmw.core.decision import ALLOWED, EXEMPT, Decision, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.deny import DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import US_PER_S
@@ -25,7 +25,6 @@ from .deny import DenyWatch
 from .events import Decided, Observer
 from .identity import GUEST, Identifier, Verified
 from .live import Entry, LiveRoom, TurnedAway
-from .overload.gatekeeper import Passage
 from .overload.overload import Overload
 from .refusals import RefusedGuests
 from .standing import Standing
@@ -246,12 +245,6 @@ class Gate:
             refused = refused._replace(reason=reason, retry_after_us=wait_us, place=entry.place, paper=entry.paper)
         return self._told(facts, refused), None
 
-    def enter_app(self, facts: Facts, decision: Decision) -> Passage | Awaitable[Passage | Decision] | None:
-        """The way into the app; a refusal where it has more to do than it can. None where nobody asks for a passage."""
-        if self.overload is None or decision.reason is EXEMPT:
-            return None
-        return self.overload.enter_now(facts, decision) or self.overload.enter(facts, decision)
-
     def _whoever_asks(self, origin: Origin, terms: Terms, mode: Mode) -> Decision | None:
         """The decision where it does not matter who is asking."""
         if origin.denied:
@@ -315,7 +308,7 @@ class Gate:
             reason = Reason.ALLOW_LIST if origin.allowed else Reason.UNLIMITED
             return self._told(facts, _passes(standing, origin, reason))
         now_us = self._now_us()
-        if standing.refusal is not None or (self.overload is not None and self.overload.is_busy):
+        if standing.refusal is not None or (self.overload is not None and self.overload.lane.waiting):
             refusal = self._refused_uncharged(facts, origin, standing, now_us)
             if refusal is not None:
                 return refusal

@@ -35,7 +35,7 @@ def crowd(
     served, end_us, number = 0, now_us + round(seconds * 1_000_000), 0
     while now_us < end_us:
         while limit.room() > 0 and len(inside) < asking:
-            limit.entered()
+            limit.inside += 1
             number += 1
             if random.random() < slow_share:
                 heapq.heappush(inside, (now_us + 2_000 * MS, number, "slow", now_us))
@@ -44,12 +44,13 @@ def crowd(
             done_us = start_us + service_us()
             heapq.heappush(free_us, done_us)
             heapq.heappush(inside, (done_us, number, "fast", now_us))
+        limit.was_full |= limit.room() <= 0 and len(inside) < asking
         now_us, _, route, began_us = heapq.heappop(inside)
-        limit.left()
+        limit.inside -= 1
         limit.sample(route, now_us - began_us, now_us)
         served += 1
     for _ in inside:
-        limit.left()
+        limit.inside -= 1
     return served, now_us
 
 
@@ -96,8 +97,8 @@ def test_the_limit_never_falls_below_its_least() -> None:
     """However slow responses become."""
     limit = AdaptiveLimit()
     for step in range(10_000):
-        limit.entered()
-        limit.left()
+        limit.inside += 1
+        limit.inside -= 1
         limit.sample("page", MS if step < 10 else (step + 1) * 100 * MS, step * 20 * MS)
         assert limit.limit >= LEAST
 

@@ -13,27 +13,37 @@ SWEEP_S = 0.02
 
 
 class Passage:
-    """One request inside the app, from its entry to the start of its response."""
+    """One request inside the app, from its entry to the start of its response.
 
-    __slots__ = ("_began_us", "_keeper")
+    How long that takes is measured where it ``is_timed``: of one request in a turn, and of all while others wait.
+    """
 
-    def __init__(self, keeper: Gatekeeper, began_us: int) -> None:
-        self._keeper: Gatekeeper | None = keeper
-        self._began_us = began_us
+    __slots__ = ("_entered_us", "_keeper", "is_timed")
+
+    def __init__(self, keeper: Gatekeeper | None, entered_us: int, is_timed: bool) -> None:
+        self._keeper = keeper
+        self._entered_us = entered_us
+        self.is_timed = is_timed
 
     def begun(self, route: Hashable) -> None:
-        """Its response begins; what is told again is not heard."""
-        keeper = self._keeper
-        if keeper is not None:
-            self._keeper = None
-            keeper.began(route, self._began_us)
+        """Its response begins; the time is compared with those of the same route. What is told again is not heard."""
+        if self._keeper is not None:
+            self._keeper.took(route, self._entered_us)
+        self.end()
 
     def end(self) -> None:
-        """It has ended, perhaps without a response."""
+        """Its response has begun, or it has ended without one. What is told again is not heard."""
         keeper = self._keeper
         if keeper is not None:
             self._keeper = None
-            keeper.left()
+            if keeper.lane.waiting:
+                keeper.left()
+            else:
+                keeper.lane.places.inside -= 1
+
+
+# The passage of those whom no lane holds up.
+FREE = Passage(None, 0, False)
 
 
 Waiter = asyncio.Future[bool]
@@ -56,14 +66,15 @@ class Gatekeeper:
     def enter_now(self, rank: Rank) -> Passage | None:
         """The passage of a request that enters at once."""
         now_us = self._now_us()
-        if not self._tick_is_due:
+        is_first = not self._tick_is_due
+        if is_first:
             self._tick_soon()
-        return Passage(self, now_us) if self.lane.enters(rank, now_us) else None
+        return Passage(self, now_us, is_first) if self.lane.enters(rank, now_us) else None
 
     def enter_anyway(self) -> Passage:
         """The passage of a request that enters though it should wait."""
-        self.lane.places.entered()
-        return Passage(self, self._now_us())
+        self.lane.places.inside += 1
+        return Passage(self, self._now_us(), True)
 
     def would_refuse(self, rank: Rank) -> bool:
         """Whether a request would have to wait too long."""
@@ -79,7 +90,7 @@ class Gatekeeper:
             if waiter.done() and not waiter.cancelled() and waiter.result():
                 self.left()  # its turn came in the moment that it went away: the place is for another
             raise
-        return Passage(self, self._now_us()) if let_in else None
+        return Passage(self, self._now_us(), True) if let_in else None
 
     def queue(self, rank: Rank) -> Waiter:
         """Put a waiter into the queue: True where its turn has come, False where it took too long."""
@@ -87,24 +98,20 @@ class Gatekeeper:
         self.lane.wait(rank, waiter, self._now_us())
         return waiter
 
-    def began(self, route: Hashable, began_us: int) -> None:
-        """A response has begun."""
+    def took(self, route: Hashable, entered_us: int) -> None:
+        """A response begins that was entered then."""
         now_us = self._now_us()
-        self.lane.places.sample(route, now_us - began_us, now_us)
-        self._left(now_us)
+        self.lane.places.sample(route, now_us - entered_us, now_us)
 
     def left(self) -> None:
-        """A request is inside no longer."""
-        self._left(self._now_us())
-
-    def _left(self, now_us: int) -> None:
-        self.lane.left(now_us)
-        if self.lane.waiting and not self._tick_is_due:
+        """A request is inside no longer, and others wait."""
+        self.lane.left(self._now_us())
+        if not self._tick_is_due:
             self._tick_soon()
 
     def _let_in(self, waiter: Waiter) -> None:
         if waiter.done():  # it was cancelled, and has not been told so yet
-            self.lane.places.left()
+            self.lane.places.inside -= 1
         else:
             waiter.set_result(True)
 

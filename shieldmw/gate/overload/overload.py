@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import choice, random
 
 from shieldmw.core.client import Identity, IPAddress
-from shieldmw.core.decision import REFUSED, Decision, Reason, Verdict
+from shieldmw.core.decision import EXEMPT, REFUSED, Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.lane import RANKS, Rank
 from shieldmw.core.limits import US_PER_S
@@ -16,7 +16,7 @@ from shieldmw.core.mode import Mode
 from shieldmw.gate.events import Decided, Observer
 from shieldmw.gate.log_throttle import LogThrottle
 
-from .gatekeeper import Gatekeeper, Passage, Waiter
+from .gatekeeper import FREE, Gatekeeper, Passage, Waiter
 from .holding import Holding
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Overload:
         shadow: bool = False,
     ) -> None:
         self._keeper = keeper
-        self._lane = keeper.lane
+        self.lane = keeper.lane
         self._holding = holding
         self._is_returning = is_returning
         self._observers = tuple(observers)
@@ -70,29 +70,30 @@ class Overload:
         self._refusals: dict[Mode, list[Decision]] = {}
         self._log = LogThrottle()
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether requests wait, so that some may have to be shed."""
-        return self._lane.waiting > 0
-
     def load(self) -> Load:
         """How the app stands."""
-        lane, places = self._lane, self._lane.places
+        lane, places = self.lane, self.lane.places
         waiting = tuple([lane.waiting_of(rank) for rank in Rank])
         return Load(lane.turn_us, places.inside, places.limit, waiting, tuple(self._shed))
 
     def share(self, guests: float) -> None:
         """From now on guests have at most this share of the loop's time; 0 or 1: all that others leave."""
-        self._lane.guest_share = guests if 0 < guests < 1 else None
+        self.lane.guest_share = guests if 0 < guests < 1 else None
 
     def enter_now(self, facts: Facts, decision: Decision) -> Passage | None:
         """The passage of a request that enters the app at once; else ``enter`` must be awaited."""
+        if decision.reason is EXEMPT:
+            return FREE
         identity = decision.identity
         passage = self._keeper.enter_now(_GUEST if identity is None else RANKS[identity.listener_class])
         if passage is None and self._shadow:
             self._wait_in_shadow(facts, decision)
             return self._keeper.enter_anyway()
         return passage
+
+    async def passage(self, facts: Facts, decision: Decision) -> Passage | Decision:
+        """The passage of a request, at once or once its turn has come, or the refusal where that takes too long."""
+        return self.enter_now(facts, decision) or await self.enter(facts, decision)
 
     async def enter(self, facts: Facts, decision: Decision) -> Passage | Decision:
         """The passage once its turn has come, or the refusal where that takes too long."""
@@ -106,7 +107,7 @@ class Overload:
 
     def sheds(self, facts: Facts, identity: Identity | None, address: IPAddress | None) -> Rank | None:
         """The rank of a request that would have to wait too long: it is better shed before it costs a charge."""
-        if self._shadow or not self.is_busy:
+        if self._shadow or not self.lane.waiting:
             return None
         rank = self._rank(facts, identity, address)
         return rank if self._keeper.would_refuse(rank) else None
