@@ -13,7 +13,7 @@ from benchmarks.load import Seen
 from benchmarks.overload.app import PAUSE_PATH
 from benchmarks.overload.crowd import Crowd, Sample, Stream, come
 from benchmarks.overload.figures import Meter, Served, sent_within, served
-from benchmarks.overload.worker import Setup, Worker, running, starting
+from benchmarks.overload.worker import Capacity, Setup, Worker, running, starting
 from benchmarks.store import Store
 
 MEMBERS: Final = 40
@@ -34,16 +34,19 @@ _GUESTS: Final = 2000
 class Attack:
     """One attack: members before it, in it, and once the switch was flipped; in parts of capacity what was used.
 
+    ``cpu_us`` is the worker's processor time for each request that was served: what others do on the machine changes
+    it less than rates.
     ``seconds`` are the rates of its single seconds as parts of their mean; ``after_end`` are the requests of
     guests from two seconds after the end on. ``bots`` is what the botnet saw.
     """
 
-    capacity: float
+    capacity: Capacity
     calm: Served
     before: Served
     flipped: Served
     used_before: float
     used_flipped: float
+    cpu_us: float
     flips_s: tuple[float, float]
     seconds: tuple[float, ...]
     after_end: Served
@@ -54,7 +57,6 @@ class Attack:
 class Halves:
     """Members ask half of capacity, guests three times it: the guests' part of what members leave."""
 
-    capacity: float
     members: Served
     guests_part: float
 
@@ -78,19 +80,22 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
         ends_s = begins_s + 2 * seconds
         crowd = [
             Stream("members", True, MEMBERS, MEMBERS, start_s, ends_s),
-            Stream("afterwards", False, _GUESTS, capacity / 2, ends_s, ends_s + _AFTERWARDS_S, burst=1),
+            Stream("afterwards", False, _GUESTS, capacity.per_s / 2, ends_s, ends_s + _AFTERWARDS_S, burst=1),
         ]
         async with _metered(worker) as readings, asyncio.TaskGroup() as tasks:
             coming = tasks.create_task(_come(worker, crowd))
             await _until(begins_s)
             botnet = tasks.create_task(worker.drown(2 * seconds))
+            await _until(begins_s + SETTLED_S)
+            count, cpu_s = worker.served(), worker.cpu_s()
             await _until(begins_s + seconds)
             flip_s = await worker.flip("emergency")
             flipped_s = time.monotonic()
             await _until(ends_s - 1)
+            cpu_us = (worker.cpu_s() - cpu_s) / (worker.served() - count) * 1e6
             back_s = await worker.flip("normal")
         samples, meter = coming.result(), Meter(readings)
-        capacity = (capacity + await worker.capacity()) / 2
+        capacity = capacity.mean(await worker.capacity())
         before, flipped = (begins_s + SETTLED_S, begins_s + seconds), (flipped_s + SETTLED_S, ends_s - 1)
         by_second = meter.by_second(begins_s + SETTLED_S, ends_s - 1)
         mean = sum(by_second) / len(by_second)
@@ -99,8 +104,9 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
             served(sent_within(samples, "members", start_s + 1, begins_s)),
             served(sent_within(samples, "members", *before)),
             served(sent_within(samples, "members", *flipped)),
-            meter.rate(*before) / capacity,
-            meter.rate(*flipped) / capacity,
+            meter.rate(*before) / capacity.per_s,
+            meter.rate(*flipped) / capacity.per_s,
+            cpu_us,
             (flip_s, back_s),
             tuple(rate / mean for rate in by_second),
             served(sent_within(samples, "afterwards", ends_s + SETTLED_S, ends_s + _AFTERWARDS_S)),
@@ -116,22 +122,22 @@ async def halves(setup: Setup, store: Store, seconds: int) -> Halves:
         samples = await _come(
             worker,
             [
-                Stream("members", True, 200, capacity / 2, from_s, until_s, burst=1),
-                Stream("guests", False, _GUESTS, capacity * 3, from_s, until_s, burst=1),
+                Stream("members", True, 200, capacity.per_s / 2, from_s, until_s, burst=1),
+                Stream("guests", False, _GUESTS, capacity.per_s * 3, from_s, until_s, burst=1),
             ],
         )
-        capacity = (capacity + await worker.capacity()) / 2
+        capacity = capacity.mean(await worker.capacity())
         from_s += SETTLED_S
         members = sent_within(samples, "members", from_s, until_s)
         guests = sent_within(samples, "guests", from_s, until_s)
-        rest = capacity * (until_s - from_s) - sum(sample.status == 200 for sample in members)
-        return Halves(capacity, served(members), sum(sample.status == 200 for sample in guests) / rest)
+        rest = capacity.per_s * (until_s - from_s) - sum(sample.status == 200 for sample in members)
+        return Halves(served(members), sum(sample.status == 200 for sample in guests) / rest)
 
 
 async def calm(setup: Setup, store: Store, seconds: int) -> Calm:
     """Seven tenths of what the app can do, in bursts; with slow requests; with a pause; and from the start on."""
     async with running(setup, store) as worker:
-        rate = await worker.capacity() * _CALM_LOAD
+        rate = (await worker.capacity()).per_s * _CALM_LOAD
         bursts = await _calm(worker, seconds, rate, _BURST)
         slow = await _calm(worker, seconds, rate, 1, slow=_SLOW)
         pause = await _calm(worker, seconds, rate, 1, meanwhile=lambda: worker.ask(PAUSE_PATH))

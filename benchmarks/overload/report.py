@@ -40,14 +40,17 @@ def _of_members(attacks: Rounds[Attack]) -> str:
 
 def _of_app(attacks: Rounds[Attack]) -> str:
     header = ["the app in an attack", "capacity a second", "used", "after the flip", "its single seconds"]
+    header += ["CPU a request ms: alone", "in the attack"]
     header += ["PUT /mode s", "shed after the end"]
     rows = [
         [
             setup.title,
-            f"{median(each.capacity for each in rounds):,.0f}",
+            f"{median(each.capacity.per_s for each in rounds):,.0f}",
             _worst((each.used_before * 100 for each in rounds), min, " %"),
             _worst((each.used_flipped * 100 for each in rounds), min, " %"),
             f"{min(min(each.seconds) for each in rounds):.2f}–{max(max(each.seconds) for each in rounds):.2f}",
+            _worst((each.capacity.cpu_us / 1000 for each in rounds), digits=2),
+            _worst((each.cpu_us / 1000 for each in rounds), digits=2),
             _worst((flip_s for each in rounds for flip_s in each.flips_s), digits=2),
             f"{sum(each.after_end.shed for each in rounds)} of {sum(each.after_end.asked for each in rounds):,}",
         ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,8 @@ CONNECTIONS: Final = {"cpu": 250, "threads": 700, "pool": 700}
 # Those that keep the app busy while hardly anybody waits: by them its capacity is measured.
 _BUSY: Final = {"cpu": 4, "threads": 4, "pool": 32}
 _CAPACITY_S: Final = 3
+
+_TICKS_A_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,28 @@ class Setup:
         return [*command, "--no-proxy-headers"]
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Requests that an app can serve a second, and what each costs its worker of the processor's time."""
+
+    per_s: float
+    cpu_us: float
+
+    def mean(self, other: Capacity) -> Capacity:
+        """Of two measurements."""
+        return Capacity((self.per_s + other.per_s) / 2, (self.cpu_us + other.cpu_us) / 2)
+
+
 class Worker:
     """A running worker as its operator and its attackers see it."""
 
-    def __init__(self, setup: Setup, port: int, secret: str, admin_token: str, folder: Path, tally: Tally) -> None:
+    def __init__(
+        self, setup: Setup, port: int, group: int, secret: str, admin_token: str, folder: Path, tally: Tally
+    ) -> None:
         self.setup = setup
         self.port = port
         self.secret = secret
+        self._group = group
         self._admin_token = admin_token
         self._folder = folder
         self._tally = tally
@@ -76,10 +94,16 @@ class Worker:
         """Requests that the app has served."""
         return self._tally.read()
 
-    async def capacity(self) -> float:
-        """What the app can do alone: answers a second to few connections."""
+    def cpu_s(self) -> float:
+        """The processor's time that its processes have used."""
+        return sum(_cpu_s_of(self._group))
+
+    async def capacity(self) -> Capacity:
+        """What the app can do alone, asked by few connections."""
+        before, cpu_s = self.served(), self.cpu_s()
         seen = await self._wrk(_BUSY[self.setup.load]).run(self._url, _CAPACITY_S)
-        return (seen.requests - seen.refused) / seen.duration_us * 1e6
+        cpu_us = (self.cpu_s() - cpu_s) / (self.served() - before) * 1e6
+        return Capacity((seen.requests - seen.refused) / seen.duration_us * 1e6, cpu_us)
 
     async def drown(self, seconds: int) -> Seen:
         """The botnet: clients below every limit that ask again the moment they are answered."""
@@ -110,6 +134,15 @@ class Worker:
         return Wrk(Load(tuple(bots)), self._folder, connections)
 
 
+def _cpu_s_of(group: int) -> Iterator[float]:
+    """What each process of a group has used."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                yield (int(fields[11]) + int(fields[12])) / _TICKS_A_S
+
+
 @asynccontextmanager
 async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
     """A worker from its start to its end, and a task that ends when it answers."""
@@ -138,7 +171,7 @@ async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, as
         async with serving(setup.command(port), HOME, own_environment() | settings) as server:
             ready = asyncio.create_task(server.ready(f"http://{HOST}:{port}{READY_PATH}", 30, lambda _: None))
             try:
-                yield Worker(setup, port, secret, admin_token, folder, tally), ready
+                yield Worker(setup, port, server._process.pid, secret, admin_token, folder, tally), ready
             finally:
                 ready.cancel()
 
