@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from secrets import token_bytes
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
@@ -45,14 +44,14 @@ from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import problem
-from .settings.store_url import CLUSTERS, SENTINELS, scheme_of
+from .settings.store_url import scheme_of
 from .store.memory import MemoryBuckets, MemoryStore
+from .store.opener import store_opener
 from .store.port import Store
 from .telemetry.log import RefusalLog
 
 if TYPE_CHECKING:
     from .asgi.admin import Admin
-    from .store.calls import Calls
 
 # What only some settings need is imported where they are read: a process pays for what it uses.
 
@@ -144,44 +143,6 @@ def _addressing(settings: Settings) -> Addressing:
     return Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix)
 
 
-def store_opener(settings: Settings) -> Callable[[], Store]:
-    """What opens the store of the settings, once for each event loop."""
-    secret = None if settings.secret is None else settings.secret.get_secret_value().encode()
-    candidate = token_bytes(32)
-    scheme = scheme_of(settings.redis_url)
-    if scheme == "memory":
-        store = MemoryStore(secret or candidate)
-        return lambda: store
-    from .store.shared import RedisStore
-
-    connect = partial(_server_kind(scheme), _server_url(settings.redis_url), settings.redis_timeout_ms / 1000)
-    return lambda: RedisStore(connect(), prefix=settings.key_prefix, secret=secret, candidate=candidate)
-
-
-def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
-    """What calls the servers of such a URL."""
-    if scheme in CLUSTERS:
-        from .store.cluster import Cluster
-
-        return Cluster
-    if scheme in SENTINELS:
-        from .store.sentinel import Sentinels
-
-        return Sentinels
-    from .store.redis import RedisConnection
-
-    return RedisConnection
-
-
-def _server_url(url: str) -> str:
-    """Where the servers are."""
-    if scheme_of(url) != "embedded":
-        return url
-    from .store.embedded import shared_server
-
-    return shared_server().url
-
-
 def _start_embedded(settings: Settings) -> None:
     """Start the server of ``embedded://``, not before it is needed: a shield that is only built leaves no process.
 
@@ -201,7 +162,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         SettingsError: the JWT settings cannot be used.
     """
     policy = settings.policy
-    plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+    plan = SeatPlan.of(settings)
     switch = Switch(store, on_change=lambda: mode_changed(), on_reset=lambda: forget())
     observers = (RefusalLog(),)
     seats = Seats(store, switch, plan, observers=observers)

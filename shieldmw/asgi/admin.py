@@ -21,7 +21,7 @@ from .admin_answers import json_answer, problem, read_json, validated
 from .admin_door import Door, Visitor
 from .admin_openapi import document
 from .admin_routes import OPERATIONS, Call, Operation
-from .admin_schema import ActorHeader
+from .admin_schema import ActorHeader, admin_called
 from .handshakes import WEBSOCKET_POLICY_VIOLATION, Handshakes
 
 NO_WEBSOCKET = "no WebSocket here"
@@ -139,7 +139,7 @@ def _actor(request: Request) -> str | Response:
     if not lines:
         return "admin"
     named = validated(ActorHeader, {"Shield-Actor": ", ".join(lines)})
-    return named if isinstance(named, Response) else f"admin ({named.actor})"
+    return named if isinstance(named, Response) else admin_called(named.actor)
 
 
 async def _openapi(request: Request) -> Response:

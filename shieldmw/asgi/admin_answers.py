@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from shieldmw.core.bounds import MOST_BODY_BYTES, MOST_ERRORS
 
-from .admin_schema import FieldError, ProblemAnswer
+from .admin_schema import FieldError, ProblemAnswer, field_errors, not_valid
 from .problems import PROBLEM_TYPES
 
 _SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -66,8 +66,7 @@ def wait_problem(wait_s: float, title: str, detail: str) -> Response:
 
 def invalid(errors: list[FieldError]) -> Response:
     """A 422 that says of each field what is wrong with it."""
-    listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
-    return problem(422, f"Nothing was changed. {listed}", title="Not valid", errors=errors[:MOST_ERRORS])
+    return problem(422, not_valid(errors), title="Not valid", errors=errors[:MOST_ERRORS])
 
 
 def validated(model: type[M], values: Mapping[str, Any]) -> M | Response:
@@ -75,7 +74,7 @@ def validated(model: type[M], values: Mapping[str, Any]) -> M | Response:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        return invalid(_errors(error))
+        return invalid(field_errors(error))
 
 
 async def read_json(request: Request, model: type[M]) -> M | Response:
@@ -93,7 +92,7 @@ async def read_json(request: Request, model: type[M]) -> M | Response:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             return problem(400, f"The body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
-        return invalid(_errors(error))
+        return invalid(field_errors(error))
 
 
 async def _read(request: Request) -> bytes | Response:
@@ -110,21 +109,3 @@ async def _read(request: Request) -> bytes | Response:
     except ClientDisconnect:
         return problem(400, "The body ended early.")
     return bytes(body)
-
-
-def _errors(error: ValidationError) -> list[FieldError]:
-    return [
-        FieldError(
-            field=".".join(str(part) for part in detail["loc"]) or "body",
-            message=_WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, "),
-        )
-        for detail in error.errors(include_url=False, include_input=False)
-    ]
-
-
-_WORDS = {
-    "missing": "is missing",
-    "extra_forbidden": "there is no such field",
-    "string_pattern_mismatch": "is not written as it should be",
-    "model_type": "must be a JSON object",
-}

@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from shieldmw.core.address import IPNetwork
 from shieldmw.core.deny import MOST_ENTRIES
-from shieldmw.core.mode import ModeChange
 from shieldmw.gate.control import Control, DenyRefusal
 
 from .admin_answers import answer, no_content, problem
@@ -85,9 +84,8 @@ async def get_status(call: Call) -> Response:
 async def put_mode(call: Call) -> Response:
     """Change the mode, unless If-Match names another version."""
     body: ModeBody = call.given
-    change = ModeChange(body.mode, call.actor, body.reason, body.for_seconds, body.capacity, body.guest_share)
     expected = _expected_version(call.request)
-    changed = expected is not _NO_VERSION and await call.control.set_mode(change, expected)
+    changed = expected is not _NO_VERSION and await call.control.set_mode(body.change(call.actor), expected)
     status = StatusAnswer.of(await call.control.status())
     if changed:
         return _with_version(status)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from shieldmw.core.address import IPNetwork
+from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.deny import DenyEntry
-from shieldmw.core.mode import LONGEST_S, Mode
+from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.gate.control import AUDIT_LENGTH, clients_of, network_of
 from shieldmw.gate.status import Status
@@ -60,6 +61,10 @@ class ModeBody(Given):
         None, ge=0, le=1, description="Part of the seats that guests may hold; as configured if it is not said."
     )
     reason: Reason = ""
+
+    def change(self, actor: str) -> ModeChange:
+        """What the switch is asked for, by whose word."""
+        return ModeChange(self.mode, actor, self.reason, self.for_seconds, self.capacity, self.guest_share)
 
     @field_validator("for_seconds", "capacity", "guest_share")
     @classmethod
@@ -124,6 +129,11 @@ class ActorHeader(Given):
     """Who acts, beside the token."""
 
     actor: str = Field(pattern=ACTOR_PATTERN, alias="Shield-Actor", description="Your name, for the audit.")
+
+
+def admin_called(name: str) -> str:
+    """An actor in the audit: the token's role, and who says to be behind it."""
+    return f"admin ({name})"
 
 
 class ByClass(BaseModel):
@@ -249,6 +259,31 @@ class FieldError(BaseModel):
 
     field: str
     message: str
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """What pydantic found, in words."""
+    return [
+        FieldError(
+            field=".".join(str(part) for part in detail["loc"]) or "body",
+            message=_WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, "),
+        )
+        for detail in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def not_valid(errors: list[FieldError]) -> str:
+    """All of it in a line."""
+    listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
+    return f"Nothing was changed. {listed}"
+
+
+_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such field",
+    "string_pattern_mismatch": "is not written as it should be",
+    "model_type": "must be a JSON object",
+}
 
 
 class ProblemAnswer(BaseModel):

@@ -28,7 +28,8 @@ LONGEST_S = 5.0
 MOST_AT_ONCE = 128
 
 _OF_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect"))
-_WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
+# Requests that are taken to have none.
+WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
 
 CONNECTION_CLOSE = (b"connection", b"close")
 
@@ -65,7 +66,7 @@ class Lingering:
         A GET is taken to have none. A head with too many lines is not read, since no real upload has one.
         """
         lines = scope["headers"]
-        if scope["type"] != "http" or scope["method"] in _WITHOUT_A_BODY or len(lines) > MOST_LINES:
+        if scope["type"] != "http" or scope["method"] in WITHOUT_A_BODY or len(lines) > MOST_LINES:
             return receive, send
         if not scope.get("http_version", "1.1").startswith("1"):
             return receive, send

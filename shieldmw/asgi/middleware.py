@@ -24,7 +24,7 @@ from .facts import FactsReader
 from .gates import Gates
 from .lingering import Lingering
 from .nesting import Nesting
-from .passages import receive_if_there, send_from_inside
+from .passages import receive_if_there, receive_outside, send_from_inside
 from .preflights import answer_preflight
 from .replies import Headers, Replies, limit_headers, send_with
 from .streams import LiveStream
@@ -152,6 +152,7 @@ class Shield:
             headers += self._renewed(gate, facts.paper, decision, scope)
         if passage is not None:
             send = send_from_inside(passage, scope, headers, send)
+            receive = receive_outside(passage, scope, receive)
         elif headers:
             send = send_with(headers, send)
         if decision.live:
@@ -175,8 +176,11 @@ class Shield:
             return
         try:
             still_there = await receive_if_there(scope, receive)
-            if still_there is not None:
-                await self._pass(passage, gate, facts, decision, scope, still_there, send)
+            if still_there is None:
+                return
+            answer = self._pass(passage, gate, facts, decision, scope, still_there, send)
+            del overload, gate, facts, decision  # it may last for hours
+            await answer
         finally:
             passage.end()
 

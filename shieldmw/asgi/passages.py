@@ -9,12 +9,12 @@ from starlette.types import Message, Receive, Scope, Send
 from shieldmw.core.bounds import MOST_LINES
 from shieldmw.gate.overload.gatekeeper import Passage
 
+from .lingering import WITHOUT_A_BODY
 from .replies import Headers
 
 # With one of these a response has begun: nothing more is waited for but what the client reads.
 BEGINNINGS = frozenset(("http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"))
 
-_WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -35,6 +35,27 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
     return send_and_tell
 
 
+def receive_outside(passage: Passage, scope: Scope, receive: Receive) -> Receive:
+    """A ``receive`` with which a request holds no place in the app while it waits for its client to send a body."""
+    if scope.get("method", "GET") in WITHOUT_A_BODY:
+        return receive
+    is_whole = False
+
+    async def receive_body() -> Message:
+        nonlocal is_whole
+        if is_whole:
+            return await receive()
+        passage.pause()
+        try:
+            message = await receive()
+        finally:
+            passage.go_on()
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return receive_body
+
+
 def route_of(scope: Scope) -> Hashable:
     """What a response time belongs to: the endpoint that a framework has found, else the path's first two parts."""
     endpoint = scope.get("endpoint")
@@ -47,7 +68,7 @@ async def receive_if_there(scope: Scope, receive: Receive) -> Receive | None:
     """What to receive with from now on; None where the client has gone. Where it sends a body nobody looks."""
     lines = scope["headers"]
     if (
-        scope.get("method") not in _WITHOUT_A_BODY
+        scope.get("method") not in WITHOUT_A_BODY
         or len(lines) > MOST_LINES
         or any(name in _OF_A_BODY for name, _ in lines)
     ):

@@ -24,7 +24,7 @@ from shieldmw.gate.seats import Seats
 
 from .dropping import CONNECTIONS, ends_of
 from .lingering import CONNECTION_CLOSE
-from .passages import route_of
+from .passages import receive_outside, route_of
 from .problems import close_code, turned_away
 from .replies import Headers, Replies
 from .tickets import ticket_cookie
@@ -163,7 +163,9 @@ class LiveStream:
                 await self._replies.refuse(entry, self._scope, self._receive, self._send)
                 return
             self._passage = entry
-            await app(_in_messages(self._scope), self._receive, self._watch)
+            receive = self._receive if entry is None else receive_outside(entry, self._scope, self._receive)
+            del entry
+            await app(_in_messages(self._scope), receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
             # has cancelled as well, that is obeyed.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import ipaddress
 import os
 import sys
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,19 +17,9 @@ from shieldmw.core.text import harmless
 from shieldmw.settings.problems import masked_url
 
 from .load import EXIT_WRONG_INPUT
+from .operator import PATIENCE_S, Unanswered, WrongInput, actor, somebody_else
 
 DEFAULT_PATH = "/-/shield"
-
-# A person waits, and would rather know.
-PATIENCE_S = 5.0
-
-LONGEST_ACTOR = 64
-
-
-class WrongInput(click.ClickException):
-    """What was asked cannot be done as it is written."""
-
-    exit_code = EXIT_WRONG_INPUT
 
 
 def admin_url(text: str) -> str:
@@ -59,7 +49,7 @@ class AdminClient:
         if parts.scheme == "http" and not _is_here(parts.hostname):
             click.echo(f"warning: {url} is not encrypted: the token can be read on the way, use https://", err=True)
         try:
-            headers = {b"authorization": f"Bearer {token}".encode("ascii"), b"shield-actor": _actor().encode()}
+            headers = {b"authorization": f"Bearer {token}".encode("ascii"), b"shield-actor": actor().encode()}
         except UnicodeEncodeError:
             raise WrongInput("SHIELD_ADMIN_TOKEN has characters that no header can carry") from None
         self._client = httpx.Client(headers=headers, timeout=PATIENCE_S)
@@ -83,9 +73,11 @@ class AdminClient:
         try:
             response = self._client.request(method, self.url + path, **request)
         except httpx.ReadTimeout:
-            raise click.ClickException(_too_slow(method, self.url)) from None
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise click.ClickException(f"cannot reach {self.url}: {error or type(error).__name__}") from None
+            raise Unanswered(_too_slow(method, self.url)) from None
+        except httpx.TransportError as error:
+            raise Unanswered(f"cannot reach {self.url}: {str(error) or type(error).__name__}") from None
+        except httpx.InvalidURL as error:
+            raise WrongInput(f"'{masked_url(self.url)}' is not a URL: {error}") from None
         answer = _json(response)
         if response.status_code == 200 and "version" in answer:
             return answer
@@ -115,12 +107,12 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> c
     elif status == 401:
         line = f"wrong token: {url} does not know the SHIELD_ADMIN_TOKEN that is set here"
     elif status == 412:
-        line = _somebody_else(answer.get("current") or {})
+        line = somebody_else(answer.get("current") or {})
     elif status == 429:
         line = f"{title}: {detail} Try again in {response.headers.get('retry-after', 'some')} s."
     else:
         line = f"{title} ({status}): {detail}"
-    return click.ClickException(harmless(line))
+    return (Unanswered if status >= HTTPStatus.INTERNAL_SERVER_ERROR else click.ClickException)(harmless(line))
 
 
 def _not_ours(response: httpx.Response, url: str) -> str:
@@ -130,23 +122,6 @@ def _not_ours(response: httpx.Response, url: str) -> str:
         return f"{url} sends to {location}: use that as --url"
     hint = "are there admin routes (SHIELD_ADMIN_TOKEN set on the server), and is the path right?"
     return f"{url} is not the shield's (it answered {status}): {hint}"
-
-
-def _somebody_else(current: Mapping[str, Any]) -> str:
-    reason = f', "{current["reason"]}"' if current.get("reason") else ""
-    return (
-        f"someone else changed it: {current.get('actor') or 'nobody'} set it to {current.get('mode')}{reason}, "
-        f"now version {current.get('version')}. Nothing was changed by this command."
-    )
-
-
-def _actor() -> str:
-    """The name of whoever runs the command, as far as a header can carry it."""
-    try:
-        name = getpass.getuser()
-    except (OSError, KeyError):
-        name = ""
-    return ascii(name)[1:-1].strip()[:LONGEST_ACTOR].strip() or "unknown"
 
 
 def _is_here(host: str | None) -> bool:

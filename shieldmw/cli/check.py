@@ -21,8 +21,9 @@ from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, variable
 from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 from shieldmw.store.embedded import EmbeddedServer
+from shieldmw.store.opener import store_opener
 from shieldmw.store.shared import RedisStore
-from shieldmw.wiring import build_gate, store_opener
+from shieldmw.wiring import build_gate
 
 from .load import exit_with, settings_or_exit
 

@@ -14,18 +14,15 @@ from shieldmw.core.api_keys import ApiKey, ApiKeyTable, digest
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.text import harmless
 from shieldmw.errors import StoreError
+from shieldmw.store.opener import store_opener
 from shieldmw.store.port import Store
-from shieldmw.wiring import store_opener
 
-from .load import settings_or_exit
+from .load import patient, settings_or_exit
 
 T = TypeVar("T")
 
 # Begins every key, so that a leaked one is recognised by scanners and people.
 KEY_PREFIX = "shk_"
-
-# A person waits: no reason to give up as fast as a request must.
-PATIENCE_MS = 2000
 
 
 @click.group()
@@ -109,10 +106,9 @@ def _with_store(work: Callable[[Store], Awaitable[T]]) -> T:
             f"SHIELD_REDIS_URL='{settings.redis_url}' is not shared with this command: "
             "set it to the Redis that the workers use"
         )
-    patient = settings.model_copy(update={"redis_timeout_ms": max(settings.redis_timeout_ms, PATIENCE_MS)})
 
     async def run() -> T:
-        store = store_opener(patient)()
+        store = store_opener(patient(settings))()
         try:
             return await work(store)
         finally:

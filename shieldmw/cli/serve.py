@@ -53,13 +53,14 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
         click.echo(f"shieldmw: memory:// is not shared: {workers} workers allow {workers} times the limits", err=True)
     address = _free_address(host, port)
     _try_app(target)
+    store = masked_url(settings.redis_url)
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
-            os.environ["SHIELD_REDIS_URL"] = _started(stack).url
+            os.environ["SHIELD_REDIS_URL"] = url = _started(stack).url
+            store += f" at {url}"  # by which other commands of this user reach it
         _check_wiring()
         click.echo(
-            f"shieldmw: {target} on http://{host}:{port}, {workers} worker{'s' if workers > 1 else ''}, "
-            f"store {masked_url(settings.redis_url)}",
+            f"shieldmw: {target} on http://{host}:{port}, {workers} worker{'s' if workers > 1 else ''}, store {store}",
             err=True,
         )
         server = _server(target, address, port, workers)

@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Generic, TypeVar
 
 from .client import ListenerClass
-from .concurrency import AdaptiveLimit
+from .concurrency import AdaptiveLimit, Intake
 
 W = TypeVar("W", bound=Hashable)
 
@@ -65,12 +65,15 @@ NEWEST = 0.2
 # Over how much time the pace of entries is measured while requests wait.
 PACE_US = 20_000
 
+# For how long it holds after that: what an attack has shown says nothing of the next burst.
+PACE_HOLDS_US = 1_000_000
+
 # Refusals cost loop time too: a queue that is too long is shed over several turns.
 MOST_REFUSED_A_TURN = 64
 
 
 class Lane(Generic[W]):
-    """Requests before the app. ``enter`` and ``refuse`` are called with what ``wait`` was given.
+    """Requests before the app. ``enter`` and ``refuse`` are called with what ``wait`` was given, and its place.
 
     ``places`` says how many may be inside the app. ``guest_share`` is the part of the loop's time that guests may have
     at most; None where they may have all that others leave.
@@ -83,7 +86,7 @@ class Lane(Generic[W]):
     )
 
     def __init__(
-        self, plan: LanePlan, places: AdaptiveLimit, enter: Callable[[W], None], refuse: Callable[[W], None]
+        self, plan: LanePlan, places: AdaptiveLimit, enter: Callable[[W, Intake], None], refuse: Callable[[W], None]
     ) -> None:
         self._plan = plan
         self.places = places
@@ -106,11 +109,9 @@ class Lane(Generic[W]):
         self._stands_since_us = 0
 
     @property
-    def can_go_on(self) -> bool:
-        """Whether the next turn would let somebody in: not while the app is full, or guests have had their share."""
-        if not self.waiting or self.places.room() <= 0:
-            return False
-        return any(queue and self._has_credit(rank) for rank, queue in zip(Rank, self._queues, strict=True))
+    def is_open(self) -> bool:
+        """Whether a turn is under way, so that ``turn`` must be called at its end."""
+        return self._began_us is not None
 
     @property
     def turn_us(self) -> int:
@@ -126,24 +127,24 @@ class Lane(Generic[W]):
         """How many of a rank wait."""
         return len(self._queues[rank])
 
-    def enters(self, rank: Rank, now_us: int) -> bool:
-        """Whether a request that comes now enters at once; it is inside then. Else ``wait``, or turn it away."""
+    def enters(self, rank: Rank, now_us: int) -> Intake | None:
+        """The place of a request that comes now and enters at once. Else ``wait``, or turn it away."""
         plan, places, began_us = self._plan, self.places, self._began_us
         if began_us is None:
             self._began_us = now_us
         elif now_us - began_us >= (plan.favoured_turn_us if rank <= _MEMBER else plan.turn_us):
-            return False
-        if places.inside >= places.limit:
-            places.was_full = True
-            return False
+            return None
+        if places.young.count + places.old.count >= (places.limit_of_favoured if rank <= _MEMBER else places.limit):
+            return None
         if self.waiting or self.guest_share is not None:
             self._give_credit(now_us)
             if self._ahead_of(rank) or not self._has_credit(rank):
-                return False
+                return None
             self._count_entry(rank)
         self._entered += 1
-        places.inside += 1
-        return True
+        intake = places.young
+        intake.count += 1
+        return intake
 
     def would_refuse(self, rank: Rank, now_us: int) -> bool:
         """Whether a request that had to wait would have to wait too long."""
@@ -155,6 +156,8 @@ class Lane(Generic[W]):
     def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
         """Queue a request."""
         if not self.waiting:
+            if now_us - self._paced_since_us > PACE_HOLDS_US:
+                self._pace_us = self._cost_us
             self._stands_since_us = self._paced_since_us = now_us
             self._paced = 0
         self._queues[rank][waiter] = now_us
@@ -168,13 +171,13 @@ class Lane(Generic[W]):
     def turn(self, now_us: int) -> None:
         """The turn has ended: shed those who waited too long, and let in what fits the next one.
 
-        A turn in which nothing waits is not followed by another until a request arrives.
+        None follows where nothing waits, nor where what waits cannot enter and nothing has: until one arrives or can.
         """
-        if self._began_us is None:
-            return
-        self._turn_us = now_us - self._began_us
-        if self._entered:
-            self._cost_us += NEWEST * (self._turn_us / self._entered - self._cost_us)
+        entered = self._entered
+        if self._began_us is not None:
+            self._turn_us = now_us - self._began_us
+            if entered:
+                self._cost_us += NEWEST * (self._turn_us / entered - self._cost_us)
         self._entered = 0
         if not self.waiting:
             self._began_us = None
@@ -182,16 +185,24 @@ class Lane(Generic[W]):
         self._began_us = now_us
         self._measure_pace(now_us)
         self._shed(now_us)
+        if self.waiting and not self.places.has_room(favoured=False):
+            self.places.reached(now_us)
         self._let_in(now_us)
+        if not entered and not self._entered and not self._can_go_on():
+            self._began_us = None
 
     def left(self, now_us: int) -> None:
-        """A request is inside the app no longer: another may take its place."""
-        self.places.inside -= 1
-        if self.waiting:
-            if self._began_us is None:
-                self._began_us = now_us
-            self._measure_pace(now_us)
-            self._let_in(now_us)
+        """A place in the app is free while requests wait."""
+        if self._began_us is None:
+            self._began_us = now_us
+        self._measure_pace(now_us)
+        self._let_in(now_us)
+
+    def _can_go_on(self) -> bool:
+        return any(queue and self._may_enter(rank) for rank, queue in zip(Rank, self._queues, strict=True))
+
+    def _may_enter(self, rank: Rank) -> bool:
+        return self.places.has_room(favoured=rank <= _MEMBER) and self._has_credit(rank)
 
     def _has_credit(self, rank: Rank) -> bool:
         return rank < _RETURNING_GUEST or self.guest_share is None or self._credit_us > 0
@@ -214,15 +225,14 @@ class Lane(Generic[W]):
         used_us = now_us - self._began_us
         for rank in Rank:
             queue = self._queues[rank]
-            while queue and self.places.room() > 0 and self._has_credit(rank):
+            while queue and self._may_enter(rank):
                 if self._entered and used_us + self._entered * self._cost_us >= self._budget_us(rank):
                     break
                 waiter, _ = queue.popitem(last=False)
                 self.waiting -= 1
                 self._count_entry(rank)
                 self._entered += 1
-                self.places.inside += 1
-                self._enter(waiter)
+                self._enter(waiter, self.places.enter())
 
     def _shed(self, now_us: int) -> None:
         """Refuse those who have waited too long, the lowest class first."""

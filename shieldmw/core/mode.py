@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -29,6 +29,11 @@ class ModeChange:
     for_s: int | None = None
     capacity: int | None = None
     guest_share: float | None = None
+
+    def with_end(self) -> ModeChange:
+        """The same, with an end: an emergency without one lasts as long as one word of an operator may hold."""
+        endless = self.mode is Mode.EMERGENCY and self.for_s is None
+        return replace(self, for_s=LONGEST_S) if endless else self
 
     def __str__(self) -> str:
         """All that it asks for, in words for the audit."""

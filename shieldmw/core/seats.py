@@ -77,8 +77,19 @@ class Grant:
     demand: Audience
 
 
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How the fleet stands: workers whose lease has not ended, and the listeners of those that report."""
+
+    workers: int
+    present: Audience
+    demand: Audience
+
+
 @dataclass(slots=True)
-class _Entry:
+class SeatEntry:
+    """What one worker last reported, and was granted until ``until_s`` (Unix time)."""
+
     until_s: float
     demand: Audience
     present: Audience
@@ -90,7 +101,7 @@ class _Entry:
 class SeatTable:
     """The reference: the state that Redis keeps, and one worker's refresh of it."""
 
-    entries: dict[str, _Entry] = field(default_factory=dict)
+    entries: dict[str, SeatEntry] = field(default_factory=dict)
     guard_until_s: float = 0.0
 
     def refresh(self, report: Report, capacity: Capacity, now_s: float) -> Grant:
@@ -102,7 +113,7 @@ class SeatTable:
         if known is None and report.seats != NO_GRANT:
             # A worker that the state does not know has a grant: the state was lost, and others may hold seats.
             self.guard_until_s = latest_s
-        known = known or _Entry(0, report.demand, report.present, max(0, report.seats), max(0, report.guest_seats))
+        known = known or SeatEntry(0, report.demand, report.present, max(0, report.seats), max(0, report.guest_seats))
         known.demand, known.present = report.demand, report.present
         self.entries[report.worker] = known
         names = sorted(self.entries)
@@ -119,11 +130,18 @@ class SeatTable:
         known.seats = granted(share.seats, has, room)
         known.guest_seats = min(known.seats, granted(share.guest_seats, has_guests, guest_room))
         known.until_s = latest_s
+        fleet = self.fleet(now_s)
+        members, guests = levels(capacity, fleet.demand, fleet.present)
+        return Grant(known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand)
+
+    def fleet(self, now_s: float) -> Fleet:
+        """How the fleet stands, told without reporting anything."""
+        latest_s = now_s + LEASE_S
+        entries = [entry for entry in self.entries.values() if now_s < entry.until_s <= latest_s]
         heard = [entry for entry in entries if round((latest_s - entry.until_s) * 1000) < SILENT_S * 1000]
-        demand = sum((entry.demand for entry in heard), Audience())
         present = sum((entry.present for entry in heard), Audience())
-        members, guests = levels(capacity, demand, present)
-        return Grant(known.seats, known.guest_seats, members, guests, len(entries), present, demand)
+        demand = sum((entry.demand for entry in heard), Audience())
+        return Fleet(len(entries), present, demand)
 
     def release(self, worker: str) -> None:
         """A worker that stops gives back everything."""

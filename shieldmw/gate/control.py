@@ -15,7 +15,7 @@ from shieldmw.core.bucket import Ask, Charge
 from shieldmw.core.client import Client, Identity, IPAddress, address_clients, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
-from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.core.mode import ModeChange
 from shieldmw.core.rules import Policy, all_limits
 from shieldmw.core.seats import Capacity
 from shieldmw.errors import StoreError, StoreUnavailable
@@ -83,16 +83,11 @@ class Control:
         except StoreError:
             answers = False
         return Status(
-            self._mode_status(),
+            ModeStatus.of(self._switch),
             self._seat_status(),
             answers and not self._guarded.is_away,
             shown_settings(self._settings),
         )
-
-    def _mode_status(self) -> ModeStatus:
-        switch, state = self._switch, self._switch.state
-        since_s = state.since_s if state.version else None
-        return ModeStatus(switch.mode, state.version, self.now_s(), since_s, state.until_s, state.actor, state.reason)
 
     def _seat_status(self) -> SeatStatus:
         seats, capacity = self._seats, self._seats.capacity()
@@ -104,15 +99,8 @@ class Control:
         return SeatStatus(capacity, seats.guest_share, granted, True, grant.present, grant.demand, grant.workers)
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
-        """Change the mode of the fleet; False where it is of another version than expected.
-
-        An emergency always has an end: without one it lasts as long as one word of an operator may hold.
-        """
-        if change.mode is Mode.EMERGENCY and change.for_s is None:
-            change = ModeChange(
-                change.mode, change.actor, change.reason, LONGEST_S, change.capacity, change.guest_share
-            )
-        return await self._switch.set(change, expected_version)
+        """Change the mode of the fleet; False where it is of another version than expected."""
+        return await self._switch.set(change.with_end(), expected_version)
 
     async def audit(self, count: int = AUDIT_LENGTH) -> list[AuditEntry]:
         """The last changes, the newest first."""

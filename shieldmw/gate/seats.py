@@ -16,6 +16,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
+from shieldmw.settings import Settings
 from shieldmw.store.port import SeatRegister
 
 from .audience import Allotment, AudienceBook, Seat
@@ -48,6 +49,11 @@ class SeatPlan:
     capacity: int
     emergency_capacity: int
     emergency_guest_share: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> SeatPlan:
+        """As the settings have it."""
+        return cls(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
 
 
 @dataclass(slots=True)
@@ -102,6 +108,7 @@ class Seats:
         self._in_vain = False
         self._told = Audience()
         self._began_s = now_s()
+        self._now_ms = 0
         self._grant: Grant | None = None
         self._workers = 1
         self._reported = False
@@ -148,8 +155,15 @@ class Seats:
         return min(RENEW_S - 1, max(least_s, self._workers / FLEET_PER_S))
 
     def now_ms(self) -> int:
-        """The clock of the store, on which all workers agree who came first."""
-        return int(self._switch.store_now_s() * 1000)
+        """The clock of the store, on which all workers agree who came first.
+
+        It is known only as well as answers are quick. Where it seems to go back by less than a second it stands still:
+        of two streams that each come later than what the other's worker was told, both would end.
+        """
+        now_ms = int(self._switch.store_now_s() * 1000)
+        if not 0 < self._now_ms - now_ms < 1000:
+            self._now_ms = now_ms
+        return self._now_ms
 
     def admit(self, seat: Seat, *, live: bool, listener: int, instead_of: Sequence[Seat] = ()) -> bool:
         """Give a seat without any I/O; a listener who gets none counts as demand.

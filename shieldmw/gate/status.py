@@ -16,6 +16,8 @@ from shieldmw.core.seats import Audience, Capacity
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
 
+from .switch import Switch
+
 MASK = "********"
 
 
@@ -30,6 +32,14 @@ class ModeStatus:
     until_s: float | None
     actor: str
     reason: str
+
+    @classmethod
+    def of(cls, switch: Switch) -> ModeStatus:
+        """As a switch knows it."""
+        state = switch.state
+        since_s = state.since_s if state.version else None
+        now_s = switch.store_now_s()
+        return cls(switch.mode, state.version, now_s, since_s, state.until_s, state.actor, state.reason)
 
 
 @dataclass(frozen=True, slots=True)

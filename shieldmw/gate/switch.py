@@ -91,6 +91,14 @@ class Switch:
             over = ModeChange(Mode.NORMAL, "shieldmw", "its end time has come")
             await self.set(over, expected_version=self._state.version)
 
+    async def look(self) -> None:
+        """Read the mode and leave all as it is: for a process that is no worker.
+
+        Raises:
+            StoreError: it could not be read; what is known here stays.
+        """
+        self._adopt(await self._register.look())
+
     def tick(self) -> None:
         """Notify the followers of the mode when it has changed by itself."""
         if self.mode is not self._was:

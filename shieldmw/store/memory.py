@@ -16,7 +16,7 @@ from shieldmw.core.debts import Debt, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
-from shieldmw.core.seats import Capacity, Grant, Report, SeatTable
+from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
 from shieldmw.core.table import Table
 from shieldmw.core.waiting import EMPTY, Queue
 
@@ -175,6 +175,10 @@ class MemoryStore(MemoryBuckets):
         """The mode as it is kept."""
         return StoredMode(self._mode, self._now_s())
 
+    async def look(self) -> StoredMode:
+        """The same: to read it writes nothing."""
+        return StoredMode(self._mode, self._now_s())
+
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
     ) -> tuple[bool, StoredMode]:
@@ -227,6 +231,10 @@ class MemoryStore(MemoryBuckets):
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; what it is granted."""
         return self._seats.refresh(report, capacity, self._now_s())
+
+    async def fleet(self, now_s: float) -> Fleet:
+        """How the fleet stands."""
+        return self._seats.fleet(now_s)
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""

@@ -18,7 +18,7 @@ from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
-from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
 from shieldmw.errors import StoreError, StoreUnavailable
 
@@ -119,6 +119,9 @@ class ModeRegister(Protocol):
     async def mode(self) -> StoredMode:
         """The mode as it is kept; version 0 where there is none."""
 
+    async def look(self) -> StoredMode:
+        """The same for a process that is no worker: nothing is written, not even where the store is empty."""
+
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
     ) -> tuple[bool, StoredMode]:
@@ -145,6 +148,10 @@ class SeatRegister(Protocol):
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; what it is granted."""
+
+    async def fleet(self, now_s: float) -> Fleet:
+        """How the fleet stands at a time of the store's clock (Unix seconds), asked by a process that is no worker:
+        nothing is written."""
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""

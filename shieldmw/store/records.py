@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from shieldmw.core.api_keys import ApiKey
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.seats import Audience, SeatEntry, SeatTable
 from shieldmw.errors import StoreError
 
 from .port import AuditEntry, StoredMode
@@ -27,6 +29,11 @@ N = TypeVar("N", int, float)
 
 # Upper bound of a capacity, larger than the number of people.
 MOST_SEATS = 10**10
+
+
+# An entry of seats.lua, and the sum from which on it is foreign there.
+_SEAT_ENTRY = re.compile(rb"\d{1,16}(?: \d{1,16}){8}")
+_FOREIGN_SUM = 10**15
 
 
 def mark(value: Any) -> int:
@@ -172,6 +179,18 @@ def _within(value: Any, most: int, kind: Callable[[Any], N]) -> N | None:
     if type(value) not in (int, float) or not 0 <= value <= most:
         raise ValueError("a number that is none of ours")
     return kind(value)
+
+
+def parse_seats(reply: Any) -> SeatTable:
+    """The seats as ``seats.lua`` keeps them, without its own notes; what it would drop as foreign is left out."""
+    table = SeatTable()
+    for name, value in pairs(reply).items():
+        if _SEAT_ENTRY.fullmatch(value):
+            until_ms, *numbers = map(int, value.split())
+            if sum(numbers) <= _FOREIGN_SUM:
+                want, here = Audience(*numbers[:3]), Audience(*numbers[3:6])
+                table.entries[name.decode("utf-8", "replace")] = SeatEntry(until_ms / 1000, want, here, *numbers[6:])
+    return table
 
 
 def audit_text(entry: AuditEntry) -> str:

@@ -15,7 +15,7 @@ from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import ModeChange, ModeState
-from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
 from shieldmw.errors import NothingDone, StoreError
 
@@ -205,6 +205,11 @@ class RedisStore:
                 )
         return replace(stored, epoch=records.mark(epoch) if epoch else None)
 
+    async def look(self) -> StoredMode:
+        """The mode as it is kept, its epoch left alone."""
+        _, stored, _ = await self._run_mode("read")
+        return stored
+
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
     ) -> tuple[bool, StoredMode]:
@@ -275,6 +280,10 @@ class RedisStore:
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; what it is granted."""
         return await scripts.seats(self._redis.run, self._names.seats, report, capacity, self._names.changes)
+
+    async def fleet(self, now_s: float) -> Fleet:
+        """How the fleet stands, by what its workers last reported."""
+        return records.parse_seats(await self._redis.command("HGETALL", self._names.seats)).fleet(now_s)
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""

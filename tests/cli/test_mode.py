@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -244,6 +245,44 @@ def test_the_url_is_no_setting_and_no_mistake() -> None:
 
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\r"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "has_way_out"),
+    [
+        (500, "oops", True),
+        (502, "<html>", True),
+        (503, '{"title": "The store is away", "detail": "x"}', True),
+        (504, "", True),
+        (404, "", False),
+        (401, '{"title": "No", "detail": "x"}', False),
+        (403, '{"title": "No", "detail": "x"}', False),
+        (412, '{"title": "No", "detail": "x"}', False),
+        (422, '{"title": "No", "detail": "x"}', False),
+        (429, '{"title": "Locked out", "detail": "x"}', False),
+    ],
+)
+def test_only_where_nobody_could_do_it_the_line_names_the_other_way(status: int, body: str, has_way_out: bool) -> None:
+    """A server that is drowned or broken, or a proxy that says so; not a wrong token or a wrong request."""
+
+    async def answer(_: Request) -> PlainTextResponse:
+        return PlainTextResponse(body, status)
+
+    with served(Starlette(routes=[Route("/-/shield/status", answer)])) as url:
+        ran = mode(url, "emergency", "--for", "30m")
+    assert (ran.status, ran.err.count("\n")) == (2 if status == 422 else 1, 1)
+    assert ran.err.endswith("try: shieldmw mode emergency --for 30m --direct\n") == has_way_out
+    assert ("--direct" in ran.err) == has_way_out
+
+
+def test_a_server_that_never_answers_is_told_with_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts the connection, as the kernel of a drowned one does."""
+    monkeypatch.setattr("shieldmw.cli.admin_client.PATIENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ran = mode(f"http://127.0.0.1:{silent.getsockname()[1]}", "normal")
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert "did not answer within " in ran.err
+    assert ran.err.endswith("try: shieldmw mode normal --direct\n")
 
 
 @pytest.mark.parametrize("title", ["", ESCAPES], ids=["status", "problem"])

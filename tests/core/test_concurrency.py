@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from shieldmw.core.concurrency import FIRST, LEAST, MOST_ROUTES, AdaptiveLimit
+from shieldmw.core.concurrency import FIRST, LEAST, MOST_ROUTES, AdaptiveLimit, Intake
 
 MS = 1000
 
@@ -31,26 +31,27 @@ def crowd(
     """
     random = Random(seed)
     free_us = [now_us] * places
-    inside: list[tuple[int, int, str, int]] = []
+    inside: list[tuple[int, int, str, int, Intake]] = []
     served, end_us, number = 0, now_us + round(seconds * 1_000_000), 0
     while now_us < end_us:
-        while limit.room() > 0 and len(inside) < asking:
-            limit.inside += 1
+        while limit.has_room(favoured=False) and len(inside) < asking:
+            intake = limit.enter()
             number += 1
             if random.random() < slow_share:
-                heapq.heappush(inside, (now_us + 2_000 * MS, number, "slow", now_us))
+                heapq.heappush(inside, (now_us + 2_000 * MS, number, "slow", now_us, intake))
                 continue
             start_us = max(now_us, heapq.heappop(free_us))
             done_us = start_us + service_us()
             heapq.heappush(free_us, done_us)
-            heapq.heappush(inside, (done_us, number, "fast", now_us))
-        limit.was_full |= limit.room() <= 0 and len(inside) < asking
-        now_us, _, route, began_us = heapq.heappop(inside)
-        limit.inside -= 1
+            heapq.heappush(inside, (done_us, number, "fast", now_us, intake))
+        if len(inside) < asking:
+            limit.reached(now_us)
+        now_us, _, route, began_us, intake = heapq.heappop(inside)
+        intake.count -= 1
         limit.sample(route, now_us - began_us, now_us)
         served += 1
-    for _ in inside:
-        limit.inside -= 1
+    for *_, intake in inside:
+        intake.count -= 1
     return served, now_us
 
 
@@ -93,12 +94,72 @@ def test_a_limit_that_nobody_reaches_stays() -> None:
     assert limit.limit == FIRST
 
 
+def test_requests_that_wait_for_something_else_hold_no_place_for_long() -> None:
+    """Long polls: a thousand that stay for half a minute have left their places after two seconds."""
+    limit = AdaptiveLimit()
+    polls = [limit.enter() for _ in range(1000)]
+    assert not limit.has_room(favoured=True)
+    now_us = 30_000 * MS
+    for step in range(300):
+        now_us += 10 * MS
+        intake = limit.enter()
+        intake.count -= 1
+        limit.sample("page", 3 * MS, now_us)
+        if step == 210:
+            assert limit.inside == 0
+    for intake in polls:
+        intake.count -= 1
+    assert limit.inside == 0
+
+
+def test_a_limit_that_is_reached_grows_while_nothing_speaks_against_it() -> None:
+    """A thousand long polls that come within a second are all inside before those who wait have lost their patience."""
+    limit = AdaptiveLimit()
+    inside = now_us = 0
+    while inside < 1000 and now_us < 5_000 * MS:
+        now_us += 5 * MS
+        while limit.has_room(favoured=False) and inside < 1000:
+            limit.enter()
+            inside += 1
+        if inside < 1000:
+            limit.reached(now_us)
+    assert now_us <= 1_500 * MS
+
+
+def test_a_fixed_limit_does_not_grow_however_long_it_is_reached() -> None:
+    """It is an operator's word, for members as for guests."""
+    limit = AdaptiveLimit(fixed=16)
+    for number in range(16):
+        limit.enter()
+        limit.reached(number * 1000 * MS)
+    assert limit.limit == 16
+    assert not limit.has_room(favoured=True)
+
+
+def test_what_guests_fill_has_room_for_the_favoured() -> None:
+    """As many again."""
+    limit = AdaptiveLimit()
+    while limit.has_room(favoured=False):
+        limit.enter()
+    assert limit.has_room(favoured=True)
+    while limit.has_room(favoured=True):
+        limit.enter()
+    assert limit.inside == 2 * FIRST
+
+
+def test_times_that_differ_by_nature_do_not_bring_a_limit_down_that_is_not_reached() -> None:
+    """Answers that come at once or after half a minute, by chance: nothing waits, so nothing is to be mended."""
+    limit = AdaptiveLimit()
+    random = Random(3)
+    for step in range(5000):
+        limit.sample("poll", 2 * MS if random.random() < 0.2 else 30_000 * MS, step * 30 * MS)
+    assert limit.limit == FIRST
+
+
 def test_the_limit_never_falls_below_its_least() -> None:
     """However slow responses become."""
     limit = AdaptiveLimit()
     for step in range(10_000):
-        limit.inside += 1
-        limit.inside -= 1
         limit.sample("page", MS if step < 10 else (step + 1) * 100 * MS, step * 20 * MS)
         assert limit.limit >= LEAST
 

@@ -235,6 +235,19 @@ def test_a_dead_workers_seats_return_after_the_lease() -> None:
     assert alive.refresh(table, capacity, LEASE_S).seats == 100
 
 
+def test_a_look_at_the_fleet_is_no_report() -> None:
+    """It tells what the next report would hear of the others, and changes nothing: neither seats nor leases."""
+    table, capacity = SeatTable(), Capacity(100, 100)
+    Worker("silent", want=Audience(members=5)).refresh(table, capacity, 0.0)
+    Worker("heard", want=Audience(hosts=1, guests=3)).refresh(table, capacity, 10.0)
+    before = repr(table)
+    fleet = table.fleet(10.0)
+    assert (fleet.workers, fleet.demand) == (2, Audience(hosts=1, guests=3))
+    assert repr(table) == before
+    assert table.fleet(LEASE_S).workers == 1
+    assert table.fleet(10.0 + LEASE_S).workers == 0
+
+
 def test_a_worker_that_stops_returns_its_seats_at_once() -> None:
     """What a worker gives back is there for the next report."""
     table, capacity = SeatTable(), Capacity(100, 100)

@@ -38,8 +38,14 @@ def test_the_names_are_right() -> None:
 
 
 def test_the_package_alone() -> None:
-    """``import shieldmw`` brings the middleware and the settings, and nothing that only some settings need."""
-    modules = imported("import shieldmw")
+    """Each of its names comes with the first look at it: a command that needs no middleware does not wait for one."""
+    assert {name for name in imported("import shieldmw") if name.startswith("shieldmw.")} == set()
+    assert "shieldmw.wiring" not in imported("from shieldmw import Settings, SettingsError, Identity")
+
+
+def test_the_whole_package() -> None:
+    """All its names bring the middleware and the settings, and nothing that only some settings need."""
+    modules = imported("from shieldmw import *")
     assert modules >= {"shieldmw.wiring", "shieldmw.settings.model", "shieldmw.gate.gate", "pydantic_settings"}
     assert modules & OPTIONAL == set()
 
@@ -58,3 +64,23 @@ def test_a_shield_that_is_built(settings: str, needed: set[str]) -> None:
     """Each setting brings what it needs as the shield is built, before the first request, and no other's."""
     modules = imported(BUILT.format(settings))
     assert modules & OPTIONAL == needed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "not_needed"),
+    [
+        (["--url", "http://127.0.0.1:1"], {"redis", "starlette", "shieldmw.wiring"}),
+        (["--direct"], {"httpx", "starlette", "shieldmw.wiring", "shieldmw.gate.gate"}),
+    ],
+)
+def test_the_switch_starts_quickly(arguments: list[str], not_needed: set[str]) -> None:
+    """Neither way to it imports what is for the other, or for workers: an operator may be short of CPU as well."""
+    command = ["mode", *arguments]
+    env = {"SHIELD_REDIS_URL": "redis://127.0.0.1:1", "SHIELD_ADMIN_TOKEN": "0123456789abcdef"}
+    modules = imported(
+        f"import os; os.environ.update({env})\nfrom contextlib import suppress\nfrom shieldmw.cli import main\n"
+        f"with suppress(Exception): main({command}, standalone_mode=False)"
+    )
+    assert modules & not_needed == set()
+    assert imported("import shieldmw.cli.mode") & {"pydantic", "asyncio"} == set(), "before it has priority"
+    assert modules & {"httpx", "redis"} != set(), "it did not try"

@@ -585,3 +585,16 @@ def test_a_listener_who_asks_in_two_rounds_is_one_demand() -> None:
         waiting.add(ListenerClass.GUEST, number)
     assert waiting.count() == Audience(guests=8)
     assert not waiting.now[ListenerClass.GUEST] & waiting.last[ListenerClass.GUEST]
+
+
+def test_the_clock_that_streams_are_ordered_by_goes_back_only_where_the_stores_clock_was_set() -> None:
+    """An answer that was slow makes the store's clock look late by as much; a step of an hour is one."""
+    clock = Clock()
+    (worker,) = fleet(CountingStore(clock), clock)
+    first_ms = worker.seats.now_ms()
+    clock.now_s -= 0.3
+    assert worker.seats.now_ms() == first_ms
+    clock.now_s += 0.4
+    assert first_ms < worker.seats.now_ms() <= first_ms + 101
+    clock.now_s -= 3600
+    assert worker.seats.now_ms() < first_ms

@@ -19,8 +19,8 @@ from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.switch import ChangeListener
 from shieldmw.settings import Settings
 from shieldmw.store.keys import Keys
+from shieldmw.store.opener import store_opener
 from shieldmw.store.port import Store
-from shieldmw.wiring import store_opener
 from store.stores import PREFIX, SECRET, slow_limit, someone
 
 T = TypeVar("T")

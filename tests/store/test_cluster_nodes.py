@@ -12,8 +12,8 @@ from shieldmw.core.bucket import Ask, Charge, Outcome
 from shieldmw.core.client import Client
 from shieldmw.errors import NothingDone, SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings import Settings
+from shieldmw.store.opener import store_opener
 from shieldmw.store.port import TakenInPart
-from shieldmw.wiring import store_opener
 from store.fleets import (
     ONCE,
     PATIENCE_S,

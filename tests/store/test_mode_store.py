@@ -13,10 +13,12 @@ import redis
 
 from servers import RedisServer, redis_server
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import StoreError
 from shieldmw.gate.switch import ChangeListener, Switch
 from shieldmw.store.redis import RedisConnection
 from shieldmw.store.shared import AUDIT_LENGTH, RedisStore
+from store.stores import everything
 
 MODE_KEY = "shield:{control}:mode"
 AUDIT_KEY = "shield:{control}:audit"
@@ -383,3 +385,44 @@ def test_what_is_told_is_told_once_and_by_name(valkey: RedisServer, admin: redis
 
     assert asyncio.run(story()) == ["", "mode", "mode"]
     assert int(admin.hget(MODE_KEY, "version")) == 2  # type: ignore[arg-type]
+
+
+# --- without a worker -----------------------------------------------------------------------------
+
+
+def test_a_look_writes_nothing(valkey: RedisServer, admin: redis.Redis) -> None:
+    """Neither at an empty store nor at one that is in use; a worker's own look begins an epoch."""
+
+    async def work() -> None:
+        async with opened(valkey) as store:
+            stored = await store.look()
+            assert (stored.state, stored.epoch) == (NOTHING, None)
+            assert await store.fleet(stored.now_s) == Fleet(0, Audience(), Audience())
+            assert admin.dbsize() == 0
+            await store.set_mode(emergency(), was=NOTHING, expected_version=None)
+            await store.mode()
+            before = everything(admin)
+            assert (await store.look()).state.version == 1
+            assert everything(admin) == before
+
+    asyncio.run(work())
+
+
+def test_the_fleet_is_counted_without_a_report(valkey: RedisServer, admin: redis.Redis) -> None:
+    """What a worker's report would hear, by its own script; notes and foreign entries of the hash are left out."""
+
+    async def work() -> None:
+        async with opened(valkey) as store:
+            for number in range(3):
+                report = Report(f"{number}", Audience(number, 2, 3), Audience(number, 5, 9))
+                granted = await store.seats(report, Capacity(10, 5))
+            now_s = (await store.look()).now_s
+            too_many = f"{int(now_s * 1000) + 9000} {'9' * 16}{' 0' * 7}"
+            admin.hset("shield:seats", mapping={"x": "no", "y": "9" * 5000, "z": too_many, "#guard": "1"})
+            before = admin.dump("shield:seats")
+            fleet = await store.fleet(now_s)
+            assert fleet == Fleet(granted.workers, granted.present, granted.demand)
+            assert fleet.workers == 3
+            assert admin.dump("shield:seats") == before
+
+    asyncio.run(work())

@@ -12,8 +12,8 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings import Settings
+from shieldmw.store.opener import store_opener
 from shieldmw.store.port import AuditEntry, Store
-from shieldmw.wiring import store_opener
 from store.fleets import ONCE, PATIENCE_S, fleet, key, listening, off, opened, patiently, remaining, take
 from store.stores import run, slow_limit, someone
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable
 
+from shieldmw.core.concurrency import Intake
 from shieldmw.core.lane import Lane, Rank
 from shieldmw.gate import ticks
 
@@ -18,35 +19,46 @@ class Passage:
     How long that takes is measured where it ``is_timed``: of one request in a turn, and of all while others wait.
     """
 
-    __slots__ = ("_entered_us", "_keeper", "is_timed")
+    __slots__ = ("_entered_us", "_intake", "_keeper", "is_timed")
 
-    def __init__(self, keeper: Gatekeeper | None, entered_us: int, is_timed: bool) -> None:
+    def __init__(self, keeper: Gatekeeper | None, intake: Intake | None, entered_us: int, is_timed: bool) -> None:
         self._keeper = keeper
+        self._intake = intake
         self._entered_us = entered_us
         self.is_timed = is_timed
 
     def begun(self, route: Hashable) -> None:
         """Its response begins; the time is compared with those of the same route. What is told again is not heard."""
-        if self._keeper is not None:
+        if self._keeper is not None and self._intake is not None:
             self._keeper.took(route, self._entered_us)
         self.end()
 
     def end(self) -> None:
         """Its response has begun, or it has ended without one. What is told again is not heard."""
-        keeper = self._keeper
-        if keeper is not None:
+        if self._keeper is not None:
+            self.pause()
             self._keeper = None
-            if keeper.lane.waiting:
-                keeper.left()
-            else:
-                keeper.lane.places.inside -= 1
+
+    def pause(self) -> None:
+        """It waits for its client, and holds no place in the app until it goes on."""
+        intake = self._intake
+        if intake is not None:
+            self._intake = None
+            intake.count -= 1
+            if self._keeper is not None and self._keeper.lane.waiting:
+                self._keeper.left()
+
+    def go_on(self) -> None:
+        """It has heard from its client. What it takes is measured from now on; nothing happens where it has ended."""
+        if self._keeper is not None and self._intake is None:
+            self._intake, self._entered_us = self._keeper.enter_again()
 
 
 # The passage of those whom no lane holds up.
-FREE = Passage(None, 0, False)
+FREE = Passage(None, None, 0, False)
 
-
-Waiter = asyncio.Future[bool]
+# A future of its place in the app, None where it took too long.
+Waiter = asyncio.Future[Intake | None]
 
 
 class Gatekeeper:
@@ -54,7 +66,7 @@ class Gatekeeper:
 
     def __init__(
         self,
-        lane_of: Callable[[Callable[[Waiter], None], Callable[[Waiter], None]], Lane[Waiter]],
+        lane_of: Callable[[Callable[[Waiter, Intake], None], Callable[[Waiter], None]], Lane[Waiter]],
         now_us: Callable[[], int] = ticks.now_us,
     ) -> None:
         self._now_us = now_us
@@ -69,12 +81,16 @@ class Gatekeeper:
         is_first = not self._tick_is_due
         if is_first:
             self._tick_soon()
-        return Passage(self, now_us, is_first) if self.lane.enters(rank, now_us) else None
+        intake = self.lane.enters(rank, now_us)
+        return None if intake is None else Passage(self, intake, now_us, is_first)
 
     def enter_anyway(self) -> Passage:
         """The passage of a request that enters though it should wait."""
-        self.lane.places.inside += 1
-        return Passage(self, self._now_us(), True)
+        return Passage(self, *self.enter_again(), True)
+
+    def enter_again(self) -> tuple[Intake, int]:
+        """A place, whether there is room or not, and the time."""
+        return self.lane.places.enter(), self._now_us()
 
     def would_refuse(self, rank: Rank) -> bool:
         """Whether a request would have to wait too long."""
@@ -84,16 +100,16 @@ class Gatekeeper:
         """Wait for a turn; None where it took too long."""
         waiter = self.queue(rank)
         try:
-            let_in = await waiter
+            intake = await waiter
         except asyncio.CancelledError:
             self.lane.leave(rank, waiter)
-            if waiter.done() and not waiter.cancelled() and waiter.result():
-                self.left()  # its turn came in the moment that it went away: the place is for another
+            if waiter.done() and not waiter.cancelled():
+                self.give_back(waiter.result())  # its turn came in the moment that it went away
             raise
-        return Passage(self, self._now_us(), True) if let_in else None
+        return None if intake is None else Passage(self, intake, self._now_us(), True)
 
     def queue(self, rank: Rank) -> Waiter:
-        """Put a waiter into the queue: True where its turn has come, False where it took too long."""
+        """Put a waiter into the queue."""
         waiter: Waiter = self._running().create_future()
         self.lane.wait(rank, waiter, self._now_us())
         return waiter
@@ -103,21 +119,25 @@ class Gatekeeper:
         now_us = self._now_us()
         self.lane.places.sample(route, now_us - entered_us, now_us)
 
+    def give_back(self, intake: Intake | None) -> None:
+        """A place that was given is not taken: it is for another."""
+        Passage(self, intake, 0, False).end()
+
     def left(self) -> None:
-        """A request is inside no longer, and others wait."""
+        """A place is free, and others wait."""
         self.lane.left(self._now_us())
         if not self._tick_is_due:
             self._tick_soon()
 
-    def _let_in(self, waiter: Waiter) -> None:
+    def _let_in(self, waiter: Waiter, intake: Intake) -> None:
         if waiter.done():  # it was cancelled, and has not been told so yet
-            self.lane.places.inside -= 1
+            intake.count -= 1
         else:
-            waiter.set_result(True)
+            waiter.set_result(intake)
 
     def _refuse(self, waiter: Waiter) -> None:
         if not waiter.done():
-            waiter.set_result(False)
+            waiter.set_result(None)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -132,11 +152,9 @@ class Gatekeeper:
         self._tick_is_due = False
         lane = self.lane
         lane.turn(self._now_us())
-        if not lane.waiting:
-            return
-        if lane.can_go_on:
+        if lane.is_open:
             self._tick_soon()
-        elif self._sweep is None:
+        elif lane.waiting and self._sweep is None:
             self._sweep = self._running().call_later(SWEEP_S, self._swept)
 
     def _swept(self) -> None:

@@ -133,8 +133,9 @@ class Overload:
             return
 
         def decided(stand_in: Waiter) -> None:
-            if stand_in.result():
-                self._keeper.left()
+            intake = stand_in.result()
+            if intake is not None:
+                self._keeper.give_back(intake)
             else:
                 self._tell(facts, rank, would_be)
 

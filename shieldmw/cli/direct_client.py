@@ -1,0 +1,116 @@
+"""Speaks to the store for commands, where the admin routes do not answer; the answers are those of the routes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Self, TypeVar
+
+import click
+from pydantic import ValidationError
+
+from shieldmw.asgi.admin_schema import ModeBody, StatusAnswer, admin_called, field_errors, not_valid
+from shieldmw.core.text import harmless
+from shieldmw.errors import NothingDone, NotPermitted, SettingsError, StoreError
+from shieldmw.gate.direct import DirectControl
+from shieldmw.settings import Settings
+from shieldmw.settings.problems import masked_url
+from shieldmw.settings.store_url import scheme_of
+from shieldmw.store.opener import store_opener
+
+from .load import exit_with, patient, settings_or_exit
+from .operator import PATIENCE_S, WrongInput, actor, somebody_else
+
+# For all calls of a command together: the rest of a person's patience is for Python's start.
+BUDGET_S = PATIENCE_S - 1
+
+T = TypeVar("T")
+
+_MAYBE = " It may be done all the same: see 'shieldmw mode status --direct'."
+_DONE = " The change itself was made."
+
+# Why no other process reaches such a store, and what would be right.
+_NOT_SHARED = {
+    "memory": "is within one process: only the admin routes reach it",
+    "embedded": "is found by its own workers only: set it to the unix:// URL that 'shieldmw serve' prints at its start",
+}
+
+
+class DirectClient:
+    """The store of the environment. No token is asked for: nobody checks one where the store can be written to."""
+
+    def __init__(self) -> None:
+        settings = settings_or_exit()
+        _must_be_shared(settings)
+        # What the store and the switch log is for a worker's log; here a failure ends in one line.
+        logging.getLogger("shieldmw").addHandler(logging.NullHandler())
+        self._place = f"the store {masked_url(settings.redis_url)}"
+        try:
+            self._store = store_opener(patient(settings))()
+        except SettingsError as error:
+            exit_with(error)
+        self._control = DirectControl(self._store, settings)
+        self._runner = asyncio.Runner()
+        self._until_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._until_s = self._runner.get_loop().time() + BUDGET_S
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._store.aclose())
+        self._runner.close()
+
+    def status(self) -> dict[str, Any]:
+        """How the fleet stands."""
+        return self._ask(self._status)
+
+    def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
+        """Change the mode; how the fleet stands then."""
+        try:
+            change = ModeBody.model_validate_json(json.dumps(body)).change(admin_called(actor()))
+        except ValidationError as error:
+            raise WrongInput(harmless(not_valid(field_errors(error)))) from None
+        changed = self._ask(lambda: self._control.set_mode(change, if_version), maybe=_MAYBE)
+        if changed:
+            return self._ask(self._status, surely=_DONE)
+        raise click.ClickException(harmless(somebody_else(self._ask(self._status))))
+
+    async def _status(self) -> dict[str, Any]:
+        status = await self._control.status()
+        told = StatusAnswer.of(status).model_dump(mode="json")
+        return told if status.seats.fleet_wide else {**told, "seats": None}
+
+    def _ask(self, work: Callable[[], Awaitable[T]], *, maybe: str = "", surely: str = "") -> T:
+        """Do it within what is left of the budget.
+
+        What a failure adds to its line: ``maybe`` where the store may have heard it, ``surely`` always.
+        """
+
+        async def within() -> T:
+            async with asyncio.timeout_at(self._until_s):
+                return await work()
+
+        try:
+            return self._runner.run(within())
+        except TimeoutError:
+            failure = f"did not answer within {BUDGET_S:.0f} s.{maybe}"
+        except NotPermitted as error:
+            failure = f"does not permit it: {_sentence(error)}"
+        except StoreError as error:
+            failure = f"does not answer: {_sentence(error)}{'' if isinstance(error, NothingDone) else maybe}"
+        raise click.ClickException(f"{self._place} {failure}{surely}")
+
+
+def _sentence(error: StoreError) -> str:
+    return f"{harmless(error).rstrip('.')}."
+
+
+def _must_be_shared(settings: Settings) -> None:
+    """End with a line where no other process reaches the store of these settings."""
+    if "redis_url" not in settings.model_fields_set:
+        raise WrongInput("SHIELD_REDIS_URL is not set: --direct needs the one that the workers were started with")
+    if why := _NOT_SHARED.get(scheme_of(settings.redis_url)):
+        raise WrongInput(f"SHIELD_REDIS_URL='{masked_url(settings.redis_url)}' {why}")

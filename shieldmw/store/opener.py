@@ -1,0 +1,57 @@
+"""Opens the store that the settings name, of whatever kind it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from secrets import token_bytes
+from typing import TYPE_CHECKING
+
+from shieldmw.settings import Settings
+from shieldmw.settings.store_url import CLUSTERS, SENTINELS, scheme_of
+
+from .memory import MemoryStore
+from .port import Store
+
+if TYPE_CHECKING:
+    from .calls import Calls
+
+# What only some URLs need is imported where they are read: a process pays for what it uses.
+
+
+def store_opener(settings: Settings) -> Callable[[], Store]:
+    """What opens the store of the settings, once for each event loop."""
+    secret = None if settings.secret is None else settings.secret.get_secret_value().encode()
+    candidate = token_bytes(32)
+    scheme = scheme_of(settings.redis_url)
+    if scheme == "memory":
+        store = MemoryStore(secret or candidate)
+        return lambda: store
+    from .shared import RedisStore
+
+    connect = partial(_server_kind(scheme), _server_url(settings.redis_url), settings.redis_timeout_ms / 1000)
+    return lambda: RedisStore(connect(), prefix=settings.key_prefix, secret=secret, candidate=candidate)
+
+
+def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
+    """What calls the servers of such a URL."""
+    if scheme in CLUSTERS:
+        from .cluster import Cluster
+
+        return Cluster
+    if scheme in SENTINELS:
+        from .sentinel import Sentinels
+
+        return Sentinels
+    from .redis import RedisConnection
+
+    return RedisConnection
+
+
+def _server_url(url: str) -> str:
+    """Where the servers are."""
+    if scheme_of(url) != "embedded":
+        return url
+    from .embedded import shared_server
+
+    return shared_server().url
