@@ -77,7 +77,7 @@ def of_halves(halves: Rounds[Halves]) -> str:
 
 def of_calm(calms: Rounds[Calm]) -> str:
     """What was shed though it could all be served."""
-    header = ["shed, of how many (p99 ms)", "bursts", "slow ones", "a pause", "cold start"]
+    header = ["shed though all could be served (p99 ms)", "bursts", "slow ones", "a pause", "cold start"]
     parts: list[Callable[[Calm], Served]] = [
         *(lambda each: each.bursts, lambda each: each.slow),
         *(lambda each: each.pause, lambda each: each.cold),
