@@ -23,6 +23,8 @@ SETTLED_S: Final = 2.0
 # The crowd's process needs so long to start.
 _CROWD_STARTS_S: Final = 1.5
 _AFTERWARDS_S: Final = 5
+# At the attack's end the operator tries the other ways, and flips back.
+_OPERATORS_S: Final = 3
 _READ_EVERY_S: Final = 0.05
 _CALM_LOAD: Final = 0.7
 _BURST: Final = 4.0
@@ -48,6 +50,7 @@ class Attack:
     used_flipped: float
     cpu_us: float
     flips_s: tuple[float, float]
+    directly_s: float
     seconds: tuple[float, ...]
     after_end: Served
     bots: Seen
@@ -77,7 +80,7 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
         capacity = await worker.capacity()
         start_s = time.monotonic() + _CROWD_STARTS_S
         begins_s = start_s + CALM_S
-        ends_s = begins_s + 2 * seconds
+        ends_s = begins_s + 2 * seconds + _OPERATORS_S
         crowd = [
             Stream("members", True, MEMBERS, MEMBERS, start_s, ends_s),
             Stream("afterwards", False, _GUESTS, capacity.per_s / 2, ends_s, ends_s + _AFTERWARDS_S, burst=1),
@@ -85,19 +88,20 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
         async with _metered(worker) as readings, asyncio.TaskGroup() as tasks:
             coming = tasks.create_task(_come(worker, crowd))
             await _until(begins_s)
-            botnet = tasks.create_task(worker.drown(2 * seconds))
+            botnet = tasks.create_task(worker.drown(2 * seconds + _OPERATORS_S))
             await _until(begins_s + SETTLED_S)
             count, cpu_s = worker.served(), worker.cpu_s()
             await _until(begins_s + seconds)
             flip_s = await worker.flip("emergency")
             flipped_s = time.monotonic()
-            await _until(ends_s - 1)
+            await _until(ends_s - _OPERATORS_S)
             cpu_us = (worker.cpu_s() - cpu_s) / (worker.served() - count) * 1e6
+            directly_s = await worker.flip_directly("emergency")
             back_s = await worker.flip("normal")
         samples, meter = coming.result(), Meter(readings)
         capacity = capacity.mean(await worker.capacity())
-        before, flipped = (begins_s + SETTLED_S, begins_s + seconds), (flipped_s + SETTLED_S, ends_s - 1)
-        by_second = meter.by_second(begins_s + SETTLED_S, ends_s - 1)
+        before, flipped = (begins_s + SETTLED_S, begins_s + seconds), (flipped_s + SETTLED_S, ends_s - _OPERATORS_S)
+        by_second = meter.by_second(begins_s + SETTLED_S, ends_s - _OPERATORS_S)
         mean = sum(by_second) / len(by_second)
         return Attack(
             capacity,
@@ -108,6 +112,7 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
             meter.rate(*flipped) / capacity.per_s,
             cpu_us,
             (flip_s, back_s),
+            directly_s,
             tuple(rate / mean for rate in by_second),
             served(sent_within(samples, "afterwards", ends_s + SETTLED_S, ends_s + _AFTERWARDS_S)),
             botnet.result(),

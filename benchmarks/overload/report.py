@@ -41,7 +41,7 @@ def _of_members(attacks: Rounds[Attack]) -> str:
 def _of_app(attacks: Rounds[Attack]) -> str:
     header = ["the app in an attack", "capacity a second", "used", "after the flip", "its single seconds"]
     header += ["CPU a request ms: alone", "in the attack"]
-    header += ["PUT /mode s", "shed after the end"]
+    header += ["PUT /mode s", "--direct s", "shed after the end"]
     rows = [
         [
             setup.title,
@@ -52,6 +52,7 @@ def _of_app(attacks: Rounds[Attack]) -> str:
             _worst((each.capacity.cpu_us / 1000 for each in rounds), digits=2),
             _worst((each.cpu_us / 1000 for each in rounds), digits=2),
             _worst((flip_s for each in rounds for flip_s in each.flips_s), digits=2),
+            _worst((each.directly_s for each in rounds), digits=2),
             f"{sum(each.after_end.shed for each in rounds)} of {sum(each.after_end.asked for each in rounds):,}",
         ]
         for setup, rounds in attacks.items()

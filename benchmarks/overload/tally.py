@@ -16,11 +16,10 @@ class Tally:
         with Path(path).open("r+b") as file:
             self._count = memoryview(mmap.mmap(file.fileno(), _BYTES)).cast("q")
 
-    @classmethod
-    def create(cls, path: Path) -> Tally:
-        """A file that counts from 0."""
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make a file that counts from 0."""
         path.write_bytes(bytes(_BYTES))
-        return cls(path)
 
     def count(self) -> None:
         """One more; only one process may count."""

@@ -8,7 +8,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,17 +78,19 @@ class Capacity:
 class Worker:
     """A running worker as its operator and its attackers see it."""
 
-    def __init__(
-        self, setup: Setup, port: int, group: int, secret: str, admin_token: str, folder: Path, tally: Tally
-    ) -> None:
+    def __init__(self, setup: Setup, port: int, group: int, settings: Mapping[str, str], folder: Path) -> None:
         self.setup = setup
         self.port = port
-        self.secret = secret
         self._group = group
-        self._admin_token = admin_token
+        self._settings = settings
         self._folder = folder
-        self._tally = tally
+        self._tally = Tally(settings["OVERLOAD_TALLY"])
         self._url = f"http://{HOST}:{port}"
+
+    @property
+    def secret(self) -> str:
+        """What signs the members' tokens."""
+        return self._settings["SHIELD_JWT_SECRET"]
 
     def served(self) -> int:
         """Requests that the app has served."""
@@ -112,7 +114,7 @@ class Worker:
     async def flip(self, mode: str) -> float:
         """Seconds until the operator has flipped the switch, on a new connection; infinite where that failed."""
         timeout, began_s = aiohttp.ClientTimeout(total=_ADMIN_TIMEOUT_S), time.monotonic()
-        bearer = {"Authorization": f"Bearer {self._admin_token}"}
+        bearer = {"Authorization": f"Bearer {self._settings['SHIELD_ADMIN_TOKEN']}"}
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout, headers=bearer) as session,
@@ -122,6 +124,21 @@ class Worker:
                     raise click.ClickException(f"the mode was not changed: {answer.status} {await answer.text()}")
         except (aiohttp.ClientError, TimeoutError):
             return float("inf")
+        return time.monotonic() - began_s
+
+    async def flip_directly(self, mode: str) -> float:
+        """Seconds that ``shieldmw mode --direct`` takes, from the command's start to its end."""
+        began_s = time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "shieldmw", "mode", mode, "--direct"),
+            cwd=HOME,
+            env=own_environment() | dict(self._settings),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        if process.returncode != 0:
+            raise click.ClickException(f"the mode was not changed: {output.decode()}")
         return time.monotonic() - began_s
 
     async def ask(self, path: str) -> None:
@@ -147,10 +164,10 @@ def _cpu_s_of(group: int) -> Iterator[float]:
 async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
     """A worker from its start to its end, and a task that ends when it answers."""
     store.client.flushall()
-    port, secret, admin_token = free_port(HOST), secrets.token_hex(32), secrets.token_hex(16)
+    port = free_port(HOST)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        tally = Tally.create(folder / "tally")
+        Tally.create(folder / "tally")
         settings = {
             "OVERLOAD_LOAD": setup.load,
             "OVERLOAD_TALLY": str(folder / "tally"),
@@ -162,16 +179,16 @@ async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, as
             "SHIELD_EMERGENCY_IP_LIMIT": "100000/minute",
             "SHIELD_TRUSTED_PROXIES": "127.0.0.0/8",
             "SHIELD_EXEMPT_PATHS": f"{READY_PATH},/pause",
-            "SHIELD_JWT_SECRET": secret,
+            "SHIELD_JWT_SECRET": secrets.token_hex(32),
             "SHIELD_JWT_AUDIENCE": ISSUER,
             "SHIELD_JWT_ISSUER": ISSUER,
-            "SHIELD_ADMIN_TOKEN": admin_token,
+            "SHIELD_ADMIN_TOKEN": secrets.token_hex(16),
             **dict(setup.settings),
         }
         async with serving(setup.command(port), HOME, own_environment() | settings) as server:
             ready = asyncio.create_task(server.ready(f"http://{HOST}:{port}{READY_PATH}", 30, lambda _: None))
             try:
-                yield Worker(setup, port, server._process.pid, secret, admin_token, folder, tally), ready
+                yield Worker(setup, port, server._process.pid, settings, folder), ready
             finally:
                 ready.cancel()
 
