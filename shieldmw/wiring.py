@@ -43,7 +43,7 @@ from .gate.stream_caps import NO_CAPS, STREAMS, StreamCaps
 from .gate.switch import ChangeListener, Switch
 from .gate.takeover import TAKEN
 from .settings import Settings
-from .settings.problems import problem
+from .settings.problems import masked_url, problem
 from .settings.store_url import scheme_of
 from .store.memory import MemoryBuckets, MemoryStore
 from .store.opener import store_opener
@@ -52,6 +52,8 @@ from .telemetry.log import RefusalLog
 
 if TYPE_CHECKING:
     from .asgi.admin import Admin
+    from .asgi.admin_alone import AdminAlone
+    from .gate.desk import Desk
 
 # What only some settings need is imported where they are read: a process pays for what it uses.
 
@@ -92,10 +94,8 @@ class ShieldMiddleware(Shield):
         authenticate: AuthenticateScope | None,
         failure: SettingsError | None = None,
     ) -> None:
-        forwarded = settings.forwarded_header if settings.trusted_proxies else None
-        reading = Reading(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
         pointers = Pointers(settings.recording_url, settings.sign_in_url, settings.retry_after)
-        reader = FactsReader(reading, authenticate)
+        reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
         build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
         lingering = Lingering()
@@ -137,6 +137,50 @@ def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> A
     view_token = None if settings.view_token is None else settings.view_token.get_secret_value()
     door = Door(settings.admin_token.get_secret_value(), view_token, _addressing(settings), reader)
     return Admin(settings.admin_path, door, handshakes)
+
+
+def _reader(settings: Settings, authenticate: AuthenticateScope | None = None) -> FactsReader:
+    forwarded = settings.forwarded_header if settings.trusted_proxies else None
+    reading = Reading(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
+    return FactsReader(reading, authenticate)
+
+
+def admin_alone(settings: Settings) -> AdminAlone:
+    """The admin routes without an app: for a process that serves operators only, and is no worker of the fleet.
+
+    Raises:
+        SettingsError: there is no token to show there, or the store is none that processes share.
+    """
+    from .asgi.admin_alone import AdminAlone
+
+    lingering = Lingering()
+    handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
+    admin = _admin(settings, _reader(settings), handshakes)
+    if admin is None:
+        raise SettingsError(
+            ["SHIELD_ADMIN_TOKEN: unset, so there are no admin routes: set one of 16 characters or more"]
+        )
+    if scheme_of(settings.redis_url) == "memory":
+        shown = masked_url(settings.redis_url)
+        raise SettingsError(
+            [f"SHIELD_REDIS_URL: '{shown}' is in each process alone, so no other can see or change it: use embedded://"]
+        )
+    open_store = store_opener(settings)
+    return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store()))
+
+
+def build_desk(settings: Settings, store: Store) -> Desk:
+    """The operator's side of a fleet, for one event loop."""
+    from .gate.desk import Desk, OnlookersGrants
+
+    plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+    switch = Switch(store, on_change=lambda: desk.soon())
+    seats = Seats(OnlookersGrants(store, switch.store_now_s), switch, plan)
+    deny_list = DenyWatch(store, switch.store_now_s)
+    guarded = _guarded(settings, store, workers=lambda: seats.workers)
+    control = Control(store, guarded, switch, seats, deny_list, settings, forget=lambda: None)
+    desk = Desk(control, switch, deny_list, seats, guarded)
+    return desk
 
 
 def _addressing(settings: Settings) -> Addressing:

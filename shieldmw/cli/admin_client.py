@@ -28,6 +28,8 @@ def admin_url(text: str) -> str:
     Raises:
         WrongInput: it is no URL.
     """
+    if text.startswith("unix:"):
+        return text
     if "://" not in text:
         host = urlsplit(f"//{text}").hostname
         text = f"{'http' if _is_here(host) else 'https'}://{text}"
@@ -45,6 +47,7 @@ class AdminClient:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url
+        self._base, transport = _way(url)
         parts = urlsplit(url)
         if parts.scheme == "http" and not _is_here(parts.hostname):
             click.echo(f"warning: {url} is not encrypted: the token can be read on the way, use https://", err=True)
@@ -52,7 +55,7 @@ class AdminClient:
             headers = {b"authorization": f"Bearer {token}".encode("ascii"), b"shield-actor": actor().encode()}
         except UnicodeEncodeError:
             raise WrongInput("SHIELD_ADMIN_TOKEN has characters that no header can carry") from None
-        self._client = httpx.Client(headers=headers, timeout=PATIENCE_S)
+        self._client = httpx.Client(headers=headers, timeout=PATIENCE_S, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +74,7 @@ class AdminClient:
 
     def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
-            response = self._client.request(method, self.url + path, **request)
+            response = self._client.request(method, self._base + path, **request)
         except httpx.ReadTimeout:
             raise Unanswered(_too_slow(method, self.url)) from None
         except httpx.TransportError as error:
@@ -82,6 +85,14 @@ class AdminClient:
         if response.status_code == 200 and "version" in answer:
             return answer
         raise _failure(response, answer, self.url)
+
+
+def _way(url: str) -> tuple[str, httpx.HTTPTransport | None]:
+    """What is asked for, and the transport; None for the usual one. ``unix:PATH`` names a socket, no host."""
+    if not url.startswith("unix:"):
+        return url, None
+    path = os.environ.get("SHIELD_ADMIN_PATH") or DEFAULT_PATH
+    return f"http://localhost{path.rstrip('/')}", httpx.HTTPTransport(uds=url.removeprefix("unix:"))
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

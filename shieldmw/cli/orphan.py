@@ -40,7 +40,12 @@ def end_with_parent(drain_s: float) -> None:
     """In a worker: SIGTERM to itself once its parent is stopping or gone; SIGKILL ``drain_s`` after it has gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
-        threading.Thread(target=_watch, args=(parent.pid, drain_s), name="shieldmw parent", daemon=True).start()
+        end_with(parent.pid, drain_s)
+
+
+def end_with(parent: int, drain_s: float) -> None:
+    """The same, in a process that its parent has not forked: it was told the parent's id."""
+    threading.Thread(target=_watch, args=(parent, drain_s), name="shieldmw parent", daemon=True).start()
 
 
 def _watch(parent: int, drain_s: float) -> None:

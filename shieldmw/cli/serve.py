@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
-import logging
-import multiprocessing
 import os
-import signal
-import socket
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +15,96 @@ from shieldmw.errors import SettingsError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
 from shieldmw.store.embedded import EmbeddedServer
-from shieldmw.wiring import ShieldMiddleware
+from shieldmw.wiring import ShieldMiddleware, admin_alone
 
-from .load import exit_with, settings_or_exit
-from .orphan import end_with_parent, tell_workers
+from .admin_listener import AdminListener, warn_of_strangers
+from .app_target import try_app
+from .listening import Address, free_tcp_address, free_unix_address, overlap, parse_address, url_of
+from .load import EXIT_WRONG_INPUT, exit_with, settings_or_exit
+from .orphan import tell_workers
+from .server import BACKLOG, HEADER_TIMEOUT_S, ServerOptions, check_tls, granian_server
+from .worker import let_workers_hear_sigterm, load_shielded
 
-# Listeners of a live event hold their connections: none is turned away before it was decided.
-CONNECTIONS_PER_WORKER = 100_000
-BACKLOG = 4096
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
-# After SIGTERM requests in flight may finish. Listeners on live paths leave at once; other streams that never end
-# are cut then.
-DRAIN_S = 20
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
-RESPAWN_AFTER_S = 1.0
+
+class Permissions(click.ParamType[int]):
+    """File permissions as chmod takes them."""
+
+    name = "octal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bits that ``660`` means."""
+        text = str(value)
+        if not (text.isascii() and text.isdecimal() and len(text) <= 4) or set(text) & {"8", "9"}:
+            self.fail(f"{text!r} is no file mode: write it like 660", param, ctx)
+        if not (bits := int(text, 8)) <= 0o777:
+            self.fail(f"{text!r} is more than 777", param, ctx)
+        return bits
 
 
 @click.command()
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port to listen on.")
+@click.option("--uds", metavar="PATH", help="Listen on a unix socket instead of a host and port.")
+@click.option(
+    "--uds-permissions", metavar="MODE", type=Permissions(), help="File mode of the unix socket, such as 660."
+)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Processes that serve.")
-def serve(target: str, host: str, port: int, workers: int) -> None:
+@click.option(
+    "--backlog",
+    default=BACKLOG,
+    show_default=True,
+    type=click.IntRange(128, 65_535),
+    help="Connections of each worker that wait to be accepted; the kernel cuts it to net.core.somaxconn.",
+)
+@click.option(
+    "--header-timeout",
+    metavar="SECONDS",
+    default=HEADER_TIMEOUT_S,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    help="Drop a connection whose request head is not complete by then, and one that is kept alive but idle for so "
+    "long. Behind a proxy: longer than the proxy keeps idle connections.",
+)
+@click.option(
+    "--keep-alive/--no-keep-alive",
+    default=True,
+    show_default=True,
+    help="Whether a connection may carry more than one request.",
+)
+@click.option(
+    "--http",
+    default="1",
+    show_default=True,
+    type=click.Choice(["auto", "1", "2"]),
+    help="HTTP version. With auto and 2 a client that connects and sends nothing is not dropped.",
+)
+@click.option("--tls-cert", metavar="FILE", type=_FILE, help="Serve TLS: the certificate with its chain, PEM.")
+@click.option("--tls-key", metavar="FILE", type=_FILE, help="Its key, PEM, without a password.")
+@click.option(
+    "--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="The least that is logged."
+)
+@click.option(
+    "--admin",
+    metavar="ADDRESS",
+    help="Serve the admin routes also on HOST:PORT or unix:PATH, by a process that answers while all workers are "
+    "busy. It needs SHIELD_ADMIN_TOKEN.",
+)
+def serve(
+    target: str,
+    host: str,
+    port: int,
+    uds: str | None,
+    header_timeout: float,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    admin: str | None,
+    **options: Any,
+) -> None:
     """Put the shield around MODULE:APP and serve it.
 
     The workers share one store. Where SHIELD_REDIS_URL is unset that is embedded://, a Valkey
@@ -49,100 +112,58 @@ def serve(target: str, host: str, port: int, workers: int) -> None:
     """
     os.environ.setdefault("SHIELD_REDIS_URL", "embedded://")
     settings = settings_or_exit()
-    if settings.redis_url.startswith("memory://") and workers > 1:
-        click.echo(f"shieldmw: memory:// is not shared: {workers} workers allow {workers} times the limits", err=True)
-    address = _free_address(host, port)
-    _try_app(target)
+    check_tls(tls_cert, tls_key)
+    if options["uds_permissions"] is not None and uds is None:
+        raise click.BadParameter("it is for a unix socket: it needs --uds beside it", param_hint="--uds-permissions")
+    chosen = ServerOptions(
+        address=free_tcp_address(host, port) if uds is None else free_unix_address(uds, "--uds"),
+        header_timeout_s=header_timeout,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        **options,
+    )
+    if settings.redis_url.startswith("memory://") and chosen.workers > 1:
+        click.echo(
+            f"shieldmw: memory:// is not shared: {chosen.workers} workers allow {chosen.workers} times the limits",
+            err=True,
+        )
     store = masked_url(settings.redis_url)
+    operators = None if admin is None else _admin_address(admin, chosen.address, settings)
+    try_app(target)
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
             os.environ["SHIELD_REDIS_URL"] = url = _started(stack).url
             store += f" at {url}"  # by which other commands of this user reach it
         _check_wiring()
-        click.echo(
-            f"shieldmw: {target} on http://{host}:{port}, {workers} worker{'s' if workers > 1 else ''}, store {store}",
-            err=True,
-        )
-        server = _server(target, address, port, workers)
-        _let_workers_hear_sigterm()
+        server = granian_server(target, chosen)
+        if operators is not None:
+            stack.enter_context(AdminListener(operators, chosen.log_level))
+            click.echo(f"shieldmw: admin routes also on {url_of(operators)}", err=True)
+        click.echo(_first_line(target, chosen, store), err=True)
+        let_workers_hear_sigterm()
         tell_workers(lambda: bool(server.interrupt_signal))
-        server.serve(target_loader=load_shielded)
+        server.serve(target_loader=partial(load_shielded, log_level=chosen.log_level))
 
 
-def load_shielded(target: str) -> ShieldMiddleware:
-    """The app inside the shield; called in each worker."""
-    end_with_parent(DRAIN_S)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    shielded = ShieldMiddleware(_load_app(target))
-    # What is loaded stays. Else each full collection would look at all of it again, and stop the worker for as long.
-    gc.collect()
-    gc.freeze()
-    return shielded
-
-
-def _let_workers_hear_sigterm() -> None:
-    """A worker is forked with the main process' handlers: until granian has put its own there SIGTERM would only set
-    a flag that nobody reads, and a stop during the start would last as long as the drain.
-    """
-    main = os.getpid()
-
-    def in_child() -> None:
-        if os.getppid() == main:  # and not what the app forks itself
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    os.register_at_fork(after_in_child=in_child)
-
-
-def _free_address(host: str, port: int) -> str:
-    """The address that ``host`` names, once it is known that we can listen there."""
+def _admin_address(text: str, app: Address, settings: Settings) -> Address:
+    """Where the admin routes are served alone, once it is known that they can be."""
     try:
-        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.create_server((str(where[0]), port), family=family):
-            return str(where[0])
-    except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        admin_alone(settings)
+    except SettingsError as error:
+        for line in error.problems:
+            click.echo(f"shieldmw: --admin {text}: {line}", err=True)
+        sys.exit(EXIT_WRONG_INPUT)
+    address = parse_address(text, "--admin")
+    if overlap(address, app):
+        # Both would listen there (SO_REUSEPORT), and the kernel would deal connections to either.
+        raise click.BadParameter(f"the app is served on {app}: choose another port or path", param_hint="--admin")
+    warn_of_strangers(address)
+    return address
 
 
-def _try_app(target: str) -> None:
-    """Load the app once in a child, so that what is wrong with it is said once, and nothing it opens is inherited."""
-    child = multiprocessing.get_context("fork").Process(target=_load_or_exit, args=(target,))
-    child.start()
-    child.join()
-    if child.exitcode:
-        sys.exit(child.exitcode)
-
-
-def _load_or_exit(target: str) -> None:
-    try:
-        _load_app(target)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-
-
-def _load_app(target: str) -> Any:
-    """The app that ``module:app`` names, found from the current folder as ``python -m`` would."""
-    module_name, _, path = target.partition(":")
-    if not path or not all(part.isidentifier() for part in module_name.split(".")):
-        raise click.BadParameter(f"{target!r} is not of the form module:app, such as app:app", param_hint="MODULE:APP")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        app: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise click.BadParameter(
-            f"there is no module {module_name!r} in {Path.cwd()}", param_hint="MODULE:APP"
-        ) from None
-    for name in path.split("."):
-        try:
-            app = getattr(app, name)
-        except AttributeError:
-            raise click.BadParameter(f"module {module_name!r} has no {path!r}", param_hint="MODULE:APP") from None
-    if not callable(app):
-        raise click.BadParameter(f"{target!r} is no ASGI app: it cannot be called", param_hint="MODULE:APP")
-    return app
+def _first_line(target: str, chosen: ServerOptions, store: str) -> str:
+    many = "s" if chosen.workers > 1 else ""
+    return f"shieldmw: {target} on {chosen.url}, {chosen.workers} worker{many}, store {store}"
 
 
 def _started(stack: ExitStack) -> EmbeddedServer:
@@ -162,23 +183,3 @@ def _check_wiring() -> None:
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
     """Stands in for the app while the wiring is tried."""
-
-
-def _server(target: str, host: str, port: int, workers: int) -> Any:
-    try:
-        from granian import Granian
-        from granian.constants import Interfaces
-    except ImportError:
-        raise click.ClickException("serving needs granian: pip install 'shieldmw[server]'") from None
-    return Granian(
-        target,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGI,
-        workers=workers,
-        backlog=BACKLOG,
-        backpressure=CONNECTIONS_PER_WORKER,
-        respawn_failed_workers=True,
-        respawn_interval=RESPAWN_AFTER_S,
-        workers_kill_timeout=DRAIN_S,
-    )

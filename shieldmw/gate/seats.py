@@ -17,7 +17,7 @@ from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
 from shieldmw.settings import Settings
-from shieldmw.store.port import SeatRegister
+from shieldmw.store.port import SeatGrants
 
 from .audience import Allotment, AudienceBook, Seat
 from .events import Evicted, Observer
@@ -89,7 +89,7 @@ class Seats:
 
     def __init__(
         self,
-        register: SeatRegister,
+        register: SeatGrants,
         switch: Switch,
         plan: SeatPlan,
         *,

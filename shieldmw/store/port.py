@@ -143,18 +143,22 @@ class ModeRegister(Protocol):
         """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``, ``taken …``); first '' once it listens."""
 
 
-class SeatRegister(Protocol):
-    """Divides seats among workers, and counts the waiting room."""
+class SeatGrants(Protocol):
+    """Divides seats among workers."""
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; what it is granted."""
 
+    async def release_seats(self, worker: str) -> None:
+        """Give back all seats of a worker that stops."""
+
+
+class SeatRegister(SeatGrants, Protocol):
+    """Divides seats among workers, and counts the waiting room."""
+
     async def fleet(self, now_s: float) -> Fleet:
         """How the fleet stands at a time of the store's clock (Unix seconds), asked by a process that is no worker:
         nothing is written."""
-
-    async def release_seats(self, worker: str) -> None:
-        """Give back all seats of a worker that stops."""
 
     async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Take ``give`` numbers to give out, and call as many as seats came free.

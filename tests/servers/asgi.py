@@ -70,7 +70,8 @@ def asgi_server(
 
     Nothing of the caller's environment but PATH and HOME is passed on. Readiness is seen by a GET of
     `ready_path`, which should be an exempt path, since it would be charged otherwise. uvicorn reads no proxy
-    headers unless `args` say `--proxy-headers`. `uds` is for uvicorn: a unix socket instead of the port.
+    headers unless `args` say `--proxy-headers`. `uds` is for uvicorn and `shieldmw serve`: a unix socket
+    instead of the port.
     """
     if importlib.util.find_spec(kind) is None:
         missing(kind)

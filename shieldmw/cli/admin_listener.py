@@ -1,0 +1,81 @@
+"""Keeps the process of ``serve --admin`` alive: the admin routes on a listener that no flood of the app can reach.
+
+A process of its own, since a worker that is drowned answers nobody, and the main process must stay without event loops
+and native threads: workers are forked from it, also later, and what a fork finds half done in another thread stays so.
+For the same reason it is started afresh and not forked. It is not in the terminal's process group: after Ctrl-C the
+operator is heard until the workers have ended.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import click
+
+from .listening import Address, TcpAddress
+
+# How soon it is started again, twice as long each time where it ends soon after.
+AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
+STOP_S = 5.0
+
+
+class AdminListener:
+    """Runs the listener's process, anew where it dies, until the block ends."""
+
+    def __init__(self, address: Address, log_level: str) -> None:
+        arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, *_words(address)]
+        # -P: files of the app's folder are the app's modules, not this process'.
+        self._command = [sys.executable, "-P", *arguments]
+        self._stopping = threading.Event()
+        self._process = self._start()
+        self._watcher = threading.Thread(target=self._watch, name="shieldmw admin listener", daemon=True)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603  (our own module)
+
+    def _watch(self) -> None:
+        again_s = AGAIN_S
+        while True:
+            began_s = time.monotonic()
+            status = self._process.wait()
+            if self._stopping.is_set():
+                return
+            click.echo(f"shieldmw: the admin listener ended with status {status}: it is started again", err=True)
+            if self._stopping.wait(again_s):
+                return
+            again_s = AGAIN_S if began_s < time.monotonic() - LONGEST_AGAIN_S else min(2 * again_s, LONGEST_AGAIN_S)
+            self._process = self._start()
+
+    def __enter__(self) -> Self:
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._process.terminate()
+        self._watcher.join(STOP_S)
+        if self._watcher.is_alive():
+            self._process.kill()
+            self._watcher.join()
+
+
+def warn_of_strangers(address: Address) -> None:
+    """Say where others than this machine can ask, since the token would travel unencrypted."""
+    if isinstance(address, TcpAddress) and not address.is_loopback:
+        click.echo(
+            f"shieldmw: warning: --admin {address} can be reached from other machines and is not encrypted: the token "
+            "can be read on the way, use 127.0.0.1 or unix:PATH",
+            err=True,
+        )
+
+
+def _words(address: Address) -> tuple[str, str]:
+    return (address.ip, str(address.port)) if isinstance(address, TcpAddress) else ("unix", str(address.path))

@@ -1,0 +1,67 @@
+"""The process that serves the admin routes alone. Started by ``admin_listener``, and ended by it or with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any
+
+import click
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from shieldmw.settings import Settings
+from shieldmw.wiring import admin_alone
+
+from .listening import free_tcp_address, free_unix_address
+from .orphan import end_with
+from .worker import LOG_FORMAT
+
+# For an answer under way. Shorter than what the main process waits.
+DRAIN_S = 3
+
+HEADER_TIMEOUT_MS = 5000
+
+# Who may connect to the unix socket: the user of the server, and root.
+PERMISSIONS = 0o600
+
+
+async def serve(host: str, port_or_path: str) -> None:
+    """Serve until SIGTERM."""
+    where: dict[str, Any]
+    if host == "unix":
+        where = {"uds": free_unix_address(port_or_path, "--admin").path}  # a process that was killed left its own
+    else:
+        where = {"address": host, "port": free_tcp_address(host, int(port_or_path)).port}
+    app = admin_alone(Settings.from_environ())
+    server = Server(
+        app,
+        **where,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
+        log_enabled=False,
+    )
+    server.uds_permissions = PERMISSIONS  # no argument of this kind of server
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    await server.serve()
+
+
+def main() -> None:
+    """``admin_process PARENT LOG_LEVEL HOST PORT``, or ``… unix PATH``."""
+    parent, log_level, host, port_or_path = sys.argv[1:]
+    end_with(int(parent), DRAIN_S)
+    logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    try:
+        asyncio.run(serve(host, port_or_path))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

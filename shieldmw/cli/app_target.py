@@ -1,0 +1,57 @@
+"""The app that MODULE:APP names: found as ``python -m`` would find it, or one line that says why not."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def try_app(target: str) -> None:
+    """Load the app once in a child, so that what is wrong with it is said once, and nothing it opens is inherited."""
+    child = multiprocessing.get_context("fork").Process(target=_load_or_exit, args=(target,))
+    child.start()
+    child.join()
+    if child.exitcode:
+        sys.exit(child.exitcode)
+
+
+def _load_or_exit(target: str) -> None:
+    try:
+        load_app(target)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def load_app(target: str) -> Any:
+    """The app that ``module:app`` names, found from the current folder as ``python -m`` would.
+
+    Raises:
+        click.BadParameter: it names none.
+    """
+    module_name, _, path = target.partition(":")
+    if not path or not all(part.isidentifier() for part in module_name.split(".")):
+        raise click.BadParameter(f"{target!r} is not of the form module:app, such as app:app", param_hint="MODULE:APP")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        app: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise click.BadParameter(
+            f"there is no module {module_name!r} in {Path.cwd()}", param_hint="MODULE:APP"
+        ) from None
+    for name in path.split("."):
+        try:
+            app = getattr(app, name)
+        except AttributeError:
+            raise click.BadParameter(f"module {module_name!r} has no {path!r}", param_hint="MODULE:APP") from None
+    if not callable(app):
+        raise click.BadParameter(f"{target!r} is no ASGI app: it cannot be called", param_hint="MODULE:APP")
+    return app

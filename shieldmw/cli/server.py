@@ -1,0 +1,111 @@
+"""The granian that ``shieldmw serve`` runs, and its options, checked so that a mistake is one line and no traceback."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .listening import Address, TcpAddress, url_of
+from .worker import DRAIN_S
+
+# Listeners of a live event hold their connections: none is turned away before it was decided.
+CONNECTIONS_PER_WORKER = 100_000
+
+# Connections that the kernel holds for each worker until it accepts them, cut to net.core.somaxconn, whose own default
+# this is: an audience that comes back at once.
+BACKLOG = 4096
+
+# A head that takes longer is a slow-header attack or a dead network: browsers send theirs at once. granian waits 30 s.
+# It counts from the last answer on, so it is also how long an idle connection is kept alive.
+HEADER_TIMEOUT_S = 10.0
+
+RESPAWN_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How to serve, as the command was told."""
+
+    address: Address
+    workers: int
+    backlog: int
+    header_timeout_s: float
+    keep_alive: bool
+    http: str
+    uds_permissions: int | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    log_level: str
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return url_of(self.address, "https" if self.tls_cert else "http")
+
+
+def check_tls(cert: Path | None, key: Path | None) -> None:
+    """See that a certificate and its key can be used, or that neither is given.
+
+    Raises:
+        click.BadParameter: one is given without the other, or they cannot be used together.
+    """
+    if cert is None and key is None:
+        return
+    if cert is None or key is None:
+        given, missing = ("--tls-cert", "--tls-key") if key is None else ("--tls-key", "--tls-cert")
+        raise click.BadParameter(f"it needs {missing} beside it", param_hint=given)
+    try:
+        # An encrypted key would ask at the terminal, once in each worker.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise click.BadParameter(
+            f"{cert} and {key} cannot be used ({reason}): they must be a PEM certificate with its chain, and its PEM "
+            "key without a password",
+            param_hint="--tls-cert",
+        ) from None
+
+
+def granian_server(target: str, options: ServerOptions) -> Any:
+    """granian, made but not started.
+
+    Raises:
+        click.ClickException: granian is not installed.
+    """
+    try:
+        from granian import Granian
+        from granian.constants import HTTPModes, Interfaces, SSLProtocols
+        from granian.http import HTTP1Settings
+        from granian.log import LogLevels
+    except ImportError:
+        raise click.ClickException("serving needs granian: pip install 'shieldmw[server]'") from None
+    where: dict[str, Any] = (
+        {"address": options.address.ip, "port": options.address.port}
+        if isinstance(options.address, TcpAddress)
+        else {"uds": options.address.path, "uds_permissions": options.uds_permissions}
+    )
+    return Granian(
+        target,
+        **where,
+        interface=Interfaces.ASGI,
+        workers=options.workers,
+        http=HTTPModes(options.http),
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(options.header_timeout_s * 1000), keep_alive=options.keep_alive
+        ),
+        backlog=options.backlog,
+        backpressure=CONNECTIONS_PER_WORKER,
+        ssl_cert=options.tls_cert,
+        ssl_key=options.tls_key,
+        # granian's default is 1.3 alone, which older clients and many load balancers do not speak; rustls has no weak
+        # suites of 1.2.
+        ssl_protocol_min=SSLProtocols.tls12,
+        log_level=LogLevels(options.log_level),
+        respawn_failed_workers=True,
+        respawn_interval=RESPAWN_AFTER_S,
+        workers_kill_timeout=DRAIN_S,
+    )
