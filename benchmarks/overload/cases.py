@@ -36,10 +36,10 @@ _GUESTS: Final = 2000
 class Attack:
     """One attack: members before it, in it, and once the switch was flipped; in parts of capacity what was used.
 
-    ``cpu_us`` is the worker's processor time for each request that was served: what others do on the machine changes
-    it less than rates.
-    ``seconds`` are the rates of its single seconds as parts of their mean; ``after_end`` are the requests of
-    guests from two seconds after the end on. ``bots`` is what the botnet saw.
+    ``apart_s`` is the flip through the operators' own listener. ``cpu_us`` is the worker's processor time for each
+    request that was served: what others do on the machine changes it less than rates. ``seconds`` are the rates of its
+    single seconds as parts of their mean; ``after_end`` are the requests of guests from two seconds after the end on.
+    ``bots`` is what the botnet saw.
     """
 
     capacity: Capacity
@@ -50,6 +50,7 @@ class Attack:
     used_flipped: float
     cpu_us: float
     flips_s: tuple[float, float]
+    apart_s: float | None
     directly_s: float
     seconds: tuple[float, ...]
     after_end: Served
@@ -96,6 +97,7 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
             flipped_s = time.monotonic()
             await _until(ends_s - _OPERATORS_S)
             cpu_us = (worker.cpu_s() - cpu_s) / (worker.served() - count) * 1e6
+            apart_s = await worker.flip_apart("emergency")
             directly_s = await worker.flip_directly("emergency")
             back_s = await worker.flip("normal")
         samples, meter = coming.result(), Meter(readings)
@@ -112,6 +114,7 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
             meter.rate(*flipped) / capacity.per_s,
             cpu_us,
             (flip_s, back_s),
+            apart_s,
             directly_s,
             tuple(rate / mean for rate in by_second),
             served(sent_within(samples, "afterwards", ends_s + SETTLED_S, ends_s + _AFTERWARDS_S)),

@@ -41,7 +41,7 @@ def _of_members(attacks: Rounds[Attack]) -> str:
 def _of_app(attacks: Rounds[Attack]) -> str:
     header = ["the app in an attack", "capacity a second", "used", "after the flip", "its single seconds"]
     header += ["CPU a request ms: alone", "in the attack"]
-    header += ["PUT /mode s", "--direct s", "shed after the end"]
+    header += ["PUT /mode s", "--admin s", "--direct s", "shed after the end"]
     rows = [
         [
             setup.title,
@@ -52,6 +52,7 @@ def _of_app(attacks: Rounds[Attack]) -> str:
             _worst((each.capacity.cpu_us / 1000 for each in rounds), digits=2),
             _worst((each.cpu_us / 1000 for each in rounds), digits=2),
             _worst((flip_s for each in rounds for flip_s in each.flips_s), digits=2),
+            _worst((each.apart_s for each in rounds if each.apart_s is not None), digits=2),
             _worst((each.directly_s for each in rounds), digits=2),
             f"{sum(each.after_end.shed for each in rounds)} of {sum(each.after_end.asked for each in rounds):,}",
         ]
@@ -107,6 +108,8 @@ def _worst(
     values: Iterable[float], worst: Callable[[Sequence[float]], float] = max, unit: str = "", digits: int = 0
 ) -> str:
     seen = list(values)
+    if not seen:
+        return ""
     typical, extreme = median(seen), worst(seen)
     texts = [_NEVER if isinf(value) else f"{value:.{digits}f}{unit}" for value in (typical, extreme)]
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} ({texts[1]})"

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -53,11 +54,12 @@ class Setup:
         """As it is called in a table."""
         return f"{SERVERS[self.server]}: {self.load}" + ("" if self.overload == "on" else f", {self.overload}")
 
-    def command(self, port: int) -> list[str]:
-        """The worker: one process."""
+    def command(self, port: int, admin_port: int) -> list[str]:
+        """The worker: one process. Only ``serve`` has a listener for its operators alone."""
         where = ["--host", HOST, "--port", str(port)]
         if self.server == "serve":
-            return [sys.executable, "-m", "shieldmw", "serve", "benchmarks.overload.served:app", *where]
+            command = [sys.executable, "-m", "shieldmw", "serve", "benchmarks.overload.served:app", *where]
+            return [*command, "--admin", f"{HOST}:{admin_port}"]
         command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.overload.served:shielded", *where]
         command += ["--loop", self.server, "--http", "httptools", "--log-level", "warning", "--no-access-log"]
         return [*command, "--no-proxy-headers"]
@@ -78,9 +80,12 @@ class Capacity:
 class Worker:
     """A running worker as its operator and its attackers see it."""
 
-    def __init__(self, setup: Setup, port: int, group: int, settings: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, setup: Setup, port: int, admin_port: int, group: int, settings: Mapping[str, str], folder: Path
+    ) -> None:
         self.setup = setup
         self.port = port
+        self._admin_port = admin_port
         self._group = group
         self._settings = settings
         self._folder = folder
@@ -113,18 +118,27 @@ class Worker:
 
     async def flip(self, mode: str) -> float:
         """Seconds until the operator has flipped the switch, on a new connection; infinite where that failed."""
+        return await self._flip(mode, self.port)
+
+    async def flip_apart(self, mode: str) -> float | None:
+        """The same through the operators' own listener; None where there is none."""
+        return await self._flip(mode, self._admin_port) if self.setup.server == "serve" else None
+
+    async def _flip(self, mode: str, port: int) -> float:
         timeout, began_s = aiohttp.ClientTimeout(total=_ADMIN_TIMEOUT_S), time.monotonic()
         bearer = {"Authorization": f"Bearer {self._settings['SHIELD_ADMIN_TOKEN']}"}
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout, headers=bearer) as session,
-                session.put(f"{self._url}/-/shield/mode", json={"mode": mode}) as answer,
-            ):
-                if answer.status != 200:
-                    raise click.ClickException(f"the mode was not changed: {answer.status} {await answer.text()}")
-        except (aiohttp.ClientError, TimeoutError):
-            return float("inf")
-        return time.monotonic() - began_s
+        url = f"http://{HOST}:{port}/-/shield/mode"
+        while time.monotonic() - began_s < _ADMIN_TIMEOUT_S:
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with (
+                    aiohttp.ClientSession(timeout=timeout, headers=bearer) as session,
+                    session.put(url, json={"mode": mode}) as answer,
+                ):
+                    if answer.status == 200:
+                        return time.monotonic() - began_s
+                    if answer.status != 503:  # where the store did not answer in time one asks again
+                        raise click.ClickException(f"the mode was not changed: {answer.status} {await answer.text()}")
+        return inf
 
     async def flip_directly(self, mode: str) -> float:
         """Seconds that ``shieldmw mode --direct`` takes, from the command's start to its end."""
@@ -164,7 +178,7 @@ def _cpu_s_of(group: int) -> Iterator[float]:
 async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, asyncio.Task[None]]]:
     """A worker from its start to its end, and a task that ends when it answers."""
     store.client.flushall()
-    port = free_port(HOST)
+    port, admin_port = free_port(HOST), free_port(HOST)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         Tally.create(folder / "tally")
@@ -185,10 +199,10 @@ async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, as
             "SHIELD_ADMIN_TOKEN": secrets.token_hex(16),
             **dict(setup.settings),
         }
-        async with serving(setup.command(port), HOME, own_environment() | settings) as server:
+        async with serving(setup.command(port, admin_port), HOME, own_environment() | settings) as server:
             ready = asyncio.create_task(server.ready(f"http://{HOST}:{port}{READY_PATH}", 30, lambda _: None))
             try:
-                yield Worker(setup, port, server._process.pid, settings, folder), ready
+                yield Worker(setup, port, admin_port, server._process.pid, settings, folder), ready
             finally:
                 ready.cancel()
 
