@@ -36,6 +36,7 @@ from .gate.live import LiveRoom
 from .gate.outage import GuardedStore, WatchedStore
 from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.holding import Holding
+from .gate.overload.load_reports import LoadReports
 from .gate.overload.overload import Overload
 from .gate.refusals import Refusals, RefusedGuests
 from .gate.seats import SeatPlan, Seats
@@ -178,7 +179,8 @@ def build_desk(settings: Settings, store: Store) -> Desk:
     seats = Seats(OnlookersGrants(store, switch.store_now_s), switch, plan)
     deny_list = DenyWatch(store, switch.store_now_s)
     guarded = _guarded(settings, store, workers=lambda: seats.workers)
-    control = Control(store, guarded, switch, seats, deny_list, settings, forget=lambda: None)
+    load_reports = LoadReports(store, seats, None, switch.store_now_s)
+    control = Control(store, guarded, switch, seats, deny_list, settings, lambda: None, load_reports)
     desk = Desk(control, switch, deny_list, seats, guarded)
     return desk
 
@@ -220,6 +222,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, guarded, failures))
 
     overload = None if settings.overload == "off" else _overload(settings, room, observers)
+    load_reports = LoadReports(store, seats, overload, switch.store_now_s)
 
     def forget() -> None:
         gate.forget()
@@ -244,6 +247,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
             *credentials,
             seats,
             room,
+            load_reports,
             *([Expulsion(seats, deny_list, identifier, api_keys)] if policy.has_live_paths else ()),
             ChangeListener(store, _listener(switch, seats, deny_list, room, forget)),
             StopSignals(seats.leave),
@@ -253,7 +257,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         switch=switch,
         room=room,
         overload=overload,
-        control=Control(store, guarded, switch, seats, deny_list, settings, forget),
+        control=Control(store, guarded, switch, seats, deny_list, settings, forget, load_reports),
         refused_guests=RefusedGuests() if settings.refusals else None,
     )
     return gate
@@ -263,7 +267,7 @@ def _overload(settings: Settings, room: LiveRoom, observers: Sequence[Observer])
     """The lane before the app."""
     plan = LanePlan(wait_us=settings.queue_ms * 1000)
     keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)))
-    shadow = settings.overload == "shadow" or settings.dry_run
+    shadow = settings.overload_in_force == "shadow"
     return Overload(keeper, Holding(settings.hold_ms / 1000), room.is_returning, observers, shadow=shadow)
 
 

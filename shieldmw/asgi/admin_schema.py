@@ -13,8 +13,10 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.gate.control import AUDIT_LENGTH, clients_of, network_of
-from shieldmw.gate.status import Status
+from shieldmw.gate.status import OverloadStatus, Status
 from shieldmw.store.port import AuditEntry
+
+from .admin_load import OverloadAnswer, WorkerLoadItem
 
 MOST_SEATS = 1_000_000_000
 LONGEST_DENY_S = 30 * 86_400
@@ -149,6 +151,14 @@ class ByClass(BaseModel):
         return cls(host=audience.hosts, member=audience.members, guest=audience.guests)
 
 
+def _overload(status: OverloadStatus) -> OverloadAnswer:
+    return OverloadAnswer(
+        setting=status.setting,
+        counted="fleet" if status.fleet_wide else "worker",
+        workers=[WorkerLoadItem.of(load) for load in status.workers],
+    )
+
+
 class StatusAnswer(BaseModel):
     """How the fleet stands. Times are Unix seconds by the clock of the store, which says ``now``."""
 
@@ -169,6 +179,7 @@ class StatusAnswer(BaseModel):
     granted_here: int | None = Field(description="Seats granted to the worker that answers.")
     workers: int | None = Field(description="Workers that share the seats; null where no capacity is set.")
     store: str = Field(description="`up` or `away`, as the worker that answers finds it.")
+    overload: OverloadAnswer | None = Field(None, description="How the workers' apps stand.")
     settings: dict[str, str | None] = Field(description="Every variable as it is in force, secrets masked.")
 
     @classmethod
@@ -195,6 +206,7 @@ class StatusAnswer(BaseModel):
             granted_here=None if seats.granted is None else seats.granted.seats,
             workers=seats.workers,
             store="up" if status.store_is_up else "away",
+            overload=None if status.overload is None else _overload(status.overload),
             settings=dict(status.settings),
         )
 

@@ -116,20 +116,20 @@ class Shield:
             decision = await decision
         answer: Awaitable[None]
         passage: Passage | None = None
-        if decision.verdict is REFUSED:
-            answer = self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
-        elif decision.live and not facts.preflight:
-            answer = self._live(gate, facts, decision, scope, receive, send)
-        else:
-            overload = gate.overload
-            passage = None if overload is None else overload.enter_now(facts, decision)
-            if overload is None or passage is not None:
-                answer = self._pass(passage, gate, facts, decision, scope, receive, send)
-            else:
-                answer = self._pass_later(overload, gate, facts, decision, scope, receive, send)
-        # It may last for hours: what only the decision needed must not live as long.
-        del gate, facts, decision
         try:
+            if decision.verdict is REFUSED:
+                answer = self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
+            elif decision.live and not facts.preflight:
+                answer = self._live(gate, facts, decision, scope, receive, send)
+            else:
+                overload = gate.overload
+                passage = None if overload is None else overload.enter_now(facts, decision)
+                if overload is None or passage is not None:
+                    answer = self._pass(passage, gate, facts, decision, scope, receive, send)
+                else:
+                    answer = self._pass_later(overload, gate, facts, decision, scope, receive, send)
+            # It may last for hours: what only the decision needed must not live as long.
+            del gate, facts, decision
             await answer
         finally:
             if passage is not None:

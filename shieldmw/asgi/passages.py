@@ -15,6 +15,9 @@ from .replies import Headers
 # With one of these a response has begun: nothing more is waited for but what the client reads.
 BEGINNINGS = frozenset(("http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"))
 
+# Characters of a path that say which route it is; keys of made-up paths are kept.
+LONGEST_ROUTE = 64
+
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -24,8 +27,8 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
     def send_and_tell(message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind in BEGINNINGS:
-            if passage.is_timed:
-                passage.begun(route_of(scope))
+            if passage.inside_then:
+                passage.begun(route_of(scope, message))
             else:
                 passage.end()
             if headers and kind == "http.response.start":
@@ -56,19 +59,29 @@ def receive_outside(passage: Passage, scope: Scope, receive: Receive) -> Receive
     return receive_body
 
 
-def route_of(scope: Scope) -> Hashable:
-    """What a response time belongs to: the endpoint that a framework has found, else the path's first two parts."""
-    endpoint = scope.get("endpoint")
+def route_of(scope: Scope, start: Message) -> Hashable:
+    """What a response time belongs to: the endpoint that a framework has found, else the path's first two parts.
+
+    And its status, since errors are found sooner: those of a route that nobody found are one for all paths.
+    """
+    status, endpoint = start.get("status"), scope.get("endpoint")
     if endpoint is not None:
-        return id(endpoint)
-    return tuple(scope["path"].split("/", 3)[:3])
+        return id(endpoint), status
+    if status is not None and status >= 400:
+        return int(status)
+    path: str = scope["path"]
+    return *path[:LONGEST_ROUTE].split("/", 3)[:3], status
 
 
 async def receive_if_there(scope: Scope, receive: Receive) -> Receive | None:
-    """What to receive with from now on; None where the client has gone. Where it sends a body nobody looks."""
+    """What to receive with from now on; None where the client has gone.
+
+    Nobody looks where it may send a body: over HTTP/2 any request may, and could be waited for in vain.
+    """
     lines = scope["headers"]
     if (
         scope.get("method") not in WITHOUT_A_BODY
+        or not scope.get("http_version", "1.1").startswith("1")
         or len(lines) > MOST_LINES
         or any(name in _OF_A_BODY for name, _ in lines)
     ):

@@ -215,7 +215,7 @@ class LiveStream:
     async def _start(self, message: Message) -> None:
         """Send the start. It is never cancelled: nobody could say afterwards how far it has come."""
         if self._passage is not None:
-            self._passage.begun(route_of(self._scope))
+            self._passage.begun(route_of(self._scope, message))
             self._passage = None
         phase, self._phase = self._phase_after(message), Phase.STARTING
         headers = [*message.get("headers", ()), *self._headers]

@@ -2,17 +2,22 @@
 
 Apps that await (threads, connection pools, upstreams) drown by concurrency: beyond what they work on at once, one more
 request only makes all of them wait. Little's law says where that is (concurrency = throughput x latency), and a latency
-above its best says that it is passed. This is the gradient of Netflix' concurrency-limits (``Gradient2Limit``) with the
-baseline of Envoy's adaptive concurrency filter (the best time; a long average is poisoned by an attack of minutes):
+above the usual one says that it is passed. This is the gradient of Netflix' concurrency-limits (``Gradient2Limit``)
+with the baseline of Envoy's adaptive concurrency filter (what responses take while few are inside; a long average is
+poisoned by an attack of minutes):
 
-- Each time is divided by the best time of its *route*, so slow endpoints beside fast ones do not look like overload.
-- A window is judged by a low quantile of these ratios: congestion slows all requests, a slow minority does not.
+- The usual time is that of a *route*, so slow endpoints beside fast ones do not look like overload. It is a mean and
+  not the best time: of a page that is in a cache now and then, or asked for with a wrong number, the best time says
+  nothing, and one such request in a hundred would hold the limit down.
+- A window compares the time that its requests took together with the usual one: those inside for long count for more,
+  so no crowd of cheap requests hides that others wait. How much a single slow one counts is bounded.
+- It is judged no more often than responses take, else it would come down again and again for the same ones.
 - The limit comes down on evidence only, and only where it is nearly reached. Where it is reached and nothing speaks
   against it, it grows, also while no response begins at all.
-- A request that has been inside for a second or two holds no place any more: it waits for something else than the app's
-  work (a long poll, say). So for slow apps the limit is one of requests a second.
-- Where the limit is at its least and requests are slow all the same, the app has become slower, not the crowd larger:
-  the best times are learnt anew.
+- Usual times are learnt while no more than ``LEAST`` are inside. So an app that has become slower is learnt anew where
+  that has brought the limit down to its least.
+- A request that has been inside for several usual times, and half a second, holds no place any more: it waits for
+  something else than the app's work (a long poll, an upstream that hangs), and would keep everybody out.
 """
 
 from __future__ import annotations
@@ -28,29 +33,35 @@ FIRST = 128
 # Of the favoured this many times as many may be inside: what others have filled has room for them.
 FAVOURED = 2
 
-# How far times may rise above their best before the limit comes down.
+# How far times may rise above the usual ones before the limit comes down.
 TOLERANCE = 2.0
 
 # What is faster than this is not told apart: a loop's own jitter is as much.
 FASTEST_US = 1_000
 
-WINDOW_US = 100_000
-FEWEST_SAMPLES = 8
-MOST_SAMPLES = 256
-QUANTILE = 0.25
+# One response counts for so many usual times at most: a slow minority is not overload.
+MOST_TIMES = 8
+
+WINDOW_US, LONGEST_WINDOW_US = 100_000, 1_000_000
+FEWEST_SAMPLES = 16
 
 # By how much the limit grows in a window where it is reached: a part of it, at least its square root.
 GROWTH = 1 / 4
 
-# Places are held for one of these at least, and less than two.
-INTAKE_US = 1_000_000
+# A usual time is the mean of about so many responses: of fewer it would be chance where some come from a cache.
+REMEMBERED = 50
 
-# Routes whose best times are kept; all others share one.
+# How long a place is held, in usual times, and at least; it may be up to twice that.
+PATIENCE, LEAST_PATIENCE_US = 4, 500_000
+
+# Routes whose usual times are kept; the oldest goes for a new one.
 MOST_ROUTES = 512
+
+_UNKNOWN = (0.0, 0)
 
 
 class Intake:
-    """The requests that entered in about the same second and are still inside."""
+    """The requests that entered at about the same time and are still inside."""
 
     __slots__ = ("count",)
 
@@ -62,8 +73,8 @@ class AdaptiveLimit:
     """The limit, and what it is made of. ``fixed`` above 0 is a limit that does not adapt, and holds for everybody."""
 
     __slots__ = (
-        *("_best_us", "_ends_us", "_fixed", "_ratios", "_renews_us", "_was_reached"),
-        *("limit", "limit_of_favoured", "old", "young"),
+        *("_ends_us", "_expected_us", "_fixed", "_patience_us", "_renews_us", "_samples", "_took_us", "_usual_us"),
+        *("_was_reached", "limit", "limit_of_favoured", "old", "young"),
     )
 
     def __init__(self, fixed: int = 0) -> None:
@@ -72,16 +83,21 @@ class AdaptiveLimit:
         self.limit_of_favoured = fixed or FIRST * FAVOURED
         self.young = Intake()
         self.old = Intake()
+        self._patience_us = LEAST_PATIENCE_US
         self._renews_us = 0
+        # By route: the usual time, and of how many responses it is the mean, up to ``REMEMBERED``.
+        self._usual_us: dict[Hashable, tuple[float, int]] = {}
+        # Of this window: how many responses began, what they took, and what they usually would have.
+        self._samples = 0
+        self._took_us = 0.0
+        self._expected_us = 0.0
         self._was_reached = False
-        self._best_us: dict[Hashable, int] = {}
-        self._ratios: list[float] = []
         self._ends_us = 0
 
     @property
     def routes(self) -> int:
-        """How many routes have a best time of their own."""
-        return len(self._best_us)
+        """How many routes have a usual time."""
+        return len(self._usual_us)
 
     @property
     def inside(self) -> int:
@@ -98,17 +114,19 @@ class AdaptiveLimit:
         intake.count += 1
         return intake
 
-    def sample(self, route: Hashable, took_us: int, now_us: int) -> None:
-        """A response has begun after so long."""
+    def sample(self, route: Hashable, took_us: int, now_us: int, inside_then: int) -> None:
+        """A response has begun after so long; ``inside_then`` were inside when it entered, itself included."""
         if self._fixed:
             return
         took_us = max(took_us, FASTEST_US)
-        best = self._best_us
-        if route not in best and len(best) >= MOST_ROUTES:
-            route = None
-        best_us = best[route] = min(took_us, best.get(route, took_us))
-        if len(self._ratios) < MOST_SAMPLES:
-            self._ratios.append(took_us / best_us)
+        usual_us, count = self._usual_us.get(route, _UNKNOWN)
+        if inside_then <= LEAST:
+            usual_us = self._learn(route, usual_us, count, took_us)
+            count += 1
+        if count:  # else it may have waited for the others, and says nothing
+            self._samples += 1
+            self._took_us += min(took_us, MOST_TIMES * usual_us)
+            self._expected_us += usual_us
         self._look(now_us)
 
     def reached(self, now_us: int) -> None:
@@ -117,31 +135,46 @@ class AdaptiveLimit:
             self._was_reached = True
             self._look(now_us)
 
+    def _learn(self, route: Hashable, usual_us: float, count: int, took_us: int) -> float:
+        """The usual time of a route after one more response that waited for nobody."""
+        if not count:
+            usual_us = took_us
+            if len(self._usual_us) >= MOST_ROUTES:
+                del self._usual_us[next(iter(self._usual_us))]
+        count = min(count + 1, REMEMBERED)
+        usual_us += (min(took_us, MOST_TIMES * usual_us) - usual_us) / count
+        self._usual_us[route] = usual_us, count
+        return usual_us
+
     def _look(self, now_us: int) -> None:
-        """At the end of a window: move the limit by what it has shown."""
+        """At the end of a window: judge what it has shown, or grow where it has shown nothing but that all is full."""
         if now_us >= self._renews_us:
             self.old, self.young = self.young, Intake()
-            self._renews_us = now_us + INTAKE_US
+            self._renews_us = now_us + self._patience_us
         if now_us < self._ends_us:
             return
-        ratio = self._slowness()
-        if len(self._ratios) < FEWEST_SAMPLES and (ratio > TOLERANCE or not self._was_reached):
-            return
-        if ratio <= TOLERANCE:
-            if self._was_reached:
-                self._set(self.limit + max(sqrt(self.limit), self.limit * GROWTH))
-        elif self._was_reached or self.inside * 2 >= self.limit:
-            if self.limit <= LEAST:
-                self._best_us = {route: int(best_us * ratio) for route, best_us in self._best_us.items()}
-            self._set(self.limit * max(0.5, TOLERANCE / ratio) + sqrt(self.limit))
-        self._ratios.clear()
-        self._was_reached = False
-        self._ends_us = now_us + WINDOW_US
+        if self._samples >= FEWEST_SAMPLES:
+            self._judge(now_us)
+        elif self._was_reached and not self._samples:
+            self._ends_us = now_us + WINDOW_US
+            self._grow()
 
-    def _slowness(self) -> float:
-        """By how much responses are slower than at their best; 1 where none has begun."""
-        ratios = sorted(self._ratios)
-        return ratios[int(len(ratios) * QUANTILE)] if ratios else 1.0
+    def _judge(self, now_us: int) -> None:
+        """Move the limit by what the window has shown."""
+        gradient = TOLERANCE * self._expected_us / self._took_us
+        if gradient < 1.0:
+            if self._was_reached or self.inside * 2 >= self.limit:
+                self._set(self.limit * max(0.5, gradient) + sqrt(self.limit))
+        elif self._was_reached:
+            self._grow()
+        self._ends_us = now_us + max(WINDOW_US, min(int(self._took_us / self._samples), LONGEST_WINDOW_US))
+        self._patience_us = max(LEAST_PATIENCE_US, int(PATIENCE * self._expected_us / self._samples))
+        self._samples, self._took_us, self._expected_us = 0, 0.0, 0.0
+        self._was_reached = False
+
+    def _grow(self) -> None:
+        self._set(self.limit + max(sqrt(self.limit), self.limit * GROWTH))
+        self._was_reached = False
 
     def _set(self, limit: float) -> None:
         self.limit = max(LEAST, min(MOST, int(limit)))

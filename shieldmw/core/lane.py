@@ -48,7 +48,7 @@ class LanePlan:
     ``turn_us``: loop time of a turn after which guests wait for the next one; ``favoured_turn_us`` the same for members
     and hosts. ``wait_us``: longest wait of a guest once the queue stands; ``favoured_waits`` times that is the longest
     wait of members, and of guests before. ``standing_us``: a queue stands when it has not been empty for so long.
-    ``most_waiting`` bounds memory.
+    ``most_waiting`` bounds memory, for each rank: a crowd of guests takes no member's place in the queue.
     """
 
     turn_us: int = 10_000
@@ -76,13 +76,14 @@ class Lane(Generic[W]):
     """Requests before the app. ``enter`` and ``refuse`` are called with what ``wait`` was given, and its place.
 
     ``places`` says how many may be inside the app. ``guest_share`` is the part of the loop's time that guests may have
-    at most; None where they may have all that others leave.
+    at most; None where they may have all that others leave. ``longest_turn_us`` is the longest turn since somebody set
+    it to 0.
     """
 
     __slots__ = (
         *("_began_us", "_cost_us", "_credit_us", "_credited_us", "_enter", "_entered", "_pace_us", "_paced"),
-        *("_paced_since_us", "_plan", "_queues", "_refuse", "_stands_since_us", "_turn_us"),
-        *("guest_share", "places", "waiting"),
+        *("_paced_since_us", "_plan", "_queues", "_refuse", "_stands_since_us"),
+        *("guest_share", "longest_turn_us", "places", "waiting"),
     )
 
     def __init__(
@@ -99,7 +100,7 @@ class Lane(Generic[W]):
         self._credited_us = 0
         self._began_us: int | None = None
         self._entered = 0
-        self._turn_us = 0
+        self.longest_turn_us = 0
         # Loop time that one request costs; until turns were measured one is thought to fit ten.
         self._cost_us = plan.turn_us / 10
         # Time between two entries while requests wait.
@@ -112,11 +113,6 @@ class Lane(Generic[W]):
     def is_open(self) -> bool:
         """Whether a turn is under way, so that ``turn`` must be called at its end."""
         return self._began_us is not None
-
-    @property
-    def turn_us(self) -> int:
-        """How long the last turn took."""
-        return self._turn_us
 
     @property
     def cost_us(self) -> float:
@@ -150,8 +146,8 @@ class Lane(Generic[W]):
         """Whether a request that had to wait would have to wait too long."""
         if not self.waiting:
             return False
-        expected_us = (self._ahead_of(rank) + 1) * self._pace_us
-        return self.waiting >= self._plan.most_waiting or expected_us > self._longest_wait_us(rank, now_us)
+        ahead = self._ahead_of(rank)
+        return ahead >= self._plan.most_waiting or (ahead + 1) * self._pace_us > self._longest_wait_us(rank, now_us)
 
     def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
         """Queue a request."""
@@ -160,6 +156,8 @@ class Lane(Generic[W]):
                 self._pace_us = self._cost_us
             self._stands_since_us = self._paced_since_us = now_us
             self._paced = 0
+            if self._began_us is None:
+                self._began_us = now_us
         self._queues[rank][waiter] = now_us
         self.waiting += 1
 
@@ -175,9 +173,11 @@ class Lane(Generic[W]):
         """
         entered = self._entered
         if self._began_us is not None:
-            self._turn_us = now_us - self._began_us
+            turn_us = now_us - self._began_us
+            if turn_us > self.longest_turn_us:  # noqa: PLR1730  (a call would double what a turn costs)
+                self.longest_turn_us = turn_us
             if entered:
-                self._cost_us += NEWEST * (self._turn_us / entered - self._cost_us)
+                self._cost_us += NEWEST * (turn_us / entered - self._cost_us)
         self._entered = 0
         if not self.waiting:
             self._began_us = None

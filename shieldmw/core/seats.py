@@ -35,7 +35,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Numbers of listeners by class, the order of favour."""
+    """Numbers of listeners by class, the order of favour; of requests where that is said."""
 
     hosts: int = 0
     members: int = 0
@@ -48,6 +48,9 @@ class Audience:
 
     def __add__(self, other: Audience) -> Audience:
         return Audience(self.hosts + other.hosts, self.members + other.members, self.guests + other.guests)
+
+    def __sub__(self, other: Audience) -> Audience:
+        return Audience(self.hosts - other.hosts, self.members - other.members, self.guests - other.guests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ from shieldmw.store.port import AuditEntry, Store
 
 from .deny import DenyWatch
 from .outage import GuardedStore
+from .overload.load_reports import LoadReports
 from .seats import Seats
-from .status import ModeStatus, SeatStatus, Status, shown_settings
+from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
 from .switch import Switch
 
 AUDIT_LENGTH = 1000
@@ -61,6 +62,7 @@ class Control:
         deny_list: DenyWatch,
         settings: Settings,
         forget: Callable[[], None],
+        load_reports: LoadReports,
     ) -> None:
         self._store = store
         self._guarded = guarded
@@ -69,6 +71,7 @@ class Control:
         self._deny_list = deny_list
         self._settings = settings
         self._forget = forget
+        self._load_reports = load_reports
 
     def now_s(self) -> float:
         """The clock of the store, Unix seconds."""
@@ -87,6 +90,7 @@ class Control:
             self._seat_status(),
             answers and not self._guarded.is_away,
             shown_settings(self._settings),
+            await self._overload_status(answers),
         )
 
     def _seat_status(self) -> SeatStatus:
@@ -97,6 +101,16 @@ class Control:
         may_hold = seats.book.allotment
         granted = None if capacity is None else Capacity(may_hold.seats or 0, may_hold.guest_seats or 0)
         return SeatStatus(capacity, seats.guest_share, granted, True, grant.present, grant.demand, grant.workers)
+
+    async def _overload_status(self, store_answers: bool) -> OverloadStatus:
+        """All workers' load; only this one's where the store does not tell."""
+        setting = self._settings.overload_in_force
+        if store_answers:
+            try:
+                return OverloadStatus(setting, True, await self._load_reports.of_fleet())
+            except StoreError:
+                pass
+        return OverloadStatus(setting, False, self._load_reports.here())
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
         """Change the mode of the fleet; False where it is of another version than expected."""

@@ -1,6 +1,7 @@
 """The switch for a process that is no worker: it speaks to the store alone, where no worker can be asked.
 
-It follows the rules of ``control``, is no worker in anybody's count, and writes nothing but what it is told to change.
+It follows the rules of ``control``, is no worker in anybody's count, and changes nothing but what it is told to; only
+reports of load that are too old are dropped, as by whoever reads them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.settings import Settings
 from shieldmw.store.port import Store
 
+from .overload.load_reports import LoadReports
 from .seats import SeatPlan, Seats
-from .status import ModeStatus, SeatStatus, Status, shown_settings
+from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
 from .switch import Switch
 
 
@@ -26,6 +28,7 @@ class DirectControl:
         self._store = store
         self._switch = Switch(store, on_change=lambda: None)
         self._seats = Seats(store, self._switch, SeatPlan.of(settings))  # never started, so it reports nothing
+        self._load_reports = LoadReports(store, self._seats, None, self._switch.store_now_s)
         self._settings = settings
 
     async def status(self) -> Status:
@@ -37,7 +40,9 @@ class DirectControl:
         """
         readable = await self._look()
         seats = self._seat_status(await self._fleet())
-        return Status(ModeStatus.of(self._switch), seats, readable, shown_settings(self._settings))
+        return Status(
+            ModeStatus.of(self._switch), seats, readable, shown_settings(self._settings), await self._overload_status()
+        )
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
         """Change the mode of the fleet; False where it is of another version than expected.
@@ -65,6 +70,12 @@ class DirectControl:
             return await self._store.fleet(self._switch.store_now_s())
         except StoreError:
             return None
+
+    async def _overload_status(self) -> OverloadStatus:
+        try:
+            return OverloadStatus(self._settings.overload_in_force, True, await self._load_reports.of_fleet())
+        except StoreError:
+            return OverloadStatus(self._settings.overload_in_force, False, ())
 
     def _seat_status(self, fleet: Fleet | None) -> SeatStatus:
         capacity, guest_share = self._seats.capacity(), self._seats.guest_share

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from pydantic import SecretStr
 
 from shieldmw.core.address import UNIX_PEER, Networks
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import Rule
@@ -61,13 +63,27 @@ class SeatStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class OverloadStatus:
+    """How the workers' apps stand, a few seconds ago. ``setting``: ``on``, ``shadow`` or ``off``, as in force here.
+
+    ``workers`` are those of the whole fleet where ``fleet_wide``, else only the one that is asked.
+    """
+
+    setting: Literal["on", "shadow", "off"]
+    fleet_wide: bool
+    workers: Sequence[WorkerLoad]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """All of it. ``settings`` holds the text of each variable, None where it is unset."""
+    """All of it. ``settings`` holds the text of each variable, None where it is unset; ``overload`` is None where
+    nobody has asked for it."""
 
     mode: ModeStatus
     seats: SeatStatus
     store_is_up: bool
     settings: Mapping[str, str | None]
+    overload: OverloadStatus | None = None
 
 
 def shown_settings(settings: Settings) -> dict[str, str | None]:

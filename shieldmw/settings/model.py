@@ -267,6 +267,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def overload_in_force(self) -> Literal["on", "shadow", "off"]:
+        """``overload``; a dry run delays and refuses nothing here either."""
+        return "shadow" if self.overload == "on" and self.dry_run else self.overload
+
+    @property
     def seats_in_emergency(self) -> int:
         """``emergency_capacity``, or ``capacity`` where it is unset."""
         return self.capacity if self.emergency_capacity is None else self.emergency_capacity

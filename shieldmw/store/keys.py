@@ -96,6 +96,11 @@ class Names:
         return f"{self.prefix}:seats"
 
     @property
+    def load(self) -> str:
+        """What the workers report of their load, for operators."""
+        return f"{self.prefix}:load"
+
+    @property
     def queue(self) -> str:
         """The counters of the waiting room."""
         return f"{self.prefix}:queue"

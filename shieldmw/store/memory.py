@@ -15,6 +15,7 @@ from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
 from shieldmw.core.table import Table
@@ -98,6 +99,7 @@ class MemoryStore(MemoryBuckets):
         self._mode = ModeState()
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_LENGTH)
         self._seats = SeatTable()
+        self._loads: dict[str, WorkerLoad] = {}
         self._queue = EMPTY
         self._listening: list[asyncio.Queue[str]] = []
         self._charged: Table[str, Debt] = Table(most_buckets)
@@ -239,6 +241,19 @@ class MemoryStore(MemoryBuckets):
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""
         self._seats.release(worker)
+
+    async def report_load(self, load: WorkerLoad) -> None:
+        """Report how a worker's app stands."""
+        self._loads[load.worker] = load
+
+    async def loads(self, now_s: float) -> list[WorkerLoad]:
+        """The reports that are fresh; all others are forgotten."""
+        self._loads = {name: load for name, load in self._loads.items() if load.is_fresh(now_s)}
+        return list(self._loads.values())
+
+    async def drop_load(self, worker: str) -> None:
+        """Forget the report of a worker that stops."""
+        self._loads.pop(worker, None)
 
     async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Take numbers to give out, and call as many as seats came free."""

@@ -17,6 +17,7 @@ from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
@@ -167,7 +168,20 @@ class SeatRegister(SeatGrants, Protocol):
         """
 
 
-class Store(Buckets, ApiKeyRegister, DenyRegister, ModeRegister, SeatRegister, Protocol):
+class LoadRegister(Protocol):
+    """Keeps what the workers report of their load, for operators to see."""
+
+    async def report_load(self, load: WorkerLoad) -> None:
+        """Report how a worker's app stands, instead of what it reported before."""
+
+    async def loads(self, now_s: float) -> list[WorkerLoad]:
+        """The reports that are fresh, one a worker; all others are forgotten. ``now_s`` is the store's clock."""
+
+    async def drop_load(self, worker: str) -> None:
+        """Forget the report of a worker that stops."""
+
+
+class Store(Buckets, ApiKeyRegister, DenyRegister, ModeRegister, SeatRegister, LoadRegister, Protocol):
     """All of it."""
 
     async def secret(self) -> bytes:

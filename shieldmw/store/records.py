@@ -13,6 +13,7 @@ from zlib import crc32
 from shieldmw.core.api_keys import ApiKey
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.deny import DenyEntry
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, SeatEntry, SeatTable
 from shieldmw.errors import StoreError
@@ -26,6 +27,13 @@ SHORTEST_SECRET_BYTES = 16
 
 N = TypeVar("N", int, float)
 
+
+# Upper bound of what a worker counts: exact in any JSON.
+MOST_COUNTED = 2**53
+
+# Names of workers and hosts, and their reports.
+LONGEST_NAME = 255
+LONGEST_REPORT = 2000
 
 # Upper bound of a capacity, larger than the number of people.
 MOST_SEATS = 10**10
@@ -211,3 +219,65 @@ def parse_audit(entries: Any) -> list[AuditEntry]:
         except Exception:  # a foreign value can be anything
             log.warning("an entry of the audit cannot be read: it is left out")
     return parsed
+
+
+def load_text(load: WorkerLoad) -> str:
+    """A worker's report as it is kept, without the worker's name."""
+    return json.dumps(
+        {
+            "host": load.host,
+            "pid": load.pid,
+            "at_ms": int(load.at_s * 1000),
+            "turn_us": load.turn_us,
+            "in_flight": load.in_flight,
+            "in_flight_limit": load.in_flight_limit,
+            "waiting": _by_class(load.waiting),
+            "shed": _by_class(load.shed),
+            "shed_lately": _by_class(load.shed_lately),
+            "lately_ms": load.lately_ms,
+        }
+    )
+
+
+def _by_class(counts: Audience) -> list[int]:
+    return [counts.hosts, counts.members, counts.guests]
+
+
+def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
+    """One worker's report; None where it cannot be read."""
+    try:
+        if len(value) > LONGEST_REPORT:
+            return None
+        kept = json.loads(value)
+        return WorkerLoad(
+            worker=_name(name.decode("ascii")),
+            host=_name(kept["host"]),
+            pid=_count(kept["pid"]),
+            at_s=_count(kept["at_ms"]) / 1000,
+            turn_us=_count(kept["turn_us"]),
+            in_flight=_count(kept["in_flight"]),
+            in_flight_limit=_count(kept["in_flight_limit"]),
+            waiting=_counts(kept["waiting"]),
+            shed=_counts(kept["shed"]),
+            shed_lately=_counts(kept["shed_lately"]),
+            lately_ms=_count(kept["lately_ms"]),
+        )
+    except Exception:  # a foreign value can be anything
+        return None
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MOST_COUNTED:
+        raise ValueError("a number that is none of ours")
+    return value
+
+
+def _counts(values: Any) -> Audience:
+    hosts, members, guests = values
+    return Audience(_count(hosts), _count(members), _count(guests))
+
+
+def _name(value: Any) -> str:
+    if type(value) is not str or len(value) > LONGEST_NAME:
+        raise ValueError("a name that is none of ours")
+    return value

@@ -14,6 +14,7 @@ from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, Queue
@@ -24,11 +25,18 @@ from .calls import Calls
 from .keys import KEEP_MS, Keys, Names
 from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
 from .port import AuditEntry, StoredMode
+from .redis import pairs
 
 AUDIT_LENGTH = 1000
 
 # TTL of the waiting room: after this long without a call it is empty, and begins anew.
 QUEUE_KEEP_MS = 6 * 3600 * 1000
+
+# TTL of the workers' reports, renewed by each; how old one may be is told by its own time.
+LOAD_KEEP_MS = 60_000
+
+# One HSCAN brings the whole table of so many workers, and a part of one that somebody else has filled.
+MOST_LOADS = 2048
 
 # Entries of the deny list parsed before the loop goes on: about a millisecond.
 PARSED_AT_ONCE = 100
@@ -179,6 +187,7 @@ class RedisStore:
         audit: AuditEntry | None = None,
         told: str = "",
         when: str = "always",
+        keep_ms: int = KEEP_MS,
     ) -> int:
         """Run ``change.lua``: drop and set fields of a table or of a hash without versions, note it and tell it; how
         many were dropped."""
@@ -187,7 +196,7 @@ class RedisStore:
         if audit is not None:
             keys.append(names.audit)
         text = "" if audit is None else records.audit_text(audit)
-        arguments = (KEEP_MS, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, told, when)
+        arguments = (keep_ms, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, told, when)
         reply = await self._redis.run("change", keys, (*arguments, len(drop), *drop, *put))
         return scripts.whole_numbers("change", [reply], 1)[0]
 
@@ -292,6 +301,31 @@ class RedisStore:
     async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
         """Take numbers to give out, and call as many as seats came free."""
         return await scripts.queue(self._redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
+
+    # --- load
+
+    async def report_load(self, load: WorkerLoad) -> None:
+        """Report how a worker's app stands, also where the server's memory is full."""
+        put = (load.worker, records.load_text(load))
+        await self._change(self._names.load, put=put, keep_ms=LOAD_KEEP_MS)
+
+    async def loads(self, now_s: float) -> list[WorkerLoad]:
+        """The reports that are fresh. All others, and what is no report, are dropped: their workers have died."""
+        _, page = await self._redis.command("HSCAN", self._names.load, 0, "COUNT", MOST_LOADS)
+        loads, dropped = [], []
+        for name, value in pairs(page).items():
+            load = records.parse_load(name, value)
+            if load is not None and load.is_fresh(now_s):
+                loads.append(load)
+            else:
+                dropped.append(name)
+        if dropped:
+            await self._redis.command("HDEL", self._names.load, *dropped)
+        return loads
+
+    async def drop_load(self, worker: str) -> None:
+        """Forget the report of a worker that stops."""
+        await self._redis.command("HDEL", self._names.load, worker)
 
     # --- the server itself
 

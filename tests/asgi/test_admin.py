@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import unquote
@@ -13,6 +15,10 @@ import pytest
 from starlette.types import Message
 
 from asgi.admin_app import ADMIN, HOME, VIEW, WRONG, Operator, app_below, run, shielded
+from shieldmw.asgi.admin_load import WorkerLoadItem
+from shieldmw.core.concurrency import FIRST
+from shieldmw.core.load import WorkerLoad
+from shieldmw.core.seats import Audience
 
 ROUTES = [
     ("GET", "/status"),
@@ -184,6 +190,35 @@ async def raw(app: Any, target: str, token: str | None = None) -> dict[str, Any]
     }
     await app(scope, receive, send)
     return {"status": sent[0]["status"], "body": b"".join(message.get("body", b"") for message in sent)}
+
+
+def test_the_status_tells_how_each_workers_app_stands() -> None:
+    """In milliseconds and a second, as people say it; what is shed is counted by class."""
+
+    async def work() -> None:
+        app = shielded()
+        answer = (await Operator(app).get("/status")).json()["overload"]
+        (worker,) = answer.pop("workers")
+        assert answer == {"setting": "on", "counted": "fleet"}
+        nobody = {"host": 0, "member": 0, "guest": 0}
+        assert len(worker.pop("worker")) == 16
+        assert (worker.pop("pid"), worker.pop("host")) == (os.getpid(), socket.gethostname())
+        in_flight = {"turn_ms": 0.0, "in_flight": 0, "in_flight_limit": FIRST}
+        assert worker == {**in_flight, "waiting": nobody, "shed": nobody, "shed_per_second": nobody}
+
+    run(work)
+
+
+def test_numbers_of_a_load_are_those_of_its_report() -> None:
+    """The rate is that of the last seconds, also where it is less than one a second."""
+    counts = (Audience(1, 2, 17), Audience(0, 5, 2844), Audience(0, 1, 2480))
+    load = WorkerLoad("w", "web-1", 42, 0, 11_260, 5, 128, *counts, 2000)
+    assert WorkerLoadItem.of(load).model_dump() == {
+        **{"worker": "w", "host": "web-1", "pid": 42, "turn_ms": 11.3, "in_flight": 5, "in_flight_limit": 128},
+        "waiting": {"host": 1, "member": 2, "guest": 17},
+        "shed": {"host": 0, "member": 5, "guest": 2844},
+        "shed_per_second": {"host": 0.0, "member": 0.5, "guest": 1240.0},
+    }
 
 
 def test_an_app_route_under_the_prefix_is_shadowed() -> None:

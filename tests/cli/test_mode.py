@@ -82,6 +82,7 @@ def test_the_status_says_what_is_in_force(url: str) -> None:
     assert told.line("now") == "normal (never switched)"
     assert told.line("seats") == "100, at most 100 for guests"
     assert told.line("on") == "1 worker, within a second"
+    assert told.line("load") == "calm: turns under 1 ms, 0 requests in flight on 1 worker"
     assert mode(url, "status").out == told.out
 
 
@@ -244,6 +245,14 @@ def test_the_url_is_no_setting_and_no_mistake() -> None:
         Settings.from_environ({"SHIELD_ADMIN_URI": "x"})
 
 
+@pytest.mark.parametrize("args", [("status",), ("emergency",)])
+def test_a_fleet_without_a_lane_says_why_its_load_is_unknown(args: tuple[str, ...]) -> None:
+    """The rest is told as ever."""
+    with served(shielded(overload="off")) as url:
+        told = mode(url, *args)
+        assert (told.status, told.line("load")) == (0, "unknown: SHIELD_OVERLOAD is off")
+
+
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\r"
 
 
@@ -305,3 +314,4 @@ def test_what_a_server_says_moves_no_cursor(title: str) -> None:
     assert all(line.isprintable() for line in shown.splitlines())
     assert "\x1b" not in shown
     assert r"\x1b]0;owned\x07" in shown
+    assert title or ran.line("load") == "unknown: the server does not tell"

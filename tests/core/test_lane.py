@@ -277,3 +277,31 @@ def test_guests_have_no_more_than_their_share() -> None:
     entered = Counter(request.rank for request in app.entered)
     assert entered[Rank.GUEST] * 2 * MS <= 0.27 * (app.now_us - start_us)
     assert entered[Rank.GUEST] * 2 * MS >= 0.2 * (app.now_us - start_us)
+
+
+def test_the_longest_turn_is_told_until_it_is_measured_anew() -> None:
+    """A short turn after a long one hides nothing; once somebody has read it, it begins again."""
+    app = App()
+    for cost_us in (5 * MS, 30 * MS, 1 * MS):
+        assert app.lane.enters(Rank.GUEST, app.now_us)
+        app.now_us += cost_us
+        app.lane.turn(app.now_us)
+    assert app.lane.longest_turn_us == 30 * MS
+    app.lane.longest_turn_us = 0
+    assert app.lane.enters(Rank.GUEST, app.now_us)
+    app.now_us += 2 * MS
+    app.lane.turn(app.now_us)
+    assert app.lane.longest_turn_us == 2 * MS
+
+
+def test_a_queue_full_of_guests_has_room_for_members() -> None:
+    """The bound on memory is one for each rank."""
+    app = App(most_inside=1, plan=LanePlan(most_waiting=10, wait_us=10_000 * MS))
+    app.turn(Guest(Rank.GUEST, inside_us=5 * MS))
+    crowd = [Guest(Rank.GUEST) for _ in range(20)]
+    member = Guest(Rank.MEMBER)
+    app.turn(*crowd, member)
+    assert [request.is_refused for request in crowd] == [False] * 10 + [True] * 10
+    assert not member.is_refused
+    app.drain()
+    assert app.entered[1] is member

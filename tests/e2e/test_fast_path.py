@@ -312,7 +312,10 @@ def test_what_was_leased_and_not_spent_is_back_when_all_is_idle(
 
 
 def test_a_client_refused_again_costs_no_call(store: RedisServer, tmp_path: Path) -> None:
-    """Once each worker has refused it, two thousand requests make Redis run not a single script."""
+    """Once each worker has refused it, two thousand requests make Redis look at not a single bucket.
+
+    Scripts that do so are the only ones to use MGET; what workers do in the background runs others.
+    """
     [limit] = parse_limits("20/hour", name="ip")
     client = store.client()
 
@@ -334,4 +337,4 @@ def test_a_client_refused_again_costs_no_call(store: RedisServer, tmp_path: Path
     with served(tmp_path, env(store, "20/hour", 20)) as server:
         assert asyncio.run(story(server)) == 2000
         stats = client.info("commandstats")
-    assert stats.get("cmdstat_evalsha", {"calls": 0})["calls"] == 0
+    assert stats.get("cmdstat_mget", {"calls": 0})["calls"] == 0

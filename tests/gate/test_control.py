@@ -19,10 +19,11 @@ from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate import control as control_module
 from shieldmw.gate.control import Control, DenyRefusal, clients_of, limit_names, network_of
+from shieldmw.gate.direct import DirectControl
 from shieldmw.gate.gate import Gate
 from shieldmw.gate.status import shown_settings
 from shieldmw.store.memory import MemoryStore
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_desk, build_gate
 
 LIMIT_S = 30
 
@@ -33,11 +34,13 @@ class Away(MemoryStore):
     """A store that can be away; what it held stays."""
 
     is_away = False
+    without = ASKED
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ASKED and object.__getattribute__(self, "is_away"):
+        own = object.__getattribute__
+        if own(self, "is_away") and name in own(self, "without"):
             raise StoreUnavailable("away")
-        return object.__getattribute__(self, name)
+        return own(self, name)
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
@@ -159,6 +162,93 @@ def test_seats_are_the_fleets_once_they_were_granted() -> None:
         assert cut.granted.seats <= 10, "what a worker may hold never exceeds the mode in force"
 
     run(work)
+
+
+def test_the_load_of_all_workers_is_told_by_each() -> None:
+    """And only its own while the store is away, which is said."""
+
+    async def work() -> None:
+        store = Away(b"secret")
+        (gate, control), (other_gate, _) = worker(store), worker(store)
+        assert await _load(control) == ("on", True, set()), "nobody has reported yet"
+        for each in (gate, other_gate):
+            await each.start()
+        mine, others = gate.room.seats.worker, other_gate.room.seats.worker
+        assert await _load(control) == ("on", True, {mine, others})
+        store.is_away = True
+        assert await _load(control) == ("on", False, {mine})
+        store.is_away = False
+        await other_gate.stop()
+        assert await _load(control) == ("on", True, {mine})
+        await gate.stop()
+
+    run(work)
+
+
+def test_processes_that_are_no_workers_tell_of_the_load_of_all() -> None:
+    """The listener for operators, and the switch through the store; neither is among the workers."""
+
+    async def work() -> None:
+        store, settings = Away(b"secret"), Settings(overload="shadow")
+        gate, _ = worker(store)
+        await gate.start()
+        desk, direct = build_desk(settings, store), DirectControl(store, settings)
+        await desk.start()
+        for control in (desk.control, direct):
+            assert await _load(control) == ("shadow", True, {gate.room.seats.worker})
+        store.without, store.is_away = frozenset({"loads"}), True
+        for control in (desk.control, direct):
+            assert await _load(control) == ("shadow", False, set())
+        await desk.stop()
+        await gate.stop()
+
+    run(work)
+
+
+def test_load_that_cannot_be_read_leaves_the_rest_of_the_status() -> None:
+    """Where something else has the place of the reports, say."""
+
+    async def work() -> None:
+        store = Away(b"secret")
+        store.without = frozenset({"loads"})
+        gate, control = worker(store)
+        await gate.start()
+        store.is_away = True
+        status = await control.status()
+        assert status.store_is_up
+        assert await _load(control) == ("on", False, {gate.room.seats.worker})
+        await gate.stop()
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("values", "setting", "workers"),
+    [
+        ({"overload": "off"}, "off", 0),
+        ({"overload": "off", "dry_run": True}, "off", 0),
+        ({"overload": "shadow"}, "shadow", 1),
+        ({"dry_run": True}, "shadow", 1),
+    ],
+)
+def test_the_setting_is_told_as_it_is_in_force(values: dict[str, Any], setting: str, workers: int) -> None:
+    """Without a lane there is nothing to report; a dry run delays nobody."""
+
+    async def work() -> None:
+        gate, control = worker(MemoryStore(b"secret"), **values)
+        await gate.start()
+        told, _, ids = await _load(control)
+        assert (told, len(ids)) == (setting, workers)
+        await gate.stop()
+
+    run(work)
+
+
+async def _load(control: Control | DirectControl) -> tuple[str, bool, set[str]]:
+    """The setting, whether it is the fleet's, and which workers are told of."""
+    overload = (await control.status()).overload
+    assert overload is not None
+    return overload.setting, overload.fleet_wide, {load.worker for load in overload.workers}
 
 
 def test_a_denied_network_is_refused_until_it_is_taken_off() -> None:

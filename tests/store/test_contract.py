@@ -17,6 +17,8 @@ from shieldmw.core.bucket import NEVER_US, Charge, levels
 from shieldmw.core.client import Client, Identity, ListenerClass, address_clients
 from shieldmw.core.debts import Debt
 from shieldmw.core.limits import aggregate
+from shieldmw.core.load import FRESH_S, WorkerLoad
+from shieldmw.core.seats import Audience
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
 from store.fleets import fleet_store
@@ -377,6 +379,61 @@ def test_a_revoked_key_proves_nothing(open_store: Open, revoked: list[str], coun
             table = await store.api_keys(None)
             assert table is not None
             assert [key for key in ("key 1", "key 2", "key 3", "key 9") if proven(table, key)] == left
+
+    run(work())
+
+
+# --- load -----------------------------------------------------------------------------------------
+
+NOW_S = 1_800_000_000.0
+
+
+def report(worker: str, at_s: float = NOW_S, in_flight: int = 3) -> WorkerLoad:
+    """A worker's report, each of whose numbers is another."""
+    counts = (Audience(1, 2, 33), Audience(4, 5, 66), Audience(7, 8, 99))
+    return WorkerLoad(worker, "web-1", 4242, at_s, 11_000, in_flight, 128, *counts, 2001)
+
+
+def test_the_last_report_of_each_worker_is_told(open_store: Open) -> None:
+    """With every number of it; a worker that stops is told of no longer."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            assert await store.loads(NOW_S) == []
+            for load in (report("one"), report("two"), report("one", NOW_S + 2.25, in_flight=9)):
+                await store.report_load(load)
+            loads = sorted(await store.loads(NOW_S + 3), key=lambda load: load.worker)
+            assert loads == [report("one", NOW_S + 2.25, in_flight=9), report("two")]
+            await store.drop_load("one")
+            await store.drop_load("nobody")
+            assert await store.loads(NOW_S + 3) == [report("two")]
+
+    run(work())
+
+
+def test_a_worker_that_is_silent_is_forgotten(open_store: Open) -> None:
+    """Killed workers leave nothing behind, however often they are replaced; one that reports again is told of again."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            await store.report_load(report("killed"))
+            await store.report_load(report("alive", NOW_S + FRESH_S))
+            assert [load.worker for load in await store.loads(NOW_S + FRESH_S + 1)] == ["alive"]
+            assert [load.worker for load in await store.loads(NOW_S)] == ["alive"], "it was only hidden"
+            await store.report_load(report("killed"))
+            assert len(await store.loads(NOW_S)) == 2
+
+    run(work())
+
+
+def test_the_reports_of_a_large_fleet_are_all_told(open_store: Open) -> None:
+    """In one call."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            for number in range(500):
+                await store.report_load(report(f"{number:016x}"))
+            assert len(await store.loads(NOW_S)) == 500
 
     run(work())
 

@@ -10,11 +10,14 @@ import redis
 
 from servers import RedisServer
 from shieldmw.core.deny import DenyEntry
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.seats import Audience
 from shieldmw.core.waiting import Queue
 from shieldmw.errors import StoreError
-from shieldmw.store.shared import RedisStore
-from store.stores import API_KEYS_KEY, opened, run
+from shieldmw.store.records import load_text
+from shieldmw.store.shared import MOST_LOADS, RedisStore
+from store.stores import API_KEYS_KEY, calls, opened, run
 
 MODE_KEY, DENY_KEY, AUDIT_KEY = (f"shield:{{control}}:{name}" for name in ("mode", "deny", "audit"))
 KEPT_MS = 3_600_000
@@ -178,5 +181,89 @@ def test_counters_of_the_waiting_room_that_are_none_of_ours_count_as_none(server
         spoil(server.client(), "shield:queue", {"given": value, "called": value})
         async with opened(server.url) as store:
             assert await store.queue(2, 1, Queue(0, 7, 3)) == Queue(8, 9, 4)
+
+    run(work())
+
+
+LOAD_KEY = "shield:load"
+AT_S = 1_800_000_000.0
+REPORT = WorkerLoad("ours", "web-1", 1, AT_S, 1, 2, 3, Audience(), Audience(), Audience(), 4)
+
+
+def reported(**values: object) -> str:
+    """A report, of which some values are none of ours."""
+    return json.dumps({**json.loads(load_text(REPORT)), **values})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("}{", id="no JSON"),
+        pytest.param("[" * 1500, id="very deep"),
+        pytest.param("[]", id="another JSON"),
+        pytest.param("{}", id="nothing"),
+        pytest.param(reported(turn_us=-1), id="a time below 0"),
+        pytest.param(reported(turn_us=2**60), id="a number too large"),
+        pytest.param(reported(in_flight=1.5), id="half a request"),
+        pytest.param(reported(in_flight=True), id="a number that is none"),
+        pytest.param(reported(pid="1"), id="a number as text"),
+        pytest.param(reported(lately_ms=float("nan")), id="NaN"),
+        pytest.param(reported(shed=[1, 2]), id="a class is missing"),
+        pytest.param(reported(shed=[1, 2, 3, 4]), id="a class too many"),
+        pytest.param(reported(waiting=3), id="no counts"),
+        pytest.param(reported(host=7), id="a host that is no name"),
+        pytest.param(reported(host="x" * 300), id="a host without end"),
+        pytest.param(reported(more="x" * 5000), id="a report without end"),
+        pytest.param(reported(at_ms=10**15), id="from the end of time"),
+    ],
+)
+def test_a_report_that_is_none_of_ours_is_left_out_and_dropped(server: RedisServer, text: str) -> None:
+    """Those of workers are told all the same."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            spoil(server.client(), LOAD_KEY, {"foreign": text, "\ud7ff": text})
+            await store.report_load(REPORT)
+            assert await store.loads(AT_S) == [REPORT]
+            assert server.client().hkeys(LOAD_KEY) == [b"ours"]
+
+    run(work())
+
+
+def test_reports_of_a_later_release_are_read(server: RedisServer) -> None:
+    """What it tells beside is passed over: workers of two releases run while one replaces the other."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            spoil(server.client(), LOAD_KEY, {"ours": reported(more=[1, {"of": "it"}])})
+            assert await store.loads(AT_S) == [REPORT]
+
+    run(work())
+
+
+def test_a_key_of_another_type_is_replaced_by_the_next_report(server: RedisServer) -> None:
+    """Until then nothing is known."""
+
+    async def work() -> None:
+        server.client().set(LOAD_KEY, "x", px=KEPT_MS)
+        async with opened(server.url) as store:
+            with pytest.raises(StoreError, match="WRONGTYPE"):
+                await store.loads(AT_S)
+            await store.report_load(REPORT)
+            assert await store.loads(AT_S) == [REPORT]
+
+    run(work())
+
+
+def test_a_table_that_somebody_has_filled_is_read_in_part(server: RedisServer) -> None:
+    """One look has a bound, and each look drops what it has seen."""
+
+    async def work() -> None:
+        client = server.client()
+        spoil(client, LOAD_KEY, {str(number): "x" for number in range(10 * MOST_LOADS)})
+        async with opened(server.url) as store:
+            assert await store.loads(AT_S) == []
+            assert 6 * MOST_LOADS < client.hlen(LOAD_KEY) < 10 * MOST_LOADS
+            assert calls(client, "hscan", "hdel") == 2
 
     run(work())

@@ -11,6 +11,7 @@ from servers import RedisServer
 from shieldmw.core.api_keys import ApiKey
 from shieldmw.core.client import Identity
 from shieldmw.core.deny import DenyEntry
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.core.waiting import EMPTY
@@ -112,6 +113,18 @@ def test_seats_are_divided_and_given_back(full: RedisServer) -> None:
             assert grant.seats == 2
             await store.release_seats("one")
             assert (await store.queue(2, 0, EMPTY)).given == 2
+
+    run(work())
+
+
+def test_workers_report_their_load(full: RedisServer) -> None:
+    """An operator sees who is drowned."""
+
+    async def work() -> None:
+        async with opened(full.url, secret=None) as store:
+            load = WorkerLoad("one", "web-1", 1, 1_800_000_000.0, 0, 0, 0, NOBODY, NOBODY, NOBODY, 0)
+            await store.report_load(load)
+            assert await store.loads(load.at_s) == [load]
 
     run(work())
 

@@ -16,21 +16,22 @@ SWEEP_S = 0.02
 class Passage:
     """One request inside the app, from its entry to the start of its response.
 
-    How long that takes is measured where it ``is_timed``: of one request in a turn, and of all while others wait.
+    How long that takes is measured of one request in a turn, and of all while others wait: ``inside_then`` is how many
+    were inside when it entered, itself included, and 0 where it is not measured.
     """
 
-    __slots__ = ("_entered_us", "_intake", "_keeper", "is_timed")
+    __slots__ = ("_entered_us", "_intake", "_keeper", "inside_then")
 
-    def __init__(self, keeper: Gatekeeper | None, intake: Intake | None, entered_us: int, is_timed: bool) -> None:
+    def __init__(self, keeper: Gatekeeper | None, intake: Intake | None, entered_us: int, inside_then: int) -> None:
         self._keeper = keeper
         self._intake = intake
         self._entered_us = entered_us
-        self.is_timed = is_timed
+        self.inside_then = inside_then
 
     def begun(self, route: Hashable) -> None:
         """Its response begins; the time is compared with those of the same route. What is told again is not heard."""
         if self._keeper is not None and self._intake is not None:
-            self._keeper.took(route, self._entered_us)
+            self._keeper.took(route, self._entered_us, self.inside_then)
         self.end()
 
     def end(self) -> None:
@@ -55,7 +56,7 @@ class Passage:
 
 
 # The passage of those whom no lane holds up.
-FREE = Passage(None, None, 0, False)
+FREE = Passage(None, None, 0, 0)
 
 # A future of its place in the app, None where it took too long.
 Waiter = asyncio.Future[Intake | None]
@@ -82,11 +83,11 @@ class Gatekeeper:
         if is_first:
             self._tick_soon()
         intake = self.lane.enters(rank, now_us)
-        return None if intake is None else Passage(self, intake, now_us, is_first)
+        return None if intake is None else Passage(self, intake, now_us, self.lane.places.inside if is_first else 0)
 
     def enter_anyway(self) -> Passage:
         """The passage of a request that enters though it should wait."""
-        return Passage(self, *self.enter_again(), True)
+        return Passage(self, *self.enter_again(), self.lane.places.inside)
 
     def enter_again(self) -> tuple[Intake, int]:
         """A place, whether there is room or not, and the time."""
@@ -106,22 +107,24 @@ class Gatekeeper:
             if waiter.done() and not waiter.cancelled():
                 self.give_back(waiter.result())  # its turn came in the moment that it went away
             raise
-        return None if intake is None else Passage(self, intake, self._now_us(), True)
+        return None if intake is None else Passage(self, intake, self._now_us(), self.lane.places.inside)
 
     def queue(self, rank: Rank) -> Waiter:
         """Put a waiter into the queue."""
         waiter: Waiter = self._running().create_future()
         self.lane.wait(rank, waiter, self._now_us())
+        if not self._tick_is_due:
+            self._tick_soon()
         return waiter
 
-    def took(self, route: Hashable, entered_us: int) -> None:
-        """A response begins that was entered then."""
+    def took(self, route: Hashable, entered_us: int, inside_then: int) -> None:
+        """The response begins of a request that entered then."""
         now_us = self._now_us()
-        self.lane.places.sample(route, now_us - entered_us, now_us)
+        self.lane.places.sample(route, now_us - entered_us, now_us, inside_then)
 
     def give_back(self, intake: Intake | None) -> None:
         """A place that was given is not taken: it is for another."""
-        Passage(self, intake, 0, False).end()
+        Passage(self, intake, 0, 0).end()
 
     def left(self) -> None:
         """A place is free, and others wait."""

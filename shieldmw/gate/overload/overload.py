@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import choice, random
@@ -14,12 +13,10 @@ from shieldmw.core.lane import RANKS, Rank
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
 from shieldmw.gate.events import Decided, Observer
-from shieldmw.gate.log_throttle import LogThrottle
 
 from .gatekeeper import FREE, Gatekeeper, Passage, Waiter
 from .holding import Holding
-
-log = logging.getLogger(__name__)
+from .overload_log import OverloadLog
 
 # When those who were shed may come back: guests spread over ten seconds, members over two.
 GUEST_RETRY_S, GUEST_SPREAD_S = 5, 10
@@ -33,7 +30,7 @@ _GUEST = Rank.GUEST
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How one worker's app stands. ``turn_us`` is how long the last turn of its event loop took.
+    """How one worker's app stands. ``turn_us`` is how long the longest turn of its event loop took in this period.
 
     ``waiting`` are requests in the queue now, and ``shed`` those that were refused since the start, by rank.
     """
@@ -43,6 +40,13 @@ class Load:
     limit: int
     waiting: tuple[int, ...]
     shed: tuple[int, ...]
+
+    def in_words(self) -> str:
+        """For the log."""
+        return (
+            f"turns of the event loop take up to {self.turn_us // 1000} ms, "
+            f"{self.in_flight} of {self.limit} requests in flight, {sum(self.waiting)} waiting"
+        )
 
 
 class Overload:
@@ -68,13 +72,19 @@ class Overload:
         self._shadow = shadow
         self._shed = [0] * len(Rank)
         self._refusals: dict[Mode, list[Decision]] = {}
-        self._log = LogThrottle()
+        self._log = OverloadLog(lambda: self.load().in_words(), shadow=shadow)
 
     def load(self) -> Load:
         """How the app stands."""
         lane, places = self.lane, self.lane.places
         waiting = tuple([lane.waiting_of(rank) for rank in Rank])
-        return Load(lane.turn_us, places.inside, places.limit, waiting, tuple(self._shed))
+        return Load(lane.longest_turn_us, places.inside, places.limit, waiting, tuple(self._shed))
+
+    def begin_period(self) -> None:
+        """To be called every few seconds, once ``load`` was read: turns are measured anew, and the log is told where an
+        overload is over."""
+        self.lane.longest_turn_us = 0
+        self._log.look()
 
     def share(self, guests: float) -> None:
         """From now on guests have at most this share of the loop's time; 0 or 1: all that others leave."""
@@ -121,7 +131,8 @@ class Overload:
         else:
             refusal = _refusal(MEMBER_RETRY_S + random() * MEMBER_SPREAD_S, mode, address, identity)
         self._tell(facts, rank, refusal)
-        await self._holding.stay()
+        if identity is None:
+            await self._holding.stay()
         return refusal
 
     def _wait_in_shadow(self, facts: Facts, decision: Decision) -> None:
@@ -165,20 +176,7 @@ class Overload:
         event = Decided(facts, refusal)
         for observer in self._observers:
             observer.decided(event)
-        if (counts := self._log.due(rank.name.lower())) is not None:
-            load = self.load()
-            log.warning(
-                "the app is asked for more than it can do: %s %s; a turn of the event loop takes %d ms, "
-                "%d of %d requests in flight, %d waiting",
-                *(
-                    "would have shed" if self._shadow else "shed",
-                    counts,
-                    load.turn_us // 1000,
-                    load.in_flight,
-                    load.limit,
-                    sum(load.waiting),
-                ),
-            )
+        self._log.shed(rank)
 
 
 def _refusal(wait_s: float, mode: Mode, address: IPAddress | None = None, identity: Identity | None = None) -> Decision:

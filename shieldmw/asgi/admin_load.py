@@ -1,0 +1,72 @@
+"""How the workers' apps stand, as `/status` answers it. The command line reads it back with the same models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from shieldmw.core.load import WorkerLoad
+from shieldmw.core.seats import Audience
+
+
+class RequestsByClass(BaseModel):
+    """Numbers of requests; those of returning guests are guests'."""
+
+    host: int
+    member: int
+    guest: int
+
+    @classmethod
+    def of(cls, counts: Audience) -> RequestsByClass:
+        """As the core counts them."""
+        return cls(host=counts.hosts, member=counts.members, guest=counts.guests)
+
+
+class RatesByClass(BaseModel):
+    """Requests a second."""
+
+    host: float
+    member: float
+    guest: float
+
+
+class WorkerLoadItem(BaseModel):
+    """How the app of one worker stands."""
+
+    worker: str
+    host: str = Field(description="The machine that it runs on.")
+    pid: int
+    turn_ms: float = Field(description="The longest turn of its event loop in the last seconds.")
+    in_flight: int = Field(description="Requests inside the app whose responses have not begun.")
+    in_flight_limit: int
+    waiting: RequestsByClass = Field(description="Requests that wait for their turn.")
+    shed: RequestsByClass = Field(description="Requests told to come later since the worker's start.")
+    shed_per_second: RatesByClass = Field(description="The same, in the last seconds.")
+
+    @classmethod
+    def of(cls, load: WorkerLoad) -> WorkerLoadItem:
+        """As the worker reported it."""
+        lately = load.shed_lately
+        rates = [round(load.shed_per_s(count), 1) for count in (lately.hosts, lately.members, lately.guests)]
+        return cls(
+            worker=load.worker,
+            host=load.host,
+            pid=load.pid,
+            turn_ms=round(load.turn_us / 1000, 1),
+            in_flight=load.in_flight,
+            in_flight_limit=load.in_flight_limit,
+            waiting=RequestsByClass.of(load.waiting),
+            shed=RequestsByClass.of(load.shed),
+            shed_per_second=RatesByClass(host=rates[0], member=rates[1], guest=rates[2]),
+        )
+
+
+class OverloadAnswer(BaseModel):
+    """How the apps of all workers stand, a few seconds ago."""
+
+    setting: Literal["on", "shadow", "off"] = Field(
+        description="SHIELD_OVERLOAD as in force on the worker that answers; in `shadow` what is shed only would be."
+    )
+    counted: Literal["fleet", "worker"] = Field(description="`worker`: the store is away, so of the others is unknown.")
+    workers: list[WorkerLoadItem] = Field(description="One for each worker that has lately reported.")

@@ -1,0 +1,49 @@
+"""How the workers' apps stand, as each worker reports it for operators to see. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .lane import Rank
+from .seats import Audience
+
+# Workers report each 2 s, in the largest fleets each 4 s: one that has been silent for longer has died, hangs, or does
+# not reach the store.
+FRESH_S = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """One worker's report of time ``at_s`` (Unix seconds by the clock of the store).
+
+    ``turn_us`` is the longest turn of its event loop in the last ``lately_ms``. ``waiting``, ``shed`` and
+    ``shed_lately`` count requests by class, returning guests as guests: those in the queue, those refused since the
+    worker's start, and those refused in the last ``lately_ms``.
+    """
+
+    worker: str
+    host: str
+    pid: int
+    at_s: float
+    turn_us: int
+    in_flight: int
+    in_flight_limit: int
+    waiting: Audience
+    shed: Audience
+    shed_lately: Audience
+    lately_ms: int
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether the report still counts. One from the future is none of ours, or of a clock that has stepped back."""
+        return abs(now_s - self.at_s) <= FRESH_S
+
+    def shed_per_s(self, count: int) -> float:
+        """One of the counts of ``shed_lately`` as a rate."""
+        return count * 1000 / self.lately_ms if self.lately_ms else 0.0
+
+
+def by_class(counts: Sequence[int]) -> Audience:
+    """Counts by rank as counts by class."""
+    guests = counts[Rank.RETURNING_GUEST] + counts[Rank.GUEST]
+    return Audience(counts[Rank.HOST], counts[Rank.MEMBER], guests)

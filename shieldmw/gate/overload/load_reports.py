@@ -1,0 +1,102 @@
+"""Reports to the fleet how this worker's app stands, and reads how those of all workers do, for operators.
+
+``/status`` is answered by one process, and an operator needs to know of all.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from shieldmw.core.load import WorkerLoad, by_class
+from shieldmw.core.seats import Audience
+from shieldmw.errors import StoreError
+from shieldmw.gate.refresher import Refresher
+from shieldmw.gate.seats import Seats
+from shieldmw.store.port import LoadRegister
+
+from .overload import Overload
+
+REPORT_S = 2.0
+
+
+class LoadReports:
+    """This worker's reports, and those of the fleet. ``overload`` None: this process has no lane, and only reads.
+
+    ``store_now_s`` is the clock of the store, in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        register: LoadRegister,
+        seats: Seats,
+        overload: Overload | None,
+        store_now_s: Callable[[], float],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._register = register
+        self._seats = seats
+        self._overload = overload
+        self._store_now_s = store_now_s
+        self._now_s = now_s
+        self._own: WorkerLoad | None = None
+        self._shed = Audience()
+        self._measured_s = now_s()
+        self._refresher = Refresher("load reports", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
+
+    async def start(self) -> None:
+        """Report once, and then every few seconds."""
+        if self._overload is not None:
+            await self._refresher.start(first_s=1.0)
+
+    async def stop(self) -> None:
+        """End, and be seen no longer."""
+        await self._refresher.stop()
+        if self._own is not None:
+            self._own = None
+            with suppress(StoreError):  # it is not shown for long
+                await self._register.drop_load(self._seats.worker)
+
+    async def refresh(self) -> None:
+        """Report how the app stands now."""
+        if self._overload is None:
+            return
+        self._refresher.least_s = self._seats.pace_s(REPORT_S)
+        self._own = self._measure(self._overload)
+        self._overload.begin_period()
+        await self._register.report_load(self._own)
+
+    def here(self) -> list[WorkerLoad]:
+        """What this worker last reported, or tried to; nothing where it has no lane."""
+        return [] if self._own is None else [self._own]
+
+    async def of_fleet(self) -> list[WorkerLoad]:
+        """What all workers last reported.
+
+        Raises:
+            StoreError: the store does not answer, or makes no sense.
+        """
+        loads = await self._register.loads(self._store_now_s())
+        others = [load for load in loads if load.worker != self._seats.worker]
+        return sorted([*self.here(), *others], key=lambda load: (load.host, load.pid, load.worker))
+
+    def _measure(self, overload: Overload) -> WorkerLoad:
+        load, now_s = overload.load(), self._now_s()
+        before, self._shed = self._shed, by_class(load.shed)
+        lately_ms, self._measured_s = round((now_s - self._measured_s) * 1000), now_s
+        return WorkerLoad(
+            worker=self._seats.worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            at_s=self._store_now_s(),
+            turn_us=load.turn_us,
+            in_flight=load.in_flight,
+            in_flight_limit=load.limit,
+            waiting=by_class(load.waiting),
+            shed=self._shed,
+            shed_lately=self._shed - before,
+            lately_ms=lately_ms,
+        )

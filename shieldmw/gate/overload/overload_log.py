@@ -1,0 +1,60 @@
+"""What the log is told of an overload: that it has begun, how it goes on each ten seconds, and that it is over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from shieldmw.core.lane import Rank
+from shieldmw.gate.log_throttle import LogThrottle
+
+log = logging.getLogger(__name__)
+
+# An overload is over once nothing has been shed for so long: what comes in waves is one overload.
+OVER_S = 10.0
+
+
+class OverloadLog:
+    """Writes to the log while requests are shed; in the ``shadow`` of overload protection they only would have been.
+
+    ``state`` says in words how the app stands. ``look`` is to be called every few seconds, and finds the end: a request
+    that is shed costs no more than being counted.
+    """
+
+    def __init__(
+        self, state: Callable[[], str], *, shadow: bool = False, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._state = state
+        self._words = "would have shed" if shadow else "shed"
+        self._now_s = now_s
+        self._throttle: LogThrottle | None = None
+        self._began_s = 0.0
+        self._seen = 0
+        self._quiet_since_s = 0.0
+
+    def shed(self, rank: Rank) -> None:
+        """A request was shed."""
+        if self._throttle is None:
+            self._throttle = LogThrottle(self._now_s)
+            self._began_s = self._quiet_since_s = self._now_s()
+            self._seen = 0
+        if (counts := self._throttle.due(*rank.name.lower().split("_"))) is not None:
+            log.warning("the app is asked for more than it can do: %s %s; %s", self._words, counts, self._state())
+
+    def look(self) -> None:
+        """Say that the overload is over, where it is."""
+        if self._throttle is None:
+            return
+        totals, now_s = self._throttle.totals, self._now_s()
+        if totals.total() != self._seen:
+            self._seen, self._quiet_since_s = totals.total(), now_s
+        elif now_s - self._quiet_since_s >= OVER_S:
+            self._throttle = None
+            took_s = self._quiet_since_s - self._began_s
+            log.warning("no longer overloaded: %s %s in all, in %.0f s", self._words, _counted(totals), took_s)
+
+
+def _counted(totals: Counter[tuple[str, ...]]) -> str:
+    return ", ".join(f"{' '.join(words)}: {count}" for words, count in sorted(totals.items()))
