@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ TOKEN_LIFETIME_S = 3600
 MAX_BODY_BYTES = 16 * 1024
 CHAT_BACKLOG = 100  # messages kept for a slow reader before it starts to miss some
 CHAT_PAUSE_S = 0.2  # one person sends at most five messages a second
+QUESTIONS_KEPT = 20
 
 
 class LiveEvent:
@@ -116,10 +118,31 @@ class ChatRoom:
             delivery.cancel()
 
 
+class Questions:
+    """What was asked on this worker, as if in a database: reading takes a connection of a small pool for a while.
+
+    So there is a most that the app can do, and it is not the machine's: beyond it, requests wait for one another.
+    """
+
+    def __init__(self, connections: int, query_s: float) -> None:
+        self._free = asyncio.Semaphore(connections)
+        self._query_s = query_s
+        self._kept: deque[dict[str, str]] = deque(maxlen=QUESTIONS_KEPT)
+
+    def add(self, question: dict[str, str]) -> None:
+        self._kept.append(question)
+
+    async def latest(self) -> list[dict[str, str]]:
+        async with self._free:
+            await asyncio.sleep(self._query_s)
+            return list(self._kept)
+
+
 @dataclass(frozen=True, slots=True)
 class Venue:
     signing_secret: str
     hosts: frozenset[str]
+    questions: Questions
     event: LiveEvent = field(default_factory=LiveEvent)
     room: ChatRoom = field(default_factory=ChatRoom)
 
@@ -194,8 +217,14 @@ async def now(request: Request) -> Response:
 
 async def question(request: Request) -> Response:
     asked = {"from": name_of(request), "question": await text_from(request, "question", max_chars=500)}
-    venue_of(request).room.say(f"{asked['from']} asks the speakers", asked["question"])
+    venue = venue_of(request)
+    venue.questions.add(asked)
+    venue.room.say(f"{asked['from']} asks the speakers", asked["question"])
     return JSONResponse(asked, 202)
+
+
+async def questions(request: Request) -> Response:
+    return JSONResponse(await venue_of(request).questions.latest(), headers=NO_STORE)
 
 
 async def me(request: Request) -> Response:
@@ -223,7 +252,9 @@ async def sign_in(request: Request) -> Response:
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     hosts = frozenset(name.strip() for name in os.environ.get("LIVE_EVENT_HOSTS", "").split(","))
-    app.state.venue = venue = Venue(signing_secret(os.environ), hosts)
+    connections = int(os.environ.get("LIVE_EVENT_DATABASE_CONNECTIONS", "8"))
+    query_s = int(os.environ.get("LIVE_EVENT_QUERY_MS", "20")) / 1000
+    app.state.venue = venue = Venue(signing_secret(os.environ), hosts, Questions(connections, query_s))
     clock = asyncio.create_task(venue.event.run())
     yield
     clock.cancel()
@@ -243,6 +274,7 @@ app = Starlette(
         WebSocketRoute("/chat", chat),
         Route("/api/now", now),
         Route("/api/question", question, methods=["POST"]),
+        Route("/api/questions", questions),
         Route("/api/me", me),
         Route("/sign-in", sign_in, methods=["POST"]),
     ],

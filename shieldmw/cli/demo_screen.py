@@ -103,12 +103,17 @@ def show_figures(console: Console, tallies: Mapping[str, GroupTally]) -> None:
     console.print("let through: got + app errors; limits allow: burst + rate * time, for all clients", style="dim")
 
 
-def show_refusal(console: Console, title: str, refusal: Refusal | None) -> None:
-    """A refused answer, if there was one."""
-    if refusal is not None:
-        console.print(f"\n{title}:", style="bold")
-        for line in refusal_lines(refusal):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+def show_refusals(console: Console, refusals: Mapping[tuple[int, str], Refusal], status: int) -> None:
+    """The refusals of this status, one of each kind."""
+    for (its_status, title), refusal in refusals.items():
+        if its_status == status:
+            console.print(
+                f"\nOne answer of {status}, \N{LEFT DOUBLE QUOTATION MARK}{title}\N{RIGHT DOUBLE QUOTATION MARK}:",
+                style="bold",
+                markup=False,
+            )
+            for line in refusal_lines(refusal):
+                console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def show_cut(console: Console, cut: Cut) -> None:

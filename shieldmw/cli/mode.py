@@ -15,7 +15,6 @@ import click
 
 from shieldmw.core.text import harmless
 
-from .load_lines import load_lines
 from .operator import Unanswered
 
 _UNITS_S = (86_400, 3600, 60, 1)
@@ -179,6 +178,8 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
     workers = now["workers"]
     count = "every worker" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
     yield "on", f"{count}, within a second" if workers != 0 else _NOBODY
+    from .load_lines import load_lines  # by then it has priority
+
     yield from load_lines(now)
     if now["store"] != "up":
         yield "store", "AWAY: the mode stays as it is and cannot be changed until the store is back"

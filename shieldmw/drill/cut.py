@@ -13,6 +13,7 @@ from typing import Final
 from shieldmw.drill.audience import Audience, Stay
 from shieldmw.drill.verdict import Promise
 
+OPERATOR_HEARD_WITHIN_S: Final = 1.0
 OBEDIENCE_WITHIN_S: Final = 1.0
 GUESTS_GONE_WITHIN_S: Final = 12.0
 
@@ -86,6 +87,8 @@ class Return:
 class Cut:
     """The whole cut. ``shares`` are parts (0..1) of the requests that reached the app."""
 
+    flip_took_s: float
+    """Until the operator had the answer."""
     obeyed_after_s: float | None
     workers: int
     members: Members
@@ -166,6 +169,9 @@ def share(name: str, before: Mapping[str, int], after: Mapping[str, int]) -> flo
 
 def promises(cut: Cut) -> Iterable[Promise]:
     """What the switch is promised to do."""
+    words = f"the operator's PUT /mode was answered after {cut.flip_took_s:.2f} s"
+    words += f" (promised: within {OPERATOR_HEARD_WITHIN_S:g} s)"
+    yield Promise(cut.flip_took_s <= OPERATOR_HEARD_WITHIN_S, words)
     yield _obedience(cut)
     yield _members_kept(cut.members)
     came, entered = cut.newcomers

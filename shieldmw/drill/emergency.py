@@ -1,5 +1,7 @@
 """The second act of the live event, as data: a full room, an attack, an emergency, and the room open again.
 
+The attack is twofold: a loud one over every limit, and a botnet under all of them.
+
 Only figures and how they are put together; no I/O. The seats and limits are stated once, here, and both the served
 shield's settings and the verdict are made from them.
 """
@@ -10,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from shieldmw.drill.botnet import BOT_PACE, BOT_SOURCES, BOTNET, app_settings, botnet
 from shieldmw.drill.crowd import Pace, Phase, Story
 from shieldmw.drill.listeners import Arrival
-from shieldmw.drill.live_event import ATTACK_PACE, ATTACKER, GUESTS, MEMBER_PACE, MEMBERS, groups, issuer
+from shieldmw.drill.live_event import ATTACKER, GUESTS, MEMBER_PACE, MEMBERS, groups, issuer
 from shieldmw.drill.tokens import Issuer
 
 NEW_MEMBERS: Final = "new members"
@@ -26,18 +29,21 @@ REASON: Final = "a flood on the live stream"
 _GUEST_SOURCES: Final = tuple(f"127.0.4.{n}" for n in range(1, 91))
 _MEMBERS_SOURCE: Final = "127.0.3.2"
 PROBE_SOURCES: Final = tuple(f"127.0.5.{n}" for n in range(1, 41))
-LISTENING_SOURCES: Final = (*_GUEST_SOURCES, _MEMBERS_SOURCE, *PROBE_SOURCES)
+_PROBES_NETWORK: Final = "127.0.5.0/24"
+SECOND_ACT_SOURCES: Final = (*_GUEST_SOURCES, _MEMBERS_SOURCE, *PROBE_SOURCES, *BOT_SOURCES)
 _MEMBERS_LISTENING: Final = 60
 _NEW_MEMBERS: Final = 6
 
 # Who is turned away is asked to wait so long, and obeys; a real event asks for minutes.
 _RETRY_AFTER_S: Final = 3
-# Half a request a second: less than a listener needs who comes back when told, far less than an attacker wants.
-_EMERGENCY_IP_LIMIT: Final = "3 per 6 second"
+# One request a second: more than a listener needs who comes back when told, far less than an attacker wants.
+_EMERGENCY_IP_LIMIT: Final = "6 per 6 second"
 _GUEST_PACE: Final = Pace(per_s=0.4)
+# A third of the first act's: the machine has the botnet to bear as well.
+_ATTACK_PACE: Final = Pace(per_s=10, lanes=2)
 
 _CALM: Final = {GUESTS: _GUEST_PACE, MEMBERS: MEMBER_PACE}
-_STORM: Final = {**_CALM, ATTACKER: ATTACK_PACE}
+_STORM: Final = {**_CALM, BOTNET: BOT_PACE, ATTACKER: _ATTACK_PACE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,13 @@ class _Scene:
     paces: Mapping[str, Pace]
 
 
+# A worker that has met no flood yet takes a second to learn what its app can do.
+LEARNT_AFTER_S: Final = 2.0
+
 # A cut takes ten seconds however short the demo, and whoever was turned away comes back some seconds after its end.
 _FILL, _ATTACK, _EMERGENCY, _AFTER = _SCENES = (
-    _Scene("the room fills", 4 / 28, 3, _CALM),
-    _Scene("attack", 4 / 28, 3, _STORM),
+    _Scene("the room fills", 3 / 28, 3, _CALM),
+    _Scene("attack", 5 / 28, 5, _STORM),
     _Scene("EMERGENCY", 14 / 28, 13, _STORM),
     _Scene("open again", 6 / 28, 6, _CALM),
 )
@@ -79,12 +88,16 @@ def fewer_listeners(seconds: float, jwt_secret: str, now_s: int) -> Plan:
     attack_at_s = lasting[_FILL.name]
     flip_at_s = attack_at_s + lasting[_ATTACK.name]
     arrivals = (*_first(signed_by, attack_at_s * 0.7), *_late(signed_by, flip_at_s + 2, emergency_s * 0.5))
-    return Plan(Story(groups(signed_by), phases), arrivals, attack_at_s, flip_at_s, emergency_s)
+    story = Story((*groups(signed_by), botnet()), phases)
+    return Plan(story, arrivals, attack_at_s, flip_at_s, emergency_s)
 
 
 def emergency_settings(url: str, admin_token: str) -> Mapping[str, str]:
     """The settings of this act, beside those of the first."""
     return {
+        **app_settings(),
+        # As monitoring is: while the app has too much to do, a probe in the queue would measure the queue.
+        "SHIELD_ALLOW_IPS": _PROBES_NETWORK,
         "SHIELD_LIVE_PATHS": "/live,/chat",
         "SHIELD_CAPACITY": str(CAPACITY),
         "SHIELD_EMERGENCY_CAPACITY": str(EMERGENCY_CAPACITY),

@@ -104,7 +104,7 @@ class Listeners:
                 if event.name == "shed":
                     stay.told_why = True
                 elif event.id is not None:
-                    worker = str(_members(event.data).get("worker", ""))
+                    worker = str(members_of(event.data).get("worker", ""))
                     self.audience.heard(stay, worker, int(event.id))
         return wait_s
 
@@ -116,19 +116,20 @@ def _cancelled() -> bool:
 
 def refused(at_s: float, status: int, body: bytes) -> Refused:
     """Pure: what an answer that is no stream has said."""
-    return Refused(at_s, status, bool(_members(body).get("recording_url")))
+    return Refused(at_s, status, bool(members_of(body).get("recording_url")))
 
 
 def told_to_wait_s(headers: Mapping[str, str], body: bytes) -> float:
     """Pure: the longer of what the header and the body ask for, as the event's page does."""
     header = headers.get("Retry-After", "")
-    in_body = _members(body).get("retry_after_ms")
+    in_body = members_of(body).get("retry_after_ms")
     header_s = float(header) if header.isascii() and header.isdigit() else 0.0
     body_s = in_body / 1000 if isinstance(in_body, int | float) else 0.0
     return max(header_s, body_s) or _COME_BACK_AFTER_S
 
 
-def _members(text: str | bytes) -> dict[str, Any]:
+def members_of(text: str | bytes) -> dict[str, Any]:
+    """Pure: the members of a JSON object; none where it is something else."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from shieldmw.drill.attacker import attack
+from shieldmw.drill.botnet import BOTNET
 from shieldmw.drill.crowd import Ask, Behaviour, Client, Group, Pace, Phase, Story
 from shieldmw.drill.tally import Allowance, GroupTally
 from shieldmw.drill.tokens import Issuer
@@ -36,7 +37,7 @@ _SUBJECTS: Final = tuple(f"member-{n:02}" for n in range(1, 21))
 
 _GUEST_PACE: Final = Pace(per_s=2)
 MEMBER_PACE: Final = Pace(per_s=4)
-ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 under way: a laptop can bear it
+_ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 under way: a laptop can bear it
 
 _AUDIENCE: Final = "live-event"
 
@@ -47,12 +48,15 @@ class _Terms:
 
     allowance: Allowance
     promised_share: float | None = None
+    polite: bool = True
 
 
 _TERMS: Final = {
     GUESTS: _Terms(PER_ADDRESS),
     MEMBERS: _Terms(PER_TOKEN, promised_share=0.99),
-    ATTACKER: _Terms(PER_ADDRESS),  # per address it really comes from, whatever it forged
+    BOTNET: _Terms(PER_ADDRESS),
+    # Per address that it really comes from, whatever it forged.
+    ATTACKER: _Terms(PER_ADDRESS, polite=False),
 }
 
 
@@ -96,7 +100,7 @@ def calm_then_storm(seconds: float, jwt_secret: str, now_s: int) -> Story:
     calm = {GUESTS: _GUEST_PACE, MEMBERS: MEMBER_PACE}
     phases = (
         Phase("calm", seconds / 6, calm),
-        Phase("storm", seconds * 5 / 6, {**calm, ATTACKER: ATTACK_PACE}),
+        Phase("storm", seconds * 5 / 6, {**calm, ATTACKER: _ATTACK_PACE}),
     )
     return Story(groups(issuer(jwt_secret, now_s)), phases)
 
@@ -107,12 +111,14 @@ def issuer(jwt_secret: str, now_s: int) -> Issuer:
 
 
 def tallies(story: Story) -> dict[str, GroupTally]:
-    """An empty tally for each group of the story, with the group's limit and promise."""
-    made = {}
-    for group in story.groups:
-        terms = _TERMS[group.name]
-        made[group.name] = GroupTally(group.name, terms.allowance, terms.promised_share)
-    return made
+    """An empty tally for each group of the story."""
+    return {group.name: tally_of(group.name) for group in story.groups}
+
+
+def tally_of(group: str) -> GroupTally:
+    """An empty tally, with the group's limit and promise."""
+    terms = _TERMS[group]
+    return GroupTally(group, terms.allowance, terms.promised_share, terms.polite)
 
 
 def groups(issuer: Issuer) -> tuple[Group, ...]:
@@ -136,6 +142,7 @@ def _member(token: str) -> Behaviour:
     headers = {"Authorization": f"Bearer {token}"}
 
     def next_ask(rng: Random) -> Ask:
-        return Ask(rng.choice(("/", "/api/now", "/api/now", "/api/programme", "/api/me")), headers)
+        paths = ("/", "/api/now", "/api/now", "/api/programme", "/api/questions", "/api/me")
+        return Ask(rng.choice(paths), headers)
 
     return next_ask

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from shieldmw.drill.crowd import Ask, Client, Group, Story, due_times
+from shieldmw.drill.listeners import members_of
 from shieldmw.drill.tally import ClientTally, GroupTally, Latencies, Outcome
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=5)
@@ -36,13 +37,46 @@ class Refusal:
     body: str
 
 
-class Drill:
-    """One run of a story. ``tallies`` and ``refusals`` (the first of each status) may be read meanwhile."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a story, in seconds of it: what the groups of these tallies ask in it is counted there as well."""
 
-    def __init__(self, story: Story, url: str, tallies: Mapping[str, GroupTally]) -> None:
+    begins_s: float
+    ends_s: float
+    tallies: Mapping[str, GroupTally]
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """Where the requests of one client are entered."""
+
+    tallies: Sequence[ClientTally]
+    latencies: Sequence[Latencies]
+
+    def sending(self, at_s: float) -> None:
+        for tally in self.tallies:
+            tally.sending(at_s)
+
+    def ended(self, outcome: Outcome, at_s: float, took_s: float) -> None:
+        for tally in self.tallies:
+            tally.ended(outcome, at_s, took_s)
+        if outcome is not Outcome.LOST:
+            for latencies in self.latencies:
+                latencies.add(took_s)
+
+    def never_sent(self) -> None:
+        for tally in self.tallies:
+            tally.never_sent()
+
+
+class Drill:
+    """One run of a story. ``tallies`` and ``refusals`` (the first of each status and title) may be read meanwhile."""
+
+    def __init__(self, story: Story, url: str, tallies: Mapping[str, GroupTally], spans: Sequence[Span] = ()) -> None:
         self.story = story
         self.tallies = tallies
-        self.refusals: dict[int, Refusal] = {}
+        self.spans = spans
+        self.refusals: dict[tuple[int, str], Refusal] = {}
         self.begun = asyncio.Event()
         self._url = url
         self._started_s: float | None = None
@@ -61,9 +95,9 @@ class Drill:
             async with asyncio.TaskGroup() as lanes:
                 for group in self.story.groups:
                     for client in group.clients:
-                        tally = self.tallies[group.name].clients.setdefault(client.name, ClientTally())
+                        self.tallies[group.name].of(client.name)
                         for lane in range(self.story.lanes(group)):
-                            lanes.create_task(self._lane(group, client, lane, tally, sessions[client.source]))
+                            lanes.create_task(self._lane(group, client, lane, sessions[client.source]))
 
     async def _sessions(self, stack: AsyncExitStack) -> dict[str, aiohttp.ClientSession]:
         """One session for each source address; its connections are kept alive and bound to that address."""
@@ -77,11 +111,8 @@ class Drill:
             sessions[source] = await stack.enter_async_context(session)
         return sessions
 
-    async def _lane(
-        self, group: Group, client: Client, lane: int, tally: ClientTally, session: aiohttp.ClientSession
-    ) -> None:
+    async def _lane(self, group: Group, client: Client, lane: int, session: aiohttp.ClientSession) -> None:
         rng = Random(f"{group.name} {client.name} {lane}")  # the same load each time
-        latencies = self.tallies[group.name].latencies
         for due in due_times(self.story.phases, group.name, lane, rng):
             late = self.elapsed_s - due
             if late < 0:
@@ -89,33 +120,29 @@ class Drill:
             elif group.impatient and late > _DROP_AFTER_S:
                 continue
             elif self.elapsed_s > self.story.seconds + _GIVE_UP_AFTER_S:
-                tally.never_sent()
+                self._books(group, client, due).never_sent()
                 continue
             # Whoever waits for an earlier answer waits for this one too: counting from when it was sent would
             # hide every stall of the server behind the one request that met it.
             behind = max(0.0, late) if not group.impatient else 0.0
-            await self._ask(session, client.next_ask(rng), tally, latencies, behind)
+            await self._ask(session, client.next_ask(rng), self._books(group, client, due), behind)
 
-    async def _ask(
-        self,
-        session: aiohttp.ClientSession,
-        ask: Ask,
-        tally: ClientTally,
-        latencies: Latencies,
-        behind: float,
-    ) -> None:
+    def _books(self, group: Group, client: Client, due_s: float) -> _Books:
+        spans = (span.tallies for span in self.spans if span.begins_s <= due_s < span.ends_s)
+        groups = [tallies[group.name] for tallies in (self.tallies, *spans) if group.name in tallies]
+        return _Books([tally.of(client.name) for tally in groups], [tally.latencies for tally in groups])
+
+    async def _ask(self, session: aiohttp.ClientSession, ask: Ask, books: _Books, behind: float) -> None:
         url = URL(self._url + ask.path, encoded=True)
         sent = time.monotonic()
-        tally.sending(sent)
+        books.sending(sent)
         try:
             async with session.request(ask.method, url, headers=ask.headers, allow_redirects=False) as answer:
                 outcome = await self._read(answer)
         except (aiohttp.ClientError, OSError, TimeoutError):
             outcome = Outcome.LOST
         done = time.monotonic()
-        tally.ended(outcome, done)
-        if outcome is not Outcome.LOST:
-            latencies.add(behind + done - sent)
+        books.ended(outcome, done, behind + done - sent)
 
     async def _read(self, answer: aiohttp.ClientResponse) -> Outcome:
         if answer.content_type == "text/event-stream":
@@ -123,15 +150,19 @@ class Drill:
             return outcome_of(answer.status, answer.content_type)
         body = await answer.read()
         outcome = outcome_of(answer.status, answer.content_type)
-        if outcome is Outcome.REFUSED and answer.status not in self.refusals:
-            self.refusals[answer.status] = _refusal(answer, body)
+        if outcome in (Outcome.REFUSED, Outcome.TURNED_AWAY):
+            key = answer.status, str(members_of(body).get("title", ""))
+            if key not in self.refusals:
+                self.refusals[key] = _refusal(answer, body)
         return outcome
 
 
 def outcome_of(status: int, content_type: str) -> Outcome:
     """Pure. 429 is the shield's, and so is a 503 that says why in problem+json; any other is a failure."""
-    if status == 429 or (status == 503 and content_type == "application/problem+json"):
+    if status == 429:
         return Outcome.REFUSED
+    if status == 503 and content_type == "application/problem+json":
+        return Outcome.TURNED_AWAY
     return Outcome.SERVED if status < 400 else Outcome.APP_ERROR
 
 

@@ -4,8 +4,8 @@ A probe is a guest with one TCP connection, and a connection belongs to one work
 one, the event itself says (``worker`` in ``/api/now``). Before the flip a probe knocks at the live path and must
 be let in; from the moment the switch is asked to flip it knocks again and again, on the same connection, until
 the answer is 503. The fleet has obeyed when the last probe has its 503. Several probes a worker, each from an
-address of its own and out of step with the others, make the answer finer than their interval, and no probe is
-charged more than its address may ask.
+address of its own and out of step with the others, make the answer finer than their interval. Their addresses are on
+the allow list: no limit answers in place of the switch, and while the app is flooded they do not wait behind others.
 
 It knocks with HEAD: that asks for a seat as GET does, and leaves the connection open for the next knock.
 """

@@ -20,6 +20,7 @@ FINAL_COLUMNS: Final = (
     "asked",
     "got",
     "refused",
+    "turned away",
     "app errors",
     "lost",
     "let through",
@@ -50,7 +51,7 @@ def live_row(group: GroupTally, speeds: Speeds, at_s: float) -> tuple[str, ...]:
     """One row under LIVE_COLUMNS."""
     counts = group.counts()
     asking, getting = speeds.since_last(group, at_s)
-    figures = (counts.asked, counts.served, counts.refused, counts.app_error + counts.lost)
+    figures = (counts.asked, counts.served, counts.refused + counts.turned_away, counts.app_error + counts.lost)
     return (group.name, *(f"{n:,}" for n in figures), f"{asking:.0f}", f"{getting:.0f}", *_times(group))
 
 
@@ -111,6 +112,7 @@ def final_row(group: GroupTally) -> tuple[str, ...]:
         counts.asked,
         counts.served,
         counts.refused,
+        counts.turned_away,
         counts.app_error,
         counts.lost,
         counts.let_through,

@@ -9,11 +9,13 @@ from typing import Final
 
 from shieldmw.drill import cut as figures
 from shieldmw.drill.audience import Audience
+from shieldmw.drill.botnet import BOTNET, app_can_do_per_s
 from shieldmw.drill.cut import Cut, Moments, Roles
-from shieldmw.drill.emergency import ADMIN_PATH, NEW_MEMBERS, PROBE_SOURCES, REASON, Plan
+from shieldmw.drill.emergency import ADMIN_PATH, LEARNT_AFTER_S, NEW_MEMBERS, PROBE_SOURCES, REASON, Plan
+from shieldmw.drill.flood import Flood, Spell
 from shieldmw.drill.listeners import Listeners
-from shieldmw.drill.live_event import ATTACKER, GUESTS, MEMBERS, WORKERS
-from shieldmw.drill.load import Drill
+from shieldmw.drill.live_event import ATTACKER, GUESTS, MEMBERS, WORKERS, tally_of
+from shieldmw.drill.load import Drill, Span
 from shieldmw.drill.obedience import Obedience, Probes
 from shieldmw.drill.operator import Flip, NotObeyed, Operator
 from shieldmw.drill.tally import GroupTally
@@ -27,7 +29,7 @@ class SecondAct:
 
     def __init__(self, plan: Plan, host: str, port: int, admin_token: str, tallies: Mapping[str, GroupTally]) -> None:
         url = f"http://{host}:{port}"
-        self.drill = Drill(plan.story, url, tallies)
+        self.drill = Drill(plan.story, url, tallies, spans_of(plan))
         self.cut: Cut | None = None
         self.why_not: str | None = None
         """Why the switch could not be flipped."""
@@ -40,6 +42,16 @@ class SecondAct:
     def audience(self) -> Audience:
         """The listeners, also while it runs."""
         return self._listeners.audience
+
+    @property
+    def flood(self) -> Flood:
+        """What members and bots asked and got while the botnet was there."""
+        words = (f"from {LEARNT_AFTER_S:g} s after it came until the flip", "after the flip")
+        spells = (
+            Spell(when, span.ends_s - span.begins_s, span.tallies[MEMBERS], span.tallies[BOTNET])
+            for when, span in zip(words, self.drill.spans, strict=True)
+        )
+        return Flood(tuple(spells), app_can_do_per_s(WORKERS))
 
     async def run(self) -> None:
         """To the end of the story; it ends early where the switch cannot be flipped."""
@@ -91,6 +103,14 @@ class SecondAct:
         return {name: tally.counts().let_through for name, tally in self.drill.tallies.items()}
 
 
+def spans_of(plan: Plan) -> tuple[Span, Span]:
+    """Pure: the attack before the flip, once the workers know it, and the emergency."""
+    ends_s = plan.flip_at_s + plan.emergency_s
+    spans = ((plan.attack_at_s + LEARNT_AFTER_S, plan.flip_at_s), (plan.flip_at_s, ends_s))
+    before, after = (Span(*span, {name: tally_of(name) for name in (MEMBERS, BOTNET)}) for span in spans)
+    return before, after
+
+
 def measured(
     audience: Audience,
     when: Moments,
@@ -101,6 +121,7 @@ def measured(
 ) -> Cut:
     """Pure: all figures of the cut."""
     return Cut(
+        flip_took_s=when.answered_s - when.asked_s,
         obeyed_after_s=obedience.after_s(when.answered_s),
         workers=len(obedience.refused_s),
         members=figures.members_in(audience, roles.members, when),

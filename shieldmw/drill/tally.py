@@ -21,7 +21,9 @@ class Outcome(Enum):
     APP_ERROR = "app error"
     """Let through, but the app itself said 4xx or 5xx."""
     REFUSED = "refused"
-    """The shield said no."""
+    """The shield said no: the client asked too much (429)."""
+    TURNED_AWAY = "turned away"
+    """The shield said no, whatever the client has asked: it carries fewer for now (503)."""
     LOST = "lost"
     """No answer: timed out, cut off, or so far behind its schedule that it was never sent."""
 
@@ -38,6 +40,10 @@ class Allowance:
         return self.burst + math.floor(self.rate_per_s * active_s)
 
 
+# Beyond a second a page no longer seems to answer.
+PROMPT_S: Final = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Requests, by what became of them. ``asked`` includes those still under way."""
@@ -46,6 +52,7 @@ class Counts:
     served: int = 0
     app_error: int = 0
     refused: int = 0
+    turned_away: int = 0
     lost: int = 0
 
     @property
@@ -53,12 +60,18 @@ class Counts:
         """What the client got out of its limit, useful or not."""
         return self.served + self.app_error
 
+    @property
+    def answered(self) -> int:
+        """All but those lost and those under way."""
+        return self.let_through + self.refused + self.turned_away
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             self.asked + other.asked,
             self.served + other.served,
             self.app_error + other.app_error,
             self.refused + other.refused,
+            self.turned_away + other.turned_away,
             self.lost + other.lost,
         )
 
@@ -66,11 +79,13 @@ class Counts:
 class ClientTally:
     """One client's requests, and the span in which it was active."""
 
-    __slots__ = ("_asked", "_ended", "_first_sent_s", "_last_answer_s")
+    __slots__ = ("_asked", "_ended", "_first_sent_s", "_last_answer_s", "prompt")
 
     def __init__(self) -> None:
         self._asked = 0
         self._ended = dict.fromkeys(Outcome, 0)
+        self.prompt = 0
+        """How many were served within ``PROMPT_S``."""
         self._first_sent_s: float | None = None
         self._last_answer_s = -math.inf
 
@@ -80,9 +95,10 @@ class ClientTally:
         if self._first_sent_s is None:
             self._first_sent_s = at_s
 
-    def ended(self, outcome: Outcome, at_s: float) -> None:
+    def ended(self, outcome: Outcome, at_s: float, took_s: float = 0.0) -> None:
         """Call once for each ``sending``, after the answer was read. A lost one does not prolong the span."""
         self._ended[outcome] += 1
+        self.prompt += outcome is Outcome.SERVED and took_s <= PROMPT_S
         if outcome is not Outcome.LOST:
             self._last_answer_s = max(self._last_answer_s, at_s)
 
@@ -100,6 +116,7 @@ class ClientTally:
             ended[Outcome.SERVED],
             ended[Outcome.APP_ERROR],
             ended[Outcome.REFUSED],
+            ended[Outcome.TURNED_AWAY],
             ended[Outcome.LOST],
         )
 
@@ -153,12 +170,22 @@ class GroupTally:
     allowance: Allowance
     promised_share: float | None = None
     """The part of its requests that the group is promised to get; None for no such promise."""
+    polite: bool = True
+    """Whether a refusal of one that asked no more than its limit is odd."""
     clients: dict[str, ClientTally] = field(default_factory=dict)
     latencies: Latencies = field(default_factory=Latencies)
+
+    def of(self, client: str) -> ClientTally:
+        """The tally of a client, which is new where it has not asked before."""
+        return self.clients.setdefault(client, ClientTally())
 
     def counts(self) -> Counts:
         """The sum over the clients, as of now."""
         return sum((client.counts for client in self.clients.values()), Counts())
+
+    def prompt(self) -> int:
+        """How many requests were served within ``PROMPT_S``."""
+        return sum(client.prompt for client in self.clients.values())
 
     def allowed(self) -> int:
         """The sum over the clients that asked: burst + rate * the time that each was active."""

@@ -48,8 +48,7 @@ def verdict(groups: Sequence[GroupTally]) -> Verdict:
 
 
 def _promises(group: GroupTally) -> Iterable[Promise]:
-    counts = group.counts()
-    if counts.served + counts.app_error + counts.refused == 0:
+    if not group.counts().answered:
         yield Promise(False, f"{group.name}: not one answer, so this drill shows nothing about them")
         return
     if group.promised_share is not None:
@@ -89,7 +88,7 @@ def _remarks(groups: Sequence[GroupTally]) -> Iterable[str]:
             for client in group.clients.values()
             if client.counts.asked <= group.allowed_to(client)
         )
-        if modest:
+        if modest and group.polite:
             yield f"{group.name}: {modest:,} refusals of clients who asked no more than burst + rate * time"
         counts = group.counts()
         if counts.lost > counts.asked // 100:

@@ -52,6 +52,7 @@ def broken(cut: Cut) -> list[str]:
 def test_an_evening_as_promised() -> None:
     """All figures of it, and no promise is broken."""
     cut = cut_of(evening())
+    assert cut.flip_took_s == pytest.approx(0.1)
     assert cut.obeyed_after_s == pytest.approx(0.3)
     assert cut.members == Members(before=2, kept=2, lines_missed=0)
     assert cut.newcomers == (1, 1)
@@ -87,6 +88,7 @@ def test_each_promise_can_be_broken(wrong: Listener, words: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (lambda cut: replace(cut, flip_took_s=1.01), "PUT /mode was answered after 1.01 s"),
         (lambda cut: replace(cut, obeyed_after_s=1.01), "obeyed 1.01 s after"),
         (lambda cut: replace(cut, obeyed_after_s=None), "not every one of 2 workers"),
         (lambda cut: replace(cut, members=Members(2, 2, 1)), "missed 1 of its lines"),

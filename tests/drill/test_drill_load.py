@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from shieldmw.drill.crowd import Ask, Client, Group, Pace, Phase, Story
-from shieldmw.drill.load import Drill, missing_sources, outcome_of
+from shieldmw.drill.load import Drill, Span, missing_sources, outcome_of
 from shieldmw.drill.tally import Allowance, Counts, GroupTally, Outcome
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -25,7 +25,11 @@ def story_of(*clients: Client, pace: Pace, seconds: float = 0.5, impatient: bool
     return Story((Group("crowd", clients, impatient),), (Phase("all", seconds, {"crowd": pace}),))
 
 
-def drilled(handler: Handler, story: Story) -> Drill:
+def crowd() -> GroupTally:
+    return GroupTally("crowd", Allowance(10, 10))
+
+
+def drilled(handler: Handler, story: Story, *spans: Span) -> Drill:
     """Serves the handler on a free port and runs the story against it."""
 
     async def run() -> Drill:
@@ -35,7 +39,7 @@ def drilled(handler: Handler, story: Story) -> Drill:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
-        drill = Drill(story, f"http://{host}:{port}", {"crowd": GroupTally("crowd", Allowance(10, 10))})
+        drill = Drill(story, f"http://{host}:{port}", {"crowd": crowd()}, spans)
         try:
             await asyncio.wait_for(drill.run(), 20)
         finally:
@@ -55,7 +59,7 @@ def drilled(handler: Handler, story: Story) -> Drill:
         (429, "text/html", Outcome.REFUSED),
         (500, "text/plain", Outcome.APP_ERROR),
         (503, "text/plain", Outcome.APP_ERROR),
-        (503, "application/problem+json", Outcome.REFUSED),
+        (503, "application/problem+json", Outcome.TURNED_AWAY),
     ],
 )
 def test_each_answer_has_one_outcome(status: int, content_type: str, outcome: Outcome) -> None:
@@ -94,16 +98,46 @@ def test_served_and_refused_are_counted_for_each_client_and_one_refusal_is_kept(
         had[request.remote or ""] += 1
         if had[request.remote or ""] <= 4:
             return web.Response(text="hello")
-        return web.Response(status=429, text='{"status":429}', headers={"Retry-After": "7"})
+        return web.Response(status=429, text='{"title":"Slow down"}', headers={"Retry-After": "7"})
 
     names = ("127.0.1.1", "127.0.1.2")
     drill = drilled(handler, story_of(*(Client(n, n, asking("/")) for n in names), pace=Pace(20, lanes=2)))
     for name in names:
         assert drill.tallies["crowd"].clients[name].counts == Counts(asked=10, served=4, refused=6)
-    (refusal,) = drill.refusals.values()
+    ((kind, refusal),) = drill.refusals.items()
+    assert kind == (429, "Slow down")
     assert refusal.status_line == "HTTP/1.1 429 Too Many Requests"
     assert ("Retry-After", "7") in refusal.headers
-    assert refusal.body == '{"status":429}'
+    assert refusal.body == '{"title":"Slow down"}'
+
+
+def test_a_refusal_of_each_kind_is_kept() -> None:
+    """Two answers of the same status that say different things are both there."""
+    titles = iter(("Busy", "Full", "Busy") * 10)
+
+    async def handler(_request: web.BaseRequest) -> web.Response:
+        return web.json_response({"title": next(titles)}, status=503, content_type="application/problem+json")
+
+    drill = drilled(handler, story_of(Client("a", "127.0.1.1", asking("/")), pace=Pace(20)))
+    assert drill.tallies["crowd"].counts() == Counts(asked=10, turned_away=10)
+    assert list(drill.refusals) == [(503, "Busy"), (503, "Full")]
+
+
+def test_a_span_counts_what_is_due_in_it() -> None:
+    """By when a request was due: one that is sent late, or answered after the end, belongs to the span all the same."""
+
+    async def handler(_request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(0.2)
+        return web.Response()
+
+    first, nobodys = Span(0.0, 0.25, {"crowd": crowd()}), Span(0.0, 0.5, {})
+    story = story_of(Client("a", "127.0.1.1", asking("/")), pace=Pace(20))
+    drill = drilled(handler, story, first, nobodys)
+    assert drill.tallies["crowd"].counts() == Counts(asked=10, served=10)
+    assert first.tallies["crowd"].counts() == Counts(asked=5, served=5)
+    slowest_s = first.tallies["crowd"].latencies.quantile_s(1.0)
+    assert slowest_s is not None
+    assert slowest_s > 0.6
 
 
 def test_a_stream_that_never_ends_does_not_hold_its_client() -> None:

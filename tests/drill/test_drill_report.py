@@ -18,7 +18,8 @@ from shieldmw.drill.tally import Allowance, ClientTally, GroupTally, Outcome
 def attacker() -> GroupTally:
     group = GroupTally("attacker", Allowance(rate_per_s=5, burst=20))
     tally = group.clients["a"] = ClientTally()
-    outcomes = [Outcome.SERVED] * 1000 + [Outcome.APP_ERROR] * 2 + [Outcome.REFUSED] * 3 + [Outcome.LOST]
+    outcomes = [Outcome.SERVED] * 1000 + [Outcome.APP_ERROR] * 2 + [Outcome.REFUSED] * 3
+    outcomes += [Outcome.TURNED_AWAY] * 4 + [Outcome.LOST]
     for outcome in outcomes:
         tally.sending(0.0)
         tally.ended(outcome, 10.0)
@@ -31,9 +32,10 @@ def test_the_final_row_puts_what_was_let_through_beside_what_the_limits_allow() 
     row = dict(zip(FINAL_COLUMNS, final_row(attacker()), strict=True))
     assert row == {
         "group": "attacker",
-        "asked": "1,006",
+        "asked": "1,010",
         "got": "1,000",
         "refused": "3",
+        "turned away": "4",
         "app errors": "2",
         "lost": "1",
         "let through": "1,002",
@@ -48,17 +50,17 @@ def test_speeds_are_those_since_the_last_look() -> None:
     """Requests each second are counted from one look to the next, not from the beginning."""
     group, speeds = attacker(), Speeds()
     first = dict(zip(LIVE_COLUMNS, live_row(group, speeds, at_s=2.0), strict=True))
-    assert (first["asked/s"], first["got/s"], first["failed"]) == ("503", "500", "3")
+    assert (first["asked/s"], first["got/s"], first["failed"]) == ("505", "500", "3")
     group.clients["a"].sending(2.5)
     then = dict(zip(LIVE_COLUMNS, live_row(group, speeds, at_s=2.5), strict=True))
-    assert (then["asked"], then["asked/s"], then["got/s"]) == ("1,007", "2", "0")
+    assert (then["asked"], then["asked/s"], then["got/s"]) == ("1,011", "2", "0")
 
 
 def test_a_line_of_progress_names_the_phase_and_each_group() -> None:
     """Without a terminal one line says the same as the live table; a group that has not begun has no times."""
     groups = {"attacker": attacker(), "guests": GroupTally("guests", Allowance(5, 20))}
     line = progress_line("storm", 5.0, groups, Speeds())
-    assert line.startswith("   5 s storm: attacker asked 1,006 (201/s) got 1,000 refused 3 failed 3 p50/p99 2.")
+    assert line.startswith("   5 s storm: attacker asked 1,010 (202/s) got 1,000 refused 7 failed 3 p50/p99 2.")
     assert "guests asked 0 (0/s) got 0 refused 0 failed 0 p50/p99 -/- ms" in line
 
 

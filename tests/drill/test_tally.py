@@ -7,6 +7,7 @@ import pytest
 from shieldmw.drill.tally import Allowance, ClientTally, Counts, GroupTally, Latencies, Outcome
 
 SERVED, APP_ERROR, REFUSED, LOST = Outcome.SERVED, Outcome.APP_ERROR, Outcome.REFUSED, Outcome.LOST
+TURNED_AWAY = Outcome.TURNED_AWAY
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,19 @@ def test_a_client_is_active_from_before_its_first_request_to_after_its_last_answ
     tally.ended(LOST, 18.0)
     assert tally.active_s == 2.0
     assert tally.counts == Counts(asked=3, served=1, refused=1, lost=1)
+
+
+def test_prompt_is_what_was_served_within_a_second() -> None:
+    """A refusal is no service however fast it comes, and what comes later is no longer prompt."""
+    group = GroupTally("members", Allowance(rate_per_s=2, burst=3))
+    for outcome, took_s in ((SERVED, 1.0), (SERVED, 1.001), (TURNED_AWAY, 0.1), (REFUSED, 0.1), (APP_ERROR, 0.1)):
+        group.of("ada").sending(0.0)
+        group.of("ada").ended(outcome, took_s, took_s)
+    group.of("bob").sending(0.0)
+    group.of("bob").ended(SERVED, 0.1, 0.1)
+    assert group.prompt() == 2
+    assert group.counts() == Counts(asked=6, served=3, app_error=1, refused=1, turned_away=1)
+    assert group.counts().answered == 6
 
 
 def test_what_the_app_itself_turns_down_was_let_through() -> None:

@@ -98,6 +98,13 @@ def test_what_is_odd_but_broke_no_promise_is_remarked(groups: list[GroupTally], 
     assert any(words.startswith(remark) for words in judged.remarks), judged.remarks
 
 
+def test_an_attacker_that_is_refused_is_not_odd() -> None:
+    """Where a stricter limit holds in the emergency, one that asks less than the usual one is refused as well."""
+    attacker = group("attacker", client(10, served=5, refused=1))
+    attacker.polite = False
+    assert not verdict([attacker]).remarks
+
+
 def test_a_verdict_without_promises_is_not_kept() -> None:
     """No evidence is no success; and one broken promise added later breaks the whole."""
     assert not verdict([]).kept

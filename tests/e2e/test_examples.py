@@ -77,6 +77,15 @@ def test_who_signs_in_is_a_client_of_its_own(live_event: HttpServer, name: str, 
     assert [answer.status_code for answer in answers] == [200] * MEMBERS_BURST + [429]
 
 
+def test_a_question_can_be_read_by_others(live_event: HttpServer) -> None:
+    """What one member asks is there for the next."""
+    headers = {"authorization": f"Bearer {_sign_in(live_event, 'Eve')}"}
+    with client(fresh_address(), headers) as member:
+        member.post(f"{live_event.base_url}/api/question", json={"question": "When?"}).raise_for_status()
+        asked = member.get(f"{live_event.base_url}/api/questions").raise_for_status().json()
+    assert {"from": "Eve", "question": "When?"} in asked
+
+
 def test_the_live_stream_and_the_chat_work(live_event: HttpServer) -> None:
     """Events come, a message returns under the name that signed in, and both take their token from the query."""
     token, address = _sign_in(live_event, "Bob"), fresh_address()

@@ -274,9 +274,9 @@ def test_the_oldest_stream_of_a_member_goes_though_the_clock_went_back() -> None
     fleet = Fleet(1)
     (worker,) = fleet.workers
     late = worker.opens("alice")
-    fleet.clock.now_s -= 1.0
+    fleet.clock.now_s -= 2.0
     early = worker.opens("alice")
-    fleet.clock.now_s += 2.0
+    fleet.clock.now_s += 3.0
     stay = [worker.opens("alice") for _ in range(2)]
     assert worker.here() == [late.seat, *(entry.seat for entry in stay)]
     assert early.seat not in worker.seats.book

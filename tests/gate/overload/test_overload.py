@@ -204,7 +204,7 @@ def test_a_guest_that_would_be_shed_is_not_charged() -> None:
     """No call to the store, no place in the queue; a member beside it is charged and waits."""
 
     async def story() -> None:
-        one = one_place(wait_us=2_000, leases=False)
+        one = one_place(wait_us=1_600, leases=False)
         inside = await one.fill(guests=20)
         calls = one.store.calls
         for number in range(50):
@@ -227,7 +227,7 @@ def test_a_guest_refused_for_its_limit_is_told_that_also_while_the_app_is_busy()
     """What holds for longer goes before what holds for a moment."""
 
     async def story() -> None:
-        one = one_place(wait_us=2_000, ip_limit="1/hour")
+        one = one_place(wait_us=1_600, ip_limit="1/hour")
         await one.admitted(GUEST)
         assert (await one.gate.decide(GUEST)).reason is Reason.QUOTA
         inside = await one.fill(guests=20)
