@@ -186,7 +186,8 @@ def served(
         **{f"SHIELD_{name}_LIMIT": "1000000/minute" for name in ("IP", "TOKEN", "EMERGENCY_IP")},
     }
     target = "e2e.overloaded_app:app" if kind == "shieldmw" else "e2e.overloaded_app:shielded"
-    args = () if kind == "shieldmw" else ("--loop", "uvloop", "--http", "httptools", "--no-access-log")
+    # Not uvloop, which accepts one connection a turn: members who come behind a botnet's would wait to be accepted.
+    args = () if kind == "shieldmw" else ("--loop", "asyncio", "--http", "httptools", "--no-access-log")
     with asgi_server(kind, target, env=env, cwd=cwd, args=args) as server:
         yield Drowned(server)
 
@@ -266,24 +267,32 @@ def test_handshakes_of_members_come_first(store: RedisServer, tmp_path: Path) ->
         except InvalidStatus as refused:
             return refused.response.status_code
 
-    async def all_handshakes(drowned: Drowned) -> tuple[list[int], list[int]]:
-        members = [handshake(drowned, ("Authorization", f"Bearer {token(f'member-{n}')}")) for n in range(20)]
-        guests = [handshake(drowned, ("X-Forwarded-For", f"172.17.0.{n + 1}")) for n in range(20)]
-        statuses = await asyncio.gather(*members, *guests)
-        return statuses[:20], statuses[20:]
+    async def handshakes(drowned: Drowned) -> tuple[list[int], list[int]]:
+        members: list[int] = []
+        guests: list[int] = []
+        while 503 not in guests and len(guests) < 500:
+            asking = [handshake(drowned, ("Authorization", f"Bearer {token(f'member-{n}')}")) for n in range(10)]
+            asking += [handshake(drowned, ("X-Forwarded-For", f"172.17.0.{n + 1}")) for n in range(50)]
+            statuses = await asyncio.gather(*asking)
+            members += statuses[:10]
+            guests += statuses[10:]
+        return members, guests
 
     with served(store, tmp_path) as drowned, flooded(drowned, tmp_path):
-        members, guests = asyncio.run(all_handshakes(drowned))
-    assert members == [101] * 20
+        members, guests = asyncio.run(handshakes(drowned))
+    assert set(members) == {101}
     assert 503 in guests
 
 
 @pytest.mark.parametrize("kind", ["uvicorn", "shieldmw"])
 def test_nobody_is_shed_while_the_app_can_serve_all(store: RedisServer, tmp_path: Path, kind: AsgiKind) -> None:
-    """At seven tenths of what the app can do, with a pause of the worker as garbage collections make."""
+    """With a pause of the worker as garbage collections make, at half of what the app could do a moment before.
+
+    Not at more: what it can do meanwhile depends on what else the machine does.
+    """
     with served(store, tmp_path, kind) as drowned:
         report = subprocess.run(wrk(drowned.server, tmp_path, 4, 1), capture_output=True, text=True, check=True).stdout
         capacity = re.search(r"Requests/sec: +([\d.]+)", report)
         assert capacity is not None, report
-        answers = asyncio.run(drowned.guests(250, 0.7 * float(capacity[1]), pause=True))
+        answers = asyncio.run(drowned.guests(250, 0.5 * float(capacity[1]), pause=True))
     assert {answer.status for answer in answers} == {200}
