@@ -47,10 +47,11 @@ class Seen:
 class Wrk:
     """Sends one load to any server. Each run goes on with the client after the last one's."""
 
-    def __init__(self, load: Load, folder: Path) -> None:
+    def __init__(self, load: Load, folder: Path, connections: int = CONNECTIONS) -> None:
         if shutil.which("wrk") is None:
             raise click.ClickException("the load comes from wrk, which is not on PATH: apt-get install wrk")
         self._load = load
+        self._connections = connections
         self._lines = folder / "lines"
         self._lines.write_text("".join(f"{line}\n" for line in load.lines), "utf-8")
         self._next = 0
@@ -63,7 +64,7 @@ class Wrk:
 
     async def run(self, url: str, seconds: int) -> Seen:
         """Ask for so many seconds."""
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(_SCRIPT)]
+        command = ["wrk", "-t1", f"-c{self._connections}", f"-d{seconds}s", "-s", str(_SCRIPT)]
         environ = dict(os.environ)
         if len(self._load.lines) > 1:
             environ |= {"BENCH_LINES": str(self._lines), "BENCH_START": str(self._next)}

@@ -115,7 +115,7 @@ def verdict(reached: bool) -> str:
     return "reached" if reached else "**not reached**"
 
 
-def circumstances(plan: Plan, store: str) -> str:
+def circumstances(plan: Plan, store: str, benchmark: str = "bench") -> str:
     """The machine, the versions, and how it was measured."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "httptools", "starlette", "redis"))
     git = ["git", "describe", "--always", "--dirty"]
@@ -123,7 +123,7 @@ def circumstances(plan: Plan, store: str) -> str:
     return (
         f"{cpu_count()} cores, {_processor()}, Python {platform.python_version()}, {packages}, {store};"
         f" commit {commit.stdout.strip() or 'unknown'}; {plan.rounds} rounds of {plan.seconds} s by turns:"
-        f" `python -m benchmarks.bench {' '.join(sys.argv[1:])}`"
+        f" `python -m benchmarks.{benchmark} {' '.join(sys.argv[1:])}`"
     )
 
 

@@ -15,12 +15,17 @@ SLOT_S = 0.02
 # Each answer is held for so much less or more, so that what was shed in one turn does not come back in one.
 SPREAD = 0.25
 
+# A refusal costs a worker about a tenth of a millisecond. Where more are held than are answered so often a second each
+# is held longer, but only ``LONGER`` times: otherwise a large botnet spends on refusals what the app could use.
+MOST_A_SECOND = 800
+LONGER = 3
+
 # Answers held at once; each keeps its request in memory. What comes beyond them is answered at once.
 MOST_HELD = 4096
 
 
 class Holding:
-    """Answers held for about ``hold_s`` seconds; 0 holds none."""
+    """Answers held for about ``hold_s`` seconds, longer where many are; 0 holds none."""
 
     def __init__(self, hold_s: float, spread: Callable[[float, float], float] = uniform) -> None:
         self._hold_s = hold_s
@@ -34,7 +39,8 @@ class Holding:
         if not self._hold_s or self.held >= MOST_HELD:
             return
         loop = asyncio.get_running_loop()
-        due_s = loop.time() + self._hold_s * self._spread(1 - SPREAD, 1 + SPREAD)
+        hold_s = min(max(self._hold_s, self.held / MOST_A_SECOND), self._hold_s * LONGER)
+        due_s = loop.time() + hold_s * self._spread(1 - SPREAD, 1 + SPREAD)
         let_go = loop.create_future()
         self._slots.setdefault(int(due_s / SLOT_S), []).append(let_go)
         if self._timer is None:
