@@ -55,7 +55,7 @@ class LanePlan:
     favoured_turn_us: int = 50_000
     wait_us: int = 100_000
     favoured_waits: int = 10
-    standing_us: int = 500_000
+    standing_us: int = 1_000_000
     most_waiting: int = 8192
 
 
