@@ -51,7 +51,7 @@ class LanePlan:
     ``most_waiting`` bounds memory, for each rank: a crowd of guests takes no member's place in the queue.
     """
 
-    turn_us: int = 10_000
+    turn_us: int = 5_000
     favoured_turn_us: int = 50_000
     wait_us: int = 100_000
     favoured_waits: int = 10

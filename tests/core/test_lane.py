@@ -130,11 +130,11 @@ def test_a_request_enters_at_once_where_nothing_waits() -> None:
 
 
 def test_guests_beyond_the_budget_of_a_turn_wait_for_the_next() -> None:
-    """Ten milliseconds of loop time, at two each: five guests enter, the sixth waits."""
+    """Five milliseconds of loop time, at two each: three guests enter, the fourth waits."""
     app = App()
     crowd = [Guest(Rank.GUEST) for _ in range(20)]
     app.turn(*crowd)
-    assert [request.entered_us is not None for request in crowd] == [True] * 5 + [False] * 15
+    assert [request.entered_us is not None for request in crowd] == [True] * 3 + [False] * 17
 
 
 def test_members_run_at_once_until_a_larger_budget() -> None:
@@ -143,8 +143,8 @@ def test_members_run_at_once_until_a_larger_budget() -> None:
     crowd = [Guest(Rank.GUEST) for _ in range(20)]
     members = [Guest(Rank.MEMBER) for _ in range(30)]
     app.turn(*crowd, *members)
-    assert sum(request.entered_us is not None for request in crowd) == 5
-    assert sum(request.entered_us is not None for request in members) == 20
+    assert sum(request.entered_us is not None for request in crowd) == 3
+    assert sum(request.entered_us is not None for request in members) == 22
 
 
 def test_a_full_app_lets_the_highest_class_in_first() -> None:

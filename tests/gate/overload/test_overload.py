@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gate.doubles import CountingVerifier, FlakyStore, Heard, LoopClock, facts, memory_store, run, worker, yield_often
-from gate.overload.lanes import assert_nothing_left, gatekeeper, until_quiet
+from gate.overload.lanes import MS, assert_nothing_left, gatekeeper, until_quiet
 from shieldmw import Settings
 from shieldmw.core.address import Networks, parse_networks
 from shieldmw.core.client import Identity, ListenerClass
@@ -96,7 +96,7 @@ def one_place(*, shadow: bool = False, hold_s: float = 0, wait_us: int = 100_000
     clock = LoopClock()
     store, heard = FlakyStore(memory_store(clock)), Heard(hears_all=False)
     one = worker(store, clock, tokens=CountingVerifier({"alice"}), observers=[heard], **values)
-    keeper = gatekeeper(1, wait_us=wait_us)
+    keeper = gatekeeper(1, turn_us=10 * MS, wait_us=wait_us)
     overload = Overload(keeper, Holding(hold_s), one.gate.room.is_returning, [heard], shadow=shadow)
     one.gate.overload = overload
     return Worker(one.gate, keeper, overload, store, heard)
