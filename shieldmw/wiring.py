@@ -174,7 +174,7 @@ def build_desk(settings: Settings, store: Store) -> Desk:
     """The operator's side of a fleet, for one event loop."""
     from .gate.desk import Desk, OnlookersGrants
 
-    plan = SeatPlan(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+    plan = SeatPlan.of(settings)
     switch = Switch(store, on_change=lambda: desk.soon())
     seats = Seats(OnlookersGrants(store, switch.store_now_s), switch, plan)
     deny_list = DenyWatch(store, switch.store_now_s)

@@ -179,7 +179,7 @@ class StatusAnswer(BaseModel):
     granted_here: int | None = Field(description="Seats granted to the worker that answers.")
     workers: int | None = Field(description="Workers that share the seats; null where no capacity is set.")
     store: str = Field(description="`up` or `away`, as the worker that answers finds it.")
-    overload: OverloadAnswer | None = Field(None, description="How the workers' apps stand.")
+    overload: OverloadAnswer = Field(description="How the workers' apps stand.")
     settings: dict[str, str | None] = Field(description="Every variable as it is in force, secrets masked.")
 
     @classmethod
@@ -206,7 +206,7 @@ class StatusAnswer(BaseModel):
             granted_here=None if seats.granted is None else seats.granted.seats,
             workers=seats.workers,
             store="up" if status.store_is_up else "away",
-            overload=None if status.overload is None else _overload(status.overload),
+            overload=_overload(status.overload),
             settings=dict(status.settings),
         )
 

@@ -22,9 +22,9 @@ from shieldmw.gate.overload.overload import Overload
 
 from .facts import FactsReader
 from .gates import Gates
-from .lingering import Lingering
+from .lingering import WITHOUT_A_BODY, Lingering
 from .nesting import Nesting
-from .passages import receive_if_there, receive_outside, send_from_inside
+from .passages import Upload, receive_if_there, send_from_inside
 from .preflights import answer_preflight
 from .replies import Headers, Replies, limit_headers, send_with
 from .streams import LiveStream
@@ -118,7 +118,7 @@ class Shield:
         passage: Passage | None = None
         try:
             if decision.verdict is REFUSED:
-                answer = self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
+                answer = self._refuse(decision, scope, receive, send)
             elif decision.live and not facts.preflight:
                 answer = self._live(gate, facts, decision, scope, receive, send)
             else:
@@ -152,12 +152,25 @@ class Shield:
             headers += self._renewed(gate, facts.paper, decision, scope)
         if passage is not None:
             send = send_from_inside(passage, scope, headers, send)
-            receive = receive_outside(passage, scope, receive)
         elif headers:
             send = send_with(headers, send)
-        if decision.live:
+        if facts.preflight and decision.live:
             return answer_preflight(self.app, scope, receive, send)
+        if passage is not None and gate.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
+            enter = partial(gate.overload.passage, facts, decision)
+            return self._upload(Upload(passage, enter, receive, send), scope, receive, send)
         return self.app(scope, receive, send)
+
+    async def _upload(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app's answer to a request with a body, or the refusal where its client was slow and the lane is full."""
+        try:
+            await self.app(scope, upload.receive, upload.send)
+        except Exception:
+            if upload.refusal is None:
+                raise
+        if upload.refusal is not None:
+            refuse = self._replies.refuse if upload.is_whole else self._refuse
+            await refuse(upload.refusal, scope, receive, send)
 
     async def _pass_later(
         self,
@@ -170,12 +183,13 @@ class Shield:
         send: Send,
     ) -> None:
         """The app's answer once the lane has let the request in, or the refusal."""
-        passage = await overload.enter(facts, decision)
+        at_once = overload.enter_now(facts, decision)
+        passage = at_once or await overload.enter(facts, decision)
         if isinstance(passage, Decision):
-            await self._replies.refuse(passage, scope, *self._lingering.around(scope, receive, send))
+            await self._refuse(passage, scope, receive, send)
             return
         try:
-            still_there = await receive_if_there(scope, receive)
+            still_there = receive if at_once else await receive_if_there(scope, receive)
             if still_there is None:
                 return
             answer = self._pass(passage, gate, facts, decision, scope, still_there, send)
@@ -212,8 +226,14 @@ class Shield:
                 self.app, None if gate.overload is None else partial(gate.overload.passage, facts, decision)
             )
         if decision.refused:
-            return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
-        return self.app(scope, receive, send_with(headers, send))
+            return self._refuse(decision, scope, receive, send)
+        if gate.overload is None:
+            return self._pass(None, gate, facts, decision, scope, receive, send)
+        return self._pass_later(gate.overload, gate, facts, decision, scope, receive, send)
+
+    def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The refusal; what the client still sends is read after it."""
+        return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
 
     def _renewed(self, gate: Gate, paper: str, decision: Decision, scope: Scope) -> Headers:
         """What hands on the ticket that was shown, where it is one that is due for another."""

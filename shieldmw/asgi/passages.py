@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 
 from starlette.types import Message, Receive, Scope, Send
 
 from shieldmw.core.bounds import MOST_LINES
+from shieldmw.core.decision import Decision
 from shieldmw.gate.overload.gatekeeper import Passage
 
 from .lingering import WITHOUT_A_BODY
@@ -18,6 +19,8 @@ BEGINNINGS = frozenset(("http.response.start", "websocket.accept", "websocket.cl
 # Characters of a path that say which route it is; keys of made-up paths are kept.
 LONGEST_ROUTE = 64
 
+_GONE = {"type": "http.disconnect"}
+
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -27,7 +30,7 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
     def send_and_tell(message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind in BEGINNINGS:
-            if passage.inside_then:
+            if passage.inside_then:  # seldom, and to say which route it is takes longer than all else here
                 passage.begun(route_of(scope, message))
             else:
                 passage.end()
@@ -38,25 +41,49 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
     return send_and_tell
 
 
-def receive_outside(passage: Passage, scope: Scope, receive: Receive) -> Receive:
-    """A ``receive`` with which a request holds no place in the app while it waits for its client to send a body."""
-    if scope.get("method", "GET") in WITHOUT_A_BODY:
-        return receive
-    is_whole = False
+class Upload:
+    """A request with a body: one whose client was slow has lost its place, and comes back through the lane.
 
-    async def receive_body() -> Message:
-        nonlocal is_whole
-        if is_whole:
-            return await receive()
-        passage.pause()
-        try:
-            message = await receive()
-        finally:
-            passage.go_on()
-        is_whole = not message.get("more_body", False)
+    Where it is turned away there (``refusal``) the app is told that the client has gone, and what it sends is not sent.
+    """
+
+    __slots__ = ("_enter", "_passage", "_receive", "_send", "is_whole", "refusal")
+
+    def __init__(
+        self, passage: Passage, enter: Callable[[], Awaitable[Passage | Decision]], receive: Receive, send: Send
+    ) -> None:
+        self._passage = passage
+        self._enter = enter
+        self._receive = receive
+        self._send = send
+        self.is_whole = False
+        self.refusal: Decision | None = None
+
+    async def receive(self) -> Message:
+        """The next message of the request."""
+        if self.refusal is not None:
+            return _GONE
+        message = await self._receive()
+        if self.is_whole:
+            return message
+        self.is_whole = not message.get("more_body", False)
+        if not self._passage.goes_on():
+            entry = await self._enter()
+            if isinstance(entry, Decision):
+                self.refusal = entry
+                return _GONE
+            self._passage.goes_on_as(entry)
         return message
 
-    return receive_body
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer.
+
+        Raises:
+            OSError: the request was turned away. It is what a server raises where the client has gone.
+        """
+        if self.refusal is not None:
+            raise OSError("the request was turned away")
+        await self._send(message)
 
 
 def route_of(scope: Scope, start: Message) -> Hashable:

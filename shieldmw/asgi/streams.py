@@ -24,7 +24,7 @@ from shieldmw.gate.seats import Seats
 
 from .dropping import CONNECTIONS, ends_of
 from .lingering import CONNECTION_CLOSE
-from .passages import receive_outside, route_of
+from .passages import BEGINNINGS, route_of
 from .problems import close_code, turned_away
 from .replies import Headers, Replies
 from .tickets import ticket_cookie
@@ -54,6 +54,7 @@ _PAST_THE_APP = {"http.response.pathsend", "http.response.zerocopysend"}
 
 # Lets a request into the app; see ``Overload.passage``.
 Enter = Callable[[], Awaitable[Passage | Decision]]
+Refuse = Callable[[Decision, Scope, Receive, Send], Awaitable[None]]
 
 
 class Phase(Enum):
@@ -143,16 +144,19 @@ class LiveStream:
             if self._phase not in _ENDS_SOON:
                 self._cancel(self._task)
 
-    async def run(self, app: ASGIApp, enter: Enter | None = None) -> None:
-        """Run the app until it ends or its listener must leave; first wait until the seat is empty, and ``enter``."""
-        running = self._run(app, enter)
+    async def run(self, app: ASGIApp, enter: Enter | None = None, refuse: Refuse | None = None) -> None:
+        """Run the app until it ends or its listener must leave; first wait until the seat is empty, and ``enter``.
+
+        ``refuse`` answers where the lane lets nobody in.
+        """
+        running = self._run(app, enter, refuse or self._replies.refuse)
         del enter  # it may last for hours
         try:
             await running
         finally:
             self._over()
 
-    async def _run(self, app: ASGIApp, enter: Enter | None) -> None:
+    async def _run(self, app: ASGIApp, enter: Enter | None, refuse: Refuse) -> None:
         try:
             if self._seat.turn is not None:
                 await self._seat.turn.wait()
@@ -160,12 +164,12 @@ class LiveStream:
             del enter
             if isinstance(entry, Decision):
                 self._over()
-                await self._replies.refuse(entry, self._scope, self._receive, self._send)
+                await refuse(entry, self._scope, self._receive, self._send)
                 return
             self._passage = entry
-            receive = self._receive if entry is None else receive_outside(entry, self._scope, self._receive)
             del entry
-            await app(_in_messages(self._scope), receive, self._watch)
+            self._scope = _in_messages(self._scope)
+            await app(self._scope, self._receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
             # has cancelled as well, that is obeyed.
@@ -198,6 +202,9 @@ class LiveStream:
         if self._leaving and self._phase not in _ENDS_SOON:
             await asyncio.sleep(0)  # an app that catches this and sends again must not starve the others
             raise asyncio.CancelledError
+        if self._passage is not None and message["type"] in BEGINNINGS:
+            self._passage.begun(route_of(self._scope, message))
+            self._passage = None
         if message["type"] in ("http.response.start", "websocket.accept"):
             await self._start(message)
             return
@@ -214,9 +221,6 @@ class LiveStream:
 
     async def _start(self, message: Message) -> None:
         """Send the start. It is never cancelled: nobody could say afterwards how far it has come."""
-        if self._passage is not None:
-            self._passage.begun(route_of(self._scope, message))
-            self._passage = None
         phase, self._phase = self._phase_after(message), Phase.STARTING
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":

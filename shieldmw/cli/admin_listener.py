@@ -50,7 +50,10 @@ class AdminListener:
             if self._stopping.wait(again_s):
                 return
             again_s = AGAIN_S if began_s < time.monotonic() - LONGEST_AGAIN_S else min(2 * again_s, LONGEST_AGAIN_S)
-            self._process = self._start()
+            try:
+                self._process = self._start()
+            except OSError as error:  # too many processes, or no memory: tried again as if it had ended at once
+                click.echo(f"shieldmw: the admin listener cannot be started: {error}", err=True)
 
     def __enter__(self) -> Self:
         self._watcher.start()

@@ -51,8 +51,13 @@ GROWTH = 1 / 4
 # A usual time is the mean of about so many responses: of fewer it would be chance where some come from a cache.
 REMEMBERED = 50
 
-# How long a place is held, in usual times, and at least; it may be up to twice that.
-PATIENCE, LEAST_PATIENCE_US = 4, 500_000
+# How long a place is held, in usual times, and at least; it may be up to twice that. A limit that an operator has set
+# holds for longer.
+PATIENCE, LEAST_PATIENCE_US, LEAST_PATIENCE_OF_FIXED_US = 4, 500_000, 5_000_000
+
+# In a window whose responses took less than half of what is usual all usual times come down to this part: they were
+# learnt while the app was cold. One that has come down too far is learnt anew once the limit follows.
+SINK = 0.75
 
 # Routes whose usual times are kept; the oldest goes for a new one.
 MOST_ROUTES = 512
@@ -73,7 +78,17 @@ class AdaptiveLimit:
     """The limit, and what it is made of. ``fixed`` above 0 is a limit that does not adapt, and holds for everybody."""
 
     __slots__ = (
-        *("_ends_us", "_expected_us", "_fixed", "_patience_us", "_renews_us", "_samples", "_took_us", "_usual_us"),
+        *(
+            "_ends_us",
+            "_expected_us",
+            "_fixed",
+            "_least_patience_us",
+            "_patience_us",
+            "_renews_us",
+            "_samples",
+            "_took_us",
+            "_usual_us",
+        ),
         *("_was_reached", "limit", "limit_of_favoured", "old", "young"),
     )
 
@@ -83,7 +98,8 @@ class AdaptiveLimit:
         self.limit_of_favoured = fixed or FIRST * FAVOURED
         self.young = Intake()
         self.old = Intake()
-        self._patience_us = LEAST_PATIENCE_US
+        self._least_patience_us = LEAST_PATIENCE_OF_FIXED_US if fixed else LEAST_PATIENCE_US
+        self._patience_us = self._least_patience_us
         self._renews_us = 0
         # By route: the usual time, and of how many responses it is the mean, up to ``REMEMBERED``.
         self._usual_us: dict[Hashable, tuple[float, int]] = {}
@@ -108,6 +124,10 @@ class AdaptiveLimit:
         """Whether one more may enter."""
         return self.young.count + self.old.count < (self.limit_of_favoured if favoured else self.limit)
 
+    def counts(self, intake: Intake) -> bool:
+        """Whether those who entered then still hold their places."""
+        return intake is self.young or intake is self.old
+
     def enter(self) -> Intake:
         """Take a place. To leave, one less is in the intake."""
         intake = self.young
@@ -116,8 +136,6 @@ class AdaptiveLimit:
 
     def sample(self, route: Hashable, took_us: int, now_us: int, inside_then: int) -> None:
         """A response has begun after so long; ``inside_then`` were inside when it entered, itself included."""
-        if self._fixed:
-            return
         took_us = max(took_us, FASTEST_US)
         usual_us, count = self._usual_us.get(route, _UNKNOWN)
         if inside_then <= LEAST:
@@ -131,9 +149,8 @@ class AdaptiveLimit:
 
     def reached(self, now_us: int) -> None:
         """Somebody waits for a place."""
-        if not self._fixed:
-            self._was_reached = True
-            self._look(now_us)
+        self._was_reached = True
+        self._look(now_us)
 
     def _learn(self, route: Hashable, usual_us: float, count: int, took_us: int) -> float:
         """The usual time of a route after one more response that waited for nobody."""
@@ -162,13 +179,15 @@ class AdaptiveLimit:
     def _judge(self, now_us: int) -> None:
         """Move the limit by what the window has shown."""
         gradient = TOLERANCE * self._expected_us / self._took_us
+        if 2 * self._took_us < self._expected_us:
+            self._usual_us = {route: (usual_us * SINK, count) for route, (usual_us, count) in self._usual_us.items()}
         if gradient < 1.0:
             if self._was_reached or self.inside * 2 >= self.limit:
                 self._set(self.limit * gradient + sqrt(self.limit))
         elif self._was_reached:
             self._grow()
         self._ends_us = now_us + max(WINDOW_US, min(int(self._took_us / self._samples), LONGEST_WINDOW_US))
-        self._patience_us = max(LEAST_PATIENCE_US, int(PATIENCE * self._expected_us / self._samples))
+        self._patience_us = max(self._least_patience_us, int(PATIENCE * self._expected_us / self._samples))
         self._samples, self._took_us, self._expected_us = 0, 0.0, 0.0
         self._was_reached = False
 
@@ -177,5 +196,6 @@ class AdaptiveLimit:
         self._was_reached = False
 
     def _set(self, limit: float) -> None:
-        self.limit = max(LEAST, min(MOST, int(limit)))
-        self.limit_of_favoured = self.limit * FAVOURED
+        if not self._fixed:
+            self.limit = max(LEAST, min(MOST, int(limit)))
+            self.limit_of_favoured = self.limit * FAVOURED

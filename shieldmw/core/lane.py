@@ -62,6 +62,9 @@ class LanePlan:
 # Weight of the newest sample in the moving averages: about the last ten count.
 NEWEST = 0.2
 
+# A single sample counts for so many times the average at most: a pause of the garbage collector costs no request that.
+MOST_TIMES = 8
+
 # Over how much time the pace of entries is measured while requests wait.
 PACE_US = 20_000
 
@@ -124,7 +127,7 @@ class Lane(Generic[W]):
         return len(self._queues[rank])
 
     def enters(self, rank: Rank, now_us: int) -> Intake | None:
-        """The place of a request that comes now and enters at once. Else ``wait``, or turn it away."""
+        """The place of a request that arrives now and enters at once; None if it must ``wait``, or be turned away."""
         plan, places, began_us = self._plan, self.places, self._began_us
         if began_us is None:
             self._began_us = now_us
@@ -169,7 +172,7 @@ class Lane(Generic[W]):
     def turn(self, now_us: int) -> None:
         """The turn has ended: shed those who waited too long, and let in what fits the next one.
 
-        None follows where nothing waits, nor where what waits cannot enter and nothing has: until one arrives or can.
+        No further turn is open if the queue is empty, or if nothing in it can enter and nothing is left to be measured.
         """
         entered = self._entered
         if self._began_us is not None:
@@ -177,7 +180,7 @@ class Lane(Generic[W]):
             if turn_us > self.longest_turn_us:  # noqa: PLR1730  (a call would double what a turn costs)
                 self.longest_turn_us = turn_us
             if entered:
-                self._cost_us += NEWEST * (turn_us / entered - self._cost_us)
+                self._cost_us = _moved(self._cost_us, turn_us / entered)
         self._entered = 0
         if not self.waiting:
             self._began_us = None
@@ -188,7 +191,7 @@ class Lane(Generic[W]):
         if self.waiting and not self.places.has_room(favoured=False):
             self.places.reached(now_us)
         self._let_in(now_us)
-        if not entered and not self._entered and not self._can_go_on():
+        if not entered and not self._entered:
             self._began_us = None
 
     def left(self, now_us: int) -> None:
@@ -197,9 +200,6 @@ class Lane(Generic[W]):
             self._began_us = now_us
         self._measure_pace(now_us)
         self._let_in(now_us)
-
-    def _can_go_on(self) -> bool:
-        return any(queue and self._may_enter(rank) for rank, queue in zip(Rank, self._queues, strict=True))
 
     def _may_enter(self, rank: Rank) -> bool:
         return self.places.has_room(favoured=rank <= _MEMBER) and self._has_credit(rank)
@@ -248,7 +248,7 @@ class Lane(Generic[W]):
     def _measure_pace(self, now_us: int) -> None:
         elapsed_us = now_us - self._paced_since_us
         if elapsed_us >= PACE_US:
-            self._pace_us += NEWEST * (elapsed_us / max(1, self._paced) - self._pace_us)
+            self._pace_us = _moved(self._pace_us, elapsed_us / max(1, self._paced))
             self._paced, self._paced_since_us = 0, now_us
 
     def _budget_us(self, rank: Rank) -> int:
@@ -262,3 +262,8 @@ class Lane(Generic[W]):
     def _ahead_of(self, rank: Rank) -> int:
         """How many wait who come before one that arrives now."""
         return sum([len(queue) for queue in self._queues[: rank + 1]])
+
+
+def _moved(average_us: float, sample_us: float) -> float:
+    """The moving average after one more sample."""
+    return average_us + NEWEST * (min(sample_us, MOST_TIMES * average_us) - average_us)

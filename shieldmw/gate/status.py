@@ -76,14 +76,13 @@ class OverloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it. ``settings`` holds the text of each variable, None where it is unset; ``overload`` is None where
-    nobody has asked for it."""
+    """All of it. ``settings`` holds the text of each variable, None where it is unset."""
 
     mode: ModeStatus
     seats: SeatStatus
     store_is_up: bool
     settings: Mapping[str, str | None]
-    overload: OverloadStatus | None = None
+    overload: OverloadStatus
 
 
 def shown_settings(settings: Settings) -> dict[str, str | None]:

@@ -139,9 +139,26 @@ def test_a_fixed_limit_does_not_grow_however_long_it_is_reached() -> None:
     limit = AdaptiveLimit(fixed=16)
     for number in range(16):
         limit.enter()
-        limit.reached(number * 1000 * MS)
+        limit.reached(number * 100 * MS)
     assert limit.limit == 16
     assert not limit.has_room(favoured=True)
+
+
+def test_a_fixed_limit_holds_also_for_an_app_that_is_slow() -> None:
+    """Queries of three seconds, sixteen at once: nobody enters beside them, since so long is usual."""
+    limit = AdaptiveLimit(fixed=16)
+    _, now_us = crowd(limit, places=16, service_us=lambda: 3_000 * MS, asking=4, seconds=30)
+    served, _ = crowd(limit, places=16, service_us=lambda: 3_000 * MS, asking=100, seconds=60, now_us=now_us)
+    assert 0.9 * 16 * 60 / 3 <= served <= 16 * 60 / 3
+
+
+def test_what_a_cold_app_took_is_unlearnt_though_it_is_never_idle() -> None:
+    """The first responses take two seconds, and from then on twenty are always inside: the flood is held back."""
+    limit = AdaptiveLimit()
+    _, now_us = crowd(limit, places=24, service_us=lambda: 2_000 * MS, asking=4, seconds=2)
+    _, now_us = crowd(limit, places=24, service_us=lambda: 50 * MS, asking=20, seconds=10, now_us=now_us)
+    crowd(limit, places=24, service_us=lambda: 50 * MS, asking=700, seconds=5, now_us=now_us)
+    assert limit.limit <= 4 * 24
 
 
 def test_what_guests_fill_has_room_for_the_favoured() -> None:

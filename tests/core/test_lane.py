@@ -249,6 +249,26 @@ def test_a_standing_queue_sheds_guests_and_no_members() -> None:
 
 
 @pytest.mark.parametrize("pause_ms", [50, 150, 300])
+@pytest.mark.parametrize("rank", [Rank.MEMBER, Rank.GUEST])
+def test_a_pause_within_a_request_sheds_nobody(pause_ms: int, rank: Rank) -> None:
+    """What a collection of garbage took says nothing of what requests cost, nor how fast they will enter."""
+    app = App()
+    due_us = app.now_us
+    for _step in range(2000):
+        arrivals: list[Guest] = []
+        while due_us <= app.now_us:
+            cost_us = pause_ms * MS if len(app.everybody) == 700 and not arrivals else 2 * MS
+            arrivals.append(Guest(rank, cost_us=cost_us))
+            due_us += round(2 * MS / 0.7)
+        if not arrivals and not app.lane.waiting and not app.ready:
+            app.now_us = due_us
+        app.turn(*arrivals)
+    app.drain()
+    assert sum(request.cost_us > 2 * MS for request in app.everybody) == 1
+    assert not any(request.is_refused for request in app.everybody)
+
+
+@pytest.mark.parametrize("pause_ms", [50, 150, 300])
 def test_a_pause_at_seventy_percent_sheds_nobody(pause_ms: int) -> None:
     """A garbage collection is not overload: what came meanwhile drains by itself."""
     app = App()

@@ -29,30 +29,34 @@ class Passage:
         self.inside_then = inside_then
 
     def begun(self, route: Hashable) -> None:
-        """Its response begins; the time is compared with those of the same route. What is told again is not heard."""
-        if self._keeper is not None and self._intake is not None:
+        """Its response begins; where it is measured, the time is compared with those of the same route. Idempotent."""
+        if self._keeper is not None and self.inside_then:
             self._keeper.took(route, self._entered_us, self.inside_then)
         self.end()
 
     def end(self) -> None:
-        """Its response has begun, or it has ended without one. What is told again is not heard."""
-        if self._keeper is not None:
-            self.pause()
+        """Its response has begun, or it has ended without one. Idempotent."""
+        keeper, intake = self._keeper, self._intake
+        if keeper is not None and intake is not None:
             self._keeper = None
-
-    def pause(self) -> None:
-        """It waits for its client, and holds no place in the app until it goes on."""
-        intake = self._intake
-        if intake is not None:
-            self._intake = None
             intake.count -= 1
-            if self._keeper is not None and self._keeper.lane.waiting:
-                self._keeper.left()
+            if keeper.lane.waiting:
+                keeper.left()
 
-    def go_on(self) -> None:
-        """It has heard from its client. What it takes is measured from now on; nothing happens where it has ended."""
-        if self._keeper is not None and self._intake is None:
-            self._intake, self._entered_us = self._keeper.enter_again()
+    def goes_on(self) -> bool:
+        """It has heard from its client, and what it takes is measured from now on; False if its place is another's."""
+        if self._keeper is None or self._intake is None:
+            return True
+        if not self._keeper.lane.places.counts(self._intake):
+            return False
+        self._entered_us, self.inside_then = self._keeper.now()
+        return True
+
+    def goes_on_as(self, other: Passage) -> None:
+        """It has come through the lane once more, and takes the place that was given."""
+        self.end()
+        self._keeper, self._intake = other._keeper, other._intake
+        self._entered_us, self.inside_then = other._entered_us, other.inside_then
 
 
 # The passage of those whom no lane holds up.
@@ -87,11 +91,11 @@ class Gatekeeper:
 
     def enter_anyway(self) -> Passage:
         """The passage of a request that enters though it should wait."""
-        return Passage(self, *self.enter_again(), self.lane.places.inside)
+        return Passage(self, self.lane.places.enter(), *self.now())
 
-    def enter_again(self) -> tuple[Intake, int]:
-        """A place, whether there is room or not, and the time."""
-        return self.lane.places.enter(), self._now_us()
+    def now(self) -> tuple[int, int]:
+        """The time, and how many are inside."""
+        return self._now_us(), self.lane.places.inside
 
     def would_refuse(self, rank: Rank) -> bool:
         """Whether a request would have to wait too long."""
@@ -107,7 +111,7 @@ class Gatekeeper:
             if waiter.done() and not waiter.cancelled():
                 self.give_back(waiter.result())  # its turn came in the moment that it went away
             raise
-        return None if intake is None else Passage(self, intake, self._now_us(), self.lane.places.inside)
+        return None if intake is None else Passage(self, intake, *self.now())
 
     def queue(self, rank: Rank) -> Waiter:
         """Put a waiter into the queue."""
@@ -118,7 +122,7 @@ class Gatekeeper:
         return waiter
 
     def took(self, route: Hashable, entered_us: int, inside_then: int) -> None:
-        """The response begins of a request that entered then."""
+        """Compare the time since a request entered with the usual one of its route."""
         now_us = self._now_us()
         self.lane.places.sample(route, now_us - entered_us, now_us, inside_then)
 

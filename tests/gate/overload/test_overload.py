@@ -137,7 +137,7 @@ def test_everybody_waits_in_the_own_rank() -> None:
             (GUEST._replace(paper=members), Rank.GUEST),
             (other._replace(paper=own), Rank.GUEST),
             (facts(peer="192.0.2.9"), Rank.HOST),
-            (other._replace(preflight=True), Rank.RETURNING_GUEST),
+            (other._replace(preflight=True), Rank.GUEST),
         ]
         for asked, rank in expected:
             assert await rank_of(one, asked) is rank, asked
