@@ -222,9 +222,8 @@ class Shield:
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if entry is not None:
             stream.admit(gate.room.seats, entry, headers)
-            return stream.run(
-                self.app, None if gate.overload is None else partial(gate.overload.passage, facts, decision)
-            )
+            enter = None if gate.overload is None else partial(gate.overload.passage, facts, decision)
+            return stream.run(self.app, enter, self._refuse)
         if decision.refused:
             return self._refuse(decision, scope, receive, send)
         if gate.overload is None:

@@ -186,8 +186,8 @@ class Settings(BaseSettings):
         400,
         ge=0,
         le=10_000,
-        description="how long the 503 of a request that was shed is held back, in milliseconds: clients that ask again "
-        "as soon as they are answered would use up what the app could do",
+        description="how long the 503 of a guest who was shed is held back, in milliseconds, up to three times as long "
+        "where many are: clients that ask again as soon as they are answered would use up what the app could do",
     )
     recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
     sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -202,6 +203,41 @@ def test_a_handshake_that_is_shed(scope: Scope, values: dict[str, Any], kind: st
     assert record.sent[0]["type"] == kind
     closes = record.of("websocket.close")
     assert record.sent[0].get("status") == 503 or closes[0]["code"] == 1013
+
+
+def test_a_shed_upload_is_read_to_its_end_on_live_paths_as_well() -> None:
+    """Else the connection would be reset, and the answer lost."""
+    pieces = [
+        Step({"type": "http.request", "body": b"abc", "more_body": True}),
+        Step({"type": "http.request", "body": b"de", "more_body": False}),
+    ]
+    heard = []
+    for path in ("/page", "/live"):
+        scope = http_scope(path, "POST", headers=[(b"content-length", b"5")])
+        record: Record = busy(partial(Busy.shed, scope=scope, steps=pieces), live_paths="/live")
+        assert record.status == 503
+        heard.append(record.received)
+    assert heard[0] == heard[1] == ["http.request", "http.request"]
+
+
+def test_a_handshake_that_the_app_denies_on_a_live_path_is_no_longer_in_flight() -> None:
+    """It has its answer, however long the app goes on."""
+
+    seen: list[Busy] = []
+
+    async def deny(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        assert seen[0].lane.places.inside == 0
+        await send({"type": "websocket.http.response.body", "body": b""})
+
+    async def story(one: Busy) -> None:
+        seen.append(one)
+        scope = websocket_scope("/live", extensions={"websocket.http.response": {}})
+        record = await call(one.shield, scope, [Step({"type": "websocket.connect"})])
+        assert record.status == 403
+        assert record.raised is None
+
+    busy(story, deny, live_paths="/live")
 
 
 def test_a_handshake_waits_and_a_socket_that_was_accepted_is_no_longer_in_flight() -> None:
