@@ -27,7 +27,7 @@ class Unanswered(click.ClickException):
 
 
 def actor() -> str:
-    """The name of whoever runs the command, as far as a header can carry it."""
+    """The login name of the operator, in characters that a header can carry."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):

@@ -133,6 +133,7 @@ class Lane(Generic[W]):
             self._began_us = now_us
         elif now_us - began_us >= (plan.favoured_turn_us if rank <= _MEMBER else plan.turn_us):
             return None
+        # ``has_room`` and ``enter`` written out: every request comes this way, and two calls would take a third longer.
         if places.young.count + places.old.count >= (places.limit_of_favoured if rank <= _MEMBER else places.limit):
             return None
         if self.waiting or self.guest_share is not None:
