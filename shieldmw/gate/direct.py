@@ -1,7 +1,7 @@
 """The switch for a process that is no worker: it speaks to the store alone, where no worker can be asked.
 
-It follows the rules of ``control``, is no worker in anybody's count, and changes nothing but what it is told to. Like every
-reader of the load reports it drops those that are too old.
+It follows the rules of ``control``, is no worker in anybody's count, and changes nothing but what it is told to.
+Like every reader of the load reports it drops those that are too old.
 """
 
 from __future__ import annotations
