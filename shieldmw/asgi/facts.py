@@ -82,7 +82,7 @@ class FactsReader:
             if name in names:
                 headers.append((name, value))
         client, query = scope.get("client"), scope.get("query_string") or b""
-        peer = client[0] if client else None
+        peer = client[0] or None if client else None  # on a unix socket granian's is ''
         method = scope.get("method")
         if method == "OPTIONS" and _is_preflight(scope):
             return self._preflight(scope, peer, headers)
@@ -104,7 +104,7 @@ class FactsReader:
         lines = scope["headers"]
         headers = [(name, value) for name, value in lines[:MOST_LINES] if name in self._names]
         client = scope.get("client")
-        peer = client[0] if client else None
+        peer = client[0] or None if client else None  # on a unix socket granian's is ''
         facts = self._facts(scope, peer, scope.get("query_string") or b"", headers, None)
         if len(lines) <= MOST_LINES:
             return facts

@@ -10,7 +10,6 @@ from shieldmw.core.bounds import MOST_LINES
 from shieldmw.core.decision import Decision
 from shieldmw.gate.overload.gatekeeper import Passage
 
-from .lingering import WITHOUT_A_BODY
 from .replies import Headers
 
 # With one of these a response has begun: nothing more is waited for but what the client reads.
@@ -107,10 +106,10 @@ async def receive_if_there(scope: Scope, receive: Receive) -> Receive | None:
     """
     lines = scope["headers"]
     if (
-        scope.get("method") not in WITHOUT_A_BODY
+        scope["type"] != "http"
         or not scope.get("http_version", "1.1").startswith("1")
         or len(lines) > MOST_LINES
-        or any(name in _OF_A_BODY for name, _ in lines)
+        or any(name in _OF_A_BODY and value != b"0" for name, value in lines)
     ):
         return receive
     message: Message | None = await receive()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from typing import Any
@@ -55,6 +56,9 @@ def main() -> None:
     """``admin_process PARENT LOG_LEVEL HOST PORT``, or ``… unix PATH``."""
     parent, log_level, host, port_or_path = sys.argv[1:]
     end_with(int(parent), DRAIN_S)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Connections of strangers do not keep the operator out.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     try:
         asyncio.run(serve(host, port_or_path))

@@ -8,6 +8,7 @@ mere thread of it ends, too.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -18,11 +19,25 @@ from multiprocessing.sharedctypes import RawValue
 
 LOOK_EVERY_S = 0.25
 
-# How soon a worker that still runs is told once more; one that drains does nothing twice.
+# How soon a worker that still starts is told once more.
 AGAIN_S = 1.0
+
+# So long after it has loaded its app a worker has its server's handlers for sure. From then on it is told once: granian
+# takes a second SIGTERM for impatience, and cuts requests in flight.
+STARTED_AFTER_S = 1.0
 
 # Shared with the workers, which are forked: whether the main process is stopping.
 _stopping = RawValue("b", 0)
+
+
+# In a worker: when it had loaded its app.
+_loaded_s = float("inf")
+
+
+def has_loaded() -> None:
+    """In a worker: its app is loaded, and the server is about to listen."""
+    global _loaded_s  # noqa: PLW0603  (one for each process)
+    _loaded_s = time.monotonic()
 
 
 def tell_workers(is_stopping: Callable[[], bool]) -> None:
@@ -51,9 +66,12 @@ def end_with(parent: int, drain_s: float) -> None:
 def _watch(parent: int, drain_s: float) -> None:
     while os.getppid() == parent and not _stopping.value:
         time.sleep(LOOK_EVERY_S)
-    while os.getppid() == parent:
+    while os.getppid() == parent and time.monotonic() < _loaded_s + STARTED_AFTER_S:
         time.sleep(AGAIN_S)  # the parent has sent the first one
         os.kill(os.getpid(), signal.SIGTERM)
+    while os.getppid() == parent:
+        time.sleep(LOOK_EVERY_S)
+    signal.alarm(math.ceil(drain_s) + 1)  # from the kernel: an interpreter that is ending runs no threads any more
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(drain_s)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ import sys
 from shieldmw.wiring import ShieldMiddleware
 
 from .app_target import load_app
-from .orphan import end_with_parent
+from .orphan import end_with_parent, has_loaded
 
 # After SIGTERM requests in flight may finish. Listeners on live paths leave at once; other streams that never end
 # are cut then.
@@ -23,7 +23,7 @@ DRAIN_S = 20
 # of 150, and no fewer requests are served. A trivial app does as many as before (15,200/s and 15,000/s, 12 runs).
 SWITCH_INTERVAL_S = 0.0005
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 
 
 def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
@@ -35,6 +35,7 @@ def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
     # What is loaded stays. Else each full collection would look at all of it again, and stop the worker for as long.
     gc.collect()
     gc.freeze()
+    has_loaded()
     return shielded
 
 

@@ -42,6 +42,9 @@ FASTEST_US = 1_000
 # One response counts for so many usual times at most: a slow minority is not overload.
 MOST_TIMES = 8
 
+# And one of a route that is not known yet for fewer: it may be a slow one.
+MOST_TIMES_OF_UNKNOWN = 4
+
 WINDOW_US, LONGEST_WINDOW_US = 100_000, 1_000_000
 FEWEST_SAMPLES = 16
 
@@ -51,15 +54,16 @@ GROWTH = 1 / 4
 # A usual time is the mean of about so many responses: of fewer it would be chance where some come from a cache.
 REMEMBERED = 50
 
-# How long a place is held, in usual times, and at least; it may be up to twice that. A limit that an operator has set
-# holds for longer.
-PATIENCE, LEAST_PATIENCE_US, LEAST_PATIENCE_OF_FIXED_US = 4, 500_000, 5_000_000
+# How long a place is held: so many usual times, within bounds; it may be up to twice that. A limit that an operator has
+# set holds for longer.
+PATIENCE = 4
+PATIENCE_US, PATIENCE_OF_FIXED_US = (500_000, 2_000_000), (5_000_000, 60_000_000)
 
 # In a window whose responses took less than half of what is usual all usual times come down to this part: they were
 # learnt while the app was cold. One that has come down too far is learnt anew once the limit follows.
 SINK = 0.75
 
-# Routes whose usual times are kept; the oldest goes for a new one.
+# Routes whose usual times are kept; the one that was learnt longest ago goes for a new one.
 MOST_ROUTES = 512
 
 _UNKNOWN = (0.0, 0)
@@ -82,11 +86,13 @@ class AdaptiveLimit:
             "_ends_us",
             "_expected_us",
             "_fixed",
-            "_least_patience_us",
+            "_least_us",
+            "_most_us",
             "_patience_us",
             "_renews_us",
             "_samples",
             "_took_us",
+            "_typical_us",
             "_usual_us",
         ),
         *("_was_reached", "limit", "limit_of_favoured", "old", "young"),
@@ -98,11 +104,13 @@ class AdaptiveLimit:
         self.limit_of_favoured = fixed or FIRST * FAVOURED
         self.young = Intake()
         self.old = Intake()
-        self._least_patience_us = LEAST_PATIENCE_OF_FIXED_US if fixed else LEAST_PATIENCE_US
-        self._patience_us = self._least_patience_us
+        self._least_us, self._most_us = PATIENCE_OF_FIXED_US if fixed else PATIENCE_US
+        self._patience_us = self._least_us
         self._renews_us = 0
         # By route: the usual time, and of how many responses it is the mean, up to ``REMEMBERED``.
         self._usual_us: dict[Hashable, tuple[float, int]] = {}
+        # Of all routes, each as often as it was asked for.
+        self._typical_us = 0.0
         # Of this window: how many responses began, what they took, and what they usually would have.
         self._samples = 0
         self._took_us = 0.0
@@ -141,9 +149,12 @@ class AdaptiveLimit:
         if inside_then <= LEAST:
             usual_us = self._learn(route, usual_us, count, took_us)
             count += 1
-        if count:  # else it may have waited for the others, and says nothing
+        most_times = MOST_TIMES
+        if not count:  # it may have waited for the others: it is compared with what is usual for all
+            usual_us, most_times = self._typical_us, MOST_TIMES_OF_UNKNOWN
+        if usual_us:
             self._samples += 1
-            self._took_us += min(took_us, MOST_TIMES * usual_us)
+            self._took_us += min(took_us, most_times * usual_us)
             self._expected_us += usual_us
         self._look(now_us)
 
@@ -154,13 +165,16 @@ class AdaptiveLimit:
 
     def _learn(self, route: Hashable, usual_us: float, count: int, took_us: int) -> float:
         """The usual time of a route after one more response that waited for nobody."""
+        usual = self._usual_us
         if not count:
             usual_us = took_us
-            if len(self._usual_us) >= MOST_ROUTES:
-                del self._usual_us[next(iter(self._usual_us))]
+            if len(usual) >= MOST_ROUTES:
+                del usual[next(iter(usual))]
         count = min(count + 1, REMEMBERED)
         usual_us += (min(took_us, MOST_TIMES * usual_us) - usual_us) / count
-        self._usual_us[route] = usual_us, count
+        usual.pop(route, None)  # to the end: those that are asked for stay
+        usual[route] = usual_us, count
+        self._typical_us += (usual_us - self._typical_us) / (REMEMBERED if self._typical_us else 1)
         return usual_us
 
     def _look(self, now_us: int) -> None:
@@ -170,7 +184,7 @@ class AdaptiveLimit:
             self._renews_us = now_us + self._patience_us
         if now_us < self._ends_us:
             return
-        if self._samples >= FEWEST_SAMPLES:
+        if self._samples >= FEWEST_SAMPLES or (self._samples and now_us >= self._ends_us + LONGEST_WINDOW_US):
             self._judge(now_us)
         elif self._was_reached and not self._samples:
             self._ends_us = now_us + WINDOW_US
@@ -187,7 +201,8 @@ class AdaptiveLimit:
         elif self._was_reached:
             self._grow()
         self._ends_us = now_us + max(WINDOW_US, min(int(self._took_us / self._samples), LONGEST_WINDOW_US))
-        self._patience_us = max(self._least_patience_us, int(PATIENCE * self._expected_us / self._samples))
+        patience_us = int(PATIENCE * self._expected_us / self._samples)
+        self._patience_us = max(self._least_us, min(patience_us, self._most_us))
         self._samples, self._took_us, self._expected_us = 0, 0.0, 0.0
         self._was_reached = False
 

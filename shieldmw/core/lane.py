@@ -175,7 +175,7 @@ class Lane(Generic[W]):
 
         No further turn is open if the queue is empty, or if nothing in it can enter and nothing is left to be measured.
         """
-        entered = self._entered
+        entered, turn_us = self._entered, 0
         if self._began_us is not None:
             turn_us = now_us - self._began_us
             if turn_us > self.longest_turn_us:  # noqa: PLR1730  (a call would double what a turn costs)
@@ -188,7 +188,7 @@ class Lane(Generic[W]):
             return
         self._began_us = now_us
         self._measure_pace(now_us)
-        self._shed(now_us)
+        self._shed(now_us - turn_us)  # a turn in which nobody could enter is nobody's patience
         if self.waiting and not self.places.has_room(favoured=False):
             self.places.reached(now_us)
         self._let_in(now_us)

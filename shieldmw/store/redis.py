@@ -333,5 +333,12 @@ _TRANSLATED = _Translated()
 
 
 def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
-    """A flat reply of names and values as a mapping."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+    """A flat reply of names and values as a mapping.
+
+    Raises:
+        StoreError: it is none.
+    """
+    try:
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+    except (TypeError, ValueError):
+        raise StoreError("a reply of the store is no list of names and values") from None

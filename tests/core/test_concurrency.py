@@ -26,6 +26,7 @@ def crowd(
     slow_share: float = 0.0,
     fast_share: float = 0.0,
     fast_route: str = "page",
+    made_up: bool = False,
     seed: int = 1,
 ) -> tuple[int, int]:
     """A closed crowd before an app that works on ``places`` requests at once, first come, first served.
@@ -51,7 +52,8 @@ def crowd(
             start_us = max(now_us, heapq.heappop(free_us))
             done_us = start_us + service_us()
             heapq.heappush(free_us, done_us)
-            heapq.heappush(inside, (done_us, number, "page", now_us, limit.inside, intake))
+            route = f"/{number}" if made_up else "page"
+            heapq.heappush(inside, (done_us, number, route, now_us, limit.inside, intake))
         if len(inside) < asking:
             limit.reached(now_us)
         now_us, _, route, began_us, inside_then, intake = heapq.heappop(inside)
@@ -302,3 +304,28 @@ def test_quick_pages_do_not_hide_a_small_pool_that_is_congested(fast_share: floa
         fast_route="static",
     )
     assert limit.limit <= 24
+
+
+def test_made_up_routes_do_not_blind_the_limit() -> None:
+    """Every request asks for another path: all of them together are compared with what was usual."""
+    limit = AdaptiveLimit()
+    _, now_us = crowd(limit, places=16, service_us=lambda: 30 * MS, asking=4, seconds=2)
+    crowd(limit, places=16, service_us=lambda: 30 * MS, asking=700, seconds=4, now_us=now_us, made_up=True)
+    assert limit.limit <= 4 * 16
+
+
+def test_a_few_long_polls_that_fill_the_limit_open_it_again() -> None:
+    """What hangs gives no samples but a few: those that wait are let in within seconds all the same."""
+    limit = AdaptiveLimit()
+    now_us = 0
+    for _ in range(4):
+        now_us += 6_000 * MS
+        limit.sample("poll", 6_000 * MS, now_us, 1)
+    while limit.has_room(favoured=False):
+        limit.enter()
+    limit.sample("poll", 6_000 * MS, now_us, 64)
+    until_us = now_us + 5_000 * MS
+    while not limit.has_room(favoured=False) and now_us < until_us:
+        now_us += 20 * MS
+        limit.reached(now_us)
+    assert now_us < until_us

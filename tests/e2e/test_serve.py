@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -23,6 +24,7 @@ from servers import APPS, HOST, HttpServer, asgi_server, clean_environment, free
 from servers.http import ready
 from servers.places import on_free_port, own_directory
 from servers.processes import end_group, read, spawn
+from shieldmw.cli.orphan import STARTED_AFTER_S
 
 BURST = 20
 SETTINGS = {
@@ -56,6 +58,20 @@ def test_sigterm_lets_a_request_finish(workers: int, tmp_path: Path) -> None:
         assert [first, *rest] == [f"chunk {number}" for number in range(50)]
         assert server.process.wait(TIMEOUT_S) == 0
         assert server.log().count("app ended in") == workers
+
+
+def test_sigterm_lets_a_request_finish_that_takes_seconds(tmp_path: Path) -> None:
+    """Workers are told once: a server that is told again cuts what is under way."""
+    with asgi_server("shieldmw", "apps:app", env=SETTINGS, cwd=tmp_path) as server, ThreadPoolExecutor(1) as pool:
+        started_s = time.monotonic()
+        with client(fresh_address()) as guest:
+            answer = pool.submit(guest.get, f"{server.base_url}/slow?ms=5000")
+            wait_until(
+                lambda: time.monotonic() > started_s + STARTED_AFTER_S, TIMEOUT_S, "the worker is no longer young"
+            )
+            server.process.terminate()
+            assert answer.result(TIMEOUT_S).text == "slow"
+        assert server.process.wait(TIMEOUT_S) == 0
 
 
 def test_idle_connections_do_not_hold_up_the_stop(tmp_path: Path) -> None:
