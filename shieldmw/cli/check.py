@@ -189,6 +189,8 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
             )
     if settings.dry_run:
         yield "SHIELD_DRY_RUN=true: nothing is refused"
+    elif settings.overload != "on":
+        yield f"SHIELD_OVERLOAD={settings.overload}: clients who each keep to their limits can drown the app together"
     yield from _emergency_warnings(settings)
     if not (policy.ip or policy.address or any(rule.limits for rule in policy.rules)):
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"

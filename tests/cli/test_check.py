@@ -288,6 +288,7 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
     ),
     ("pages with cookies", {"SHIELD_CORS_ORIGINS": "*"}, (), r"CORS_ORIGINS=\*: a page that sends cookies"),
     ("dry run", {"SHIELD_DRY_RUN": "true"}, (), r"DRY_RUN=true: nothing is refused"),
+    ("no lane", {"SHIELD_OVERLOAD": "off"}, (), r"SHIELD_OVERLOAD=off: clients who each keep to their limits"),
     (
         "no cap",
         {"SHIELD_CAPACITY": "9", "SHIELD_STREAMS_PER_MEMBER": "0"},
@@ -447,6 +448,7 @@ def test_a_jwks_that_refuses_is_said_in_one_line() -> None:
         ({"SHIELD_EXEMPT_PATHS": "/healthz,/static/*"}, (), "every path"),
         ({"SHIELD_ALLOW_IPS": "10.0.0.0/8"}, (), "every address"),
         ({"SHIELD_CORS_ORIGINS": "https://example.org"}, (), "CORS_ORIGINS"),
+        ({"SHIELD_OVERLOAD": "on"}, (), "OVERLOAD"),
         ({"SHIELD_DRY_RUN": "false"}, (), "DRY_RUN"),
     ],
 )
