@@ -113,8 +113,6 @@ def serve(
     os.environ.setdefault("SHIELD_REDIS_URL", "embedded://")
     settings = settings_or_exit()
     check_tls(tls_cert, tls_key)
-    if uds is not None and any(_is_given(name) for name in ("host", "port")):
-        raise click.BadParameter("it is instead of --host and --port: leave them out", param_hint="--uds")
     if options["uds_permissions"] is not None and uds is None:
         raise click.BadParameter("it is for a unix socket: it needs --uds beside it", param_hint="--uds-permissions")
     chosen = ServerOptions(
@@ -145,11 +143,6 @@ def serve(
         let_workers_hear_sigterm()
         tell_workers(lambda: bool(server.interrupt_signal))
         server.serve(target_loader=partial(load_shielded, log_level=chosen.log_level))
-
-
-def _is_given(name: str) -> bool:
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _admin_address(text: str, app: Address, settings: Settings) -> Address:

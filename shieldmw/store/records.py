@@ -86,7 +86,7 @@ def api_key_text(api_key: ApiKey) -> str:
 def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
     """One API key; None, with a line in the log, where it cannot be read."""
     try:
-        entry = _parsed(value)
+        entry = json.loads(value)
         identity = Identity(str(entry["subject"]), ListenerClass(entry["class"]))
         return ApiKey(name.decode("ascii"), identity, _unix_time(entry["created"]))
     except Exception as error:  # a foreign value can be anything
@@ -133,7 +133,7 @@ def deny_text(entry: DenyEntry) -> str:
 def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
     """One entry of the deny list; None, with a line in the log, where it cannot be read."""
     try:
-        entry = _parsed(value)
+        entry = json.loads(value)
         network = ip_network(name.decode("ascii"))
         return DenyEntry(network, _unix_time(entry["until"]), str(entry["actor"]), str(entry["reason"]))
     except Exception as error:  # a foreign value can be anything
@@ -164,7 +164,7 @@ def parse_mode(version: int, since_us: int, until_us: int, now_us: int, data: by
     if version == 0:
         return StoredMode(ModeState(), now_s)
     try:
-        kept = _parsed(data)
+        kept = json.loads(data)
         state = ModeState(
             version=version,
             mode=Mode(kept["mode"]),
@@ -211,7 +211,7 @@ def parse_audit(entries: Any) -> list[AuditEntry]:
     parsed = []
     for id_, fields in entries:
         try:
-            values: Mapping[str, Any] = _parsed(pairs(fields)[b"entry"])
+            values: Mapping[str, Any] = json.loads(pairs(fields)[b"entry"])
             when_ms = int(id_.partition(b"-")[0])
             _unix_time(when_ms // 1000)
             texts = (str(values[name]) for name in ("who", "what", "was", "now", "why"))
@@ -248,7 +248,7 @@ def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
     try:
         if len(value) > LONGEST_REPORT:
             return None
-        kept = _parsed(value)
+        kept = json.loads(value)
         return WorkerLoad(
             worker=_name(name.decode("ascii")),
             host=_name(kept["host"]),
@@ -277,18 +277,8 @@ def _counts(values: Any) -> Audience:
     return Audience(_count(hosts), _count(members), _count(guests))
 
 
-def _parsed(text: bytes) -> Any:
-    """What JSON in the store says.
-
-    Raises:
-        ValueError: it is none, or has text that cannot be told to anybody (JSON may spell half a character).
-    """
-    value = json.loads(text)
-    json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
 def _name(value: Any) -> str:
     if type(value) is not str or len(value) > LONGEST_NAME:
         raise ValueError("a name that is none of ours")
+    value.encode()  # JSON may spell half a character, which no answer can carry
     return value

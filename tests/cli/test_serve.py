@@ -87,8 +87,6 @@ WRONG_OPTIONS = [
     ("--http", "3"),
     ("--log-level", "loud"),
     ("--uds-permissions", "660"),
-    ("--uds", "app.sock", "--port", "8000"),
-    ("--host", "127.0.0.1", "--uds", "app.sock"),
     ("--uds-permissions", "rw"),
     ("--uds-permissions", "888"),
     ("--uds-permissions", "1777"),
