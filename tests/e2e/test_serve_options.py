@@ -35,7 +35,7 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 )
 def test_a_head_that_does_not_end_is_dropped(sent: bytes, tmp_path: Path) -> None:
     """Slow headers hold no connection, nor does a client that says nothing at all, or nothing more."""
-    args = ("--header-timeout", "0.5")
+    args = ("--header-timeout", "0.5", "--http", "1")
     with asgi_server("shieldmw", "apps:app", env=SETTINGS, cwd=tmp_path, args=args) as server:
         with socket.create_connection((HOST, server.port), TIMEOUT_S) as connection:
             began_s = time.monotonic()
