@@ -137,10 +137,10 @@ class SeatTable:
         members, guests = levels(capacity, fleet.demand, fleet.present)
         return Grant(known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand)
 
-    def fleet(self, now_s: float) -> Fleet:
-        """How the fleet stands, told without reporting anything."""
+    def fleet(self, now_s: float, late_s: float = 0.0) -> Fleet:
+        """How the fleet stands, told without reporting anything; ``now_s`` may be late by ``late_s``."""
         latest_s = now_s + LEASE_S
-        entries = [entry for entry in self.entries.values() if now_s < entry.until_s <= latest_s]
+        entries = [entry for entry in self.entries.values() if now_s < entry.until_s <= latest_s + late_s]
         heard = [entry for entry in entries if round((latest_s - entry.until_s) * 1000) < SILENT_S * 1000]
         present = sum((entry.present for entry in heard), Audience())
         demand = sum((entry.demand for entry in heard), Audience())
