@@ -413,3 +413,12 @@ def test_listeners_of_a_worker_that_is_silent_count_no_longer() -> None:
     later = table.refresh(alive, capacity, SILENT_S)
     assert (later.present.members, later.demand.members, later.workers) == (0, 60, 2)
     assert later.seats <= 40, "the dead worker may still hold its seats"
+
+
+def test_a_report_newer_than_the_clock_of_a_process_that_looks_is_counted() -> None:
+    """Its clock may be late, by no more than it says."""
+    table = SeatTable()
+    table.refresh(Report("a", Audience(), Audience(members=1)), Capacity(10, 10), 100.0)
+    assert table.fleet(99.5).workers == 0
+    assert table.fleet(99.5, 2.0).workers == 1
+    assert table.fleet(97.0, 2.0).workers == 0
