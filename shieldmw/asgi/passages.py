@@ -18,8 +18,6 @@ BEGINNINGS = frozenset(("http.response.start", "websocket.accept", "websocket.cl
 # Characters of a path that say which route it is; keys of made-up paths are kept.
 LONGEST_ROUTE = 64
 
-_GONE = {"type": "http.disconnect"}
-
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
@@ -46,7 +44,7 @@ class Upload:
     Where it is turned away there (``refusal``) the app is told that the client has gone, and what it sends is not sent.
     """
 
-    __slots__ = ("_enter", "_passage", "_receive", "_send", "is_whole", "refusal")
+    __slots__ = ("_enter", "_has_begun", "_passage", "_receive", "_send", "is_whole", "refusal")
 
     def __init__(
         self, passage: Passage, enter: Callable[[], Awaitable[Passage | Decision]], receive: Receive, send: Send
@@ -55,23 +53,27 @@ class Upload:
         self._enter = enter
         self._receive = receive
         self._send = send
+        self._has_begun = False
         self.is_whole = False
         self.refusal: Decision | None = None
 
     async def receive(self) -> Message:
         """The next message of the request."""
         if self.refusal is not None:
-            return _GONE
+            return {"type": "http.disconnect"}
         message = await self._receive()
         if self.is_whole:
             return message
         self.is_whole = not message.get("more_body", False)
         if not self._passage.goes_on():
             entry = await self._enter()
-            if isinstance(entry, Decision):
+            if isinstance(entry, Passage):
+                self._passage.goes_on_as(entry)
+                if self._has_begun:  # the app has answered meanwhile
+                    self._passage.end()
+            elif not self._has_begun:
                 self.refusal = entry
-                return _GONE
-            self._passage.goes_on_as(entry)
+                return {"type": "http.disconnect"}
         return message
 
     async def send(self, message: Message) -> None:
@@ -82,6 +84,7 @@ class Upload:
         """
         if self.refusal is not None:
             raise OSError("the request was turned away")
+        self._has_begun = True
         await self._send(message)
 
 

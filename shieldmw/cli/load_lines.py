@@ -31,7 +31,7 @@ def load_lines(status: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def _silent(overload: OverloadAnswer, workers: object) -> int:
-    """How many workers there are that have not told of their load."""
+    """The number of workers whose load report is missing."""
     if overload.counted != "fleet" or overload.setting == "off" or not isinstance(workers, int):
         return 0
     return max(0, workers - len(overload.workers))
@@ -67,7 +67,7 @@ def _worker(each: WorkerLoadItem) -> str:
 
 
 def _shed(workers: Sequence[WorkerLoadItem], shadow: bool) -> str:
-    """How many a second are shed: guests, and those who should never be."""
+    """Requests shed a second: of guests, and of members and hosts together."""
     guests, others = _rates(workers)
     told = "would be told to come later (shadow: nobody is)" if shadow else "told to come later"
     return f"{_rate(guests)} guests a second {told}; members: {_rate(others)}"

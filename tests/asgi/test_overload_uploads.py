@@ -122,6 +122,29 @@ def test_who_is_answered_already_needs_no_place() -> None:
     told(story)
 
 
+@pytest.mark.parametrize("is_shed", [True, False])
+def test_an_answer_that_begins_while_its_upload_waits_is_the_only_one(is_shed: bool) -> None:
+    """Whatever the lane says then: nothing is refused any more, and no place is taken."""
+
+    async def story(keeper: Gatekeeper, passage: Passage) -> None:
+        async def enter() -> Passage | Decision:
+            passage.end()
+            await upload.send({"type": "http.response.start", "status": 200})
+            again = keeper.enter_now(Rank.GUEST)
+            assert again is not None
+            if is_shed:
+                again.end()
+            return SHED if is_shed else again
+
+        upload = Upload(passage, enter, pieces(), sent)
+        slow(keeper)
+        assert await upload.receive() == PIECES[0]
+        assert upload.refusal is None
+        assert keeper.lane.places.inside == 0
+
+    told(story)
+
+
 @pytest.mark.parametrize("raises", [True, False])
 def test_a_slow_upload_that_is_turned_away_is_answered_once(raises: bool) -> None:
     """503 in the app's place, which may fail or answer as it likes once its client has gone."""
