@@ -132,7 +132,7 @@ class Shield:
             del gate, facts, decision
             await answer
         finally:
-            if passage is not None:
+            if passage is not None and passage.is_inside:
                 passage.end()
 
     def _pass(

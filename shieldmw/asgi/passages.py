@@ -12,8 +12,10 @@ from shieldmw.gate.overload.gatekeeper import Passage
 
 from .replies import Headers
 
+_HTTP_START = "http.response.start"
+
 # With one of these a response has begun: nothing more is waited for but what the client reads.
-BEGINNINGS = frozenset(("http.response.start", "websocket.accept", "websocket.close", "websocket.http.response.start"))
+BEGINNINGS = frozenset((_HTTP_START, "websocket.accept", "websocket.close", "websocket.http.response.start"))
 
 # Characters of a path that say which route it is; keys of made-up paths are kept.
 LONGEST_ROUTE = 64
@@ -26,13 +28,13 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
 
     def send_and_tell(message: Message) -> Awaitable[None]:
         kind = message["type"]
-        if kind in BEGINNINGS:
+        if passage.is_inside and kind in BEGINNINGS:
             if passage.inside_then:  # seldom, and to say which route it is takes longer than all else here
                 passage.begun(route_of(scope, message))
             else:
                 passage.end()
-            if headers and kind == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        if headers and kind == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
         return send(message)
 
     return send_and_tell

@@ -12,40 +12,43 @@ from shieldmw.gate import ticks
 # How often the queue is looked at while nothing in it can go on.
 SWEEP_S = 0.02
 
+# While nothing waits one request in so much time is measured: that costs as much as all else for four of them.
+MEASURED_US = 2_000
+
 
 class Passage:
     """One request inside the app, from its entry to the start of its response.
 
-    How long that takes is measured of one request in a turn, and of all while others wait: ``inside_then`` is how many
-    were inside when it entered, itself included, and 0 where it is not measured.
+    How long that takes is measured now and then, and of all while others wait: ``inside_then`` is how many were inside
+    when it entered, itself included, and 0 where it is not measured.
     """
 
-    __slots__ = ("_entered_us", "_intake", "_keeper", "inside_then")
+    __slots__ = ("_entered_us", "_intake", "_keeper", "inside_then", "is_inside")
 
-    def __init__(self, keeper: Gatekeeper | None, intake: Intake | None, entered_us: int, inside_then: int) -> None:
+    def __init__(self, keeper: Gatekeeper, intake: Intake, entered_us: int = 0, inside_then: int = 0) -> None:
         self._keeper = keeper
         self._intake = intake
         self._entered_us = entered_us
         self.inside_then = inside_then
+        self.is_inside = True
 
     def begun(self, route: Hashable) -> None:
         """Its response begins; where it is measured, the time is compared with those of the same route. Idempotent."""
-        if self._keeper is not None and self.inside_then:
+        if self.is_inside and self.inside_then:
             self._keeper.took(route, self._entered_us, self.inside_then)
         self.end()
 
     def end(self) -> None:
         """Its response has begun, or it has ended without one. Idempotent."""
-        keeper, intake = self._keeper, self._intake
-        if keeper is not None and intake is not None:
-            self._keeper = None
-            intake.count -= 1
-            if keeper.lane.waiting:
-                keeper.left()
+        if self.is_inside:
+            self.is_inside = False
+            self._intake.count -= 1
+            if self._keeper.lane.waiting:
+                self._keeper.left()
 
     def goes_on(self) -> bool:
         """It has heard from its client, and what it takes is measured from now on; False if its place is another's."""
-        if self._keeper is None or self._intake is None:
+        if not self.is_inside:
             return True
         if not self._keeper.lane.places.counts(self._intake):
             return False
@@ -55,12 +58,9 @@ class Passage:
     def goes_on_as(self, other: Passage) -> None:
         """It has come through the lane once more, and takes the place that was given."""
         self.end()
-        self._keeper, self._intake = other._keeper, other._intake
-        self._entered_us, self.inside_then = other._entered_us, other.inside_then
+        self._intake, self._entered_us = other._intake, other._entered_us
+        self.inside_then, self.is_inside = other.inside_then, True
 
-
-# The passage of those whom no lane holds up.
-FREE = Passage(None, None, 0, 0)
 
 # A future of its place in the app, None where it took too long.
 Waiter = asyncio.Future[Intake | None]
@@ -78,16 +78,27 @@ class Gatekeeper:
         self.lane = lane_of(self._let_in, self._refuse)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick_is_due = False
+        self._measures_us = 0
         self._sweep: asyncio.TimerHandle | None = None
 
     def enter_now(self, rank: Rank) -> Passage | None:
         """The passage of a request that enters at once."""
         now_us = self._now_us()
-        is_first = not self._tick_is_due
-        if is_first:
+        if not self._tick_is_due:
             self._tick_soon()
         intake = self.lane.enters(rank, now_us)
-        return None if intake is None else Passage(self, intake, now_us, self.lane.places.inside if is_first else 0)
+        if intake is None:
+            return None
+        if now_us < self._measures_us:
+            return Passage(self, intake)
+        self._measures_us = now_us + MEASURED_US
+        return Passage(self, intake, now_us, self.lane.places.inside)
+
+    def enter_without_a_place(self) -> Passage:
+        """The passage of a request that no lane holds up."""
+        passage = Passage(self, Intake())
+        passage.is_inside = False
+        return passage
 
     def enter_anyway(self) -> Passage:
         """The passage of a request that enters though it should wait."""
@@ -128,7 +139,8 @@ class Gatekeeper:
 
     def give_back(self, intake: Intake | None) -> None:
         """A place that was given is not taken: it is for another."""
-        Passage(self, intake, 0, 0).end()
+        if intake is not None:
+            Passage(self, intake).end()
 
     def left(self) -> None:
         """A place is free, and others wait."""

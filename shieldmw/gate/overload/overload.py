@@ -14,7 +14,7 @@ from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
 from shieldmw.gate.events import Decided, Observer
 
-from .gatekeeper import FREE, Gatekeeper, Passage, Waiter
+from .gatekeeper import Gatekeeper, Passage, Waiter
 from .holding import Holding
 from .overload_log import OverloadLog
 
@@ -93,7 +93,7 @@ class Overload:
     def enter_now(self, facts: Facts, decision: Decision) -> Passage | None:
         """The passage of a request that enters the app at once; else ``enter`` must be awaited."""
         if decision.reason is EXEMPT:
-            return FREE
+            return self._keeper.enter_without_a_place()
         identity = decision.identity
         passage = self._keeper.enter_now(_GUEST if identity is None else RANKS[identity.listener_class])
         if passage is None and self._shadow:

@@ -35,6 +35,35 @@ def test_while_calm_each_enters_at_once_with_one_callback_a_turn() -> None:
     run(story())
 
 
+def test_while_calm_few_are_measured() -> None:
+    """One in two milliseconds; of those who had to wait, every one."""
+
+    async def story() -> None:
+        keeper = gatekeeper(1000)
+        clock_s = asyncio.get_running_loop().time
+        began_s, measured = clock_s(), 0
+        while clock_s() - began_s < 0.1:
+            passage = keeper.enter_now(Rank.GUEST)
+            assert passage is not None
+            measured += passage.inside_then == 1
+            passage.end()
+            await asyncio.sleep(0.0005)
+        assert 40 <= measured <= 52
+        full = gatekeeper(1)
+        inside = full.enter_now(Rank.GUEST)
+        assert inside is not None
+        tasks = [asyncio.create_task(full.wait(Rank.GUEST)) for _ in range(5)]
+        await yield_often()
+        inside.end()
+        for task in tasks:
+            passage = await task
+            assert passage is not None
+            assert passage.inside_then == 1
+            passage.end()
+
+    run(story())
+
+
 def test_those_who_wait_are_woken_in_the_order_of_favour() -> None:
     """Whatever the order in which they came; inside a class the first to come is the first."""
 

@@ -20,7 +20,7 @@ from shieldmw.core.lane import Rank
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.gate.gate import Gate
-from shieldmw.gate.overload.gatekeeper import FREE, Gatekeeper, Passage
+from shieldmw.gate.overload.gatekeeper import Gatekeeper, Passage
 from shieldmw.gate.overload.holding import Holding
 from shieldmw.gate.overload.overload import (
     GUEST_RETRY_S,
@@ -153,7 +153,11 @@ def test_what_is_exempt_asks_for_no_passage() -> None:
         one = one_place(exempt_paths="/healthz")
         await one.fill()
         healthz = facts(path="/healthz")
-        assert one.overload.enter_now(healthz, await one.admitted(healthz)) is FREE
+        passage = one.overload.enter_now(healthz, await one.admitted(healthz))
+        assert passage is not None
+        assert one.keeper.lane.places.inside == 1
+        passage.begun("healthz")
+        assert passage.goes_on()
         assert one.keeper.lane.places.inside == 1
 
     run(story())
