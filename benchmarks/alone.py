@@ -23,6 +23,7 @@ _PATIENT: Final = {"SHIELD_REDIS_TIMEOUT_MS": "2000"}
 GUEST: Final = {"SHIELD_IP_LIMIT": PLENTY}
 USUAL: Final = {"SHIELD_IP_LIMIT": "300/minute"}
 REFUSED: Final = {"SHIELD_IP_LIMIT": ONCE}
+_NO_LANE: Final = {"SHIELD_OVERLOAD": "off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +94,14 @@ def _check(reports: Sequence[Report], *, refused: bool) -> None:
 
 
 async def decisions(store: Store, rounds: int, part: float) -> dict[str, Cost]:
-    """One client and many, allowed and refused."""
+    """One client and many, allowed and refused; those allowed also without the lane, which is to show its cost."""
     many = int(100_000 * part)
     count = int(200_000 * part)
     jobs = {
         "one guest, allowed": (Job(count), GUEST, False),
+        "the same without overload protection": (Job(count), GUEST | _NO_LANE, False),
         f"{many:,} guests in turn, allowed": (Job(count, many, warm_up=many), USUAL, False),
+        f"{many:,} in turn without overload protection": (Job(count, many, warm_up=many), USUAL | _NO_LANE, False),
         "one guest, refused": (Job(count), REFUSED, True),
         f"{many:,} guests in turn, refused": (Job(count, many, warm_up=2 * many), REFUSED, True),
     }
