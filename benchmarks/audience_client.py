@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from benchmarks.audience_app import LIVE_PATH, WELCOME
-from shieldmw.drill.tokens import Issuer
+from shieldmw.rehearsal.load.tokens import Issuer
 
 # So many come at once: enough to keep the worker busy, few enough that none waits long.
 _AT_ONCE: Final = 64

@@ -28,9 +28,9 @@ from benchmarks.audience_app import LIVE_PATH
 from benchmarks.audience_client import Crowd, guests, members
 from benchmarks.document import require_marks, write_into
 from benchmarks.progress import say
-from shieldmw.drill.server import environment, free_port, serving
-from shieldmw.drill.tokens import Issuer
-from shieldmw.store.embedded import EmbeddedServer
+from shieldmw.rehearsal.load.server import environment, free_port, serving
+from shieldmw.rehearsal.load.tokens import Issuer
+from shieldmw.store.redis.embedded import EmbeddedServer
 
 HOST: Final = "127.0.0.1"
 APP: Final = "benchmarks.audience_app:app"

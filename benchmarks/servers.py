@@ -20,7 +20,7 @@ import shieldmw
 from benchmarks.apps import READY_PATH
 from benchmarks.progress import say
 from benchmarks.store import HOST
-from shieldmw.drill.server import free_port, serving
+from shieldmw.rehearsal.load.server import free_port, serving
 
 HOME: Final = Path(__file__).resolve().parent.parent
 CHECKOUT: Final = Path(shieldmw.__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 import click
 import redis
 
-from shieldmw.drill.server import free_port, serving
+from shieldmw.rehearsal.load.server import free_port, serving
 
 HOST: Final = "127.0.0.1"
 _SCRIPTS: Final = ("eval", "evalsha", "fcall")

@@ -5,7 +5,7 @@ ShieldError
 └── StoreError         the shared store did not do what was asked
     ├── NotPermitted       its user lacks a right
     └── StoreUnavailable   it did not answer in time, or answered that it cannot serve now
-        └── NothingDone    and so has done nothing
+        └── NotApplied    and so has done nothing
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ class StoreUnavailable(StoreError):
     """The shared store is away: refused, too slow, loading, read-only, out of memory."""
 
 
-class NothingDone(StoreUnavailable):
+class NotApplied(StoreUnavailable):
     """The same, and it is known that nothing was charged: nothing was sent, or the server said that it would not."""

@@ -9,40 +9,41 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from .asgi.cors import Cors
-from .asgi.facts import AuthenticateScope, FactsReader, Reading
-from .asgi.handshakes import Handshakes
-from .asgi.lingering import Lingering
-from .asgi.middleware import Shield
-from .asgi.nesting import Nesting
-from .asgi.replies import Pointers, Replies
-from .asgi.stopping import StopSignals
+from .answers.refusals import RefusalAnswers, RefusalLinks
 from .core.concurrency import AdaptiveLimit
 from .core.lane import Lane, LanePlan
+from .doors.asgi.cors import Cors
+from .doors.asgi.facts import AuthenticateScope, CredentialSources, FactsReader
+from .doors.asgi.handshakes import Handshakes
+from .doors.asgi.lingering import Lingering
+from .doors.asgi.middleware import Shield
+from .doors.asgi.nesting import Nesting
+from .doors.asgi.replies import Replies
+from .doors.asgi.stopping import StopSignals
 from .errors import SettingsError
-from .gate.api_keys import ApiKeys
-from .gate.askers import Addressing, Askers
-from .gate.batch import Batch, Singly
-from .gate.charging import Charging, OwnCharging, SharedCharging
-from .gate.control import Control
-from .gate.deny import DenyWatch
+from .gate.auth.api_keys import ApiKeys
+from .gate.auth.failed_auth import FailedAuth
+from .gate.auth.identity import Identifier, TokenVerifier
 from .gate.events import Observer
-from .gate.expulsion import Expulsion
-from .gate.failed_auth import FailedAuth
+from .gate.fleet.deny_watch import DenyWatch
+from .gate.fleet.mode_watch import ChangeListener, ModeWatch
 from .gate.gate import Background, Gate
-from .gate.identity import Identifier, TokenVerifier
-from .gate.leases import Leases
-from .gate.live import LiveRoom
-from .gate.outage import GuardedStore, WatchedStore
+from .gate.limiter.batch import Batch, Singly
+from .gate.limiter.fallback import BreakerStore, FallbackStore
+from .gate.limiter.leases import Leases
+from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
+from .gate.limiter.lookups import Addressing, Lookups
+from .gate.limiter.refusals import Refusals, RefusedGuests
+from .gate.operator.control import Control
 from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.holding import Holding
 from .gate.overload.load_reports import LoadReports
 from .gate.overload.overload import Overload
-from .gate.refusals import Refusals, RefusedGuests
-from .gate.seats import SeatPlan, Seats
-from .gate.stream_caps import NO_CAPS, STREAMS, StreamCaps
-from .gate.switch import ChangeListener, Switch
-from .gate.takeover import TAKEN
+from .gate.seats.admission import Admission
+from .gate.seats.expulsion import Expulsion
+from .gate.seats.seats import SeatPlan, Seats
+from .gate.seats.stream_caps import NO_CAPS, STREAMS, StreamCaps
+from .gate.seats.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import masked_url, problem
 from .settings.store_url import scheme_of
@@ -52,9 +53,9 @@ from .store.port import Store
 from .telemetry.log import RefusalLog
 
 if TYPE_CHECKING:
-    from .asgi.admin import Admin
-    from .asgi.admin_alone import AdminAlone
-    from .gate.desk import Desk
+    from .admin.alone import AdminAlone
+    from .admin.routing import Admin
+    from .gate.operator.desk import Desk
 
 # What only some settings need is imported where they are read: a process pays for what it uses.
 
@@ -95,7 +96,7 @@ class ShieldMiddleware(Shield):
         authenticate: AuthenticateScope | None,
         failure: SettingsError | None = None,
     ) -> None:
-        pointers = Pointers(settings.recording_url, settings.sign_in_url, settings.retry_after)
+        refusal_links = RefusalLinks(settings.recording_url, settings.sign_in_url, settings.retry_after)
         reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
         build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
@@ -113,7 +114,7 @@ class ShieldMiddleware(Shield):
             app,
             open_gate=open_gate,
             reader=reader,
-            replies=Replies(pointers, cors=cors, handshakes=handshakes),
+            replies=Replies(RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes),
             lingering=lingering,
             nesting=Nesting(settings, authenticate),
             admin=_admin(settings, reader, handshakes),
@@ -132,18 +133,18 @@ def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> A
     """The admin routes, where there is a token to show there."""
     if settings.admin_token is None:
         return None
-    from .asgi.admin import Admin
-    from .asgi.admin_door import Door
+    from .admin.auth import AdminAuth
+    from .admin.routing import Admin
 
     view_token = None if settings.view_token is None else settings.view_token.get_secret_value()
-    door = Door(settings.admin_token.get_secret_value(), view_token, _addressing(settings), reader)
-    return Admin(settings.admin_path, door, handshakes)
+    admin_auth = AdminAuth(settings.admin_token.get_secret_value(), view_token, _addressing(settings), reader)
+    return Admin(settings.admin_path, admin_auth, handshakes)
 
 
 def _reader(settings: Settings, authenticate: AuthenticateScope | None = None) -> FactsReader:
     forwarded = settings.forwarded_header if settings.trusted_proxies else None
-    reading = Reading(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
-    return FactsReader(reading, authenticate)
+    sources = CredentialSources(forwarded, settings.token_header, settings.token_cookie, settings.token_query)
+    return FactsReader(sources, authenticate)
 
 
 def admin_alone(settings: Settings) -> AdminAlone:
@@ -152,7 +153,7 @@ def admin_alone(settings: Settings) -> AdminAlone:
     Raises:
         SettingsError: there is no token to show there, or the store is none that processes share.
     """
-    from .asgi.admin_alone import AdminAlone
+    from .admin.alone import AdminAlone
 
     lingering = Lingering()
     handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
@@ -172,16 +173,16 @@ def admin_alone(settings: Settings) -> AdminAlone:
 
 def build_desk(settings: Settings, store: Store) -> Desk:
     """The operator's side of a fleet, for one event loop."""
-    from .gate.desk import Desk, OnlookersGrants
+    from .gate.operator.desk import Desk, OnlookersGrants
 
     plan = SeatPlan.of(settings)
-    switch = Switch(store, on_change=lambda: desk.soon())
-    seats = Seats(OnlookersGrants(store, switch.store_now_s), switch, plan)
-    deny_list = DenyWatch(store, switch.store_now_s)
-    guarded = _guarded(settings, store, workers=lambda: seats.workers)
-    load_reports = LoadReports(store, seats, None, switch.store_now_s)
-    control = Control(store, guarded, switch, seats, deny_list, settings, lambda: None, load_reports)
-    desk = Desk(control, switch, deny_list, seats, guarded)
+    mode_watch = ModeWatch(store, on_change=lambda: desk.soon())
+    seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, plan)
+    deny_list = DenyWatch(store, mode_watch.store_now_s)
+    fallback_store = _fallback_store(settings, store, workers=lambda: seats.workers)
+    load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
+    control = Control(store, fallback_store, mode_watch, seats, deny_list, settings, lambda: None, load_reports)
+    desk = Desk(control, mode_watch, deny_list, seats, fallback_store)
     return desk
 
 
@@ -196,7 +197,7 @@ def _start_embedded(settings: Settings) -> None:
         SettingsError: it does not start.
     """
     if scheme_of(settings.redis_url) == "embedded":
-        from .store.embedded import shared_server
+        from .store.redis.embedded import shared_server
 
         shared_server().start()
 
@@ -209,23 +210,23 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     """
     policy = settings.policy
     plan = SeatPlan.of(settings)
-    switch = Switch(store, on_change=lambda: mode_changed(), on_reset=lambda: forget())
+    mode_watch = ModeWatch(store, on_change=lambda: mode_changed(), on_reset=lambda: invalidate())
     observers = (RefusalLog(),)
-    seats = Seats(store, switch, plan, observers=observers)
+    seats = Seats(store, mode_watch, plan, observers=observers)
     caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if policy.has_live_paths else NO_CAPS
     prefixes = (settings.ipv4_prefix, settings.ipv6_prefix)
-    room = LiveRoom(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes)
-    deny_list = DenyWatch(store, switch.store_now_s)
-    guarded = _guarded(settings, store, workers=lambda: seats.workers)
-    charging, leasing = _charging(settings, store, guarded)
+    admission = Admission(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes)
+    deny_list = DenyWatch(store, mode_watch.store_now_s)
+    fallback_store = _fallback_store(settings, store, workers=lambda: seats.workers)
+    limiter, leasing = _limiter(settings, store, fallback_store)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
-    identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, guarded, failures))
+    identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, fallback_store, failures))
 
-    overload = None if settings.overload == "off" else _overload(settings, room, observers)
-    load_reports = LoadReports(store, seats, overload, switch.store_now_s)
+    overload = None if settings.overload == "off" else _overload(settings, admission, observers)
+    load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s)
 
-    def forget() -> None:
-        gate.forget()
+    def invalidate() -> None:
+        gate.invalidate()
         failures.clear()
 
     def mode_changed() -> None:
@@ -235,81 +236,81 @@ def build_gate(settings: Settings, store: Store) -> Gate:
 
     gate = Gate(
         policy,
-        Askers(policy, _addressing(settings)),
+        Lookups(policy, _addressing(settings)),
         identifier,
-        charging,
+        limiter,
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
         background=(
             *leasing,
-            switch,
+            mode_watch,
             deny_list,
             *credentials,
             seats,
-            room,
+            admission,
             load_reports,
             *([Expulsion(seats, deny_list, identifier, api_keys)] if policy.has_live_paths else ()),
-            ChangeListener(store, _listener(switch, seats, deny_list, room, forget)),
+            ChangeListener(store, _listener(mode_watch, seats, deny_list, admission, invalidate)),
             StopSignals(seats.leave),
         ),
         observers=observers,
         deny_list=deny_list,
-        switch=switch,
-        room=room,
+        mode_watch=mode_watch,
+        admission=admission,
         overload=overload,
-        control=Control(store, guarded, switch, seats, deny_list, settings, forget, load_reports),
+        control=Control(store, fallback_store, mode_watch, seats, deny_list, settings, invalidate, load_reports),
         refused_guests=RefusedGuests() if settings.refusals else None,
     )
     return gate
 
 
-def _overload(settings: Settings, room: LiveRoom, observers: Sequence[Observer]) -> Overload:
+def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer]) -> Overload:
     """The lane before the app."""
     plan = LanePlan(wait_us=settings.queue_ms * 1000)
     keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)))
     shadow = settings.overload_in_force == "shadow"
-    return Overload(keeper, Holding(settings.hold_ms / 1000), room.is_returning, observers, shadow=shadow)
+    return Overload(keeper, Holding(settings.hold_ms / 1000), admission.is_returning, observers, shadow=shadow)
 
 
 def _listener(
-    switch: Switch, seats: Seats, deny_list: DenyWatch, room: LiveRoom, forget: Callable[[], None]
+    mode_watch: ModeWatch, seats: Seats, deny_list: DenyWatch, admission: Admission, invalidate: Callable[[], None]
 ) -> Callable[[str], None]:
     """What is done where another worker tells of a change."""
 
     def heard(change: str) -> None:
         if change.startswith(STREAMS):
-            room.streams.heard(change)
+            admission.streams.heard(change)
             return
         if change == "seats":
             seats.soon()
             return
         if change.startswith(TAKEN):
-            room.takeovers.heard(change)
+            admission.takeovers.heard(change)
             return
         if not change:
-            room.streams.listening()
-        switch.soon()
+            admission.streams.listening()
+        mode_watch.soon()
         deny_list.soon()
         if change.startswith("client"):
-            forget()
+            invalidate()
 
     return heard
 
 
-def _guarded(settings: Settings, store: Store, workers: Callable[[], int]) -> GuardedStore:
+def _fallback_store(settings: Settings, store: Store, workers: Callable[[], int]) -> FallbackStore:
     """The store's buckets, and those of this worker for while it is away."""
-    watched = WatchedStore(store, settings.on_redis_failure)
-    calls = Batch(watched) if settings.batch else Singly(watched)
-    return GuardedStore(watched, calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), workers, store.settle)
+    breaker_store = BreakerStore(store, settings.on_redis_failure)
+    calls = Batch(breaker_store) if settings.batch else Singly(breaker_store)
+    return FallbackStore(breaker_store, calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), workers, store.settle)
 
 
-def _charging(settings: Settings, store: Store, guarded: GuardedStore) -> tuple[Charging, Sequence[Background]]:
+def _limiter(settings: Settings, store: Store, fallback_store: FallbackStore) -> tuple[Limiter, Sequence[Background]]:
     """How charges are taken: a store in this process needs none of what makes a far one fast."""
     if isinstance(store, MemoryStore):
-        return OwnCharging(store), ()
+        return LocalLimiter(store), ()
     leases = Leases(store.give_back) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
-    return SharedCharging(guarded, leases, refusals), () if leases is None else (leases,)
+    return FleetLimiter(fallback_store, leases, refusals), () if leases is None else (leases,)
 
 
 def _identifier(
@@ -317,7 +318,7 @@ def _identifier(
 ) -> tuple[Identifier, ApiKeys, Sequence[Background]]:
     """Who says who is asking, and what keeps fresh what it knows."""
     api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.keys_changed())
-    tokens, jwks = _jwt(settings, on_change=lambda lost: identifier.forget() if lost else identifier.keys_changed())
+    tokens, jwks = _jwt(settings, on_change=lambda lost: identifier.invalidate() if lost else identifier.keys_changed())
     identifier = Identifier(api_keys, tokens, failed_auth)
     return identifier, api_keys, (api_keys, *jwks)
 
@@ -327,7 +328,7 @@ def _jwt(settings: Settings, on_change: Callable[[bool], None]) -> tuple[TokenVe
     if settings.jwt_secret is None and settings.jwt_public_key is None and settings.jwt_jwks_url is None:
         return None, ()
     try:
-        from .gate import jwks, jwt_tokens
+        from .gate.auth import jwks, jwt_tokens
     except ImportError as error:
         raise SettingsError([f"SHIELD_JWT_*: verifying JWTs needs {error.name}: pip install 'shieldmw[jwt]'"]) from None
     algorithms = settings.jwt_algorithms

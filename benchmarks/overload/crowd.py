@@ -19,7 +19,7 @@ import uvloop
 from benchmarks.overload.app import SLOW_PATH
 from benchmarks.servers import HOME, own_environment
 from benchmarks.store import HOST
-from shieldmw.drill.tokens import Issuer
+from shieldmw.rehearsal.load.tokens import Issuer
 
 ISSUER: Final = "overload"
 PATIENCE_S: Final = 10.0

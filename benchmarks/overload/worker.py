@@ -24,7 +24,7 @@ from benchmarks.overload.crowd import ISSUER
 from benchmarks.overload.tally import Tally
 from benchmarks.servers import HOME, own_environment
 from benchmarks.store import HOST, Store
-from shieldmw.drill.server import free_port, serving
+from shieldmw.rehearsal.load.server import free_port, serving
 
 SERVERS: Final = {"uvloop": "uvicorn, uvloop", "asyncio": "uvicorn, asyncio", "serve": "shieldmw serve"}
 BOTS: Final = 5000

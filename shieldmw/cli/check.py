@@ -20,9 +20,9 @@ from shieldmw.errors import NotPermitted, SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, variable
 from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
-from shieldmw.store.embedded import EmbeddedServer
+from shieldmw.store.fleet import RedisStore
 from shieldmw.store.opener import store_opener
-from shieldmw.store.shared import RedisStore
+from shieldmw.store.redis.embedded import EmbeddedServer
 from shieldmw.wiring import build_gate
 
 from .load import exit_with, settings_or_exit
@@ -108,7 +108,7 @@ async def _jwks_warnings(settings: Settings) -> list[str]:
     """The reason why the JWKS cannot be fetched, if one is set and it cannot."""
     if settings.jwt_jwks_url is None:
         return []
-    from shieldmw.gate.jwks import JwksKeys
+    from shieldmw.gate.auth.jwks import JwksKeys
 
     keys = JwksKeys(settings.jwt_jwks_url, settings.jwt_algorithms, on_change=lambda lost: None)
     try:

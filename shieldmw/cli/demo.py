@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from shieldmw.drill.server import Server
-    from shieldmw.drill.verdict import Promise, Verdict
+    from shieldmw.rehearsal.load.server import Server
+    from shieldmw.rehearsal.load.verdict import Promise, Verdict
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _HOST: Final = "127.0.0.1"
@@ -83,9 +83,9 @@ def _require_parts() -> None:
         raise click.ClickException(
             f"The demo lacks {', '.join(lacking)}. Install it all with: pip install 'shieldmw[demo]'"
         )
-    from shieldmw.drill.emergency import SECOND_ACT_SOURCES
-    from shieldmw.drill.live_event import SOURCES
-    from shieldmw.drill.load import missing_sources
+    from shieldmw.demo.emergency import SECOND_ACT_SOURCES
+    from shieldmw.demo.live_event import SOURCES
+    from shieldmw.rehearsal.load.drill import missing_sources
 
     if missing := missing_sources((*SOURCES, *SECOND_ACT_SOURCES)):
         raise click.ClickException(
@@ -96,8 +96,8 @@ def _require_parts() -> None:
 
 async def _stage(folder: Path, seconds: float, keep: bool) -> bool:
     from shieldmw.cli.demo_screen import open_console, show_verdict
-    from shieldmw.drill.live_event import serve_command
-    from shieldmw.drill.server import environment, free_port, serving
+    from shieldmw.demo.live_event import serve_command
+    from shieldmw.rehearsal.load.server import environment, free_port, serving
 
     _let_sigterm_cancel_this()
     console = open_console()
@@ -135,17 +135,17 @@ class _Event:
         return f"http://{self.host}:{self.port}"
 
     def settings(self) -> Mapping[str, str]:
-        from shieldmw.drill.emergency import emergency_settings
-        from shieldmw.drill.live_event import shield_settings
+        from shieldmw.demo.emergency import emergency_settings
+        from shieldmw.demo.live_event import shield_settings
 
         return {**shield_settings(self.jwt_secret), **emergency_settings(self.url, self.admin_token)}
 
 
 async def _first_act(console: Console, event: _Event, seconds: float) -> Verdict:
     from shieldmw.cli.demo_screen import View, show_figures, show_refusals, watch
-    from shieldmw.drill.live_event import calm_then_storm, tallies
-    from shieldmw.drill.load import Drill
-    from shieldmw.drill.verdict import verdict
+    from shieldmw.demo.live_event import calm_then_storm, tallies
+    from shieldmw.rehearsal.load.drill import Drill
+    from shieldmw.rehearsal.load.verdict import verdict
 
     console.print("\nAct one: a calm, then a storm", style="bold")
     story = calm_then_storm(seconds, event.jwt_secret, int(time.time()))
@@ -158,11 +158,11 @@ async def _first_act(console: Console, event: _Event, seconds: float) -> Verdict
 
 async def _second_act(console: Console, event: _Event, seconds: float) -> Verdict:
     from shieldmw.cli.demo_screen import View, show_cut, show_figures, show_refusals, watch
-    from shieldmw.drill import cut, flood
-    from shieldmw.drill.emergency import fewer_listeners
-    from shieldmw.drill.live_event import tallies
-    from shieldmw.drill.second_act import SecondAct
-    from shieldmw.drill.verdict import Promise, verdict
+    from shieldmw.demo import cut, flood
+    from shieldmw.demo.emergency import fewer_listeners
+    from shieldmw.demo.live_event import tallies
+    from shieldmw.demo.second_act import SecondAct
+    from shieldmw.rehearsal.load.verdict import Promise, verdict
 
     console.print("\nAct two: fewer listeners, the right ones", style="bold")
     plan = fewer_listeners(seconds, event.jwt_secret, int(time.time()))
@@ -184,7 +184,7 @@ def _let_sigterm_cancel_this() -> None:
 
 
 async def _wait_until_ready(console: Console, server: Server, url: str) -> None:
-    from shieldmw.drill.server import ServerNotReady
+    from shieldmw.rehearsal.load.server import ServerNotReady
 
     console.print("Starting the live event: shieldmw serve app:app, 2 workers, one embedded Valkey")
     started = time.monotonic()
@@ -202,8 +202,8 @@ async def _wait_until_ready(console: Console, server: Server, url: str) -> None:
 
 async def _keep(console: Console, server: Server, event: _Event) -> None:
     """Until Ctrl-C, SIGTERM or the end of the server."""
-    from shieldmw.drill.emergency import switch_lines
-    from shieldmw.drill.live_event import curl_lines
+    from shieldmw.demo.emergency import switch_lines
+    from shieldmw.demo.live_event import curl_lines
 
     enough = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -219,7 +219,7 @@ async def _keep(console: Console, server: Server, event: _Event) -> None:
 
 
 async def _stop(server: Server) -> Promise:
-    from shieldmw.drill.verdict import Promise
+    from shieldmw.rehearsal.load.verdict import Promise
 
     wrong = await server.stop()
     if wrong is None:

@@ -15,10 +15,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from shieldmw.drill.audience import Audience
-from shieldmw.drill.cut import Cut
-from shieldmw.drill.load import Drill, Refusal
-from shieldmw.drill.report import (
+from shieldmw.demo.cut import Cut
+from shieldmw.demo.report import (
     CUT_COLUMNS,
     FINAL_COLUMNS,
     LIVE_COLUMNS,
@@ -30,8 +28,10 @@ from shieldmw.drill.report import (
     progress_line,
     refusal_lines,
 )
-from shieldmw.drill.tally import GroupTally
-from shieldmw.drill.verdict import Verdict
+from shieldmw.rehearsal.load.audience import Audience
+from shieldmw.rehearsal.load.drill import Drill, Refusal
+from shieldmw.rehearsal.load.tally import GroupTally
+from shieldmw.rehearsal.load.verdict import Verdict
 
 _WIDTH_IN_A_LOG: Final = 120
 _TABLE_EVERY_S: Final = 0.5

@@ -11,10 +11,10 @@ from typing import Any, Self, TypeVar
 import click
 from pydantic import ValidationError
 
-from shieldmw.asgi.admin_schema import ModeBody, StatusAnswer, admin_called, field_errors, not_valid
+from shieldmw.admin.schema import ModeBody, StatusAnswer, admin_called, field_errors, not_valid
 from shieldmw.core.text import harmless
-from shieldmw.errors import NothingDone, NotPermitted, SettingsError, StoreError
-from shieldmw.gate.direct import DirectControl
+from shieldmw.errors import NotApplied, NotPermitted, SettingsError, StoreError
+from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
 from shieldmw.settings.store_url import scheme_of
@@ -100,7 +100,7 @@ class DirectClient:
         except NotPermitted as error:
             failure = f"does not permit it: {_sentence(error)}"
         except StoreError as error:
-            failure = f"does not answer: {_sentence(error)}{'' if isinstance(error, NothingDone) else maybe}"
+            failure = f"does not answer: {_sentence(error)}{'' if isinstance(error, NotApplied) else maybe}"
         raise click.ClickException(f"{self._place} {failure}{surely}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shieldmw.asgi.admin_load import OverloadAnswer, WorkerLoadItem
+from shieldmw.admin.load import OverloadAnswer, WorkerLoadItem
 
 # Overloaded workers that get a line of their own.
 MOST_SHOWN = 3

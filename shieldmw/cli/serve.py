@@ -14,7 +14,7 @@ import click
 from shieldmw.errors import SettingsError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
-from shieldmw.store.embedded import EmbeddedServer
+from shieldmw.store.redis.embedded import EmbeddedServer
 from shieldmw.wiring import ShieldMiddleware, admin_alone
 
 from .admin_listener import AdminListener, warn_of_strangers

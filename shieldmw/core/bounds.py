@@ -65,7 +65,7 @@ MOST_PROTOCOLS = 16
 LONGEST_PROTOCOL = 32
 
 # A ticket or a number has about 200 characters; a longer text is neither.
-LONGEST_PAPER = 512
+LONGEST_SIGNED_TICKET = 512
 
 # --- the proxies' header, read from the right ---
 # Bytes and hops that are read, more than any chain of proxies has. The rest, further left, is not read; where all hops

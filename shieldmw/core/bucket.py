@@ -53,11 +53,11 @@ def shared(charges: Charges, workers: int) -> Charges:
     return tuple([charge._replace(limit=share(charge.limit, workers, charge.cost)) for charge in charges])
 
 
-class Ask(NamedTuple):
+class TakeRequest(NamedTuple):
     """What one request asks of the store: its charges, and how often more it would like them ahead."""
 
     charges: Charges
-    ahead: int = 0
+    prefetch: int = 0
 
 
 class Outcome(NamedTuple):
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
     refundable: int = 0
 
 
-class Level(NamedTuple):
+class LimitStatus(NamedTuple):
     """How one bucket stands after a decision, in units and microseconds.
 
     ``retry_after_us`` is 0 where the charge fits, ``NEVER_US`` where it never will.
@@ -93,11 +93,11 @@ class Level(NamedTuple):
         return self.retry_after_us != 0
 
 
-def take(stored_us: Sequence[int | None], ask: Ask, now_us: int) -> Outcome:
+def take(stored_us: Sequence[int | None], ask: TakeRequest, now_us: int) -> Outcome:
     """Decide an ask against the TATs stored for its charges (None: a full bucket), all or nothing."""
     olds = []
     allowed = True
-    leased = ask.ahead
+    leased = ask.prefetch
     for stored, charge in zip(stored_us, ask.charges, strict=True):
         tau_us, step_us = charge.limit.tau_us, charge.step_us
         old = now_us if stored is None else min(max(stored, now_us), now_us + 2 * tau_us)
@@ -122,7 +122,7 @@ def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
     return (tau_us - 2 * used_us) // (8 * step_us)
 
 
-def levels(charges: Sequence[Charge], outcome: Outcome) -> tuple[Level, ...]:
+def levels(charges: Sequence[Charge], outcome: Outcome) -> tuple[LimitStatus, ...]:
     """How each bucket of the charges stands after their outcome."""
     allowed, now_us, tats_us, *_ = outcome
     return tuple([_level(charge, tat_us - now_us, allowed) for charge, tat_us in zip(charges, tats_us, strict=True)])
@@ -134,11 +134,11 @@ def remaining(limit: Limit, full_after_us: int) -> int:
     return spare_us // limit.unit_us if spare_us > 0 else 0
 
 
-def _level(charge: Charge, full_after_us: int, allowed: bool) -> Level:
+def _level(charge: Charge, full_after_us: int, allowed: bool) -> LimitStatus:
     _, limit, cost = charge
     full_after_us = max(full_after_us, 0)
     retry_after_us = 0 if allowed else _retry_after_us(limit, cost, limit.tau_us - full_after_us)
-    return Level(limit, remaining(limit, full_after_us), full_after_us, retry_after_us)
+    return LimitStatus(limit, remaining(limit, full_after_us), full_after_us, retry_after_us)
 
 
 def wait_us(charges: Sequence[Charge], outcome: Outcome) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .bucket import Charge, Charges, Outcome
 from .limits import LONGEST_TAU_US, Limit
-from .table import Table
+from .table import BoundedCache
 
 
 class Debt(NamedTuple):
@@ -56,7 +56,7 @@ class Debts:
     """At most ``most`` buckets; those that were not charged for longest are forgiven."""
 
     def __init__(self, most: int) -> None:
-        self._known: Table[str, Debt] = Table(most)
+        self._known: BoundedCache[str, Debt] = BoundedCache(most)
         self._most = most
         self._last = 0
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .bucket import NEVER_US, Charges, Level, Outcome, levels, wait_us
+from .bucket import NEVER_US, Charges, LimitStatus, Outcome, levels, wait_us
 from .client import Identity, IPAddress, ListenerClass
 from .made import made
 from .mode import Mode
-from .waiting import Place
+from .waiting import QueuePosition
 
 
 class Verdict(StrEnum):
@@ -64,7 +64,7 @@ class Decision(NamedTuple):
 
     ``charges`` are what it was charged and ``outcome`` what became of them, ``retry_after_us`` the wait
     until it would pass (0 where nothing says when). ``live``: its response holds a seat. ``place`` and
-    ``paper``: where someone without a seat stands in the waiting room, and the signed number to show
+    ``signed_ticket``: where someone without a seat stands in the waiting room, and the signed number to show
     there. ``kept`` is where the floor that answers may keep the answer of a refusal that may be given again.
     """
 
@@ -77,8 +77,8 @@ class Decision(NamedTuple):
     retry_after_us: int = 0
     mode: Mode = Mode.NORMAL
     live: bool = False
-    place: Place | None = None
-    paper: str | None = None
+    place: QueuePosition | None = None
+    signed_ticket: str | None = None
     kept: list[object] | None = None
 
     @property
@@ -92,7 +92,7 @@ class Decision(NamedTuple):
         return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
 
     @property
-    def levels(self) -> tuple[Level, ...]:
+    def levels(self) -> tuple[LimitStatus, ...]:
         """How the buckets stand that it was charged to."""
         return () if self.outcome is None else levels(self.charges, self.outcome)
 
@@ -104,7 +104,7 @@ class Decision(NamedTuple):
         return tuple([level.limit.name for level in self.levels if level.retry_after_us])
 
 
-def nearest(levels: Sequence[Level]) -> Level:
+def nearest(levels: Sequence[LimitStatus]) -> LimitStatus:
     """The bucket nearest to its end: the least share of its burst remains."""
     return min(levels, key=lambda level: level.remaining / level.limit.burst)
 

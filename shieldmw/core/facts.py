@@ -20,7 +20,7 @@ class Facts(NamedTuple):
     ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
     presented, unproven; ``methods`` every method the request may end up as, or ``ANY_METHOD``; ``route_path`` the
     path below ``root_path``; ``authenticate`` the host app's own check, bound to this request;
-    ``paper`` the ticket or number that was shown, unproven too. ``kept`` is where the gate may keep what
+    ``signed_ticket`` the ticket or number that was shown, unproven too. ``kept`` is where the gate may keep what
     it worked out of them, where the same facts come again. ``preflight``: it is what a browser asks before a
     request of another origin, and shows no credential.
     """
@@ -32,7 +32,7 @@ class Facts(NamedTuple):
     forwarded: tuple[str, ...] = ()
     credential: str | None = None
     authenticate: Authenticate | None = None
-    paper: str | None = None
+    signed_ticket: str | None = None
     root_path: str = ""
     kept: list[Any] | None = None
     preflight: bool = False

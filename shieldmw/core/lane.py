@@ -150,8 +150,10 @@ class Lane(Generic[W]):
         """Whether a request that had to wait would have to wait too long."""
         if not self.waiting:
             return False
-        ahead = self._ahead_of(rank)
-        return ahead >= self._plan.most_waiting or (ahead + 1) * self._pace_us > self._longest_wait_us(rank, now_us)
+        prefetch = self._ahead_of(rank)
+        return prefetch >= self._plan.most_waiting or (prefetch + 1) * self._pace_us > self._longest_wait_us(
+            rank, now_us
+        )
 
     def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
         """Queue a request."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .client import AddressClients, Client
-from .table import Table
+from .table import BoundedCache
 
 FREE_FAILURES = 3
 FIRST_S = 2.0
@@ -27,7 +27,7 @@ class Lockout:
     A success forgets them. So do a day without any, and a crowd of 16,384 other addresses.
     """
 
-    _records: Table[Client, _Record] = field(default_factory=lambda: Table(ADDRESSES_KEPT))
+    _records: BoundedCache[Client, _Record] = field(default_factory=lambda: BoundedCache(ADDRESSES_KEPT))
 
     def wait_s(self, clients: AddressClients, now_s: float) -> float:
         """How long the address must still wait; 0 when it may try."""

@@ -56,7 +56,7 @@ class Rule:
         return (named or method == ANY_METHOD) and self.path.matches(reading)
 
 
-class Terms(NamedTuple):
+class RouteRules(NamedTuple):
     """What the policy says of a path under a method: the strictest of all its readings.
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may be here in an
@@ -97,33 +97,33 @@ class Policy:
         """Whether any path holds a seat."""
         return bool(self.live) or any(rule.live for rule in self.rules)
 
-    def terms(self, facts: Facts) -> Terms:
+    def route_rules(self, facts: Facts) -> RouteRules:
         """What is said of the path and the methods of a request, whoever asks."""
-        terms = self._terms_of_path(facts)
-        return _of_preflights(terms) if facts.preflight else terms
+        route_rules = self._route_rules_of_path(facts)
+        return _of_preflights(route_rules) if facts.preflight else route_rules
 
-    def _terms_of_path(self, facts: Facts) -> Terms:
+    def _route_rules_of_path(self, facts: Facts) -> RouteRules:
         exempt = self._is_exempt(facts)
         if not self.rules and not self.live:
-            return Terms(exempt=exempt)
+            return RouteRules(exempt=exempt)
         found = readings(facts.path, facts.route_path, facts.root_path)
         if not found:
-            return self.strictest_terms()
+            return self.strictest_route_rules()
         live = any(pattern.matches(reading) for reading in found for pattern in self.live)
-        return self._terms(self._rules_for(found, facts.methods), exempt=exempt, live=live)
+        return self._route_rules(self._rules_for(found, facts.methods), exempt=exempt, live=live)
 
-    def strictest_terms(self) -> Terms:
+    def strictest_route_rules(self) -> RouteRules:
         """The terms of a path that is beyond reading: those of all rules together, and no exemption.
 
         It may be any path, so every limit is charged; all of them are the asking client's own.
         """
-        return self._terms((None, *self.rules), exempt=False, live=bool(self.live))
+        return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live))
 
-    def _terms(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> Terms:
+    def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> RouteRules:
         """The terms of some rules together; None stands for a reading under which no rule holds."""
         named = [rule for rule in rules if rule]
         said = {rule.emergency for rule in named}
-        return Terms(
+        return RouteRules(
             exempt=exempt,
             live=live or any(rule.live for rule in named),
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
@@ -148,12 +148,12 @@ class Policy:
         return all(rule.cost > 0 for rule in self.rules)
 
     def charges(
-        self, terms: Terms, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
+        self, route_rules: RouteRules, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
     ) -> Charges:
         """What the request is charged, the narrowest client first; empty where nothing limits it."""
-        own, cost = terms.limits, terms.cost
+        own, cost = route_rules.limits, route_rules.cost
         if identity is None:
-            ip = self.preflight if terms.preflight else self.ip if mode is Mode.NORMAL else self.emergency_ip
+            ip = self.preflight if route_rules.preflight else self.ip if mode is Mode.NORMAL else self.emergency_ip
             return tuple(_address_charges(clients, own + ip + self.address, cost))
         charges = _client_charges(token_client(identity), (*own, *self.token), cost)
         return (*charges, *_address_charges(clients, self.address, cost))
@@ -179,15 +179,15 @@ class Policy:
         yield None
 
 
-def _of_preflights(terms: Terms) -> Terms:
+def _of_preflights(route_rules: RouteRules) -> RouteRules:
     """What holds for preflights where these terms hold for requests: the same, in buckets of their own.
 
     Members' preflights show no credential, so what is open to members is open to them. They cost 1 at least:
     on a live path they hold no seat, and only their rate bounds how many there are at once.
     """
-    access = Access.CLOSED if terms.access is Access.CLOSED else Access.OPEN
-    limits = tuple(of_preflights(limit) for limit in terms.limits)
-    return terms._replace(access=access, limits=limits, cost=max(1, terms.cost), preflight=True)
+    access = Access.CLOSED if route_rules.access is Access.CLOSED else Access.OPEN
+    limits = tuple(of_preflights(limit) for limit in route_rules.limits)
+    return route_rules._replace(access=access, limits=limits, cost=max(1, route_rules.cost), preflight=True)
 
 
 def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:

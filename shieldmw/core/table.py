@@ -10,7 +10,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Table(Generic[K, V]):
+class BoundedCache(Generic[K, V]):
     """A bounded mapping of two generations, of half of ``most`` entries each.
 
     What is written or found goes to the young one; when that is full it becomes the old one, and what nobody
@@ -68,7 +68,7 @@ class Table(Generic[K, V]):
         self._old.clear()
 
 
-class SeenOnce:
+class Doorkeeper:
     """Tells what comes again, by a number each; of ``most`` places each new number takes that of an older one.
 
     Who comes once should not be kept: objects that stay for a while and then go are what makes Python's garbage

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 
-from .bounds import LONGEST_PAPER
+from .bounds import LONGEST_SIGNED_TICKET
 from .client import ListenerClass
 from .seats import COHORTS
 
@@ -85,7 +85,7 @@ class Signer:
         return f"{_encode(payload)}.{_encode(self._mac(payload))}"
 
     def _read(self, text: str) -> list[object] | None:
-        if len(text) > LONGEST_PAPER:
+        if len(text) > LONGEST_SIGNED_TICKET:
             return None
         body, _, mac = text.partition(".")
         payload, shown = _decode(body), _decode(mac)

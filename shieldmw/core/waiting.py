@@ -12,7 +12,7 @@ POLL_STRETCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueCounters:
     """The fleet's counters after numbers were given out: the first of ours, the last given, the last called."""
 
     first: int
@@ -20,11 +20,11 @@ class Queue:
     called: int
 
 
-EMPTY = Queue(1, 0, 0)
+EMPTY = QueueCounters(1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueuePosition:
     """What someone in the waiting room is told. ``position`` 1 is next; ``wait_s`` None where unknown."""
 
     number: int
@@ -33,9 +33,9 @@ class Place:
     poll_s: float
 
 
-def place(number: int, called: int, calls_per_s: float, jitter: float) -> Place:
+def place(number: int, called: int, calls_per_s: float, jitter: float) -> QueuePosition:
     """Where a number stands. ``jitter`` in [0, 1) lengthens the poll interval by up to a fifth."""
     position = max(1, number - called)
     wait_s = position / calls_per_s if calls_per_s > 0 else None
     poll_s = min(LONGEST_POLL_S, SHORTEST_POLL_S * (1 + position / POLL_STRETCH))
-    return Place(number, position, wait_s, poll_s * (1 + jitter / 5))
+    return QueuePosition(number, position, wait_s, poll_s * (1 + jitter / 5))

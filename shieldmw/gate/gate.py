@@ -14,21 +14,21 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
-from shieldmw.core.rules import Policy, Terms
+from shieldmw.core.rules import Policy, RouteRules
 
-from . import ticks
-from .askers import Askers, Origin
-from .batch import Told
-from .charging import Charging
-from .control import Control
-from .deny import DenyWatch
+from . import clock
+from .auth.identity import GUEST, Identifier, Verified
 from .events import Decided, Observer
-from .identity import GUEST, Identifier, Verified
-from .live import Entry, LiveRoom, TurnedAway
+from .fleet.deny_watch import DenyWatch
+from .fleet.mode_watch import ModeWatch
+from .limiter.batch import TakeReply
+from .limiter.client_state import ClientState
+from .limiter.limiter import Limiter
+from .limiter.lookups import AddressInfo, Lookups
+from .limiter.refusals import RefusedGuests
+from .operator.control import Control
 from .overload.overload import Overload
-from .refusals import RefusedGuests
-from .standing import Standing
-from .switch import Switch
+from .seats.admission import Admission, Entry, TurnedAway
 
 # A refusal may be given again for so long: what it says of the wait is then so much more than true.
 REFUSAL_KEPT_US = 250_000
@@ -40,7 +40,7 @@ SEAT_DUE_US = 2 * US_PER_S
 
 
 # What holds for every path that is not exempt, whatever else is said of it.
-ANY_PATH, ANY_PREFLIGHT = Terms(), Terms(preflight=True)
+ANY_PATH, ANY_PREFLIGHT = RouteRules(), RouteRules(preflight=True)
 
 
 class Background(Protocol):
@@ -57,8 +57,8 @@ class Way(NamedTuple):
     """Where some facts have led, kept with them: the same facts lead there again while all this holds."""
 
     mode: Mode
-    origin: Origin
-    standing: Standing
+    address_info: AddressInfo
+    client_state: ClientState
     verified: Verified
     epoch: object
     deny_list: DenyList
@@ -70,26 +70,26 @@ class Gate:
     def __init__(  # noqa: PLR0913  (here everything meets)
         self,
         policy: Policy,
-        askers: Askers,
+        lookups: Lookups,
         identifier: Identifier,
-        charging: Charging,
+        limiter: Limiter,
         *,
         on_store_failure: OnStoreFailure,
         dry_run: bool,
         background: Sequence[Background] = (),
         observers: Sequence[Observer] = (),
         deny_list: DenyWatch,
-        switch: Switch,
-        room: LiveRoom,
+        mode_watch: ModeWatch,
+        admission: Admission,
         overload: Overload | None = None,
         control: Control | None = None,
         refused_guests: RefusedGuests | None = None,
-        now_us: Callable[[], int] = ticks.now_us,
+        now_us: Callable[[], int] = clock.now_us,
     ) -> None:
         self._policy = policy
-        self._askers = askers
+        self._lookups = lookups
         self._identifier = identifier
-        self._charging = charging
+        self._limiter = limiter
         self._on_store_failure = on_store_failure
         self._dry_run = dry_run
         self._background = tuple(background)
@@ -97,12 +97,12 @@ class Gate:
         self._observers_of_all = tuple(observer for observer in observers if observer.hears_all)
         self._tells_all = dry_run or bool(self._observers_of_all)
         self._deny_list = deny_list
-        self._switch = switch
+        self._mode_watch = mode_watch
         self._now_us = now_us
         self._forgot_us = now_us() - 1
         self._refused_guests = refused_guests
         self._denied_then = deny_list.entries
-        self.room = room
+        self.admission = admission
         self.overload = overload
         self.control = control
 
@@ -115,12 +115,12 @@ class Gate:
         """End everything in the background and give back connections."""
         for background in reversed(self._background):
             await background.stop()
-        await self._charging.aclose()
+        await self._limiter.aclose()
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Forget what is known of buckets: somebody's were made full again, or the store has lost them."""
         self._forgot_us = self._now_us()
-        self._charging.forget()
+        self._limiter.invalidate()
         if self._refused_guests is not None:
             self._refused_guests.clear()
 
@@ -131,7 +131,7 @@ class Gate:
 
     def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
         """The decision, made without a task, a future or a lock; else what must be awaited for it."""
-        mode = self._switch.mode
+        mode = self._mode_watch.mode
         if facts.kept:
             way: Way = facts.kept[0]
             if (
@@ -139,39 +139,45 @@ class Gate:
                 and way.deny_list is self._deny_list.entries
                 and (way.verified is GUEST or self._identifier.stands(way.verified, way.epoch))
             ):
-                return self._charge(facts, way.origin, way.standing)
-        terms = self._askers.terms_at_hand(facts)
-        if terms is None:
+                return self._charge(facts, way.address_info, way.client_state)
+        route_rules = self._lookups.route_rules_at_hand(facts)
+        if route_rules is None:
             return self._path_last(facts, mode)
-        refusal = self._refused_again(facts, terms, mode)
+        refusal = self._refused_again(facts, route_rules, mode)
         if refusal is not None:
             return self._told(facts, refusal)
-        origin = self._askers.origin(facts)
-        whoever_asks = self._whoever_asks(origin, terms, mode)
+        address_info = self._lookups.address_info(facts)
+        whoever_asks = self._whoever_asks(address_info, route_rules, mode)
         if whoever_asks is not None:
             return self._told(facts, whoever_asks)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         if verified is None:
-            return self._identify(facts, origin, terms)
-        standing = self._standing(origin, terms, verified, mode)
+            return self._identify(facts, address_info, route_rules)
+        client_state = self._client_state(address_info, route_rules, verified, mode)
         if facts.kept is not None and (facts.credential is None or verified is not GUEST):
-            facts.kept[:] = [Way(mode, origin, standing, verified, self._identifier.epoch, self._deny_list.entries)]
-        return self._charge(facts, origin, standing)
+            facts.kept[:] = [
+                Way(mode, address_info, client_state, verified, self._identifier.epoch, self._deny_list.entries)
+            ]
+        return self._charge(facts, address_info, client_state)
 
     def _path_last(self, facts: Facts, mode: Mode) -> Decision | Awaitable[Decision]:
         """The decision where the path takes long to read: it is not read for those who are refused whatever it is."""
-        origin = self._askers.origin(facts)
-        terms = None
-        whoever_asks = self._whoever_asks(origin, ANY_PATH, mode)
+        address_info = self._lookups.address_info(facts)
+        route_rules = None
+        whoever_asks = self._whoever_asks(address_info, ANY_PATH, mode)
         if whoever_asks is None and self._policy.may_be_exempt(facts):
-            terms = self._askers.terms(facts)
-            whoever_asks = self._whoever_asks(origin, terms, mode)
+            route_rules = self._lookups.route_rules(facts)
+            whoever_asks = self._whoever_asks(address_info, route_rules, mode)
         if whoever_asks is not None:
             return self._told(facts, whoever_asks)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
-        return self._identify(facts, origin, terms) if verified is None else self._on(terms, facts, origin, verified)
+        return (
+            self._identify(facts, address_info, route_rules)
+            if verified is None
+            else self._on(route_rules, facts, address_info, verified)
+        )
 
-    def _refused_again(self, facts: Facts, terms: Terms, mode: Mode) -> Decision | None:
+    def _refused_again(self, facts: Facts, route_rules: RouteRules, mode: Mode) -> Decision | None:
         """The refusal of a guest who was refused before; who was denied since hears something else."""
         guests = self._refused_guests
         if guests is None or not _is_guest(facts):
@@ -179,12 +185,12 @@ class Gate:
         if self._deny_list.entries is not self._denied_then:
             self._denied_then = self._deny_list.entries
             guests.clear()
-        return guests.look(facts, terms, mode, self._now_us())
+        return guests.find(facts, route_rules, mode, self._now_us())
 
     def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
         """Take a seat for a live response; without one the decision is a refusal.
 
-        ``leave`` is called when the listener must go. The seat is given back to ``room.seats``.
+        ``leave`` is called when the listener must go. The seat is given back to ``admission.seats``.
         """
         return self._entered(facts, decision, self._try_to_enter(facts, decision, leave))
 
@@ -193,7 +199,7 @@ class Gate:
     ) -> tuple[Decision, Entry | None] | None:
         """The same; None where the fleet has a seat that this worker was not granted yet: then wait for it."""
         entry = self._try_to_enter(facts, decision, leave)
-        if isinstance(entry, TurnedAway) and entry.is_due and self.room.seats.may_ask():
+        if isinstance(entry, TurnedAway) and entry.is_due and self.admission.seats.may_ask():
             return None
         return self._entered(facts, decision, entry)
 
@@ -201,15 +207,15 @@ class Gate:
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
     ) -> tuple[Decision, Entry | None]:
         """The same, after the seats were divided again, for a moment at most. One report asks for all who wait."""
-        first = facts.paper is not None and self.room.is_ours(facts.paper)
+        first = facts.signed_ticket is not None and self.admission.is_ours(facts.signed_ticket)
         with suppress(TimeoutError):
             async with asyncio.timeout(SEAT_AWAITED_S):
                 while (entered := self.enter_now(facts, decision, leave)) is None:
-                    await self.room.seats.next_grant(first=first)
+                    await self.admission.seats.next_grant(first=first)
                 return entered
         entered = self.enter(facts, decision, leave)
         if entered[1] is None:
-            self.room.seats.asked_in_vain()
+            self.admission.seats.asked_in_vain()
         return entered
 
     def _try_to_enter(
@@ -220,7 +226,7 @@ class Gate:
         The decision may be a second old, and those who end the streams of clients that are denied or revoked since
         see only who has a seat. So both are looked at again here.
         """
-        if self.room.seats.is_leaving:
+        if self.admission.seats.is_leaving:
             return None
         if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(decision.address)) > 0:
             left_us = int(left_s * US_PER_S)
@@ -229,7 +235,7 @@ class Gate:
         is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
         if is_proven_here and proof.identity is None:
             return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
-        return self.room.enter(facts, decision, None if self._dry_run else leave, proof)
+        return self.admission.enter(facts, decision, None if self._dry_run else leave, proof)
 
     def _entered(
         self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | Decision | None
@@ -242,133 +248,167 @@ class Gate:
         if entry is not None:
             reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
             wait_us = SEAT_DUE_US if entry.is_due or entry.is_vacating else 0
-            refused = refused._replace(reason=reason, retry_after_us=wait_us, place=entry.place, paper=entry.paper)
+            refused = refused._replace(
+                reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket
+            )
         return self._told(facts, refused), None
 
-    def _whoever_asks(self, origin: Origin, terms: Terms, mode: Mode) -> Decision | None:
+    def _whoever_asks(self, address_info: AddressInfo, route_rules: RouteRules, mode: Mode) -> Decision | None:
         """The decision where it does not matter who is asking."""
-        if origin.denied:
-            return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, mode=mode)
-        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(origin.address)) > 0:
+        if address_info.denied:
+            return Decision(Verdict.REFUSED, Reason.DENY_LIST, address_info.address, mode=mode)
+        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(address_info.address)) > 0:
             left_us = int(left_s * US_PER_S)
-            return Decision(Verdict.REFUSED, Reason.DENY_LIST, origin.address, retry_after_us=left_us, mode=mode)
-        return Decision(Verdict.ALLOWED, Reason.EXEMPT, origin.address, mode=mode) if terms.exempt else None
+            return Decision(Verdict.REFUSED, Reason.DENY_LIST, address_info.address, retry_after_us=left_us, mode=mode)
+        return Decision(Verdict.ALLOWED, Reason.EXEMPT, address_info.address, mode=mode) if route_rules.exempt else None
 
-    async def _identify(self, facts: Facts, origin: Origin, terms: Terms | None) -> Decision:
-        verified = await self._identifier.identify(facts, origin.clients)
-        decision = self._on(terms, facts, origin, verified)
+    async def _identify(self, facts: Facts, address_info: AddressInfo, route_rules: RouteRules | None) -> Decision:
+        verified = await self._identifier.identify(facts, address_info.clients)
+        decision = self._on(route_rules, facts, address_info, verified)
         return decision if isinstance(decision, Decision) else await decision
 
     def _on(
-        self, terms: Terms | None, facts: Facts, origin: Origin, verified: Verified
+        self, route_rules: RouteRules | None, facts: Facts, address_info: AddressInfo, verified: Verified
     ) -> Decision | Awaitable[Decision]:
         """The decision on some terms; where they are still to be read, only for those whom they matter to."""
-        if terms is None:
-            refusal = self._refused_anywhere(facts, origin, verified)
+        if route_rules is None:
+            refusal = self._refused_anywhere(facts, address_info, verified)
             if refusal is not None:
                 return refusal
-            terms = self._askers.terms(facts)
-        return self._charge(facts, origin, self._standing(origin, terms, verified, self._switch.mode))
+            route_rules = self._lookups.route_rules(facts)
+        return self._charge(
+            facts, address_info, self._client_state(address_info, route_rules, verified, self._mode_watch.mode)
+        )
 
-    def _refused_anywhere(self, facts: Facts, origin: Origin, verified: Verified) -> Decision | None:
+    def _refused_anywhere(self, facts: Facts, address_info: AddressInfo, verified: Verified) -> Decision | None:
         """The refusal of a client that has nothing left of its default limits, to which every path is charged.
 
         What a path is charged beyond them is not looked at. A lease may still have something left: a client that
         has one is charged in the usual way.
         """
-        if self._dry_run or origin.allowed or not self._policy.charges_everywhere():
+        if self._dry_run or address_info.allowed or not self._policy.charges_everywhere():
             return None
-        terms = ANY_PREFLIGHT if facts.preflight else ANY_PATH
-        standing = self._standing(origin, terms, verified, self._switch.mode)
-        if standing.lease is not None or not standing.charges:
+        route_rules = ANY_PREFLIGHT if facts.preflight else ANY_PATH
+        client_state = self._client_state(address_info, route_rules, verified, self._mode_watch.mode)
+        if client_state.lease is not None or not client_state.charges:
             return None
         now_us = self._now_us()
-        refusal = self._refused_just_now(origin, standing, now_us)
+        refusal = self._refused_just_now(address_info, client_state, now_us)
         if refusal is not None:
             return self._told(facts, refusal)
-        outcome = self._charging.refused_now(standing.charges, now_us)
+        outcome = self._limiter.refused_now(client_state.charges, now_us)
         if outcome is None:
             return None
-        return self._combined(facts, origin, standing, Told(standing.charges, outcome, now_us))
+        return self._combined(facts, address_info, client_state, TakeReply(client_state.charges, outcome, now_us))
 
-    def _standing(self, origin: Origin, terms: Terms, verified: Verified, mode: Mode) -> Standing:
+    def _client_state(
+        self, address_info: AddressInfo, route_rules: RouteRules, verified: Verified, mode: Mode
+    ) -> ClientState:
         """Guests stand with their address, members with what proved them."""
         identity = verified.identity
-        standings = origin.standings if identity is None else verified.standings
-        if standings is None:
-            return Standing(self._policy.charges(terms, identity, origin.clients, mode), identity, mode, terms)
-        return standings.of(self._policy, terms, identity, origin.clients, mode)
+        client_states = address_info.client_states if identity is None else verified.client_states
+        if client_states is None:
+            return ClientState(
+                self._policy.charges(route_rules, identity, address_info.clients, mode), identity, mode, route_rules
+            )
+        return client_states.of(self._policy, route_rules, identity, address_info.clients, mode)
 
-    def _charge(self, facts: Facts, origin: Origin, standing: Standing) -> Decision | Awaitable[Decision]:
+    def _charge(
+        self, facts: Facts, address_info: AddressInfo, client_state: ClientState
+    ) -> Decision | Awaitable[Decision]:
         """The decision, now that it is known who is asking."""
-        if standing.closed:
-            closed = Decision(Verdict.REFUSED, Reason.EMERGENCY, origin.address, standing.identity, mode=standing.mode)
+        if client_state.closed:
+            closed = Decision(
+                Verdict.REFUSED, Reason.EMERGENCY, address_info.address, client_state.identity, mode=client_state.mode
+            )
             return self._told(facts, closed)
-        if origin.allowed or not standing.charges:
-            reason = Reason.ALLOW_LIST if origin.allowed else Reason.UNLIMITED
-            return self._told(facts, _passes(standing, origin, reason))
+        if address_info.allowed or not client_state.charges:
+            reason = Reason.ALLOW_LIST if address_info.allowed else Reason.UNLIMITED
+            return self._told(facts, _passes(client_state, address_info, reason))
         now_us = self._now_us()
-        if standing.refusal is not None or (self.overload is not None and self.overload.lane.waiting):
-            refusal = self._refused_uncharged(facts, origin, standing, now_us)
+        if client_state.refusal is not None or (self.overload is not None and self.overload.lane.waiting):
+            refusal = self._refused_uncharged(facts, address_info, client_state, now_us)
             if refusal is not None:
                 return refusal
-        outcome = self._charging.take_now(standing, now_us)
+        outcome = self._limiter.take_now(client_state, now_us)
         if outcome is None:
-            return self._ask_store(facts, origin, standing, now_us)
+            return self._ask_store(facts, address_info, client_state, now_us)
         if outcome.allowed and not self._tells_all:
-            return combine(standing.charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
-        return self._combined(facts, origin, standing, Told(standing.charges, outcome, now_us))
+            return combine(
+                client_state.charges,
+                outcome,
+                address_info.address,
+                client_state.identity,
+                client_state.mode,
+                client_state.live,
+            )
+        return self._combined(facts, address_info, client_state, TakeReply(client_state.charges, outcome, now_us))
 
     def _refused_uncharged(
-        self, facts: Facts, origin: Origin, standing: Standing, now_us: int
+        self, facts: Facts, address_info: AddressInfo, client_state: ClientState, now_us: int
     ) -> Decision | Awaitable[Decision] | None:
         """The refusal that the client was given just now, or that of a busy app."""
-        refusal = self._refused_just_now(origin, standing, now_us)
+        refusal = self._refused_just_now(address_info, client_state, now_us)
         if refusal is not None:
             return self._told(facts, refusal)
-        if self.overload is None or (rank := self.overload.sheds(facts, standing.identity, origin.address)) is None:
+        if (
+            self.overload is None
+            or (rank := self.overload.sheds(facts, client_state.identity, address_info.address)) is None
+        ):
             return None
-        return self.overload.shed(facts, rank, standing.identity, origin.address, standing.mode)
+        return self.overload.shed(facts, rank, client_state.identity, address_info.address, client_state.mode)
 
-    def _refused_just_now(self, origin: Origin, standing: Standing, now_us: int) -> Decision | None:
+    def _refused_just_now(self, address_info: AddressInfo, client_state: ClientState, now_us: int) -> Decision | None:
         """The last refusal, for a moment and where it surely holds; a member's is told at the same address only."""
-        refusal = standing.refusal
-        if refusal is None or now_us >= standing.refusal_until_us or standing.refused_us <= self._forgot_us:
+        refusal = client_state.refusal
+        if refusal is None or now_us >= client_state.refusal_until_us or client_state.refused_us <= self._forgot_us:
             return None
-        return refusal if standing.identity is None or refusal.address is origin.address else None
+        return refusal if client_state.identity is None or refusal.address is address_info.address else None
 
-    async def _ask_store(self, facts: Facts, origin: Origin, standing: Standing, now_us: int) -> Decision:
-        told = await self._charging.take(standing, now_us)
+    async def _ask_store(
+        self, facts: Facts, address_info: AddressInfo, client_state: ClientState, now_us: int
+    ) -> Decision:
+        told = await self._limiter.take(client_state, now_us)
         if told is not None:
-            return self._combined(facts, origin, standing, told)
+            return self._combined(facts, address_info, client_state, told)
         if self._on_store_failure is OnStoreFailure.OPEN:
-            return self._told(facts, _passes(standing, origin, Reason.STORE_OPEN))
-        identity, mode = standing.identity, standing.mode
-        return self._told(facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, origin.address, identity, mode=mode))
+            return self._told(facts, _passes(client_state, address_info, Reason.STORE_OPEN))
+        identity, mode = client_state.identity, client_state.mode
+        return self._told(
+            facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address_info.address, identity, mode=mode)
+        )
 
-    def _combined(self, facts: Facts, origin: Origin, standing: Standing, told: Told) -> Decision:
+    def _combined(
+        self, facts: Facts, address_info: AddressInfo, client_state: ClientState, told: TakeReply
+    ) -> Decision:
         """The decision that follows from an outcome. The same refusal is given again for a moment, where it holds."""
         charges, outcome, sent_us = told
         if outcome.allowed:
-            decision = combine(charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
+            decision = combine(
+                charges, outcome, address_info.address, client_state.identity, client_state.mode, client_state.live
+            )
             return self._told(facts, decision) if self._tells_all else decision
         since_us = self._now_us() if sent_us is None else sent_us
-        refusal = None if sent_us is None else self._refused_guest(facts, standing, outcome, sent_us)
+        refusal = None if sent_us is None else self._refused_guest(facts, client_state, outcome, sent_us)
         if refusal is None:
-            refusal = combine(charges, outcome, origin.address, standing.identity, standing.mode, standing.live)
-        standing.refusal = refusal
-        standing.refused_us = since_us
-        standing.refusal_until_us = since_us + min(wait_us(charges, outcome), REFUSAL_KEPT_US)
+            refusal = combine(
+                charges, outcome, address_info.address, client_state.identity, client_state.mode, client_state.live
+            )
+        client_state.refusal = refusal
+        client_state.refused_us = since_us
+        client_state.refusal_until_us = since_us + min(wait_us(charges, outcome), REFUSAL_KEPT_US)
         return self._told(facts, refusal)
 
-    def _refused_guest(self, facts: Facts, standing: Standing, outcome: Outcome, sent_us: int) -> Decision | None:
+    def _refused_guest(
+        self, facts: Facts, client_state: ClientState, outcome: Outcome, sent_us: int
+    ) -> Decision | None:
         """The refusal of a guest, who is known by its requests from now on; None where that would not do."""
-        guests, charges = self._refused_guests, standing.charges
+        guests, charges = self._refused_guests, client_state.charges
         if guests is None or len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
             return None
-        terms, mode = standing.terms, standing.mode
-        guests.remember(facts, terms, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)
-        return guests.look(facts, terms, mode, sent_us)
+        route_rules, mode = client_state.route_rules, client_state.mode
+        guests.remember(facts, route_rules, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)
+        return guests.find(facts, route_rules, mode, sent_us)
 
     def _told(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""
@@ -389,8 +429,15 @@ def _is_guest(facts: Facts) -> bool:
     return facts.credential is None and facts.authenticate is None
 
 
-def _passes(standing: Standing, origin: Origin, reason: Reason) -> Decision:
-    return Decision(Verdict.ALLOWED, reason, origin.address, standing.identity, mode=standing.mode, live=standing.live)
+def _passes(client_state: ClientState, address_info: AddressInfo, reason: Reason) -> Decision:
+    return Decision(
+        Verdict.ALLOWED,
+        reason,
+        address_info.address,
+        client_state.identity,
+        mode=client_state.mode,
+        live=client_state.live,
+    )
 
 
 def _in_dry_run(decision: Decision) -> Decision:

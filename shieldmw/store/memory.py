@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
-from shieldmw.core.bucket import EPOCH_S, Ask, Charges, Outcome
+from shieldmw.core.bucket import EPOCH_S, Charges, Outcome, TakeRequest
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
@@ -18,8 +18,8 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
-from shieldmw.core.table import Table
-from shieldmw.core.waiting import EMPTY, Queue
+from shieldmw.core.table import BoundedCache
+from shieldmw.core.waiting import EMPTY, QueueCounters
 
 from .port import AuditEntry, StoredMode
 
@@ -41,7 +41,7 @@ class MemoryBuckets:
 
     def __init__(self, *, most_buckets: int = BUCKETS_KEPT, now_us: Callable[[], int] | None = None) -> None:
         self.now_us = now_us or steady_now_us()
-        self._tats: Table[str, int] = Table(most_buckets)
+        self._tats: BoundedCache[str, int] = BoundedCache(most_buckets)
 
     def __len__(self) -> int:
         return len(self._tats)
@@ -49,7 +49,7 @@ class MemoryBuckets:
     def take_now(self, charges: Charges) -> Outcome:
         """Take the charges without ever leaving the current call."""
         keys = [charge.bucket for charge in charges]
-        outcome = bucket.take([self._tats.get(key) for key in keys], Ask(charges), self.now_us())
+        outcome = bucket.take([self._tats.get(key) for key in keys], TakeRequest(charges), self.now_us())
         if outcome.allowed:
             for key, charge, tat_us in zip(keys, charges, outcome.tats_us, strict=True):
                 if charge.cost:
@@ -63,7 +63,7 @@ class MemoryBuckets:
     def refused_now(self, charges: Charges) -> bucket.Outcome | None:
         """The refusal of charges that do not fit, or None; takes nothing."""
         stored = [self._tats.get(charge.bucket) for charge in charges]
-        outcome = bucket.take(stored, Ask(charges), self.now_us())
+        outcome = bucket.take(stored, TakeRequest(charges), self.now_us())
         return None if outcome.allowed else outcome
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
@@ -102,9 +102,9 @@ class MemoryStore(MemoryBuckets):
         self._loads: dict[str, WorkerLoad] = {}
         self._queue = EMPTY
         self._listening: list[asyncio.Queue[str]] = []
-        self._charged: Table[str, Debt] = Table(most_buckets)
+        self._charged: BoundedCache[str, Debt] = BoundedCache(most_buckets)
 
-    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges of each ask, all or nothing. Nothing is taken ahead: nothing is far away."""
         return [self.take_now(ask.charges) for ask in asks]
 
@@ -255,11 +255,11 @@ class MemoryStore(MemoryBuckets):
         """Forget the report of a worker that stops."""
         self._loads.pop(worker, None)
 
-    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
+    async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
         """Take numbers to give out, and call as many as seats came free."""
         given = max(self._queue.given, known.given) + give
         called = max(self._queue.called, known.called)
-        self._queue = Queue(given - give + 1, given, max(called, min(given, called + free)))
+        self._queue = QueueCounters(given - give + 1, given, max(called, min(given, called + free)))
         return self._queue
 
     async def aclose(self) -> None:

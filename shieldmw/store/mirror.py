@@ -13,9 +13,9 @@ from typing import Any
 
 from shieldmw.errors import StoreError, StoreUnavailable
 
-from .calls import Calls
 from .records import mark
-from .redis import pairs
+from .redis.calls import Calls
+from .redis.connection import pairs
 
 VERSION = b"version"
 

@@ -14,7 +14,7 @@ from .memory import MemoryStore
 from .port import Store
 
 if TYPE_CHECKING:
-    from .calls import Calls
+    from .redis.calls import Calls
 
 # What only some URLs need is imported where they are read: a process pays for what it uses.
 
@@ -27,7 +27,7 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
     if scheme == "memory":
         store = MemoryStore(secret or candidate)
         return lambda: store
-    from .shared import RedisStore
+    from .fleet import RedisStore
 
     connect = partial(_server_kind(scheme), _server_url(settings.redis_url), settings.redis_timeout_ms / 1000)
     return lambda: RedisStore(connect(), prefix=settings.key_prefix, secret=secret, candidate=candidate)
@@ -36,14 +36,14 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
 def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
     """What calls the servers of such a URL."""
     if scheme in CLUSTERS:
-        from .cluster import Cluster
+        from .redis.cluster import Cluster
 
         return Cluster
     if scheme in SENTINELS:
-        from .sentinel import Sentinels
+        from .redis.sentinel import Sentinels
 
         return Sentinels
-    from .redis import RedisConnection
+    from .redis.connection import RedisConnection
 
     return RedisConnection
 
@@ -52,6 +52,6 @@ def _server_url(url: str) -> str:
     """Where the servers are."""
     if scheme_of(url) != "embedded":
         return url
-    from .embedded import shared_server
+    from .redis.embedded import shared_server
 
     return shared_server().url

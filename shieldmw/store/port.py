@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
-from shieldmw.core.bucket import Ask, Outcome
+from shieldmw.core.bucket import Outcome, TakeRequest
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList
@@ -20,11 +20,11 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
-from shieldmw.core.waiting import EMPTY, Queue
+from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import StoreError, StoreUnavailable
 
 
-class TakenInPart(StoreUnavailable):
+class PartialFailure(StoreUnavailable):
     """Some asks of a call have an outcome, others failed: their buckets are on another server, which is away."""
 
     def __init__(self, results: Sequence[Outcome | StoreError]) -> None:
@@ -39,7 +39,7 @@ class TakenInPart(StoreUnavailable):
 class Buckets(Protocol):
     """Takes charges."""
 
-    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges of each ask, all or nothing, by the store's own clock; in order where buckets are shared.
 
         Raises:
@@ -161,7 +161,7 @@ class SeatRegister(SeatGrants, Protocol):
         """How the fleet stands at a time of the store's clock (Unix seconds), asked by a process that is no worker:
         nothing is written."""
 
-    async def queue(self, give: int, free: int, known: Queue = EMPTY) -> Queue:
+    async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
         """Take ``give`` numbers to give out, and call as many as seats came free.
 
         Counters never go back: a store that lost them goes on from those that the caller knows.

@@ -19,7 +19,7 @@ from shieldmw.core.seats import Audience, SeatEntry, SeatTable
 from shieldmw.errors import StoreError
 
 from .port import AuditEntry, StoredMode
-from .redis import pairs
+from .redis.connection import pairs
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from secrets import token_hex
 
 from shieldmw.core.api_keys import ApiKey
-from shieldmw.core.bucket import Ask, Charge
+from shieldmw.core.bucket import Charge, TakeRequest
 from shieldmw.core.client import Client, Identity
 from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry
@@ -25,9 +25,9 @@ from shieldmw.core.waiting import EMPTY
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 
 from . import scripts
-from .calls import Calls, Command
+from .fleet import RedisStore
 from .keys import Keys, Names
-from .shared import RedisStore
+from .redis.calls import Calls, Command
 
 _CLIENT = Client("ip", "check", "ip:check")
 _CHARGE = Charge(_CLIENT, Limit("check", 60, 60, 60))
@@ -149,7 +149,7 @@ class _Trial:
         entry = DenyEntry(ip_network("192.0.2.0/24"), 0, "check", "")
         key = ApiKey("0" * 64, Identity("check"), 0)
         return (
-            ("take", lambda: store.take([Ask((_CHARGE,))])),
+            ("take", lambda: store.take([TakeRequest((_CHARGE,))])),
             ("give_back", lambda: store.give_back([Unspent(_CHARGE, 0, 0)])),
             ("refund", lambda: scripts.refund(run, _CHARGE, 0, 0, key_of)),
             ("settle", lambda: store.settle([debt], 0, "check")),

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from struct import pack
 
-from shieldmw.core.bucket import Ask, Charge, Outcome
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.debts import Debt, deepest_us
 from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
-from shieldmw.core.waiting import Queue
+from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 
 NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "change")
@@ -28,12 +28,12 @@ def source(name: str) -> str:
     return files("shieldmw.store").joinpath("lua", f"{name}.lua").read_text("ascii")
 
 
-async def take(run: Run, asks: Sequence[Ask], key_of: KeyOf) -> list[Outcome]:
+async def take(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> list[Outcome]:
     """Run ``take.lua`` for several requests, one after the other."""
     buckets: dict[str, int] = {}
     numbers: list[int] = []
-    for charges, ahead in asks:
-        numbers += (len(charges), ahead)
+    for charges, prefetch in asks:
+        numbers += (len(charges), prefetch)
         for charge in charges:
             limit = charge.limit
             bucket = buckets.setdefault(key_of(charge), len(buckets) + 1)
@@ -101,10 +101,10 @@ async def seats(run: Run, key: str, report: Report, capacity: Capacity, channel:
     return Grant(granted, guests, member_level, guest_level, workers, Audience(*sums[:3]), Audience(*sums[3:]))
 
 
-async def queue(run: Run, key: str, give: int, free: int, known: Queue, ttl_ms: int) -> Queue:
+async def queue(run: Run, key: str, give: int, free: int, known: QueueCounters, ttl_ms: int) -> QueueCounters:
     """Run ``queue.lua``."""
     arguments = (give, free, ttl_ms, known.given, known.called)
-    return Queue(*whole_numbers("queue", await run("queue", [key], arguments), 3))
+    return QueueCounters(*whole_numbers("queue", await run("queue", [key], arguments), 3))
 
 
 def whole_numbers(script: str, reply: object, count: int) -> list[int]:

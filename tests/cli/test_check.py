@@ -16,7 +16,7 @@ from cli.commands import invoke, shieldmw
 from servers import RedisServer, free_port, redis_cluster, redis_sentinels, redis_server
 from shieldmw import Settings
 from shieldmw.cli.check import store_warnings
-from shieldmw.gate import jwks
+from shieldmw.gate.auth import jwks
 from store.rights import PASSWORD, user_without
 
 SECRET = "q" * 40

@@ -18,8 +18,8 @@ import pytest
 from cli.commands import Ran, invoke, shieldmw, without
 from servers import HOST, RedisServer, asgi_server, free_port, redis_cluster, redis_sentinels, redis_server, trust
 from shieldmw.cli.mode import HURRY_NICE
-from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
-from shieldmw.gate.direct import DirectControl
+from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
+from shieldmw.gate.operator.direct import DirectControl
 from store.rights import user_without
 
 ADMIN = "an-admin-token-of-some-length"
@@ -221,7 +221,7 @@ def test_all_calls_together_have_a_limit(store: RedisServer, monkeypatch: pytest
     ("error", "told"),
     [
         (StoreUnavailable("cut off"), "cut off. It may be done all the same: see 'shieldmw mode status --direct'.\n"),
-        (NothingDone("not sent"), "does not answer: not sent.\n"),
+        (NotApplied("not sent"), "does not answer: not sent.\n"),
     ],
 )
 def test_it_is_told_whether_a_change_may_have_been_made(

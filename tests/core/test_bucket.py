@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shieldmw.core.bucket import EPOCH_S, NEVER_US, Ask, Charge, Level, Outcome, levels, take
+from shieldmw.core.bucket import EPOCH_S, NEVER_US, Charge, LimitStatus, Outcome, TakeRequest, levels, take
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit
 
@@ -22,9 +22,9 @@ class Bucket:
         self.limit = limit
         self.tat_us = tat_us
 
-    def take(self, now_us: int, cost: int = 1) -> tuple[bool, Level]:
+    def take(self, now_us: int, cost: int = 1) -> tuple[bool, LimitStatus]:
         charges = (Charge(ALICE, self.limit, cost),)
-        outcome = take((self.tat_us,), Ask(charges), now_us)
+        outcome = take((self.tat_us,), TakeRequest(charges), now_us)
         if outcome.allowed:
             self.tat_us = outcome.tats_us[0]
         return outcome.allowed, levels(charges, outcome)[0]
@@ -169,7 +169,7 @@ def test_costs_around_the_burst(cost: int, allowed: bool, retry_after_us: int) -
 def test_a_stored_tat_is_clamped_between_full_and_overdrawn(stored_us: int | None, full_after_us: int) -> None:
     """Whatever the store holds, a bucket is never fuller than full, and never waits longer than two tau to be so."""
     charges = (Charge(ALICE, Limit("ip", 1, 1, 3), 0),)
-    outcome = take((stored_us,), Ask(charges), 1000 * S)
+    outcome = take((stored_us,), TakeRequest(charges), 1000 * S)
     assert outcome == Outcome(True, 1000 * S, (1000 * S + full_after_us,))
     assert levels(charges, outcome)[0].full_after_us == full_after_us
 
@@ -210,7 +210,7 @@ def test_several_charges_are_all_or_nothing(
 ) -> None:
     """Charges taken together all pass or none does, and each level says whether its own bucket was the reason."""
     charges = (Charge(ALICE, WIDE, costs[0]), Charge(ALICE, NARROW, costs[1]))
-    outcome = take((None, None), Ask(charges), 50)
+    outcome = take((None, None), TakeRequest(charges), 50)
     assert outcome.allowed is allowed
     if not allowed:
         assert outcome.tats_us == (50, 50), "a refusal changes no TAT"
@@ -220,4 +220,4 @@ def test_several_charges_are_all_or_nothing(
 def test_as_many_tats_as_charges() -> None:
     """A store that mixes up its answers is found out at once."""
     with pytest.raises(ValueError, match="zip"):
-        take((None,), Ask((Charge(ALICE, WIDE), Charge(ALICE, NARROW))), 0)
+        take((None,), TakeRequest((Charge(ALICE, WIDE), Charge(ALICE, NARROW))), 0)

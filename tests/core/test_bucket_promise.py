@@ -13,7 +13,7 @@ from itertools import accumulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.bucket import NEVER_US, Ask, Charge, levels, take
+from shieldmw.core.bucket import NEVER_US, Charge, TakeRequest, levels, take
 from shieldmw.core.client import Client
 from shieldmw.core.limits import US_PER_S, Limit
 
@@ -52,7 +52,7 @@ def admit(limit: Limit, trace: Iterable[tuple[int, int]]) -> list[int]:
     tat_us: int | None = None
     admitted = []
     for now_us, cost in trace:
-        outcome = take((tat_us,), Ask((Charge(ALICE, limit, cost),)), now_us)
+        outcome = take((tat_us,), TakeRequest((Charge(ALICE, limit, cost),)), now_us)
         if outcome.allowed:
             tat_us = outcome.tats_us[0]
         admitted.append(cost if outcome.allowed else 0)
@@ -101,7 +101,7 @@ def test_no_clock_locks_a_client_out(trace: tuple[Limit, list[tuple[int, int]]])
     tat_us: int | None = None
     for now_us, cost in timed(steps):
         charges = (Charge(ALICE, limit, cost),)
-        outcome = take((tat_us,), Ask(charges), now_us)
+        outcome = take((tat_us,), TakeRequest(charges), now_us)
         level = levels(charges, outcome)[0]
         assert level.retry_after_us <= 2 * limit.tau_us
         assert 0 <= level.full_after_us <= 2 * limit.tau_us
@@ -119,7 +119,7 @@ def test_the_bucket_is_a_token_bucket(trace: tuple[Limit, list[tuple[int, int]]]
     for (step, cost), (now_us, _) in zip(steps, timed(steps), strict=True):
         tokens = min(Fraction(limit.burst), tokens + Fraction(step, limit.unit_us))
         charges = (Charge(ALICE, limit, cost),)
-        outcome = take((tat_us,), Ask(charges), now_us)
+        outcome = take((tat_us,), TakeRequest(charges), now_us)
         level = levels(charges, outcome)[0]
         assert outcome.allowed is (cost <= tokens)
         if outcome.allowed:
@@ -159,13 +159,13 @@ def test_the_wait_is_exact(refusal: tuple[Limit, int, int]) -> None:
     limit, debt_us, cost = refusal
     charges = (Charge(ALICE, limit, cost),)
     stored = (START_US + debt_us,)
-    outcome = take(stored, Ask(charges), START_US)
+    outcome = take(stored, TakeRequest(charges), START_US)
     wait_us = levels(charges, outcome)[0].retry_after_us
     if outcome.allowed:
         assert wait_us == 0
     else:
-        assert not take(stored, Ask(charges), START_US + wait_us - 1).allowed
-        assert take(stored, Ask(charges), START_US + wait_us).allowed
+        assert not take(stored, TakeRequest(charges), START_US + wait_us - 1).allowed
+        assert take(stored, TakeRequest(charges), START_US + wait_us).allowed
 
 
 @relaxed
@@ -175,13 +175,13 @@ def test_charges_pass_together_or_not_at_all(refusals: list[tuple[Limit, int, in
     stored = [START_US + debt_us for _, debt_us, _ in refusals]
     charges = tuple(Charge(ALICE, limit, cost) for limit, _, cost in refusals)
     looks = tuple(Charge(ALICE, limit, 0) for limit, _, _ in refusals)
-    alone = [take((tat_us,), Ask((charge,)), START_US) for tat_us, charge in zip(stored, charges, strict=True)]
-    together = take(stored, Ask(charges), START_US)
+    alone = [take((tat_us,), TakeRequest((charge,)), START_US) for tat_us, charge in zip(stored, charges, strict=True)]
+    together = take(stored, TakeRequest(charges), START_US)
     assert together.allowed is all(outcome.allowed for outcome in alone)
     if together.allowed:
         assert together.tats_us == tuple(outcome.tats_us[0] for outcome in alone)
     else:
-        assert together.tats_us == take(stored, Ask(looks), START_US).tats_us == tuple(stored)
+        assert together.tats_us == take(stored, TakeRequest(looks), START_US).tats_us == tuple(stored)
 
 
 @relaxed

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shieldmw.core import bucket
-from shieldmw.core.bucket import Ask, Charge, Charges, shared
+from shieldmw.core.bucket import Charge, Charges, TakeRequest, shared
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt, Debts, deepest_us, settled_us
 from shieldmw.core.limits import Limit
@@ -35,7 +35,7 @@ class Alone:
 
     def ask(self, worker: int, now_us: int) -> bool:
         """Whether a worker lets a request pass."""
-        outcome = bucket.take([self._tats_us[worker]], Ask(self._shares), now_us)
+        outcome = bucket.take([self._tats_us[worker]], TakeRequest(self._shares), now_us)
         if outcome.allowed:
             self._tats_us[worker] = outcome.tats_us[0]
             self._debts[worker].add(CHARGES, self._shares, outcome)
@@ -60,7 +60,7 @@ class Alone:
 def drained(store_us: int | None, now_us: int) -> int:
     """How many requests the store's bucket still lets pass at once."""
     passed = 0
-    while (outcome := bucket.take([store_us], Ask(CHARGES), now_us)).allowed:
+    while (outcome := bucket.take([store_us], TakeRequest(CHARGES), now_us)).allowed:
         store_us, passed = outcome.tats_us[0], passed + 1
     return passed
 
@@ -125,7 +125,7 @@ def test_what_is_owed_is_told_once() -> None:
     """All of it, and then no more."""
     debts = Debts(16)
     for charges in clients(5):
-        debts.add(charges, charges, bucket.take([None], Ask(charges), T0_US))
+        debts.add(charges, charges, bucket.take([None], TakeRequest(charges), T0_US))
     told = debts.collect(T0_US)
     assert [(debt.charge.client.text, debt.owed_us(T0_US)) for debt in told] == [
         (f"203.0.113.{number}/32", 2 * UNIT_US) for number in range(5)
@@ -138,9 +138,9 @@ def test_a_look_owes_nothing() -> None:
     """Nor does what has come back since."""
     debts = Debts(16)
     look = (Charge(CLIENT, LIMIT, 0),)
-    debts.add(look, look, bucket.take([None], Ask(look), T0_US))
+    debts.add(look, look, bucket.take([None], TakeRequest(look), T0_US))
     assert not debts
-    debts.add(CHARGES, CHARGES, bucket.take([None], Ask(CHARGES), T0_US))
+    debts.add(CHARGES, CHARGES, bucket.take([None], TakeRequest(CHARGES), T0_US))
     assert debts.collect(T0_US + UNIT_US) == []
     assert not debts
 
@@ -256,7 +256,7 @@ def test_debts_are_bounded() -> None:
     """Those that were not charged for longest are forgiven."""
     debts = Debts(4)
     for charges in clients(100):
-        debts.add(charges, charges, bucket.take([None], Ask(charges), T0_US))
+        debts.add(charges, charges, bucket.take([None], TakeRequest(charges), T0_US))
     left = [debt.charge.client.text for debt in debts.collect(T0_US)]
     assert 2 <= len(left) <= 4
     assert "203.0.113.99/32" in left

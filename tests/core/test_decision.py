@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.bucket import Ask, Charge, Level, take
+from shieldmw.core.bucket import Charge, LimitStatus, TakeRequest, take
 from shieldmw.core.client import Client, Identity, ListenerClass
 from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine, nearest
 from shieldmw.core.limits import Limit
@@ -30,7 +30,7 @@ def decide(*costs_and_debts: tuple[Limit, int, int]) -> Decision:
     """The decision on charges (limit, cost, debt of the bucket in microseconds)."""
     charges = tuple(Charge(CLIENT, limit, cost) for limit, cost, _ in costs_and_debts)
     stored = [NOW_US + debt_us for _, _, debt_us in costs_and_debts]
-    return combine(charges, take(stored, Ask(charges), NOW_US), ADDRESS, ALICE)
+    return combine(charges, take(stored, TakeRequest(charges), NOW_US), ADDRESS, ALICE)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_the_wait_of_several_buckets_is_exact(charged: list[tuple[Limit, int, in
     stored = [NOW_US + debt_us for _, _, debt_us in charged]
     if decision.refused:
         assert decision.retry_after_us > 0
-        assert not take(stored, Ask(charges), NOW_US + decision.retry_after_us - 1).allowed
-    assert take(stored, Ask(charges), NOW_US + decision.retry_after_us).allowed
+        assert not take(stored, TakeRequest(charges), NOW_US + decision.retry_after_us - 1).allowed
+    assert take(stored, TakeRequest(charges), NOW_US + decision.retry_after_us).allowed
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_a_dry_run_would_have_refused_passes() -> None:
 
 def test_of_two_buckets_as_near_the_first_is_told() -> None:
     """The narrowest client's bucket comes first and wins a tie."""
-    first, second = Level(FAST, 10, 0, 0), Level(SLOW, 2, 0, 0)
+    first, second = LimitStatus(FAST, 10, 0, 0), LimitStatus(SLOW, 2, 0, 0)
     assert nearest((first, second)) is first
 
 

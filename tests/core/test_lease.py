@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.bucket import Ask, Charge, Charges, Outcome, take
+from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest, take
 from shieldmw.core.client import Client
 from shieldmw.core.lease import Lease, Unspent
 from shieldmw.core.limits import Limit
@@ -51,10 +51,10 @@ class World:
     overtaken_us: int = 0
     spent: list[tuple[int, dict[str, int]]] = field(default_factory=list)
 
-    def take(self, charges: Charges, ahead: int = 0) -> Outcome:
+    def take(self, charges: Charges, prefetch: int = 0) -> Outcome:
         """A call to the store."""
         stored = [self.tats_us.get(charge.limit.name) for charge in charges]
-        outcome = take(stored, Ask(charges, ahead), self.now_us)
+        outcome = take(stored, TakeRequest(charges, prefetch), self.now_us)
         if outcome.allowed:
             taken = {
                 charge.limit.name: tat for charge, tat in zip(charges, outcome.tats_us, strict=True) if charge.cost
@@ -63,10 +63,10 @@ class World:
             self._note(charges)
         return outcome
 
-    def lease(self, worker: int, ahead: int, costs: Sequence[int]) -> None:
+    def lease(self, worker: int, prefetch: int, costs: Sequence[int]) -> None:
         """A call that asks for more ahead; a lease that the worker had is lost."""
         charges = charges_of(self.limits, costs)
-        outcome = self.take(charges, ahead)
+        outcome = self.take(charges, prefetch)
         if outcome.leased:
             self.leases[worker] = Lease(charges, outcome, -AHEAD_US)
 
@@ -362,10 +362,10 @@ SPENDS = st.lists(st.tuples(st.integers(0, 5 * S), st.integers(0, 5 * S)), max_s
 
 @relaxed
 @given(st.integers(16, 200), st.integers(0, 1000), st.integers(1, 3), SPENDS)
-def test_no_spend_goes_beyond_the_ceiling(burst: int, ahead: int, cost: int, spends: list[tuple[int, int]]) -> None:
+def test_no_spend_goes_beyond_the_ceiling(burst: int, prefetch: int, cost: int, spends: list[tuple[int, int]]) -> None:
     """However early or late, a spend ends at or below the TAT that the store holds, and each moves a step at least."""
     charges = charges_of([Limit("ip", 1, 1, burst)], [cost])
-    outcome = take([None], Ask(charges, ahead), START_US)
+    outcome = take([None], TakeRequest(charges, prefetch), START_US)
     if not outcome.allowed:
         return
     lease, now_us = Lease(charges, outcome), START_US
@@ -384,10 +384,10 @@ def test_no_spend_goes_beyond_the_ceiling(burst: int, ahead: int, cost: int, spe
 
 @relaxed
 @given(st.integers(16, 200), st.integers(1, 1000), st.integers(0, 300 * S))
-def test_an_idle_lease_shrinks_as_its_bucket_refills(burst: int, ahead: int, idle_us: int) -> None:
+def test_an_idle_lease_shrinks_as_its_bucket_refills(burst: int, prefetch: int, idle_us: int) -> None:
     """What can be spent and what can be given back shrink alike, to nothing where the bucket is full again."""
     charges = charges_of([Limit("ip", 1, 1, burst)], [1])
-    outcome = take([None], Ask(charges, ahead), START_US)
+    outcome = take([None], TakeRequest(charges, prefetch), START_US)
     lease, now_us = Lease(charges, outcome), START_US + idle_us
     left_us = min(outcome.leased * S, max(0, outcome.tats_us[0] - now_us))
     assert [given.give_us for given in lease.unspent(now_us)] == [left_us] * bool(left_us)
@@ -401,7 +401,7 @@ def test_several_charges_are_spent_all_or_nothing(narrow: int) -> None:
     limits = [Limit(f"limit-{number}", 1, 1, 100) for number in range(3)]
     limits[narrow] = replace(limits[narrow], amount=10, burst=1000)
     charges = charges_of(limits, [1, 1, 1])
-    outcome = take([None] * 3, Ask(charges, 5), START_US)
+    outcome = take([None] * 3, TakeRequest(charges, 5), START_US)
     lease = Lease(charges, outcome)
     before = lease.unspent(START_US + S)
     assert len(before) == 2

@@ -79,7 +79,7 @@ def facts_of(scope: Scope) -> Facts:
 
 
 def charged(policy: Policy, facts: Facts) -> set[str]:
-    return {charge.limit.name for charge in policy.charges(policy.terms(facts), None, NOBODY)}
+    return {charge.limit.name for charge in policy.charges(policy.route_rules(facts), None, NOBODY)}
 
 
 PIECES = [
@@ -111,7 +111,7 @@ def test_starlette_and_the_policy_agree(path: str, root_path: str, below_root: b
     scope = http_scope(root_path + path if below_root else path, root_path)
     handler = routed(APP.routes, scope)
     facts = facts_of(scope)
-    exempt = POLICY.terms(facts).exempt
+    exempt = POLICY.route_rules(facts).exempt
     event(f"handler {handler}, exempt {exempt}")
     if handler in {"live", "event", "files", "api-live"}:
         assert handler in charged(POLICY, facts)
@@ -134,8 +134,8 @@ def test_the_same_behind_a_mount(path: str) -> None:
     facts = facts_of(inner)
     if handler in {"live", "event", "files", "api-live"}:
         assert handler in charged(POLICY, facts)
-        assert not POLICY.terms(facts).exempt
-    if POLICY.terms(facts).exempt:
+        assert not POLICY.route_rules(facts).exempt
+    if POLICY.route_rules(facts).exempt:
         assert handler == "healthz"
 
 

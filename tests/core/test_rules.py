@@ -14,7 +14,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Access, Policy, Rule, Terms, all_limits
+from shieldmw.core.rules import Access, Policy, RouteRules, Rule, all_limits
 
 IP = Limit("ip", 300, 60, 300)
 TOKEN = Limit("token", 1200, 60, 1200)
@@ -105,12 +105,12 @@ def test_who_is_charged_what(
     identity: Identity | None, clients: AddressClients, path: str, charges: list[tuple[str, str, int]]
 ) -> None:
     """A request is charged to its client and its address, the narrowest client first."""
-    assert named(EVERYTHING.charges(EVERYTHING.terms(facts(path)), identity, clients)) == charges
+    assert named(EVERYTHING.charges(EVERYTHING.route_rules(facts(path)), identity, clients)) == charges
 
 
 def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
     """A site has four times the limit of one of its networks, not the limit itself."""
-    (one, site) = Policy(ip=(IP,)).charges(Terms(), None, V6)
+    (one, site) = Policy(ip=(IP,)).charges(RouteRules(), None, V6)
     assert (one.client, one.limit) == (V6.one, IP)
     assert (site.client, site.limit) == (V6.site, aggregate(IP))
 
@@ -139,34 +139,38 @@ WITH_PREFLIGHTS = Policy(
         pytest.param("/pay/../report", ["search-preflight", "live-preflight"], 5, Access.CLOSED, id="two-readings"),
     ],
 )
-def test_a_preflight_has_the_terms_of_its_path_in_buckets_of_its_own(
+def test_a_preflight_has_the_route_rules_of_its_path_in_buckets_of_its_own(
     path: str, own: list[str], cost: int, access: Access, mode: Mode
 ) -> None:
     """A rule's limits and its cost hold for preflights too, in an emergency as well, and cost requests nothing."""
     asked = facts(path, "OPTIONS")._replace(preflight=True)
-    terms = WITH_PREFLIGHTS.terms(asked)
-    charges = WITH_PREFLIGHTS.charges(terms, None, V6, mode)
+    route_rules = WITH_PREFLIGHTS.route_rules(asked)
+    charges = WITH_PREFLIGHTS.charges(route_rules, None, V6, mode)
     names = [*own, "preflight", "address"]
     assert named(charges) == [
         *((GUEST_V6, name, cost) for name in names),
         *((SITE_V6, f"{name}-prefix", cost) for name in names),
     ]
-    assert (terms.live, terms.access, terms.preflight) == ("pay" in path, access, True)
-    assert terms != WITH_PREFLIGHTS.terms(facts(path, "OPTIONS")), "guests that are refused are known by their terms"
+    assert (route_rules.live, route_rules.access, route_rules.preflight) == ("pay" in path, access, True)
+    assert route_rules != WITH_PREFLIGHTS.route_rules(facts(path, "OPTIONS")), (
+        "guests that are refused are known by their terms"
+    )
 
 
-def test_a_preflight_of_a_path_beyond_reading_has_the_strictest_terms() -> None:
+def test_a_preflight_of_a_path_beyond_reading_has_the_strictest_route_rules() -> None:
     """Those of every rule, as a request there has."""
     path = "/" + "%252f" * 2000
-    request, asked = (WITH_PREFLIGHTS.terms(facts(path, "OPTIONS")._replace(preflight=what)) for what in (False, True))
-    assert request == WITH_PREFLIGHTS.strictest_terms()
+    request, asked = (
+        WITH_PREFLIGHTS.route_rules(facts(path, "OPTIONS")._replace(preflight=what)) for what in (False, True)
+    )
+    assert request == WITH_PREFLIGHTS.strictest_route_rules()
     assert [limit.name for limit in asked.limits] == ["search-preflight", "live-preflight"]
     assert (asked.cost, asked.access, asked.live) == (5, Access.CLOSED, True)
 
 
 def test_a_preflight_of_an_exempt_path_is_exempt() -> None:
     """As the request that follows."""
-    assert WITH_PREFLIGHTS.terms(facts("/healthz", "OPTIONS")._replace(preflight=True)).exempt
+    assert WITH_PREFLIGHTS.route_rules(facts("/healthz", "OPTIONS")._replace(preflight=True)).exempt
 
 
 @pytest.mark.parametrize(
@@ -185,8 +189,8 @@ def test_live_paths_are_those_of_the_settings_and_of_rules(policy: Policy, has: 
 
 def test_no_limit_no_charge() -> None:
     """Where nothing limits a request there is nothing to ask the store."""
-    assert Policy().charges(Terms(), None, V6) == ()
-    assert Policy(ip=(IP,)).charges(Terms(), ALICE, V6) == ()
+    assert Policy().charges(RouteRules(), None, V6) == ()
+    assert Policy(ip=(IP,)).charges(RouteRules(), ALICE, V6) == ()
 
 
 @pytest.mark.parametrize("cost", [0, 1])
@@ -251,17 +255,17 @@ def test_methods(rule_methods: tuple[str, ...], methods: tuple[str, ...], matche
 )
 def test_exempt_look_alikes(path: str, below: str | None, exempt: bool) -> None:
     """Only the path that every server reads alike is exempt."""
-    assert EVERYTHING.terms(facts(path, below=below)).exempt is exempt
+    assert EVERYTHING.route_rules(facts(path, below=below)).exempt is exempt
 
 
 def test_below_an_exempt_prefix() -> None:
     """An exemption that ends in /* holds for everything below it, but not for the ways out of it."""
     policy = Policy(exempt=(PathPattern("/static/*"),))
-    assert policy.terms(facts("/static/a/b.css")).exempt
-    assert not policy.terms(facts("/static/../live")).exempt
-    assert not policy.terms(facts("/static/%2e%2e/live")).exempt
-    assert not policy.terms(facts("/static/..;/live")).exempt
-    assert not policy.terms(facts("/statics")).exempt
+    assert policy.route_rules(facts("/static/a/b.css")).exempt
+    assert not policy.route_rules(facts("/static/../live")).exempt
+    assert not policy.route_rules(facts("/static/%2e%2e/live")).exempt
+    assert not policy.route_rules(facts("/static/..;/live")).exempt
+    assert not policy.route_rules(facts("/statics")).exempt
 
 
 @pytest.mark.parametrize(
@@ -286,7 +290,7 @@ def test_below_an_exempt_prefix() -> None:
 )
 def test_no_spelling_of_a_path_slips_past_its_rule(path: str) -> None:
     """Whatever a server makes of the path, it is charged as /live."""
-    assert LIVE in [charge.limit for charge in EVERYTHING.charges(EVERYTHING.terms(facts(path)), None, V4)]
+    assert LIVE in [charge.limit for charge in EVERYTHING.charges(EVERYTHING.route_rules(facts(path)), None, V4)]
 
 
 A = Rule("a", PathPattern("/a"), limits=(Limit("a", 1, 1, 10),), cost=2)
@@ -312,7 +316,7 @@ A_AGAIN = Rule("again", PathPattern("/a"), limits=(Limit("again", 1, 1, 10),), c
 def test_a_path_with_several_readings(path: str, below: str | None, limits: list[str], cost: int) -> None:
     """The first rule of each reading counts, each once: all their limits, and the highest of their costs."""
     policy = Policy(ip=(IP,), rules=(A, B, FREE, A_AGAIN))
-    charges = policy.charges(policy.terms(facts(path, below=below)), None, V4)
+    charges = policy.charges(policy.route_rules(facts(path, below=below)), None, V4)
     assert [charge.limit.name for charge in charges] == limits
     assert {charge.cost for charge in charges} == {cost}
 
@@ -322,7 +326,7 @@ def test_a_spelling_never_makes_a_path_impossible() -> None:
     dear = Rule("dear", PathPattern("/live"), cost=20)
     strict = Rule("strict", PathPattern("/live/*"), limits=(Limit("strict", 10, 60, 10),))
     policy = Policy(ip=(IP,), rules=(dear, strict))
-    charges = policy.charges(policy.terms(facts("/live/")), None, V4)
+    charges = policy.charges(policy.route_rules(facts("/live/")), None, V4)
     assert all(charge.cost <= charge.limit.burst for charge in charges)
 
 
@@ -336,12 +340,12 @@ pieces = st.lists(
 @given(st.one_of(st.text(max_size=30), pieces), st.one_of(st.text(max_size=30), pieces))
 def test_no_path_raises_or_goes_free(path: str, below: str) -> None:
     """Any text can be a path: it is charged the default limits at least, and once each."""
-    charges = EVERYTHING.charges(EVERYTHING.terms(facts(path, below=below)), None, V6)
+    charges = EVERYTHING.charges(EVERYTHING.route_rules(facts(path, below=below)), None, V6)
     names = [charge.limit.name for charge in charges]
     assert {"ip", "address", "ip-prefix", "address-prefix"} <= set(names)
     assert len(names) == len(set(names))
     assert all(charge.cost >= 1 for charge in charges)
-    assert EVERYTHING.terms(facts(path, below=below)).exempt in (True, False)
+    assert EVERYTHING.route_rules(facts(path, below=below)).exempt in (True, False)
 
 
 def test_all_limits_of_a_policy() -> None:
@@ -351,6 +355,6 @@ def test_all_limits_of_a_policy() -> None:
 
 def test_a_token_is_charged_the_same_on_every_address() -> None:
     """A verified subject has one bucket, wherever it comes from."""
-    first, second = (Policy(token=(TOKEN,)).charges(Terms(), ALICE, clients) for clients in (V4, V6))
+    first, second = (Policy(token=(TOKEN,)).charges(RouteRules(), ALICE, clients) for clients in (V4, V6))
     assert first == second == (Charge(token_client(ALICE), TOKEN),)
     assert first[0].client == ALICE_CLIENT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.bucket import NEVER_US, Ask, Charge, levels, shared, take
+from shieldmw.core.bucket import NEVER_US, Charge, TakeRequest, levels, shared, take
 from shieldmw.core.client import Client
 from shieldmw.core.limits import LONGEST_TAU_US, US_PER_S, Limit, aggregate, share
 
@@ -53,7 +53,7 @@ def test_every_limit_can_be_shared(limit: Limit, workers: int, cost: int) -> Non
         assert (mine.name, mine.amount) == (whole.name, whole.amount)
         assert 1 <= mine.burst == mine.tau_us // mine.unit_us
         assert whole.tau_us <= mine.tau_us <= LONGEST_TAU_US
-        outcome = take([None], Ask(charges), START_US)
+        outcome = take([None], TakeRequest(charges), START_US)
         assert outcome.allowed is (cost <= whole.burst)
         if not outcome.allowed:
             assert levels(charges, outcome)[0].retry_after_us == NEVER_US
@@ -99,7 +99,7 @@ def test_all_shares_together_are_the_limit(fleet: tuple[Limit, int, int, int, li
     now_us, seen = START_US, []
     for step_us, who in trace:
         now_us += step_us
-        outcome = take([tats_us[who]], Ask(charges), now_us)
+        outcome = take([tats_us[who]], TakeRequest(charges), now_us)
         if outcome.allowed:
             tats_us[who] = outcome.tats_us[0]
             seen.append(now_us)
@@ -116,14 +116,14 @@ def test_a_refusal_by_a_share_tells_the_wait(limit: Limit, fleet: list[int], deb
     stored = [START_US + debt % (limit.tau_us + 1)]
     for workers in fleet:
         charges = charged(limit, workers, min(cost, limit.burst))
-        outcome = take(stored, Ask(charges), START_US)
+        outcome = take(stored, TakeRequest(charges), START_US)
         (level,) = levels(charges, outcome)
         assert level.limit is charges[0].limit
         assert level.refuses is not outcome.allowed
         if not outcome.allowed:
             wait_us = level.retry_after_us
-            assert not take(stored, Ask(charges), START_US + wait_us - 1).allowed
-            assert take(stored, Ask(charges), START_US + wait_us).allowed
+            assert not take(stored, TakeRequest(charges), START_US + wait_us - 1).allowed
+            assert take(stored, TakeRequest(charges), START_US + wait_us).allowed
 
 
 @relaxed
@@ -133,5 +133,5 @@ def test_what_was_left_of_the_bucket_is_shared(limit: Limit, workers: int, left:
     left, workers = min(left, limit.burst), min(workers, limit.burst)
     stored = [START_US + limit.tau_us - left * limit.unit_us]
     charges = charged(limit, workers, 0)
-    (level,) = levels(charges, take(stored, Ask(charges), START_US))
+    (level,) = levels(charges, take(stored, TakeRequest(charges), START_US))
     assert level.remaining == left // workers

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldmw.core.table import Table
+from shieldmw.core.table import BoundedCache
 
 writes = st.tuples(st.just("put"), st.integers(0, 9), st.integers())
 drops = st.tuples(st.just("drop"), st.integers(0, 9), st.just(0))
@@ -17,7 +17,7 @@ reads = st.tuples(st.just("get"), st.integers(0, 9), st.just(0))
 @given(st.integers(2, 7), st.lists(st.one_of(writes, writes, writes, drops, reads, clears), max_size=60))
 def test_a_table_is_a_mapping_that_keeps_what_was_used_last(most: int, steps: list[tuple[str, int, int]]) -> None:
     """After any steps it holds the half of its room that was last used, nothing that was not written, and no more."""
-    table: Table[int, int] = Table(most)
+    table: BoundedCache[int, int] = BoundedCache(most)
     written: dict[int, int] = {}
     used: list[int] = []
     for step, key, value in steps:
@@ -42,7 +42,7 @@ def test_a_table_is_a_mapping_that_keeps_what_was_used_last(most: int, steps: li
 
 def test_what_is_asked_for_outlives_what_is_not() -> None:
     """Reading an entry keeps it, and it takes no second place."""
-    table: Table[str, int] = Table(4)
+    table: BoundedCache[str, int] = BoundedCache(4)
     table.put("often", 1)
     for number in range(100):
         table.put(f"once {number}", number)
@@ -52,7 +52,7 @@ def test_what_is_asked_for_outlives_what_is_not() -> None:
 
 def test_a_flood_of_keys_leaves_the_size_as_it_is() -> None:
     """A hundred thousand distinct keys fill no more than the table has room for."""
-    table: Table[int, None] = Table(100)
+    table: BoundedCache[int, None] = BoundedCache(100)
     for key in range(100_000):
         table.put(key, None)
     assert 50 <= len(table) <= 100
@@ -62,4 +62,4 @@ def test_a_flood_of_keys_leaves_the_size_as_it_is() -> None:
 def test_a_table_without_room(most: int) -> None:
     """A table that could hold no two generations is a mistake, and says so."""
     with pytest.raises(ValueError, match="at least 2 entries"):
-        Table(most)
+        BoundedCache(most)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldmw.core.bounds import LONGEST_PAPER
+from shieldmw.core.bounds import LONGEST_SIGNED_TICKET
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.seats import COHORTS
 from shieldmw.core.tickets import Number, Signer, Ticket
@@ -55,39 +55,41 @@ def test_a_number_that_was_signed_is_read_back() -> None:
         (signer(event=""), "of no event"),
     ],
 )
-def test_papers_of_others_are_worth_nothing(other: Signer, why: str) -> None:
+def test_signed_tickets_of_others_are_worth_nothing(other: Signer, why: str) -> None:
     """A paper that another secret or another event signed is none of ours."""
     assert signer().read_ticket(other.sign_ticket(ticket()), NOW_S) is None, why
     assert signer().read_number(other.sign_number(number()), NOW_S) is None, why
 
 
 @pytest.mark.parametrize(("later_s", "good"), [(-1, True), (-0.001, True), (0, False), (1, False), (1e9, False)])
-def test_papers_end(later_s: float, good: bool) -> None:
+def test_signed_tickets_end(later_s: float, good: bool) -> None:
     """A paper is good until its time and not a moment longer."""
-    papers = signer()
+    signed_tickets = signer()
     until_s = int(NOW_S)
     shown_s = until_s + later_s
-    assert (papers.read_ticket(papers.sign_ticket(ticket(until_s=until_s)), shown_s) is not None) is good
-    assert (papers.read_number(papers.sign_number(number(until_s)), shown_s) is not None) is good
+    assert (
+        signed_tickets.read_ticket(signed_tickets.sign_ticket(ticket(until_s=until_s)), shown_s) is not None
+    ) is good
+    assert (signed_tickets.read_number(signed_tickets.sign_number(number(until_s)), shown_s) is not None) is good
 
 
 def test_a_number_is_no_ticket_and_a_ticket_no_number() -> None:
     """A paper is good for what it was signed for alone."""
-    papers = signer()
-    assert papers.read_ticket(papers.sign_number(number()), NOW_S) is None
-    assert papers.read_number(papers.sign_ticket(ticket()), NOW_S) is None
+    signed_tickets = signer()
+    assert signed_tickets.read_ticket(signed_tickets.sign_number(number()), NOW_S) is None
+    assert signed_tickets.read_number(signed_tickets.sign_ticket(ticket()), NOW_S) is None
 
 
-def test_every_single_change_of_a_paper_is_seen() -> None:
+def test_every_single_change_of_a_signed_ticket_is_seen() -> None:
     """Not one character of a paper can be changed, dropped or added."""
-    papers = signer()
-    text = papers.sign_ticket(ticket())
+    signed_tickets = signer()
+    text = signed_tickets.sign_ticket(ticket())
     alphabet = "Ab0-_.="
     changed = {text[:at] + letter + text[at + 1 :] for at in range(len(text)) for letter in alphabet}
     dropped = {text[:at] + text[at + 1 :] for at in range(len(text))}
     added = {text[:at] + letter + text[at:] for at in range(len(text) + 1) for letter in alphabet}
     for forged in (changed | dropped | added) - {text}:
-        assert papers.read_ticket(forged, NOW_S) is None
+        assert signed_tickets.read_ticket(forged, NOW_S) is None
 
 
 @pytest.mark.parametrize(
@@ -102,25 +104,25 @@ def test_every_single_change_of_a_paper_is_seen() -> None:
 )
 def test_no_field_can_be_rewritten(old: bytes, new: bytes) -> None:
     """A paper with another class, event, client or end, under the old signature, is refused."""
-    papers = signer()
-    signed = papers.sign_ticket(ticket(ListenerClass.GUEST if b"guest" in old else ListenerClass.MEMBER))
+    signed_tickets = signer()
+    signed = signed_tickets.sign_ticket(ticket(ListenerClass.GUEST if b"guest" in old else ListenerClass.MEMBER))
     body, _, mac = signed.partition(".")
     payload = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
     assert old in payload
     forged = base64.urlsafe_b64encode(payload.replace(old, new)).rstrip(b"=").decode()
-    assert papers.read_ticket(f"{forged}.{mac}", NOW_S) is None
+    assert signed_tickets.read_ticket(f"{forged}.{mac}", NOW_S) is None
 
 
-def test_a_paper_without_a_signature_is_none() -> None:
+def test_a_signed_ticket_without_a_signature_is_none() -> None:
     """An empty signature, a missing one or that of another paper prove nothing."""
-    papers = signer()
-    body, _, _ = papers.sign_ticket(ticket()).partition(".")
-    _, _, other = papers.sign_ticket(ticket(ListenerClass.HOST)).partition(".")
+    signed_tickets = signer()
+    body, _, _ = signed_tickets.sign_ticket(ticket()).partition(".")
+    _, _, other = signed_tickets.sign_ticket(ticket(ListenerClass.HOST)).partition(".")
     for text in (body, body + ".", f"{body}.{other}", f".{other}", ".", ""):
-        assert papers.read_ticket(text, NOW_S) is None
+        assert signed_tickets.read_ticket(text, NOW_S) is None
 
 
-@given(text=st.text(max_size=2 * LONGEST_PAPER) | st.text("aA0-_=.", max_size=300))
+@given(text=st.text(max_size=2 * LONGEST_SIGNED_TICKET) | st.text("aA0-_=.", max_size=300))
 def test_no_text_at_all_raises(text: str) -> None:
     """Whatever is shown is read as nothing; no text is an error."""
     assert signer().read_ticket(text, NOW_S) is None
@@ -136,13 +138,13 @@ def test_odd_text_is_nothing(text: str) -> None:
     assert signer().read_number(text, NOW_S) is None
 
 
-def test_a_paper_says_nothing_of_its_client() -> None:
+def test_a_signed_ticket_says_nothing_of_its_client() -> None:
     """The subject is on no paper, and its digest differs from event to event's secret."""
     text = signer().sign_ticket(ticket())
     body = text.partition(".")[0]
     assert b"alice" not in base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
     assert signer(b"another secret of at least 32 characters").client_digest("token:alice") != ALICE
-    assert len(text) < LONGEST_PAPER
+    assert len(text) < LONGEST_SIGNED_TICKET
 
 
 def test_a_cohort_stays_for_an_hour() -> None:

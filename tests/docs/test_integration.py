@@ -11,13 +11,13 @@ from typing import Any
 import jwt
 import pytest
 
-from asgi.harness import NO_BODY, Record, body, call, http_scope, run
-from asgi.shields import ok
 from docs.documents import blocks, section
+from doors.asgi.harness import NO_BODY, Record, body, call, http_scope, run
+from doors.asgi.shields import ok
 from e2e.clients import JWT_SECRET, ask, client, fresh_address
 from servers import REPOSITORY, HttpServer, asgi_server, chromium_page, nginx, wait_until
 from shieldmw import Identity, Settings, ShieldMiddleware
-from shieldmw.asgi.cors import Cors
+from shieldmw.doors.asgi.cors import Cors
 
 INTEGRATION = (REPOSITORY / "docs" / "integration.md").read_text("utf-8")
 WAIT_S = 20.0

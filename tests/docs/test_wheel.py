@@ -77,7 +77,7 @@ def test_the_wheel_runs_by_itself(wheel: ZipFile, tmp_path: Path) -> None:
     """Unpacked far from the checkout, the package finds its script, its page and the demo's event."""
     wheel.extractall(tmp_path)
     script = (
-        "import shieldmw, shieldmw.cli.demo as demo, shieldmw.store.scripts, shieldmw.asgi.replies\n"
+        "import shieldmw, shieldmw.cli.demo as demo, shieldmw.store.scripts, shieldmw.doors.asgi.replies\n"
         "shieldmw.ShieldMiddleware(None)\n"
         "print(shieldmw.__file__); print(demo.live_event_folder())\n"
     )

@@ -12,7 +12,7 @@ import pytest
 
 from e2e.clients import JWT_SECRET, bearer, client, fresh_address
 from servers import HOST, HttpServer, RedisServer, asgi_server, redis_server
-from shieldmw.gate.jwks import START_WAIT_S
+from shieldmw.gate.auth.jwks import START_WAIT_S
 
 MEMBERS = 40
 TARGET = "e2e.shielded_app:shielded"

@@ -13,7 +13,7 @@ import pytest
 
 from e2e.clients import TIMEOUT_S, Answer, fresh_address, receive, wire
 from servers import HOST, AsgiKind, HttpServer, asgi_server, nginx, wait_until
-from shieldmw.asgi.lingering import LONGEST_S
+from shieldmw.doors.asgi.lingering import LONGEST_S
 
 TOKEN = "an admin token, long enough"
 SETTINGS = {"SHIELD_IP_LIMIT": "1/hour", "SHIELD_TRUSTED_PROXIES": f"{HOST}/32", "SHIELD_ADMIN_TOKEN": TOKEN}

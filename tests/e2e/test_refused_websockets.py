@@ -12,7 +12,7 @@ from websockets.typing import Subprotocol
 
 from e2e.clients import TIMEOUT_S, fresh_address, wire
 from servers import HOST, AsgiKind, HttpServer, asgi_server, chromium_page
-from shieldmw.asgi.lingering import LONGEST_S
+from shieldmw.doors.asgi.lingering import LONGEST_S
 
 SETTINGS = {
     "SHIELD_IP_LIMIT": "1/hour",

@@ -191,7 +191,7 @@ class Listener:
     """One listener of an SSE stream, from an address of its own; a member where it has a subject."""
 
     subject: str | None = None
-    paper: str | None = None
+    signed_ticket: str | None = None
     address: str = field(default_factory=fresh_address)
     status: int = 0
     refusal: dict[str, Any] = field(default_factory=dict)
@@ -206,12 +206,12 @@ class Listener:
         _writers.append(self._writer)
         lines = ["GET /live/sse HTTP/1.1", "Host: test"]
         lines += [f"{name}: {value}" for name, value in (bearer(self.subject) if self.subject else {}).items()]
-        lines += [f"Cookie: shield_ticket={self.paper}"] if self.paper else []
+        lines += [f"Cookie: shield_ticket={self.signed_ticket}"] if self.signed_ticket else []
         self._writer.write("\r\n".join([*lines, "\r\n"]).encode())
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), TIMEOUT_S)).decode("latin-1")
         self.status = int(head.split()[1])
-        if paper := re.search(r"shield_ticket=([^;]+)", head):
-            self.paper = paper[1]
+        if signed_ticket := re.search(r"shield_ticket=([^;]+)", head):
+            self.signed_ticket = signed_ticket[1]
         if self.status == 200:
             self.heard, self.left_s = "", None
             self._reading = asyncio.create_task(self._read(reader))
@@ -350,7 +350,7 @@ async def _come_and_go(number: int, alive: Sequence[HttpServer], over: asyncio.E
         with suppress(OSError, asyncio.IncompleteReadError):  # the server was killed
             stay_s = dice.uniform(0.5, 4) if await listener.ask(dice.choice(alive)) else dice.uniform(0.2, 1)
             if dice.random() < 0.5:
-                listener.paper = None
+                listener.signed_ticket = None
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), stay_s)
         listener.leave()
@@ -454,7 +454,7 @@ async def _come_back(shield: Fleet) -> None:
     blinked.leave()
     await until(lambda: shield.here() == 3, 5, "the stream to end")
     assert not await Listener("new").ask(server)
-    assert not await Listener("thief", blinked.paper).ask(server), "a ticket is good for its own client only"
+    assert not await Listener("thief", blinked.signed_ticket).ask(server), "a ticket is good for its own client only"
     assert await blinked.ask(server)
     assert not await waiting[0].ask(server), "there was one seat"
     for listener in live:
@@ -486,7 +486,7 @@ async def _wait_in_line(shield: Fleet, record_property: Record) -> None:
     waiting = [await _numbered(Listener(f"waiting-{number}"), server) for number in range(3)]
     assert [member.refusal["position"] for member in waiting] == [1, 2, 3]
     for member in waiting:
-        assert member.refusal["ticket"] == member.paper
+        assert member.refusal["ticket"] == member.signed_ticket
         assert member.refusal["retry_after_ms"] >= 5000
         assert not await member.ask(server)
     assert [member.refusal["position"] for member in waiting] == [1, 2, 3], "who asks again keeps the place"
@@ -553,7 +553,7 @@ async def _hog(shield: Fleet) -> None:
     guests = [await seated(Listener(), server) for server in shield.servers for _ in range(10)]
     hogs = [Listener("mallory") for _ in range(150)]
     for number, hog in enumerate(hogs):
-        hog.paper = None
+        hog.signed_ticket = None
         assert await hog.ask(shield.servers[number % SERVERS])
     await until(lambda: sum(hog.left_s is None for hog in hogs) == 3, 2 * RENEW_S, "all but three to leave")
     gone = [hog for hog in hogs if hog.left_s is not None]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from shieldmw import Identity, Settings
 from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
-from shieldmw.core.bucket import Ask, Outcome
+from shieldmw.core.bucket import Outcome, TakeRequest
 from shieldmw.core.client import Client, Proof
 from shieldmw.core.credentials import Rejected
 from shieldmw.core.debts import Debt
@@ -20,23 +20,23 @@ from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
 from shieldmw.errors import StoreUnavailable
-from shieldmw.gate.api_keys import ApiKeys
-from shieldmw.gate.askers import Addressing, Askers
-from shieldmw.gate.batch import Batch, Singly, Told
-from shieldmw.gate.charging import SharedCharging
-from shieldmw.gate.deny import DenyWatch
+from shieldmw.gate.auth.api_keys import ApiKeys
+from shieldmw.gate.auth.failed_auth import FailedAuth
+from shieldmw.gate.auth.identity import Identifier, TokenVerifier
 from shieldmw.gate.events import Decided, Evicted, Observer
-from shieldmw.gate.failed_auth import FailedAuth
+from shieldmw.gate.fleet.deny_watch import DenyWatch
+from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.gate import Gate
-from shieldmw.gate.identity import Identifier, TokenVerifier
-from shieldmw.gate.leases import Leases
-from shieldmw.gate.live import LiveRoom
-from shieldmw.gate.outage import GuardedStore, WatchedStore
-from shieldmw.gate.refusals import Refusals, RefusedGuests
-from shieldmw.gate.seats import SeatPlan, Seats
-from shieldmw.gate.switch import Switch
+from shieldmw.gate.limiter.batch import Batch, Singly, TakeReply
+from shieldmw.gate.limiter.fallback import BreakerStore, FallbackStore
+from shieldmw.gate.limiter.leases import Leases
+from shieldmw.gate.limiter.limiter import FleetLimiter
+from shieldmw.gate.limiter.lookups import Addressing, Lookups
+from shieldmw.gate.limiter.refusals import Refusals, RefusedGuests
+from shieldmw.gate.seats.admission import Admission
+from shieldmw.gate.seats.seats import SeatPlan, Seats
 from shieldmw.store.memory import MemoryBuckets, MemoryStore
-from shieldmw.store.port import Store, TakenInPart
+from shieldmw.store.port import PartialFailure, Store
 
 T = TypeVar("T")
 
@@ -152,13 +152,13 @@ class LeasingStore(MemoryStore):
         self.leased = 0
         self.given_back_us = 0
 
-    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges of each ask, all or nothing, and those that are asked for ahead."""
         return [self._decide(ask) for ask in asks]
 
-    def _decide(self, ask: Ask) -> Outcome:
+    def _decide(self, ask: TakeRequest) -> Outcome:
         outcome = bucket.take([self.tats_us.get(charge.bucket) for charge in ask.charges], ask, self.now_us())
-        self.asked_ahead += ask.ahead > 0
+        self.asked_ahead += ask.prefetch > 0
         if outcome.allowed:
             self.leased += outcome.leased
             for charge, tat_us in zip(ask.charges, outcome.tats_us, strict=True):
@@ -196,7 +196,7 @@ class FlakyStore:
         self.under_way = 0
         self.most_under_way = 0
 
-    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges, if it may; a reply that lags was computed before it arrives."""
         self.calls += 1
         self.asks += len(asks)
@@ -207,7 +207,7 @@ class FlakyStore:
         finally:
             self.under_way -= 1
 
-    async def _take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+    async def _take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
         if self.held is not None:
             await self.held.wait()
         if self.hangs_for_s is not None:
@@ -260,7 +260,7 @@ class PartlyAway(FlakyStore):
         super().__init__(inner)
         self.away_for = away_for
 
-    async def take(self, asks: Sequence[Ask]) -> Sequence[Outcome]:
+    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges of those whose node answers."""
         away = [ask.charges[0].client.text in self.away_for for ask in asks]
         outcomes = await super().take([ask for ask, is_away in zip(asks, away, strict=True) if not is_away])
@@ -268,7 +268,7 @@ class PartlyAway(FlakyStore):
             raise StoreUnavailable("its node is away")
         if any(away):
             each = iter(outcomes)
-            raise TakenInPart([StoreUnavailable("its node is away") if is_away else next(each) for is_away in away])
+            raise PartialFailure([StoreUnavailable("its node is away") if is_away else next(each) for is_away in away])
         return outcomes
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
@@ -281,7 +281,7 @@ class PartlyAway(FlakyStore):
 class BatchOfAnyLoop(Batch):
     """The same for tests that run each step on a loop of its own: a real gate belongs to one."""
 
-    def take(self, ask: Ask) -> asyncio.Future[Told]:
+    def take(self, ask: TakeRequest) -> asyncio.Future[TakeReply]:
         """What becomes of the ask."""
         self._loop = asyncio.get_running_loop()
         return super().take(ask)
@@ -339,13 +339,13 @@ class Worker:
 
     gate: Gate
     identifier: Identifier
-    guarded: GuardedStore
+    fallback_store: FallbackStore
     local: MemoryBuckets
     api_keys: ApiKeys
     clock: FakeClock
     leases: Leases | None
     refusals: Refusals | None
-    switch: Switch
+    mode_watch: ModeWatch
     deny_list: DenyWatch
     seats: Seats
 
@@ -363,37 +363,41 @@ def worker(
     """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
     settings = Settings(**values)
     local = MemoryBuckets(now_us=clock.us)
-    watched = WatchedStore(store, settings.on_redis_failure, now_s=loop_time)
-    calls = BatchOfAnyLoop(watched, now_us=clock.us) if settings.batch else Singly(watched, now_us=clock.us)
-    guarded = GuardedStore(watched, calls, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time)
+    breaker_store = BreakerStore(store, settings.on_redis_failure, now_s=loop_time)
+    calls = BatchOfAnyLoop(breaker_store, now_us=clock.us) if settings.batch else Singly(breaker_store, now_us=clock.us)
+    fallback_store = FallbackStore(
+        breaker_store, calls, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time
+    )
     leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
     refusals = Refusals() if settings.refusals else None
-    charging = SharedCharging(guarded, leases, refusals)
-    failed_auth = FailedAuth(settings.policy, guarded, MemoryBuckets(now_us=clock.us))
+    limiter = FleetLimiter(fallback_store, leases, refusals)
+    failed_auth = FailedAuth(settings.policy, fallback_store, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.keys_changed())
     identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s, timer_s=timer_s)
-    switch = Switch(store, on_change=lambda: None, now_s=clock.s)
-    deny_list = DenyWatch(store, switch.store_now_s)
-    seats = Seats(store, switch, SeatPlan(0, 0, 0), now_s=clock.s)
+    mode_watch = ModeWatch(store, on_change=lambda: None, now_s=clock.s)
+    deny_list = DenyWatch(store, mode_watch.store_now_s)
+    seats = Seats(store, mode_watch, SeatPlan(0, 0, 0), now_s=clock.s)
     addressing = Addressing(
         settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix
     )
     gate = Gate(
         settings.policy,
-        Askers(settings.policy, addressing),
+        Lookups(settings.policy, addressing),
         identifier,
-        charging,
+        limiter,
         on_store_failure=OnStoreFailure(settings.on_redis_failure),
         dry_run=settings.dry_run,
         background=(api_keys,) if leases is None else (leases, api_keys),
         observers=observers,
         deny_list=deny_list,
-        switch=switch,
-        room=LiveRoom(store, seats, "event", now_s=clock.s),
+        mode_watch=mode_watch,
+        admission=Admission(store, seats, "event", now_s=clock.s),
         refused_guests=RefusedGuests() if settings.refusals else None,
         now_us=clock.us,
     )
-    return Worker(gate, identifier, guarded, local, api_keys, clock, leases, refusals, switch, deny_list, seats)
+    return Worker(
+        gate, identifier, fallback_store, local, api_keys, clock, leases, refusals, mode_watch, deny_list, seats
+    )
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:

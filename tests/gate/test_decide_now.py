@@ -17,8 +17,9 @@ from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
-from shieldmw.gate import askers, identity
-from shieldmw.gate import refusals as refusals_module
+from shieldmw.gate.auth import identity
+from shieldmw.gate.limiter import lookups
+from shieldmw.gate.limiter import refusals as refusals_module
 
 PEER, OTHER = "203.0.113.7", "203.0.113.8"
 KEPT_S = 0.25
@@ -199,7 +200,7 @@ def test_no_refusal_outlives_a_reset(credential: str | None, refusals: str) -> N
         assert isinstance(inner, LeasingStore)
         inner.tats_us.clear()
         one.clock.now_s += 0.001
-        one.gate.forget()
+        one.gate.invalidate()
         assert must_wait(one, credential=credential)
         assert not (await ask(one, credential=credential)).refused
 
@@ -211,7 +212,7 @@ async def known_by_its_requests_only(one: Worker) -> Decision:
     await refused_by_standing(one)
     one.clock.now_s += 1
     at_once(one)
-    one.gate._askers._origins.clear()
+    one.gate._lookups._address_infos.clear()
     decision = at_once(one)
     assert (decision.reason, decision.address) == (Reason.QUOTA, None)
     return decision
@@ -240,7 +241,7 @@ def test_a_guest_known_by_its_requests_is_forgotten_with_the_others() -> None:
         await known_by_its_requests_only(one)
         assert isinstance(store.inner, LeasingStore)
         store.inner.tats_us.clear()
-        one.gate.forget()
+        one.gate.invalidate()
         assert not (await ask(one)).refused
 
     run(story())
@@ -284,7 +285,7 @@ def test_guests_are_never_told_anothers_address(refusals: str) -> None:
 
 async def switch_to(one: Worker, mode: Mode, for_s: int | None = None) -> None:
     """Change the mode."""
-    assert await one.switch.set(ModeChange(mode, "eve", "a test", for_s), None)
+    assert await one.mode_watch.set(ModeChange(mode, "eve", "a test", for_s), None)
 
 
 @pytest.mark.parametrize("state", ["leased", "refused", "refused for long"])
@@ -346,9 +347,9 @@ def test_a_denied_network_is_denied_at_once_until_its_time(credential: str | Non
         if "remembered" in state:
             one.clock.now_s += 1
             at_once(one, **of)
-            one.gate._askers._origins.clear()
+            one.gate._lookups._address_infos.clear()
             assert at_once(one, **of).reason is Reason.QUOTA
-        until_s = one.switch.store_now_s() + 60
+        until_s = one.mode_watch.store_now_s() + 60
         await store.inner.deny(DenyEntry(ip_network("203.0.113.0/24"), until_s, "eve", "a test"))
         await one.deny_list.refresh()
         denied = at_once(one, **of)
@@ -368,7 +369,7 @@ def test_a_network_taken_off_the_list_passes_at_once() -> None:
     one, store = make()
 
     async def story() -> None:
-        entry = DenyEntry(ip_network("203.0.113.0/24"), one.switch.store_now_s() + 60, "eve", "a test")
+        entry = DenyEntry(ip_network("203.0.113.0/24"), one.mode_watch.store_now_s() + 60, "eve", "a test")
         await store.inner.deny(entry)
         await one.deny_list.refresh()
         for _ in range(3):
@@ -457,7 +458,7 @@ def asked(number: int, what: str) -> Facts:
 def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever differs from request to request, each coming three times: so many entries, and none is a large one."""
     for name in ("ORIGINS_KEPT", "PATHS_KEPT"):
-        monkeypatch.setattr(askers, name, 512)
+        monkeypatch.setattr(lookups, name, 512)
     monkeypatch.setattr(refusals_module.RefusedGuests.__init__, "__defaults__", (512,))
     monkeypatch.setattr(refusals_module.Refusals.__init__, "__defaults__", (512,))
     one, _ = make(ip_limit="1/day" if refused else "off")
@@ -468,9 +469,9 @@ def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pyte
                 await one.gate.decide(asked(number, what))
 
     grown = grown_mb(lambda: run(flood()))
-    tables = one.gate._askers
-    assert len(tables._origins) <= 512
-    assert len(tables._terms) <= 512
+    tables = one.gate._lookups
+    assert len(tables._address_infos) <= 512
+    assert len(tables._route_rules) <= 512
     assert one.refusals is not None
     assert len(one.refusals) <= 512
     # 512 entries of a kB each, beside the store's and the outage's buckets of 1,200 clients.

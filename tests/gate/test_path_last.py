@@ -23,8 +23,8 @@ from gate.doubles import (
 from shieldmw.core.decision import Reason
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.facts import Facts
-from shieldmw.core.rules import Policy, Terms
-from shieldmw.gate.askers import LONGEST_KEPT
+from shieldmw.core.rules import Policy, RouteRules
+from shieldmw.gate.limiter.lookups import LONGEST_KEPT
 
 PEER, SITE = "203.0.113.7", "2001:db8::7"
 TRICKY = "/x;y//%2e/"
@@ -35,13 +35,13 @@ LONG = "/" + "a" * (LONGEST_KEPT + 1)
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that were read, each time."""
     paths: list[str] = []
-    terms = Policy.terms
+    route_rules = Policy.route_rules
 
-    def noting(policy: Policy, of: Facts) -> Terms:
+    def noting(policy: Policy, of: Facts) -> RouteRules:
         paths.append(of.path)
-        return terms(policy, of)
+        return route_rules(policy, of)
 
-    monkeypatch.setattr(Policy, "terms", noting)
+    monkeypatch.setattr(Policy, "route_rules", noting)
     return paths
 
 

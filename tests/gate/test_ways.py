@@ -94,11 +94,11 @@ class World:
 
     async def mode(self, mode: Mode, for_s: int | None) -> None:
         """An operator's word."""
-        assert await self.one.switch.set(ModeChange(mode, "ops", for_s=for_s), None)
+        assert await self.one.mode_watch.set(ModeChange(mode, "ops", for_s=for_s), None)
 
     async def deny(self, network: str, for_s: float) -> None:
         """An operator denies."""
-        until_s = self.one.switch.store_now_s() + for_s
+        until_s = self.one.mode_watch.store_now_s() + for_s
         await self.store.inner.deny(DenyEntry(ip_network(network), until_s, "ops", ""))
         await self.one.deny_list.refresh()
 
@@ -130,13 +130,13 @@ class World:
         """The issuer's keys are others: some tokens prove nothing any more."""
         for token in gone:
             self.issuer.until_s.pop(token, None)
-        self.one.identifier.forget()
+        self.one.identifier.invalidate()
 
     async def reset(self, client: Client) -> None:
         """An operator makes a client's buckets full again."""
         limits = ["ip", "token", "members", "live", "failed-auth", "ip-prefix", "members-prefix", "live-prefix"]
         await self.store.inner.refill(client, limits)
-        self.one.gate.forget()
+        self.one.gate.invalidate()
 
     async def store_goes(self) -> None:
         """The store is away."""
@@ -181,7 +181,7 @@ async def follow(steps: Sequence[tuple[str, Sequence[Any]]], **of: Any) -> list[
     worlds = World(True, **of), World(False, **of)
     decisions = []
     for world in worlds:
-        await world.one.switch.refresh()
+        await world.one.mode_watch.refresh()
         await world.one.deny_list.refresh()
     for name, arguments in steps:
         if name == "ask":

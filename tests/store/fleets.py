@@ -12,11 +12,11 @@ import pytest
 
 from servers import RedisCluster, RedisServer, slot_of
 from shieldmw.core import bucket
-from shieldmw.core.bucket import Ask, Charge, Outcome, levels
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest, levels
 from shieldmw.core.client import AddressClients, Client, address_clients
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.errors import StoreUnavailable
-from shieldmw.gate.switch import ChangeListener
+from shieldmw.gate.fleet.mode_watch import ChangeListener
 from shieldmw.settings import Settings
 from shieldmw.store.keys import Keys
 from shieldmw.store.opener import store_opener
@@ -64,7 +64,7 @@ async def fleet(url: str, workers: int) -> AsyncIterator[list[Store]]:
 
 async def take(store: Store, *charges: Charge) -> Outcome:
     """One request's charges."""
-    [outcome] = await store.take([Ask(charges)])
+    [outcome] = await store.take([TakeRequest(charges)])
     return outcome
 
 
@@ -103,7 +103,7 @@ class Reference:
     def check(self, charges: Sequence[Charge], outcome: Outcome, apart_us: int = 0) -> None:
         """The outcome is the reference's by the clock it was made by, give or take so many microseconds."""
         names = [key(charge.client, charge.limit) for charge in charges]
-        expected = bucket.take([self._tats.get(name) for name in names], Ask(tuple(charges)), outcome.now_us)
+        expected = bucket.take([self._tats.get(name) for name in names], TakeRequest(tuple(charges)), outcome.now_us)
         assert outcome.allowed == expected.allowed, f"{outcome} instead of {expected}"
         assert len(outcome.tats_us) == len(charges)
         for found, wanted in zip(outcome.tats_us, expected.tats_us, strict=True):

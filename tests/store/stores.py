@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import redis
 
 from shieldmw.core.api_keys import ApiKeyTable, digest
-from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Charges, Outcome
+from shieldmw.core.bucket import EPOCH_S, Charge, Charges, Outcome, TakeRequest
 from shieldmw.core.client import Client, Identity, token_client
 from shieldmw.core.limits import US_PER_S, Limit
+from shieldmw.store.fleet import RedisStore
 from shieldmw.store.port import Buckets
-from shieldmw.store.redis import RedisConnection
-from shieldmw.store.shared import RedisStore
+from shieldmw.store.redis.connection import RedisConnection
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def one(limit: Limit, cost: int = 1, client: Client | None = None) -> Charges:
 
 async def take(store: Buckets, charges: Iterable[Charge]) -> Outcome:
     """What becomes of one request, alone in its call."""
-    (outcome,) = await store.take([Ask(tuple(charges))])
+    (outcome,) = await store.take([TakeRequest(tuple(charges))])
     return outcome
 
 
@@ -65,18 +65,18 @@ def proven(table: ApiKeyTable, key: str) -> Identity | None:
     return None if entry is None else entry.identity
 
 
-def asked(asks: Sequence[Ask]) -> tuple[list[str], list[bytes]]:
+def asked(asks: Sequence[TakeRequest]) -> tuple[list[str], list[bytes]]:
     """KEYS and ARGV of take.lua, each bucket under the name of its limit."""
     keys = list(dict.fromkeys(charge.limit.name for ask in asks for charge in ask.charges))
     arguments = []
     for ask in asks:
-        arguments += [len(ask.charges), ask.ahead]
+        arguments += [len(ask.charges), ask.prefetch]
         for _, limit, cost in ask.charges:
             arguments += [keys.index(limit.name) + 1, limit.unit_us, limit.tau_us, cost]
     return keys, [pack(f"<{len(arguments)}d", *arguments)]
 
 
-def answered(asks: Sequence[Ask], reply: Sequence[int]) -> list[Outcome]:
+def answered(asks: Sequence[TakeRequest], reply: Sequence[int]) -> list[Outcome]:
     """The reply of take.lua in the reference's words, each of its numbers used once."""
     assert all(type(number) is int for number in reply)
     now, *rest = reply

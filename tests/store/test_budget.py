@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shieldmw.store.budget import Budget
+from shieldmw.store.redis.budget import Budget
 from store.stores import run
 
 SECONDS = 0.05

@@ -9,8 +9,8 @@ import pytest
 
 from servers import RedisServer
 from shieldmw.core.bucket import Charge
+from shieldmw.store.fleet import RedisStore
 from shieldmw.store.keys import Keys
-from shieldmw.store.shared import RedisStore
 from store.stores import SECRET, all_keys, opened, run, slow_limit, someone, take
 
 CANCELLED = 10_000

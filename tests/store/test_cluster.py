@@ -8,7 +8,7 @@ import random
 import pytest
 
 from servers import RedisCluster, slot_of
-from shieldmw.core.bucket import Ask, Charge, Outcome, levels
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest, levels
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit, aggregate
 from store.fleets import (
@@ -35,14 +35,14 @@ def test_random_traces_are_decided_as_the_reference_does(cluster: RedisCluster, 
     clients = clients_of(cluster, 4)
     sites = [(ipv6(site, number), Limit("d", 100, 1, 4)) for site in range(3) for number in range(3)]
 
-    def asked() -> Ask:
+    def asked() -> TakeRequest:
         if dice.random() < 0.2:
             address, limit = dice.choice(sites)
             assert address.site is not None
-            return Ask((Charge(address.one, limit), Charge(address.site, aggregate(limit))))
+            return TakeRequest((Charge(address.one, limit), Charge(address.site, aggregate(limit))))
         client = dice.choice(clients)
         chosen = dice.sample(limits, dice.randint(1, 3))
-        return Ask(tuple(Charge(client, limit, dice.choice([0, 1, 1, 2, limit.burst])) for limit in chosen))
+        return TakeRequest(tuple(Charge(client, limit, dice.choice([0, 1, 1, 2, limit.burst])) for limit in chosen))
 
     async def work() -> None:
         reference, verdicts = Reference(), set()
@@ -107,10 +107,10 @@ def test_a_batch_takes_few_calls(cluster: RedisCluster) -> None:
     async def work() -> None:
         clients = clients_of(cluster, 20)
         async with opened(cluster.url) as store:
-            await store.take([Ask((Charge(client, SLOW, 0),)) for client in clients])
+            await store.take([TakeRequest((Charge(client, SLOW, 0),)) for client in clients])
             for node in cluster.nodes:
                 cluster.command(node, "CONFIG RESETSTAT")
-            asks = [Ask((Charge(client, SLOW),)) for client in clients for _ in range(5)]
+            asks = [TakeRequest((Charge(client, SLOW),)) for client in clients for _ in range(5)]
             assert all(outcome.allowed for outcome in await store.take(asks))
             calls = cluster.calls("evalsha", "eval")
             assert max(calls) <= 20
@@ -127,7 +127,7 @@ def test_scripts_that_one_node_forgot_are_loaded_again(cluster: RedisCluster) ->
         async with opened(cluster.url) as store:
             for number, master in enumerate(cluster.masters()):
                 cluster.command(master, "SCRIPT FLUSH")
-                outcomes = await store.take([Ask((Charge(client, SLOW),)) for client in clients])
+                outcomes = await store.take([TakeRequest((Charge(client, SLOW),)) for client in clients])
                 assert [outcome.allowed for outcome in outcomes] == [True] * 6
                 assert [await remaining(store, client, SLOW) for client in clients] == [4 - number] * 6
 

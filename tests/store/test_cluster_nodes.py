@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from servers import HOST, RedisCluster, redis_cluster, redis_server, slot_of, wait_until
-from shieldmw.core.bucket import Ask, Charge, Outcome
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.client import Client
-from shieldmw.errors import NothingDone, SettingsError, StoreError, StoreUnavailable
+from shieldmw.errors import NotApplied, SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings import Settings
 from shieldmw.store.opener import store_opener
-from shieldmw.store.port import TakenInPart
+from shieldmw.store.port import PartialFailure
 from store.fleets import (
     ONCE,
     PATIENCE_S,
@@ -95,9 +95,9 @@ def test_a_hung_node_holds_up_no_other(cluster: RedisCluster) -> None:
             with pytest.raises(StoreUnavailable):
                 await lost
             for _ in range(3):  # also in one call with them
-                with pytest.raises(TakenInPart) as part:
-                    await store.take([Ask((Charge(client, SLOW, 0),)) for client in clients])
-                assert [type(result) for result in part.value.results] == [NothingDone, Outcome, Outcome]
+                with pytest.raises(PartialFailure) as part:
+                    await store.take([TakeRequest((Charge(client, SLOW, 0),)) for client in clients])
+                assert [type(result) for result in part.value.results] == [NotApplied, Outcome, Outcome]
 
     run(work())
     cluster.reset()
@@ -127,16 +127,16 @@ def test_a_node_that_is_away_is_told_once(
                 assert not await answers()
             await off(node.start)
             await patiently(answers, "the node")
-            texts = [record.getMessage() for record in caplog.records if record.name == "shieldmw.store.cluster"]
+            texts = [record.getMessage() for record in caplog.records if record.name == "shieldmw.store.redis.cluster"]
             assert all("Error" in text for text in texts[:1])  # it says why
             return [text.partition(" (")[0] for text in texts]
 
         async with opened(cluster.url) as store:
             assert await answers()
-            monkeypatch.setattr("shieldmw.store.cluster.TELL_EVERY_S", 3600.0)
+            monkeypatch.setattr("shieldmw.store.redis.cluster.TELL_EVERY_S", 3600.0)
             assert await comes_and_goes() == told
             assert await comes_and_goes() == []
-            monkeypatch.setattr("shieldmw.store.cluster.TELL_EVERY_S", 0.0)
+            monkeypatch.setattr("shieldmw.store.redis.cluster.TELL_EVERY_S", 0.0)
             assert await comes_and_goes() == told
 
     run(work())

@@ -18,7 +18,7 @@ import redis
 from servers import REPOSITORY, missing, wait_until
 from servers.places import own_directory
 from shieldmw.errors import SettingsError, StoreUnavailable
-from shieldmw.store.embedded import EmbeddedServer, shared_server
+from shieldmw.store.redis.embedded import EmbeddedServer, shared_server
 from store.stores import one, opened, run, slow_limit, take
 
 
@@ -166,7 +166,7 @@ def folder() -> Iterator[Path]:
 # Uses the server of a name (or, without one, the shared one), counts a key up, says so, and waits to be ended.
 USER = """
 import sys
-from shieldmw.store.embedded import EmbeddedServer, shared_server
+from shieldmw.store.redis.embedded import EmbeddedServer, shared_server
 import redis
 server = EmbeddedServer(sys.argv[1]) if sys.argv[1:] else shared_server()
 path = server.start().url.removeprefix("unix://")

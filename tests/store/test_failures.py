@@ -17,8 +17,8 @@ from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Identity
 from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.store.fleet import RedisStore
 from shieldmw.store.keys import Keys
-from shieldmw.store.shared import RedisStore
 from store.faults import proxy_to
 from store.stores import API_KEYS_KEY, SECRET, SECRET_KEY, all_keys, calls, one, opened, run, slow_limit, take
 

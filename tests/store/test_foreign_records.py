@@ -13,10 +13,10 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience
-from shieldmw.core.waiting import Queue
+from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
+from shieldmw.store.fleet import MOST_LOADS, RedisStore
 from shieldmw.store.records import load_text
-from shieldmw.store.shared import MOST_LOADS, RedisStore
 from store.stores import API_KEYS_KEY, calls, opened, run
 
 MODE_KEY, DENY_KEY, AUDIT_KEY = (f"shield:{{control}}:{name}" for name in ("mode", "deny", "audit"))
@@ -180,7 +180,7 @@ def test_counters_of_the_waiting_room_that_are_none_of_ours_count_as_none(server
     async def work() -> None:
         spoil(server.client(), "shield:queue", {"given": value, "called": value})
         async with opened(server.url) as store:
-            assert await store.queue(2, 1, Queue(0, 7, 3)) == Queue(8, 9, 4)
+            assert await store.queue(2, 1, QueueCounters(0, 7, 3)) == QueueCounters(8, 9, 4)
 
     run(work())
 

@@ -15,7 +15,7 @@ from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.core.waiting import EMPTY
-from shieldmw.errors import NothingDone
+from shieldmw.errors import NotApplied
 from shieldmw.store.port import AuditEntry
 from store.stores import one, opened, run, slow_limit, someone, take
 
@@ -134,7 +134,7 @@ def test_buckets_are_not_charged(full: RedisServer) -> None:
 
     async def work() -> None:
         async with opened(full.url, secret=None) as store:
-            with pytest.raises(NothingDone):
+            with pytest.raises(NotApplied):
                 await take(store, one(slow_limit(10)))
 
     run(work())

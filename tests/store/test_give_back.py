@@ -9,11 +9,11 @@ import pytest
 import redis
 
 from servers import RedisServer
-from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Outcome
+from shieldmw.core.bucket import EPOCH_S, Charge, Outcome, TakeRequest
 from shieldmw.core.lease import Lease, Unspent
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.store import scripts
-from shieldmw.store.shared import RedisStore
+from shieldmw.store.fleet import RedisStore
 from store.stores import all_keys, everything, now_us, one, opened, run, slow_limit
 
 KEPT_MS = 3_600_000
@@ -47,7 +47,7 @@ class Tally:
 async def drain(store: RedisStore, tally: Tally) -> None:
     """Take as much as passes, in ever smaller pieces."""
     for piece in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1):
-        (outcome,) = await store.take([Ask(one(FAST, piece))])
+        (outcome,) = await store.take([TakeRequest(one(FAST, piece))])
         tally.note(outcome, outcome.now_us, piece)
 
 
@@ -64,8 +64,8 @@ def test_a_lease_given_back_under_another_lets_nothing_more_pass(server: RedisSe
 
     async def work() -> None:
         async with opened(server.url) as one_worker, opened(server.url) as other:
-            first = (await one_worker.take([Ask(one(FAST), 1000)]))[0]
-            second = (await other.take([Ask(one(FAST), 1000)]))[0]
+            first = (await one_worker.take([TakeRequest(one(FAST), 1000)]))[0]
+            second = (await other.take([TakeRequest(one(FAST), 1000)]))[0]
             assert first.leased > 50 < second.leased
             tally.note(first, first.now_us)
             tally.note(second, second.now_us)
@@ -88,11 +88,11 @@ def test_a_lease_given_back_late_lets_nothing_more_pass(server: RedisServer) -> 
 
     async def work() -> None:
         async with opened(server.url) as store:
-            (first,) = await store.take([Ask(one(FAST), 1000)])
+            (first,) = await store.take([TakeRequest(one(FAST), 1000)])
             tally.note(first, first.now_us)
             unspent = Lease(one(FAST), first).unspent(first.now_us)
             past(client, first.tats_us[0] - 10 * UNIT_US)
-            (half,) = await store.take([Ask(one(FAST, BURST // 2))])
+            (half,) = await store.take([TakeRequest(one(FAST, BURST // 2))])
             assert tally.note(half, half.now_us, BURST // 2)
             await store.give_back(unspent)
             await drain(store, tally)
@@ -108,8 +108,8 @@ def test_a_lease_that_was_charged_behind_is_given_back(server: RedisServer) -> N
 
     async def work() -> None:
         async with opened(server.url) as store:
-            first, *behind = await store.take([Ask(charges, 40), Ask(charges), Ask(charges)])
-            behind += await store.take([Ask(charges)])
+            first, *behind = await store.take([TakeRequest(charges, 40), TakeRequest(charges), TakeRequest(charges)])
+            behind += await store.take([TakeRequest(charges)])
             lease = Lease(charges, first)
             for outcome in behind:
                 lease.absorb(outcome)
@@ -239,7 +239,7 @@ def test_any_trace_ends_as_the_model_says(server: RedisServer, seed: int) -> Non
                 limit = chance.choice(limits)
                 what = chance.random()
                 if what < 0.55:
-                    ask = Ask(one(limit, chance.randrange(1, 4)), chance.choice([0, 0, 5, 40]))
+                    ask = TakeRequest(one(limit, chance.randrange(1, 4)), chance.choice([0, 0, 5, 40]))
                     (outcome,) = await scripts.take(store._redis.run, [ask], key_of)
                     if outcome.allowed:
                         model[limit.name] = outcome.tats_us[0]
@@ -295,7 +295,7 @@ def test_garbage_in_one_bucket_harms_no_other(server: RedisServer, garbage: Call
 
     async def work() -> None:
         async with opened(server.url) as store:
-            (outcome,) = await scripts.take(store._redis.run, [Ask(good, 5)], key_of)
+            (outcome,) = await scripts.take(store._redis.run, [TakeRequest(good, 5)], key_of)
             own = Lease(good, outcome).unspent(outcome.now_us)
             assert await scripts.give_back(store._redis.run, (Unspent(broken[0], 5, 5), *own), key_of) == 1
             assert client.get("good") == str(outcome.tats_us[0] - 5 * good[0].limit.unit_us).encode()

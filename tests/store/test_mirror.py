@@ -18,11 +18,11 @@ from shieldmw.core.client import Identity
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.store import mirror, records
-from shieldmw.store.cluster import slot_of
+from shieldmw.store.fleet import RedisStore
 from shieldmw.store.keys import Names
 from shieldmw.store.mirror import LOGGED, MOST_FIELDS, PAGE, Mirror
-from shieldmw.store.redis import RedisConnection
-from shieldmw.store.shared import RedisStore
+from shieldmw.store.redis.cluster import slot_of
+from shieldmw.store.redis.connection import RedisConnection
 from store.stores import AMPLE_S, API_KEYS_KEY, calls, opened, run
 
 T = TypeVar("T")

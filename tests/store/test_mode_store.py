@@ -15,9 +15,9 @@ from servers import RedisServer, redis_server
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import StoreError
-from shieldmw.gate.switch import ChangeListener, Switch
-from shieldmw.store.redis import RedisConnection
-from shieldmw.store.shared import AUDIT_LENGTH, RedisStore
+from shieldmw.gate.fleet.mode_watch import ChangeListener, ModeWatch
+from shieldmw.store.fleet import AUDIT_LENGTH, RedisStore
+from shieldmw.store.redis.connection import RedisConnection
 from store.stores import everything
 
 MODE_KEY = "shield:{control}:mode"
@@ -80,9 +80,9 @@ async def until(condition: Callable[[], bool], limit_s: float) -> None:
             await asyncio.sleep(0.005)
 
 
-def switch_of(store: RedisStore) -> Switch:
+def switch_of(store: RedisStore) -> ModeWatch:
     """A worker's switch."""
-    return Switch(store, on_change=lambda: None)
+    return ModeWatch(store, on_change=lambda: None)
 
 
 def test_a_change_is_kept_with_everything_said(valkey: RedisServer, admin: redis.Redis) -> None:
@@ -189,17 +189,17 @@ def test_the_highest_version_known_wins_after_the_store_lost_its_data(valkey: Re
     async def story() -> None:
         async with fleet(valkey, 6) as stores:
             switches = [switch_of(store) for store in stores]
-            for number, switch in enumerate(switches):
+            for number, mode_watch in enumerate(switches):
                 # Each of them has seen one version more than the one before it.
-                await switch.set(emergency(f"op-{number}", for_s=600), expected_version=None)
+                await mode_watch.set(emergency(f"op-{number}", for_s=600), expected_version=None)
             newest = switches[-1].state
-            assert [switch.state.version for switch in switches] == [1, 2, 3, 4, 5, 6]
+            assert [mode_watch.state.version for mode_watch in switches] == [1, 2, 3, 4, 5, 6]
             admin.flushall()
-            await asyncio.gather(*(switch.refresh() for switch in switches))
-            for switch in switches:
-                await switch.refresh()
+            await asyncio.gather(*(mode_watch.refresh() for mode_watch in switches))
+            for mode_watch in switches:
+                await mode_watch.refresh()
             assert (await stores[0].mode()).state == newest
-            assert [switch.state for switch in switches] == [newest] * 6
+            assert [mode_watch.state for mode_watch in switches] == [newest] * 6
             entries = await stores[0].audit(100)
             assert (entries[0].who, entries[0].now) == ("shieldmw", "emergency")
             assert entries[0].why == "the store had lost version 6, which is in force"
@@ -268,35 +268,35 @@ def test_a_mode_that_cannot_be_read_changes_nothing(
 
     async def story() -> None:
         async with opened(valkey) as store:
-            switch = switch_of(store)
-            await switch.set(emergency(), expected_version=None)
+            mode_watch = switch_of(store)
+            await mode_watch.set(emergency(), expected_version=None)
             for name, value in {"version": "9", **fields}.items():
                 admin.hset(MODE_KEY, name, value)
             with pytest.raises(StoreError):
-                await switch.refresh()
-            assert (switch.mode, switch.state.version) == (Mode.EMERGENCY, 1)
+                await mode_watch.refresh()
+            assert (mode_watch.mode, mode_watch.state.version) == (Mode.EMERGENCY, 1)
 
     asyncio.run(story())
 
 
 @asynccontextmanager
-async def following(store: RedisStore) -> AsyncIterator[tuple[Switch, list[str]]]:
+async def following(store: RedisStore) -> AsyncIterator[tuple[ModeWatch, list[str]]]:
     """A worker's switch that follows the mode and listens, and what it has heard so far."""
-    switch, heard = switch_of(store), list[str]()
+    mode_watch, heard = switch_of(store), list[str]()
 
     def hear(change: str) -> None:
         heard.append(change)
-        switch.soon()
+        mode_watch.soon()
 
     listener = ChangeListener(store, hear)
-    await switch.start()
+    await mode_watch.start()
     await listener.start()
     try:
         await until(lambda: heard == [""], AMPLE_S)
-        yield switch, heard
+        yield mode_watch, heard
     finally:
         await listener.stop()
-        await switch.stop()
+        await mode_watch.stop()
 
 
 def test_a_change_is_heard_at_once(valkey: RedisServer, admin: redis.Redis) -> None:
@@ -304,27 +304,27 @@ def test_a_change_is_heard_at_once(valkey: RedisServer, admin: redis.Redis) -> N
     assert admin.dbsize() == 0
 
     async def story() -> None:
-        async with fleet(valkey, 2) as (mine, other), following(mine) as (switch, _):
+        async with fleet(valkey, 2) as (mine, other), following(mine) as (mode_watch, _):
             for change in (emergency(), NORMAL, emergency()):
                 await other.set_mode(change, was=NOTHING, expected_version=None)
-                await until(partial(obeys, switch, change.mode), HEARD_S)
+                await until(partial(obeys, mode_watch, change.mode), HEARD_S)
 
     asyncio.run(story())
 
 
-def obeys(switch: Switch, mode: Mode) -> bool:
+def obeys(mode_watch: ModeWatch, mode: Mode) -> bool:
     """Whether the worker is in that mode."""
-    return switch.mode is mode
+    return mode_watch.mode is mode
 
 
 def test_polling_alone_is_enough(valkey: RedisServer, admin: redis.Redis) -> None:
     """With the Pub/Sub connection killed a change is obeyed within two seconds, and the worker listens again."""
 
     async def story() -> None:
-        async with fleet(valkey, 2) as (mine, other), following(mine) as (switch, heard):
+        async with fleet(valkey, 2) as (mine, other), following(mine) as (mode_watch, heard):
             assert admin.client_kill_filter(_type="pubsub") == 1
             await other.set_mode(emergency(), was=NOTHING, expected_version=None)
-            await until(lambda: switch.mode is Mode.EMERGENCY, POLLED_S)
+            await until(lambda: mode_watch.mode is Mode.EMERGENCY, POLLED_S)
             assert heard == [""]
             await until(lambda: heard == ["", ""], AMPLE_S)
 
@@ -358,13 +358,13 @@ def test_without_any_listener_polling_obeys_within_two_seconds(valkey: RedisServ
 
     async def story() -> None:
         async with fleet(valkey, 2) as (mine, other):
-            switch = switch_of(mine)
-            await switch.start()
+            mode_watch = switch_of(mine)
+            await mode_watch.start()
             try:
                 await other.set_mode(emergency(), was=NOTHING, expected_version=None)
-                await until(lambda: switch.mode is Mode.EMERGENCY, POLLED_S)
+                await until(lambda: mode_watch.mode is Mode.EMERGENCY, POLLED_S)
             finally:
-                await switch.stop()
+                await mode_watch.stop()
 
     asyncio.run(story())
 

@@ -8,9 +8,9 @@ import pytest
 from redis.exceptions import ResponseError
 
 from servers import RedisKind, RedisServer, redis_server
-from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
-from shieldmw.store import redis as store_redis
-from shieldmw.store.shared import RedisStore
+from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
+from shieldmw.store.fleet import RedisStore
+from shieldmw.store.redis import connection as store_redis
 from store.fleets import listening, until
 from store.names import becomes_a_replica, named
 from store.stores import AMPLE_S, calls, one, opened, run, slow_limit, take
@@ -44,7 +44,7 @@ async def answers(store: RedisStore) -> bool:
     """Whether a charge can be taken."""
     try:
         return (await take(store, one(slow_limit(1000)))).allowed
-    except NothingDone:
+    except NotApplied:
         return False
 
 
@@ -134,4 +134,4 @@ def test_answers_that_mean_not_now(text: str, nothing_done: bool) -> None:
     """Also as servers before version 7 quote them."""
     error = store_redis._failure(ResponseError(text))
     assert isinstance(error, StoreError)
-    assert isinstance(error, NothingDone) is nothing_done
+    assert isinstance(error, NotApplied) is nothing_done

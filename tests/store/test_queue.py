@@ -11,11 +11,11 @@ import pytest
 import redis
 
 from servers import RedisServer, redis_server
-from shieldmw.core.waiting import Queue
+from shieldmw.core.waiting import QueueCounters
+from shieldmw.store.fleet import RedisStore
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import SeatRegister
-from shieldmw.store.redis import RedisConnection
-from shieldmw.store.shared import RedisStore
+from shieldmw.store.redis.connection import RedisConnection
 
 KEY = "shield:queue"
 SECRET = b"a secret of at least 32 characters"
@@ -51,16 +51,16 @@ def client(valkey: RedisServer) -> redis.Redis:
 
 # Each row: numbers to give, seats that came free, and what the counters say then.
 TABLE = [
-    (0, 0, Queue(1, 0, 0)),  # nobody waits
-    (0, 9, Queue(1, 0, 0)),  # nobody is called who has no number
-    (3, 0, Queue(1, 3, 0)),
-    (1, 0, Queue(4, 4, 0)),
-    (0, 2, Queue(5, 4, 2)),
-    (8, 1, Queue(5, 12, 3)),  # calls go on where they stood
-    (0, 0, Queue(13, 12, 3)),  # looking changes nothing
-    (0, 100, Queue(13, 12, 12)),  # no further than numbers were given
-    (0, 1, Queue(13, 12, 12)),
-    (2, 5, Queue(13, 14, 14)),  # numbers given with free seats are called at once
+    (0, 0, QueueCounters(1, 0, 0)),  # nobody waits
+    (0, 9, QueueCounters(1, 0, 0)),  # nobody is called who has no number
+    (3, 0, QueueCounters(1, 3, 0)),
+    (1, 0, QueueCounters(4, 4, 0)),
+    (0, 2, QueueCounters(5, 4, 2)),
+    (8, 1, QueueCounters(5, 12, 3)),  # calls go on where they stood
+    (0, 0, QueueCounters(13, 12, 3)),  # looking changes nothing
+    (0, 100, QueueCounters(13, 12, 12)),  # no further than numbers were given
+    (0, 1, QueueCounters(13, 12, 12)),
+    (2, 5, QueueCounters(13, 14, 14)),  # numbers given with free seats are called at once
 ]
 
 
@@ -103,11 +103,11 @@ def test_redis_and_memory_count_the_same(valkey: RedisServer, client: redis.Redi
 
 # Each row: what the caller knows, numbers to give, seats that came free, and what the counters say then.
 LOST = [
-    (Queue(41, 48, 20), 0, 0, Queue(49, 48, 20)),  # nothing was kept: as the caller knows it
-    (Queue(41, 40, 22), 8, 1, Queue(49, 56, 23)),  # one who knew less, or more of what was called
-    (Queue(1, 0, 0), 0, 2, Queue(57, 56, 25)),  # one who knows nothing
-    (Queue(1, 9, 9), 1, 0, Queue(57, 57, 25)),  # what is behind changes nothing
-    (Queue(1, 90, 80), 0, 100, Queue(91, 90, 90)),
+    (QueueCounters(41, 48, 20), 0, 0, QueueCounters(49, 48, 20)),  # nothing was kept: as the caller knows it
+    (QueueCounters(41, 40, 22), 8, 1, QueueCounters(49, 56, 23)),  # one who knew less, or more of what was called
+    (QueueCounters(1, 0, 0), 0, 2, QueueCounters(57, 56, 25)),  # one who knows nothing
+    (QueueCounters(1, 9, 9), 1, 0, QueueCounters(57, 57, 25)),  # what is behind changes nothing
+    (QueueCounters(1, 90, 80), 0, 100, QueueCounters(91, 90, 90)),
 ]
 
 
@@ -133,7 +133,7 @@ def test_counters_that_were_lost_go_on_from_what_workers_know(valkey: RedisServe
 def test_no_number_is_given_twice(valkey: RedisServer, client: redis.Redis) -> None:
     """Blocks that many workers take at once never overlap and leave nothing out."""
 
-    async def story() -> list[Queue]:
+    async def story() -> list[QueueCounters]:
         async with opened(valkey) as store:
             return await asyncio.gather(*(store.queue(1 + number % 9, number % 2) for number in range(200)))
 
@@ -146,7 +146,7 @@ def test_no_number_is_given_twice(valkey: RedisServer, client: redis.Redis) -> N
 def test_a_million_who_wait_cost_redis_nothing_more(valkey: RedisServer, client: redis.Redis) -> None:
     """A million numbers given out in blocks take not a byte more than one, in one key that has an end."""
 
-    async def story() -> tuple[Queue, int]:
+    async def story() -> tuple[QueueCounters, int]:
         async with opened(valkey) as store:
             await store.queue(1, 1)
             before = int(client.memory_usage(KEY))  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_million_who_wait_cost_redis_nothing_more(valkey: RedisServer, client:
             return await store.queue(999, 0), before - int(client.memory_usage(KEY))  # type: ignore[arg-type]
 
     queue, less = asyncio.run(story())
-    assert queue == Queue(999_002, 1_000_000, 1 + 3 * 999)
+    assert queue == QueueCounters(999_002, 1_000_000, 1 + 3 * 999)
     assert less == 0
     assert client.keys("*") == [KEY.encode()]
     assert int(client.pttl(KEY)) > 0
@@ -171,6 +171,6 @@ def test_a_room_that_nobody_asks_of_begins_anew(valkey: RedisServer, client: red
                 await store.queue(give, free)
                 assert 5 * 3600 * 1000 < int(client.pttl(KEY)) <= 6 * 3600 * 1000
             client.delete(KEY)
-            assert await store.queue(1, 0) == Queue(1, 1, 0)
+            assert await store.queue(1, 0) == QueueCounters(1, 1, 0)
 
     asyncio.run(story())

@@ -8,10 +8,10 @@ import pytest
 
 from servers import RedisServer
 from shieldmw.core import bucket
-from shieldmw.core.bucket import Ask, Charge, Outcome
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.store import scripts
-from shieldmw.store.redis import RedisConnection
+from shieldmw.store.redis.connection import RedisConnection
 from store.stores import AMPLE_S, now_us, run, slow_limit, someone
 
 KEY = "bucket"
@@ -35,7 +35,7 @@ class Bucket:
     async def charge(self, cost: int, *, is_kept: bool = True) -> Outcome:
         """Charge it."""
         charge = Charge(someone(), self.limit, cost)
-        (outcome,) = await scripts.take(self._redis.run, [Ask((charge,))], key_of)
+        (outcome,) = await scripts.take(self._redis.run, [TakeRequest((charge,))], key_of)
         if is_kept and outcome.allowed:
             self.true_us = max(self.true_us or 0, outcome.now_us) + charge.step_us
         return outcome
@@ -136,6 +136,6 @@ def test_garbage_stays_as_it_is(server: RedisServer, garbage: str) -> None:
 def test_the_reference_agrees_on_what_a_refund_restores() -> None:
     """A charge and its refund at the same time leave what core/bucket would have said without both."""
     limit = slow_limit(5)
-    ask = Ask((Charge(someone(), limit, 2),))
+    ask = TakeRequest((Charge(someone(), limit, 2),))
     taken = bucket.take([7_000_000], ask, 1_000_000)
     assert taken.tats_us[0] - ask.charges[0].step_us == 7_000_000

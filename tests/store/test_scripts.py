@@ -9,7 +9,7 @@ from struct import unpack
 
 import pytest
 
-from shieldmw.core.bucket import Ask, Charge, Outcome
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.errors import StoreError
 from shieldmw.store import scripts
 from store.stores import one, run, slow_limit
@@ -69,7 +69,7 @@ def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
         return [10, 7, 20, 30, -1, 40, 0]
 
     a, b = slow_limit(3, "a"), slow_limit(5, "b")
-    asks = [Ask((*one(a, 2), *one(b, 0)), 9), Ask(one(b, 6)), Ask(())]
+    asks = [TakeRequest((*one(a, 2), *one(b, 0)), 9), TakeRequest(one(b, 6)), TakeRequest(())]
     outcomes = run(scripts.take(call, asks, named))
     day_us = 86_400_000_000
     first, second = [1, day_us, 3 * day_us, 2], [2, day_us, 5 * day_us]
@@ -107,5 +107,5 @@ def test_a_reply_of_another_form_is_an_error(reply: object) -> None:
         return reply
 
     with pytest.raises(StoreError, match=r"take\.lua returned .*expected 3 whole numbers") as caught:
-        run(scripts.take(call, [Ask(one(slow_limit(3)))], named))
+        run(scripts.take(call, [TakeRequest(one(slow_limit(3)))], named))
     assert len(str(caught.value)) < 300

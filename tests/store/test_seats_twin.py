@@ -11,7 +11,7 @@ import redis
 
 from servers import RedisServer, redis_server
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report, SeatTable
-from shieldmw.gate.seats import UNLIMITED
+from shieldmw.gate.seats.seats import UNLIMITED
 from shieldmw.store import scripts
 
 KEY = "shield:seats"

@@ -10,8 +10,8 @@ from servers import RedisServer
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.client import Identity
 from shieldmw.errors import StoreError
+from shieldmw.store.fleet import RedisStore
 from shieldmw.store.keys import Keys
-from shieldmw.store.shared import RedisStore
 from store.stores import SECRET_KEY, all_keys, one, opened, proven, redis_store, run, slow_limit, take
 
 KEPT_MS = 3_600_000

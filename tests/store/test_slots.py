@@ -11,20 +11,20 @@ from struct import unpack
 import pytest
 
 from servers import slot_of as slot_by_the_library
-from shieldmw.core.bucket import Ask, Charge, Charges, Outcome
+from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest
 from shieldmw.core.client import Client, Identity, address_clients, token_client
 from shieldmw.core.debts import Debt
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Policy, Rule, Terms
-from shieldmw.errors import NothingDone, StoreError, StoreUnavailable
+from shieldmw.core.rules import Policy, RouteRules, Rule
+from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address
-from shieldmw.store import slots
-from shieldmw.store.calls import TryAgain
-from shieldmw.store.cluster import owners_of, slot_of
-from shieldmw.store.port import TakenInPart
+from shieldmw.store.port import PartialFailure
+from shieldmw.store.redis import slots
+from shieldmw.store.redis.calls import TryAgain
+from shieldmw.store.redis.cluster import owners_of, slot_of
 from store.stores import run, slow_limit, someone
 
 A, B, C = slow_limit(5, "a"), slow_limit(5, "b"), slow_limit(5, "c")
@@ -46,7 +46,7 @@ class Nodes:
 
     def __init__(self, *, refuse: Sequence[str] = (), fail: Callable[[Sequence[str]], BaseException | None]) -> None:
         self.asked: list[tuple[str, Sequence[str]]] = []
-        self.ahead: list[int] = []
+        self.prefetch: list[int] = []
         self._refuse = refuse
         self._fail = fail
 
@@ -62,11 +62,11 @@ class Nodes:
         assert isinstance(packed, bytes)
         numbers = [int(number) for number in unpack(f"<{len(packed) // 8}d", packed)]
         while numbers:
-            count, ahead = numbers[:2]
-            self.ahead.append(ahead)
+            count, prefetch = numbers[:2]
+            self.prefetch.append(prefetch)
             charges = [numbers[2 + 4 * i : 6 + 4 * i] for i in range(count)]
             refused = any(keys[bucket - 1] in self._refuse and cost for bucket, _, _, cost in charges)
-            reply.append(-1 if refused else ahead)
+            reply.append(-1 if refused else prefetch)
             reply += [1000 + (0 if refused else cost * unit_us) for _, unit_us, _, cost in charges]
             numbers = numbers[2 + 4 * count :]
         return reply
@@ -76,7 +76,7 @@ def no_failure(keys: Sequence[str]) -> None:
     """All is well."""
 
 
-def taken(nodes: Nodes, *asks: Ask) -> Sequence[Outcome]:
+def taken(nodes: Nodes, *asks: TakeRequest) -> Sequence[Outcome]:
     """What becomes of the asks."""
     return run(slots.take(nodes.run, asks, key_of))
 
@@ -95,7 +95,9 @@ def taken(nodes: Nodes, *asks: Ask) -> Sequence[Outcome]:
 )
 def test_asks_are_grouped_by_slot(asked: list[list[str]], expected: list[list[int]]) -> None:
     """Each ask once, those of a group in their order."""
-    asks = [Ask(tuple(charge(name, limit) for name, limit in zip(names, (A, B), strict=False))) for names in asked]
+    asks = [
+        TakeRequest(tuple(charge(name, limit) for name, limit in zip(names, (A, B), strict=False))) for names in asked
+    ]
     assert slots.groups(asks) == expected
 
 
@@ -151,7 +153,7 @@ def test_no_bucket_is_both_refunded_and_leased() -> None:
         policy = Policy(ip=(A,), token=token, address=address, rules=(Rule("r", every, limits=own),))
         refunded, leased = set[str](), set[str]()
         for who, identity, mode, own_limits in product(clients, (None, Identity("alice")), Mode, ((), own)):
-            charges = policy.charges(Terms(limits=own_limits), identity, who, mode)
+            charges = policy.charges(RouteRules(limits=own_limits), identity, who, mode)
             if not charges:
                 continue
             *first, _ = slots.parts(charges)
@@ -164,9 +166,9 @@ def test_no_bucket_is_both_refunded_and_leased() -> None:
 def test_charges_in_several_slots_are_taken_without_more_ahead() -> None:
     """However hot the client is; within one slot they are."""
     nodes = Nodes(fail=no_failure)
-    both, alone = taken(nodes, Ask((charge("x"), charge("y")), 9), Ask((charge("z"),), 9))
+    both, alone = taken(nodes, TakeRequest((charge("x"), charge("y")), 9), TakeRequest((charge("z"),), 9))
     assert (both.leased, alone.leased) == (0, 9)
-    assert sorted(nodes.ahead) == [0, 0, 9]
+    assert sorted(nodes.prefetch) == [0, 0, 9]
 
 
 # --- in turn
@@ -175,7 +177,7 @@ def test_charges_in_several_slots_are_taken_without_more_ahead() -> None:
 def test_a_refusal_gives_back_what_was_taken_before_it_and_looks_at_the_rest() -> None:
     """Narrowest first; the outcome tells each bucket as it stands afterwards, and which of them may yet go back."""
     nodes = Nodes(refuse=["y:b"], fail=no_failure)
-    (outcome,) = taken(nodes, Ask((charge("x", A), charge("y", B), charge("z", C))))
+    (outcome,) = taken(nodes, TakeRequest((charge("x", A), charge("y", B), charge("z", C))))
     assert outcome == Outcome(False, 1000, (1000, 1000, 1000), refundable=2)
     scripts = [(script, keys) for script, [*keys] in nodes.asked]
     assert scripts == [("take", ["x:a"]), ("take", ["y:b"]), ("refund", ["x:a"]), ("take", ["z:c"])]
@@ -185,14 +187,14 @@ def test_a_failure_gives_back_what_was_taken_before_it() -> None:
     """The request is told of the failure."""
     nodes = Nodes(fail=lambda keys: StoreUnavailable("away") if "y:a" in keys else None)
     with pytest.raises(StoreUnavailable, match="away"):
-        taken(nodes, Ask((charge("x"), charge("y"))))
+        taken(nodes, TakeRequest((charge("x"), charge("y"))))
     assert nodes.asked[-1] == ("refund", ["x:a"])
 
 
 def test_a_slot_on_the_move_is_asked_bucket_by_bucket() -> None:
     """There somebody may have a lease behind a charge: it goes back only where nobody has charged the bucket since."""
     nodes = Nodes(refuse=["x:b"], fail=lambda keys: TryAgain("moving") if len(keys) > 1 else None)
-    first, second = taken(nodes, Ask((charge("x", A), charge("x", B))), Ask((charge("x", C),), 3))
+    first, second = taken(nodes, TakeRequest((charge("x", A), charge("x", B))), TakeRequest((charge("x", C),), 3))
     assert first == Outcome(False, 1000, (1000, 1000), refundable=1)
     assert second == Outcome(True, 1000, (1000 + 4 * DAY_US - 3 * DAY_US,), 3)
     names = [script for script, _ in nodes.asked]
@@ -205,8 +207,8 @@ def test_a_slot_on_the_move_is_asked_bucket_by_bucket() -> None:
 def test_asks_fail_one_by_one() -> None:
     """Who asks of a node that is away is told so; the others have their outcome."""
     nodes = Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)
-    asks = [Ask((charge(name),)) for name in "xyzy"]
-    with pytest.raises(TakenInPart, match="2 of 4 asks failed, the first with: hung") as part:
+    asks = [TakeRequest((charge(name),)) for name in "xyzy"]
+    with pytest.raises(PartialFailure, match="2 of 4 asks failed, the first with: hung") as part:
         taken(nodes, *asks)
     kinds = [type(result) for result in part.value.results]
     assert kinds == [Outcome, StoreUnavailable, Outcome, StoreUnavailable]
@@ -216,7 +218,7 @@ def test_where_all_fail_it_is_their_own_error() -> None:
     """As from one server."""
     nodes = Nodes(fail=lambda keys: StoreUnavailable("hung"))
     with pytest.raises(StoreUnavailable, match=r"^hung$"):
-        taken(nodes, *(Ask((charge(name),)) for name in "xy"))
+        taken(nodes, *(TakeRequest((charge(name),)) for name in "xy"))
 
 
 def test_leases_are_given_back_slot_by_slot() -> None:
@@ -239,7 +241,7 @@ def test_what_is_owed_is_charged_slot_by_slot() -> None:
     nodes = Nodes(fail=no_failure)
     assert settled(nodes) == []
     assert nodes.asked == [("settle", [f"{name}:a", f"{name}:a:settled:me"]) for name in "xyz"]
-    assert settled(Nodes(fail=lambda keys: NothingDone("refused") if "y:a" in keys else None)) == ["y"]
+    assert settled(Nodes(fail=lambda keys: NotApplied("refused") if "y:a" in keys else None)) == ["y"]
     assert settled(Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)) == ["y"]
     with pytest.raises(StoreUnavailable, match=r"^hung$"):
         settled(Nodes(fail=lambda keys: StoreUnavailable("hung")))

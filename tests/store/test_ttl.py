@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from servers import RedisServer
 from shieldmw.core.api_keys import ApiKey
-from shieldmw.core.bucket import EPOCH_S, Ask, Charge
+from shieldmw.core.bucket import EPOCH_S, Charge, TakeRequest
 from shieldmw.core.client import Client, Identity
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.load import WorkerLoad
@@ -27,7 +27,7 @@ def take_one(client: redis.Redis, limit: Limit, cost: int, key: str) -> tuple[in
     """Take from a bucket: the script's time, the TAT, when the key ends (ms since 2025), the time after."""
     script = client.register_script(scripts.source("take"))
     with client.pipeline(transaction=True) as pipeline:
-        script(keys=[key], args=asked([Ask(one(limit, cost))])[1], client=pipeline)
+        script(keys=[key], args=asked([TakeRequest(one(limit, cost))])[1], client=pipeline)
         pipeline.pexpiretime(key)
         pipeline.time()
         (now, leased, tat_us), ends_ms, after = pipeline.execute()
@@ -113,7 +113,7 @@ def test_an_idle_bucket_leaves_the_server_and_is_full(server: RedisServer) -> No
     """When its key has gone the bucket is full, and it is not gone while the bucket is not."""
     client = server.client()
     script = client.register_script(scripts.source("take"))
-    whole = [Ask(one(Limit("ip", 1000, 1, 5), 5))]
+    whole = [TakeRequest(one(Limit("ip", 1000, 1, 5), 5))]
     for _ in range(20):
         _, tat_us, *_ = take_one(client, Limit("ip", 1000, 1, 5), 5, "key")
         while True:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from servers import RedisServer
 from shieldmw.core import bucket
-from shieldmw.core.bucket import EPOCH_S, Ask, Charge, Outcome
+from shieldmw.core.bucket import EPOCH_S, Charge, Outcome, TakeRequest
 from shieldmw.core.limits import US_PER_S, Limit
-from shieldmw.gate.batch import MOST_ASKS, MOST_CHARGES
+from shieldmw.gate.limiter.batch import MOST_ASKS, MOST_CHARGES
 from shieldmw.store import scripts
 from store.stores import all_keys, answered, asked, now_us, one, someone
 
@@ -73,18 +73,18 @@ def offsets(limit: Limit) -> st.SearchStrategy[int]:
 class Step:
     """One call of a trace: what is asked, after some time, with some keys overwritten."""
 
-    asks: list[Ask]
+    asks: list[TakeRequest]
     later_us: int
     stored: dict[str, int | bytes | None] = field(default_factory=dict)
 
 
 @st.composite
-def asks(draw: st.DrawFn, known: list[list[Limit]]) -> Ask:
+def asks(draw: st.DrawFn, known: list[list[Limit]]) -> TakeRequest:
     """A request over some of the buckets, in any order, by any of the limits that each has."""
     chosen = draw(st.lists(st.sampled_from(known), min_size=1, unique_by=lambda same: same[0].name))
     limits = [draw(st.sampled_from(same)) for same in chosen]
     charges = tuple(Charge(someone(), limit, draw(costs(limit))) for limit in limits)
-    return Ask(charges, draw(st.sampled_from([0, 0, 1, 8, 1000]) | st.integers(0, 1000)))
+    return TakeRequest(charges, draw(st.sampled_from([0, 0, 1, 8, 1000]) | st.integers(0, 1000)))
 
 
 @st.composite
@@ -121,7 +121,7 @@ Texts = dict[str, bytes | None]
 Ends = dict[str, int]
 
 
-def folded(batch: list[Ask], before: Texts, now: int) -> tuple[list[Outcome], Texts]:
+def folded(batch: list[TakeRequest], before: Texts, now: int) -> tuple[list[Outcome], Texts]:
     """The reference, request after request: what becomes of each, and what the keys hold afterwards."""
     texts = dict(before)
     outcomes = []
@@ -134,7 +134,7 @@ def folded(batch: list[Ask], before: Texts, now: int) -> tuple[list[Outcome], Te
     return outcomes, texts
 
 
-def compare(batch: list[Ask], before: Texts, taken: list[Outcome], after: Texts, ends_us: Ends) -> Texts:
+def compare(batch: list[TakeRequest], before: Texts, taken: list[Outcome], after: Texts, ends_us: Ends) -> Texts:
     """The reference decides alike, and the server holds what it should, no shorter than it must; what that is.
 
     ``ends_us`` is when each key that was written ends, at the latest of its millisecond.
@@ -160,7 +160,9 @@ def put(client: redis.Redis, stored: Mapping[str, int | bytes | None], origin_us
             client.set(key, str(origin_us + value) if isinstance(value, int) else value, px=KEPT_MS)
 
 
-def call(client: redis.Redis, source: str, batch: list[Ask], *time: int) -> tuple[Texts, list[Outcome], Texts, Ends]:
+def call(
+    client: redis.Redis, source: str, batch: list[TakeRequest], *time: int
+) -> tuple[Texts, list[Outcome], Texts, Ends]:
     """One call: what lay under its keys, what it answered, what lies there now, and when that ends."""
     keys, arguments = asked(batch)
     script = client.register_script(source)
@@ -237,7 +239,7 @@ def test_strange_text_in_a_bucket_is_full_or_empty(server: RedisServer, stored: 
     """Whatever was written there, a take neither fails nor gives more than the burst, and heals it."""
     client = server.client()
     limit = Limit("ip", 1, 86_400, 3)
-    unit = [Ask(one(limit))]
+    unit = [TakeRequest(one(limit))]
     script = client.register_script(scripts.source("take"))
     client.set("key", stored, px=KEPT_MS)
     outcomes = [answered(unit, script(keys=["key"], args=asked(unit)[1]))[0] for _ in range(4)]
@@ -251,7 +253,7 @@ def test_the_last_digit_of_a_tat_is_kept(server: RedisServer) -> None:
     """A TAT of 16 digits is written and read without rounding: 14, as Lua writes by itself, would lose 100 us."""
     client = server.client()
     limit = Limit("ip", 1, 86_400, 36_000)
-    script, unit = client.register_script(scripts.source("take")), [Ask(one(limit))]
+    script, unit = client.register_script(scripts.source("take")), [TakeRequest(one(limit))]
     stored = now_us(client) + limit.tau_us - 86_400_000_001
     assert len(str(stored)) == 16
     for last in range(10):
@@ -267,7 +269,7 @@ def test_a_call_may_be_as_large_as_a_batch_makes_it(server: RedisServer, count: 
     """Lua can hold so many numbers and keys at once."""
     client = server.client()
     batch = [
-        Ask(tuple(Charge(someone(), Limit(f"limit-{place}-{at}", 1, 60, 2)) for at in range(charges)))
+        TakeRequest(tuple(Charge(someone(), Limit(f"limit-{place}-{at}", 1, 60, 2)) for at in range(charges)))
         for place in range(count)
     ]
     keys, arguments = asked(batch)
@@ -286,7 +288,7 @@ def test_garbage_in_one_bucket_harms_no_other_request(server: RedisServer, store
     else:
         client.set("broken", stored, px=KEPT_MS)
     limits = {name: Limit(name, 1, 86_400, 100) for name in ("before", "broken", "after")}
-    batch = [Ask(one(limit, 2), 1) for limit in limits.values()]
+    batch = [TakeRequest(one(limit, 2), 1) for limit in limits.values()]
     keys, arguments = asked(batch)
     taken = answered(batch, client.register_script(scripts.source("take"))(keys=keys, args=arguments))
     for outcome, name in ((taken[0], "before"), (taken[2], "after")):

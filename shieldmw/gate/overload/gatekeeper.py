@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 from shieldmw.core.concurrency import Intake
 from shieldmw.core.lane import Lane, Rank
-from shieldmw.gate import ticks
+from shieldmw.gate import clock
 
 # How often the queue is looked at while nothing in it can go on.
 SWEEP_S = 0.02
@@ -72,7 +72,7 @@ class Gatekeeper:
     def __init__(
         self,
         lane_of: Callable[[Callable[[Waiter, Intake], None], Callable[[Waiter], None]], Lane[Waiter]],
-        now_us: Callable[[], int] = ticks.now_us,
+        now_us: Callable[[], int] = clock.now_us,
     ) -> None:
         self._now_us = now_us
         self.lane = lane_of(self._let_in, self._refuse)

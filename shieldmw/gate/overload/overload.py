@@ -161,7 +161,7 @@ class Overload:
         rank = _GUEST if identity is None else RANKS[identity.listener_class]
         if rank is not _GUEST:
             return rank
-        returns = facts.paper is not None and self._is_returning(facts.paper, identity, address)
+        returns = facts.signed_ticket is not None and self._is_returning(facts.signed_ticket, identity, address)
         return Rank.RETURNING_GUEST if returns else rank
 
     def _refusals_of_guests(self, mode: Mode) -> list[Decision]:

@@ -2,9 +2,9 @@
 --
 -- KEYS     the buckets, each once, each holding a TAT: microseconds since 2025-01-01, as decimal text
 -- ARGV     one: whole numbers as little-endian doubles, a fraction of the work of as many arguments: for each
---          request how many charges, and how often more it would like them ahead; then for each of its charges
+--          request how many charges, and how often more it would like them in advance (prefetch); then for each of its charges
 --          four: index of its bucket in KEYS, unit_us, tau_us, cost in units
--- returns  {now_us, and for each request: -1 where it is refused, else how often more it was charged ahead;
+-- returns  {now_us, and for each request: -1 where it is refused, else how often more it was charged in advance;
 --          then the TAT in force of each of its charges' buckets}
 -- TTL      until the bucket is full again, never less: a key that is gone is a full bucket
 --
@@ -26,16 +26,16 @@ local reply, filled = {now}, 1
 local charged = {}
 local at, last = 1, #asked
 while at < last do
-  local count, ahead = asked[at], asked[at + 1]
+  local count, prefetch = asked[at], asked[at + 1]
   local first, after = at + 2, at + 2 + 4 * count
-  local fits, times = true, 1 + ahead
+  local fits, times = true, 1 + prefetch
   local olds, steps = {}, {}
   for i = first, after - 1, 4 do
     local tau, step = asked[i + 2], asked[i + 1] * asked[i + 3]
     local old = min(max(tats[asked[i]], now), now + 2 * tau)
     local used = old + step - now
     fits = fits and (used <= tau or step == 0)
-    if ahead > 0 and step > 0 then
+    if prefetch > 0 and step > 0 then
       times = min(times, 1 + floor((tau - 2 * used) / (8 * step)))
     end
     olds[i], steps[i] = old, step

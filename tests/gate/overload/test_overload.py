@@ -97,7 +97,7 @@ def one_place(*, shadow: bool = False, hold_s: float = 0, wait_us: int = 100_000
     store, heard = FlakyStore(memory_store(clock)), Heard(hears_all=False)
     one = worker(store, clock, tokens=CountingVerifier({"alice"}), observers=[heard], **values)
     keeper = gatekeeper(1, turn_us=10 * MS, wait_us=wait_us)
-    overload = Overload(keeper, Holding(hold_s), one.gate.room.is_returning, [heard], shadow=shadow)
+    overload = Overload(keeper, Holding(hold_s), one.gate.admission.is_returning, [heard], shadow=shadow)
     one.gate.overload = overload
     return Worker(one.gate, keeper, overload, store, heard)
 
@@ -129,13 +129,13 @@ def test_everybody_waits_in_the_own_rank() -> None:
         expected = [
             (HOST, Rank.HOST),
             (MEMBER, Rank.MEMBER),
-            (MEMBER._replace(paper=own), Rank.MEMBER),
+            (MEMBER._replace(signed_ticket=own), Rank.MEMBER),
             (GUEST, Rank.GUEST),
-            (GUEST._replace(paper=own), Rank.RETURNING_GUEST),
-            (GUEST._replace(paper=own[:-2]), Rank.GUEST),
-            (GUEST._replace(paper="no paper \udcff at all"), Rank.GUEST),
-            (GUEST._replace(paper=members), Rank.GUEST),
-            (other._replace(paper=own), Rank.GUEST),
+            (GUEST._replace(signed_ticket=own), Rank.RETURNING_GUEST),
+            (GUEST._replace(signed_ticket=own[:-2]), Rank.GUEST),
+            (GUEST._replace(signed_ticket="no paper \udcff at all"), Rank.GUEST),
+            (GUEST._replace(signed_ticket=members), Rank.GUEST),
+            (other._replace(signed_ticket=own), Rank.GUEST),
             (facts(peer="192.0.2.9"), Rank.HOST),
             (other._replace(preflight=True), Rank.GUEST),
         ]
@@ -347,7 +347,7 @@ def test_the_share_holds_in_an_emergency_and_no_longer() -> None:
         gate = build_gate(Settings(redis_url="memory://"), MemoryStore(b"fleet"))
         assert gate.overload is not None
         assert gate.control is not None
-        lane, switch = gate.overload.lane, gate.room.seats._switch
+        lane, mode_watch = gate.overload.lane, gate.admission.seats._mode_watch
         assert lane.guest_share is None
         for share, expected in ((0.25, 0.25), (0.5, 0.5), (0.0, None), (0.25, 0.25)):
             await gate.control.set_mode(in_emergency(share), None)
@@ -356,9 +356,9 @@ def test_the_share_holds_in_an_emergency_and_no_longer() -> None:
         assert lane.guest_share is None
         await gate.control.set_mode(in_emergency(0.25, seconds=60), None)
         assert lane.guest_share == 0.25
-        now_s = switch._now_s
-        switch._now_s = lambda: now_s() + 61
-        switch.tick()
+        now_s = mode_watch._now_s
+        mode_watch._now_s = lambda: now_s() + 61
+        mode_watch.tick()
         assert lane.guest_share is None
 
     run(story())

@@ -1,0 +1,111 @@
+"""Reading what an admin request says, and answering it: every answer is JSON that nobody keeps or guesses at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from shieldmw.answers.problems import PROBLEM_TYPES
+from shieldmw.core.bounds import MOST_BODY_BYTES, MOST_ERRORS
+
+from .schema import FieldError, ProblemAnswer, field_errors, not_valid
+
+_SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def answer(body: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
+    """A 200."""
+    return Response(body.model_dump_json(by_alias=True), 200, {**_SAFE, **(headers or {})}, "application/json")
+
+
+def json_answer(text: str) -> Response:
+    """A 200 of JSON that is written already."""
+    return Response(text, 200, _SAFE, "application/json")
+
+
+def no_content() -> Response:
+    """A 204."""
+    return Response(status_code=204, headers=_SAFE)
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    title: str | None = None,
+    type_: str = "about:blank",
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> Response:
+    """Problem details; ``members`` are further ones of ``ProblemAnswer``."""
+    title = title or HTTPStatus(status).phrase
+    body = ProblemAnswer(type=type_, title=title, status=status, detail=detail, **members)
+    text = body.model_dump_json(exclude_unset=True)
+    return Response(text, status, {**_SAFE, **(headers or {})}, "application/problem+json")
+
+
+def wait_problem(wait_s: float, title: str, detail: str) -> Response:
+    """A 429 that says when to try again."""
+    return problem(
+        429,
+        detail,
+        title=title,
+        type_=f"{PROBLEM_TYPES}#quota-exceeded",
+        headers={"retry-after": str(max(1, math.ceil(wait_s)))},
+        retry_after_ms=max(1, math.ceil(wait_s * 1000)),
+    )
+
+
+def invalid(errors: list[FieldError]) -> Response:
+    """A 422 that says of each field what is wrong with it."""
+    return problem(422, not_valid(errors), title="Not valid", errors=errors[:MOST_ERRORS])
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M | Response:
+    """What parameters say; else the 422."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        return invalid(field_errors(error))
+
+
+async def read_json(request: Request, model: type[M]) -> M | Response:
+    """The body; else the answer that says what is wrong with it. Never more than 16 KiB are kept."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return problem(415, "Send a JSON body, with Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        return problem(415, "Send the body as it is, without a Content-Encoding.")
+    body = await _read(request)
+    if isinstance(body, Response):
+        return body
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            return problem(400, f"The body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
+        return invalid(field_errors(error))
+
+
+async def _read(request: Request) -> bytes | Response:
+    too_large = problem(413, f"Send at most {MOST_BODY_BYTES} bytes.", headers={"connection": "close"})
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and len(length) < 20 and int(length) > MOST_BODY_BYTES:
+        return too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_BODY_BYTES:
+                return too_large
+    except ClientDisconnect:
+        return problem(400, "The body ended early.")
+    return bytes(body)

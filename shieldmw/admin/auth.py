@@ -1,0 +1,174 @@
+"""Who may come in to the admin routes: a bearer token, few tries, and a growing wait for wrong ones.
+
+The right token has a budget of its own, and what is asked without a token takes nothing from it. Guesses are few,
+address by address, so nobody at one address keeps the operator out at another; at the operator's own it takes more
+than 6,000 wrong tokens a minute. All of it is known in the worker alone, so that it holds without the store and in an
+emergency.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from hmac import compare_digest
+
+from starlette.responses import Response
+from starlette.types import Scope
+
+from shieldmw.core.address import client_address
+from shieldmw.core.bucket import Charge, Charges, levels
+from shieldmw.core.client import AddressClients, Client, IPAddress, address_clients
+from shieldmw.core.limits import US_PER_S, Limit, aggregate
+from shieldmw.core.lockout import Lockout
+from shieldmw.doors.asgi.facts import FactsReader
+from shieldmw.gate.limiter.lookups import Addressing
+from shieldmw.gate.log_throttle import LogThrottle
+from shieldmw.store.memory import MemoryBuckets
+
+from .answers import problem, wait_problem
+
+log = logging.getLogger(__name__)
+
+# Requests with a right token, wherever they come from: a few people, and their pages that ask every two seconds.
+TOKEN_LIMIT = Limit("admin-token", 600, 60, 600)
+
+# Requests without one, of one address; far too few to guess with.
+LIMIT = Limit("admin", 60, 60, 60)
+
+# Tokens that are compared all the same from one address that is locked out or has used up its limit; beyond that the
+# right one does not come in there, either. A day of this finds one in 10**12 of all tokens of 16 hex digits. It is not
+# a limit of the whole worker, which anybody could use up for everybody: a comparison takes microseconds.
+GUESSES_LIMIT = Limit("admin-guesses", 6000, 60, 6000)
+
+ADDRESSES_KEPT = 16_384
+
+
+class Role(StrEnum):
+    """What a token is good for."""
+
+    ADMIN = "admin"
+    VIEWER = "viewer"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who came in, and from where."""
+
+    role: Role
+    address: IPAddress | None
+
+
+class AdminAuth:
+    """Lets in who shows a token. ``view_token`` may look, ``admin_token`` may touch."""
+
+    def __init__(
+        self,
+        admin_token: str,
+        view_token: str | None,
+        addressing: Addressing,
+        reader: FactsReader,
+        *,
+        limit: MemoryBuckets | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._admin = _digest(admin_token.encode())
+        self._view = None if view_token is None else _digest(view_token.encode())
+        self._addressing = addressing
+        self._reader = reader
+        self._limit = MemoryBuckets(most_buckets=ADDRESSES_KEPT) if limit is None else limit
+        self._lockout = Lockout()
+        self._now_s = now_s
+        self._wrong_tokens = LogThrottle(now_s)
+
+    def enter(self, scope: Scope) -> Operator | Response:
+        """Whoever this is, or the refusal."""
+        # First, and charged to nobody: what a strange page makes an operator's browser do must not lock them out.
+        if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
+            return problem(403, "Requests made by other sites are refused.")
+        how = self._addressing
+        facts = self._reader.read_once(scope)
+        address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
+        clients = address_clients(address, how.ipv4_prefix, how.ipv6_prefix)
+        refusal = self._too_many(clients)
+        token = _bearer(scope)
+        if token is None:
+            return refusal or _unauthorized("Show the admin token, as Authorization: Bearer.")
+        # What others at the address do must not keep the right token out.
+        if refusal is not None and not self._limit.take_now(_charges(clients, GUESSES_LIMIT)).allowed:
+            return refusal
+        role = self._role(token)
+        if role is None:
+            return refusal or self._wrong_token(clients, address)
+        return self._with_token(role, scope, clients, address)
+
+    def _with_token(
+        self, role: Role, scope: Scope, clients: AddressClients, address: IPAddress | None
+    ) -> Operator | Response:
+        refusal = self._refusal((Charge(Client("door", role, f"door:{role}"), TOKEN_LIMIT),), "with one token")
+        if refusal is not None:
+            return refusal
+        if role is Role.ADMIN:
+            # Only then: who has the other token must not earn new guesses with it.
+            self._lockout.succeeded(clients)
+        elif scope["method"] not in ("GET", "HEAD"):
+            return problem(403, "This token may look, but change nothing.")
+        return Operator(role, address)
+
+    def _too_many(self, clients: AddressClients) -> Response | None:
+        wait_s = self._lockout.wait_s(clients, self._now_s())
+        if wait_s > 0:
+            return wait_problem(wait_s, "Locked out", "Too many wrong tokens came from this address.")
+        return self._refusal(_charges(clients, LIMIT), "from one address")
+
+    def _refusal(self, charges: Charges, whose: str) -> Response | None:
+        outcome = self._limit.take_now(charges)
+        if outcome.allowed:
+            return None
+        wait_s = max(level.retry_after_us for level in levels(charges, outcome)) / US_PER_S
+        return wait_problem(wait_s, "Too many requests", f"At most {charges[0].limit.amount} a minute {whose}.")
+
+    def _role(self, token: bytes) -> Role | None:
+        digest = _digest(token)
+        is_admin = compare_digest(digest, self._admin)
+        is_viewer = self._view is not None and compare_digest(digest, self._view)
+        if is_admin:
+            return Role.ADMIN
+        return Role.VIEWER if is_viewer else None
+
+    def _wrong_token(self, clients: AddressClients, address: IPAddress | None) -> Response:
+        self._lockout.failed(clients, self._now_s())
+        if (counts := self._wrong_tokens.due("wrong")) is not None:
+            log.warning("admin tokens: %s; the last from %s", counts, address)
+        return _unauthorized("The token is wrong.")
+
+
+def _charges(clients: AddressClients, limit: Limit) -> Charges:
+    """One unit of the address's, and of what the IPv6 /56 around it shares."""
+    one = Charge(clients.one, limit)
+    return (one,) if clients.site is None else (one, Charge(clients.site, aggregate(limit)))
+
+
+def _digest(token: bytes) -> bytes:
+    """Of one length for all tokens, so that comparing says nothing of theirs."""
+    return sha256(token).digest()
+
+
+def _lines(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]
+
+
+def _bearer(scope: Scope) -> bytes | None:
+    """The one bearer token that is shown; no other scheme and no second header count."""
+    lines = _lines(scope, b"authorization")
+    if len(lines) != 1:
+        return None
+    scheme, _, token = lines[0].strip(b" \t").partition(b" ")
+    return token.strip(b" \t") or None if scheme.lower() == b"bearer" else None
+
+
+def _unauthorized(detail: str) -> Response:
+    return problem(401, detail, headers={"www-authenticate": "Bearer"})

@@ -1,0 +1,179 @@
+"""The table of the admin routes: what each does, in which words it is described, and what it may answer.
+
+The Starlette app and the OpenAPI document are both made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shieldmw.core.address import IPNetwork
+from shieldmw.core.deny import MOST_ENTRIES
+from shieldmw.gate.operator.control import Control, DenyRefusal
+
+from .answers import answer, no_content, problem
+from .auth import Operator
+from .schema import (
+    AuditAnswer,
+    AuditItem,
+    AuditQuery,
+    CidrPath,
+    DenyAnswer,
+    DenyBody,
+    DenyItem,
+    ModeBody,
+    ResetAnswer,
+    ResetBody,
+    StatusAnswer,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that was let in. ``given`` is its body, or its query, as the operation's model read it."""
+
+    control: Control
+    operator: Operator
+    actor: str
+    request: Request
+    path: Any
+    given: Any
+
+    @property
+    def network(self) -> IPNetwork:
+        """The network in the path."""
+        path: CidrPath = self.path
+        return path.network
+
+
+Endpoint = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method on one path. ``answer`` None is a 204."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    summary: str
+    answer: type[BaseModel] | None
+    problems: tuple[int, ...] = ()
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    parameters: type[BaseModel] | None = None
+    versioned: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is more than a look."""
+        return self.method != "GET"
+
+
+async def get_status(call: Call) -> Response:
+    """How the fleet stands."""
+    return _with_version(StatusAnswer.of(await call.control.status()))
+
+
+async def put_mode(call: Call) -> Response:
+    """Change the mode, unless If-Match names another version."""
+    body: ModeBody = call.given
+    expected = _expected_version(call.request)
+    changed = expected is not _NO_VERSION and await call.control.set_mode(body.change(call.actor), expected)
+    status = StatusAnswer.of(await call.control.status())
+    if changed:
+        return _with_version(status)
+    who = f"by {status.actor}" if status.actor else "by nobody yet"
+    detail = f"Nothing was changed: the mode is of version {status.version} now, set {who}."
+    return problem(412, detail, headers={"etag": f'"{status.version}"'}, current=status)
+
+
+async def get_audit(call: Call) -> Response:
+    """What was changed."""
+    query: AuditQuery = call.given
+    entries = await call.control.audit(query.count)
+    return answer(AuditAnswer(entries=[AuditItem.of(entry) for entry in entries]))
+
+
+async def get_deny_list(call: Call) -> Response:
+    """Everything that is denied."""
+    now_s = call.control.now_s()
+    return answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
+
+
+async def get_deny(call: Call) -> Response:
+    """Whether exactly this network is denied."""
+    entry = await call.control.denied_network(call.network)
+    if entry is None:
+        return problem(404, f"{call.network} is not on the deny list.")
+    return answer(DenyItem.of(entry, call.control.now_s()))
+
+
+async def put_deny(call: Call) -> Response:
+    """Deny a network."""
+    body: DenyBody = call.given
+    network, own = call.network, call.operator.address
+    entry = await call.control.deny(
+        network, body.for_seconds, actor=call.actor, reason=body.reason, own=own, force=body.force
+    )
+    if entry is DenyRefusal.OWN_ADDRESS:
+        return problem(409, f'{network} contains your own address, {own}. To deny it all the same: "force": true.')
+    if isinstance(entry, DenyRefusal):
+        return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Take some off, or deny wider ones.")
+    return answer(DenyItem.of(entry, call.control.now_s()))
+
+
+async def delete_deny(call: Call) -> Response:
+    """Deny it no longer."""
+    if not await call.control.undeny(call.network, call.actor):
+        return problem(404, f"{call.network} is not on the deny list.")
+    return no_content()
+
+
+async def post_reset(call: Call) -> Response:
+    """Make a client's buckets full again."""
+    body: ResetBody = call.given
+    clients = await call.control.reset(body.client, call.actor, body.reason)
+    return answer(ResetAnswer(clients=[str(client) for client in clients]))
+
+
+def _with_version(status: StatusAnswer) -> Response:
+    return answer(status, {"etag": f'"{status.version}"'})
+
+
+_NO_VERSION = -1
+
+
+def _expected_version(request: Request) -> int | None:
+    """The version that If-Match asks for, bare or quoted; None for any, -1 where it can be none of ours."""
+    lines = request.headers.getlist("if-match")
+    text = ",".join(lines).strip()
+    if not lines or text == "*":
+        return None
+    if text.startswith('"') and text.endswith('"'):
+        text = text[1:-1]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else _NO_VERSION
+
+
+_BODY = (400, 413, 415, 422, 503)
+
+OPERATIONS = (
+    Operation("GET", "/status", get_status, "How the fleet stands", StatusAnswer, versioned=True),
+    Operation(
+        "PUT", "/mode", put_mode, "Switch to emergency or back", StatusAnswer, (*_BODY, 412), ModeBody, versioned=True
+    ),
+    Operation("GET", "/audit", get_audit, "The last changes", AuditAnswer, (422, 503), query=AuditQuery),
+    Operation("GET", "/deny", get_deny_list, "All denied networks", DenyAnswer, (503,)),
+    Operation("GET", "/deny/{cidr}", get_deny, "One denied network", DenyItem, (404, 422, 503), parameters=CidrPath),
+    Operation(
+        "PUT", "/deny/{cidr}", put_deny, "Deny a network", DenyItem, (*_BODY, 409), DenyBody, parameters=CidrPath
+    ),
+    Operation("DELETE", "/deny/{cidr}", delete_deny, "Deny it no longer", None, (404, 422, 503), parameters=CidrPath),
+    Operation("POST", "/reset", post_reset, "Make a client's buckets full again", ResetAnswer, _BODY, ResetBody),
+)

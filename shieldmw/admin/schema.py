@@ -1,0 +1,312 @@
+"""What admin requests may say and what is answered: the models that validate both and describe them in the OpenAPI."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from shieldmw.core.address import IPNetwork
+from shieldmw.core.bounds import MOST_ERRORS
+from shieldmw.core.deny import DenyEntry
+from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.core.seats import Audience
+from shieldmw.gate.operator.control import AUDIT_LENGTH, clients_of, network_of
+from shieldmw.gate.operator.status import OverloadStatus, Status
+from shieldmw.store.port import AuditEntry
+
+from .load import OverloadAnswer, WorkerLoadItem
+
+MOST_SEATS = 1_000_000_000
+LONGEST_DENY_S = 30 * 86_400
+LONGEST_REASON = 200
+LONGEST_CLIENT = len("token:") + 1024
+
+# Loose on purpose: whether the numbers make a network is said by name, in a sentence.
+CIDR_PATTERN = r"^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$"
+ACTOR_PATTERN = r"^[!-~]([ -~]{0,62}[!-~])?$"
+
+
+def _one_line(text: str) -> str:
+    """The text with all white space made single spaces; it goes to logs and terminals."""
+    line = " ".join(text.split())
+    if not line.isprintable():
+        raise ValueError("has characters that cannot be printed")
+    return line
+
+
+Reason = Annotated[
+    str,
+    Field(max_length=LONGEST_REASON, description="Why: kept in the audit, told to other operators."),
+    AfterValidator(_one_line),
+]
+
+
+class Given(BaseModel):
+    """What a request says: every name is known, no type is guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModeBody(Given):
+    """The mode to be in."""
+
+    mode: Mode
+    for_seconds: int | None = Field(
+        None, ge=1, le=LONGEST_S, description="When an emergency ends by itself; 7 days if it is not said."
+    )
+    capacity: int | None = Field(
+        None, ge=0, le=MOST_SEATS, description="Seats of the fleet, 0 for no limit; as configured if it is not said."
+    )
+    guest_share: float | None = Field(
+        None, ge=0, le=1, description="Part of the seats that guests may hold; as configured if it is not said."
+    )
+    reason: Reason = ""
+
+    def change(self, actor: str) -> ModeChange:
+        """What the switch is asked for, by whose word."""
+        return ModeChange(self.mode, actor, self.reason, self.for_seconds, self.capacity, self.guest_share)
+
+    @field_validator("for_seconds", "capacity", "guest_share")
+    @classmethod
+    def _in_emergency(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("mode") is Mode.NORMAL:
+            raise ValueError("goes with mode 'emergency' only: leave it out")
+        return value
+
+
+class DenyBody(Given):
+    """For how long, and why."""
+
+    for_seconds: int = Field(ge=1, le=LONGEST_DENY_S, description="At most 30 days.")
+    reason: Reason = ""
+    force: bool = Field(False, description="Deny the network even if it contains your own address.")
+
+
+class ResetBody(Given):
+    """Whose buckets."""
+
+    client: str = Field(
+        max_length=LONGEST_CLIENT,
+        pattern=r"^(ip|token):[^\x00-\x1f\x7f]+$",
+        examples=["ip:203.0.113.7", "token:alice"],
+        description="An address, or a verified subject.",
+    )
+    reason: Reason = ""
+
+    @field_validator("client")
+    @classmethod
+    def _names_one(cls, value: str) -> str:
+        clients_of(value, 32, 64)
+        return value
+
+
+class CidrPath(Given):
+    """The network in a path."""
+
+    cidr: str = Field(pattern=CIDR_PATTERN, examples=["203.0.113.0/24"], description="A CIDR, or a bare address.")
+
+    @field_validator("cidr")
+    @classmethod
+    def _is_network(cls, value: str) -> str:
+        network_of(value)
+        return value
+
+    @property
+    def network(self) -> IPNetwork:
+        """The network that it spells."""
+        return network_of(self.cidr)
+
+
+class AuditQuery(Given):
+    """How much of the audit. Queries are text, so the number is read from it."""
+
+    model_config = ConfigDict(strict=False)
+
+    count: int = Field(AUDIT_LENGTH, ge=1, le=AUDIT_LENGTH, description="The last so many changes.")
+
+
+class ActorHeader(Given):
+    """Who acts, beside the token."""
+
+    actor: str = Field(pattern=ACTOR_PATTERN, alias="Shield-Actor", description="Your name, for the audit.")
+
+
+def admin_called(name: str) -> str:
+    """An actor in the audit: the token's role, and who says to be behind it."""
+    return f"admin ({name})"
+
+
+class ByClass(BaseModel):
+    """Numbers of listeners."""
+
+    host: int
+    member: int
+    guest: int
+
+    @classmethod
+    def of(cls, audience: Audience) -> ByClass:
+        """As the core counts them."""
+        return cls(host=audience.hosts, member=audience.members, guest=audience.guests)
+
+
+def _overload(status: OverloadStatus) -> OverloadAnswer:
+    return OverloadAnswer(
+        setting=status.setting,
+        counted="fleet" if status.fleet_wide else "worker",
+        workers=[WorkerLoadItem.of(load) for load in status.workers],
+    )
+
+
+class StatusAnswer(BaseModel):
+    """How the fleet stands. Times are Unix seconds by the clock of the store, which says ``now``."""
+
+    mode: Mode
+    version: int
+    now: float
+    since: float | None
+    until: float | None
+    seconds_left: int | None = Field(description="Until an emergency ends by itself.")
+    actor: str
+    reason: str
+    capacity: int | None = Field(description="Seats of the fleet in this mode; null for no limit.")
+    guest_seats: int | None = Field(description="How many of them guests may hold.")
+    guest_share: float
+    counted: str = Field(description="`fleet`: seats and demand are everyone's; `worker`: of the worker that answers.")
+    seats: ByClass = Field(description="Listeners who hold a seat.")
+    demand: ByClass | None = Field(description="Listeners who hold one or were lately turned away; null if unknown.")
+    granted_here: int | None = Field(description="Seats granted to the worker that answers.")
+    workers: int | None = Field(description="Workers that share the seats; null where no capacity is set.")
+    store: str = Field(description="`up` or `away`, as the worker that answers finds it.")
+    overload: OverloadAnswer = Field(description="How the workers' apps stand.")
+    settings: dict[str, str | None] = Field(description="Every variable as it is in force, secrets masked.")
+
+    @classmethod
+    def of(cls, status: Status) -> StatusAnswer:
+        """As the gate tells it."""
+        mode, seats = status.mode, status.seats
+        emergency = mode.mode is Mode.EMERGENCY
+        until_s = mode.until_s if emergency else None
+        return cls(
+            mode=mode.mode,
+            version=mode.version,
+            now=mode.now_s,
+            since=mode.since_s,
+            until=until_s,
+            seconds_left=None if until_s is None else max(0, round(until_s - mode.now_s)),
+            actor=mode.actor,
+            reason=mode.reason,
+            capacity=None if seats.capacity is None else seats.capacity.seats,
+            guest_seats=None if seats.capacity is None else seats.capacity.guest_seats,
+            guest_share=seats.guest_share,
+            counted="fleet" if seats.fleet_wide else "worker",
+            seats=ByClass.of(seats.present),
+            demand=None if seats.demand is None else ByClass.of(seats.demand),
+            granted_here=None if seats.granted is None else seats.granted.seats,
+            workers=seats.workers,
+            store="up" if status.store_is_up else "away",
+            overload=_overload(status.overload),
+            settings=dict(status.settings),
+        )
+
+
+class AuditItem(BaseModel):
+    """One change."""
+
+    when: float
+    when_utc: str
+    who: str
+    what: str
+    was: str = Field(serialization_alias="from")
+    now: str = Field(serialization_alias="to")
+    why: str
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> AuditItem:
+        """As the store keeps it."""
+        utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.when_s))
+        return cls(
+            when=entry.when_s, when_utc=utc, who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
+        )
+
+
+class AuditAnswer(BaseModel):
+    """The last changes, the newest first."""
+
+    entries: list[AuditItem]
+
+
+class DenyItem(BaseModel):
+    """A network that is denied."""
+
+    cidr: str
+    until: float
+    seconds_left: int
+    actor: str
+    reason: str
+
+    @classmethod
+    def of(cls, entry: DenyEntry, now_s: float) -> DenyItem:
+        """As the gate knows it."""
+        left_s = max(0, round(entry.until_s - now_s))
+        cidr = str(entry.network)
+        return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
+
+
+class DenyAnswer(BaseModel):
+    """Every network that is denied now."""
+
+    entries: list[DenyItem]
+
+
+class ResetAnswer(BaseModel):
+    """Whose buckets are full again."""
+
+    clients: list[str]
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """What pydantic found, in words."""
+    return [
+        FieldError(
+            field=".".join(str(part) for part in detail["loc"]) or "body",
+            message=_WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, "),
+        )
+        for detail in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def not_valid(errors: list[FieldError]) -> str:
+    """All of it in a line."""
+    listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
+    return f"Nothing was changed. {listed}"
+
+
+_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such field",
+    "string_pattern_mismatch": "is not written as it should be",
+    "model_type": "must be a JSON object",
+}
+
+
+class ProblemAnswer(BaseModel):
+    """Problem details (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] | None = None
+    retry_after_ms: int | None = None
+    current: StatusAnswer | None = None

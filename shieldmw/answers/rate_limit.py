@@ -1,0 +1,35 @@
+"""The two RateLimit fields of an answer (draft-ietf-httpapi-ratelimit-headers-10)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from shieldmw.core.bucket import remaining
+from shieldmw.core.decision import Decision, nearest
+from shieldmw.core.limits import US_PER_S, Limit
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def limit_headers(decision: Decision) -> Headers:
+    """``RateLimit-Policy`` of all limits charged and ``RateLimit`` of the one nearest to its end."""
+    outcome = decision.outcome
+    if outcome is None or not outcome.tats_us:
+        return []
+    if len(decision.charges) == 1:
+        limit = decision.charges[0].limit
+        policies, rate = _fields(limit)
+        full_after_us = outcome.tats_us[0] - outcome.now_us
+    else:
+        limit, _, full_after_us, _ = nearest(decision.levels)
+        policies, rate = b", ".join([_fields(charge.limit)[0] for charge in decision.charges]), _fields(limit)[1]
+    seconds = -(-full_after_us // US_PER_S) if full_after_us > 0 else 0
+    return [(b"ratelimit-policy", policies), (b"ratelimit", rate % (remaining(limit, full_after_us), seconds))]
+
+
+@lru_cache(maxsize=1024)
+def _fields(limit: Limit) -> tuple[bytes, bytes]:
+    """A limit's part of ``RateLimit-Policy``, and its ``RateLimit`` with room for the units and seconds left."""
+    burst = "" if limit.burst == limit.amount else f";burst={limit.burst}"
+    policy = f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'.encode("latin-1")
+    return policy, f'"{limit.name}"'.encode("latin-1").replace(b"%", b"%%") + b";r=%d;t=%d"

@@ -1,0 +1,199 @@
+"""Refusals as they are told: a problem document (RFC 9457) or a page, the last event of a stream, a close reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any, NamedTuple, cast
+
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.decision import Decision, Reason
+from shieldmw.core.limits import US_PER_S
+from shieldmw.core.waiting import QueuePosition
+
+from .problems import Problem, problem_of, status_of
+from .rate_limit import Headers, limit_headers
+
+# Jitter: waits are lengthened by up to a fifth, so that clients refused together do not return together.
+JITTER = 0.2
+
+# Retry delay while the store is away: no bucket says when the client would pass, and the breaker probes each second.
+STORE_CLOSED_RETRY_S = 5
+
+# Retry delay of a member who got no number: the next block of numbers comes within a second or two.
+NO_PLACE_RETRY_S = 3
+
+# Retry delay after a restart or a replaced credential, and its spread: listeners who leave together return over a
+# second and a half, and with the jitter of every wait within 3 s.
+RESTART_RETRY_S = 1.0
+RESTART_SPREAD = 1.5
+
+# Retry delay of a client that has all its streams: nobody knows when one of them ends, and a page that opens one again
+# and again should not do so each second.
+STREAMS_RETRY_S = 30
+
+_WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
+_AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
+
+# Reconnect delay told to EventSource: Chromium's default. It begins each stream, since a browser keeps the last delay
+# that it was told, and a goodbye tells a long one.
+RECONNECT_MS = 3000
+
+_PROBLEM_JSON = b"application/problem+json"
+_HTML = b"text/html; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalLinks:
+    """Links for refused clients, and their retry delay where no bucket determines it."""
+
+    recording_url: str | None
+    sign_in_url: str | None
+    retry_after_s: int
+
+
+class Answer(NamedTuple):
+    """A refusal as it is sent, but for the ``Retry-After`` of a wait that is to be jittered each time."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    wait_s: float
+
+
+class RefusalAnswers:
+    """Renders refusals. ``jitter`` gives numbers in [0, 1)."""
+
+    def __init__(self, links: RefusalLinks, jitter: Callable[[], float] = random.random) -> None:
+        self._refusal_links = links
+        self._jitter = jitter
+        self._page = Template(files("shieldmw.answers").joinpath("refused.html").read_text("utf-8"))
+
+    def reconnect_field(self) -> bytes:
+        """The ``retry:`` field with the reconnect delay, in a block of its own that makes no event."""
+        return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
+
+    def shed_event(self, decision: Decision) -> bytes:
+        """The last event of a listener whose seat is taken away, with the same wait for browsers and for code.
+
+        The empty line before it ends whatever the app had begun.
+        """
+        at_once = decision.reason in _AT_ONCE
+        wait_us = self._wait_us(decision) if at_once else self._refusal_links.retry_after_s * US_PER_S
+        wait_ms = math.ceil(wait_us / 1000 * (1 + JITTER * self._jitter()))
+        why = self._problem_json(decision, wait_ms * 1000)
+        return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (wait_ms, why)
+
+    def close_reason(self, decision: Decision) -> str:
+        """The title, and the wait, since a page sees no headers of a handshake; far below the 123 bytes of a reason."""
+        title, seconds = problem_of(decision).title, self.jittered_s(self._wait_us(decision) / US_PER_S)
+        return f"{title}; retry-after={seconds}" if seconds else title
+
+    def answer(self, decision: Decision, *, wants_html: bool) -> Answer:
+        """The answer; JSON is kept with the decision, which may be given again."""
+        if wants_html:
+            return self._page_for(decision)
+        kept = decision.kept
+        if kept:
+            return cast("Answer", kept[0])
+        wait_us = self._wait_us(decision)
+        body = self._problem_json(decision, wait_us)
+        answer = Answer(status_of(decision), _headers(decision, _PROBLEM_JSON, body), body, wait_us / US_PER_S)
+        if kept is not None:
+            kept.append(answer)
+        return answer
+
+    def _page_for(self, decision: Decision) -> Answer:
+        """A page for a browser, which says the same wait as its header."""
+        retry_after_s = self.jittered_s(self._wait_us(decision) / US_PER_S)
+        body = self._html(problem_of(decision), decision, retry_after_s)
+        headers = [*_headers(decision, _HTML, body), *retry_after(retry_after_s)]
+        return Answer(status_of(decision), headers, body, 0)
+
+    def jittered_s(self, wait_s: float) -> int:
+        """Whole seconds, never less than the wait and at most a fifth more."""
+        return math.ceil(wait_s * (1 + JITTER * self._jitter()))
+
+    def _wait_us(self, decision: Decision) -> int:
+        """How long to wait; 0 where no wait would help."""
+        if decision.reason in (Reason.QUOTA, Reason.NEVER):
+            return decision.retry_after_us
+        if decision.place is not None:
+            return int(decision.place.poll_s * US_PER_S)
+        if decision.reason in _AT_ONCE:
+            return int(RESTART_RETRY_S * US_PER_S * (1 + RESTART_SPREAD * self._jitter()))
+        if decision.retry_after_us:
+            return decision.retry_after_us
+        if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
+            return NO_PLACE_RETRY_S * US_PER_S
+        return _WAITS_S.get(decision.reason, self._refusal_links.retry_after_s) * US_PER_S
+
+    def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
+        problem = problem_of(decision)
+        body: dict[str, Any] = {
+            "type": problem.type,
+            "title": problem.title,
+            "status": status_of(decision),
+            "detail": problem.detail,
+        }
+        if decision.violated:
+            body["violated-policies"] = decision.violated
+        if wait_us:
+            body["retry_after_ms"] = -(-wait_us // 1000)
+        if decision.place is not None:
+            body["position"] = decision.place.position
+            if decision.place.wait_s is not None:
+                body["estimated_wait_s"] = math.ceil(decision.place.wait_s)
+        if decision.signed_ticket is not None:
+            body["ticket"] = decision.signed_ticket
+        body.update(self._links(decision))
+        return json.dumps(body).encode()
+
+    def _html(self, problem: Problem, decision: Decision, retry_after_s: int) -> bytes:
+        names = {"recording_url": "The recording", "sign_in_url": "Sign in: listeners who are signed in go first"}
+        links = "".join(
+            f'<li><a href="{escape(url)}">{names[name]}</a></li>' for name, url in self._links(decision).items()
+        )
+        page = self._page.substitute(
+            title=escape(problem.title),
+            detail=escape(problem.detail),
+            wait=_wait_text(decision.place, retry_after_s),
+            refresh=f'<meta http-equiv="refresh" content="{retry_after_s}">' if decision.place else "",
+            links=f"<ul>{links}</ul>" if links else "",
+        )
+        return page.encode()
+
+    def _links(self, decision: Decision) -> dict[str, str]:
+        links = {}
+        if self._refusal_links.recording_url:
+            links["recording_url"] = self._refusal_links.recording_url
+        if self._refusal_links.sign_in_url and decision.identity is None:
+            links["sign_in_url"] = self._refusal_links.sign_in_url
+        return links
+
+
+def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
+    return [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *limit_headers(decision),
+    ]
+
+
+def retry_after(seconds: int) -> Headers:
+    """The ``Retry-After`` header; none where no wait would help."""
+    return [(b"retry-after", b"%d" % seconds)] if seconds else []
+
+
+def _wait_text(where: QueuePosition | None, retry_after_s: int) -> str:
+    if where is None:
+        return f"You can try again in {retry_after_s} seconds." if retry_after_s else ""
+    estimate = "" if where.wait_s is None else f", about {max(1, round(where.wait_s / 60))} min"
+    return f"You are number {where.position} in line{estimate}. This page asks again by itself."

@@ -1,0 +1,46 @@
+"""The botnet under every limit, as data: what each bot asks and how fast, and what the app can do.
+
+Only figures and how they are put together; no I/O. Each bot stays below the limit of its address in both modes, so
+no limit sees it: together they ask for several times what the app can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import Final
+
+from shieldmw.rehearsal.load.crowd import Ask, Client, Group, Pace
+
+BOTNET: Final = "botnet"
+
+# Each from a loopback address of its own.
+BOT_SOURCES: Final = tuple(f"127.0.{net}.{n}" for net in (6, 7) for n in range(1, 151))
+
+# A bot has one request under way at a time. An address may ask for one a second in the emergency.
+BOT_PACE: Final = Pace(per_s=0.9)
+
+# What the app can do is bounded by a small pool, and not by the machine: the verdict is the same on any. It is not
+# smaller still, since quick requests need a place in the app as well, each for as long as a busy machine takes.
+PATH: Final = "/api/questions"
+_CONNECTIONS: Final = 4
+_QUERY_MS: Final = 80
+
+
+def app_settings() -> Mapping[str, str]:
+    """The settings that the served app must have: they bound what it can do."""
+    return {"LIVE_EVENT_DATABASE_CONNECTIONS": str(_CONNECTIONS), "LIVE_EVENT_QUERY_MS": str(_QUERY_MS)}
+
+
+def app_can_do_per_s(workers: int) -> float:
+    """How many requests for ``PATH`` so many workers can answer each second."""
+    return workers * _CONNECTIONS * 1000 / _QUERY_MS
+
+
+def botnet() -> Group:
+    """All bots. What an answer kept them from asking in time they do not ask."""
+    return Group(BOTNET, tuple(Client(source, source, _ask) for source in BOT_SOURCES), impatient=True)
+
+
+def _ask(_rng: Random) -> Ask:
+    return Ask(PATH)

@@ -1,0 +1,147 @@
+"""The second act of the live event, as data: a full room, an attack, an emergency, and the room open again.
+
+The attack is twofold: a loud one over every limit, and a botnet under all of them.
+
+Only figures and how they are put together; no I/O. The seats and limits are stated once, here, and both the served
+shield's settings and the verdict are made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shieldmw.demo.botnet import BOT_PACE, BOT_SOURCES, BOTNET, app_settings, botnet
+from shieldmw.demo.live_event import ATTACKER, GUESTS, MEMBER_PACE, MEMBERS, groups, issuer
+from shieldmw.rehearsal.load.crowd import Pace, Phase, Story
+from shieldmw.rehearsal.load.listeners import Arrival
+from shieldmw.rehearsal.load.tokens import Issuer
+
+NEW_MEMBERS: Final = "new members"
+
+# In normal mode there is room for all; in the emergency for every member, and as said below for no guest.
+CAPACITY: Final = 500
+EMERGENCY_CAPACITY: Final = 90
+ADMIN_PATH: Final = "/-/shield"
+REASON: Final = "a flood on the live stream"
+
+_GUEST_SOURCES: Final = tuple(f"127.0.4.{n}" for n in range(1, 91))
+_MEMBERS_SOURCE: Final = "127.0.3.2"
+PROBE_SOURCES: Final = tuple(f"127.0.5.{n}" for n in range(1, 41))
+_PROBES_NETWORK: Final = "127.0.5.0/24"
+SECOND_ACT_SOURCES: Final = (*_GUEST_SOURCES, _MEMBERS_SOURCE, *PROBE_SOURCES, *BOT_SOURCES)
+_MEMBERS_LISTENING: Final = 60
+_NEW_MEMBERS: Final = 6
+
+# Who is turned away is asked to wait so long, and obeys; a real event asks for minutes.
+_RETRY_AFTER_S: Final = 3
+# One request a second: more than a listener needs who comes back when told, far less than an attacker wants.
+_EMERGENCY_IP_LIMIT: Final = "6 per 6 second"
+_GUEST_PACE: Final = Pace(per_s=0.4)
+# A third of the first act's: the machine has the botnet to bear as well.
+_ATTACK_PACE: Final = Pace(per_s=10, lanes=2)
+
+_CALM: Final = {GUESTS: _GUEST_PACE, MEMBERS: MEMBER_PACE}
+_STORM: Final = {**_CALM, BOTNET: BOT_PACE, ATTACKER: _ATTACK_PACE}
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """A phase of the act: its part of the time, the least it needs, and who asks how fast."""
+
+    name: str
+    part: float
+    least_s: float
+    paces: Mapping[str, Pace]
+
+
+# A worker that has met no flood yet takes a second to learn what its app can do.
+LEARNT_AFTER_S: Final = 2.0
+
+# A cut takes ten seconds however short the demo, and whoever was turned away comes back some seconds after its end.
+_FILL, _ATTACK, _EMERGENCY, _AFTER = _SCENES = (
+    _Scene("the room fills", 3 / 28, 3, _CALM),
+    _Scene("attack", 5 / 28, 5, _STORM),
+    _Scene("EMERGENCY", 14 / 28, 13, _STORM),
+    _Scene("open again", 6 / 28, 6, _CALM),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens when: seconds of the act."""
+
+    story: Story
+    arrivals: tuple[Arrival, ...]
+    attack_at_s: float
+    flip_at_s: float
+    emergency_s: int
+
+
+def fewer_listeners(seconds: float, jwt_secret: str, now_s: int) -> Plan:
+    """The act in about so many seconds. ``now_s`` is Unix time."""
+    lasting = {scene.name: max(scene.least_s, round(seconds * scene.part, 1)) for scene in _SCENES}
+    emergency_s = lasting[_EMERGENCY.name] = round(lasting[_EMERGENCY.name])
+    phases = tuple(Phase(scene.name, lasting[scene.name], scene.paces) for scene in _SCENES)
+    signed_by = issuer(jwt_secret, now_s)
+    attack_at_s = lasting[_FILL.name]
+    flip_at_s = attack_at_s + lasting[_ATTACK.name]
+    arrivals = (*_first(signed_by, attack_at_s * 0.7), *_late(signed_by, flip_at_s + 2, emergency_s * 0.5))
+    story = Story((*groups(signed_by), botnet()), phases)
+    return Plan(story, arrivals, attack_at_s, flip_at_s, emergency_s)
+
+
+def emergency_settings(url: str, admin_token: str) -> Mapping[str, str]:
+    """The settings of this act, beside those of the first."""
+    return {
+        **app_settings(),
+        # As monitoring is: while the app has too much to do, a probe in the queue would measure the queue.
+        "SHIELD_ALLOW_IPS": _PROBES_NETWORK,
+        "SHIELD_LIVE_PATHS": "/live,/chat",
+        "SHIELD_CAPACITY": str(CAPACITY),
+        "SHIELD_EMERGENCY_CAPACITY": str(EMERGENCY_CAPACITY),
+        "SHIELD_EMERGENCY_GUEST_SHARE": "0",
+        "SHIELD_EMERGENCY_IP_LIMIT": _EMERGENCY_IP_LIMIT,
+        "SHIELD_RETRY_AFTER": str(_RETRY_AFTER_S),
+        "SHIELD_TOKEN_QUERY": "token",
+        "SHIELD_RECORDING_URL": f"{url}/recording",
+        "SHIELD_SIGN_IN_URL": f"{url}/",
+        "SHIELD_ADMIN_TOKEN": admin_token,
+        "SHIELD_ADMIN_PATH": ADMIN_PATH,
+    }
+
+
+def switch_lines(url: str, admin_token: str) -> tuple[str, ...]:
+    """What to type to flip the switch oneself."""
+    return (
+        "# flip the switch, with listeners on: open the page above in a browser, or",
+        f"curl -N {url}/live &",
+        f"export SHIELD_ADMIN_URL={url} SHIELD_ADMIN_TOKEN={admin_token}",
+        'shieldmw mode emergency --for 1m --reason "trying it out"',
+        f"curl -i {url}/live    # a guest at the door",
+        "shieldmw mode normal",
+    )
+
+
+def _first(signed_by: Issuer, within_s: float) -> Iterable[Arrival]:
+    """Members and guests, one after the other."""
+    members = [_member(signed_by, f"listener-{n:02}", MEMBERS) for n in range(1, _MEMBERS_LISTENING + 1)]
+    guests = [(source, GUESTS, source, "/live") for source in _GUEST_SOURCES]
+    return _spread([*members, *guests], 0.0, within_s)
+
+
+def _late(signed_by: Issuer, from_s: float, within_s: float) -> Iterable[Arrival]:
+    """Members who come in the middle of the emergency."""
+    late = [_member(signed_by, f"latecomer-{n}", NEW_MEMBERS) for n in range(1, _NEW_MEMBERS + 1)]
+    return _spread(late, from_s, within_s)
+
+
+def _member(signed_by: Issuer, name: str, group: str) -> tuple[str, str, str, str]:
+    # EventSource sends no headers of the page's: the token is in the query.
+    return name, group, _MEMBERS_SOURCE, f"/live?token={signed_by.token(name)}"
+
+
+def _spread(people: list[tuple[str, str, str, str]], from_s: float, within_s: float) -> Iterable[Arrival]:
+    for index, person in enumerate(people):
+        yield Arrival(*person, at_s=from_s + within_s * index / len(people))

@@ -1,0 +1,134 @@
+"""Runs the second act: the crowd's requests, the listeners' streams and the operator's hand, on one clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from shieldmw.demo import cut as figures
+from shieldmw.demo.botnet import BOTNET, app_can_do_per_s
+from shieldmw.demo.cut import Cut, Moments, Roles
+from shieldmw.demo.emergency import ADMIN_PATH, LEARNT_AFTER_S, NEW_MEMBERS, PROBE_SOURCES, REASON, Plan
+from shieldmw.demo.flood import Flood, Spell
+from shieldmw.demo.live_event import ATTACKER, GUESTS, MEMBERS, WORKERS, tally_of
+from shieldmw.rehearsal.load.audience import Audience
+from shieldmw.rehearsal.load.drill import Drill, Span
+from shieldmw.rehearsal.load.listeners import Listeners
+from shieldmw.rehearsal.load.operator import Flip, NotObeyed, Operator
+from shieldmw.rehearsal.load.propagation import Probes, Propagation
+from shieldmw.rehearsal.load.tally import GroupTally
+
+ROLES: Final = Roles(MEMBERS, NEW_MEMBERS, GUESTS)
+_PROBES_READY_S: Final = 2.0  # so long before the flip they begin to look for the workers
+
+
+class SecondAct:
+    """One run of the plan against a server on ``host:port``. ``cut`` is there once it is over."""
+
+    def __init__(self, plan: Plan, host: str, port: int, admin_token: str, tallies: Mapping[str, GroupTally]) -> None:
+        url = f"http://{host}:{port}"
+        self.drill = Drill(plan.story, url, tallies, spans_of(plan))
+        self.cut: Cut | None = None
+        self.why_not: str | None = None
+        """Why the switch could not be flipped."""
+        self._plan = plan
+        self._place = (host, port)
+        self._admin = (url + ADMIN_PATH, admin_token)
+        self._listeners = Listeners(plan.arrivals, url, lambda: self.drill.elapsed_s)
+
+    @property
+    def audience(self) -> Audience:
+        """The listeners, also while it runs."""
+        return self._listeners.audience
+
+    @property
+    def flood(self) -> Flood:
+        """What members and bots asked and got while the botnet was there."""
+        words = (f"from {LEARNT_AFTER_S:g} s after it came until the flip", "after the flip")
+        spells = (
+            Spell(when, span.ends_s - span.begins_s, span.tallies[MEMBERS], span.tallies[BOTNET])
+            for when, span in zip(words, self.drill.spans, strict=True)
+        )
+        return Flood(tuple(spells), app_can_do_per_s(WORKERS))
+
+    async def run(self) -> None:
+        """To the end of the story; it ends early where the switch cannot be flipped."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                listening = tasks.create_task(self._listeners.run())
+                load = tasks.create_task(self.drill.run())
+                operating = tasks.create_task(self._operate())
+                await asyncio.wait({load, operating}, return_when=asyncio.FIRST_EXCEPTION)
+                listening.cancel()
+        except* NotObeyed as failed:
+            self.why_not = "; ".join(str(error) for error in failed.exceptions)
+
+    async def _operate(self) -> None:
+        plan = self._plan
+        async with (
+            Operator(*self._admin) as operator,
+            Probes(*self._place, PROBE_SOURCES, WORKERS) as probes,
+        ):
+            await self._until(plan.attack_at_s)
+            before = self._let_through()
+            await self._until(plan.flip_at_s - _PROBES_READY_S)
+            await probes.prepare()
+            await self._until(plan.flip_at_s)
+            at_flip = self._let_through()
+            flip, propagation = await self._flip(operator, probes)
+            await asyncio.sleep(flip.ends_s - time.monotonic())
+            at_end = self._let_through()
+            await self._until(plan.story.seconds)
+            status = await operator.status()
+            when = Moments(flip.asked_s, flip.answered_s, flip.ends_s, time.monotonic())
+            shares = figures.share(ATTACKER, before, at_flip), figures.share(ATTACKER, at_flip, at_end)
+            self.cut = measured(self.audience, when, propagation, status["mode"] == "normal", shares)
+
+    async def _flip(self, operator: Operator, probes: Probes) -> tuple[Flip, Propagation]:
+        """The probes knock from the moment the switch is asked to flip, not only once it says it has."""
+        knocking = asyncio.create_task(probes.obeyed())
+        try:
+            flip = await operator.emergency(self._plan.emergency_s, REASON)
+            return flip, await knocking
+        finally:
+            knocking.cancel()
+
+    async def _until(self, at_s: float) -> None:
+        await self.drill.begun.wait()
+        await asyncio.sleep(max(0.0, at_s - self.drill.elapsed_s))
+
+    def _let_through(self) -> dict[str, int]:
+        return {name: tally.counts().let_through for name, tally in self.drill.tallies.items()}
+
+
+def spans_of(plan: Plan) -> tuple[Span, Span]:
+    """Pure: the attack before the flip, once the workers know it, and the emergency."""
+    ends_s = plan.flip_at_s + plan.emergency_s
+    spans = ((plan.attack_at_s + LEARNT_AFTER_S, plan.flip_at_s), (plan.flip_at_s, ends_s))
+    before, after = (Span(*span, {name: tally_of(name) for name in (MEMBERS, BOTNET)}) for span in spans)
+    return before, after
+
+
+def measured(
+    audience: Audience,
+    when: Moments,
+    propagation: Propagation,
+    ended: bool,
+    shares: tuple[float | None, float | None],
+    roles: Roles = ROLES,
+) -> Cut:
+    """Pure: all figures of the cut."""
+    return Cut(
+        flip_took_s=when.answered_s - when.asked_s,
+        obeyed_after_s=propagation.after_s(when.answered_s),
+        workers=len(propagation.refused_s),
+        members=figures.members_in(audience, roles.members, when),
+        newcomers=figures.newcomers_in(audience, roles.new_members, when),
+        guests=figures.guests_in(audience, roles.guests, when),
+        door=figures.door_in(audience, roles.guests, when),
+        back=figures.return_of(audience, roles.guests, when, ended=ended),
+        present=figures.present_in(audience, when),
+        shares=shares,
+    )

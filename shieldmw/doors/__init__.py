@@ -1,0 +1,1 @@
+"""Doors: protocols in which the shield is asked."""

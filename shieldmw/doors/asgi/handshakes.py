@@ -1,0 +1,60 @@
+"""A WebSocket that is refused: in HTTP, or accepted and closed at once.
+
+A browser tells a page only code 1006 of a handshake that failed (WebSockets Standard, section 4). To read a close code
+and a reason the page needs a connection that was accepted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.types import Scope, Send
+
+from shieldmw.core.bounds import LONGEST_PROTOCOL, MOST_PROTOCOLS
+
+from .credentials import is_dotted_bearer
+from .lingering import Lingering
+
+
+class Handshakes:
+    """How handshakes are refused: where ``closes`` they are accepted first, as long as ``lingering`` has room."""
+
+    def __init__(self, lingering: Lingering, *, closes: bool) -> None:
+        self._lingering = lingering
+        self._closes = closes
+
+    @property
+    def closes(self) -> bool:
+        """Whether the next one is accepted and closed."""
+        return self._closes and self._lingering.has_room
+
+    async def close(
+        self, scope: Scope, send: Send, code: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Accept a handshake and close it, with a reason of at most 123 bytes.
+
+        Some servers wait for the client's own close in this; that is cut off when we have lingered long enough.
+        """
+        chosen = subprotocol(scope.get("subprotocols") or ())
+        await self._lingering.stay(_accept_and_close(send, chosen, code, reason, headers))
+
+
+async def _accept_and_close(
+    send: Send, chosen: str | None, code: int, reason: str, headers: Sequence[tuple[bytes, bytes]]
+) -> None:
+    await send({"type": "websocket.accept", "subprotocol": chosen, "headers": [*headers]})
+    await send({"type": "websocket.close", "code": code, "reason": reason})
+
+
+def subprotocol(offered: Sequence[str]) -> str | None:
+    """The first of the offered subprotocols that is no token; a browser accepts only one that it has offered.
+
+    A token comes as ``bearer.x``, or right after ``bearer``.
+    """
+    after_bearer = False
+    for name in offered[:MOST_PROTOCOLS]:
+        is_token = after_bearer or is_dotted_bearer(name) or len(name) > LONGEST_PROTOCOL
+        after_bearer = name.lower() == "bearer"
+        if not is_token:
+            return name
+    return None

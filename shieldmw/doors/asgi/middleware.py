@@ -1,0 +1,303 @@
+"""The shield around an app: every request is decided, refused ones never reach the app. Pure ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from threading import get_ident
+from typing import Any, NamedTuple, Protocol
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shieldmw.answers.rate_limit import Headers, limit_headers
+from shieldmw.core.client import Identity, IPAddress, ListenerClass
+from shieldmw.core.decision import ALLOWED, REFUSED, Decision
+from shieldmw.core.facts import Facts
+from shieldmw.core.made import made
+from shieldmw.core.mode import Mode
+from shieldmw.gate.gate import Gate
+from shieldmw.gate.operator.control import Control
+from shieldmw.gate.overload.gatekeeper import Passage
+from shieldmw.gate.overload.overload import Overload
+from shieldmw.gate.seats.admission import Entry
+
+from .facts import FactsReader
+from .gates import Gates
+from .lingering import WITHOUT_A_BODY, Lingering
+from .nesting import Nesting
+from .passages import Upload, receive_if_there, send_from_inside
+from .preflights import answer_preflight
+from .replies import Replies, send_with
+from .streams import LiveStream
+from .tickets import ticket_headers
+
+_LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
+
+
+class ShieldScope(NamedTuple):
+    """What the app may read from ``scope["shield"]``, as attributes or as keys.
+
+    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket. ``by`` is for a shield
+    further inside, and not for apps.
+    """
+
+    identity: Identity | None
+    address: IPAddress | None
+    mode: Mode
+    by: Nesting
+
+    @property
+    def client_address(self) -> str | None:
+        """The address of the client, as text."""
+        return None if self.address is None else str(self.address)
+
+    @property
+    def listener_class(self) -> ListenerClass:
+        """The class of who is asking."""
+        return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
+
+    def __getitem__(self, name: Any) -> Any:
+        try:
+            return getattr(self, name)
+        except (AttributeError, TypeError):
+            raise KeyError(name) from None
+
+
+class OperatorRoutes(Protocol):
+    """What answers operators."""
+
+    def owns(self, scope: Scope) -> bool:
+        """Whether a request is for it."""
+
+    async def answer(self, control: Control, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer such a request."""
+
+
+class Shield:
+    """An ASGI app that admits requests to ``app``.
+
+    A gate belongs to the event loop it started on, so each loop gets a new one from
+    ``open_gate``: usually there is one, test clients have one for each request. ``admin`` answers
+    what is for the operator, before anything is decided. ``nesting`` says what happens inside another shield.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        open_gate: Callable[[], Gate],
+        reader: FactsReader,
+        replies: Replies,
+        lingering: Lingering,
+        nesting: Nesting,
+        admin: OperatorRoutes | None = None,
+    ) -> None:
+        self.app = app
+        self._reader = reader
+        self._replies = replies
+        self._admin = admin
+        self._lingering = lingering
+        self._gate: Gate | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
+        self._nesting = nesting
+        self._gates = Gates(open_gate, self._stopped)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide an http or websocket scope; start and stop with the lifespan; pass on the rest."""
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
+            return
+        if "shield" in scope and self._steps_aside(scope):
+            await self.app(scope, receive, send)
+            return
+        gate, loop = self._gate, self._loop
+        # A thread runs one loop. To ask asyncio which would be a system call on Python 3.11.
+        if gate is None or loop is None or self._thread != get_ident() or not loop.is_running():
+            gate = await self._start()
+        if self._admin is not None and gate.control is not None and self._admin.owns(scope):
+            await self._admin.answer(gate.control, scope, *self._lingering.around(scope, receive, send))
+            return
+        facts = self._reader.read(scope)
+        decision = gate.decide_now(facts)
+        if not isinstance(decision, Decision):
+            decision = await decision
+        answer: Awaitable[None]
+        passage: Passage | None = None
+        try:
+            if decision.verdict is REFUSED:
+                answer = self._refuse(decision, scope, receive, send)
+            elif decision.live and not facts.preflight:
+                answer = self._live(gate, facts, decision, scope, receive, send)
+            else:
+                overload = gate.overload
+                passage = None if overload is None else overload.enter_now(facts, decision)
+                if overload is None or passage is not None:
+                    answer = self._pass(passage, gate, facts, decision, scope, receive, send)
+                else:
+                    answer = self._pass_later(overload, gate, facts, decision, scope, receive, send)
+            # It may last for hours: what only the decision needed must not live as long.
+            del gate, facts, decision
+            await answer
+        finally:
+            if passage is not None and passage.is_inside:
+                passage.end()
+
+    def _pass(
+        self,
+        passage: Passage | None,
+        gate: Gate,
+        facts: Facts,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> Awaitable[None]:
+        """The app's answer."""
+        scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode, self._nesting))
+        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
+        if facts.signed_ticket is not None:
+            headers += self._renewed(gate, facts.signed_ticket, decision, scope)
+        if passage is not None:
+            send = send_from_inside(passage, scope, headers, send)
+        elif headers:
+            send = send_with(headers, send)
+        if facts.preflight and decision.live:
+            return answer_preflight(self.app, scope, receive, send)
+        if passage is not None and gate.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
+            enter = partial(gate.overload.passage, facts, decision)
+            return self._upload(Upload(passage, enter, receive, send), scope, receive, send)
+        return self.app(scope, receive, send)
+
+    async def _upload(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app's answer to a request with a body, or the refusal where its client was slow and the lane is full."""
+        try:
+            await self.app(scope, upload.receive, upload.send)
+        except Exception:
+            if upload.refusal is None:
+                raise
+        if upload.refusal is not None:
+            refuse = self._replies.refuse if upload.is_whole else self._refuse
+            await refuse(upload.refusal, scope, receive, send)
+
+    async def _pass_later(
+        self,
+        overload: Overload,
+        gate: Gate,
+        facts: Facts,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """The app's answer once the lane has let the request in, or the refusal."""
+        at_once = overload.enter_now(facts, decision)
+        passage = at_once or await overload.enter(facts, decision)
+        if isinstance(passage, Decision):
+            await self._refuse(passage, scope, receive, send)
+            return
+        try:
+            still_there = receive if at_once else await receive_if_there(scope, receive)
+            if still_there is None:
+                return
+            answer = self._pass(passage, gate, facts, decision, scope, still_there, send)
+            del overload, gate, facts, decision  # it may last for hours
+            await answer
+        finally:
+            passage.end()
+
+    def _live(
+        self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[None]:
+        """The answer to a request for a live response: the app if there is a seat, else a refusal."""
+        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
+        stream = LiveStream(self._replies, decision, scope, receive, send)
+        entered = gate.enter_now(facts, decision, stream.leave)
+        if entered is None:
+            return self._live_later(gate, facts, decision, stream)
+        return self._entered(gate, facts, *entered, stream)
+
+    async def _live_later(self, gate: Gate, facts: Facts, decision: Decision, stream: LiveStream) -> None:
+        """Answer a request for a live response once the fleet has said whether there is a seat."""
+        answer = self._entered(gate, facts, *await gate.enter_when_due(facts, decision, stream.leave), stream)
+        del gate, facts, decision  # it may last for hours
+        await answer
+
+    def _entered(
+        self, gate: Gate, facts: Facts, decision: Decision, entry: Entry | None, stream: LiveStream
+    ) -> Awaitable[None]:
+        scope, receive, send = stream.connection
+        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
+        if entry is not None:
+            stream.admit(gate.admission.seats, entry, headers)
+            enter = None if gate.overload is None else partial(gate.overload.passage, facts, decision)
+            return stream.run(self.app, enter, self._refuse)
+        if decision.refused:
+            return self._refuse(decision, scope, receive, send)
+        if gate.overload is None:
+            return self._pass(None, gate, facts, decision, scope, receive, send)
+        return self._pass_later(gate.overload, gate, facts, decision, scope, receive, send)
+
+    def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The refusal; what the client still sends is read after it."""
+        return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
+
+    def _renewed(self, gate: Gate, signed_ticket: str, decision: Decision, scope: Scope) -> Headers:
+        """What hands on the ticket that was shown, where it is one that is due for another."""
+        ticket = gate.admission.renewed(signed_ticket, decision) if decision.verdict is ALLOWED else None
+        return [] if ticket is None else ticket_headers(ticket, scope)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._steps_aside(scope):
+            await self.app(scope, receive, send)
+            return
+        scope["shield"] = ShieldScope(None, None, Mode.NORMAL, self._nesting)
+
+        async def receive_and_start() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._start_or_fail(send)
+            return message
+
+        async def stop_and_send(message: Message) -> None:
+            if message["type"] in _LIFESPAN_ENDS:
+                await self._stop()
+            await send(message)
+
+        try:
+            await self.app(scope, receive_and_start, stop_and_send)
+        finally:
+            # However the lifespan ends: a request that still comes starts the gate again.
+            await self._stop()
+
+    def _steps_aside(self, scope: Scope) -> bool:
+        """Whether an outer shield has already done this one's work."""
+        around = scope.get("shield")
+        # A scope that comes here twice is decided twice: nothing that is sent through again is free.
+        if not isinstance(around, ShieldScope) or around.by is self._nesting:
+            return False
+        return self._nesting.steps_aside(around.by)
+
+    async def _start_or_fail(self, send: Send) -> None:
+        """Start; where that cannot be, the server must not take the error for an app without a lifespan, and serve."""
+        try:
+            await self._start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+
+    async def _start(self) -> Gate:
+        """The gate of this loop."""
+        gate = await self._gates.here()
+        self._loop, self._thread, self._gate = asyncio.get_running_loop(), get_ident(), gate
+        return gate
+
+    async def _stop(self) -> None:
+        self._loop = self._gate = None
+        await self._gates.stop()
+
+    def _stopped(self, gate: Gate) -> None:
+        """Forget a gate that was stopped, here or elsewhere: it must decide no longer."""
+        if self._gate is gate:
+            self._loop = self._gate = None

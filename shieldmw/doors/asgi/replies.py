@@ -1,0 +1,76 @@
+"""Sends the shield's own answers over ASGI, and adds headers to those of the app."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from starlette.types import Message, Receive, Scope, Send
+
+from shieldmw.answers.problems import close_code, problem_of
+from shieldmw.answers.rate_limit import Headers
+from shieldmw.answers.refusals import RefusalAnswers, retry_after
+from shieldmw.core.bounds import LONGEST_ACCEPT, MOST_LINES_BEFORE_ACCEPT
+from shieldmw.core.decision import Decision
+
+from .cors import Cors
+from .handshakes import Handshakes
+from .tickets import ticket_cookie
+
+_IN_HTTP = ("http.response.start", "http.response.body")
+_IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body")
+
+
+class Replies:
+    """Sends refusals. ``cors`` says which pages may read them; ``handshakes`` is how a WebSocket is refused where that
+    is not done in HTTP alone.
+    """
+
+    def __init__(self, answers: RefusalAnswers, cors: Cors | None = None, handshakes: Handshakes | None = None) -> None:
+        self.answers = answers
+        self._cors = cors
+        self._handshakes = handshakes
+
+    async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that was refused."""
+        websocket = scope["type"] == "websocket"
+        if websocket and self._handshakes is not None and self._handshakes.closes:
+            reason, headers = self.answers.close_reason(decision), _place_cookie(decision, scope)
+            await self._handshakes.close(scope, send, close_code(decision), reason, headers)
+            return
+        if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
+            # Before accept every close is a plain HTTP 403; the code is for those who see it.
+            await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
+            return
+        status, headers, body, wait_s = self.answers.answer(decision, wants_html=_wants_html(scope))
+        # A list of its own, since the servers and middleware that it is sent to may change it.
+        headers = [*headers, *retry_after(self.answers.jittered_s(wait_s))]
+        if decision.signed_ticket is not None:
+            headers += _place_cookie(decision, scope)
+        if self._cors is not None:
+            headers += self._cors.headers(scope)
+        begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
+        await send({"type": begins, "status": status, "headers": headers})
+        await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
+
+
+def send_with(headers: Headers, send: Send) -> Send:
+    """A ``send`` that adds headers to the start of an HTTP response and touches nothing else."""
+
+    def send_and_add(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        return send(message)
+
+    return send_and_add
+
+
+def _place_cookie(decision: Decision, scope: Scope) -> Headers:
+    """The cookie that keeps the place in the waiting room."""
+    return [] if decision.signed_ticket is None else [(b"set-cookie", ticket_cookie(decision.signed_ticket, scope))]
+
+
+def _wants_html(scope: Scope) -> bool:
+    for name, value in scope["headers"][:MOST_LINES_BEFORE_ACCEPT]:
+        if name == b"accept":
+            return b"text/html" in value[:LONGEST_ACCEPT].lower()
+    return False

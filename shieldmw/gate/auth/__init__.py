@@ -1,0 +1,1 @@
+"""Who is asking: the host app's own check, API keys and JSON web tokens."""

@@ -1,0 +1,71 @@
+"""API keys in memory: those of the file and those issued in the store, never more than a second old."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+
+from shieldmw.core.api_keys import ApiKeyTable, digest
+from shieldmw.core.client import Identity
+from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.store.port import Store
+
+# A revoked key stops within a second everywhere: polled twice in it.
+POLL_S = 0.5
+
+
+class ApiKeys:
+    """Proves API keys without a call: the whole table is held, and polled by its version.
+
+    While the store is away the last known table stays in force.
+    """
+
+    def __init__(self, store: Store, file_entries: Mapping[str, Identity], on_change: Callable[[], None]) -> None:
+        self._store = store
+        self._file_entries = file_entries
+        self._on_change = on_change
+        self._issued: ApiKeyTable | None = None
+        self._refresher = Refresher("API keys", self.refresh, interval_s=POLL_S, least_s=POLL_S / 2)
+
+    def __bool__(self) -> bool:
+        """Whether there is any key that could be presented."""
+        return bool(self._file_entries) or (self._issued is not None and bool(self._issued.entries))
+
+    def find(self, credential: str) -> tuple[str, Identity] | None:
+        """The digest and the identity of a key; None where the credential is no key in force."""
+        if self._issued is not None:
+            issued = digest(credential, self._issued.digest_key)
+            if (entry := self._issued.entries.get(issued)) is not None:
+                return issued, entry.identity
+        if not self._file_entries:
+            return None
+        filed = sha256(credential.encode("utf-8", "surrogatepass")).hexdigest()
+        identity = self._file_entries.get(filed)
+        return None if identity is None else (filed, identity)
+
+    def identity_of(self, key_digest: str) -> Identity | None:
+        """The identity of the key with a digest (as in ``find``), if it is in force."""
+        entry = None if self._issued is None else self._issued.entries.get(key_digest)
+        return self._file_entries.get(key_digest) if entry is None else entry.identity
+
+    def is_in_force(self, key_digest: str) -> bool:
+        """Whether the key of a digest, which has proved somebody, was not revoked.
+
+        It is not read again, so that many can be asked of: one whose record was spoiled meanwhile counts as in force.
+        """
+        return key_digest in self._file_entries or (self._issued is not None and key_digest in self._issued.entries)
+
+    async def refresh(self) -> None:
+        """Read the table again if its version has changed."""
+        table = await self._store.api_keys(None if self._issued is None else self._issued.version)
+        if table is not None:
+            self._issued = table
+            self._on_change()
+
+    async def start(self) -> None:
+        """Read the table and keep it fresh."""
+        await self._refresher.start(first_s=1.0)
+
+    async def stop(self) -> None:
+        """Keep it fresh no longer."""
+        await self._refresher.stop()

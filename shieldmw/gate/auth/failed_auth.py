@@ -1,0 +1,50 @@
+"""Charges failed signature checks to the client's address, so that forging costs the forger."""
+
+from __future__ import annotations
+
+from shieldmw.core.bucket import TakeRequest
+from shieldmw.core.client import AddressClients
+from shieldmw.core.rules import Policy
+from shieldmw.gate.limiter.fallback import FallbackStore
+from shieldmw.store.memory import MemoryBuckets
+
+
+class FailedAuth:
+    """Whether a signature is checked for an address at once: not while its ``failed-auth`` bucket is empty.
+
+    While it is empty signatures are checked within a share of this worker's time.
+
+    The shared bucket says what the fleet has seen. The local one is charged in the same step as
+    the check that failed, so that many requests at once cannot all pass before the first counts; it
+    has the whole limit, and decides alone while the store is away.
+    """
+
+    def __init__(self, policy: Policy, store: FallbackStore, local: MemoryBuckets) -> None:
+        self._policy = policy
+        self._store = store
+        self._local = local
+
+    async def may_verify(self, clients: AddressClients) -> bool:
+        """Whether the address has a failure left, as far as the fleet knows."""
+        if not self.may_verify_now(clients):
+            return False
+        look = self._policy.failed_auth_charges(clients, 0)
+        if not look:
+            return True
+        told = await self._store.take(TakeRequest(look))
+        if told is not None and told.sent_us is not None:
+            self._local.remember(look, told.outcome)
+        return self.may_verify_now(clients)
+
+    def may_verify_now(self, clients: AddressClients) -> bool:
+        """Whether the address has a failure left, as far as this worker knows."""
+        return self._local.would_pass(self._policy.failed_auth_charges(clients, 1))
+
+    def count_now(self, clients: AddressClients) -> None:
+        """Charge a failure here, at once."""
+        self._local.take_now(self._policy.failed_auth_charges(clients, 1))
+
+    async def count(self, clients: AddressClients) -> None:
+        """Charge a failure for the whole fleet."""
+        if charges := self._policy.failed_auth_charges(clients, 1):
+            await self._store.take(TakeRequest(charges))

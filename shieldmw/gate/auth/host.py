@@ -1,0 +1,63 @@
+"""The host app's own ``authenticate``: its answer, and the fallback where it fails. Failure is not refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections import Counter
+from typing import NamedTuple
+
+from shieldmw.core.client import Identity
+from shieldmw.core.facts import Authenticate
+from shieldmw.gate.log_throttle import LogThrottle
+
+log = logging.getLogger(__name__)
+
+# Upper bound of the wait for the host app.
+TIMEOUT_S = 1.0
+
+
+class HostAnswer(NamedTuple):
+    """The identity that the host app names; ``failed``: it could not say."""
+
+    identity: Identity | None
+    failed: bool = False
+
+
+class Host:
+    """Asks the host app, and bounds the damage of its failures: no error, no endless wait, no flood in the log."""
+
+    def __init__(self) -> None:
+        self._throttle = LogThrottle()
+
+    @property
+    def failures(self) -> Counter[tuple[str, ...]]:
+        """Failures since the start, by ``host_error``, ``host_timeout`` and ``host_type``."""
+        return self._throttle.totals
+
+    async def ask(self, authenticate: Authenticate) -> HostAnswer:
+        """The host app's answer for a request."""
+        limit = asyncio.timeout(TIMEOUT_S)
+        try:
+            async with limit:
+                answer: object = await authenticate()
+        except Exception as error:
+            if limit.expired():
+                return self._failed("host_timeout", f"gave no answer in {TIMEOUT_S:g} s")
+            # Its message may hold the credential, and so may the lines of a traceback.
+            return self._failed("host_error", f"raised {type(error).__name__} ({_where(error)})")
+        if answer is None or isinstance(answer, Identity):
+            return HostAnswer(answer)
+        return self._failed("host_type", f"returned a {type(answer).__name__} where an Identity or None is expected")
+
+    def _failed(self, reason: str, what: str) -> HostAnswer:
+        if counts := self._throttle.due(reason):
+            log.error("the app's authenticate %s: requests are judged without it (%s)", what, counts)
+        return HostAnswer(None, failed=True)
+
+
+def _where(error: Exception) -> str:
+    """File and line where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere known"

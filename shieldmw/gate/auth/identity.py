@@ -1,0 +1,220 @@
+"""The identity of a client: a verified subject, or a guest known by its address. It counts only once it is proven."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from hashlib import blake2b
+from secrets import token_bytes
+from typing import Protocol
+
+from shieldmw.core.bounds import LONGEST_CREDENTIAL
+from shieldmw.core.client import AddressClients, Identity, Proof
+from shieldmw.core.credentials import NOT_OF_THE_CREDENTIAL, Failure, Rejected
+from shieldmw.core.facts import Facts
+from shieldmw.core.table import BoundedCache
+from shieldmw.gate.limiter.client_state import ClientStates
+from shieldmw.gate.log_throttle import LogThrottle
+
+from .api_keys import ApiKeys
+from .failed_auth import FailedAuth
+from .host import Host
+from .time_share import TimeShare
+
+log = logging.getLogger(__name__)
+
+# Cached credentials. Failed ones have a cache of their own, so that made-up credentials never evict good ones.
+CREDENTIALS_KEPT = 65_536
+FAILURES_KEPT = 16_384
+
+# An API key has no end; its entry is looked at again once the table of keys has changed.
+API_KEY_KEPT_S = 3600.0
+
+# Lifetime of a cached failure.
+FAILURE_KEPT_S = 10.0
+
+
+class TokenVerifier(Protocol):
+    """Proves signed tokens, without waiting for anything."""
+
+    def screen(self, token: str) -> Rejected | None:
+        """The reason why a token fails, as far as it is cheap to see; None where it must be verified."""
+
+    def verify(self, token: str) -> Proof | None:
+        """Verify the token; expensive, so callers bound how often they do it."""
+
+
+class Verified:
+    """The outcome for a credential, and how long it holds (Unix time).
+
+    ``api_key``: the digest of the API key that proved it. ``epoch``: when that key was last seen to be in force.
+    """
+
+    __slots__ = ("_asked", "_client_states", "api_key", "epoch", "identity", "until_s")
+
+    def __init__(
+        self, identity: Identity | None, until_s: float = 0.0, api_key: str | None = None, epoch: object = None
+    ) -> None:
+        self.identity = identity
+        self.until_s = until_s
+        self.api_key = api_key
+        self.epoch = epoch
+        self._asked = False
+        self._client_states: ClientStates | None = None
+
+    @property
+    def client_states(self) -> ClientStates | None:
+        """How its subject stands; kept from the second request on, since most of a live audience make one."""
+        if self._asked and self._client_states is None:
+            self._client_states = ClientStates()
+        self._asked = True
+        return self._client_states
+
+
+GUEST = Verified(None)
+
+
+class Identifier:
+    """Finds the identity of a request; caches the outcome for each credential until ``epoch`` changes.
+
+    API keys are always looked up, whatever failed at the same address. Tokens are verified within a share of this
+    worker's time; one whose turn does not come in time is a guest's for that request.
+    """
+
+    def __init__(
+        self,
+        api_keys: ApiKeys,
+        tokens: TokenVerifier | None,
+        failed_auth: FailedAuth,
+        now_s: Callable[[], float] = time.time,
+        timer_s: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._api_keys = api_keys
+        self._tokens = tokens
+        self._failed_auth = failed_auth
+        self._now_s = now_s
+        self._share: TimeShare[Verified] = TimeShare(timer_s)
+        self._host = Host()
+        self._known: BoundedCache[bytes, Verified] = BoundedCache(CREDENTIALS_KEPT)
+        self._failed: BoundedCache[bytes, Verified] = BoundedCache(FAILURES_KEPT)
+        self._digest_key = token_bytes(32)
+        self._throttle = LogThrottle()
+        self.epoch = object()  # no other identifier has the same
+
+    @property
+    def failures(self) -> Counter[tuple[str, ...]]:
+        """Failures of credentials and of the host app since the start, by reason."""
+        return self._throttle.totals + self._host.failures
+
+    def invalidate(self) -> None:
+        """Drop all cached proofs: a key that has proven some of them is no longer held."""
+        self._known.clear()
+        self.keys_changed()
+
+    def keys_changed(self) -> None:
+        """Check failed credentials and API keys again, since the keys have changed. Proven tokens stay cached."""
+        self._failed.clear()
+        self.epoch = object()
+
+    def stands(self, verified: Verified, epoch: object) -> bool:
+        """Whether what was known of a credential in an epoch still holds."""
+        return epoch is self.epoch and verified.until_s > self._now_s()
+
+    def identify_now(self, facts: Facts) -> Verified | None:
+        """What is known of the request's credential; None where something must be awaited to know it."""
+        credential = facts.credential
+        if credential is None:
+            return GUEST if facts.authenticate is None else None
+        if not (facts.authenticate or self._api_keys or self._tokens):
+            return GUEST
+        return self._recalled(self._digest(credential))
+
+    async def identify(self, facts: Facts, clients: AddressClients) -> Verified:
+        """What the request's credential is worth. Never raises for what a client sent."""
+        if (known := self.identify_now(facts)) is not None:
+            return known
+        host_failed = False
+        if facts.authenticate is not None:
+            identity, host_failed = await self._host.ask(facts.authenticate)
+            if identity is not None:
+                return Verified(identity)
+        if facts.credential is None:
+            return GUEST
+        return await self._first_sight(facts.credential, clients, host_failed)
+
+    async def _first_sight(self, credential: str, clients: AddressClients, host_failed: bool) -> Verified:
+        """Check a credential against API keys and tokens.
+
+        Where the host app failed, the credential may be one of the host's: nothing is cached, counted or charged, and
+        the next request asks the host again.
+        """
+        digest = self._digest(credential)
+        found = self._without_signature(credential)
+        if found is not None:
+            return self._judged(digest, found, keep=not host_failed)
+        if not host_failed and await self._failed_auth.may_verify(clients):
+            # Meanwhile others may have failed, or shown the same credential. Nothing awaits from here on.
+            if (known := self._recalled(digest)) is not None:
+                return known
+            if self._failed_auth.may_verify_now(clients):
+                verified = self._verified(digest, credential, keep=True)
+                if verified.identity is None:
+                    self._failed_auth.count_now(clients)
+                    await self._failed_auth.count(clients)
+                return verified
+        turn = await self._share.run(
+            clients.site or clients.one,
+            lambda: self._recalled(digest) or self._verified(digest, credential, keep=not host_failed),
+        )
+        return turn or self._judged(digest, Rejected(Failure.UNAFFORDABLE), keep=False)
+
+    def _without_signature(self, credential: str) -> Proof | Rejected | None:
+        """The outcome as far as it is cheap to find; None where the signature must be checked."""
+        if not credential:
+            return Rejected(Failure.MALFORMED)
+        if len(credential) > LONGEST_CREDENTIAL:
+            return Rejected(Failure.TOO_LONG)
+        found = self._api_keys.find(credential)
+        if found is not None:
+            digest, identity = found
+            return Proof(identity, self._now_s() + API_KEY_KEPT_S, digest)
+        return Rejected(Failure.UNKNOWN_KEY) if self._tokens is None else self._tokens.screen(credential)
+
+    def _verified(self, digest: bytes, credential: str, *, keep: bool) -> Verified:
+        proof = None if self._tokens is None else self._tokens.verify(credential)
+        return self._judged(digest, proof or Rejected(Failure.SIGNATURE), keep=keep)
+
+    def _judged(self, digest: bytes, found: Proof | Rejected, *, keep: bool) -> Verified:
+        """The outcome as an identity; cached if ``keep`` allows it."""
+        now_s = self._now_s()
+        if isinstance(found, Proof):
+            verified = Verified(found.identity, found.until_s, found.api_key, self.epoch)
+            if keep:
+                self._known.put(digest, verified)
+            return verified
+        if (keep or found.reason is Failure.UNAFFORDABLE) and (counts := self._throttle.due(found.reason)):
+            log.warning("credentials prove nobody, so that their requests are guests' (%s)", counts)
+        if not keep or found.reason in NOT_OF_THE_CREDENTIAL:
+            return GUEST
+        until_s = now_s + FAILURE_KEPT_S
+        failed = Verified(None, until_s if found.until_s is None else min(until_s, found.until_s))
+        self._failed.put(digest, failed)
+        return failed
+
+    def _recalled(self, digest: bytes) -> Verified | None:
+        """The cached outcome for a credential, good or bad."""
+        known = self._known.get(digest) or self._failed.get(digest)
+        if known is None or known.until_s <= self._now_s():
+            return None
+        if known.api_key is not None and known.epoch is not self.epoch:
+            if self._api_keys.identity_of(known.api_key) != known.identity:
+                self._known.drop(digest)
+                return None
+            known.epoch = self.epoch
+        return known
+
+    def _digest(self, credential: str) -> bytes:
+        text = credential[: LONGEST_CREDENTIAL + 1].encode("utf-8", "surrogatepass")
+        return blake2b(text, digest_size=16, key=self._digest_key).digest()

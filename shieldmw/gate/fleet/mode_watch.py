@@ -1,0 +1,179 @@
+"""The switch: the mode in force on this worker. Told at once, polled each second, latched whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.text import harmless
+from shieldmw.errors import NotPermitted
+from shieldmw.store.port import ModeRegister, StoredMode
+
+from .refresher import Refresher
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+
+# By how much more than a slow answer explains the store's clock may differ from what it was.
+STEP_S = 0.25
+
+
+class ModeWatch:
+    """Holds the mode of the highest version this worker has ever seen.
+
+    Losing the store changes nothing; a store that lost the mode is told it again. An emergency ends
+    at its end time by this worker's own clock, which was set by the store's when the mode was read.
+
+    ``on_reset`` is called when what is remembered of buckets holds no longer: some were made full again, the
+    store has lost them, or its clock has made a step.
+    """
+
+    def __init__(
+        self,
+        register: ModeRegister,
+        on_change: Callable[[], None],
+        on_reset: Callable[[], None] = lambda: None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._register = register
+        self._on_change = on_change
+        self._on_reset = on_reset
+        self._now_s = now_s
+        self._state = ModeState()
+        self._ahead_s = time.time() - now_s()
+        self._was = Mode.NORMAL
+        self._epoch: int | None = None
+        self._epoch_ahead_s = 0.0
+        self._refresher = Refresher("mode", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
+
+    @property
+    def mode(self) -> Mode:
+        """The mode in force now."""
+        state = self._state
+        if state.until_s is None:
+            return state.mode
+        return state.at(self.store_now_s())
+
+    @property
+    def state(self) -> ModeState:
+        """What was last said, by whom and until when."""
+        return self._state
+
+    def store_now_s(self) -> float:
+        """The store's clock, Unix seconds, as far as this worker knows it."""
+        return self._now_s() + self._ahead_s
+
+    async def set(self, change: ModeChange, expected_version: int | None) -> bool:
+        """Change the mode of the fleet; False where it is of another version than expected.
+
+        Raises:
+            StoreError: the store could not be told; nothing has changed here.
+        """
+        changed, stored = await self._register.set_mode(change, was=self._state, expected_version=expected_version)
+        self._adopt(stored)
+        return changed
+
+    async def refresh(self) -> None:
+        """Read the mode; tell the store again what it has lost; end what is over."""
+        asked_s = self._now_s()
+        stored = await self._register.mode()
+        self._follow(stored, asked_s)
+        if stored.state.version < self._state.version:
+            log.warning("the store had lost mode version %d: it is told again", self._state.version)
+            stored = await self._register.restore_mode(self._state)
+        self._adopt(stored)
+        if self._state.mode is Mode.EMERGENCY and self._state.is_over(self.store_now_s()):
+            over = ModeChange(Mode.NORMAL, "shieldmw", "its end time has come")
+            await self.set(over, expected_version=self._state.version)
+
+    async def look(self) -> None:
+        """Read the mode and leave all as it is: for a process that is no worker.
+
+        Raises:
+            StoreError: it could not be read; what is known here stays.
+        """
+        self._adopt(await self._register.look())
+
+    def tick(self) -> None:
+        """Notify the followers of the mode when it has changed by itself."""
+        if self.mode is not self._was:
+            self._was = self.mode
+            self._on_change()
+
+    def soon(self) -> None:
+        """Somebody said that it has changed."""
+        self._refresher.soon()
+
+    async def start(self) -> None:
+        """Read the mode and follow it."""
+        await self._refresher.start(first_s=1.0)
+
+    async def stop(self) -> None:
+        """Follow it no longer."""
+        await self._refresher.stop()
+
+    def _follow(self, stored: StoredMode, asked_s: float) -> None:
+        """Tell of a new epoch, and of a clock that stepped: both make remembered buckets wrong."""
+        least_s, most_s = stored.now_s - self._now_s(), stored.now_s - asked_s
+        stepped = not least_s - STEP_S <= self._epoch_ahead_s <= most_s + STEP_S
+        if stored.epoch != self._epoch or stepped:
+            if self._epoch is not None:
+                self._on_reset()
+            self._epoch, self._epoch_ahead_s = stored.epoch, most_s
+
+    def _adopt(self, stored: StoredMode) -> None:
+        self._ahead_s = stored.now_s - self._now_s()
+        if stored.state.version <= self._state.version:
+            return
+        old, self._state = self._state, stored.state
+        log.warning(
+            "mode %s -> %s (version %d) by %s: %s",
+            old.mode,
+            stored.state.mode,
+            stored.state.version,
+            harmless(stored.state.actor),
+            harmless(stored.state.reason or "no reason given"),
+        )
+        self._was = self.mode
+        self._on_change()
+
+
+class ChangeListener:
+    """Hears at once what changes in the store. Only a hint: what it misses is polled."""
+
+    AGAIN_S = 1.0
+
+    def __init__(self, register: ModeRegister, heard: Callable[[str], None]) -> None:
+        self._register = register
+        self._heard = heard
+        self._task: asyncio.Task[None] | None = None
+        self._told = False
+
+    async def start(self) -> None:
+        """Listen in the background."""
+        self._task = asyncio.create_task(self._listen(), name="shieldmw changes")
+
+    async def stop(self) -> None:
+        """Listen no longer."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for change in self._register.changes():
+                    self._heard(change)
+            except NotPermitted as error:
+                if not self._told:
+                    log.warning("changes in the store are only polled: its user may not listen (%s)", error)
+                self._told = True
+            except Exception as error:
+                log.debug("changes in the store are not heard, only polled: %s", error)
+            await asyncio.sleep(self.AGAIN_S)

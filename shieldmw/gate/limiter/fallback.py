@@ -1,0 +1,182 @@
+"""The store, made safe to ask: within its budget, behind a breaker, with local buckets to fall back on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from secrets import token_hex
+
+from shieldmw.core.bucket import Charges, Outcome, TakeRequest, shared
+from shieldmw.core.debts import Debt, Debts
+from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.text import harmless
+from shieldmw.errors import StoreError
+from shieldmw.store.memory import MemoryBuckets
+from shieldmw.store.port import PartialFailure
+
+from .batch import Called, Calls, TakeReply
+from .breaker import Breaker
+
+log = logging.getLogger(__name__)
+
+# Buckets with unconfirmed debts kept in memory, and settled with one call.
+DEBTS_KEPT = 65_536
+SETTLED_AT_ONCE = 256
+
+# Retry interval for unconfirmed debts.
+SETTLE_AGAIN_S = 0.25
+
+# Clock margin: local knowledge may be this old. Units that came back to a bucket since then are charged all the same,
+# as the bucket may have been emptier than the worker knew.
+KNOWN_LATE_US = 2_000_000
+
+Settle = Callable[[Sequence[Debt], int, str], Awaitable[Sequence[Debt]]]
+
+
+class BreakerStore:
+    """The store behind its breaker, which hears of each call once, however many requests share it."""
+
+    def __init__(self, store: Called, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
+        self.on_failure = on_failure
+        self._store = store
+        self._now_s = now_s
+        self._breaker = Breaker()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store is left alone, but for probes."""
+        return self._breaker.is_open
+
+    def may_be_asked(self) -> bool:
+        """Whether to ask now; while the store is away True permits one probe, which the caller must make."""
+        return not self._breaker.is_open or self._breaker.permits(self._now_s())
+
+    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """One call."""
+        is_probe = self._breaker.is_open
+        try:
+            outcomes = await self._store.take(asks)
+        except PartialFailure:
+            # Some of its servers answer: to leave all of them alone would fail their clients too.
+            self._succeeded()
+            raise
+        except asyncio.CancelledError:
+            # A request that goes away says nothing about the store, but must not hold up the probes.
+            if is_probe:
+                self._breaker.abandoned()
+            raise
+        except Exception as error:
+            self._failed(error)
+            raise
+        self._succeeded()
+        return outcomes
+
+    async def aclose(self) -> None:
+        """Give back connections. What was to be a probe may never have been called."""
+        self._breaker.abandoned()
+        await self._store.aclose()
+
+    def _succeeded(self) -> None:
+        if self._breaker.succeeded(self._now_s()):
+            log.warning("the store answers again")
+
+    def _failed(self, error: Exception) -> None:
+        if self._breaker.failed(self._now_s()):
+            log.warning("the store is away (%s): deciding '%s' until it answers", harmless(error), self.on_failure)
+
+
+class FallbackStore:
+    """Takes charges from the store, or while it is away as its ``on_failure`` says.
+
+    ``calls`` are how the watched store is asked. ``local`` buckets are kept warm: they remember what the store
+    last said of each bucket, so that an outage does not fill anybody's bucket again. They decide by this worker's
+    share of each limit, since ``workers`` others, this one among them, may decide by theirs. What they admitted is
+    charged to the store (``settle``) once it answers again.
+
+    The same goes for requests admitted after a call that was never answered. The call may have charged them too, so
+    they may be charged twice: one refusal too many after a failure is the lesser evil, since otherwise a client that
+    can slow the store down would have every request for free.
+    """
+
+    def __init__(
+        self,
+        store: BreakerStore,
+        calls: Calls,
+        local: MemoryBuckets,
+        workers: Callable[[], int],
+        settle: Settle,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._calls = calls
+        self._local = local
+        self._workers = workers
+        self._settle = settle
+        self._is_local = store.on_failure is OnStoreFailure.LOCAL
+        self._debts = Debts(DEBTS_KEPT)
+        self._name = token_hex(8)
+        self._settling: asyncio.Task[None] | None = None
+        self._settle_from_s = float("-inf")
+        self._now_s = now_s
+
+    async def take(self, ask: TakeRequest) -> TakeReply | None:
+        """The outcome of the ask; None where the store is away and there is no local fallback."""
+        if not self._store.may_be_asked():
+            return self._take_here(ask.charges)
+        try:
+            told = await self._calls.take(ask)
+        except StoreError:  # of which the watched store has heard
+            return self._take_here(ask.charges)
+        if self._is_local:
+            self._local.remember(ask.charges, told.outcome)
+            if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
+                self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
+        return told
+
+    def _take_here(self, charges: Charges) -> TakeReply | None:
+        if not self._is_local:
+            return None
+        shares = shared(charges, self._workers())
+        outcome = self._local.take_now(shares)
+        if outcome.allowed:
+            self._debts.add(charges, shares, outcome)
+        return TakeReply(shares, outcome, None)
+
+    async def _settle_all(self) -> None:
+        """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""
+        debts = self._debts.collect(self._now_us())
+        left: list[Debt] = []
+        try:
+            while debts:
+                some = debts[:SETTLED_AT_ONCE]
+                left += await self._settle(some, self._now_us(), self._name)
+                del debts[:SETTLED_AT_ONCE]
+        except StoreError:
+            pass  # the others would fail as well
+        finally:
+            self._debts.restore((*left, *debts), self._now_us())
+            self._settle_from_s = self._now_s() + (SETTLE_AGAIN_S if left or debts else 0)
+            self._settling = None
+
+    def _now_us(self) -> int:
+        """The clock by which debts are charged."""
+        return self._local.now_us() - KNOWN_LATE_US
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store is left alone, but for probes."""
+        return self._store.is_away
+
+    def invalidate(self) -> None:
+        """Forget the local buckets, because a client's were made full again; debts stay."""
+        self._local.clear()
+
+    async def aclose(self) -> None:
+        """End the calls under way."""
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.gather(self._settling, return_exceptions=True)
+            self._settling = None  # one that was cancelled before it began has not said so
+        await self._calls.aclose()

@@ -1,0 +1,257 @@
+"""What an operator can see and do. Knows nothing of HTTP, tokens or who may do it.
+
+Every change is written to the audit with its actor. ``StoreError`` from any method but ``status`` means
+that the store was not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from shieldmw.core.address import IPNetwork, parse_address, parse_networks
+from shieldmw.core.bucket import Charge, TakeRequest
+from shieldmw.core.client import Client, Identity, IPAddress, address_clients, token_client
+from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
+from shieldmw.core.limits import Limit, aggregate, of_preflights
+from shieldmw.core.mode import ModeChange
+from shieldmw.core.rules import Policy, all_limits
+from shieldmw.core.seats import Capacity
+from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.gate.fleet.deny_watch import DenyWatch
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.gate.limiter.fallback import FallbackStore
+from shieldmw.gate.overload.load_reports import LoadReports
+from shieldmw.gate.seats.seats import Seats
+from shieldmw.settings import Settings
+from shieldmw.store.port import AuditEntry, Store
+
+from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
+
+AUDIT_LENGTH = 1000
+
+# Entries whose time is over make room for new ones, so many at a time.
+SWEPT_AT_ONCE = 100
+
+# Eight groups, the last two as IPv4, and a prefix.
+LONGEST_CIDR = 50
+
+UNKNOWN_ADDRESS = "unknown"
+
+# Looked at and never taken: asks whether the store answers, by the way that requests go.
+_PROBE = Charge(Client("ip", UNKNOWN_ADDRESS, f"ip:{UNKNOWN_ADDRESS}"), Limit("probe", 1, 1, 1), cost=0)
+
+
+class DenyRefusal(StrEnum):
+    """Why a network was not denied."""
+
+    OWN_ADDRESS = "own-address"
+    FULL = "full"
+
+
+class Control:
+    """One worker's side of what operators do. ``invalidate`` drops what this worker remembers of buckets."""
+
+    def __init__(
+        self,
+        store: Store,
+        fallback_store: FallbackStore,
+        mode_watch: ModeWatch,
+        seats: Seats,
+        deny_list: DenyWatch,
+        settings: Settings,
+        invalidate: Callable[[], None],
+        load_reports: LoadReports,
+    ) -> None:
+        self._store = store
+        self._fallback_store = fallback_store
+        self._mode_watch = mode_watch
+        self._seats = seats
+        self._deny_list = deny_list
+        self._settings = settings
+        self._invalidate = invalidate
+        self._load_reports = load_reports
+
+    def now_s(self) -> float:
+        """The clock of the store, Unix seconds."""
+        return self._mode_watch.store_now_s()
+
+    async def status(self) -> Status:
+        """How the fleet stands, the mode freshly read; what this worker knows of it while the store is away."""
+        try:
+            await self._mode_watch.refresh()
+            await self._fallback_store.take(TakeRequest((_PROBE,)))
+            answers = True
+        except StoreError:
+            answers = False
+        return Status(
+            ModeStatus.of(self._mode_watch),
+            self._seat_status(),
+            answers and not self._fallback_store.is_away,
+            shown_settings(self._settings),
+            await self._overload_status(answers),
+        )
+
+    def _seat_status(self) -> SeatStatus:
+        seats, capacity = self._seats, self._seats.capacity()
+        grant = seats.grant
+        if grant is None:
+            return SeatStatus(capacity, seats.guest_share, None, False, seats.ledger.held(), None, None)
+        may_hold = seats.ledger.allotment
+        granted = None if capacity is None else Capacity(may_hold.seats or 0, may_hold.guest_seats or 0)
+        return SeatStatus(capacity, seats.guest_share, granted, True, grant.present, grant.demand, grant.workers)
+
+    async def _overload_status(self, store_answers: bool) -> OverloadStatus:
+        """All workers' load; only this one's where the store does not tell."""
+        setting = self._settings.overload_in_force
+        if store_answers:
+            try:
+                return OverloadStatus(setting, True, await self._load_reports.of_fleet())
+            except StoreError:
+                pass
+        return OverloadStatus(setting, False, self._load_reports.here())
+
+    async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
+        """Change the mode of the fleet; False where it is of another version than expected."""
+        return await self._mode_watch.set(change.with_end(), expected_version)
+
+    async def audit(self, count: int = AUDIT_LENGTH) -> list[AuditEntry]:
+        """The last changes, the newest first."""
+        return await self._store.audit(count)
+
+    # --- the deny list
+
+    async def denied(self) -> list[DenyEntry]:
+        """Every network that is denied now."""
+        return self._in_force(await self._fresh_list())
+
+    async def denied_network(self, network: IPNetwork) -> DenyEntry | None:
+        """The entry of exactly this network."""
+        return next((entry for entry in await self.denied() if entry.network == network), None)
+
+    async def deny(
+        self, network: IPNetwork, for_s: int, *, actor: str, reason: str, own: IPAddress | None, force: bool
+    ) -> DenyEntry | DenyRefusal:
+        """Deny a network at once on every worker; not the operator's ``own`` address, unless forced."""
+        if own is not None and own.version == network.version and own in network and not force:
+            return DenyRefusal.OWN_ADDRESS
+        deny_list = await self._fresh_list()
+        known = any(entry.network == network for entry in deny_list.entries)
+        if not known and len(deny_list.entries) >= MOST_ENTRIES and not await self._sweep(deny_list):
+            return DenyRefusal.FULL
+        entry = DenyEntry(network, self.now_s() + for_s, actor, reason)
+        await self._store.deny(entry)
+        await self._obey()
+        return entry
+
+    async def undeny(self, network: IPNetwork, actor: str) -> bool:
+        """Deny it no longer, at once on every worker; whether it was denied."""
+        if await self.denied_network(network) is None:
+            return False
+        dropped = await self._store.undeny(str(network), actor)
+        await self._obey()
+        return dropped
+
+    async def _fresh_list(self) -> DenyList:
+        """The list as it is now; as it was last known where something else has been put in its place, which the next
+        change replaces."""
+        try:
+            await self._deny_list.refresh()
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            pass
+        return self._deny_list.entries
+
+    def _in_force(self, deny_list: DenyList) -> list[DenyEntry]:
+        now_s = self.now_s()
+        return [entry for entry in deny_list.entries if entry.until_s > now_s]
+
+    async def _sweep(self, deny_list: DenyList) -> int:
+        """Drop entries whose time is over; how many."""
+        in_force = set(self._in_force(deny_list))
+        over = [entry for entry in deny_list.entries if entry not in in_force][:SWEPT_AT_ONCE]
+        for entry in over:
+            await self._store.undeny(str(entry.network), "shieldmw")
+        return len(over)
+
+    async def _obey(self) -> None:
+        """Follow the change here too; it is made, so what fails now is only late."""
+        try:
+            await self._deny_list.refresh()
+        except StoreError:
+            self._deny_list.soon()
+
+    # --- buckets
+
+    async def reset(self, client_text: str, actor: str, reason: str = "") -> tuple[Client, ...]:
+        """Make all buckets of a client full again, on every worker; which clients those were.
+
+        Args:
+            client_text: ``ip:203.0.113.7`` or ``token:alice``.
+            actor: who asks for it.
+            reason: why.
+
+        Raises:
+            ValueError: the text names no client.
+        """
+        settings = self._settings
+        clients = clients_of(client_text, settings.ipv4_prefix, settings.ipv6_prefix)
+        names = limit_names(settings.policy)
+        # Told before it is done: an entry too many is better than a reset that nobody finds in the audit.
+        await self._store.note(AuditEntry(0, actor, f"reset {clients[0]}", "", "full", reason))
+        for client in clients:
+            await self._store.refill(client, names)
+        self._invalidate()
+        return clients
+
+
+def clients_of(text: str, ipv4_prefix: int, ipv6_prefix: int) -> tuple[Client, ...]:
+    """The clients that a text such as ``ip:203.0.113.7`` or ``token:alice`` stands for; an IPv6 site is one too.
+
+    Raises:
+        ValueError: it names none.
+    """
+    kind, _, name = text.partition(":")
+    if kind == "token":
+        return (token_client(Identity(name)),)
+    if kind != "ip":
+        raise ValueError("write it like 'ip:203.0.113.7' or 'token:alice'")
+    address = None if name == UNKNOWN_ADDRESS else _address(name)
+    clients = address_clients(address, ipv4_prefix, ipv6_prefix)
+    return (clients.one,) if clients.site is None else (clients.one, clients.site)
+
+
+def _address(text: str) -> IPAddress:
+    try:
+        ip_address(text)  # parse_address is for headers: it takes ports and brackets too
+        address = parse_address(text)
+    except ValueError:
+        address = None
+    if address is None:
+        raise ValueError(f"'{text[:60]}' is not an address: write it like 'ip:203.0.113.7'")
+    return address
+
+
+def network_of(text: str) -> IPNetwork:
+    """The network that a CIDR or a bare address spells; IPv4 mapped into IPv6 is the IPv4 network.
+
+    Raises:
+        ValueError: it is none, or has bits set beyond its prefix.
+    """
+    networks = parse_networks(text) if len(text) <= LONGEST_CIDR and "%" not in text else ()
+    if len(networks) != 1:
+        raise ValueError("not a CIDR: write it like 203.0.113.0/24 or 2001:db8::/32")
+    network = networks[0]
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
+def limit_names(policy: Policy) -> tuple[str, ...]:
+    """Every name under which a client may have a bucket, those that an IPv6 site shares included."""
+    of_rules = (of_preflights(limit) for rule in policy.rules for limit in rule.limits)
+    limits = (*all_limits(policy), *policy.preflight, *of_rules)
+    return tuple(dict.fromkeys(name for limit in limits for name in (limit.name, aggregate(limit).name)))

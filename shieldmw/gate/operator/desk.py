@@ -1,0 +1,65 @@
+"""What an operator needs of the fleet in a process that is no worker: it decides no request and holds no seat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shieldmw.core.seats import COHORTS, Capacity, Grant, Report
+from shieldmw.gate.fleet.deny_watch import DenyWatch
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.limiter.fallback import FallbackStore
+from shieldmw.gate.seats.seats import LEAST_S, Seats
+from shieldmw.store.port import SeatRegister
+
+from .control import Control
+
+# How old the numbers of seats in the status may be. One such call a second is nothing to the store, however many
+# workers report to it.
+LOOK_S = 1.0
+
+
+class OnlookersGrants:
+    """How the fleet stands, for a process that holds no seats: nothing is reported, so it is not counted."""
+
+    def __init__(self, register: SeatRegister, store_now_s: Callable[[], float]) -> None:
+        self._register = register
+        self._store_now_s = store_now_s
+
+    async def seats(self, _report: Report, _capacity: Capacity) -> Grant:
+        """How the fleet stands; none of the seats are granted."""
+        fleet = await self._register.fleet(self._store_now_s())
+        return Grant(0, 0, COHORTS, COHORTS, fleet.workers, fleet.present, fleet.demand)
+
+    async def release_seats(self, _worker: str) -> None:
+        """There are none."""
+
+
+class Desk:
+    """Follows the switch, the deny list and the seats for ``control``. ``start`` it before control is asked."""
+
+    def __init__(
+        self, control: Control, mode_watch: ModeWatch, deny_list: DenyWatch, seats: Seats, fallback_store: FallbackStore
+    ) -> None:
+        self.control = control
+        self._fallback_store = fallback_store
+        self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
+        self._mode_watch = mode_watch
+        self._deny_list = deny_list
+
+    async def start(self) -> None:
+        """Read all of it and keep it fresh. Never fails because the store is away."""
+        await self._mode_watch.start()
+        await self._deny_list.start()
+        await self._look.start(first_s=1.0)
+
+    def soon(self) -> None:
+        """The mode has changed, and with it the number of seats."""
+        self._look.soon()
+
+    async def stop(self) -> None:
+        """Keep nothing fresh any longer, and give back the connections."""
+        await self._look.stop()
+        await self._deny_list.stop()
+        await self._mode_watch.stop()
+        await self._fallback_store.aclose()

@@ -1,0 +1,113 @@
+"""How the fleet stands, as an operator is told: plain values, and settings as text without their secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from pydantic import SecretStr
+
+from shieldmw.core.address import UNIX_PEER, Networks
+from shieldmw.core.load import WorkerLoad
+from shieldmw.core.mode import Mode
+from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Rule
+from shieldmw.core.seats import Audience, Capacity
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.settings import Settings
+from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
+
+MASK = "********"
+
+
+@dataclass(frozen=True, slots=True)
+class ModeStatus:
+    """The mode in force on this worker. Times are Unix seconds by the clock of the store, ``now_s`` is that clock."""
+
+    mode: Mode
+    version: int
+    now_s: float
+    since_s: float | None
+    until_s: float | None
+    actor: str
+    reason: str
+
+    @classmethod
+    def of(cls, mode_watch: ModeWatch) -> ModeStatus:
+        """As a switch knows it."""
+        state = mode_watch.state
+        since_s = state.since_s if state.version else None
+        now_s = mode_watch.store_now_s()
+        return cls(mode_watch.mode, state.version, now_s, since_s, state.until_s, state.actor, state.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class SeatStatus:
+    """Seats of the mode in force. ``capacity`` None means no limit.
+
+    ``present``, ``demand`` and ``workers`` are those of the whole fleet where ``fleet_wide``, a few seconds
+    old; else ``present`` is this worker's, and the others are not known. ``granted`` is what this worker
+    may hold.
+    """
+
+    capacity: Capacity | None
+    guest_share: float
+    granted: Capacity | None
+    fleet_wide: bool
+    present: Audience
+    demand: Audience | None
+    workers: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadStatus:
+    """How the workers' apps stand, a few seconds ago. ``setting``: ``on``, ``shadow`` or ``off``, as in force here.
+
+    ``workers`` are those of the whole fleet where ``fleet_wide``, else only the one that is asked.
+    """
+
+    setting: Literal["on", "shadow", "off"]
+    fleet_wide: bool
+    workers: Sequence[WorkerLoad]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it. ``settings`` holds the text of each variable, None where it is unset."""
+
+    mode: ModeStatus
+    seats: SeatStatus
+    store_is_up: bool
+    settings: Mapping[str, str | None]
+    overload: OverloadStatus
+
+
+def shown_settings(settings: Settings) -> dict[str, str | None]:
+    """All settings as their variables would be written, secrets masked."""
+    return {variable(name): _shown(name, getattr(settings, name)) for name in type(settings).model_fields}
+
+
+def _shown(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if name in SECRET_FIELDS or isinstance(value, SecretStr) or str(value).startswith("-----"):
+        return MASK
+    if name in URLS_WITH_SECRETS:
+        return masked_url(str(value))
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    match value:
+        case Networks():
+            words = [str(network) for network in value.networks]
+            return ",".join([*words, UNIX_PEER] if value.unix else words)
+        case tuple():
+            return ",".join(_text(item) for item in value)
+        case bool():
+            return str(value).lower()
+        case PathPattern() | Rule():
+            return value.text if isinstance(value, PathPattern) else value.name
+    return str(value.value if isinstance(value, Enum) else value)

@@ -1,0 +1,1 @@
+"""Seats: who may hold a live stream, who waits, who must leave."""

@@ -1,0 +1,261 @@
+"""The live room: grants seats with tickets, and places in the waiting room. No I/O on a request's way."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2b
+from math import inf
+from random import random
+from secrets import token_bytes, token_hex
+
+from shieldmw.core.bounds import LONGEST_PATH
+from shieldmw.core.client import Identity, IPAddress, ListenerClass, charged_client
+from shieldmw.core.decision import Decision
+from shieldmw.core.facts import Facts
+from shieldmw.core.table import BoundedCache
+from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
+from shieldmw.core.waiting import EMPTY, QueuePosition, place
+from shieldmw.gate.auth.identity import GUEST, Verified
+from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.store.port import Store
+
+from .ledger import Seat
+from .seats import Seats
+from .stream_caps import NO_CAPS, ClientStreams, StreamCaps
+from .takeover import Takeovers, ticket_of
+
+# Numbers of the waiting room are leased in blocks, so that a crowd costs a call a second, not one each. Blocks
+# are small while few come, since unused numbers are called in vain.
+SMALLEST_BLOCK = 8
+
+# Numbers given here to members who have no seat yet: a member who asks without its paper gets the same one again.
+NUMBERS_KEPT = 65_536
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A seat that was given, and the ticket to come back with."""
+
+    seat: Seat
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """No seat: for members a place in the waiting room and the number to show there.
+
+    ``too_many``: the client has all the streams that it may have. ``is_due``: the fleet has a seat, and this worker
+    will have it soon. ``is_vacating``: the client's own response that it replaces takes a moment to end.
+    """
+
+    place: QueuePosition | None = None
+    signed_ticket: str | None = None
+    too_many: bool = False
+    is_due: bool = False
+    is_vacating: bool = False
+
+
+class Admission:
+    """Admits listeners in their order of priority, and numbers the members who must wait.
+
+    A seat belongs to the client that is charged: a member's to its subject, a guest's to its address, of which
+    ``prefixes`` (IPv4, IPv6) count.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        seats: Seats,
+        event: str,
+        *,
+        caps: StreamCaps = NO_CAPS,
+        prefixes: tuple[int, int] = (32, 64),
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.seats = seats
+        self.takeovers = Takeovers(store, seats)
+        self.streams = ClientStreams(store, seats, caps, self.takeovers)
+        self._prefixes = prefixes
+        self._store = store
+        self._event = event
+        self._now_s = now_s
+        self._signer = Signer(token_bytes(32), event)
+        self._secret: bytes | None = None
+        self._numbers: deque[int] = deque()
+        self._given: BoundedCache[str, Number] = BoundedCache(NUMBERS_KEPT)
+        self._queue = EMPTY
+        self._calls_per_s = 0.0
+        self._asked: set[str] = set()
+        self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
+
+    def enter(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
+    ) -> Entry | TurnedAway:
+        """A seat for the client, if there is one; ``proof`` is the verified credential."""
+        now_s = self._now_s()
+        who = self._who(decision.identity, decision.address)
+        client = self._signer.client_digest(who)
+        number = self._number(facts.signed_ticket, client, now_s)
+        called = number is not None and number <= self._queue.called
+        ticket = self._ticket(facts.signed_ticket, client, decision.listener_class, now_s, number if called else None)
+        live = ticket.until_s > 0
+        # One connection for each live path: a player and a chat in one browser show the same ticket.
+        path, now_ms = _digest(facts.route_path[:LONGEST_PATH]), self.seats.now_ms()
+        # Of an address the newest streams go, but not one that has returned: a worker may hear of the return before it
+        # hears that the older stream has ended.
+        began_ms = 0 if live and decision.identity is None else now_ms
+        seat = Seat(
+            *(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave),
+            *(path, now_ms if live or called else 0, int(client[:16], 16), began_ms),
+            *(decision.address, proof.api_key, _ends_s(proof)),
+        )
+        going = self.streams.making_room(seat, live=live)
+        if going is None:
+            return TurnedAway(too_many=True)
+        if not (live or called or going) and self._must_wait(decision):
+            self.seats.turned_away(decision.listener_class, seat.client)
+            return self._wait(number, client, now_s)
+        if self.seats.admit(seat, live=live or called, listener=seat.client, instead_of=going):
+            return self._seated(seat, client, now_s)
+        if self.seats.ledger.is_vacating(seat.client):
+            return TurnedAway(is_vacating=True)
+        is_due = self.seats.is_due(decision.listener_class)
+        if decision.listener_class is ListenerClass.GUEST or is_due:
+            return TurnedAway(is_due=is_due)
+        return self._wait(number, client, now_s)
+
+    def is_ours(self, signed_ticket: str) -> bool:
+        """Whether a paper is one that we signed and that is still good, whoever shows it."""
+        now_s = self._now_s()
+        return (
+            self._signer.read_ticket(signed_ticket, now_s) or self._signer.read_number(signed_ticket, now_s)
+        ) is not None
+
+    def is_returning(self, signed_ticket: str, identity: Identity | None, address: IPAddress | None) -> bool:
+        """Whether a paper is a ticket of the client that shows it, and still good."""
+        shown = self._signer.read_ticket(signed_ticket, self._now_s())
+        return shown is not None and shown.client == self._signer.client_digest(self._who(identity, address))
+
+    def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
+        """Give the seat, and tell the other workers of it."""
+        self.streams.came(seat)
+        if seat.back_ms:
+            self.takeovers.spent.spend(seat.ticket_id)
+            self.takeovers.came_back(seat)
+        self._given.drop(client)
+        renewed = Ticket(seat.ticket_id, client, seat.listener_class, int(now_s) + TICKET_S)
+        return Entry(seat, self._signer.sign_ticket(renewed))
+
+    def _who(self, identity: Identity | None, address: IPAddress | None) -> str:
+        """The client that owns the seat: the one that is charged."""
+        return str(charged_client(identity, address, *self._prefixes))
+
+    def _ticket(
+        self, signed_ticket: str | None, client: str, listener_class: ListenerClass, now_s: float, called: int | None
+    ) -> Ticket:
+        """The ticket that was shown, if it is this client's; otherwise a new one with ``until_s`` 0.
+
+        A number that was ``called`` becomes the ticket: it has one stream, whichever workers it is shown to.
+        """
+        shown = None if signed_ticket is None else self._signer.read_ticket(signed_ticket, now_s)
+        if shown is not None and shown.client == client and shown.listener_class is listener_class:
+            return shown
+        id_ = token_hex(8) if called is None else ticket_of(called, client)
+        return Ticket(id_, client, listener_class, 0)
+
+    def renewed(self, signed_ticket: str, decision: Decision) -> str | None:
+        """A new ticket for the one shown with another request, once half of its life is over.
+
+        Only for its own client, and only while a stream with it is here: without it a listener who stays for longer
+        than a ticket lives would return as a stranger.
+        """
+        now_s = self._now_s()
+        shown = self._signer.read_ticket(signed_ticket, now_s)
+        if shown is None or shown.until_s - now_s >= TICKET_S / 2 or not self.seats.ledger.is_live(shown.id):
+            return None
+        client = self._signer.client_digest(self._who(decision.identity, decision.address))
+        if shown.client != client or shown.listener_class is not decision.listener_class:
+            return None
+        return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))
+
+    def _number(self, signed_ticket: str | None, client: str, now_s: float) -> int | None:
+        """The client's number: as shown, or as given here before; None once it has led to a seat."""
+        shown = None if signed_ticket is None else self._signer.read_number(signed_ticket, now_s)
+        if shown is None or shown.client != client:
+            shown = self._given.get(client)
+        if shown is None or shown.until_s <= now_s or ticket_of(shown.number, client) in self.takeovers.spent:
+            return None
+        return shown.number
+
+    def _must_wait(self, decision: Decision) -> bool:
+        """Whether other members were here first: more of them wait than seats are free."""
+        waiting = self._queue.given - self._queue.called
+        return decision.listener_class is ListenerClass.MEMBER and waiting > self.seats.free()
+
+    def _wait(self, number: int | None, client: str, now_s: float) -> TurnedAway:
+        if number is None and (number := self._next_number(client)) is None:
+            return TurnedAway()
+        stands = place(number, self._queue.called, self._calls_per_s, random())
+        given = Number(number, client, int(now_s + max(NUMBER_S, 3 * stands.poll_s)))
+        self._given.put(client, given)
+        return TurnedAway(stands, self._signer.sign_number(given))
+
+    def _next_number(self, client: str) -> int | None:
+        """A number of our block; None where it is used up, until the next one is leased."""
+        self._refresher.soon()
+        self._asked.add(client)
+        numbers, queue = self._numbers, self._queue
+        while numbers and numbers[0] <= queue.called < queue.given:
+            numbers.popleft()  # called in vain: a member who had it would come before those who wait
+        return numbers.popleft() if numbers else None
+
+    async def refresh(self) -> None:
+        """Learn the secret that papers are signed with, lease numbers, and call as many as seats are free."""
+        secret = await self._store.secret()
+        if secret != self._secret:
+            self._secret, self._signer = secret, Signer(secret, self._event)
+        if self.seats.capacity() is None:
+            return
+        give, was = self._numbers_to_lease(), self._queue.called
+        self._queue = await self._store.queue(give, self.seats.free(), self._queue)
+        self._calls_per_s += 0.2 * ((self._queue.called - was) / POLL_S - self._calls_per_s)
+        self._numbers.extend(range(self._queue.first, self._queue.first + give))
+
+    def _numbers_to_lease(self) -> int:
+        """Twice what the last second asked for, once half of that is gone.
+
+        None while no member asks: the next one would have to wait until unused numbers were called.
+        """
+        asked, self._asked = len(self._asked), set()
+        wanted = max(SMALLEST_BLOCK, 2 * asked)
+        if not asked or 2 * len(self._numbers) > wanted:
+            return 0
+        return wanted - len(self._numbers)
+
+    async def start(self) -> None:
+        """Keep the queue fresh."""
+        await self._refresher.start(first_s=1.0)
+        await self.takeovers.start()
+        await self.streams.start()
+
+    async def stop(self) -> None:
+        """Keep it fresh no longer."""
+        await self.streams.stop()
+        await self.takeovers.stop()
+        await self._refresher.stop()
+
+
+@lru_cache(maxsize=256)  # listeners of one path share the text
+def _digest(path: str) -> str:
+    return blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+
+
+def _ends_s(proof: Verified) -> float:
+    """The end of a credential (Unix time). API keys have none, nor have guests and members that the host app names."""
+    return inf if proof.identity is None or proof.api_key is not None else proof.until_s

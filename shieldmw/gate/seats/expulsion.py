@@ -1,0 +1,71 @@
+"""Ends the streams of those who may no longer be here: a network that is denied, a key revoked, a credential over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from shieldmw.core.decision import Reason
+from shieldmw.gate.auth.api_keys import ApiKeys
+from shieldmw.gate.auth.identity import Identifier
+from shieldmw.gate.fleet.deny_watch import DenyWatch
+from shieldmw.gate.fleet.refresher import Refresher
+
+from .ledger import Seat
+from .seats import Seats
+
+# What it looks at is itself a second old at most.
+EVERY_S = 0.5
+
+# Seats that are looked at in one go: about a millisecond, then other requests have their turn.
+SEATS_AT_ONCE = 1000
+
+
+class Expulsion:
+    """Looks for credentials that are over twice a second, and at every seat where the deny list or the keys changed."""
+
+    def __init__(
+        self,
+        seats: Seats,
+        deny_list: DenyWatch,
+        identifier: Identifier,
+        api_keys: ApiKeys,
+        *,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._seats = seats
+        self._deny_list = deny_list
+        self._identifier = identifier
+        self._api_keys = api_keys
+        self._now_s = now_s
+        self._seen: tuple[object, object] = (deny_list.entries, identifier.epoch)
+        self._refresher = Refresher("expulsion", self.refresh, interval_s=EVERY_S, least_s=EVERY_S / 2)
+
+    async def refresh(self) -> None:
+        """End what must end now."""
+        self._seats.evict(self._seats.ledger.ended(self._now_s()), Reason.CREDENTIAL_ENDED)
+        now = (self._deny_list.entries, self._identifier.epoch)
+        if all(new is old for new, old in zip(now, self._seen, strict=True)):
+            return
+        everybody = list(self._seats.ledger)
+        for start in range(0, len(everybody), SEATS_AT_ONCE):
+            some = everybody[start : start + SEATS_AT_ONCE]
+            self._seats.evict([seat for seat in some if self._is_denied(seat)], Reason.DENY_LIST)
+            self._seats.evict([seat for seat in some if self._is_revoked(seat)], Reason.CREDENTIAL_ENDED)
+            await asyncio.sleep(0)
+        self._seen = now
+
+    def _is_denied(self, seat: Seat) -> bool:
+        return self._deny_list.left_s(seat.address) > 0
+
+    def _is_revoked(self, seat: Seat) -> bool:
+        return seat.api_key is not None and not self._api_keys.is_in_force(seat.api_key)
+
+    async def start(self) -> None:
+        """Begin to look."""
+        await self._refresher.start(first_s=1.0)
+
+    async def stop(self) -> None:
+        """Look no more."""
+        await self._refresher.stop()

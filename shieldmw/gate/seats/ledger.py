@@ -1,0 +1,311 @@
+"""The listeners of this worker: who has a seat, and who must leave first. No I/O, no clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil, inf, isfinite
+from typing import TypeVar
+
+from shieldmw.core.client import IPAddress, ListenerClass
+from shieldmw.core.decision import Reason
+from shieldmw.core.seats import COHORTS, Audience, Grant
+
+K = TypeVar("K")
+
+# A cut empties the seats that must go in ten steps, one each second: an audience that all leaves at
+# once would come back at once.
+CUT_STEPS = 10
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """One live stream. ``leave`` is called when its listener must go, after ``why`` was set to the reason; None where
+    nobody is ever made to (a dry run).
+
+    A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when its listener came back with the ticket,
+    by the clock of the store; 0 for a stream with which the ticket began, which all others came after. ``client``
+    stands for the client that is charged (0 for none), ``began_ms`` is when its stream began, by the same clock;
+    0 for a guest who came back with a ticket. ``address``, ``api_key`` (the digest of the key that proved a member)
+    and ``until_s`` (when the credential ends, Unix time) say when the listener may no longer be here. ``is_slow``: the
+    response must not be cut at once, and may use the time of a goodbye to finish. ``turn`` is set
+    once the response that still runs on this seat has ended; None where the seat was empty.
+    """
+
+    listener_class: ListenerClass
+    cohort: int
+    ticket_id: str
+    leave: Callable[[], None] | None
+    path: str = ""
+    back_ms: int = 0
+    client: int = 0
+    began_ms: int = 0
+    address: IPAddress | None = None
+    api_key: str | None = None
+    until_s: float = inf
+    why: Reason = Reason.NO_SEAT
+    is_slow: bool = False
+    turn: asyncio.Event | None = None
+    predecessor: Seat | None = None
+    successor: Seat | None = None
+
+
+@dataclass(slots=True)
+class Allotment:
+    """What this worker may hold now. ``seats`` None means no limit at all."""
+
+    seats: int | None = None
+    guest_seats: int | None = None
+    member_level: int = COHORTS
+    guest_level: int = COHORTS
+
+    @classmethod
+    def of(cls, grant: Grant) -> Allotment:
+        """What a grant allows."""
+        return cls(grant.seats, grant.guest_seats, grant.member_level, grant.guest_level)
+
+
+class _Rows:
+    """The seats of one class by cohort: to find one of the highest cohort costs the same however many there are."""
+
+    __slots__ = ("_highest", "_rows", "count")
+
+    def __init__(self) -> None:
+        self._rows: tuple[set[Seat], ...] = tuple(set() for _ in range(COHORTS))
+        self._highest = 0
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Seat]:
+        return (seat for row in self._rows for seat in row)
+
+    def __contains__(self, seat: Seat) -> bool:
+        return seat in self._rows[seat.cohort]
+
+    def add(self, seat: Seat) -> None:
+        """Put in a seat that is not here."""
+        self._rows[seat.cohort].add(seat)
+        self._highest = max(self._highest, seat.cohort)
+        self.count += 1
+
+    def remove(self, seat: Seat) -> None:
+        """Take out a seat that is here."""
+        self._rows[seat.cohort].remove(seat)
+        self.count -= 1
+
+    def highest(self) -> Seat | None:
+        """One of the highest cohort that has any: the first to leave."""
+        while self._highest and not self._rows[self._highest]:
+            self._highest -= 1
+        return next(iter(self._rows[self._highest]), None)
+
+
+@dataclass(slots=True)
+class SeatLedger:
+    """Seats the worker has given, by class, and the order of favour:
+
+    host, live member, new member, live guest, new guest. Live is who shows a ticket. ``on_release`` is told of
+    each stream that has ended or must.
+
+    A listener that is told to leave has no place in that order any more, but its response still runs: the seat is in
+    use until ``release``. The next one that is given it waits for its ``turn``, so no more responses run than there
+    are seats.
+    """
+
+    allotment: Allotment = field(default_factory=Allotment)
+    on_release: Callable[[Seat], None] = lambda seat: None
+    _seats: dict[ListenerClass, _Rows] = field(default_factory=lambda: {name: _Rows() for name in ListenerClass})
+    _leaving: dict[ListenerClass, dict[Seat, None]] = field(
+        default_factory=lambda: {name: {} for name in ListenerClass}
+    )
+    _tickets: dict[str, tuple[Seat, ...]] = field(default_factory=dict)
+    _clients: dict[int, tuple[Seat, ...]] = field(default_factory=dict)
+    _ends: dict[int, set[Seat]] = field(default_factory=dict)
+    _vacating: Counter[int] = field(default_factory=Counter)
+    _at_cut: int = 0
+
+    def __iter__(self) -> Iterator[Seat]:
+        return (seat for seats in self._seats.values() for seat in seats)
+
+    def __contains__(self, seat: Seat) -> bool:
+        return seat in self._seats[seat.listener_class]
+
+    def present(self) -> Audience:
+        """How many are here, without those who are told to leave."""
+        seats = self._seats
+        return Audience(*(seats[name].count for name in ListenerClass))
+
+    def held(self) -> Audience:
+        """How many seats are in use: those of whoever is here, and those that nobody has been given yet
+        of whoever is leaving."""
+        leaving = self._leaving
+        return self.present() + Audience(*(len(leaving[name]) for name in ListenerClass))
+
+    def is_live(self, ticket_id: str) -> bool:
+        """Whether a stream with this ticket is here now, on any path."""
+        return ticket_id in self._tickets
+
+    def find(self, ticket_id: str, path: str) -> Seat | None:
+        """The stream with this ticket on this path, if it is here."""
+        return next((seat for seat in self._tickets.get(ticket_id, ()) if seat.path == path), None)
+
+    def streams_of(self, client: int) -> tuple[Seat, ...]:
+        """The streams of a client that are here, in the order in which they were admitted."""
+        return self._clients.get(client, ())
+
+    def clients(self) -> list[int]:
+        """Every client who has a stream here."""
+        return list(self._clients)
+
+    def ended(self, now_s: float) -> list[Seat]:
+        """The seats whose credential has ended, whole seconds later at most."""
+        return [seat for end_s in [end_s for end_s in self._ends if end_s <= now_s] for seat in self._ends[end_s]]
+
+    def admit(self, seat: Seat, *, live: bool, instead_of: Sequence[Seat] = ()) -> bool:
+        """Give a seat, taking one from a lower class where none is free. False: there is none.
+
+        The older stream of a ticket, and those ``instead_of`` which it comes, leave for it: their seat passes on.
+        Where a response still runs on the seat, its ``turn`` is to be waited for.
+        """
+        old = self.find(seat.ticket_id, seat.path) if live else None
+        going = instead_of if old is None or old in instead_of else (*instead_of, old)
+        for other in going:
+            self.evict(other, Reason.REPLACED)
+        is_full = self.allotment.seats is not None and self.held().total >= self.allotment.seats
+        if is_full and self.is_vacating(seat.client):
+            return False
+        if not going and not self._fits(seat, live=live):
+            return False
+        if is_full:
+            self._hand_over(seat)
+        self._seats[seat.listener_class].add(seat)
+        self._tickets[seat.ticket_id] = (*self._tickets.get(seat.ticket_id, ()), seat)
+        if seat.client:
+            self._clients[seat.client] = (*self._clients.get(seat.client, ()), seat)
+        if isfinite(seat.until_s):
+            self._ends.setdefault(ceil(seat.until_s), set()).add(seat)
+        return True
+
+    def is_vacating(self, client: int) -> bool:
+        """Whether a response of the client itself takes a moment to end. It had better come back then than wait here:
+        a client that asks again and again would have one response after the other.
+        """
+        return client in self._vacating
+
+    def _hand_over(self, seat: Seat) -> None:
+        """Give the seat of someone who is leaving: of those who were told first, guests before members."""
+        for leaving in reversed(self._leaving.values()):
+            if leaving:
+                old = next(iter(leaving))
+                del leaving[old]
+                old.successor, seat.predecessor, seat.turn = seat, old, asyncio.Event()
+                return
+
+    def release(self, seat: Seat) -> None:
+        """The response has ended, or was given up before its turn."""
+        if seat in self:
+            self._remove(seat)
+        self._leaving[seat.listener_class].pop(seat, None)
+        if seat.is_slow and seat.client:
+            seat.is_slow = False
+            self._vacating[seat.client] -= 1
+            if not self._vacating[seat.client]:
+                del self._vacating[seat.client]
+        before, after = seat.predecessor, seat.successor
+        seat.predecessor = seat.successor = None
+        if before is not None:
+            before.successor = after  # it still runs: whoever waited behind this one waits for it
+        if after is not None:
+            after.predecessor = before
+            if before is None and after.turn is not None:
+                after.turn.set()
+        elif before is not None:
+            self._leaving[before.listener_class][before] = None
+
+    def _remove(self, seat: Seat) -> None:
+        self._seats[seat.listener_class].remove(seat)
+        _leave_out(self._tickets, seat.ticket_id, seat)
+        if seat.client:
+            _leave_out(self._clients, seat.client, seat)
+        if isfinite(seat.until_s):
+            ending = self._ends[ceil(seat.until_s)]
+            ending.remove(seat)
+            if not ending:
+                del self._ends[ceil(seat.until_s)]
+        self.on_release(seat)
+
+    def evict(self, seat: Seat, why: Reason = Reason.NO_SEAT) -> bool:
+        """Tell a listener to leave, and why; the seat is in use until its response has ended. False: was not here."""
+        if seat not in self:
+            return False
+        self._remove(seat)
+        seat.why = why
+        if seat.leave is not None:
+            self._leaving[seat.listener_class][seat] = None
+            seat.leave()
+            if seat.is_slow and seat.client:
+                self._vacating[seat.client] += 1
+        return True
+
+    def evict_all(self, why: Reason) -> int:
+        """Take every seat back; how many there were."""
+        return sum([self.evict(seat, why) for seat in list(self)])
+
+    def _fits(self, seat: Seat, *, live: bool) -> bool:
+        allotment = self.allotment
+        here = self.present()
+        if seat.listener_class is ListenerClass.GUEST:
+            if allotment.guest_seats is not None and here.guests >= allotment.guest_seats:
+                return False
+            free = allotment.seats is None or here.total < allotment.seats
+            return free and (live or seat.cohort < allotment.guest_level)
+        if allotment.seats is None or here.total < allotment.seats:
+            member = seat.listener_class is ListenerClass.MEMBER
+            return not member or live or here.guests > 0 or seat.cohort < allotment.member_level
+        return self._displace(seat.listener_class)
+
+    def _displace(self, by: ListenerClass) -> bool:
+        """Evict one listener of the lowest class below ``by``."""
+        lower = (ListenerClass.GUEST, ListenerClass.MEMBER)[: 2 if by is ListenerClass.HOST else 1]
+        for name in lower:
+            if (seat := self._seats[name].highest()) is not None:
+                return self.evict(seat)
+        return False
+
+    def surplus(self) -> tuple[int, int]:
+        """How many guests and how many members are here beyond the allotment."""
+        allotment, here = self.allotment, self.present()
+        over = 0 if allotment.seats is None else max(0, here.total - allotment.seats)
+        over_guests = 0 if allotment.guest_seats is None else max(0, here.guests - allotment.guest_seats)
+        guests = max(over_guests, min(over, here.guests))
+        return guests, min(here.members, max(0, over - guests))
+
+    def shrink(self) -> dict[ListenerClass, int]:
+        """One second's step of a cut: evict guests, then members, highest cohorts first."""
+        guests, members = self.surplus()
+        if not guests and not members:
+            self._at_cut = 0
+            return {}
+        here = self.present()
+        # A deeper cut in the middle of one, when members must go as well, makes longer steps.
+        self._at_cut = max(self._at_cut, here.guests + (here.members if members else 0))
+        step = ceil(self._at_cut / CUT_STEPS)
+        evicted_guests = self._evict_some(ListenerClass.GUEST, min(guests, step))
+        evicted_members = self._evict_some(ListenerClass.MEMBER, min(members, step - evicted_guests))
+        return {ListenerClass.GUEST: evicted_guests, ListenerClass.MEMBER: evicted_members}
+
+    def _evict_some(self, name: ListenerClass, count: int) -> int:
+        evicted = 0
+        while evicted < count and (seat := self._seats[name].highest()) is not None:
+            evicted += self.evict(seat)
+        return evicted
+
+
+def _leave_out(streams: dict[K, tuple[Seat, ...]], key: K, seat: Seat) -> None:
+    """All streams under a key but this one."""
+    others = tuple([other for other in streams[key] if other is not seat])
+    if others:
+        streams[key] = others
+    else:
+        del streams[key]

@@ -1,0 +1,384 @@
+"""Seats of this worker: admitted without a call, granted by the fleet in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from math import floor
+from secrets import token_hex
+
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.decision import Reason
+from shieldmw.core.mode import Mode
+from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
+from shieldmw.gate.events import Evicted, Observer
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.settings import Settings
+from shieldmw.store.port import SeatGrants
+
+from .ledger import Allotment, Seat, SeatLedger
+
+log = logging.getLogger(__name__)
+
+RENEW_S = 5.0
+
+# How soon a worker may ask again when it has turned somebody away, where the fleet is small. Together the workers ask
+# at most so often a second: each call costs Redis half a millisecond where there are 200 of them.
+LEAST_S = 0.2
+FLEET_PER_S = 100
+
+# How many may wait here for the fleet's answer at a time.
+MOST_ASKING = 4096
+
+STEP_S = 1.0
+
+# Where there is no limit workers report all the same, so that the fleet is counted.
+UNLIMITED = Capacity(2**31, 2**31)
+
+
+@dataclass(frozen=True, slots=True)
+class SeatPlan:
+    """Capacity as it is configured; 0 seats for no limit."""
+
+    capacity: int
+    emergency_capacity: int
+    emergency_guest_share: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> SeatPlan:
+        """As the settings have it."""
+        return cls(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Who was turned away lately, as demand: distinct listeners of this and of the last round."""
+
+    now: dict[ListenerClass, set[int]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
+    last: dict[ListenerClass, set[int]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
+
+    MOST = 65_536
+
+    def add(self, name: ListenerClass, listener: int) -> None:
+        if len(self.now[name]) < self.MOST:
+            self.now[name].add(listener)
+            self.last[name].discard(listener)  # disjoint, so that counting costs the same however many there are
+
+    def drop(self, name: ListenerClass, listener: int) -> None:
+        self.now[name].discard(listener)
+        self.last[name].discard(listener)
+
+    def turn(self) -> None:
+        self.last, self.now = self.now, {name: set() for name in ListenerClass}
+
+    def count(self) -> Audience:
+        return Audience(*(len(self.now[name]) + len(self.last[name]) for name in ListenerClass))
+
+
+class Seats:
+    """Gives and takes seats on live paths, in both modes.
+
+    Observers are told how many listeners had to leave.
+    """
+
+    def __init__(
+        self,
+        register: SeatGrants,
+        mode_watch: ModeWatch,
+        plan: SeatPlan,
+        *,
+        observers: Sequence[Observer] = (),
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.worker = token_hex(8)
+        self.ledger = SeatLedger()
+        self._register = register
+        self._mode_watch = mode_watch
+        self._plan = plan
+        self._observers = tuple(observers)
+        self._now_s = now_s
+        self._waiting = _Waiting()
+        self._asking: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
+        self._in_vain = False
+        self._told = Audience()
+        self._began_s = now_s()
+        self._now_ms = 0
+        self._grant: Grant | None = None
+        self._workers = 1
+        self._reported = False
+        self._granted_for: Capacity | None = None
+        self._lease_until_s = 0.0
+        self._turned_s = 0.0
+        self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
+        self._stepper: asyncio.Task[None] | None = None
+        self._giving_back: asyncio.Task[None] | None = None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this worker is about to end: nobody may come any more."""
+        return self._giving_back is not None
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the fleet last granted, and how it stands; None where nothing was ever granted."""
+        return self._grant
+
+    @property
+    def workers(self) -> int:
+        """How many workers the fleet was last known to have, this one among them."""
+        return self._workers
+
+    def capacity(self) -> Capacity | None:
+        """The seats of the fleet in the mode in force; None for no limit."""
+        plan, state = self._plan, self._mode_watch.state
+        if self._mode_watch.mode is Mode.NORMAL:
+            return Capacity(plan.capacity, plan.capacity) if plan.capacity else None
+        seats = plan.emergency_capacity if state.capacity is None else state.capacity
+        return Capacity(seats, floor(seats * self.guest_share + 1e-9)) if seats else None
+
+    @property
+    def guest_share(self) -> float:
+        """The part of the seats that guests may hold in the mode in force."""
+        if self._mode_watch.mode is Mode.NORMAL:
+            return 1.0
+        share = self._mode_watch.state.guest_share
+        return self._plan.emergency_guest_share if share is None else share
+
+    def pace_s(self, least_s: float) -> float:
+        """The least time between what this worker tells: ``least_s``, or more where many others do the same."""
+        return min(RENEW_S - 1, max(least_s, self._workers / FLEET_PER_S))
+
+    def now_ms(self) -> int:
+        """The clock of the store, on which all workers agree who came first.
+
+        It is known only as well as answers are quick. Where it seems to go back by less than a second it stands still:
+        of two streams that each come later than what the other's worker was told, both would end.
+        """
+        now_ms = int(self._mode_watch.store_now_s() * 1000)
+        if not 0 < self._now_ms - now_ms < 1000:
+            self._now_ms = now_ms
+        return self._now_ms
+
+    def admit(self, seat: Seat, *, live: bool, listener: int, instead_of: Sequence[Seat] = ()) -> bool:
+        """Give a seat without any I/O; a listener who gets none counts as demand.
+
+        ``instead_of``: streams of the same client that leave for it.
+        """
+        self._allot()
+        if self.ledger.admit(seat, live=live, instead_of=instead_of):
+            self._waiting.drop(seat.listener_class, listener)
+            return True
+        self.turned_away(seat.listener_class, listener)
+        return False
+
+    def turned_away(self, name: ListenerClass, listener: int) -> None:
+        """A listener found no seat here, and counts as demand."""
+        self._waiting.add(name, listener)
+        if not (name is ListenerClass.GUEST and self.guest_share == 0):
+            self._refresher.soon()
+
+    def is_due(self, name: ListenerClass) -> bool:
+        """Whether the fleet has seats for all who want one: somebody without one here gets it once they are divided.
+
+        Just after the start nobody knows yet, and it is taken to be so.
+        """
+        capacity, grant, now_s = self.capacity(), self._grant, self._now_s()
+        if capacity is None or self.is_leaving or (name is ListenerClass.GUEST and self.guest_share == 0):
+            return False
+        if grant is None:
+            return now_s < self._began_s + LEASE_S
+        if now_s >= self._lease_until_s:
+            return False
+        want = grant.demand + self.ledger.present() + self._waiting.count()
+        first = want.hosts + want.members - self._told.hosts - self._told.members
+        guests = want.guests - self._told.guests
+        if name is not ListenerClass.GUEST:
+            return first <= capacity.seats
+        return first + guests <= capacity.seats and guests <= capacity.guest_seats
+
+    def may_ask(self) -> bool:
+        """Whether one more may wait for the fleet's answer. Not where others have just waited in vain."""
+        return not self._in_vain and sum(map(len, self._asking)) < MOST_ASKING
+
+    def asked_in_vain(self) -> None:
+        """Whoever waited got no seat, as where a dead worker holds it until its lease ends. It may help again once
+        more is granted here."""
+        self._in_vain = True
+
+    async def next_grant(self, *, first: bool) -> None:
+        """Wait until the seats were divided once more: one report for all who wait, of whom some hear ``first``."""
+        waiting = self._asking[0 if first else 1]
+        heard = asyncio.get_running_loop().create_future()
+        waiting[heard] = None
+        self._refresher.soon()
+        try:
+            await heard
+        finally:
+            waiting.pop(heard, None)
+
+    def _tell_asking(self, most: int | None = None) -> None:
+        """Tell those who wait; at most so many, since each of them looks for its seat at once."""
+        for waiting in self._asking:
+            for heard in list(islice(waiting, most)):
+                del waiting[heard]
+                most = None if most is None else most - 1
+                if not heard.done():
+                    heard.set_result(None)
+
+    def evict(self, seats: Iterable[Seat], why: Reason) -> None:
+        """Listeners must leave, for a reason of their own."""
+        left = Counter([seat.listener_class for seat in seats if self.ledger.evict(seat, why)])
+        self._count_evicted(left)
+
+    def release(self, seat: Seat) -> None:
+        """The response has ended."""
+        self.ledger.release(seat)
+
+    def free(self) -> int:
+        """Seats of the grant that a member could have: those that nobody holds, and those of guests."""
+        seats, here = self.ledger.allotment.seats, self.ledger.present()
+        return 0 if seats is None else max(0, seats - here.hosts - here.members)
+
+    def mode_changed(self) -> None:
+        """The mode has changed: obey at once, and have the seats divided again."""
+        self._allot()
+        self._step()
+        self._refresher.soon()
+
+    async def refresh(self) -> None:
+        """Report to the fleet and take what it grants."""
+        capacity = self.capacity()
+        asked_s = self._now_s()
+        told = self.ledger.present() + self._waiting.count()
+        held = self._grant if asked_s < self._lease_until_s else None
+        report = Report(
+            self.worker,
+            self.ledger.held(),
+            told,
+            NO_GRANT if held is None else held.seats,
+            NO_GRANT if held is None else held.guest_seats,
+        )
+        self._reported = True  # what is asked may be granted though its answer never comes
+        had = self._grant.seats if self._grant else 0
+        self._grant = await self._register.seats(report, capacity or UNLIMITED)
+        self._in_vain &= self._grant.seats <= had
+        self._told = told
+        self._workers = max(1, self._grant.workers)
+        self._refresher.least_s = self.pace_s(LEAST_S)
+        self._granted_for = capacity
+        self._lease_until_s = asked_s + LEASE_S
+        if asked_s - self._turned_s >= RENEW_S:
+            self._waiting.turn()
+            self._turned_s = asked_s
+        self._allot()
+        # One more than there are seats for finds out whether waiting helps at all.
+        self._tell_asking(None if capacity is None or self.ledger.allotment.seats is None else self.free() + 1)
+
+    def soon(self) -> None:
+        """Some worker has less than its share: report, so that what is too much here gets free."""
+        self._refresher.soon()
+
+    async def start(self) -> None:
+        """Ask for seats, and keep asking; evict step by step what is too much."""
+        self._giving_back = None
+        self._began_s = self._now_s()
+        await self._refresher.start(first_s=1.0)
+        if self._grant is not None and not self._grant.seats and self.is_due(ListenerClass.MEMBER):
+            await self._first_seats()
+        self._stepper = asyncio.create_task(self._steps(), name="shieldmw eviction")
+
+    async def _first_seats(self) -> None:
+        """Wait for the others to make room for a new worker, for a second at most."""
+        try:
+            async with asyncio.timeout(1.0):
+                while self._grant is not None and not self._grant.seats:
+                    await self.next_grant(first=True)
+        except TimeoutError:
+            self.asked_in_vain()
+
+    def leave(self) -> None:
+        """This worker is about to end: every listener leaves at once, nobody comes, and all seats are given back."""
+        if self._giving_back is None:
+            self._giving_back = asyncio.create_task(self._give_back(), name="shieldmw seats")
+            self._allot()
+            self._tell_asking()
+            if count := self.ledger.evict_all(Reason.RESTARTING):
+                log.info("this worker stops: %d live listeners leave", count)
+
+    async def stop(self) -> None:
+        """Leave, and wait until the seats are given back."""
+        self.leave()
+        if self._giving_back is not None:
+            await self._giving_back
+
+    async def _give_back(self) -> None:
+        await self._refresher.stop()
+        if self._stepper is not None:
+            self._stepper.cancel()
+            await asyncio.gather(self._stepper, return_exceptions=True)
+            self._stepper = None
+        self._grant = None
+        if self._reported:
+            self._reported = False
+            try:
+                await self._register.release_seats(self.worker)
+            except Exception as error:
+                log.warning("seats were not given back, they return by themselves in %d s: %s", LEASE_S, error)
+
+    def _allot(self) -> None:
+        """What the book may hold: the grant, cut to the mode in force; without a lease half an equal share."""
+        if self.is_leaving:
+            self.ledger.allotment = Allotment(0, 0)
+            return
+        capacity = self.capacity()
+        if capacity is None:
+            guests = None if self.guest_share > 0 else 0
+            self.ledger.allotment = Allotment(None, guests)
+            return
+        grant = self._grant
+        if grant is None or self._now_s() >= self._lease_until_s:
+            seats, guests = self._unleased(capacity)
+            allotment = Allotment(seats, guests)
+        else:
+            allotment = Allotment.of(grant)
+            seats, guests = grant.seats, grant.guest_seats
+            if self._granted_for != capacity:
+                # Granted out of another capacity: until the seats are divided anew nobody grows, and whoever
+                # was here without any limit has not too much yet.
+                here = self.ledger.present()
+                unlimited = self._granted_for is None
+                seats = here.total if unlimited else min(seats, here.total)
+                guests = here.guests if unlimited else min(guests, here.guests)
+        if grant is not None and grant.present.total <= capacity.seats:
+            # The fleet is not too full: nobody who is live leaves for others of the class who are new elsewhere.
+            seats = max(seats, self.ledger.present().total - self.ledger.present().guests)
+        allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
+        self.ledger.allotment = allotment
+
+    def _unleased(self, capacity: Capacity) -> tuple[int, int]:
+        """While nothing can be granted: nobody must leave, few may come."""
+        here = self.ledger.present()
+        seats = max(here.total, capacity.seats // self._workers // 2)
+        guests = max(here.guests, capacity.guest_seats // self._workers // 2)
+        return seats, guests
+
+    async def _steps(self) -> None:
+        while True:
+            await asyncio.sleep(STEP_S)
+            self._mode_watch.tick()
+            self._allot()
+            self._step()
+
+    def _step(self) -> None:
+        self._count_evicted(self.ledger.shrink())
+
+    def _count_evicted(self, evicted: Mapping[ListenerClass, int]) -> None:
+        for name, count in evicted.items():
+            for observer in self._observers if count else ():
+                observer.evicted(Evicted(name, count))

@@ -1,0 +1,137 @@
+"""Listeners over real sockets: each opens the live stream, holds it, reads it, and knocks again when told to.
+
+It behaves as a browser does: keeps the cookies it is handed, and waits as long as it was asked to. It must not
+know the shield, nor judge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+from yarl import URL
+
+from shieldmw.rehearsal.load.audience import Audience, Listener, Refused, Stay
+from shieldmw.rehearsal.load.sse import EventReader
+
+# The event sends a line each second; whoever hears nothing for so long has lost it.
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=10)
+_COME_BACK_AFTER_S: Final = 3.0  # where nothing was said; browsers take about as long
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A listener who comes at ``at_s`` seconds of the act, from ``source``, to ``path``."""
+
+    name: str
+    group: str
+    source: str
+    path: str
+    at_s: float
+
+
+class Listeners:
+    """Runs all arrivals until it is cancelled; whoever is in then stays in as far as ``audience`` knows.
+
+    ``elapsed_s`` tells the time of the act.
+    """
+
+    def __init__(self, arrivals: Sequence[Arrival], url: str, elapsed_s: Callable[[], float]) -> None:
+        self._arrivals = [(arrival, Listener(arrival.name, arrival.group)) for arrival in arrivals]
+        self.audience = Audience([listener for _, listener in self._arrivals])
+        self._url = url
+        self._elapsed_s = elapsed_s
+
+    async def run(self) -> None:
+        """Never returns by itself."""
+        async with AsyncExitStack() as stack:
+            sessions = {}
+            for source in dict.fromkeys(arrival.source for arrival, _ in self._arrivals):
+                connector = aiohttp.TCPConnector(limit=0, local_addr=(source, 0))
+                session = aiohttp.ClientSession(
+                    connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=_TIMEOUT
+                )
+                sessions[source] = await stack.enter_async_context(session)
+            async with asyncio.TaskGroup() as all_of_them:
+                for arrival, listener in self._arrivals:
+                    all_of_them.create_task(self._evening(arrival, listener, sessions[arrival.source]))
+
+    async def _evening(self, arrival: Arrival, listener: Listener, session: aiohttp.ClientSession) -> None:
+        await asyncio.sleep(max(0.0, arrival.at_s - self._elapsed_s()))
+        listener.came_s = time.monotonic()
+        cookies: dict[str, str] = {}
+        while True:
+            wait_s = await self._knock(arrival, listener, session, cookies)
+            await asyncio.sleep(wait_s)
+
+    async def _knock(
+        self, arrival: Arrival, listener: Listener, session: aiohttp.ClientSession, cookies: dict[str, str]
+    ) -> float:
+        """Listens as long as it may; then in how many seconds to knock again."""
+        headers = {"Accept": "text/event-stream"}
+        if cookies:
+            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        stay = None
+        try:
+            async with session.get(URL(self._url + arrival.path, encoded=True), headers=headers) as answer:
+                cookies.update({name: morsel.value for name, morsel in answer.cookies.items()})
+                if answer.status != 200:
+                    body = await answer.read()
+                    listener.refusals.append(refused(time.monotonic(), answer.status, body))
+                    return told_to_wait_s(answer.headers, body)
+                stay = Stay(time.monotonic())
+                listener.stays.append(stay)
+                return await self._listen(stay, answer.content)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return _COME_BACK_AFTER_S
+        finally:
+            # Whoever is still in when the drill itself ends has not lost the stream.
+            if stay is not None and not _cancelled():
+                stay.ended_s = time.monotonic()
+
+    async def _listen(self, stay: Stay, content: aiohttp.StreamReader) -> float:
+        reader, wait_s = EventReader(), _COME_BACK_AFTER_S
+        async for chunk in content.iter_any():
+            for event in reader.feed(chunk):
+                if event.retry_ms is not None:
+                    wait_s = event.retry_ms / 1000
+                if event.name == "shed":
+                    stay.told_why = True
+                elif event.id is not None:
+                    worker = str(members_of(event.data).get("worker", ""))
+                    self.audience.heard(stay, worker, int(event.id))
+        return wait_s
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def refused(at_s: float, status: int, body: bytes) -> Refused:
+    """Pure: what an answer that is no stream has said."""
+    return Refused(at_s, status, bool(members_of(body).get("recording_url")))
+
+
+def told_to_wait_s(headers: Mapping[str, str], body: bytes) -> float:
+    """Pure: the longer of what the header and the body ask for, as the event's page does."""
+    header = headers.get("Retry-After", "")
+    in_body = members_of(body).get("retry_after_ms")
+    header_s = float(header) if header.isascii() and header.isdigit() else 0.0
+    body_s = in_body / 1000 if isinstance(in_body, int | float) else 0.0
+    return max(header_s, body_s) or _COME_BACK_AFTER_S
+
+
+def members_of(text: str | bytes) -> dict[str, Any]:
+    """Pure: the members of a JSON object; none where it is something else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

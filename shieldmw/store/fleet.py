@@ -1,0 +1,353 @@
+"""The store of a fleet, in Redis or Valkey: what is kept under which key, and how it is read back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from secrets import randbits
+
+from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
+from shieldmw.core.bucket import Outcome, TakeRequest
+from shieldmw.core.client import Client
+from shieldmw.core.debts import Debt
+from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
+from shieldmw.core.lease import Unspent
+from shieldmw.core.load import WorkerLoad
+from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.seats import Capacity, Fleet, Grant, Report
+from shieldmw.core.waiting import EMPTY, QueueCounters
+from shieldmw.errors import NotApplied, StoreError
+
+from . import records, scripts
+from .keys import KEEP_MS, Keys, Names
+from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
+from .port import AuditEntry, StoredMode
+from .redis import slots
+from .redis.calls import Calls
+from .redis.connection import pairs
+
+AUDIT_LENGTH = 1000
+
+# By how much a process that only looks may think the store's clock late: its answers are slow on a busy machine.
+LATE_S = 2.0
+
+# TTL of the waiting room: after this long without a call it is empty, and begins anew.
+QUEUE_KEEP_MS = 6 * 3600 * 1000
+
+# TTL of the workers' reports, renewed by each; how old one may be is told by its own time.
+LOAD_KEEP_MS = 60_000
+
+# One HSCAN brings the whole table of so many workers, and a part of one that somebody else has filled.
+MOST_LOADS = 2048
+
+# Entries of the deny list parsed before the loop goes on: about a millisecond.
+PARSED_AT_ONCE = 100
+
+
+class RedisStore:
+    """Everything the fleet shares, in one Redis, in a cluster, or at whatever master sentinels name.
+
+    ``secret`` keys all digests; without one, the first worker makes one and keeps it in the store.
+    """
+
+    def __init__(self, redis: Calls, *, prefix: str, secret: bytes | None, candidate: bytes) -> None:
+        self._redis = redis
+        self._names = Names(prefix)
+        self._secret = secret
+        self._secret_is_set = secret is not None
+        self._candidate = candidate
+        self._keys = None if secret is None else Keys(prefix, secret)
+        self._api_keys = Mirror(redis, self._names.api_keys, self._names.api_keys_log)
+        self._deny = Mirror(redis, self._names.deny, self._names.deny_log)
+        self._denied: dict[bytes, tuple[bytes, DenyEntry | None]] = {}
+
+    # --- buckets
+
+    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """Take the charges of each ask, all or nothing, by the clock of Redis."""
+        keys = self._keys or await self._learn_keys()
+        take = slots.take if self._redis.slotted else scripts.take
+        return await take(self._redis.run, asks, keys.bucket)
+
+    async def give_back(self, unspent: Sequence[Unspent]) -> None:
+        """Give back what was leased and not spent."""
+        keys = self._keys or await self._learn_keys()
+        give_back = slots.give_back if self._redis.slotted else scripts.give_back
+        await give_back(self._redis.run, unspent, keys.bucket)
+
+    async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
+        """Charge a worker's debts, each once. Returns the debts whose charge is unconfirmed."""
+        keys = self._keys or await self._learn_keys()
+        if self._redis.slotted:
+            return await slots.settle(self._redis.run, debts, now_us, worker, keys.bucket)
+        await scripts.settle(self._redis.run, debts, now_us, worker, keys.bucket)
+        return ()
+
+    async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
+        """Drop a client's buckets, and tell every worker."""
+        keys = self._keys or await self._learn_keys()
+        await self._redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
+        told = f"client {keys.client_digest(client)}"
+        await self._change(self._names.mode, put=("epoch", randbits(52)), told=told)
+
+    # --- the fleet's secret
+
+    async def secret(self) -> bytes:
+        """The secret in the store; where there is none, ours is stored."""
+        if not self._secret_is_set:
+            await self._learn_keys()
+        if self._secret is None:
+            raise StoreError("no secret was learnt from the store")
+        return self._secret
+
+    async def _learn_keys(self) -> Keys:
+        key, offered = self._names.secret, self._secret or self._candidate
+        # No transaction where the secret exists: a server whose memory is full takes no transactions.
+        kept = await self._redis.command("GETEX", key, "PX", KEEP_MS)
+        if kept is None:
+            *_, kept = await self._redis.transaction(
+                ("SET", key, offered.hex(), "NX"), ("PEXPIRE", key, KEEP_MS), ("GET", key)
+            )
+        secret = records.parse_secret(kept)
+        if self._keys is None or secret != self._secret:
+            self._secret = secret
+            self._keys = Keys(self._names.prefix, secret)
+        return self._keys
+
+    # --- tables with a version: API keys and the deny list
+
+    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
+        """The issued API keys, or None where the version is known; heals a lost secret."""
+        known_secret = self._secret
+        secret = await self.secret()
+        await self._api_keys.refresh()
+        if secret == known_secret and self._api_keys.version == known_version:
+            return None
+        entries = records.ApiKeyRecords(self._api_keys.fields)
+        return ApiKeyTable(self._api_keys.version, derive_digest_key(secret), entries)
+
+    async def add_api_key(self, api_key: ApiKey) -> None:
+        """Issue a key."""
+        await self._change(self._api_keys, put=(api_key.digest, records.api_key_text(api_key)))
+
+    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
+        """Revoke keys by their digests; how many there were."""
+        if not digests:
+            return 0
+        return await self._change(self._api_keys, drop=digests)
+
+    async def api_key_count(self) -> int:
+        """The number of issued keys, for ``shieldmw check``."""
+        return max(0, int(await self._redis.command("HLEN", self._names.api_keys)) - 1)
+
+    async def deny_list(self, known_version: int | None) -> DenyList | None:
+        """The entries, or None where the version is known. Unchanged entries are not parsed again."""
+        await self._deny.refresh()
+        version = self._deny.version
+        if version == known_version:
+            return None
+        denied: dict[bytes, tuple[bytes, DenyEntry | None]] = {}
+        index: Index = {}
+        for number, (name, value) in enumerate(list(self._deny.fields.items())):
+            known = self._denied.get(name)
+            if known is None or known[0] != value:
+                known = (value, records.parse_deny(name, value))
+            denied[name] = known
+            if known[1] is not None:
+                add_to_index(index, known[1])
+            if number % PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._denied = denied
+        return DenyList(version, tuple(entry for _, entry in denied.values() if entry is not None), index)
+
+    async def deny(self, entry: DenyEntry) -> None:
+        """Refuse a network, and say so in the audit."""
+        audit = AuditEntry(0, entry.actor, f"deny {entry.network}", "", f"until {entry.until_s:.0f}", entry.reason)
+        put = (str(entry.network), records.deny_text(entry))
+        await self._change(self._deny, put=put, audit=audit, told="deny")
+
+    async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
+        """Tell a store that lost the list what it was, and say so in the audit; one that has a list keeps it."""
+        why = "the store had lost the list, which a worker still knew"
+        audit = AuditEntry(0, "shieldmw", "deny list", "", f"{len(entries)} networks", why)
+        put: list[str] = []
+        for entry in entries:
+            put += (str(entry.network), records.deny_text(entry))
+        return await self._change(self._deny, put=put, audit=audit, told="deny", when="lost") >= 0
+
+    async def undeny(self, network: str, actor: str) -> bool:
+        """Refuse it no longer; whether it was refused."""
+        audit = AuditEntry(0, actor, f"deny {network}", "denied", "not denied", "")
+        return await self._change(self._deny, drop=[network], audit=audit, told="deny") > 0
+
+    async def _change(
+        self,
+        table: Mirror | str,
+        *,
+        drop: Sequence[str] = (),
+        put: Sequence[str | int] = (),
+        audit: AuditEntry | None = None,
+        told: str = "",
+        when: str = "always",
+        keep_ms: int = KEEP_MS,
+    ) -> int:
+        """Run ``change.lua``: drop and set fields of a table or of a hash without versions, note it and tell it; how
+        many were dropped."""
+        names = self._names
+        keys, version = ([table], "") if isinstance(table, str) else (list(table.keys), str(new_version()))
+        if audit is not None:
+            keys.append(names.audit)
+        text = "" if audit is None else records.audit_text(audit)
+        arguments = (keep_ms, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, told, when)
+        reply = await self._redis.run("change", keys, (*arguments, len(drop), *drop, *put))
+        return scripts.whole_numbers("change", [reply], 1)[0]
+
+    # --- the mode
+
+    async def mode(self) -> StoredMode:
+        """The mode as it is kept."""
+        _, stored, epoch = await self._run_mode("read")
+        if not epoch:
+            # An empty store. Only then is anything written: to be read again and again must cost no writes.
+            key = self._names.mode
+            with suppress(NotApplied):  # its memory is full: the mode can be read all the same
+                *_, epoch = await self._redis.transaction(
+                    ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
+                )
+        return replace(stored, epoch=records.mark(epoch) if epoch else None)
+
+    async def look(self) -> StoredMode:
+        """The mode as it is kept, its epoch left alone."""
+        _, stored, _ = await self._run_mode("read")
+        return stored
+
+    async def set_mode(
+        self, change: ModeChange, *, was: ModeState, expected_version: int | None
+    ) -> tuple[bool, StoredMode]:
+        """Change the mode, unless it is of another version than expected."""
+        audit = AuditEntry(0, change.actor, "mode", was.mode, str(change), change.reason)
+        changed, stored, _ = await self._run_mode(
+            "set",
+            -1 if expected_version is None else expected_version,
+            was.version,
+            int((change.for_s or 0) * 1_000_000),
+            0,
+            records.mode_text(change),
+            audit,
+        )
+        return changed, stored
+
+    async def restore_mode(self, state: ModeState) -> StoredMode:
+        """Tell a store that lost it which mode is in force."""
+        change = ModeChange(state.mode, state.actor, state.reason, None, state.capacity, state.guest_share)
+        why = f"the store had lost version {state.version}, which is in force"
+        audit = AuditEntry(0, "shieldmw", "mode", "", state.mode, why)
+        until_us, since_us = int((state.until_s or 0) * 1_000_000), int(state.since_s * 1_000_000)
+        _, stored, _ = await self._run_mode(
+            "restore", state.version, state.version, until_us, since_us, records.mode_text(change), audit
+        )
+        return stored
+
+    async def _run_mode(
+        self,
+        what: str,
+        asked: int = 0,
+        known: int = 0,
+        ends: int = 0,
+        since: int = 0,
+        data: str = "",
+        audit: AuditEntry | None = None,
+    ) -> tuple[bool, StoredMode, bytes]:
+        """Run ``mode.lua``; whether it changed, how it is, and the epoch as it is kept."""
+        names = self._names
+        audit_text = "" if audit is None else records.audit_text(audit)
+        arguments = (what, asked, known, ends, since, data, audit_text, names.changes, KEEP_MS, AUDIT_LENGTH)
+        reply = await self._redis.run("mode", (names.mode, names.audit), arguments)
+        if not isinstance(reply, list) or len(reply) != 7 or any(type(text) is not bytes for text in reply[5:]):
+            raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers, data and epoch")
+        changed, version, since_us, until_us, now_us = scripts.whole_numbers("mode", reply[:5], 5)
+        return changed == 1, records.parse_mode(version, since_us, until_us, now_us, reply[5]), reply[6]
+
+    async def audit(self, count: int) -> list[AuditEntry]:
+        """The last changes, the newest first."""
+        entries = await self._redis.command("XREVRANGE", self._names.audit, "+", "-", "COUNT", count)
+        return records.parse_audit(entries)
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Add a change to the audit, now."""
+        await self._change(self._names.mode, audit=entry, told="audit")
+
+    async def tell(self, change: str) -> None:
+        """Tell every worker of a change that is not kept."""
+        await self._redis.command("PUBLISH", self._names.changes, change)
+
+    async def changes(self) -> AsyncIterator[str]:
+        """What changed, as it happens."""
+        async for message in self._redis.messages(self._names.changes):
+            yield message.decode("utf-8", "replace")
+
+    # --- seats
+
+    async def seats(self, report: Report, capacity: Capacity) -> Grant:
+        """Report what a worker holds and wants; what it is granted."""
+        return await scripts.seats(self._redis.run, self._names.seats, report, capacity, self._names.changes)
+
+    async def fleet(self, now_s: float) -> Fleet:
+        """How the fleet stands, by what its workers last reported."""
+        return records.parse_seats(await self._redis.command("HGETALL", self._names.seats)).fleet(now_s, LATE_S)
+
+    async def release_seats(self, worker: str) -> None:
+        """Give back all seats of a worker that stops."""
+        await self._redis.command("HDEL", self._names.seats, worker)
+
+    async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
+        """Take numbers to give out, and call as many as seats came free."""
+        return await scripts.queue(self._redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
+
+    # --- load
+
+    async def report_load(self, load: WorkerLoad) -> None:
+        """Report how a worker's app stands, also where the server's memory is full."""
+        put = (load.worker, records.load_text(load))
+        await self._change(self._names.load, put=put, keep_ms=LOAD_KEEP_MS)
+
+    async def loads(self, now_s: float) -> list[WorkerLoad]:
+        """The reports that are fresh. All others, and what is no report, are dropped: their workers have died."""
+        _, page = await self._redis.command("HSCAN", self._names.load, 0, "COUNT", MOST_LOADS)
+        loads, dropped = [], []
+        for name, value in pairs(page).items():
+            load = records.parse_load(name, value)
+            if load is not None and load.is_fresh(now_s):
+                loads.append(load)
+            else:
+                dropped.append(name)
+        if dropped:
+            await self._redis.command("HDEL", self._names.load, *dropped)
+        return loads
+
+    async def drop_load(self, worker: str) -> None:
+        """Forget the report of a worker that stops."""
+        await self._redis.command("HDEL", self._names.load, worker)
+
+    # --- the server itself
+
+    async def missing_rights(self) -> list[str]:
+        """A line for each right that the user of this store lacks, for ``shieldmw check``."""
+        from .rights import missing_rights
+
+        return await missing_rights(self._redis, self._names.prefix)
+
+    async def server_info(self) -> Mapping[str, Mapping[str, str]]:
+        """What each server that is written to says of itself, by where it is, for ``shieldmw check``."""
+        return {place: _values(info) for place, info in (await self._redis.infos()).items()}
+
+    async def aclose(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        await self._redis.aclose()
+
+
+def _values(info: bytes) -> Mapping[str, str]:
+    lines = info.decode("utf-8", "replace").splitlines()
+    return {name: value for name, mark, value in (line.partition(":") for line in lines) if mark}

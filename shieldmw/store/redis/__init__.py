@@ -1,0 +1,1 @@
+"""The connection to Redis or Valkey: one server, a cluster, or behind Sentinels."""

@@ -1,0 +1,276 @@
+"""A Redis Cluster: which node is asked for a key, and what is done where that was another's. Knows no bucket.
+
+Each node has a connection of its own, so what is asked at once goes to each node in one round trip, and to all
+nodes at the same time. Which node owns a slot is learnt from any node, and corrected by what they answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from binascii import crc_hqx
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
+from shieldmw.settings.store_url import Address, parse_servers
+from shieldmw.store.scripts import OF_BUCKETS
+
+from .calls import Asked, ClusterDown, Command, Moved, TryAgain
+from .connection import RedisConnection
+from .topology import TopologyRefresher
+
+log = logging.getLogger(__name__)
+
+SLOTS = 16_384
+
+# Nodes tell by MOVED what has changed; masters that own nothing we ask for change unheard.
+LOOK_EVERY_S = 10.0
+LOOK_LEAST_S = 0.1
+
+# So long is a node left alone that let a whole budget pass: who asks for others in the same batch would wait with it.
+REST_S = 0.2
+
+# Between two attempts where a slot is on the move or without a master, which takes milliseconds at best.
+PAUSE_S = 0.005
+
+# One that comes and goes is said to have gone no more often.
+TELL_EVERY_S = 10.0
+
+T = TypeVar("T")
+
+# A call to one node; whether it must be told that we come because the slot is on its way there.
+NodeCall = Callable[[RedisConnection, bool], Awaitable[T]]
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key, by its hash tag where it has one (Redis Cluster specification, "Hash tags")."""
+    _, brace, rest = key.partition("{")
+    tag, end, _ = rest.partition("}")
+    return crc_hqx((tag if brace and end and tag else key).encode(), 0) % SLOTS
+
+
+def owners_of(reply: Any, asked: Address) -> list[Address | None]:
+    """The owner of each slot, as ``CLUSTER SLOTS`` tells; a node without a host has that of the one that was asked.
+
+    Raises:
+        StoreError: it is no such reply.
+    """
+    owners: list[Address | None] = [None] * SLOTS
+    try:
+        for first, last, (host, port, *_), *_ in reply:
+            owner = Address(host.decode("ascii") if host else asked.host, int(port))
+            owners[first : last + 1] = [owner] * (last - first + 1)
+    except (TypeError, ValueError, AttributeError):
+        raise StoreError(f"CLUSTER SLOTS of {asked} is {reply!r:.200}: expected ranges of slots") from None
+    return owners
+
+
+class Cluster:
+    """Calls to the nodes of a cluster, found by those that the URL names.
+
+    A call that is sent elsewhere, or that no node can serve now, goes on within ``timeout_s``: nothing was done.
+    """
+
+    slotted = True
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._named = parse_servers(url)
+        # A name of the URL need not be what the cluster calls the node: only while they are asked are they connected.
+        self._first = [
+            (address, RedisConnection(self._named.url_of(address), timeout_s)) for address in self._named.addresses
+        ]
+        self._timeout_s = timeout_s
+        self._owners: list[Address | None] = [None] * SLOTS
+        self._nodes: dict[Address, RedisConnection] = {}
+        self._rests_until_s: dict[Address, float] = {}
+        self._away: set[Address] = set()
+        self._told_s: dict[Address, float] = {}
+        self._topology = TopologyRefresher(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
+
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
+        """Run a script where its keys are.
+
+        Raises:
+            TryAgain: they are on the move, and the script is one that can be run for each of its keys alone.
+        """
+
+        def call(node: RedisConnection, asking: bool) -> Awaitable[object]:
+            return node.run(script, keys, arguments, asking=asking)
+
+        slot = slot_of(keys[0] if keys else "")
+        return await self._follow(slot, call, waits=script not in OF_BUCKETS)
+
+    async def command(self, *command: str | int | bytes) -> Any:
+        """One command, where its first argument is as a key. So is a channel, though any node would do."""
+        return await self._follow(_slot([command]), lambda node, asking: node.command(*command, asking=asking))
+
+    async def transaction(self, *commands: Command) -> list[Any]:
+        """Several commands as one, where the first one's key is."""
+        return await self._follow(_slot(commands), lambda node, asking: node.transaction(*commands, asking=asking))
+
+    async def messages(self, channel: str) -> AsyncIterator[bytes]:
+        """What is published on a channel, heard from any master: each tells all."""
+        await self._owner(slot_of(channel))
+        masters = self._masters()
+        awake = [address for address in masters if not self._rests(address)]
+        node = self._node(random.choice(awake or masters))
+        try:
+            async with aclosing(node.messages(channel)) as messages:
+                async for message in messages:
+                    yield message
+        except StoreUnavailable:
+            self._topology.suspect()
+            raise
+
+    async def infos(self) -> Mapping[str, bytes]:
+        """What each master says of itself."""
+        await self._topology.now()
+        return {str(address): await self._node(address).command("INFO") for address in self._masters()}
+
+    async def aclose(self) -> None:
+        """End all connections, and forget who owns what."""
+        await self._topology.aclose()
+        nodes, self._nodes = self._nodes, {}
+        self._owners = [None] * SLOTS
+        for node in nodes.values():
+            await node.aclose()
+
+    # --- one call
+
+    async def _follow(self, slot: int, call: NodeCall[T], *, waits: bool = True) -> T:
+        """Call the owner of a slot, and go on to where it says. ``waits``: until the slot's move has ended, too."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._timeout_s
+        address, asking = await self._owner(slot), False
+        hops = 0
+        while True:
+            try:
+                return await self._ask(address, call, asking)
+            except (Moved, Asked) as elsewhere:
+                failure = StoreUnavailable(str(elsewhere))
+                address = Address(elsewhere.host or address.host, elsewhere.port)
+                asking = isinstance(elsewhere, Asked)
+                if not asking:
+                    self._owners[slot] = address
+                    self._topology.suspect()
+            except (TryAgain, ClusterDown) as not_now:
+                if isinstance(not_now, TryAgain) and not waits:
+                    raise
+                failure = not_now
+                self._topology.suspect()
+                await asyncio.sleep(PAUSE_S)
+                address, asking = await self._owner(slot), False
+            hops += 1
+            if loop.time() > until_s:
+                raise failure
+            if hops > 2:  # a node and the next may each name the other while a slot changes hands
+                await asyncio.sleep(PAUSE_S)
+
+    async def _ask(self, address: Address, call: NodeCall[T], asking: bool) -> T:
+        """Call a node, unless it has just let a budget pass."""
+        loop = asyncio.get_running_loop()
+        if self._rests(address):
+            raise NotApplied(f"{address} has just been too slow")
+        sent_s = loop.time()
+        try:
+            reply = await call(self._node(address), asking)
+        except (TryAgain, ClusterDown):
+            raise
+        except StoreUnavailable as failure:
+            if loop.time() - sent_s >= self._timeout_s:
+                self._rests_until_s[address] = loop.time() + REST_S
+            self._tell_away(address, failure)
+            self._topology.suspect()
+            raise
+        self._no_longer_away(address, "answers again")
+        return reply
+
+    def _tell_away(self, address: Address, failure: StoreUnavailable) -> None:
+        """Say once that a node is away, unless we have parted with it."""
+        now_s = asyncio.get_running_loop().time()
+        if address in self._away or address not in self._nodes:
+            return
+        if now_s - self._told_s.get(address, float("-inf")) >= TELL_EVERY_S:
+            self._away.add(address)
+            self._told_s[address] = now_s
+            log.warning("node %s of the cluster is away (%s)", address, failure)
+
+    def _no_longer_away(self, address: Address, why: str) -> None:
+        if address in self._away:
+            self._away.remove(address)
+            log.warning("node %s of the cluster %s", address, why)
+
+    def _rests(self, address: Address) -> bool:
+        return asyncio.get_running_loop().time() < self._rests_until_s.get(address, 0)
+
+    def _node(self, address: Address) -> RedisConnection:
+        if address not in self._nodes:
+            self._nodes[address] = RedisConnection(self._named.url_of(address), self._timeout_s)
+        return self._nodes[address]
+
+    # --- who owns what
+
+    async def _owner(self, slot: int) -> Address:
+        """The owner of a slot as far as is known; asked for only where nothing is."""
+        self._topology.used()
+        owner = self._owners[slot]
+        if owner is None:
+            await self._topology.now()
+            owner = self._owners[slot]
+        if owner is None:
+            raise StoreUnavailable(f"no node of the cluster serves slot {slot}")
+        return owner
+
+    def _masters(self) -> list[Address]:
+        """Every owner once."""
+        return [address for address in dict.fromkeys(self._owners) if address is not None]
+
+    async def _look(self) -> None:
+        """Learn the owners from the first node that tells, and part with nodes that own nothing any more."""
+        failure = StoreError("nobody was asked")
+        async with aclosing(self._told()) as told:
+            async for asked, reply in told:
+                if not isinstance(reply, StoreError):
+                    self._owners = owners_of(reply, asked)
+                    break
+                failure = type(reply)(f"{asked}: {reply}")
+            else:
+                raise failure
+        self._rests_until_s = {address: s for address, s in self._rests_until_s.items() if self._rests(address)}
+        masters = self._masters()
+        for address in [address for address in self._nodes if address not in masters]:
+            self._no_longer_away(address, "has been replaced")
+            self._told_s.pop(address, None)
+            await self._nodes.pop(address).retire()
+
+    async def _told(self) -> AsyncGenerator[tuple[Address, Any], None]:
+        """What nodes say of the slots, or why they say nothing: the masters known, then those that the URL names."""
+        for address in sorted(_shuffled(self._masters()), key=self._rests):
+            yield address, await _slots_by(self._node(address))
+        for address, node in _shuffled(self._first):
+            try:
+                yield address, await _slots_by(node)
+            finally:
+                await node.aclose()
+
+
+def _slot(commands: Sequence[Command]) -> int:
+    """The slot of the first command that has a key."""
+    keys: Iterator[str] = (str(command[1]) for command in commands if len(command) > 1)
+    return slot_of(next(keys))
+
+
+async def _slots_by(node: RedisConnection) -> Any:
+    """What a node says of the slots, or its error."""
+    try:
+        return await node.command("CLUSTER", "SLOTS")
+    except StoreError as error:
+        return error
+
+
+def _shuffled(nodes: Sequence[T]) -> list[T]:
+    """In any order, so that a fleet does not ask one node for everything."""
+    return random.sample(nodes, len(nodes))

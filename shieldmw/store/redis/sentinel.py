@@ -1,0 +1,140 @@
+"""A master that sentinels name: asked for while it is in use, and left as soon as they name another.
+
+The old master takes writes for some ten seconds after a failover that was asked for, and those are lost: its
+failing is no sign to wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.settings.store_url import Address, parse_servers
+
+from .calls import Command
+from .connection import RedisConnection
+from .topology import TopologyRefresher
+
+LOOK_EVERY_S = 1.0
+LOOK_LEAST_S = 0.1
+
+T = TypeVar("T")
+
+
+class Sentinels:
+    """Calls to the master of a service. The URL's password is the master's; sentinels have their own, or none."""
+
+    slotted = False
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._named = parse_servers(url)
+        self._timeout_s = timeout_s
+        # The one that answered last comes first.
+        self._sentinels = [
+            (address, RedisConnection(self._named.sentinel_url_of(address), timeout_s))
+            for address in self._named.addresses
+        ]
+        self._address: Address | None = None
+        self._connection: RedisConnection | None = None
+        self._topology = TopologyRefresher(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
+
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
+        """Run a script at the master."""
+        return await self._ask(lambda master: master.run(script, keys, arguments))
+
+    async def command(self, *command: str | int | bytes) -> Any:
+        """One command."""
+        return await self._ask(lambda master: master.command(*command))
+
+    async def transaction(self, *commands: Command) -> list[Any]:
+        """Several commands as one."""
+        return await self._ask(lambda master: master.transaction(*commands))
+
+    async def messages(self, channel: str) -> AsyncIterator[bytes]:
+        """What is published on a channel, until there is another master: then it fails, to be asked for again."""
+        master = await self._master()
+        try:
+            async with aclosing(master.messages(channel)) as messages:
+                async for message in messages:
+                    yield message
+        except StoreUnavailable:
+            self._topology.suspect()
+            raise
+
+    async def infos(self) -> Mapping[str, bytes]:
+        """What the master says of itself."""
+        info = await self.command("INFO")
+        return {str(self._address): info}
+
+    async def aclose(self) -> None:
+        """End all connections, and forget who the master is."""
+        await self._topology.aclose()
+        master, self._connection, self._address = self._connection, None, None
+        if master is not None:
+            await master.aclose()
+        for _, sentinel in self._sentinels:
+            await sentinel.aclose()
+
+    async def _ask(self, call: Callable[[RedisConnection], Awaitable[T]]) -> T:
+        """Call the master; where it is away, or says that it is a replica, there may be another."""
+        master = await self._master()
+        try:
+            return await call(master)
+        except StoreUnavailable:
+            self._topology.suspect()
+            raise
+
+    async def _master(self) -> RedisConnection:
+        """The master as far as is known; waited for only where none is."""
+        self._topology.used()
+        if self._connection is None:
+            await self._topology.now()
+        if self._connection is None:
+            raise StoreUnavailable("closed")
+        return self._connection
+
+    async def _look(self) -> None:
+        """Learn the master from the first sentinel that knows it.
+
+        Raises:
+            StoreUnavailable: none does; says why of each.
+        """
+        failures = []
+        for place, (address, sentinel) in enumerate(self._sentinels):
+            try:
+                reply = await sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._named.service)
+            except StoreError as error:
+                failures.append(f"sentinel {address}: {error}")
+                continue
+            if reply is None:
+                failures.append(f"sentinel {address} knows no service {self._named.service!r}")
+                continue
+            self._sentinels.insert(0, self._sentinels.pop(place))
+            await self._move_to(_address_in(reply, address))
+            return
+        raise StoreUnavailable("; ".join(failures))
+
+    async def _move_to(self, address: Address) -> None:
+        """Ask that master from now on. What is under way at the old one may end there."""
+        if address == self._address:
+            return
+        old = self._connection
+        self._address = address
+        self._connection = RedisConnection(self._named.url_of(address), self._timeout_s)
+        if old is not None:
+            await old.retire()
+
+
+def _address_in(reply: Any, sentinel: Address) -> Address:
+    """The address that a sentinel names.
+
+    Raises:
+        StoreError: it is none.
+    """
+    try:
+        host, port = reply
+        return Address(host.decode("ascii"), int(port))
+    except (TypeError, ValueError, AttributeError):
+        raise StoreError(f"sentinel {sentinel} answers {reply!r:.80}: expected the master's address") from None

@@ -1,0 +1,198 @@
+"""Asks of buckets in hash slots: which go together with one call, and charges that no single call can take.
+
+Buckets of clients with the same ``slot`` lie in one hash slot. So asks are grouped by what they charge, one call
+for each group, all calls at once. What one call cannot take is taken in turn, the narrowest bucket first, and
+refunded where a later one refuses: of one request whose charges lie in several slots, slot by slot; of all requests
+of a slot that is on the move, bucket by bucket.
+
+**Invariant:** a charge that may be refunded while others charge its bucket has no lease behind it. Whose charges lie
+in several slots is charged nothing ahead; and with one policy for all workers every request that charges a bucket
+which is not the last in turn has its charges in the same slots, so nobody leases it. Only in a slot on the move can
+there be a lease, so there a charge goes back only where nobody has charged the bucket since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import groupby
+from typing import TypeVar
+
+from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest
+from shieldmw.core.debts import Debt
+from shieldmw.core.lease import Unspent
+from shieldmw.errors import StoreError
+from shieldmw.store import scripts
+from shieldmw.store.port import PartialFailure
+from shieldmw.store.scripts import KeyOf, Run
+
+from .calls import TryAgain
+
+Result = Outcome | StoreError
+Change = TypeVar("Change", Unspent, Debt)
+
+
+# --- the plan: pure
+
+
+def groups(asks: Sequence[TakeRequest]) -> list[list[int]]:
+    """The places of the asks that go with one call, in their order; those over several slots are alone."""
+    together: dict[object, list[int]] = {}
+    for place, ask in enumerate(asks):
+        slots = {charge.client.slot for charge in ask.charges}
+        together.setdefault(slots.pop() if len(slots) == 1 else place, []).append(place)
+    return list(together.values())
+
+
+def parts(charges: Charges) -> list[Charges]:
+    """The charges slot by slot, in their order."""
+    return [tuple(part) for _, part in groupby(charges, key=lambda charge: charge.client.slot)]
+
+
+def looks(charges: Charges) -> Charges:
+    """The same charges, but of no cost."""
+    return tuple([charge._replace(cost=0) for charge in charges])
+
+
+def before(charges: Charges, outcome: Outcome) -> Outcome:
+    """The outcome of charges that were taken and given back."""
+    tats_us = [tat_us - charge.step_us for charge, tat_us in zip(charges, outcome.tats_us, strict=True)]
+    return outcome._replace(tats_us=tuple(tats_us))
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """One outcome of several parts, by the clock that decided first: each node has its own."""
+    now_us = outcomes[0].now_us
+    tats_us = tuple([tat_us + now_us - part.now_us for part in outcomes for tat_us in part.tats_us])
+    allowed = all(part.allowed for part in outcomes)
+    return Outcome(allowed, now_us, tats_us, refundable=len(tats_us) - len(outcomes[-1].tats_us))
+
+
+# --- the calls
+
+
+async def take(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> list[Outcome]:
+    """Take the charges of each ask, all or nothing; in order where they lie in one slot.
+
+    Raises:
+        TakenInPart: some were taken, others failed.
+        StoreError: all failed.
+    """
+    results: list[Result] = [StoreError("not asked")] * len(asks)
+
+    async def take_group(places: Sequence[int]) -> None:
+        for place, result in zip(places, await _group(run, [asks[place] for place in places], key_of), strict=True):
+            results[place] = result
+
+    await asyncio.gather(*(take_group(places) for places in groups(asks)))
+    failures = [result for result in results if isinstance(result, StoreError)]
+    if failures and len(failures) == len(results):
+        raise failures[0]
+    if failures:
+        raise PartialFailure(results)
+    return [result for result in results if isinstance(result, Outcome)]
+
+
+async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> None:
+    """Give back leases; what cannot be reached, or is on the move, comes back by itself.
+
+    Raises:
+        StoreError: nothing could be given back.
+    """
+    await _each_slot(unspent, lambda group: scripts.give_back(run, group, key_of))
+
+
+async def settle(run: Run, debts: Sequence[Debt], now_us: int, worker: str, key_of: KeyOf) -> Sequence[Debt]:
+    """Charge what was admitted by a worker alone; what is not known to be charged.
+
+    Raises:
+        StoreError: nothing is known to be.
+    """
+    return await _each_slot(debts, lambda group: scripts.settle(run, group, now_us, worker, key_of))
+
+
+def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
+    """What is to be done to buckets, slot by slot."""
+    found: dict[str, list[Change]] = {}
+    for change in changes:
+        found.setdefault(change.charge.client.slot, []).append(change)
+    return found.values()
+
+
+async def _each_slot(
+    changes: Sequence[Change], call: Callable[[Sequence[Change]], Awaitable[object]]
+) -> Sequence[Change]:
+    """A call for each slot, all at once; what those were to change that failed. Fails where all of them do."""
+    groups = list(_by_slot(changes))
+    results = await asyncio.gather(*map(call, groups), return_exceptions=True)
+    ended = zip(groups, results, strict=True)
+    failed = [(group, result) for group, result in ended if isinstance(result, BaseException)]
+    if failed and len(failed) == len(groups):
+        raise failed[0][1]
+    return [change for group, _ in failed for change in group]
+
+
+async def _group(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> Sequence[Result]:
+    """What becomes of asks that go together."""
+    try:
+        apart = parts(asks[0].charges)
+        if len(apart) > 1:
+            return [await _in_turn(run, apart, key_of, scripts.refund)]
+        return await scripts.take(run, asks, key_of)
+    except TryAgain:
+        return [await _by_bucket(run, ask, key_of) for ask in asks]
+    except StoreError as error:
+        return [type(error)(*error.args) for _ in asks]
+
+
+async def _by_bucket(run: Run, ask: TakeRequest, key_of: KeyOf) -> Result:
+    """What becomes of an ask whose buckets are on the move."""
+    try:
+        if len(ask.charges) == 1:
+            return (await scripts.take(run, [ask], key_of))[0]
+        return await _in_turn(run, [(charge,) for charge in ask.charges], key_of, _refund_untouched)
+    except StoreError as error:
+        return error
+
+
+Refund = Callable[[Run, Charge, int, int, KeyOf], Awaitable[object]]
+
+
+async def _in_turn(run: Run, apart: Sequence[Charges], key_of: KeyOf, refund: Refund) -> Outcome:
+    """Take one part after the other; where one refuses or fails, refund those before it, and only look at the rest."""
+    taken: list[Outcome] = []
+    refused = None
+    try:
+        for part in apart:
+            (outcome,) = await scripts.take(run, [TakeRequest(part)], key_of)
+            if not outcome.allowed:
+                refused = outcome
+                break
+            taken.append(outcome)
+    except StoreError:
+        await _refund_all(run, apart, taken, key_of, refund)
+        raise
+    if refused is None:
+        return joined(taken)
+    await _refund_all(run, apart, taken, key_of, refund)
+    rest = [looks(part) for part in apart[len(taken) + 1 :]]
+    seen = [outcome for part in rest for outcome in await scripts.take(run, [TakeRequest(part)], key_of)]
+    given_back = [before(part, outcome) for part, outcome in zip(apart, taken, strict=False)]
+    return joined([*given_back, refused, *seen])
+
+
+async def _refund_all(
+    run: Run, apart: Sequence[Charges], taken: Sequence[Outcome], key_of: KeyOf, refund: Refund
+) -> None:
+    """Refund each charge alone, since its slot may be on the move; what cannot be reached refills by itself."""
+    for part, outcome in zip(apart, taken, strict=False):
+        for charge, ceiling_us in zip(part, outcome.tats_us, strict=True):
+            if charge.cost:
+                with suppress(StoreError):
+                    await refund(run, charge, ceiling_us, outcome.now_us, key_of)
+
+
+async def _refund_untouched(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> None:
+    """Only where nobody has charged the bucket since: there may be a lease behind the charge."""
+    await scripts.give_back(run, [Unspent(charge, ceiling_us, charge.step_us)], key_of)

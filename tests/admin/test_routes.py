@@ -1,0 +1,599 @@
+"""The admin routes as an operator, and an attacker, meets them: in process, through the whole shield."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import unquote
+
+import httpx
+import pytest
+from starlette.types import Message
+
+from admin.app import ADMIN, HOME, VIEW, WRONG, Operator, app_below, run, shielded
+from shieldmw.admin.load import WorkerLoadItem
+from shieldmw.core.concurrency import FIRST
+from shieldmw.core.load import WorkerLoad
+from shieldmw.core.seats import Audience
+
+ROUTES = [
+    ("GET", "/status"),
+    ("PUT", "/mode"),
+    ("GET", "/audit"),
+    ("GET", "/deny"),
+    ("GET", "/deny/203.0.113.0/24"),
+    ("PUT", "/deny/203.0.113.0/24"),
+    ("DELETE", "/deny/203.0.113.0/24"),
+    ("POST", "/reset"),
+    ("GET", "/openapi.json"),
+    ("GET", "/no-such-route"),
+]
+EMERGENCY = {"mode": "emergency", "for_seconds": 60, "reason": "flood"}
+
+
+def is_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem details of an answer that must be one."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    told: dict[str, Any] = answer.json()
+    assert told["status"] == status
+    assert told["title"]
+    assert told["detail"]
+    return told
+
+
+# --- who
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_route_answers_without_the_right_token(method: str, path: str) -> None:
+    """No token and a wrong one are 401 everywhere, the view token changes nothing, other sites get nothing."""
+
+    async def work() -> None:
+        app = shielded()
+        for token in (None, WRONG):
+            answer = await Operator(app, token).ask(method, path)
+            is_problem(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+        looked = await Operator(app, VIEW).ask(method, path)
+        assert looked.status_code != 401
+        assert (looked.status_code == 403) == (method != "GET")
+        is_problem(await Operator(app, ADMIN, sec_fetch_site="cross-site").ask(method, path), 403)
+
+    run(work)
+
+
+def test_without_an_admin_token_there_are_no_admin_routes() -> None:
+    """The app has the path to itself, and a view token alone opens nothing."""
+
+    async def work() -> None:
+        app = shielded(admin_token=None)
+        answer = await Operator(app).get("/status")
+        assert answer.text == "the app at /-/shield/status"
+
+    run(work)
+
+
+def test_the_operator_comes_in_whatever_the_gate_says() -> None:
+    """A used-up bucket, an emergency, a deny list with the operator on it: the door is before all of them."""
+
+    async def work() -> None:
+        app = shielded(ip_limit="1/day", deny_ips=f"{HOME}/32")
+        operator = Operator(app)
+        assert (await operator.anywhere("/")).status_code == 429
+        assert (await operator.put("/mode", EMERGENCY)).status_code == 200
+        denied = await operator.put(f"/deny/{HOME}", {"for_seconds": 60, "force": True})
+        assert denied.status_code == 200
+        assert (await operator.get("/status")).json()["mode"] == "emergency"
+        assert (await operator.ask("DELETE", f"/deny/{HOME}")).status_code == 204
+
+    run(work)
+
+
+def test_brute_force_is_locked_out_and_the_operator_elsewhere_is_not() -> None:
+    """From one address: soon only 429, but for the right token; from another all is as ever, in an emergency too."""
+
+    async def work() -> None:
+        app = shielded()
+        operator, guesser = Operator(app, address="192.0.2.1"), Operator(app, WRONG)
+        assert (await operator.put("/mode", EMERGENCY)).status_code == 200
+        statuses = [(await guesser.get("/status")).status_code for _ in range(10)]
+        assert statuses == [401] * 3 + [429] * 7
+        locked = await guesser.get("/status")
+        is_problem(locked, 429)
+        assert int(locked.headers["retry-after"]) >= 1
+        assert (await Operator(app).get("/status")).status_code == 200
+        assert (await operator.get("/status")).status_code == 200
+
+    run(work)
+
+
+# --- where
+
+NOT_ADMIN = [
+    "//-/shield/status",
+    "/-//shield/status",
+    "/-/shield/../x",
+    "/-/shield/..",
+    "/-/shield/../../-/shieldx",
+    "/-/shield%2fstatus",
+    "/-%2fshield/status",
+    "/%2d/shield/status",
+    "/-/shield%00/status",
+    "/-/shield;x/status",
+    "/-/SHIELD/status",
+    "/-/shieldx",
+    "/x/-/shield/status",
+    "/./-/shield/status",
+    "/-/shield/%2e%2e/x",
+    "/-/shield\\status",
+]
+
+
+@pytest.mark.parametrize("path", NOT_ADMIN)
+def test_a_path_that_only_looks_like_an_admin_route_is_the_apps(path: str) -> None:
+    """Whatever some server would make of it: without the exact prefix the request goes its usual way."""
+
+    async def work() -> None:
+        answer = await raw(shielded(), path)
+        assert answer["status"] == 200
+        assert answer["body"].startswith(b"the app at ")
+
+    run(work)
+
+
+INSIDE = ["/-/shield/", "/-/shield//status", "/-/shield/./status", "/-/shield/x/../status", "/-/shield/%73tatus/"]
+
+
+@pytest.mark.parametrize("path", INSIDE)
+def test_odd_paths_below_the_prefix_need_the_token_like_all_others(path: str) -> None:
+    """The app never sees them, and none of them is a second name of a route."""
+
+    async def work() -> None:
+        assert (await raw(shielded(), path))["status"] == 401
+        assert (await raw(shielded(), path, ADMIN))["status"] == 404
+
+    run(work)
+
+
+async def raw(app: Any, target: str, token: str | None = None) -> dict[str, Any]:
+    """Ask for a target as it is, as no well-behaved client would."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": unquote(target),
+        "raw_path": target.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [] if token is None else [(b"authorization", f"Bearer {token}".encode())],
+        "client": (HOME, 4000),
+        "server": ("192.0.2.1", 80),
+        "state": {},
+        "extensions": {},
+    }
+    await app(scope, receive, send)
+    return {"status": sent[0]["status"], "body": b"".join(message.get("body", b"") for message in sent)}
+
+
+def test_the_status_tells_how_each_workers_app_stands() -> None:
+    """In milliseconds and a second, as people say it; what is shed is counted by class."""
+
+    async def work() -> None:
+        app = shielded()
+        answer = (await Operator(app).get("/status")).json()["overload"]
+        (worker,) = answer.pop("workers")
+        assert answer == {"setting": "on", "counted": "fleet"}
+        nobody = {"host": 0, "member": 0, "guest": 0}
+        assert len(worker.pop("worker")) == 16
+        assert (worker.pop("pid"), worker.pop("host")) == (os.getpid(), socket.gethostname())
+        in_flight = {"turn_ms": 0.0, "in_flight": 0, "in_flight_limit": FIRST}
+        assert worker == {**in_flight, "waiting": nobody, "shed": nobody, "shed_per_second": nobody}
+
+    run(work)
+
+
+def test_numbers_of_a_load_are_those_of_its_report() -> None:
+    """The rate is that of the last seconds, also where it is less than one a second."""
+    counts = (Audience(1, 2, 17), Audience(0, 5, 2844), Audience(0, 1, 2480))
+    load = WorkerLoad("w", "web-1", 42, 0, 11_260, 5, 128, *counts, 2000)
+    assert WorkerLoadItem.of(load).model_dump() == {
+        **{"worker": "w", "host": "web-1", "pid": 42, "turn_ms": 11.3, "in_flight": 5, "in_flight_limit": 128},
+        "waiting": {"host": 1, "member": 2, "guest": 17},
+        "shed": {"host": 0, "member": 5, "guest": 2844},
+        "shed_per_second": {"host": 0.0, "member": 0.5, "guest": 1240.0},
+    }
+
+
+def test_an_app_route_under_the_prefix_is_shadowed() -> None:
+    """The operator's door cannot be taken over by the app, nor asked for through its router."""
+
+    async def work() -> None:
+        app = shielded(app_below("/-/shield"))
+        for path in ("/status", "/anything", ""):
+            assert "the app" not in (await Operator(app, None).get(path)).text
+        assert (await Operator(app).get("/status")).json()["mode"] == "normal"
+
+    run(work)
+
+
+def test_the_admin_routes_are_below_the_root_path_of_a_mounted_app() -> None:
+    """Behind a prefix that the server strips or keeps the same routes answer, and say so in their document."""
+
+    async def work() -> None:
+        transport = httpx.ASGITransport(shielded(), client=(HOME, 4000), root_path="/api")
+        async with httpx.AsyncClient(transport=transport, base_url="http://shield.test") as client:
+            shown = {"authorization": f"Bearer {ADMIN}"}
+            assert (await client.get("/api/-/shield/status", headers=shown)).status_code == 200
+            document = await client.get("/api/-/shield/openapi.json", headers=shown)
+            assert document.json()["servers"] == [{"url": "/api/-/shield"}]
+
+    run(work)
+
+
+def test_a_websocket_on_the_prefix_is_closed() -> None:
+    """Neither the app nor the admin routes have one there."""
+
+    async def work() -> None:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            return {"type": "websocket.connect"}
+
+        scope = {
+            "type": "websocket",
+            "path": "/-/shield/status",
+            "headers": [],
+            "client": (HOME, 1),
+            "query_string": b"",
+        }
+        await shielded()(scope, receive, send)
+        assert [message["type"] for message in sent] == ["websocket.close"]
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [("/status", {"GET", "HEAD"}), ("/mode", {"PUT"}), ("/deny/::1", {"GET", "HEAD", "PUT", "DELETE"})],
+)
+def test_other_methods_are_told_which_there_are(path: str, allow: set[str]) -> None:
+    """405, with all methods of the path in Allow."""
+
+    async def work() -> None:
+        answer = await Operator(shielded()).ask("PATCH", path)
+        is_problem(answer, 405)
+        assert set(answer.headers["allow"].split(", ")) == allow
+
+    run(work)
+
+
+# --- bodies
+
+JSON_HEADER = {"content-type": "application/json"}
+BODIES: list[tuple[str, bytes, dict[str, str], int]] = [
+    ("no body", b"", JSON_HEADER, 400),
+    ("no JSON", b"{mode: normal}", JSON_HEADER, 400),
+    ("cut short", b'{"mode": "nor', JSON_HEADER, 400),
+    ("no UTF-8", b'{"mode": "normal", "reason": "\xff"}', JSON_HEADER, 400),
+    ("half a surrogate", b'{"mode": "normal", "reason": "\\ud800"}', JSON_HEADER, 400),
+    ("deep", b"[" * 8000, JSON_HEADER, 400),
+    ("a huge number", b'{"mode": "emergency", "capacity": 1' + b"0" * 9000 + b"}", JSON_HEADER, 400),
+    ("not a number", b'{"mode": "emergency", "guest_share": NaN}', JSON_HEADER, 422),
+    ("a list", b"[]", JSON_HEADER, 422),
+    ("null", b"null", JSON_HEADER, 422),
+    ("a form", b"mode=normal", {"content-type": "application/x-www-form-urlencoded"}, 415),
+    ("text", b'{"mode": "normal"}', {"content-type": "text/plain"}, 415),
+    ("no type", b'{"mode": "normal"}', {}, 415),
+    ("compressed", b"x", {**JSON_HEADER, "content-encoding": "gzip"}, 415),
+    ("too large", b'{"mode": "normal"}' + b" " * 16_384, JSON_HEADER, 413),
+]
+
+
+@pytest.mark.parametrize(("name", "body", "headers", "status"), BODIES, ids=[each[0] for each in BODIES])
+def test_a_malformed_body_changes_nothing(name: str, body: bytes, headers: dict[str, str], status: int) -> None:
+    """Each is refused with what is wrong, and version and audit stay as they were."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        is_problem(await operator.ask("PUT", "/mode", content=body, headers=headers), status)
+        assert (await operator.get("/status")).json()["version"] == 0
+        assert (await operator.get("/audit")).json()["entries"] == []
+
+    run(work)
+
+
+def test_a_body_without_a_length_is_refused_once_it_is_too_long() -> None:
+    """What has come until then is not kept, and what comes then is read for nothing."""
+
+    async def work() -> None:
+        async def endless() -> AsyncIterator[bytes]:
+            for _ in range(100):
+                yield b" " * 1024
+
+        answer = await Operator(shielded()).ask("PUT", "/mode", content=endless(), headers=JSON_HEADER)
+        is_problem(answer, 413)
+
+    run(work)
+
+
+FIELDS: list[tuple[dict[str, Any], set[str]]] = [
+    ({}, {"mode"}),
+    ({"mode": "panic"}, {"mode"}),
+    (
+        {"mode": "emergency", "for_seconds": 0, "capacity": -1, "guest_share": 2},
+        {"for_seconds", "capacity", "guest_share"},
+    ),
+    (
+        {"mode": "emergency", "for_seconds": "60", "capacity": 1.5, "guest_share": "0"},
+        {"for_seconds", "capacity", "guest_share"},
+    ),
+    ({"mode": "emergency", "for_seconds": True, "capacity": False}, {"for_seconds", "capacity"}),
+    ({"mode": "emergency", "for_seconds": 604_801}, {"for_seconds"}),
+    ({"mode": "emergency", "for": 60, "Capacity": 1}, {"for", "Capacity"}),
+    (
+        {"mode": "normal", "for_seconds": 60, "capacity": 1, "guest_share": 0},
+        {"for_seconds", "capacity", "guest_share"},
+    ),
+    ({"mode": "emergency", "reason": "x" * 201}, {"reason"}),
+    ({"mode": "emergency", "reason": "\u001b[2J\u202e"}, {"reason"}),
+    ({"mode": "emergency", "reason": 7}, {"reason"}),
+]
+
+
+@pytest.mark.parametrize(("body", "fields"), FIELDS)
+def test_bad_input_is_told_field_by_field_and_changes_nothing(body: dict[str, Any], fields: set[str]) -> None:
+    """Types are not guessed, names are not guessed, and all mistakes are told at once."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        told = is_problem(await operator.put("/mode", body), 422)
+        assert {error["field"] for error in told["errors"]} == fields
+        assert all(error["message"] for error in told["errors"])
+        assert (await operator.get("/status")).json()["version"] == 0
+        assert (await operator.get("/audit")).json()["entries"] == []
+
+    run(work)
+
+
+# --- the mode
+
+
+def test_a_switch_is_told_with_all_that_was_asked_and_audited() -> None:
+    """The answer is the new status; the audit says who, what, from, to, why and when."""
+
+    async def work() -> None:
+        operator = Operator(shielded(capacity=100), shield_actor="kim")
+        body = {**EMERGENCY, "capacity": 50, "guest_share": 0.5, "reason": " flood\n on\u00a0/live "}
+        answer = await operator.put("/mode", body)
+        now = answer.json()
+        assert (answer.status_code, answer.headers["etag"]) == (200, '"1"')
+        assert (now["mode"], now["version"], now["actor"]) == ("emergency", 1, "admin (kim)")
+        assert (now["capacity"], now["guest_seats"], now["guest_share"]) == (50, 25, 0.5)
+        assert now["reason"] == "flood on /live"
+        assert now["until"] == pytest.approx(now["since"] + 60)
+        back = await operator.put("/mode", {"mode": "normal", "for_seconds": None})
+        assert (back.json()["mode"], back.json()["until"]) == ("normal", None)
+        (last, first) = (await operator.get("/audit")).json()["entries"]
+        assert (first["who"], first["what"], first["from"], first["to"]) == (
+            "admin (kim)",
+            "mode",
+            "normal",
+            "emergency, for 60 s, capacity 50, guest share 0.5",
+        )
+        assert first["why"] == "flood on /live"
+        assert (last["from"], last["to"]) == ("emergency", "normal")
+        assert first["when_utc"].endswith("Z")
+        assert len((await operator.get("/audit?count=1")).json()["entries"]) == 1
+
+    run(work)
+
+
+def test_no_secret_is_in_any_answer() -> None:
+    """Settings are shown, tokens and keys are not."""
+
+    async def work() -> None:
+        secret = "a-jwt-secret-that-must-not-be-seen-here"
+        operator = Operator(shielded(jwt_secret=secret))
+        for path in ("/status", "/audit", "/openapi.json"):
+            text = (await operator.get(path)).text
+            assert not any(hidden in text for hidden in (ADMIN, VIEW, secret))
+
+    run(work)
+
+
+@pytest.mark.parametrize("version", ["1", '"1"', "*"])
+def test_the_version_that_is_in_force_lets_a_change_through(version: str) -> None:
+    """Bare, quoted, or any."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        await operator.put("/mode", EMERGENCY)
+        assert (await operator.get("/status")).headers["etag"] == '"1"'
+        assert (await operator.put("/mode", {"mode": "normal"}, if_match=version)).status_code == 200
+
+    run(work)
+
+
+@pytest.mark.parametrize("version", ["0", '"2"', "-1", "", "one", 'W/"1"', '"1", "2"', "9" * 400, "١"])
+def test_another_version_stops_a_change_and_shows_what_is_in_force(version: str) -> None:
+    """412 with the current status in it; what is no version is no match either."""
+
+    async def work() -> None:
+        operator = Operator(shielded(), shield_actor="kim")
+        await operator.put("/mode", EMERGENCY)
+        body = json.dumps({"mode": "normal"})
+        headers = [("if-match", version.encode()), ("content-type", b"application/json")]
+        told = is_problem(await operator.ask("PUT", "/mode", content=body, headers=headers), 412)
+        assert (told["current"]["mode"], told["current"]["actor"]) == ("emergency", "admin (kim)")
+        assert (await operator.get("/status")).json()["version"] == 1
+
+    run(work)
+
+
+def test_of_two_operators_at_once_one_wins_and_the_other_is_told_who() -> None:
+    """If-Match decides; the audit has the change that was made and nothing of the one that was not."""
+
+    async def work() -> None:
+        app = shielded()
+        kim, jo = Operator(app, shield_actor="kim"), Operator(app, address="192.0.2.1", shield_actor="jo")
+        both = await asyncio.gather(
+            kim.put("/mode", EMERGENCY, if_match="0"), jo.put("/mode", {**EMERGENCY, "capacity": 5}, if_match="0")
+        )
+        won, lost = sorted(both, key=lambda answer: answer.status_code)
+        assert won.status_code == 200
+        assert is_problem(lost, 412)["current"]["actor"] == won.json()["actor"]
+        (entry,) = (await kim.get("/audit")).json()["entries"]
+        assert entry["who"] == won.json()["actor"]
+
+    run(work)
+
+
+@pytest.mark.parametrize("actor", ["", "x" * 65, "kim\tjo", "kïm", "\x7f"])
+def test_a_name_that_cannot_be_printed_is_refused(actor: str) -> None:
+    """It goes to the audit, to logs and to terminals."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        headers = [("shield-actor", actor.encode()), ("content-type", b"application/json")]
+        is_problem(await operator.ask("PUT", "/mode", content=b'{"mode": "normal"}', headers=headers), 422)
+        assert (await operator.get("/audit")).json()["entries"] == []
+
+    run(work)
+
+
+# --- the deny list
+
+
+def test_a_network_is_denied_and_let_go() -> None:
+    """PUT denies, GET shows, DELETE lets go; what is not there is 404."""
+
+    async def work() -> None:
+        app = shielded()
+        operator = Operator(app)
+        is_problem(await operator.get("/deny/198.51.100.0/24"), 404)
+        put = await operator.put("/deny/198.51.100.0%2F24", {"for_seconds": 60, "reason": "flood"})
+        assert (put.status_code, put.json()["cidr"]) == (200, "198.51.100.0/24")
+        assert (await Operator(app, None, "198.51.100.7").anywhere("/")).status_code == 429
+        assert (await operator.get("/deny/198.51.100.0/24")).json()["reason"] == "flood"
+        assert [entry["cidr"] for entry in (await operator.get("/deny")).json()["entries"]] == ["198.51.100.0/24"]
+        gone = await operator.ask("DELETE", "/deny/198.51.100.0/24")
+        assert (gone.status_code, gone.content) == (204, b"")
+        is_problem(await operator.ask("DELETE", "/deny/198.51.100.0/24"), 404)
+        assert (await Operator(app, None, "198.51.100.7").anywhere("/")).status_code == 200
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "cidr", ["nobody", "203.0.113.0/33", "203.0.113.7/24", "1.2.3", "::1/129", "..", "a/b/c", "%00"]
+)
+def test_what_is_no_network_is_refused(cidr: str) -> None:
+    """By name, for every method."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        put = await operator.put(f"/deny/{cidr.replace('..', '1..1')}", {"for_seconds": 60})
+        assert is_problem(put, 422)["errors"][0]["field"] == "cidr"
+        assert (await operator.get("/audit")).json()["entries"] == []
+
+    run(work)
+
+
+@pytest.mark.parametrize("body", [{}, {"for_seconds": 0}, {"for_seconds": 2_592_001}, {"for_seconds": 60, "why": ""}])
+def test_a_denial_has_an_end_within_thirty_days(body: dict[str, Any]) -> None:
+    """None for ever, none by accident."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        is_problem(await operator.put("/deny/198.51.100.0/24", body), 422)
+        assert (await operator.get("/deny")).json()["entries"] == []
+
+    run(work)
+
+
+def test_an_operator_is_kept_from_denying_the_own_address() -> None:
+    """409 that names it, unless it is meant."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        assert HOME in is_problem(await operator.put("/deny/203.0.113.0/24", {"for_seconds": 60}), 409)["detail"]
+        forced = await operator.put("/deny/203.0.113.0/24", {"for_seconds": 60, "force": True})
+        assert forced.status_code == 200
+
+    run(work)
+
+
+# --- buckets
+
+
+def test_a_reset_client_may_ask_again() -> None:
+    """The answer names whose buckets are full, and the audit who made them so."""
+
+    async def work() -> None:
+        app = shielded(ip_limit="1/day")
+        guest, operator = Operator(app, None, "192.0.2.7"), Operator(app, shield_actor="kim")
+        assert [(await guest.anywhere("/")).status_code for _ in range(2)] == [200, 429]
+        answer = await operator.ask("POST", "/reset", json={"client": "ip:192.0.2.7", "reason": "our office"})
+        assert answer.json() == {"clients": ["ip:192.0.2.7/32"]}
+        assert (await guest.anywhere("/")).status_code == 200
+        (entry,) = (await operator.get("/audit")).json()["entries"]
+        assert (entry["who"], entry["what"], entry["why"]) == ("admin (kim)", "reset ip:192.0.2.7/32", "our office")
+
+    run(work)
+
+
+@pytest.mark.parametrize("client", ["", "alice", "ip:nobody", "token:", "host:alice", "ip:203.0.113.0/24", 7, None])
+def test_a_reset_of_nobody_is_refused(client: object) -> None:
+    """With the field and how to write it."""
+
+    async def work() -> None:
+        operator = Operator(shielded())
+        told = is_problem(await operator.ask("POST", "/reset", json={"client": client}), 422)
+        assert told["errors"][0]["field"] == "client"
+        assert (await operator.get("/audit")).json()["entries"] == []
+
+    run(work)
+
+
+# --- without the store
+
+
+def test_while_the_store_is_away_looking_works_and_changes_say_that_nothing_changed() -> None:
+    """503 for what needs the store, 200 for the status; tokens and lockout are checked as ever."""
+
+    async def work() -> None:
+        app = shielded(redis_url="redis://127.0.0.1:1/0", redis_timeout_ms=2000)
+        operator = Operator(app)
+        status = (await operator.get("/status")).json()
+        assert (status["mode"], status["store"]) == ("normal", "away")
+        for method, path, body in [
+            ("PUT", "/mode", EMERGENCY),
+            ("PUT", "/deny/198.51.100.0/24", {"for_seconds": 60}),
+            ("POST", "/reset", {"client": "token:alice"}),
+        ]:
+            assert "nothing was changed" in is_problem(await operator.ask(method, path, json=body), 503)["detail"]
+        is_problem(await operator.get("/audit"), 503)
+        guesser = Operator(app, WRONG, "192.0.2.1")
+        assert [(await guesser.get("/status")).status_code for _ in range(4)] == [401, 401, 401, 429]
+
+    run(work)

@@ -1,0 +1,29 @@
+"""A call that some of its asks failed: each is told its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gate.doubles import FakeClock, PartlyAway, memory_store, run
+from shieldmw.core.bucket import Charge, TakeRequest
+from shieldmw.core.client import Client
+from shieldmw.core.limits import Limit
+from shieldmw.errors import StoreUnavailable
+from shieldmw.gate.limiter.batch import Batch, TakeReply
+
+
+def test_those_who_fail_take_nobody_along() -> None:
+    """Outcomes go to whom they belong, errors too, and the next call is made as ever."""
+    store = PartlyAway(memory_store(FakeClock()), away_for=("1", "3", "5"))
+    limit = Limit("ip", 1, 86_400, 100)
+
+    async def work() -> None:
+        batch = Batch(store)
+        for _ in range(2):
+            asks = [TakeRequest((Charge(Client("ip", str(number), f"ip:{number}"), limit),)) for number in range(6)]
+            told = await asyncio.gather(*(batch.take(ask) for ask in asks), return_exceptions=True)
+            assert [type(each) for each in told] == [TakeReply, StoreUnavailable] * 3
+        assert store.calls == 2
+        await batch.aclose()
+
+    run(work())

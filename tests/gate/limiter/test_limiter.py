@@ -1,0 +1,178 @@
+"""The cheapest way is the same way: whatever of batch, refusals and leases is on, the decisions are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from itertools import product
+from typing import Any
+
+import pytest
+
+from gate.doubles import CountingVerifier, FlakyStore, Heard, LeasingStore, LoopClock, facts, pass_time, run, worker
+from shieldmw.core.bucket import Charge, TakeRequest, take
+from shieldmw.core.client import Client
+from shieldmw.core.decision import Decision
+from shieldmw.core.limits import Limit, parse_limits
+from shieldmw.gate.gate import REFUSAL_KEPT_US
+
+SWITCHES: list[dict[str, Any]] = [
+    dict(zip(("batch", "refusals", "leases"), values, strict=True)) for values in product(("off", "on"), repeat=3)
+]
+ALL_OFF = SWITCHES[0]
+
+Step = tuple[float, str | None, str, int]
+
+
+def trace(seed: int, clients: int, credentials: list[str | None]) -> list[Step]:
+    """Requests at random: pauses, who asks with what, and how often in a row."""
+    chance = random.Random(seed)
+    pauses = [0, 0, 0.0001, 0.001, 0.004, 0.03, 0.09, 0.11, 0.4, 1.3, 7.0]
+    steps = []
+    for _ in range(600):
+        peer = f"203.0.113.{chance.randrange(clients)}"
+        times = chance.choice([1, 1, 1, 2, 8, 30])
+        steps.append((chance.choice(pauses), chance.choice(credentials), peer, times))
+    return steps
+
+
+def play(steps: list[Step], **values: Any) -> tuple[list[Decision], FlakyStore]:
+    """What one worker decides, one request after the other."""
+
+    async def story() -> tuple[list[Decision], FlakyStore]:
+        clock = LoopClock()
+        store = FlakyStore(LeasingStore(clock, ahead_us=77_777_777))
+        one = worker(store, clock, tokens=CountingVerifier(valid={"alice", "bob"}), **values)
+        await one.gate.start()
+        decisions = []
+        for pause_s, credential, peer, times in steps:
+            await pass_time(pause_s)
+            for _ in range(times):
+                decisions.append(await one.gate.decide(facts(credential, peer=peer)))
+        await one.gate.stop()
+        return decisions, store
+
+    return run(story())
+
+
+def alike(decision: Decision, reference: Decision) -> bool:
+    """The same to whoever is answered: but a refusal that is given again may tell of a wait that began just now."""
+    late_us = decision.retry_after_us - reference.retry_after_us
+    return (
+        decision.verdict is reference.verdict
+        and decision.reason is reference.reason
+        and decision.identity == reference.identity
+        and decision.violated == reference.violated
+        and [level.remaining for level in decision.levels] == [level.remaining for level in reference.levels]
+        and 0 <= late_us <= REFUSAL_KEPT_US
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "burst"), [("10/second", 50), ("100/minute", None), ("40/second; 500/minute", None), ("3/second", 3)]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_way_is_the_same_way(seed: int, limit: str, burst: int | None) -> None:
+    """Guests and members, hot and cold, at and far from the edge: batch and refusals change not a single decision.
+
+    Nor do leases where the bucket is too small for any.
+    """
+    steps = trace(seed, 3, [None, None, "alice", "bob", "forged"])
+    values = {"ip_limit": limit, "token_limit": limit, "ip_burst": burst, "token_burst": burst}
+    reference, plain = play(steps, **values, **ALL_OFF)
+    assert 100 < sum(decision.refused for decision in reference) < len(reference) - 100
+    for switches in SWITCHES[1:]:
+        if switches["leases"] == "on" and burst != 3:
+            continue
+        decisions, store = play(steps, **values, **switches)
+        assert store.calls <= plain.calls
+        for number, (decision, expected) in enumerate(zip(decisions, reference, strict=True)):
+            assert alike(decision, expected) or is_kept(decision, expected), f"{switches}, request {number}"
+
+
+def is_kept(decision: Decision, expected: Decision) -> bool:
+    """A refusal of a moment ago: its levels are of then, and nothing else is different."""
+    same = (decision.verdict, decision.reason) == (expected.verdict, expected.reason)
+    return same and decision.refused and abs(decision.retry_after_us - expected.retry_after_us) <= REFUSAL_KEPT_US
+
+
+@pytest.mark.parametrize(
+    ("limit", "burst"), [("10/second", 50), ("100/minute", None), ("200/minute", 150), ("5000/day", 500)]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_leases_take_next_to_nothing_from_one_worker(seed: int, limit: str, burst: int | None) -> None:
+    """All on or all off: as many pass, but for what is lost where a lease ends between two units; none too many."""
+    steps = trace(seed, 2, [None])
+    values = {"ip_limit": limit, "ip_burst": burst}
+    reference, plain = play(steps, **values, **ALL_OFF)
+    decisions, store = play(steps, **values, **SWITCHES[-1])
+    without, passed = (sum(not decision.refused for decision in some) for some in (reference, decisions))
+    assert 100 < without < len(reference) - 100
+    assert 0.98 * without - 1 <= passed <= without
+    assert store.asks < plain.asks
+    assert isinstance(store.inner, LeasingStore)
+    assert store.inner.leased > 10
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=lambda switches: "-".join(f"{k}_{v}" for k, v in switches.items()))
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_together_let_pass_what_one_bucket_holds(seed: int, switches: dict[str, Any]) -> None:
+    """Three workers of one hot client: never more than burst + rate * D, and no less but for what leases hold."""
+    [bucket] = parse_limits("200/second", name="ip", burst=600)
+
+    async def story() -> None:
+        chance = random.Random(seed)
+        clock = LoopClock()
+        store = FlakyStore(LeasingStore(clock, ahead_us=31_000_000))
+        store.lags = True
+        gates = [worker(store, clock, ip_limit="200/second", ip_burst=600, **switches).gate for _ in range(3)]
+        for gate in gates:
+            await gate.start()
+        passed_us: list[int] = []
+
+        async def client(number: int) -> None:
+            for _ in range(600):
+                began_us = clock.us()
+                if not (await gates[number % 3].decide(facts())).refused:
+                    passed_us.append(began_us)
+                await pass_time(chance.choice([0, 0.0004, 0.001, 0.02]))
+
+        began_us = clock.us()
+        await asyncio.gather(*(client(number) for number in range(9)))
+        span_us = clock.us() - began_us
+        most = bucket.burst + span_us // bucket.unit_us
+        assert max_over(passed_us, bucket) <= 0
+        # It was never full again in between: what is missing is what leases held when it ended, or lost.
+        assert most - 3 * (bucket.burst // 8) <= len(passed_us) <= most
+        for gate in gates:
+            await gate.stop()
+
+    run(story())
+
+
+def max_over(times_us: list[int], limit: Limit) -> int:
+    """By how much the fullest window goes beyond burst + rate * D; the reference bucket never refuses exactly then."""
+    tat_us: int | None = None
+    over = 0
+    for at_us in sorted(times_us):
+        outcome = take([tat_us], TakeRequest((Charge(Client("ip", "x", "x"), limit),)), at_us)
+        over += not outcome.allowed
+        tat_us = outcome.tats_us[0]
+    return over
+
+
+@pytest.mark.parametrize("leases", ["on", "off"])
+@pytest.mark.parametrize("batch", ["on", "off"])
+def test_each_request_is_told_of_once_however_it_was_decided(batch: str, leases: str) -> None:
+    """Leased, refused again or asked: one event for each."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        heard = Heard()
+        store = FlakyStore(LeasingStore(clock))
+        one = worker(store, clock, observers=[heard], ip_limit="100/hour", batch=batch, leases=leases)
+        decisions = [await one.gate.decide(facts()) for _ in range(300)]
+        assert [event.decision for event in heard.events] == decisions
+        assert sum(not decision.refused for decision in decisions) == 100
+
+    run(story())

@@ -1,0 +1,163 @@
+"""The switch of a process that is no worker: the rules of the workers, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from shieldmw import Settings
+from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.core.seats import Audience, Capacity, Fleet, Report
+from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
+from shieldmw.gate.operator.direct import DirectControl
+from shieldmw.store.memory import MemoryStore
+from shieldmw.store.port import StoredMode
+from shieldmw.wiring import build_gate
+
+LIMIT_S = 30
+EMERGENCY = ModeChange(Mode.EMERGENCY, "kim", "flood", for_s=60)
+
+
+class Broken(MemoryStore):
+    """A store that fails to be looked at, or to tell of the fleet."""
+
+    look_fails: StoreError | None = None
+    fleet_fails: StoreError | None = None
+
+    async def look(self) -> StoredMode:
+        """The mode, or the failure."""
+        if self.look_fails is not None:
+            raise self.look_fails
+        return await super().look()
+
+    async def fleet(self, now_s: float) -> Fleet:
+        """The fleet, or the failure."""
+        if self.fleet_fails is not None:
+            raise self.fleet_fails
+        return await super().fleet(now_s)
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await work()
+
+    asyncio.run(limited())
+
+
+def direct(store: MemoryStore, **values: Any) -> DirectControl:
+    return DirectControl(store, Settings(**values))
+
+
+def test_a_worker_follows_and_the_audit_has_what_was_before() -> None:
+    """As if another worker had been asked."""
+
+    async def work() -> None:
+        store = MemoryStore(b"secret")
+        worker = build_gate(Settings(), store).control
+        assert worker is not None
+        assert await direct(store).set_mode(EMERGENCY, None)
+        status = await worker.status()
+        assert (status.mode.mode, status.mode.version, status.mode.actor) == (Mode.EMERGENCY, 1, "kim")
+        assert await direct(store).set_mode(ModeChange(Mode.NORMAL, "jo"), 1)
+        assert [(entry.who, entry.was, entry.now) for entry in await store.audit(9)] == [
+            ("jo", "emergency", "normal"),
+            ("kim", "normal", "emergency, for 60 s"),
+        ]
+
+    run(work)
+
+
+def test_a_change_for_another_version_changes_nothing() -> None:
+    """False, and the status says what is in force."""
+
+    async def work() -> None:
+        store = MemoryStore(b"secret")
+        await direct(store).set_mode(EMERGENCY, None)
+        late = direct(store)
+        assert not await late.set_mode(ModeChange(Mode.NORMAL, "jo"), 0)
+        assert (await late.status()).mode.actor == "kim"
+        assert len(await store.audit(9)) == 1
+
+    run(work)
+
+
+def test_an_emergency_without_an_end_gets_one() -> None:
+    """The same one as through a worker."""
+
+    async def work() -> None:
+        control = direct(MemoryStore(b"secret"))
+        await control.set_mode(ModeChange(Mode.EMERGENCY, "kim"), None)
+        mode = (await control.status()).mode
+        assert mode.until_s is not None
+        assert mode.until_s - mode.now_s == pytest.approx(LONGEST_S, abs=LIMIT_S)
+
+    run(work)
+
+
+def test_it_counts_the_workers_and_is_none_of_them() -> None:
+    """Their listeners and their number, however often it looks; capacities not given are those of the settings."""
+
+    async def work() -> None:
+        store = MemoryStore(b"secret")
+        for name in "ab":
+            report = Report(name, Audience(1, 10, 100), Audience(1, 10, 150))
+            await store.seats(report, Capacity(1000, 1000))
+        control = direct(store, capacity=100, emergency_guest_share=0.5)
+        for _ in range(3):
+            seats = (await control.status()).seats
+            assert (seats.workers, seats.fleet_wide) == (2, True)
+            assert (seats.present, seats.demand) == (Audience(2, 20, 200), Audience(2, 20, 300))
+            assert seats.capacity == Capacity(100, 100)
+        await control.set_mode(EMERGENCY, None)
+        assert (await control.status()).seats.capacity == Capacity(100, 50)
+        third = Report("c", Audience(), Audience())
+        assert (await store.seats(third, Capacity(1000, 1000))).workers == 3
+
+    run(work)
+
+
+def test_a_fleet_that_cannot_be_counted_keeps_nobody_from_the_switch() -> None:
+    """The seats may lie on a node that is away, or be somebody else's value."""
+
+    async def work() -> None:
+        store = Broken(b"secret")
+        store.fleet_fails = StoreUnavailable("away")
+        control = direct(store)
+        assert await control.set_mode(EMERGENCY, None)
+        status = await control.status()
+        assert (status.mode.mode, status.seats.workers, status.seats.fleet_wide) == (Mode.EMERGENCY, None, False)
+
+    run(work)
+
+
+def test_what_cannot_be_read_is_replaced() -> None:
+    """A foreign value in place of the mode is told of as a store that is away, and the next change replaces it."""
+
+    async def work() -> None:
+        store = Broken(b"secret")
+        store.look_fails = StoreError("the mode in the store cannot be read")
+        control = direct(store)
+        assert not (await control.status()).store_is_up
+        assert await control.set_mode(EMERGENCY, None)
+
+    run(work)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), NotPermitted("NOPERM")])
+def test_a_store_that_does_not_answer_is_told_and_nothing_changes(error: StoreError) -> None:
+    """Neither the status nor a change is made up."""
+
+    async def work() -> None:
+        store = Broken(b"secret")
+        store.look_fails = error
+        with pytest.raises(type(error)):
+            await direct(store).status()
+        with pytest.raises(type(error)):
+            await direct(store).set_mode(EMERGENCY, None)
+        assert await store.audit(9) == []
+
+    run(work)

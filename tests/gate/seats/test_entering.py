@@ -1,0 +1,66 @@
+"""What is known when a listener enters counts, not what was known when its request was decided."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from gate.doubles import FakeClock, facts, memory_store, run, worker
+from shieldmw.core.api_keys import ApiKey, digest
+from shieldmw.core.client import Identity
+from shieldmw.core.decision import Reason, Verdict
+from shieldmw.core.deny import DenyEntry
+
+KEY = "shk_the-key"
+
+
+def leave() -> None:
+    """Nobody must leave in these tests."""
+
+
+def test_a_client_that_is_denied_after_the_decision_gets_no_seat() -> None:
+    """An app's own check may take a second; whoever ends the streams of denied clients has looked by then."""
+
+    async def story() -> None:
+        clock = FakeClock()
+        store = memory_store(clock)
+        one = worker(store, clock, live_paths="/live")
+        asked = facts(path="/live")
+        decision = await one.gate.decide(asked)
+        assert not decision.refused
+        await store.deny(DenyEntry(ip_network("203.0.113.0/24"), one.mode_watch.store_now_s() + 600, "operator", ""))
+        await one.deny_list.refresh()
+        for entered in (one.gate.enter(asked, decision, leave), one.gate.enter_now(asked, decision, leave)):
+            assert entered is not None
+            refused, entry = entered
+            assert entry is None
+            assert (refused.verdict, refused.reason) == (Verdict.REFUSED, Reason.DENY_LIST)
+            assert 0 < refused.retry_after_us <= 600_000_000
+
+    run(story())
+
+
+def test_a_member_whose_key_is_revoked_after_the_decision_gets_no_seat() -> None:
+    """Without what proved it, nothing would end the stream later."""
+
+    async def story() -> None:
+        clock = FakeClock()
+        store = memory_store(clock)
+        one = worker(store, clock, live_paths="/live")
+        table = await store.api_keys(None)
+        assert table is not None
+        key = ApiKey(digest(KEY, table.digest_key), Identity("alice"), 1)
+        await store.add_api_key(key)
+        await one.api_keys.refresh()
+        asked = facts(KEY, path="/live")
+        decision = await one.gate.decide(asked)
+        assert decision.identity == Identity("alice")
+        _, entry = one.gate.enter(asked, decision, leave)
+        assert entry is not None
+        assert entry.seat.api_key == key.digest
+        await store.revoke_api_keys([key.digest])
+        await one.api_keys.refresh()
+        refused, entry = one.gate.enter(asked, decision, leave)
+        assert entry is None
+        assert (refused.verdict, refused.reason) == (Verdict.REFUSED, Reason.CREDENTIAL_ENDED)
+
+    run(story())
