@@ -28,12 +28,10 @@ from .gate.events import Observer
 from .gate.fleet.deny_watch import DenyWatch
 from .gate.fleet.mode_watch import ChangeListener, ModeWatch
 from .gate.gate import Background, Gate
-from .gate.limiter.batch import Batch, Singly
-from .gate.limiter.fallback import BreakerStore, FallbackStore
-from .gate.limiter.leases import Leases
+from .gate.limiter.fallback import BreakerStore, Fallback
+from .gate.limiter.leases import MOST_LEASES, Leases
 from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Addressing, Lookups
-from .gate.limiter.refusals import Refusals, RefusedGuests
 from .gate.operator.control import Control
 from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.holding import Holding
@@ -179,10 +177,10 @@ def build_desk(settings: Settings, store: Store) -> Desk:
     mode_watch = ModeWatch(store, on_change=lambda: desk.soon())
     seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, plan)
     deny_list = DenyWatch(store, mode_watch.store_now_s)
-    fallback_store = _fallback_store(settings, store, workers=lambda: seats.workers)
+    limiter, _ = _limiter(settings, store, workers=lambda: seats.workers)
     load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, fallback_store, mode_watch, seats, deny_list, settings, lambda: None, load_reports)
-    desk = Desk(control, mode_watch, deny_list, seats, fallback_store)
+    control = Control(store, limiter, mode_watch, seats, deny_list, settings, lambda: None, load_reports)
+    desk = Desk(control, mode_watch, deny_list, seats, limiter)
     return desk
 
 
@@ -217,10 +215,9 @@ def build_gate(settings: Settings, store: Store) -> Gate:
     prefixes = (settings.ipv4_prefix, settings.ipv6_prefix)
     admission = Admission(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes)
     deny_list = DenyWatch(store, mode_watch.store_now_s)
-    fallback_store = _fallback_store(settings, store, workers=lambda: seats.workers)
-    limiter, leasing = _limiter(settings, store, fallback_store)
+    limiter, leasing = _limiter(settings, store, workers=lambda: seats.workers)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
-    identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, fallback_store, failures))
+    identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, limiter, failures))
 
     overload = None if settings.overload == "off" else _overload(settings, admission, observers)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s)
@@ -258,8 +255,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         mode_watch=mode_watch,
         admission=admission,
         overload=overload,
-        control=Control(store, fallback_store, mode_watch, seats, deny_list, settings, invalidate, load_reports),
-        refused_guests=RefusedGuests() if settings.refusals else None,
+        control=Control(store, limiter, mode_watch, seats, deny_list, settings, invalidate, load_reports),
     )
     return gate
 
@@ -297,20 +293,14 @@ def _listener(
     return heard
 
 
-def _fallback_store(settings: Settings, store: Store, workers: Callable[[], int]) -> FallbackStore:
-    """The store's buckets, and those of this worker for while it is away."""
-    breaker_store = BreakerStore(store, settings.on_redis_failure)
-    calls = Batch(breaker_store) if settings.batch else Singly(breaker_store)
-    return FallbackStore(breaker_store, calls, MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT), workers, store.settle)
-
-
-def _limiter(settings: Settings, store: Store, fallback_store: FallbackStore) -> tuple[Limiter, Sequence[Background]]:
+def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tuple[Limiter, Sequence[Background]]:
     """How charges are taken: a store in this process needs none of what makes a far one fast."""
     if isinstance(store, MemoryStore):
         return LocalLimiter(store), ()
-    leases = Leases(store.give_back) if settings.leases else None
-    refusals = Refusals() if settings.refusals else None
-    return FleetLimiter(fallback_store, leases, refusals), () if leases is None else (leases,)
+    local = MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT)
+    fallback = Fallback(settings.on_redis_failure, local, workers, store.settle)
+    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0)
+    return FleetLimiter(BreakerStore(store, settings.on_redis_failure), fallback, leases), (leases,)
 
 
 def _identifier(

@@ -83,7 +83,6 @@ class Gate:
         admission: Admission,
         overload: Overload | None = None,
         control: Control | None = None,
-        refused_guests: RefusedGuests | None = None,
         now_us: Callable[[], int] = clock.now_us,
     ) -> None:
         self._policy = policy
@@ -100,7 +99,7 @@ class Gate:
         self._mode_watch = mode_watch
         self._now_us = now_us
         self._forgot_us = now_us() - 1
-        self._refused_guests = refused_guests
+        self._refused_guests = RefusedGuests()
         self._denied_then = deny_list.entries
         self.admission = admission
         self.overload = overload
@@ -121,8 +120,7 @@ class Gate:
         """Forget what is known of buckets: somebody's were made full again, or the store has lost them."""
         self._forgot_us = self._now_us()
         self._limiter.invalidate()
-        if self._refused_guests is not None:
-            self._refused_guests.clear()
+        self._refused_guests.clear()
 
     async def decide(self, facts: Facts) -> Decision:
         """The decision on one request."""
@@ -180,7 +178,7 @@ class Gate:
     def _refused_again(self, facts: Facts, route_rules: RouteRules, mode: Mode) -> Decision | None:
         """The refusal of a guest who was refused before; who was denied since hears something else."""
         guests = self._refused_guests
-        if guests is None or not _is_guest(facts):
+        if not _is_guest(facts):
             return None
         if self._deny_list.entries is not self._denied_then:
             self._denied_then = self._deny_list.entries
@@ -404,7 +402,7 @@ class Gate:
     ) -> Decision | None:
         """The refusal of a guest, who is known by its requests from now on; None where that would not do."""
         guests, charges = self._refused_guests, client_state.charges
-        if guests is None or len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
+        if len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
             return None
         route_rules, mode = client_state.route_rules, client_state.mode
         guests.remember(facts, route_rules, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)

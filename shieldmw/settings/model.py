@@ -74,8 +74,6 @@ class Settings(BaseSettings):
         description="while the store is away: `local` (each worker decides by its share), `open` (all pass), "
         "`closed` (limited requests are refused)",
     )
-    batch: bool = Field(True, description="requests that wait share one call to the store")
-    refusals: bool = Field(True, description="a client that was refused is refused again without asking the store")
     leases: bool = Field(
         True,
         description="a hot client is charged a little ahead; what it does not use is given back in a second",

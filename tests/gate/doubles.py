@@ -27,12 +27,12 @@ from shieldmw.gate.events import Decided, Evicted, Observer
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.gate import Gate
-from shieldmw.gate.limiter.batch import Batch, Singly, TakeReply
-from shieldmw.gate.limiter.fallback import BreakerStore, FallbackStore
-from shieldmw.gate.limiter.leases import Leases
+from shieldmw.gate.limiter.batch import Batch, TakeReply
+from shieldmw.gate.limiter.client_state import ClientState
+from shieldmw.gate.limiter.fallback import BreakerStore, Fallback
+from shieldmw.gate.limiter.leases import MOST_LEASES, Leases
 from shieldmw.gate.limiter.limiter import FleetLimiter
 from shieldmw.gate.limiter.lookups import Addressing, Lookups
-from shieldmw.gate.limiter.refusals import Refusals, RefusedGuests
 from shieldmw.gate.seats.admission import Admission
 from shieldmw.gate.seats.seats import SeatPlan, Seats
 from shieldmw.store.memory import MemoryBuckets, MemoryStore
@@ -278,13 +278,13 @@ class PartlyAway(FlakyStore):
         return left
 
 
-class BatchOfAnyLoop(Batch):
+class BatchOfAnyLoop(Batch[ClientState | None, TakeReply | None]):
     """The same for tests that run each step on a loop of its own: a real gate belongs to one."""
 
-    def take(self, ask: TakeRequest) -> asyncio.Future[TakeReply]:
-        """What becomes of the ask."""
+    def take(self, asker: ClientState | None, request: TakeRequest) -> asyncio.Future[TakeReply | None]:
+        """The reply to the request."""
         self._loop = asyncio.get_running_loop()
-        return super().take(ask)
+        return super().take(asker, request)
 
 
 @dataclass
@@ -339,12 +339,11 @@ class Worker:
 
     gate: Gate
     identifier: Identifier
-    fallback_store: FallbackStore
+    limiter: FleetLimiter
     local: MemoryBuckets
     api_keys: ApiKeys
     clock: FakeClock
-    leases: Leases | None
-    refusals: Refusals | None
+    leases: Leases
     mode_watch: ModeWatch
     deny_list: DenyWatch
     seats: Seats
@@ -364,14 +363,13 @@ def worker(
     settings = Settings(**values)
     local = MemoryBuckets(now_us=clock.us)
     breaker_store = BreakerStore(store, settings.on_redis_failure, now_s=loop_time)
-    calls = BatchOfAnyLoop(breaker_store, now_us=clock.us) if settings.batch else Singly(breaker_store, now_us=clock.us)
-    fallback_store = FallbackStore(
-        breaker_store, calls, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time
+    fallback = Fallback(
+        settings.on_redis_failure, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time
     )
-    leases = Leases(store.give_back, now_us=clock.us) if settings.leases else None
-    refusals = Refusals() if settings.refusals else None
-    limiter = FleetLimiter(fallback_store, leases, refusals)
-    failed_auth = FailedAuth(settings.policy, fallback_store, MemoryBuckets(now_us=clock.us))
+    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.us)
+    limiter = FleetLimiter(breaker_store, fallback, leases, now_us=clock.us)
+    limiter._batch = BatchOfAnyLoop(breaker_store, limiter._answered, limiter._failed, now_us=clock.us)
+    failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.keys_changed())
     identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s, timer_s=timer_s)
     mode_watch = ModeWatch(store, on_change=lambda: None, now_s=clock.s)
@@ -387,17 +385,14 @@ def worker(
         limiter,
         on_store_failure=OnStoreFailure(settings.on_redis_failure),
         dry_run=settings.dry_run,
-        background=(api_keys,) if leases is None else (leases, api_keys),
+        background=(leases, api_keys),
         observers=observers,
         deny_list=deny_list,
         mode_watch=mode_watch,
         admission=Admission(store, seats, "event", now_s=clock.s),
-        refused_guests=RefusedGuests() if settings.refusals else None,
         now_us=clock.us,
     )
-    return Worker(
-        gate, identifier, fallback_store, local, api_keys, clock, leases, refusals, mode_watch, deny_list, seats
-    )
+    return Worker(gate, identifier, limiter, local, api_keys, clock, leases, mode_watch, deny_list, seats)
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:

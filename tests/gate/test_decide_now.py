@@ -169,11 +169,10 @@ def test_the_same_refusal_is_given_for_a_quarter_of_a_second(credential: str | N
     run(story())
 
 
-@pytest.mark.parametrize("refusals", ["on", "off"])
 @pytest.mark.parametrize("wait_us", [100_000, 249_999, 1000])
-def test_no_refusal_is_given_past_the_moment_when_it_would_pass(wait_us: int, refusals: str) -> None:
+def test_no_refusal_is_given_past_the_moment_when_it_would_pass(wait_us: int) -> None:
     """However short the wait: to the microsecond."""
-    one, _ = make(ip_limit=f"{1_000_000 // wait_us}/second", ip_burst=1, refusals=refusals, leases="off")
+    one, _ = make(ip_limit=f"{1_000_000 // wait_us}/second", ip_burst=1, leases="off")
 
     async def story() -> None:
         await ask(one, 2)
@@ -188,11 +187,10 @@ def test_no_refusal_is_given_past_the_moment_when_it_would_pass(wait_us: int, re
     run(story())
 
 
-@pytest.mark.parametrize("refusals", ["on", "off"])
 @pytest.mark.parametrize("credential", [None, "alice"], ids=["guest", "member"])
-def test_no_refusal_outlives_a_reset(credential: str | None, refusals: str) -> None:
+def test_no_refusal_outlives_a_reset(credential: str | None) -> None:
     """Once all is forgotten the store is asked."""
-    one, store = make(refusals=refusals)
+    one, store = make()
 
     async def story() -> None:
         assert (await refused_by_standing(one, credential=credential)).refused
@@ -264,10 +262,9 @@ def test_members_at_several_addresses_are_each_told_their_own() -> None:
     run(story())
 
 
-@pytest.mark.parametrize("refusals", ["on", "off"])
-def test_guests_are_never_told_anothers_address(refusals: str) -> None:
+def test_guests_are_never_told_anothers_address() -> None:
     """Behind one proxy, in one bucket or in several: the own one, or none where nobody worked it out."""
-    one, _ = make(trusted_proxies="10.0.0.1", ip_limit="1/hour", ipv4_prefix=24, refusals=refusals)
+    one, _ = make(trusted_proxies="10.0.0.1", ip_limit="1/hour", ipv4_prefix=24)
     addresses = [f"203.0.113.{number}" for number in range(9)]
 
     async def story() -> None:
@@ -472,8 +469,7 @@ def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pyte
     tables = one.gate._lookups
     assert len(tables._address_infos) <= 512
     assert len(tables._route_rules) <= 512
-    assert one.refusals is not None
-    assert len(one.refusals) <= 512
+    assert len(one.limiter._refusals) <= 512
     # 512 entries of a kB each, beside the store's and the outage's buckets of 1,200 clients.
     assert grown < 4.0
 

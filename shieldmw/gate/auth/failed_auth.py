@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from shieldmw.core.bucket import TakeRequest
 from shieldmw.core.client import AddressClients
 from shieldmw.core.rules import Policy
-from shieldmw.gate.limiter.fallback import FallbackStore
+from shieldmw.gate.limiter.limiter import Limiter
 from shieldmw.store.memory import MemoryBuckets
 
 
@@ -19,9 +18,9 @@ class FailedAuth:
     has the whole limit, and decides alone while the store is away.
     """
 
-    def __init__(self, policy: Policy, store: FallbackStore, local: MemoryBuckets) -> None:
+    def __init__(self, policy: Policy, limiter: Limiter, local: MemoryBuckets) -> None:
         self._policy = policy
-        self._store = store
+        self._limiter = limiter
         self._local = local
 
     async def may_verify(self, clients: AddressClients) -> bool:
@@ -31,7 +30,7 @@ class FailedAuth:
         look = self._policy.failed_auth_charges(clients, 0)
         if not look:
             return True
-        told = await self._store.take(TakeRequest(look))
+        told = await self._limiter.ask(look)
         if told is not None and told.sent_us is not None:
             self._local.remember(look, told.outcome)
         return self.may_verify_now(clients)
@@ -47,4 +46,4 @@ class FailedAuth:
     async def count(self, clients: AddressClients) -> None:
         """Charge a failure for the whole fleet."""
         if charges := self._policy.failed_auth_charges(clients, 1):
-            await self._store.take(TakeRequest(charges))
+            await self._limiter.ask(charges)

@@ -1,20 +1,23 @@
 """Group commit: while one call to the store is under way requests queue up, and the next call takes them all.
 
 No timer: an idle worker calls at once. A request that goes away while it waits cancels nothing: its charges may
-be taken, and nobody else's outcome moves.
+be taken, and nobody else's outcome moves. What follows from an outcome is done here, in the call's own task, so a
+request that waits is one future and no task.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
-from shieldmw.core.made import made
-from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
+from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate import clock
 from shieldmw.store.port import PartialFailure
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 # What one call takes along at most. More would make the first wait for the last, and a script can hand at most
 # 8,000 keys to one command.
@@ -45,59 +48,41 @@ class Called(Protocol):
         """Give back connections."""
 
 
-class Calls(Protocol):
-    """How the store is asked."""
+class Batch(Generic[A, R]):
+    """Asks the store for many at once.
 
-    def take(self, ask: TakeRequest) -> Awaitable[TakeReply]:
-        """What becomes of the ask; fails with ``StoreError``."""
+    ``answered`` makes the reply to a request of its asker, its outcome, and when it was sent; ``failed`` makes the
+    reply where the call has failed. Both are called once for each request, also where nobody waits for it any more.
+    """
 
-    async def aclose(self) -> None:
-        """Give back connections."""
-
-
-class Singly:
-    """Asks the store for each request alone."""
-
-    def __init__(self, store: Called, *, now_us: Callable[[], int] = clock.now_us) -> None:
+    def __init__(
+        self,
+        store: Called,
+        answered: Callable[[A, TakeRequest, Outcome, int], R],
+        failed: Callable[[A, TakeRequest, StoreError], R],
+        *,
+        now_us: Callable[[], int] = clock.now_us,
+    ) -> None:
         self._store = store
+        self._answered = answered
+        self._failed = failed
         self._now_us = now_us
-
-    async def take(self, ask: TakeRequest) -> TakeReply:
-        """What becomes of the ask."""
-        sent_us = self._now_us()
-        (outcome,) = await self._store.take([ask])
-        return TakeReply(ask.charges, outcome, sent_us)
-
-    async def aclose(self) -> None:
-        """Give back connections."""
-        await self._store.aclose()
-
-
-_Waiting = tuple[TakeRequest, asyncio.Future[TakeReply]]
-
-
-class Batch:
-    """Asks the store for many at once."""
-
-    def __init__(self, store: Called, *, now_us: Callable[[], int] = clock.now_us) -> None:
-        self._store = store
-        self._now_us = now_us
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[tuple[A, TakeRequest, asyncio.Future[R]]] = []
         self._calling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call
 
-    def take(self, ask: TakeRequest) -> asyncio.Future[TakeReply]:
-        """What becomes of the ask; fails with ``StoreError``."""
+    def take(self, asker: A, request: TakeRequest) -> asyncio.Future[R]:
+        """The reply to the request."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        told: asyncio.Future[TakeReply] = self._loop.create_future()
-        self._waiting.append((ask, told))
+        reply: asyncio.Future[R] = self._loop.create_future()
+        self._waiting.append((asker, request, reply))
         if self._calling is None:
             self._calling = self._loop.create_task(self._call())
-        return told
+        return reply
 
     async def aclose(self) -> None:
-        """End the call under way, and give back connections; waiting requests are told that the store is away."""
+        """End the call under way, and give back connections; for waiting requests the call has failed."""
         if self._calling is not None:
             self._calling.cancel()
             await asyncio.gather(self._calling, return_exceptions=True)
@@ -108,21 +93,25 @@ class Batch:
 
     async def _call(self) -> None:
         """Call as long as anybody waits. Those who queue behind a call that fails fail with it."""
-        group: list[_Waiting] = []
+        group: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]] = ()
+        told = 0
         failure = StoreError("closed")
         try:
             while self._waiting:
-                count = _fitting(self._waiting)
+                told, count = 0, _fitting(self._waiting)
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
                 sent_us = self._now_us()
-                results = await self._take([ask for ask, _ in group])
-                for (ask, told), result in zip(group, results, strict=True):
-                    if told.done():
-                        continue
+                results = await self._take([request for _, request, _ in group])
+                if len(results) != len(group):
+                    raise StoreError(f"{len(results)} outcomes for {len(group)} requests")
+                for (asker, request, reply), result in zip(group, results, strict=True):
+                    told += 1
                     if isinstance(result, StoreError):
-                        told.set_exception(result)
+                        answer = self._failed(asker, request, result)
                     else:
-                        told.set_result(made(TakeReply, (ask.charges, result, sent_us)))
+                        answer = self._answered(asker, request, result, sent_us)
+                    if not reply.done():
+                        reply.set_result(answer)
         except StoreError as error:
             failure = error
         except asyncio.CancelledError:
@@ -130,28 +119,28 @@ class Batch:
             raise
         finally:
             self._calling = None
-            self._fail(group, failure)
+            self._fail(group[told:], failure)
 
-    async def _take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome | StoreError]:
+    async def _take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome | StoreError]:
         """What becomes of each."""
         try:
-            return await self._store.take(asks)
+            return await self._store.take(requests)
         except PartialFailure as part:
             return part.results
 
-    def _fail(self, group: Sequence[_Waiting], failure: StoreError) -> None:
-        failed = [(told, type(failure)) for _, told in group] + [(told, NotApplied) for _, told in self._waiting]
-        for told, kind in failed:
-            if not told.done():
-                told.set_exception(kind(*failure.args))
-        self._waiting = []
+    def _fail(self, group: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]], failure: StoreError) -> None:
+        failed, self._waiting = [*group, *self._waiting], []
+        for asker, request, reply in failed:
+            answer = self._failed(asker, request, failure)
+            if not reply.done():
+                reply.set_result(answer)
 
 
-def _fitting(waiting: Sequence[_Waiting]) -> int:
+def _fitting(waiting: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]]) -> int:
     """How many of those who wait go with one call, at least one."""
     charges = 0
-    for count, (ask, _) in enumerate(waiting[:MOST_ASKS]):
-        charges += len(ask.charges)
+    for count, (_, request, _) in enumerate(waiting[:MOST_ASKS]):
+        charges += len(request.charges)
         if charges > MOST_CHARGES and count:
             return count
     return min(len(waiting), MOST_ASKS)

@@ -1,4 +1,4 @@
-"""The store, made safe to ask: within its budget, behind a breaker, with local buckets to fall back on."""
+"""The store behind its breaker, and what decides while it is away: local buckets, and debts to be paid afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shieldmw.errors import StoreError
 from shieldmw.store.memory import MemoryBuckets
 from shieldmw.store.port import PartialFailure
 
-from .batch import Called, Calls, TakeReply
+from .batch import Called, TakeReply
 from .breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -87,13 +87,12 @@ class BreakerStore:
             log.warning("the store is away (%s): deciding '%s' until it answers", harmless(error), self.on_failure)
 
 
-class FallbackStore:
-    """Takes charges from the store, or while it is away as its ``on_failure`` says.
+class Fallback:
+    """Decides while the store is away, as ``on_failure`` says.
 
-    ``calls`` are how the watched store is asked. ``local`` buckets are kept warm: they remember what the store
-    last said of each bucket, so that an outage does not fill anybody's bucket again. They decide by this worker's
-    share of each limit, since ``workers`` others, this one among them, may decide by theirs. What they admitted is
-    charged to the store (``settle``) once it answers again.
+    ``local`` buckets are kept warm: they remember what the store last said of each bucket, so that an outage does not
+    fill anybody's bucket again. They decide by this worker's share of each limit, since ``workers`` others, this one
+    among them, may decide by theirs. What they admitted is charged to the store (``settle``) once it answers again.
 
     The same goes for requests admitted after a call that was never answered. The call may have charged them too, so
     they may be charged twice: one refusal too many after a failure is the lesser evil, since otherwise a client that
@@ -102,40 +101,32 @@ class FallbackStore:
 
     def __init__(
         self,
-        store: BreakerStore,
-        calls: Calls,
+        on_failure: OnStoreFailure,
         local: MemoryBuckets,
         workers: Callable[[], int],
         settle: Settle,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
-        self._calls = calls
         self._local = local
         self._workers = workers
         self._settle = settle
-        self._is_local = store.on_failure is OnStoreFailure.LOCAL
+        self._is_local = on_failure is OnStoreFailure.LOCAL
         self._debts = Debts(DEBTS_KEPT)
         self._name = token_hex(8)
         self._settling: asyncio.Task[None] | None = None
         self._settle_from_s = float("-inf")
         self._now_s = now_s
 
-    async def take(self, ask: TakeRequest) -> TakeReply | None:
-        """The outcome of the ask; None where the store is away and there is no local fallback."""
-        if not self._store.may_be_asked():
-            return self._take_here(ask.charges)
-        try:
-            told = await self._calls.take(ask)
-        except StoreError:  # of which the watched store has heard
-            return self._take_here(ask.charges)
-        if self._is_local:
-            self._local.remember(ask.charges, told.outcome)
-            if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
-                self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
-        return told
+    def remember(self, charges: Charges, outcome: Outcome) -> None:
+        """The store has answered: note how the buckets stand, and pay what is owed."""
+        if not self._is_local:
+            return
+        self._local.remember(charges, outcome)
+        if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
+            self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
 
-    def _take_here(self, charges: Charges) -> TakeReply | None:
+    def take_now(self, charges: Charges) -> TakeReply | None:
+        """Take charges here; None where ``on_failure`` decides otherwise."""
         if not self._is_local:
             return None
         shares = shared(charges, self._workers())
@@ -164,19 +155,13 @@ class FallbackStore:
         """The clock by which debts are charged."""
         return self._local.now_us() - KNOWN_LATE_US
 
-    @property
-    def is_away(self) -> bool:
-        """Whether the store is left alone, but for probes."""
-        return self._store.is_away
-
     def invalidate(self) -> None:
         """Forget the local buckets, because a client's were made full again; debts stay."""
         self._local.clear()
 
     async def aclose(self) -> None:
-        """End the calls under way."""
+        """End what is being settled."""
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
             self._settling = None  # one that was cancelled before it began has not said so
-        await self._calls.aclose()

@@ -1,24 +1,31 @@
-"""The way of a request's charges: spent from a lease, refused by what is known, else asked of the store."""
+"""The limiter: charges are spent from a lease, refused by what is known, else asked of the store."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
+from shieldmw.errors import StoreError
+from shieldmw.gate import clock
 from shieldmw.store.memory import MemoryBuckets
 
-from .batch import TakeReply
+from .batch import Batch, TakeReply
 from .client_state import ClientState
-from .fallback import FallbackStore
+from .fallback import BreakerStore, Fallback
 from .leases import Leases
 from .refusals import Refusals
 
 
 class Limiter(Protocol):
-    """Takes charges. ``now_us`` are this worker's ticks."""
+    """Takes charges. ``now_us`` is this worker's clock."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store is left alone, but for probes."""
 
     def take_now(self, client_state: ClientState, now_us: int) -> Outcome | None:
         """The outcome, where nothing must be awaited for it."""
@@ -26,8 +33,11 @@ class Limiter(Protocol):
     def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
         """The refusal of some charges, where it is known without a call; nothing is spent."""
 
-    async def take(self, client_state: ClientState, now_us: int) -> TakeReply | None:
-        """The outcome else, without what was taken ahead; None where the store is away and nothing stands in for it."""
+    def take(self, client_state: ClientState, now_us: int) -> Awaitable[TakeReply | None]:
+        """The outcome else, without what was prefetched; None where the store is away and nothing stands in for it."""
+
+    def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
+        """The outcome of charges that are no client's request: those of failed credentials, and probes."""
 
     def invalidate(self) -> None:
         """Forget what is known of buckets: somebody's were made full again."""
@@ -37,76 +47,106 @@ class Limiter(Protocol):
 
 
 class FleetLimiter:
-    """Charges of a fleet, taken the cheapest way that is exact."""
+    """Takes charges of a fleet in the cheapest way that is exact."""
 
-    def __init__(self, store: FallbackStore, leases: Leases | None, refusals: Refusals | None) -> None:
+    def __init__(
+        self,
+        store: BreakerStore,
+        fallback: Fallback,
+        leases: Leases,
+        now_us: Callable[[], int] = clock.now_us,
+    ) -> None:
         self._store = store
+        self._fallback = fallback
         self._leases = leases
-        self._refusals = refusals
-        self._epoch = 0
+        self._refusals = Refusals()
+        self._batch = Batch[ClientState | None, TakeReply | None](store, self._answered, self._failed, now_us=now_us)
+        self._now_us = now_us
+        self._invalidated_us = now_us() - 1
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store is left alone, but for probes."""
+        return self._store.is_away
 
     def take_now(self, client_state: ClientState, now_us: int) -> Outcome | None:
         """Spent from the client's lease, or refused by what its buckets said before."""
-        if client_state.lease is not None and self._leases is not None:
+        if client_state.lease is not None:
             outcome = client_state.lease.spend(now_us)
             if outcome is not None:
                 return outcome
             self._leases.exhausted(client_state, now_us)
-        return self.refused_now(client_state.charges, now_us)
+        return self._refusals.find(client_state.charges, now_us)
 
     def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
         """A refusal by the last known state of the buckets."""
-        return None if self._refusals is None else self._refusals.find(charges, now_us)
+        return self._refusals.find(charges, now_us)
 
-    async def take(self, client_state: ClientState, now_us: int) -> TakeReply | None:
+    def take(self, client_state: ClientState, now_us: int) -> Awaitable[TakeReply | None]:
         """Asked of the store, for a lease as well where the client is hot."""
-        prefetch = 0 if self._leases is None else self._leases.prefetch(client_state, now_us)
-        epoch = self._epoch
-        if self._leases is not None and prefetch:
-            # A request that goes away must not take along what was charged ahead for those that follow.
-            told = await asyncio.shield(asyncio.create_task(self._lease(self._leases, client_state, prefetch)))
-        else:
-            told = await self._store.take(made(TakeRequest, (client_state.charges, 0)))
-        if told is None:
-            return None
-        charges, outcome, sent_us = told
-        if sent_us is not None and epoch == self._epoch:
-            if client_state.lease is not None:
-                client_state.lease.absorb(outcome)
-            if self._refusals is not None and not outcome.allowed:
-                self._refusals.remember(charges, outcome, sent_us)
-        return TakeReply(charges, without_lease(charges, outcome), sent_us)
+        prefetch = self._leases.prefetch(client_state, now_us)
+        return self._ask(client_state, made(TakeRequest, (client_state.charges, prefetch)))
 
-    async def _lease(self, leases: Leases, client_state: ClientState, prefetch: int) -> TakeReply | None:
-        epoch = self._epoch
-        told = None
-        try:
-            told = await self._store.take(TakeRequest(client_state.charges, prefetch))
-        finally:
-            leases.answered(client_state, told if epoch == self._epoch else None)
-        return told
+    def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
+        """Asked of the store."""
+        return self._ask(None, TakeRequest(charges))
+
+    def _ask(self, client_state: ClientState | None, request: TakeRequest) -> Awaitable[TakeReply | None]:
+        if self._store.may_be_asked():
+            return self._batch.take(client_state, request)
+        reply: asyncio.Future[TakeReply | None] = asyncio.get_running_loop().create_future()
+        reply.set_result(self._decided_here(client_state, request))
+        return reply
+
+    def _answered(
+        self, client_state: ClientState | None, request: TakeRequest, outcome: Outcome, sent_us: int
+    ) -> TakeReply:
+        charges, prefetch = request
+        self._fallback.remember(charges, outcome)
+        reply = made(TakeReply, (charges, outcome, sent_us))
+        if client_state is None:
+            return reply
+        is_current = sent_us > self._invalidated_us
+        if prefetch:
+            self._leases.answered(client_state, reply if is_current else None)
+        if not is_current:
+            pass
+        elif not outcome.allowed:
+            self._refusals.remember(charges, outcome, sent_us)
+        elif client_state.lease is not None:
+            client_state.lease.absorb(outcome)
+        return made(TakeReply, (charges, without_lease(charges, outcome), sent_us)) if outcome.leased else reply
+
+    def _failed(self, client_state: ClientState | None, request: TakeRequest, error: StoreError) -> TakeReply | None:
+        return self._decided_here(client_state, request)
+
+    def _decided_here(self, client_state: ClientState | None, request: TakeRequest) -> TakeReply | None:
+        if client_state is not None and request.prefetch:
+            self._leases.answered(client_state, None)
+        return self._fallback.take_now(request.charges)
 
     def invalidate(self) -> None:
-        """Forget refusals, leases, and what the local buckets remember; also of what is under way."""
-        self._epoch += 1
-        self._store.invalidate()
-        if self._refusals is not None:
-            self._refusals.clear()
-        if self._leases is not None:
-            self._leases.clear()
+        """Forget refusals, leases, and what the local buckets remember; also of calls under way."""
+        self._invalidated_us = self._now_us()
+        self._fallback.invalidate()
+        self._refusals.clear()
+        self._leases.clear()
 
     async def aclose(self) -> None:
         """Give back leases and connections."""
-        if self._leases is not None:
-            await self._leases.give_all_back()
-        await self._store.aclose()
+        await self._leases.give_all_back()
+        await self._fallback.aclose()
+        await self._batch.aclose()
 
 
 class LocalLimiter:
-    """Charges of a fleet of one, whose buckets are in this process."""
+    """Takes charges of a fleet of one, whose buckets are in this process."""
 
-    def __init__(self, buckets: MemoryBuckets) -> None:
+    is_away = False
+
+    def __init__(self, buckets: MemoryBuckets, now_us: Callable[[], int] = clock.now_us) -> None:
         self._buckets = buckets
+        self._now_us = now_us
 
     def take_now(self, client_state: ClientState, now_us: int) -> Outcome:
         """Always at once."""
@@ -119,6 +159,10 @@ class LocalLimiter:
     async def take(self, client_state: ClientState, now_us: int) -> TakeReply:
         """The same."""
         return TakeReply(client_state.charges, self.take_now(client_state, now_us), now_us)
+
+    async def ask(self, charges: Charges) -> TakeReply:
+        """At once, too."""
+        return TakeReply(charges, self._buckets.take_now(charges), self._now_us())
 
     def invalidate(self) -> None:
         """Nothing is known but the buckets themselves."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from shieldmw.core.address import IPNetwork, parse_address, parse_networks
-from shieldmw.core.bucket import Charge, TakeRequest
+from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Client, Identity, IPAddress, address_clients, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
@@ -21,7 +21,7 @@ from shieldmw.core.seats import Capacity
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.limiter.fallback import FallbackStore
+from shieldmw.gate.limiter.limiter import Limiter
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
@@ -56,7 +56,7 @@ class Control:
     def __init__(
         self,
         store: Store,
-        fallback_store: FallbackStore,
+        limiter: Limiter,
         mode_watch: ModeWatch,
         seats: Seats,
         deny_list: DenyWatch,
@@ -65,7 +65,7 @@ class Control:
         load_reports: LoadReports,
     ) -> None:
         self._store = store
-        self._fallback_store = fallback_store
+        self._limiter = limiter
         self._mode_watch = mode_watch
         self._seats = seats
         self._deny_list = deny_list
@@ -81,14 +81,14 @@ class Control:
         """How the fleet stands, the mode freshly read; what this worker knows of it while the store is away."""
         try:
             await self._mode_watch.refresh()
-            await self._fallback_store.take(TakeRequest((_PROBE,)))
+            await self._limiter.ask((_PROBE,))
             answers = True
         except StoreError:
             answers = False
         return Status(
             ModeStatus.of(self._mode_watch),
             self._seat_status(),
-            answers and not self._fallback_store.is_away,
+            answers and not self._limiter.is_away,
             shown_settings(self._settings),
             await self._overload_status(answers),
         )

@@ -8,7 +8,7 @@ from shieldmw.core.seats import COHORTS, Capacity, Grant, Report
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.fleet.refresher import Refresher
-from shieldmw.gate.limiter.fallback import FallbackStore
+from shieldmw.gate.limiter.limiter import Limiter
 from shieldmw.gate.seats.seats import LEAST_S, Seats
 from shieldmw.store.port import SeatRegister
 
@@ -39,10 +39,10 @@ class Desk:
     """Follows the switch, the deny list and the seats for ``control``. ``start`` it before control is asked."""
 
     def __init__(
-        self, control: Control, mode_watch: ModeWatch, deny_list: DenyWatch, seats: Seats, fallback_store: FallbackStore
+        self, control: Control, mode_watch: ModeWatch, deny_list: DenyWatch, seats: Seats, limiter: Limiter
     ) -> None:
         self.control = control
-        self._fallback_store = fallback_store
+        self._limiter = limiter
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
         self._deny_list = deny_list
@@ -62,4 +62,4 @@ class Desk:
         await self._look.stop()
         await self._deny_list.stop()
         await self._mode_watch.stop()
-        await self._fallback_store.aclose()
+        await self._limiter.aclose()

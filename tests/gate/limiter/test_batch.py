@@ -12,7 +12,7 @@ from gate.doubles import FakeClock, FlakyStore, LeasingStore, LoopClock, loop_ti
 from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit
-from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
+from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.limiter.batch import MOST_ASKS, MOST_CHARGES, Batch, TakeReply
 
 WIDE = Limit("ip", 1, 1, 1_000_000)
@@ -37,11 +37,24 @@ class Recording(FlakyStore):
         return outcomes[:-1] if self.forgets_one else outcomes
 
 
-def make(clock: FakeClock | None = None) -> tuple[Batch, Recording]:
+Result = TakeReply | StoreError
+
+
+def answered(_: None, request: TakeRequest, outcome: Outcome, sent_us: int) -> Result:
+    """What is told of an outcome."""
+    return TakeReply(request.charges, outcome, sent_us)
+
+
+def failed(_: None, request: TakeRequest, error: StoreError) -> Result:
+    """What is told of a failure."""
+    return error
+
+
+def make(clock: FakeClock | None = None) -> tuple[Batch[None, Result], Recording]:
     """A batch above a store that does as it is told."""
     clock = clock or LoopClock()
     store = Recording(LeasingStore(clock))
-    return Batch(store, now_us=clock.us), store
+    return Batch(store, answered, failed, now_us=clock.us), store
 
 
 def somebody(name: str) -> Client:
@@ -56,17 +69,22 @@ def ask(number: int, limit: Limit = WIDE, charges: int = 1) -> TakeRequest:
     )
 
 
-def is_own(number: int, told: TakeReply) -> bool:
+def outcome_in(told: Result) -> Outcome:
+    """The outcome, where there is one."""
+    assert isinstance(told, TakeReply), told
+    return told.outcome
+
+
+def is_own(number: int, told: Result) -> bool:
     """Whether the outcome is that of the ask of this number."""
-    outcome = told.outcome
+    outcome = outcome_in(told)
     return outcome.allowed and outcome.tats_us[0] - outcome.now_us == (1 + number % COSTS) * WIDE.unit_us
 
 
-async def outcome_of(waiting: asyncio.Future[TakeReply]) -> TakeReply | BaseException:
+async def outcome_of(waiting: asyncio.Future[Result]) -> Result:
     """What came of it, within a limit that nobody reaches who is not forgotten."""
     async with asyncio.timeout(3600):
-        (result,) = await asyncio.gather(waiting, return_exceptions=True)
-    return result
+        return await waiting
 
 
 def test_an_idle_batch_calls_at_once() -> None:
@@ -76,7 +94,7 @@ def test_an_idle_batch_calls_at_once() -> None:
         batch, store = make()
         for number in range(3):
             store.held = asyncio.Event()
-            told = batch.take(ask(number))
+            told = batch.take(None, ask(number))
             await asyncio.sleep(0)
             assert (store.under_way, store.calls) == (1, number + 1)
             store.held.set()
@@ -93,10 +111,10 @@ def test_who_asks_while_a_call_is_under_way_goes_with_the_next() -> None:
     async def story() -> None:
         batch, store = make()
         store.held = asyncio.Event()
-        waiting = [batch.take(ask(0))]
+        waiting = [batch.take(None, ask(0))]
         await yield_often()
         for number in range(1, 101):
-            waiting.append(batch.take(ask(number)))
+            waiting.append(batch.take(None, ask(number)))
             await asyncio.sleep(0)
         assert (store.calls, store.asks) == (1, 1)
         store.held.set()
@@ -112,7 +130,7 @@ def test_who_asks_in_one_turn_of_the_loop_shares_a_call() -> None:
 
     async def story() -> None:
         batch, store = make()
-        await asyncio.gather(*(batch.take(ask(number)) for number in range(50)))
+        await asyncio.gather(*(batch.take(None, ask(number)) for number in range(50)))
         assert (store.calls, store.asks) == (1, 50)
 
     run(story())
@@ -137,7 +155,7 @@ def test_a_call_takes_so_many_along_and_no_more(count: int, charges: int, groups
     async def story() -> None:
         batch, store = make()
         asks = [ask(number, charges=charges) for number in range(count)]
-        told = await asyncio.gather(*(batch.take(one) for one in asks))
+        told = await asyncio.gather(*(batch.take(None, one) for one in asks))
         assert [len(group) for group in store.groups] == groups
         assert [one for group in store.groups for one in group] == asks
         assert all(is_own(number, one) for number, one in enumerate(told))
@@ -154,12 +172,12 @@ def test_who_asks_first_is_decided_first() -> None:
         store.held = asyncio.Event()
         waiting = []
         for number in range(50):
-            waiting.append(batch.take(TakeRequest((Charge(somebody("alice"), narrow),))))
+            waiting.append(batch.take(None, TakeRequest((Charge(somebody("alice"), narrow),))))
             if number == 4:
                 await yield_often()
         store.held.set()
         told = await asyncio.gather(*waiting)
-        assert [one.outcome.allowed for one in told] == [True] * 10 + [False] * 40
+        assert [outcome_in(one).allowed for one in told] == [True] * 10 + [False] * 40
         assert store.calls == 2
 
     run(story())
@@ -173,15 +191,15 @@ def test_what_is_told_was_asked_when_its_call_was_sent() -> None:
         batch, store = make(clock)
         store.held = asyncio.Event()
         first_us = clock.us()
-        first = batch.take(ask(0))
+        first = batch.take(None, ask(0))
         await yield_often()
         clock.now_s += 1
-        second = batch.take(ask(1))
+        second = batch.take(None, ask(1))
         clock.now_s += 2
         sent_us = clock.us()
         store.held.set()
-        assert (await first).sent_us == first_us
-        assert (await second).sent_us == sent_us
+        told = [await first, await second]
+        assert [one.sent_us for one in told if isinstance(one, TakeReply)] == [first_us, sent_us]
 
     run(story())
 
@@ -190,23 +208,19 @@ def test_what_is_told_was_asked_when_its_call_was_sent() -> None:
     "failure", [StoreUnavailable("Connection refused"), StoreError("nonsense", 7)], ids=["away", "nonsense"]
 )
 def test_a_failing_call_fails_those_who_queue_behind_it(failure: StoreError) -> None:
-    """With an object of one's own, which says of those who queue that nothing was done; who comes next asks anew."""
+    """Of the same error; a later request asks anew."""
 
     async def story() -> None:
         batch, store = make()
         store.held, store.failing = asyncio.Event(), failure
-        waiting = [batch.take(ask(number)) for number in range(300)]
+        waiting = [batch.take(None, ask(number)) for number in range(300)]
         await yield_often()
-        waiting += [batch.take(ask(number)) for number in range(300, 400)]
+        waiting += [batch.take(None, ask(number)) for number in range(300, 400)]
         store.held.set()
-        errors = [await outcome_of(one) for one in waiting]
-        told = [(type(error), error.args) for error in errors if isinstance(error, StoreError)]
-        assert told[:MOST_ASKS] == [(type(failure), failure.args)] * MOST_ASKS
-        assert told[MOST_ASKS:] == [(NotApplied, failure.args)] * (400 - MOST_ASKS)
-        assert len(set(map(id, errors))) == len(errors) == 400
+        assert [await outcome_of(one) for one in waiting] == [failure] * 400
         assert store.calls == 1
         store.held = store.failing = None
-        assert is_own(905, await batch.take(ask(905)))
+        assert is_own(905, await batch.take(None, ask(905)))
         assert store.calls == 2
 
     run(story())
@@ -218,7 +232,7 @@ def test_one_call_that_fails_leaves_the_outcomes_before_it() -> None:
     async def story() -> None:
         batch, store = make()
         store.fails_after = 1
-        waiting = [batch.take(ask(number)) for number in range(MOST_ASKS + 20)]
+        waiting = [batch.take(None, ask(number)) for number in range(MOST_ASKS + 20)]
         results = [await outcome_of(one) for one in waiting]
         assert all(isinstance(result, TakeReply) for result in results[:MOST_ASKS])
         assert all(isinstance(result, StoreUnavailable) for result in results[MOST_ASKS:])
@@ -234,17 +248,17 @@ def test_whoever_goes_away_takes_nothing_along(seed: int) -> None:
     async def story() -> None:
         batch, store = make()
         store.lags = True
-        staying: list[tuple[int, asyncio.Future[TakeReply]]] = []
-        leaving: list[asyncio.Task[TakeReply]] = []
+        staying: list[tuple[int, asyncio.Future[Result]]] = []
+        leaving: list[asyncio.Task[Result]] = []
 
-        async def wait(number: int) -> TakeReply:
-            return await batch.take(ask(number))
+        async def wait(number: int) -> Result:
+            return await batch.take(None, ask(number))
 
         number = gone = 0
         while gone < 10_000:
             number += 1
             if number % 2:
-                staying.append((number, batch.take(ask(number))))
+                staying.append((number, batch.take(None, ask(number))))
             else:
                 leaving.append(asyncio.create_task(wait(number)))
             if chance.random() < 0.1:
@@ -258,7 +272,7 @@ def test_whoever_goes_away_takes_nothing_along(seed: int) -> None:
         results = await asyncio.gather(*leaving, return_exceptions=True)
         assert sum(isinstance(result, asyncio.CancelledError) for result in results) > 5000
         assert store.most_under_way == 1
-        assert is_own(number + 1, await batch.take(ask(number + 1)))
+        assert is_own(number + 1, await batch.take(None, ask(number + 1)))
 
     run(story())
 
@@ -269,11 +283,11 @@ def test_a_call_that_everybody_has_left_goes_on() -> None:
     async def story() -> None:
         batch, store = make()
         store.held = asyncio.Event()
-        gone = [batch.take(ask(number)) for number in range(10)]
+        gone = [batch.take(None, ask(number)) for number in range(10)]
         await yield_often()
         for one in gone:
             one.cancel()
-        later = batch.take(ask(50))
+        later = batch.take(None, ask(50))
         store.held.set()
         assert is_own(50, await later)
         assert [len(group) for group in store.groups] == [10, 1]
@@ -287,17 +301,17 @@ def test_closing_ends_the_call_under_way_and_tells_all_who_wait() -> None:
     async def story() -> None:
         batch, store = make()
         store.held = asyncio.Event()
-        waiting = [batch.take(ask(number)) for number in range(300)]
+        waiting = [batch.take(None, ask(number)) for number in range(300)]
         await yield_often()
-        waiting.append(batch.take(ask(301)))
+        waiting.append(batch.take(None, ask(301)))
         await batch.aclose()
         results = [await outcome_of(one) for one in waiting]
         kinds = [type(result) for result in results]
-        assert kinds == [StoreUnavailable] * MOST_ASKS + [NotApplied] * (301 - MOST_ASKS)
+        assert kinds == [StoreUnavailable] * 301
         assert store.under_way == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
         store.held = None
-        assert is_own(907, await batch.take(ask(907)))
+        assert is_own(907, await batch.take(None, ask(907)))
         await batch.aclose()
 
     run(story())
@@ -308,10 +322,10 @@ def test_closing_before_the_call_has_begun_leaves_nobody_waiting() -> None:
 
     async def story() -> None:
         batch, _ = make()
-        waiting = batch.take(ask(1))
+        waiting = batch.take(None, ask(1))
         await batch.aclose()
         assert isinstance(await outcome_of(waiting), StoreUnavailable)
-        assert is_own(2, await batch.take(ask(2)))
+        assert is_own(2, await batch.take(None, ask(2)))
 
     run(story())
 
@@ -322,7 +336,7 @@ def test_closing_an_idle_batch_is_nothing() -> None:
     async def story() -> None:
         batch, store = make()
         await batch.aclose()
-        assert is_own(1, await batch.take(ask(1)))
+        assert is_own(1, await batch.take(None, ask(1)))
         await batch.aclose()
         await batch.aclose()
         assert store.calls == 1
@@ -339,7 +353,7 @@ def test_what_is_no_error_of_the_store_leaves_nobody_waiting(how: str) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unexpected.append(context["exception"]))
         batch, store = make()
         store.held = asyncio.Event()
-        waiting = [batch.take(ask(number)) for number in range(300)]
+        waiting = [batch.take(None, ask(number)) for number in range(300)]
         await yield_often()
         store.failing = RuntimeError("a mistake") if how == "raises" else None
         store.forgets_one = how == "too few"
@@ -350,7 +364,7 @@ def test_what_is_no_error_of_the_store_leaves_nobody_waiting(how: str) -> None:
         assert len(failed) + len(answered) == 300
         assert len(failed) >= 45
         store.failing, store.forgets_one = None, False
-        assert is_own(909, await batch.take(ask(909)))
+        assert is_own(909, await batch.take(None, ask(909)))
         await pass_time(1)
         assert not answered or how == "too few"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from gate.doubles import FakeClock, PartlyAway, memory_store, run
+from gate.limiter.test_batch import answered, failed
 from shieldmw.core.bucket import Charge, TakeRequest
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit
-from shieldmw.errors import StoreUnavailable
+from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.limiter.batch import Batch, TakeReply
 
 
@@ -18,10 +19,10 @@ def test_those_who_fail_take_nobody_along() -> None:
     limit = Limit("ip", 1, 86_400, 100)
 
     async def work() -> None:
-        batch = Batch(store)
+        batch = Batch[None, TakeReply | StoreError](store, answered, failed)
         for _ in range(2):
             asks = [TakeRequest((Charge(Client("ip", str(number), f"ip:{number}"), limit),)) for number in range(6)]
-            told = await asyncio.gather(*(batch.take(ask) for ask in asks), return_exceptions=True)
+            told = await asyncio.gather(*(batch.take(None, ask) for ask in asks))
             assert [type(each) for each in told] == [TakeReply, StoreUnavailable] * 3
         assert store.calls == 2
         await batch.aclose()

@@ -144,7 +144,7 @@ def test_a_store_that_hangs_costs_its_budget_five_times_and_then_nothing() -> No
 
 def test_a_store_that_is_away_is_probed_once_a_second() -> None:
     """In ten seconds of traffic it is asked about ten times, and never twice at once."""
-    one, store = make(failing=AWAY, batch=False, leases=False, ip_limit="1000000/second")
+    one, store = make(failing=AWAY, leases=False, ip_limit="1000000/second")
 
     async def story() -> None:
         await decide(one, 5)
@@ -194,74 +194,6 @@ def test_when_the_store_answers_again_it_decides_again() -> None:
     assert run(story()) == [Reason.STORE_CLOSED, *[Reason.WITHIN_LIMITS] * 3]
 
 
-def test_a_probe_whose_caller_goes_away_does_not_block_the_next() -> None:
-    """A thousand cancelled probes: the one that waits for its answer still ends the outage."""
-    one, store = make(failing=AWAY, batch=False, leases=False, ip_limit="1000000/second")
-
-    async def story() -> None:
-        await decide(one, 5)
-        store.failing, store.held = None, asyncio.Event()
-        for _ in range(1000):
-            await pass_time(1.0)
-            caller = asyncio.create_task(one.gate.decide(facts()))
-            await yield_often(5)
-            caller.cancel()
-            await asyncio.gather(caller, return_exceptions=True)
-            assert caller.cancelled()
-        store.held = None
-        await pass_time(1.0)
-        store.calls = 0
-        await decide(one, 3)
-        assert store.calls == 3
-
-    run(story())
-
-
-def test_a_straggler_that_goes_away_does_not_let_a_second_probe_through() -> None:
-    """A call from before the breaker opened is no probe: its end says nothing about the one under way."""
-    one, store = make(batch=False)
-
-    async def story() -> None:
-        store.held = asyncio.Event()
-        straggler = asyncio.create_task(one.gate.decide(facts()))
-        await yield_often()
-        store.held, store.failing = None, AWAY
-        await decide(one, 5)
-        await pass_time(1.0)
-        store.held, store.calls = asyncio.Event(), 0
-        probe = asyncio.create_task(one.gate.decide(facts()))
-        await yield_often()
-        assert store.calls == 1
-        straggler.cancel()
-        await asyncio.gather(straggler, return_exceptions=True)
-        await pass_time(1.0)
-        others = [asyncio.create_task(one.gate.decide(facts())) for _ in range(3)]
-        await yield_often()
-        calls = store.calls
-        store.held.set()
-        await asyncio.gather(probe, *others)
-        assert calls == 1
-
-    run(story())
-
-
-def test_callers_who_go_away_do_not_open_the_breaker() -> None:
-    """A client that hangs up says nothing about the store."""
-    one, store = make("closed", batch=False)
-
-    async def story() -> None:
-        store.held = asyncio.Event()
-        callers = [asyncio.create_task(one.gate.decide(facts())) for _ in range(100)]
-        await yield_often()
-        for caller in callers:
-            caller.cancel()
-        await asyncio.gather(*callers, return_exceptions=True)
-        store.held = None
-        assert [decision.reason for decision in await decide(one, 3)] == [Reason.WITHIN_LIMITS] * 3
-
-    run(story())
-
-
 def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     """Two lines, however many requests."""
     one, store = make(failing=AWAY)
@@ -288,7 +220,7 @@ async def outage(one: Worker, store: FlakyStore) -> None:
     store.failing = AWAY
     for number in range(5):
         await decide(one, 1, peer=f"198.51.100.{number}")
-    assert one.fallback_store.is_away
+    assert one.limiter.is_away
 
 
 async def end_of_outage(one: Worker, store: FlakyStore) -> None:
@@ -320,7 +252,7 @@ def test_every_worker_charges_what_it_admitted() -> None:
     stores = [FlakyStore(fleet), FlakyStore(fleet)]
     workers = [worker(store, clock, ip_limit="10/day", leases=False) for store in stores]
     for each in workers:
-        each.fallback_store._workers = lambda: 2
+        each.limiter._fallback._workers = lambda: 2
 
     async def story() -> tuple[list[int], int]:
         for each, store in zip(workers, stores, strict=True):
@@ -336,7 +268,7 @@ def test_every_worker_charges_what_it_admitted() -> None:
 def test_what_was_refused_is_not_owed() -> None:
     """A third of what is left is less than one: nobody passes, and two are still there afterwards."""
     one, store = make(ip_limit="10/day", leases=False)
-    one.fallback_store._workers = lambda: 3
+    one.limiter._fallback._workers = lambda: 3
 
     async def story() -> list[int]:
         passed = [allowed(await decide(one, 8))]
@@ -358,7 +290,7 @@ def test_what_has_come_back_is_not_charged() -> None:
         asked.append(debts)
         return ()
 
-    one.fallback_store._settle = note
+    one.limiter._fallback._settle = note
 
     async def story() -> None:
         await outage(one, store)
@@ -377,7 +309,7 @@ def test_what_failed_is_owed_too(failure: StoreError) -> None:
 
     async def story() -> int:
         await decide(one, 3)
-        assert not one.fallback_store.is_away
+        assert not one.limiter.is_away
         await end_of_outage(one, store)
         return allowed(await decide(one, 20))
 
@@ -414,7 +346,7 @@ def test_a_thousand_clients_are_charged_call_by_call() -> None:
         sizes.append(len(debts))
         return await store.inner.settle(debts, now_us, name)
 
-    one.fallback_store._settle = settle
+    one.limiter._fallback._settle = settle
 
     async def story() -> list[int]:
         await outage(one, store)
@@ -440,7 +372,7 @@ def test_a_debt_whose_answer_is_lost_is_charged_once(was_charged: bool, caplog: 
             raise AWAY
         return ()
 
-    one.fallback_store._settle = fail_once
+    one.limiter._fallback._settle = fail_once
 
     async def story() -> list[int]:
         await outage(one, store)
@@ -466,7 +398,7 @@ def test_what_a_node_could_not_be_charged_is_tried_again_after_a_while() -> None
         tried.append(len(debts))
         return debts if len(tried) < 3 else await store.inner.settle(debts, now_us, name)
 
-    one.fallback_store._settle = away_twice
+    one.limiter._fallback._settle = away_twice
 
     async def story() -> list[int]:
         seen = []
@@ -510,7 +442,7 @@ def test_a_worker_that_stops_ends_its_charging() -> None:
         await asyncio.get_running_loop().create_future()
         return ()
 
-    one.fallback_store._settle = hang
+    one.limiter._fallback._settle = hang
 
     async def story() -> None:
         await outage(one, store)
@@ -566,7 +498,7 @@ def test_the_breaker_counts_calls_and_not_the_requests_in_them() -> None:
         seen = []
         for _ in range(6):
             assert allowed(await at_once(lambda n: one.gate.decide(facts(peer=f"203.0.113.{n}")), 64)) == 64
-            seen.append((store.calls, one.fallback_store.is_away))
+            seen.append((store.calls, one.limiter.is_away))
         return seen
 
     assert run(story()) == [(1, False), (2, False), (3, False), (4, False), (5, True), (5, True)]
@@ -582,7 +514,7 @@ def test_a_call_that_failed_in_part_is_an_answer() -> None:
         passed = [0, 0, 0]
         for _ in range(30):
             decisions = await at_once(lambda n: one.gate.decide(facts(peer=f"203.0.113.{n}")), 3)
-            assert not one.fallback_store.is_away
+            assert not one.limiter.is_away
             for number, decision in enumerate(decisions):
                 passed[number] += not decision.refused
         return passed
@@ -607,7 +539,7 @@ def test_a_probe_of_a_batch_goes_on_without_who_asked() -> None:
         assert (await decide(one, 1))[0].reason is Reason.STORE_CLOSED
         store.held.set()
         await yield_often()
-        assert not one.fallback_store.is_away
+        assert not one.limiter.is_away
         assert store.calls == 0
 
     run(story())
@@ -624,7 +556,7 @@ def test_a_probe_that_was_never_made_does_not_block_the_next() -> None:
         probe = asyncio.create_task(one.gate.decide(facts()))
         await asyncio.sleep(0)  # it is in the batch, and the task that calls has not begun
         store.calls = 0
-        await one.fallback_store.aclose()
+        await one.limiter.aclose()
         assert (await probe).reason is Reason.STORE_CLOSED
         assert store.calls == 0
         await pass_time(1.0)
@@ -793,8 +725,7 @@ def test_a_refusal_by_a_share_is_forgotten_when_the_store_is_back() -> None:
         stores[0].failing = AWAY
         decisions = await decide(one, 20)
         assert allowed(decisions) == 1
-        assert one.refusals is not None
-        assert len(one.refusals) == 0
+        assert len(one.limiter._refusals) == 0
         stores[0].failing = None
         await pass_time(1.0)
         refused = [(await decide(one, 1))[0].refused]

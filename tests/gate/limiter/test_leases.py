@@ -34,7 +34,7 @@ from shieldmw.core.rules import RouteRules
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.batch import TakeReply
 from shieldmw.gate.limiter.client_state import ClientState
-from shieldmw.gate.limiter.leases import FIRST_AHEAD, Leases
+from shieldmw.gate.limiter.leases import Leases
 
 PEER = "203.0.113.7"
 IP = Client("ip", f"{PEER}/32", f"ip:{PEER}/32")
@@ -274,13 +274,12 @@ def test_one_request_at_a_time_asks_for_a_lease() -> None:
     run(story())
 
 
-@pytest.mark.parametrize("batch", ["on", "off"])
 @pytest.mark.parametrize("when", ["before the store has decided", "after it"])
-def test_a_request_that_goes_away_leaves_its_lease_to_the_others(when: str, batch: str) -> None:
+def test_a_request_that_goes_away_leaves_its_lease_to_the_others(when: str) -> None:
     """What was charged ahead for it is spent by those that follow, without a call."""
 
     async def story() -> None:
-        one = fleet(ip_limit=SLOW, batch=batch)
+        one = fleet(ip_limit=SLOW)
         await one.ask(COLD)
         held = asyncio.Event()
         if when == "after it":
@@ -578,12 +577,11 @@ def test_what_a_worker_charges_behind_its_lease_loses_nothing() -> None:
     run(story())
 
 
-@pytest.mark.parametrize("batch", ["on", "off"])
-def test_what_fifty_charge_at_once_behind_a_lease_loses_nothing(batch: str) -> None:
+def test_what_fifty_charge_at_once_behind_a_lease_loses_nothing() -> None:
     """The same of many requests at once, some of which find the lease open and spend it."""
 
     async def story() -> None:
-        one = fleet(ip_limit=SLOW, batch=batch)
+        one = fleet(ip_limit=SLOW)
         await one.start()
         one.store.lags = True
         await one.ask(COLD)
@@ -618,31 +616,6 @@ def test_what_is_charged_behind_another_workers_charge_keeps_the_lease() -> None
         await one.stop()
         assert one.inner.given_back_us == 0
         assert -(-one.used_units // 1) == COLD + 3 + one.inner.leased
-
-    run(story())
-
-
-def test_a_charge_from_before_a_reset_moves_no_lease_from_after_it() -> None:
-    """Though its TAT happens to be the one that is next to the new lease's."""
-
-    async def story() -> None:
-        one = fleet(ip_limit=SLOW, batch="off")
-        await one.start()
-        await one.ask(COLD)
-        await pass_time(1)
-        one.inner.tats_us[BUCKET] = one.inner.now_us() + (1 + FIRST_AHEAD) * SLOW_LIMIT.unit_us
-        one.store.answer_held = held = asyncio.Event()
-        asks_alone = asyncio.create_task(one.ask())
-        await yield_often()
-        one.store.answer_held = None
-        await one.inner.refill(IP, ["ip"])
-        one.workers[0].gate.invalidate()
-        await one.ask()
-        assert one.inner.leased == FIRST_AHEAD
-        held.set()
-        await asks_alone
-        await one.workers[0].gate.stop()
-        assert one.used_units == 1
 
     run(story())
 

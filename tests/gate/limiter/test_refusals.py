@@ -279,26 +279,9 @@ def test_a_refusal_under_way_when_all_is_forgotten_is_not_remembered(leases: str
         store.answer_held.set()
         assert (await refused).verdict is Verdict.REFUSED
         store.answer_held = None
-        assert one.refusals is not None
-        assert len(one.refusals) == 0
+        assert len(one.limiter._refusals) == 0
         store.calls = 0
         (after,) = await decide(one)
         assert (after.verdict, store.calls) == (Verdict.ALLOWED, 1)
-
-    run(story())
-
-
-def test_without_refusals_the_store_is_asked_each_time_but_for_a_quarter_of_a_second() -> None:
-    """The setting takes the table away; the same refusal is still given again for a moment."""
-    one, store = make(ip_limit="1/hour", refusals="off")
-
-    async def story() -> None:
-        assert one.refusals is None
-        await decide(one, 2)
-        store.calls = 0
-        for _ in range(20):
-            assert (await decide(one))[0].refused
-            await pass_time(0.05)
-        assert store.calls == 3
 
     run(story())
