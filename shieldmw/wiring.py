@@ -45,7 +45,7 @@ from .gate.seats.takeover import TAKEN
 from .settings import Settings
 from .settings.problems import masked_url, problem
 from .settings.store_url import scheme_of
-from .store.memory import MemoryBuckets, MemoryStore
+from .store.memory import MemoryBuckets, MemoryStore, WarmBuckets
 from .store.opener import store_opener
 from .store.port import Store
 from .telemetry.log import RefusalLog
@@ -297,7 +297,7 @@ def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tu
     """How charges are taken: a store in this process needs none of what makes a far one fast."""
     if isinstance(store, MemoryStore):
         return LocalLimiter(store), ()
-    local = MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT)
+    local = WarmBuckets(most_buckets=WARM_BUCKETS_KEPT)
     fallback = Fallback(settings.on_redis_failure, local, workers, store.settle)
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0)
     return FleetLimiter(BreakerStore(store, settings.on_redis_failure), fallback, leases), (leases,)

@@ -38,6 +38,12 @@ class Charge(NamedTuple):
         return f"{limit.name} {client.kind}:{client.text}"
 
     @property
+    def number(self) -> int:
+        """Stands for its bucket where text would take too much memory; seeded per process, so nobody can aim at it."""
+        client, limit, _ = self
+        return hash((limit.name, client.kind, client.text))
+
+    @property
     def step_us(self) -> int:
         """How far the charge moves the TAT of its bucket."""
         return self.cost * self.limit.unit_us

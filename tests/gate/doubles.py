@@ -35,7 +35,7 @@ from shieldmw.gate.limiter.limiter import FleetLimiter
 from shieldmw.gate.limiter.lookups import Addressing, Lookups
 from shieldmw.gate.seats.admission import Admission
 from shieldmw.gate.seats.seats import SeatPlan, Seats
-from shieldmw.store.memory import MemoryBuckets, MemoryStore
+from shieldmw.store.memory import MemoryBuckets, MemoryStore, WarmBuckets
 from shieldmw.store.port import PartialFailure, Store
 
 T = TypeVar("T")
@@ -340,7 +340,7 @@ class Worker:
     gate: Gate
     identifier: Identifier
     limiter: FleetLimiter
-    local: MemoryBuckets
+    local: WarmBuckets
     api_keys: ApiKeys
     clock: FakeClock
     leases: Leases
@@ -361,7 +361,7 @@ def worker(
 ) -> Worker:
     """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
     settings = Settings(**values)
-    local = MemoryBuckets(now_us=clock.us)
+    local = WarmBuckets(now_us=clock.us)
     breaker_store = BreakerStore(store, settings.on_redis_failure, now_s=loop_time)
     fallback = Fallback(
         settings.on_redis_failure, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time

@@ -13,7 +13,7 @@ from shieldmw.core.debts import Debt, Debts
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.text import harmless
 from shieldmw.errors import StoreError
-from shieldmw.store.memory import MemoryBuckets
+from shieldmw.store.memory import WarmBuckets
 from shieldmw.store.port import PartialFailure
 
 from .batch import Called, TakeReply
@@ -102,7 +102,7 @@ class Fallback:
     def __init__(
         self,
         on_failure: OnStoreFailure,
-        local: MemoryBuckets,
+        local: WarmBuckets,
         workers: Callable[[], int],
         settle: Settle,
         now_s: Callable[[], float] = time.monotonic,

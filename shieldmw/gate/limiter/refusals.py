@@ -45,7 +45,7 @@ class Refusals:
         first = outcome.refundable
         for charge, tat_us in zip(charges[first:], outcome.tats_us[first:], strict=True):
             if tat_us > outcome.now_us:
-                self._tats_us.put(hash(charge.bucket), tat_us + shift_us)
+                self._tats_us.put(charge.number, tat_us + shift_us)
 
     def find(self, charges: Charges, now_us: int) -> Outcome | None:
         """The refusal, if what is known of the charges' buckets is enough for one."""
@@ -54,7 +54,7 @@ class Refusals:
         refused = False
         tats_us = []
         for charge in charges:
-            tat_us = self._tats_us.get(hash(charge.bucket)) or now_us
+            tat_us = self._tats_us.get(charge.number) or now_us
             tats_us.append(tat_us)
             step_us = charge.step_us  # a look is never refused
             refused = refused or (step_us > 0 and tat_us + step_us - now_us > charge.limit.tau_us)
