@@ -59,7 +59,7 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
 )
 @click.option("--if-version", type=click.IntRange(0), help="Change nothing if the mode is of another version by now.")
 @click.option(
-    "--direct", is_flag=True, help="Through the store of SHIELD_REDIS_URL, where the admin routes are silent."
+    "--direct", is_flag=True, help="Use the store of SHIELD_REDIS_URL, if the admin routes do not answer."
 )
 @click.pass_context
 def mode(
