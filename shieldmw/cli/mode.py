@@ -58,9 +58,7 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
     help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
 )
 @click.option("--if-version", type=click.IntRange(0), help="Change nothing if the mode is of another version by now.")
-@click.option(
-    "--direct", is_flag=True, help="Use the store of SHIELD_REDIS_URL, if the admin routes do not answer."
-)
+@click.option("--direct", is_flag=True, help="Use the store of SHIELD_REDIS_URL, if the admin routes do not answer.")
 @click.pass_context
 def mode(
     ctx: click.Context,
