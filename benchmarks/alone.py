@@ -1,4 +1,4 @@
-"""The decision alone: what it costs in a process that does nothing else, and how that grows."""
+"""The decision alone: its cost in a process that does nothing else, and how that grows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_LANE: Final = {"SHIELD_OVERLOAD": "off"}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one decision: the worker's CPU, without the driver's own, and Redis's, in µs; and its calls."""
+    """The cost of one decision: CPU of the worker, without the driver's own, and of Redis, in µs; and calls."""
 
     worker_us: float
     redis_us: float
@@ -39,10 +39,10 @@ class Cost:
 
 
 async def drive(job: Job, settings: Mapping[str, str], store: Store) -> Report:
-    """One job in a fresh process.
+    """Run one job in a fresh process.
 
     Raises:
-        click.ClickException: it failed, or answered neither 200 nor 429.
+        click.ClickException: it failed, or a request was answered neither 200 nor 429.
     """
     environ = own_environment() | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(HOME)])}
     environ |= {"SHIELD_REDIS_URL": store.url(0), **_PATIENT, **settings}
@@ -65,7 +65,7 @@ async def drive(job: Job, settings: Mapping[str, str], store: Store) -> Report:
 async def cost(
     job: Job, settings: Mapping[str, str], store: Store, *, rounds: int, workers: int = 1, refused: bool = False
 ) -> Cost:
-    """The median of the rounds; in each the driver alone is measured beside it."""
+    """The median of the rounds; each round also measures the driver alone."""
     found = []
     for _ in range(rounds):
         store.client.flushall()
@@ -79,7 +79,7 @@ async def cost(
 def _cost(reports: Sequence[Report], empty: Report) -> tuple[float, float, float]:
     requests = sum(report.requests for report in reports)
     own_us = sum(report.cpu_s for report in reports) / requests - empty.cpu_s / empty.requests
-    # Each of several processes saw the work that all of them gave to Redis, so the one that saw most is taken.
+    # Each process measures the work of Redis for all of them, so the largest measurement is the right one.
     most = max(reports, key=lambda report: report.redis_cpu_s)
     return own_us * 1e6, most.redis_cpu_s / requests * 1e6, most.calls / requests
 
@@ -94,7 +94,7 @@ def _check(reports: Sequence[Report], *, refused: bool) -> None:
 
 
 async def decisions(store: Store, rounds: int, part: float) -> dict[str, Cost]:
-    """One client and many, allowed and refused; those allowed also without the lane, which is to show its cost."""
+    """One client and many, allowed and refused; allowed ones also without the lane, to show its cost."""
     many = int(100_000 * part)
     count = int(200_000 * part)
     jobs = {
@@ -113,7 +113,7 @@ async def decisions(store: Store, rounds: int, part: float) -> dict[str, Cost]:
 
 
 async def growth(store: Store, rounds: int, part: float, long: bool) -> dict[str, dict[int, Cost]]:
-    """With clients, rules, workers and how many are under way at once."""
+    """How the cost grows with clients, rules, workers and concurrent requests."""
     count = int(100_000 * part)
     many = int(100_000 * part)
     found: dict[str, dict[int, Cost]] = {}

@@ -1,4 +1,4 @@
-"""What is served and measured, but for the peers: the bare app, the shielded one, and bytes of a refusal.
+"""The apps that are measured, except the peers: the bare app, the shielded one, and one that sends a refusal.
 
 ``BENCH_APP`` says which.
 """
@@ -26,12 +26,12 @@ async def hello(request: Request) -> PlainTextResponse:
 
 
 def bare() -> ASGIApp:
-    """Starlette with one route; and one that says the server is up, which no limiter counts."""
+    """Starlette with one route, and one more for readiness, which no limiter counts."""
     return Starlette(routes=[Route("/", hello), Route(READY_PATH, hello)])
 
 
 def shield() -> ASGIApp:
-    """The same behind the shield, configured by its own variables. ``BENCH_CHECKOUT`` says whose shieldmw it is."""
+    """The same behind the shield, configured by its own variables, imported from the folder ``BENCH_CHECKOUT``."""
     sys.path.insert(0, os.environ["BENCH_CHECKOUT"])
     from shieldmw import ShieldMiddleware
 

@@ -1,4 +1,4 @@
-"""What the benchmark of the live audience serves: quiet SSE streams, and probes of the worker itself.
+"""The app of the live audience benchmark: quiet SSE streams, and probes of the worker itself.
 
 ``AUDIENCE_SHIELD=1`` puts the shield in front; ``AUDIENCE_TRACE=1`` traces allocations.
 """
@@ -27,7 +27,7 @@ _TRACE_FRAMES: Final = 12
 
 
 class Ticks:
-    """A tick of the app's own, and how late each came."""
+    """A periodic tick in the app, and how late each was."""
 
     def __init__(self) -> None:
         self._late_s: list[float] = []
@@ -40,7 +40,7 @@ class Ticks:
             self._late_s.append(time.perf_counter() - due_s)
 
     def take(self) -> dict[str, float]:
-        """How late the ticks since the last question were, in milliseconds."""
+        """How late the ticks since the last call were, in milliseconds."""
         late, self._late_s = sorted(self._late_s) or [0.0], []
         return {
             "ticks": len(late),
@@ -51,7 +51,7 @@ class Ticks:
 
 
 class Audience:
-    """The app: a stream that says welcome and then nothing, until its listener leaves."""
+    """The app: a stream that sends a welcome and then nothing, until its listener leaves."""
 
     def __init__(self) -> None:
         self._ticks = Ticks()
@@ -97,7 +97,7 @@ async def _answer(value: object, send: Send) -> None:
 
 
 def memory() -> dict[str, int]:
-    """What is resident once everything that can go has gone."""
+    """Resident memory after garbage is collected and free memory is returned to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -105,14 +105,14 @@ def memory() -> dict[str, int]:
 
 
 def allocations() -> list[tuple[int, int, list[str]]]:
-    """The places that hold most: bytes, blocks and the lines, innermost first."""
+    """The places that hold most memory: bytes, blocks and the lines, innermost first."""
     gc.collect()
     found = tracemalloc.take_snapshot().statistics("traceback")
     return [(entry.size, entry.count, [str(frame) for frame in reversed(entry.traceback)]) for entry in found[:80]]
 
 
 def build() -> ASGIApp:
-    """The app as the environment wants it."""
+    """The app that the environment asks for."""
     if os.environ.get("AUDIENCE_TRACE"):
         tracemalloc.start(_TRACE_FRAMES)
     app = Audience()

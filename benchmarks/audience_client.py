@@ -1,4 +1,4 @@
-"""The audience: many raw sockets of one process, half of them members with tokens, half guests."""
+"""The audience: many raw sockets in one process, half of them members with tokens, half guests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, cast
 from benchmarks.audience_app import LIVE_PATH, WELCOME
 from shieldmw.rehearsal.load.tokens import Issuer
 
-# So many come at once: enough to keep the worker busy, few enough that none waits long.
+# Listeners that connect at once: enough to keep the worker busy, few enough that none waits long.
 _AT_ONCE: Final = 64
 _BEGIN_WITHIN_S: Final = 30.0
 _TAIL: Final = 400
@@ -20,13 +20,13 @@ _TAIL: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Seeker:
-    """Who wants to listen: from which address, with which token (None for a guest)."""
+    """A client that wants to listen: its address, and its token (None for a guest)."""
 
     source: str
     token: str | None
 
     def request(self, host: str) -> bytes:
-        """The request as it goes over the wire."""
+        """The request as bytes."""
         lines = [f"GET {LIVE_PATH} HTTP/1.1", f"Host: {host}", "Accept: text/event-stream"]
         if self.token is not None:
             lines.append(f"Authorization: Bearer {self.token}")
@@ -34,7 +34,7 @@ class Seeker:
 
 
 class Listener(asyncio.Protocol):
-    """One connection: whether it began to listen, was told why it had to go, and when it ended."""
+    """One connection: whether it began to listen, whether it was told why it was evicted, and when it ended."""
 
     __slots__ = ("_request", "_tail", "_transport", "began", "ended_s", "member", "seated", "shed")
 
@@ -48,12 +48,12 @@ class Listener(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        """Send the request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but does not subclass it
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Note what it means for this listener."""
+        """Update the state of this listener."""
         self._tail = (self._tail + data)[-_TAIL:]
         if not self.seated and WELCOME in self._tail:
             self.seated = True
@@ -68,7 +68,7 @@ class Listener(asyncio.Protocol):
         self._ended()
 
     def leave(self) -> None:
-        """Go."""
+        """Close the connection."""
         self._ended()
         if self._transport is not None:
             self._transport.close()
@@ -84,7 +84,7 @@ class Listener(asyncio.Protocol):
 
 
 class Crowd:
-    """All who listen to one worker."""
+    """All listeners of one worker."""
 
     def __init__(self, host: str, port: int, members: Sequence[Seeker], guests: Sequence[Seeker]) -> None:
         self._host, self._port = host, port
@@ -99,7 +99,7 @@ class Crowd:
         )
 
     def gone(self, *, member: bool) -> list[Listener]:
-        """Those who listened and do no longer."""
+        """Listeners that have been seated and have ended."""
         return [
             entry
             for entry in self._listeners.values()
@@ -107,7 +107,7 @@ class Crowd:
         ]
 
     async def come(self, progress: Callable[[int, int], None]) -> float:
-        """Everybody comes who is not here, members and guests by turns; the seconds that took."""
+        """Connect everybody who is not here, members and guests alternating; returns the seconds that took."""
         wanted = [seeker for pair in zip(*self._seekers.values(), strict=True) for seeker in pair]
         coming = iter([seeker for seeker in wanted if not self._is_here(seeker)])
         started_s = time.monotonic()
@@ -124,7 +124,7 @@ class Crowd:
         return time.monotonic() - started_s
 
     async def until_at_most(self, count: int, within_s: float) -> bool:
-        """Wait until no more than ``count`` listen; False where that takes longer."""
+        """Wait until no more than ``count`` listen; False if that takes longer."""
         until_s = time.monotonic() + within_s
         while self.listening() > count:
             if time.monotonic() > until_s:
@@ -133,7 +133,7 @@ class Crowd:
         return True
 
     async def leave(self) -> None:
-        """Everybody goes."""
+        """Disconnect everybody."""
         for entry in self._listeners.values():
             entry.leave()
         await asyncio.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What the shield costs: the bare app, the shielded one, bytes of a refusal and the peers, by turns in rounds."""
+"""What the shield costs: the bare app, the shielded one, bytes of a refusal and the peers take turns in rounds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Each app is checked to do what it claims before it is measured. Tables go to std
 
 
 class Bench:
-    """What can be measured, each as the Markdown text of its result."""
+    """All measurements, each as the Markdown text of its result."""
 
     def __init__(self, store: Store, plan: Plan, *, long: bool, images: Path | None) -> None:
         self._store = store
@@ -56,7 +56,7 @@ class Bench:
         }
 
     async def measure(self, name: str) -> str:
-        """The result, and under which circumstances it was found."""
+        """The result, and the circumstances of the measurement."""
         text = await self._parts[name]()
         return f"{text}\n\n{report.circumstances(self._plan, self._store.name())}"
 
@@ -104,12 +104,12 @@ _folder = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 
 @click.command(help=_HELP)
 @click.option("--only", multiple=True, type=click.Choice(_NAMES), metavar="CASE", help="only this; may be repeated")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="how often each app has its turn")
-@click.option("--seconds", default=5, show_default=True, type=click.IntRange(1), help="how long a turn takes")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="turns of each app")
+@click.option("--seconds", default=5, show_default=True, type=click.IntRange(1), help="length of a turn")
 @click.option("--quick", is_flag=True, help="3 rounds of 2 s, a tenth of the clients: for tuning, not for the document")
 @click.option("--long", is_flag=True, help="let growth go to ten million clients")
 @click.option("--also", multiple=True, type=_folder, help="another checkout of shieldmw, measured in the same rounds")
-@click.option("--into", type=_document, help="a document to put the tables into; pictures go to images/ beside it")
+@click.option("--into", type=_document, help="a document to write the tables to; plots go to images/ beside it")
 def main(
     only: tuple[str, ...],
     rounds: int,
@@ -126,7 +126,7 @@ def main(
         if "growth" in names:
             plots.require()
     plan = Plan(3, 2, 0.1, also) if quick else Plan(rounds, seconds, 1.0, also)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the servers are ended, too
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the servers are stopped, too
     uvloop.run(run(names, plan, into, long=long))
 
 

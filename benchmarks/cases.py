@@ -1,4 +1,4 @@
-"""The cases: who asks, with which limit, and what the shield must reach against which reference."""
+"""The cases: the clients, their limit, and the target for the shield relative to a reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIRST: Final = IPv4Address("10.0.0.1")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row of the table of issue 4. Title and load are told how many clients there are: a quick run has fewer.
+    """One case. Title and load depend on the number of clients: a quick run has fewer.
 
     ``yardstick`` is the least that a limiter could do there (``yardsticks.py``).
     """
@@ -43,7 +43,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """What it is, with all clients."""
+        """The title with the number of clients."""
         return self.titled.format(self.clients)
 
     def smaller(self, part: float) -> Case:
@@ -57,17 +57,17 @@ def one_guest(clients: int) -> Load:
 
 
 def guests(clients: int) -> Load:
-    """Clients in turn, by the header of a trusted proxy."""
+    """Clients in turn, known by the header of a trusted proxy."""
     return Load(tuple(f"X-Forwarded-For: {_FIRST + n}" for n in range(clients)))
 
 
 def one_member(clients: int) -> Load:
-    """One member with a token of HS256."""
+    """One member with an HS256 token."""
     return Load((_bearer(_claims("member-0"), _SECRET, "HS256"),))
 
 
 def members(clients: int) -> Load:
-    """Members in turn, with tokens of RS256."""
+    """Members in turn, with RS256 tokens."""
     key = _rsa_key()
     return Load(tuple(_bearer(_claims(f"member-{n}"), key, "RS256") for n in range(clients)))
 

@@ -1,4 +1,4 @@
-"""Puts what was measured between two marks of a document: ``<!-- name -->`` … ``<!-- end -->``."""
+"""Writes results between two marks of a document: ``<!-- name -->`` … ``<!-- end -->``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_into(path: Path, name: str, text: str) -> None:
 
 
 def require_marks(path: Path, names: Iterable[str]) -> None:
-    """Ask before measuring for half an hour whether there is a place for the result.
+    """Check that there is a place for the result before measuring for half an hour.
 
     Raises:
         click.ClickException: the document lacks a mark.

@@ -1,6 +1,6 @@
 """Drives the shield alone, without server or socket: one process, an app that does nothing, fake scopes.
 
-Run by ``alone.py`` with a ``Job`` as JSON; prints what it saw as JSON. The shield is configured by its variables.
+Run by ``alone.py`` with a ``Job`` as JSON; prints a ``Report`` as JSON. The shield is configured by its variables.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HEADERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``requests`` by ``clients`` in turn, ``at_once`` under way at a time, after ``warm_up`` requests."""
+    """``requests`` by ``clients`` in turn, ``at_once`` of them concurrent, after ``warm_up`` requests."""
 
     requests: int
     clients: int = 1
@@ -47,7 +47,7 @@ class Job:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. ``memory`` is (requests, resident bytes) now and then."""
+    """The result of a job. ``memory`` has samples of (requests, resident bytes)."""
 
     requests: int
     seconds: float
@@ -60,16 +60,16 @@ class Report:
 
 
 class App:
-    """Answers 200 and nothing; without the shield it is what must be subtracted."""
+    """Answers 200 with an empty body; its cost without the shield is subtracted."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One answer."""
+        """Answer one request."""
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
 
 class Driver:
-    """Sends requests to an app, several at once, as the connections of a server would."""
+    """Sends concurrent requests to an app, as the connections of a server would."""
 
     def __init__(self, app: ASGIApp, job: Job) -> None:
         self._app = app
@@ -78,7 +78,7 @@ class Driver:
         self.memory: list[tuple[int, int]] = []
 
     async def run(self, first: int, count: int) -> None:
-        """``count`` requests, beginning with that client."""
+        """Send ``count`` requests, starting with client ``first``."""
         numbers = iter(range(first, first + count))
         every = max(1, count // _SAMPLES)
         await asyncio.gather(*(self._lane(numbers, every) for _ in range(self._job.at_once)))
@@ -88,7 +88,7 @@ class Driver:
             await self._app(self._scope(number % self._job.clients), _receive, self._send)
             if number % every == 0:
                 self.memory.append((number, resident()))
-            await asyncio.sleep(0)  # a server reads other sockets between two requests of one
+            await asyncio.sleep(0)  # a server reads other sockets between two requests on one
 
     def _scope(self, client: int) -> Scope:
         return {
@@ -115,7 +115,7 @@ async def _receive() -> Message:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 

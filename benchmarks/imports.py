@@ -1,4 +1,4 @@
-"""What importing the shield takes, against what any app with Starlette and Redis imports anyway."""
+"""The time to import the shield, compared with what any app with Starlette and Redis imports anyway."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _TIMED: Final = "import time; began = time.perf_counter(); {}; print(time.perf_c
 
 
 def measure(times: int) -> str:
-    """Fresh interpreters by turns, as a table. The first of each writes the bytecode that an installed package has
-    from the start, and does not count.
+    """Time fresh interpreters in turn; returns a table. The first run of each writes the bytecode, which an installed
+    package already has, and does not count.
     """
     say(f"import: {times} fresh interpreters each")
     took: dict[str, list[float]] = {name: [] for name in _STATEMENTS}

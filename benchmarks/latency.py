@@ -22,7 +22,7 @@ from benchmarks.rounds import Plan, start
 from benchmarks.servers import HOME, App, own_environment
 from benchmarks.store import Store
 
-# So that p99 stands on more than a handful of answers.
+# Shortest run, so that p99 rests on more than a handful of answers.
 _LEAST_S: Final = 5
 _TARGET_P50_US: Final = 150
 _TARGET_P99_US: Final = 1000
@@ -41,7 +41,7 @@ class Pace:
 
 
 async def measure(case: Case, plan: Plan, store: Store) -> str:
-    """Bare, shielded, Redis, and an app that asks Redis the least there is."""
+    """Measure the bare app, the shielded one, Redis, and an app that only sends Redis a PING."""
     say("latency: at a tenth of what the bare app can answer")
     store.client.flushall()
     load = case.load(case.clients)

@@ -45,7 +45,7 @@ _LIMITS_OFF: Final = {f"SHIELD_{name}_LIMIT": "off" for name in ("IP", "TOKEN", 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: how many listen, under which server."""
+    """What to measure: the number of listeners, and the server."""
 
     listeners: int
     server: str
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def half(self) -> int:
-        """The members; as many guests."""
+        """The number of members, and of guests."""
         return self.listeners // 2
 
     def crowd(self, port: int, count: int) -> Crowd:
@@ -67,7 +67,7 @@ class Plan:
         """The worker: one process with uvloop."""
         if self.server == "granian":
             served = [sys.executable, "-m", "granian", "--interface", "asgi", "--workers", "1", "--loop", "uvloop"]
-            # It accepts no more connections at a time than its back pressure: by default its backlog.
+            # It accepts no more connections at a time than its backpressure, which by default is its backlog.
             served += ["--log-level", "warning", "--backlog", "4096", "--backpressure", str(self.listeners + 500)]
         else:
             served = [sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
@@ -75,7 +75,7 @@ class Plan:
         return [*served, "--host", HOST, "--port", str(port), APP]
 
     def settings(self, redis_url: str) -> dict[str, str]:
-        """The shield of the worker. Its store shares two cores with the listeners: no wait there is a failure."""
+        """Settings of the worker's shield. Its store shares two cores with the listeners: waiting is no failure."""
         return {
             "AUDIENCE_SHIELD": "1",
             "SHIELD_REDIS_URL": redis_url,
@@ -92,7 +92,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a cut did."""
+    """The result of a cut."""
 
     before: int
     after: int
@@ -105,7 +105,7 @@ class Cut:
 
 @dataclass(slots=True)
 class Held:
-    """What holding the audience took."""
+    """The cost of holding the audience."""
 
     bytes_each: float
     seconds: float
@@ -125,7 +125,7 @@ class Worker:
         self._session = session
 
     async def probe(self, name: str) -> Any:
-        """What a probe says."""
+        """The answer of a probe."""
         async with self._session.get(f"{self._url}/probe/{name}") as answer:
             answer.raise_for_status()
             return await answer.json()
@@ -142,13 +142,13 @@ class Worker:
 
 
 class CommandStats:
-    """How often the store was called, by its own count."""
+    """Calls of the store, by its own count."""
 
     def __init__(self, url: str) -> None:
         self._redis = redis.Redis.from_url(url)
 
     def calls(self) -> tuple[int, int]:
-        """Scripts that were run; and all commands, those within scripts and this question among them."""
+        """Scripts that were run, and all commands, including those within scripts and this one."""
         stats: dict[str, dict[str, Any]] = self._redis.info("commandstats")
         calls = {name.removeprefix("cmdstat_"): int(entry["calls"]) for name, entry in stats.items()}
         return calls.get("evalsha", 0) + calls.get("fcall", 0) + calls.get("eval", 0), sum(calls.values())
@@ -166,7 +166,7 @@ async def running(plan: Plan, settings: Mapping[str, str]) -> AsyncIterator[Work
 
 
 async def fill(plan: Plan, worker: Worker, stats: CommandStats | None) -> tuple[Crowd, Held]:
-    """Everybody comes; what it took."""
+    """Seat the whole audience, and measure the cost."""
     few = plan.crowd(worker.port, WARM_UP)
     await few.come(lambda here, wanted: None)
     if not few.listening():
@@ -195,14 +195,14 @@ async def fill(plan: Plan, worker: Worker, stats: CommandStats | None) -> tuple[
 
 
 async def cut(worker: Worker, crowd: Crowd, target: int, body: Mapping[str, object]) -> Cut:
-    """Flip the switch, and see who goes."""
+    """Flip the switch, and see who leaves."""
     before = crowd.listening()
     await worker.probe("lag")
     started_s = time.monotonic()
     await worker.set_mode(mode="emergency", for_seconds=600, reason="benchmark", **body)
     done = await crowd.until_at_most(target, within_s=30)
     lag = await worker.probe("lag")
-    await asyncio.sleep(2.5)  # who still goes now is one too many
+    await asyncio.sleep(2.5)  # a listener who leaves now is one too many
     lost, evicted = crowd.gone(member=True), crowd.gone(member=False)
     ends = [entry.ended_s for entry in (*lost, *evicted) if entry.ended_s is not None and entry.ended_s > started_s]
     return Cut(
@@ -217,7 +217,7 @@ async def cut(worker: Worker, crowd: Crowd, target: int, body: Mapping[str, obje
 
 
 async def two_cuts(plan: Plan, worker: Worker, crowd: Crowd) -> tuple[Cut, Cut]:
-    """To 60 %, back and full again, then no guests at all."""
+    """Cut to 60 %, go back and fill up again, then cut to no guests at all."""
     target = plan.half * 2 * 6 // 10
     share = (target - plan.half) / target
     say(f"cut to {target:,}, guests at most {share:.1%}")
@@ -244,7 +244,7 @@ class Results:
 
 
 async def measure(plan: Plan) -> Results:
-    """Bare, shielded with the usual limits and both cuts, shielded without limits."""
+    """Measure the bare app, the shielded one with the usual limits and both cuts, and without limits."""
     say(f"{plan.listeners:,} listeners, {plan.server}: bare")
     async with running(plan, {}) as worker:
         crowd, bare = await fill(plan, worker, None)
@@ -306,7 +306,7 @@ def _lag(lag: Mapping[str, float]) -> str:
 
 
 def _write_allocations(found: list[tuple[int, int, list[str]]], listening: int) -> None:
-    """The places that hold at least 16 bytes a listener."""
+    """Write the places that hold at least 16 bytes per listener."""
     with tempfile.NamedTemporaryFile("w", prefix="audience-", suffix=".txt", delete=False) as file:
         for size, count, lines in found:
             if size / max(1, listening) >= 16:
@@ -316,7 +316,7 @@ def _write_allocations(found: list[tuple[int, int, list[str]]], listening: int) 
 
 
 def _raise_open_files(listeners: int) -> None:
-    """As many files as are allowed, for this process and the worker that inherits it."""
+    """Raise the limit of open files as far as allowed, for this process and the worker that inherits it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most != resource.RLIM_INFINITY and most < listeners + 300:
         raise click.ClickException(f"a process may open {most:,} files here: use --listeners {most - 300} or fewer")
@@ -324,16 +324,16 @@ def _raise_open_files(listeners: int) -> None:
 
 
 @click.command(help=(__doc__ or "").split("\n", 1)[0])
-@click.option("--listeners", default=10_000, show_default=True, type=click.IntRange(20), help="how many listen")
+@click.option("--listeners", default=10_000, show_default=True, type=click.IntRange(20), help="number of listeners")
 @click.option("--server", default="uvicorn", show_default=True, type=click.Choice(["uvicorn", "granian"]))
 @click.option("--trace", is_flag=True, help="trace allocations: which lines hold memory; the figures are then wrong")
-@click.option("--into", type=click.Path(path_type=Path, exists=True), help="a document to put the table into")
+@click.option("--into", type=click.Path(path_type=Path, exists=True), help="a document to write the table to")
 def main(listeners: int, server: str, trace: bool, into: Path | None) -> None:
     """Measure, and print the table."""
     if into is not None:
         require_marks(into, [f"live audience: {server}"])
     _raise_open_files(listeners)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the worker is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the worker is stopped, too
     results = uvloop.run(measure(Plan(listeners, server, trace)))
     click.echo(table(results))
     if into is not None:

@@ -1,5 +1,5 @@
--- wrk's script. BENCH_LINES names a file with one header line for each client: they ask in turn, from BENCH_START on.
--- The requests are made beforehand: wrk shares the machine with what it measures.
+-- wrk's script. BENCH_LINES names a file with one header line per client: they send in turn, from BENCH_START on.
+-- The requests are built in advance, since wrk shares the machine with what it measures.
 local path = os.getenv("BENCH_LINES")
 if path then
   local requests, count = {}, 0

@@ -1,4 +1,4 @@
-"""The load: wrk, with one client or with many in turn, and what it saw."""
+"""The load: wrk, with one client or with many in turn, and its results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCRIPT: Final = Path(__file__).with_name("load.lua")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Who asks: each line is the header of one client (``Name: value``); no line is one client without any."""
+    """The clients: each line is the header of one (``Name: value``); no lines mean one client without a header."""
 
     lines: tuple[str, ...] = ()
 
@@ -29,7 +29,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What wrk saw. ``refused`` are all answers over 399, ``errors`` what was no answer."""
+    """The results of wrk. ``refused`` are all answers over 399, ``errors`` requests without an answer."""
 
     requests: int
     duration_us: int
@@ -45,7 +45,7 @@ class Seen:
 
 
 class Wrk:
-    """Sends one load to any server. Each run goes on with the client after the last one's."""
+    """Sends one load to any server. Each run continues with the client after the last one of the previous run."""
 
     def __init__(self, load: Load, folder: Path, connections: int = CONNECTIONS) -> None:
         if shutil.which("wrk") is None:
@@ -57,13 +57,13 @@ class Wrk:
         self._next = 0
 
     async def pass_through(self, url: str) -> None:
-        """Let each client ask once; wrk itself can only be told for how long."""
+        """Let each client send at least one request; wrk itself only has a duration."""
         until = self._next + max(1, len(self._load.lines))
         while self._next < until:
             await self.run(url, 1)
 
     async def run(self, url: str, seconds: int) -> Seen:
-        """Ask for so many seconds."""
+        """Send requests for this many seconds."""
         command = ["wrk", "-t1", f"-c{self._connections}", f"-d{seconds}s", "-s", str(_SCRIPT)]
         environ = dict(os.environ)
         if len(self._load.lines) > 1:

@@ -1,4 +1,4 @@
-"""Ten million distinct clients through one worker: what it keeps of them, and what Redis keeps."""
+"""Ten million distinct clients through one worker: the memory that it and Redis keep of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.progress import say
 from benchmarks.report import table, verdict
 from benchmarks.store import Store
 
-# A bucket that is full is forgotten: this limit keeps all of them live until the end.
+# A full bucket is forgotten: this limit keeps all of them live until the end.
 _SETTINGS: Final = {"SHIELD_IP_LIMIT": "10/day"}
 _TARGET_BYTES: Final = 64 * 1024 * 1024
 _TARGET_A_BUCKET: Final = 160
@@ -21,7 +21,7 @@ _MB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """Memory of the worker over the clients, and of Redis for each live bucket."""
+    """Memory of the worker by number of clients, and of Redis per live bucket."""
 
     clients: int
     seconds: float
@@ -36,7 +36,7 @@ class Grown:
 
     @property
     def late(self) -> int:
-        """The growth over the second half: what never ends would show here."""
+        """The growth over the second half: a leak would show here."""
         half = self.worker[len(self.worker) // 2 :]
         return max(size for _, size in half) - half[0][1]
 

@@ -1,7 +1,7 @@
-"""Latency at a calm pace, in a process of its own: of an HTTP server, or of Redis for comparison.
+"""Latency at a slow pace, in a process of its own: of an HTTP server, or of Redis for comparison.
 
-Threads with blocking sockets: an event loop's timers are a millisecond coarse, which is more than what is measured.
-Prints the latencies' median and 99th of a hundred, in µs, as JSON.
+Uses threads with blocking sockets: an event loop's timers have a resolution of a millisecond, more than what is
+measured. Prints the median and the 99th percentile of the latencies, in µs, as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BODY: Final = b"\r\n\r\nhello"
 
 
 class Lane(threading.Thread):
-    """One connection that asks at its own pace, with a client's header from its share of them."""
+    """One connection that sends at its own pace, with the headers of its share of the clients in turn."""
 
     def __init__(self, url: str, lines: Sequence[str], every_s: float, until_s: float) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Lane(threading.Thread):
         self.wrong = 0
 
     def run(self) -> None:
-        """Ask until the time is up."""
+        """Send until the time is up."""
         counted_from_s = time.perf_counter() + _SKIPPED_S
         due_s = time.perf_counter() + random.random() * self._every_s
         number = 0
@@ -60,7 +60,7 @@ class Lane(threading.Thread):
             due_s += self._every_s * random.uniform(0.5, 1.5)
 
     def _answer(self) -> bytes:
-        """Head and body: the server sends them one after the other. One that is no 200 is not read to its end."""
+        """Read head and body, which the server sends separately. An answer other than 200 is not read to its end."""
         answer = self._socket.recv(65536)
         while answer.startswith(b"HTTP/1.1 200 ") and not answer.endswith(_BODY):
             answer += self._socket.recv(65536)
@@ -68,9 +68,9 @@ class Lane(threading.Thread):
 
 
 def ask_server(url: str, rate: float, seconds: float, lines: Sequence[str]) -> list[float]:
-    """Latencies of a server that is asked ``rate`` times a second."""
+    """Latencies of a server at ``rate`` requests a second."""
     until_s = time.perf_counter() + seconds
-    # A random point: each run takes other clients, so that none is hot.
+    # A random start: each run takes other clients, so that none is hot.
     first = random.randrange(len(lines))
     turned = [f"{line}\r\n" for line in (*lines[first:], *lines[:first])] if lines[0] else [""]
     lanes = [Lane(url, turned[n::LANES] or turned, LANES / rate, until_s) for n in range(LANES)]
@@ -84,7 +84,7 @@ def ask_server(url: str, rate: float, seconds: float, lines: Sequence[str]) -> l
 
 
 async def ask_redis(url: str, rate: float, seconds: float) -> list[float]:
-    """Latencies of a PING as the shield's own client would send it, from a loop as the server's."""
+    """Latencies of a PING as the shield's own client would send it, from the same kind of event loop."""
     client = redis.Redis.from_url(url)
     took_us = []
     until_s = time.perf_counter() + seconds

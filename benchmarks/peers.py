@@ -1,6 +1,6 @@
 """The peers, each set up as its own README says, with the same limit on the same Redis.
 
-Runs in the venv of peers.txt, which has no shield. Where a library is no middleware, it gets the thinnest one there is.
+Runs in the venv of peers.txt, which has no shield. A library that is not a middleware is put in the thinnest one.
 ``BENCH_LIMIT`` is ``N/minute`` or ``N/day``.
 """
 
@@ -25,7 +25,7 @@ _PERIOD: Final = LIMIT.partition("/")[2]
 
 
 class Thin:
-    """Asks ``allows`` with the address of the peer, and sends the shortest 429."""
+    """Calls ``allows`` with the address of the peer, and sends the shortest 429."""
 
     def __init__(self, app: ASGIApp, allows: Callable[[str], Awaitable[bool]]) -> None:
         self._app = app

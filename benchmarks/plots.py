@@ -1,4 +1,4 @@
-"""A picture of each curve of growth."""
+"""Plots of the growth curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AXES: Final = {
 
 
 def require() -> None:
-    """Ask for what draws, before anything is measured in vain.
+    """Check that matplotlib is installed, before anything is measured in vain.
 
     Raises:
         click.ClickException: it is not installed.
@@ -30,12 +30,12 @@ def require() -> None:
 
 
 def file_name(curve: str) -> str:
-    """Where the picture of a curve is, in the folder of images."""
+    """The file name of a plot, in the folder of images."""
     return f"growth-{curve.replace(' ', '-')}.png"
 
 
 def draw(curve: str, costs: Mapping[int, Cost], folder: Path) -> None:
-    """Write the picture."""
+    """Write the plot."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -57,6 +57,6 @@ def draw(curve: str, costs: Mapping[int, Cost], folder: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     folder.mkdir(parents=True, exist_ok=True)
-    # No version or date inside: the same figures make the same file.
+    # No version or date inside: the same figures give the same file.
     figure.savefig(folder / file_name(curve), metadata={"Software": None})
     pyplot.close(figure)

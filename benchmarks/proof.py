@@ -1,4 +1,4 @@
-"""That an app does what it claims, before it is measured: a benchmark of an app that fails is a fast one."""
+"""Checks that an app works before it is measured: an app that fails is fast."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Answer:
     body: str
 
     def save(self, path: Path) -> None:
-        """For the app that sends the same."""
+        """Save it for the app that sends the same."""
         path.write_text(json.dumps(asdict(self)), "utf-8")
 
 
 async def prove(case: Case, server: Server, store: Store, database: int, load: Load) -> Answer:
-    """Ask for the first time, as the load's first client.
+    """Send the first request, as the load's first client.
 
     Raises:
-        click.ClickException: another answer than the case says, or one that counts in Redis wrote nothing there.
+        click.ClickException: the answer is not as the case says, or an app that counts in Redis wrote nothing there.
     """
     with store.writes(database) as keys:
         if case.refused:
@@ -48,10 +48,10 @@ async def prove(case: Case, server: Server, store: Store, database: int, load: L
 
 
 async def check(case: Case, server: Server, load: Load) -> Answer:
-    """That the answer is what the case says.
+    """Check that the answer is as the case says.
 
     Raises:
-        click.ClickException: it is another.
+        click.ClickException: it is not.
     """
     answer = await _ask(server, load)
     wanted = 429 if case.refused and server.app.kind != "bare" else 200

@@ -64,7 +64,7 @@ def _row(name: str, turns: Sequence[Turn], ratios: Sequence[float]) -> Row:
 
 
 def _ratios(mine: Sequence[Turn], reference: Sequence[Turn]) -> list[float]:
-    """Round by round: what the machine did meanwhile slowed both."""
+    """The ratio of each round: other work on the machine slowed both."""
     return [turn.seen.rate / other.seen.rate for turn, other in zip(mine, reference, strict=True)]
 
 
@@ -95,7 +95,7 @@ def _calls(turns: Turns) -> str:
 
 
 def _calls_of_refusals(case: Case, turns: Turns) -> str:
-    """Redis is asked now and then whoever comes, and that is measured a moment before: less than one is none."""
+    """The verdict on calls a second. Background calls are subtracted as an estimate, so less than one is none."""
     calls = median(turn.work.calls / turn.work.at_s for turn in turns["shield"])
     most = case.clients // 1000
     wanted = f"at most {most}" if most else "no"
@@ -103,7 +103,7 @@ def _calls_of_refusals(case: Case, turns: Turns) -> str:
 
 
 def of_costs(title: str, costs: Mapping[str, Cost]) -> str:
-    """The table of decisions without a server."""
+    """The table of the decision's cost without a server."""
     rows = [
         [name, f"{cost.worker_us:.1f}", f"{cost.redis_us:.1f}", f"{cost.calls:.3f}"] for name, cost in costs.items()
     ]
@@ -111,12 +111,12 @@ def of_costs(title: str, costs: Mapping[str, Cost]) -> str:
 
 
 def verdict(reached: bool) -> str:
-    """In one word."""
+    """The verdict in words."""
     return "reached" if reached else "**not reached**"
 
 
 def circumstances(plan: Plan, store: str, benchmark: str = "bench") -> str:
-    """The machine, the versions, and how it was measured."""
+    """The machine, the versions, and the command of the measurement."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "httptools", "starlette", "redis"))
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True, check=False)  # noqa: S603

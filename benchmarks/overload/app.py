@@ -1,6 +1,6 @@
-"""The app that is drowned: what a request costs it is one of three loads.
+"""The app to be overloaded: a request costs it one of three loads.
 
-It counts what it has served in a file, so that nobody has to ask a drowned worker for it.
+It counts what it has served in a file, so that the count need not be requested from an overloaded worker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAUSE_S: Final = 0.3
 
 
 def burn() -> None:
-    """Compute, however long others have the processor meanwhile."""
+    """Compute for ``CPU_S`` of processor time, however long that takes on a busy machine."""
     until_s = time.thread_time() + CPU_S
     while time.thread_time() < until_s:
         pass
@@ -44,7 +44,7 @@ async def compute_in_a_thread() -> None:
 
 
 class Pool:
-    """As many at once as a pool has connections."""
+    """As many requests at once as a pool has connections."""
 
     def __init__(self) -> None:
         self._connections = asyncio.Semaphore(POOL)
@@ -70,14 +70,14 @@ class App:
         self._tally = tally
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One answer; or the lifespan."""
+        """Answer one request, or the lifespan."""
         if scope["type"] == "lifespan":
             while (kind := (await receive())["type"]) != "lifespan.shutdown":
                 await send({"type": f"{kind}.complete"})
             await send({"type": "lifespan.shutdown.complete"})
             return
         if scope["path"] == PAUSE_PATH:
-            # Nothing else runs meanwhile: what a garbage collection does to the loop.
+            # Blocks the loop, as a garbage collection does.
             asyncio.get_running_loop().call_soon(time.sleep, PAUSE_S)
         elif scope["path"] == SLOW_PATH:
             await asyncio.sleep(SLOW_S)

@@ -1,4 +1,4 @@
-"""The cases: who comes to a worker and when, and what is read from it afterwards."""
+"""The cases: who sends requests to a worker and when, and what is read from it afterwards."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from benchmarks.store import Store
 
 MEMBERS: Final = 40
 CALM_S: Final = 4
-# Figures are taken from so long after a change on.
+# Figures are taken from this long after a change.
 SETTLED_S: Final = 2.0
-# The crowd's process needs so long to start.
+# Time that the crowd's process needs to start.
 _CROWD_STARTS_S: Final = 1.5
 _AFTERWARDS_S: Final = 5
-# At the attack's end the operator tries the other ways, and flips back.
+# At the attack's end the operator tries the other ways to flip, and flips back.
 _OPERATORS_S: Final = 3
 _READ_EVERY_S: Final = 0.05
 _CALM_LOAD: Final = 0.7
@@ -34,12 +34,12 @@ _GUESTS: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One attack: members before it, in it, and once the switch was flipped; in parts of capacity what was used.
+    """One attack: members before it, in it, and after the flip; and what was used, as parts of capacity.
 
-    ``apart_s`` is the flip through the operators' own listener. ``cpu_us`` is the worker's processor time for each
-    request that was served: what others do on the machine changes it less than rates. ``seconds`` are the rates of its
-    single seconds as parts of their mean; ``after_end`` are the requests of guests from two seconds after the end on.
-    ``bots`` is what the botnet saw.
+    ``apart_s`` is the flip through the operators' own listener. ``cpu_us`` is the worker's processor time per served
+    request: other work on the machine changes it less than rates. ``seconds`` are the rates of single seconds as parts
+    of their mean; ``after_end`` are the requests of guests from two seconds after the end on. ``bots`` are the results
+    of the botnet.
     """
 
     capacity: Capacity
@@ -59,7 +59,7 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """Members ask half of capacity, guests three times it: the guests' part of what members leave."""
+    """Members send half of capacity, guests three times it. ``guests_part`` is of what members leave."""
 
     members: Served
     guests_part: float
@@ -67,7 +67,7 @@ class Halves:
 
 @dataclass(frozen=True, slots=True)
 class Calm:
-    """Loads that are no overload."""
+    """Loads below overload."""
 
     bursts: Served
     slow: Served
@@ -76,7 +76,7 @@ class Calm:
 
 
 async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
-    """Calm, an attack, the flip in its midst, its end, and calm again."""
+    """Calm, an attack, the flip during it, its end, and calm again."""
     async with running(setup, store) as worker:
         capacity = await worker.capacity()
         start_s = time.monotonic() + _CROWD_STARTS_S
@@ -123,7 +123,7 @@ async def attack(setup: Setup, store: Store, seconds: int) -> Attack:
 
 
 async def halves(setup: Setup, store: Store, seconds: int) -> Halves:
-    """Members ask half of what the app can do, guests three times as much as it can."""
+    """Members send half of what the app can serve, guests three times as much as it can."""
     async with running(setup, store) as worker:
         capacity = await worker.capacity()
         from_s, until_s = _span(SETTLED_S + seconds)
@@ -143,7 +143,7 @@ async def halves(setup: Setup, store: Store, seconds: int) -> Halves:
 
 
 async def calm(setup: Setup, store: Store, seconds: int) -> Calm:
-    """Seven tenths of what the app can do, in bursts; with slow requests; with a pause; and from the start on."""
+    """70 % of what the app can serve: in bursts, with slow requests, with a pause, and from the start."""
     async with running(setup, store) as worker:
         rate = (await worker.capacity()).per_s * _CALM_LOAD
         bursts = await _calm(worker, seconds, rate, _BURST)
@@ -167,7 +167,7 @@ async def _calm(
     slow: float = 0.0,
     meanwhile: Callable[[], Awaitable[None]] | None = None,
 ) -> Served:
-    """What becomes of guests at such a rate; of those who found a server."""
+    """The outcome for guests at this rate, without requests that found no server."""
     from_s, until_s = _span(seconds)
     guests = Stream("guests", False, _GUESTS, rate, from_s, until_s, burst=burst, slow=slow)
     coming = asyncio.create_task(_come(worker, [guests]))
@@ -196,7 +196,7 @@ async def _until(moment_s: float) -> None:
 
 @asynccontextmanager
 async def _metered(worker: Worker) -> AsyncIterator[list[tuple[float, int]]]:
-    """Readings of what the worker has served."""
+    """Readings of what the worker has served over time."""
     readings: list[tuple[float, int]] = []
 
     async def read() -> None:

@@ -1,6 +1,6 @@
-"""Members and guests who are no robots, in a process of their own: ``python -m benchmarks.overload.crowd``.
+"""Members and guests who are not bots, in a process of their own: ``python -m benchmarks.overload.crowd``.
 
-Reads a ``Crowd`` as JSON from stdin; prints what became of each request as JSON when all are answered.
+Reads a ``Crowd`` as JSON from stdin; prints a sample per request as JSON when all are answered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shieldmw.rehearsal.load.tokens import Issuer
 
 ISSUER: Final = "overload"
 PATIENCE_S: Final = 10.0
-# Requests of one stream that may be under way at once; beyond them nobody asks, and that counts as a failure.
+# Most concurrent requests of one stream; further ones are not sent, and count as failures.
 MOST_AT_ONCE: Final = 2000
 FAILED: Final = 0
 
@@ -32,8 +32,8 @@ FAILED: Final = 0
 class Stream:
     """Requests of one kind between two moments of ``time.monotonic``.
 
-    ``rate`` is all of them a second. With ``burst`` 0 each client asks at its own steady pace on one connection and
-    waits for its answer; else they come in a Poisson process of bursts with this mean size, whoever is answered.
+    ``rate`` is the total per second. With ``burst`` 0 each client sends at its own steady pace on one connection and
+    waits for its answer; otherwise requests come in a Poisson process of bursts with this mean size, answered or not.
     ``slow`` is the part of them that goes to the slow route.
     """
 
@@ -49,7 +49,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Who comes to a port. ``secret`` signs the members' tokens."""
+    """The streams of requests to a port. ``secret`` signs the members' tokens."""
 
     port: int
     secret: str
@@ -58,7 +58,7 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request: when it was sent, and its answer; the status is 0 where there was none, or not in ten seconds."""
+    """One request: when it was sent, and its answer; the status is 0 if there was none within ten seconds."""
 
     stream: str
     sent_s: float
@@ -67,7 +67,7 @@ class Sample:
 
 
 async def come(crowd: Crowd) -> list[Sample]:
-    """Let a crowd come from another process, and return what it saw."""
+    """Run a crowd in another process, and return its samples."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.overload.crowd"),
         cwd=HOME,
@@ -87,14 +87,14 @@ async def come(crowd: Crowd) -> list[Sample]:
 
 
 class Connection:
-    """A connection that is made when it is needed, and again when it was lost."""
+    """A connection that is opened when needed, and again after it was lost."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> int:
-        """The status of the answer; 0 where there is none."""
+        """The status of the answer; 0 if there is none."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return await self._ask(request)
@@ -114,14 +114,14 @@ class Connection:
         return int(head.split(b" ", 2)[1])
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
 class Asking:
-    """One stream as it asks."""
+    """One stream, sending its requests."""
 
     def __init__(self, stream: Stream, crowd: Crowd, seen: Callable[[Sample], None]) -> None:
         self._stream = stream
@@ -133,7 +133,7 @@ class Asking:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """From the stream's first request to its last answer."""
+        """Run from the stream's first request to its last answer."""
         await asyncio.sleep(self._stream.from_s - time.monotonic())
         if self._stream.burst:
             await self._arrivals()
@@ -190,14 +190,14 @@ class Asking:
 
 
 async def run(crowd: Crowd) -> list[Sample]:
-    """All streams at once."""
+    """Run all streams at once."""
     samples: list[Sample] = []
     await asyncio.gather(*(Asking(stream, crowd, samples.append).run() for stream in crowd.streams))
     return samples
 
 
 def main() -> None:
-    """The crowd comes from stdin."""
+    """Read the crowd from stdin, and run it."""
     told = json.load(sys.stdin)
     crowd = Crowd(told["port"], told["secret"], tuple(Stream(**fields) for fields in told["streams"]))
     samples = uvloop.run(run(crowd))

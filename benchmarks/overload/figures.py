@@ -1,4 +1,4 @@
-"""Figures from what was seen. Pure."""
+"""Figures from samples. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SHED: Final = 503
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What became of requests: how many there were, how many were served within a second or shed, and in which time.
+    """The outcome of requests: how many there were, were served within a second, or were shed; and how long they took.
 
-    One that was not served took for ever.
+    A request that was not served took infinitely long.
     """
 
     asked: int

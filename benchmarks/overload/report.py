@@ -1,4 +1,4 @@
-"""The tables of what was measured: medians of the rounds, in brackets the worst of them."""
+"""The tables of results: medians of the rounds, with the worst in brackets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NEVER: Final = "never"
 
 
 def of_attacks(attacks: Rounds[Attack]) -> str:
-    """What members have, then what of the app is used and how soon the operator is heard."""
+    """What members get, then how much of the app is used and how soon the operator is answered."""
     return f"{_of_members(attacks)}\n\n{_of_app(attacks)}"
 
 
@@ -62,7 +62,7 @@ def _of_app(attacks: Rounds[Attack]) -> str:
 
 
 def of_halves(halves: Rounds[Halves]) -> str:
-    """What members and guests have where both want more than there is."""
+    """What members and guests get if both want more than there is."""
     header = ["members half, guests thrice", "members within 1 s", "p50 ms", "p99", "most", "guests' part of the rest"]
     return table(
         header,
@@ -78,7 +78,7 @@ def of_halves(halves: Rounds[Halves]) -> str:
 
 
 def of_calm(calms: Rounds[Calm]) -> str:
-    """What was shed though it could all be served."""
+    """What was shed although all could be served."""
     header = ["shed though all could be served (p99 ms)", "bursts", "slow ones", "a pause", "cold start"]
     parts: list[Callable[[Calm], Served]] = [
         *(lambda each: each.bursts, lambda each: each.slow),

@@ -1,4 +1,4 @@
-"""What the servers import: the app of ``OVERLOAD_LOAD``, which counts in the file ``OVERLOAD_TALLY``."""
+"""The module that the servers import: the app of ``OVERLOAD_LOAD``, which counts in the file ``OVERLOAD_TALLY``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A count that one process keeps in a file and another reads, at no cost to either."""
+"""A counter that one process keeps in a mapped file and another reads, at no cost to either."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BYTES: Final = 8
 
 
 class Tally:
-    """The count in the file ``path``, which ``create`` has made."""
+    """The counter in the file ``path``, which ``create`` has made."""
 
     def __init__(self, path: str | Path) -> None:
         with Path(path).open("r+b") as file:
@@ -22,9 +22,9 @@ class Tally:
         path.write_bytes(bytes(_BYTES))
 
     def count(self) -> None:
-        """One more; only one process may count."""
+        """Count one more; only one process may count."""
         self._count[0] += 1
 
     def read(self) -> int:
-        """How many there are now."""
+        """The current count."""
         return self._count[0]

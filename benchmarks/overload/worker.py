@@ -1,4 +1,4 @@
-"""One worker under load: started, its switch flipped, what it serves counted, and the botnet that drowns it."""
+"""One worker under load: starts it, flips its switch, counts what it serves, and runs the botnet."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SERVERS: Final = {"uvloop": "uvicorn, uvloop", "asyncio": "uvicorn, asyncio", "s
 BOTS: Final = 5000
 _ADMIN_TIMEOUT_S: Final = 20
 
-# Connections of the botnet: enough to drown the app and few enough for one machine.
+# Connections of the botnet: enough to overload the app and few enough for one machine.
 CONNECTIONS: Final = {"cpu": 250, "threads": 700, "pool": 700}
-# Those that keep the app busy while hardly anybody waits: by them its capacity is measured.
+# Connections for measuring capacity: they keep the app busy while hardly any request waits.
 _BUSY: Final = {"cpu": 4, "threads": 4, "pool": 32}
 _CAPACITY_S: Final = 3
 
@@ -41,7 +41,7 @@ _TICKS_A_S: Final = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is measured: a load, under a server, with SHIELD_OVERLOAD and other settings; and the botnet's size."""
+    """What to measure: a load, under a server, with SHIELD_OVERLOAD and other settings; and the botnet's size."""
 
     load: str
     server: str
@@ -51,11 +51,11 @@ class Setup:
 
     @property
     def title(self) -> str:
-        """As it is called in a table."""
+        """Its name in a table."""
         return f"{SERVERS[self.server]}: {self.load}" + ("" if self.overload == "on" else f", {self.overload}")
 
     def command(self, port: int, admin_port: int) -> list[str]:
-        """The worker: one process. Only ``serve`` has a listener for its operators alone."""
+        """The command of the worker, one process. Only ``serve`` has a separate listener for operators."""
         where = ["--host", HOST, "--port", str(port)]
         if self.server == "serve":
             command = [sys.executable, "-m", "shieldmw", "serve", "benchmarks.overload.served:app", *where]
@@ -67,18 +67,18 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Requests that an app can serve a second, and what each costs its worker of the processor's time."""
+    """Requests that an app can serve a second, and the worker's processor time for each."""
 
     per_s: float
     cpu_us: float
 
     def mean(self, other: Capacity) -> Capacity:
-        """Of two measurements."""
+        """The mean of two measurements."""
         return Capacity((self.per_s + other.per_s) / 2, (self.cpu_us + other.cpu_us) / 2)
 
 
 class Worker:
-    """A running worker as its operator and its attackers see it."""
+    """A running worker, as seen by its operator and its attackers."""
 
     def __init__(
         self, setup: Setup, port: int, admin_port: int, group: int, settings: Mapping[str, str], folder: Path
@@ -94,7 +94,7 @@ class Worker:
 
     @property
     def secret(self) -> str:
-        """What signs the members' tokens."""
+        """The secret that signs the members' tokens."""
         return self._settings["SHIELD_JWT_SECRET"]
 
     def served(self) -> int:
@@ -102,26 +102,26 @@ class Worker:
         return self._tally.read()
 
     def cpu_s(self) -> float:
-        """The processor's time that its processes have used."""
+        """The processor time that its processes have used."""
         return sum(_cpu_s_of(self._group))
 
     async def capacity(self) -> Capacity:
-        """What the app can do alone, asked by few connections."""
+        """The app's capacity without an attack, measured with few connections."""
         before, cpu_s = self.served(), self.cpu_s()
         seen = await self._wrk(_BUSY[self.setup.load]).run(self._url, _CAPACITY_S)
         cpu_us = (self.cpu_s() - cpu_s) / (self.served() - before) * 1e6
         return Capacity((seen.requests - seen.refused) / seen.duration_us * 1e6, cpu_us)
 
     async def drown(self, seconds: int) -> Seen:
-        """The botnet: clients below every limit that ask again the moment they are answered."""
+        """Run the botnet: clients below every limit that send again as soon as they are answered."""
         return await self._wrk(self.setup.connections or CONNECTIONS[self.setup.load]).run(self._url, seconds)
 
     async def flip(self, mode: str) -> float:
-        """Seconds until the operator has flipped the switch, on a new connection; infinite where that failed."""
+        """Seconds until the operator has flipped the switch, on a new connection; infinite if that failed."""
         return await self._flip(mode, self.port)
 
     async def flip_apart(self, mode: str) -> float | None:
-        """The same through the operators' own listener; None where there is none."""
+        """The same through the operators' own listener; None if there is none."""
         return await self._flip(mode, self._admin_port) if self.setup.server == "serve" else None
 
     async def _flip(self, mode: str, port: int) -> float:
@@ -136,7 +136,7 @@ class Worker:
                 ):
                     if answer.status == 200:
                         return time.monotonic() - began_s
-                    if answer.status != 503:  # where the store did not answer in time one asks again
+                    if answer.status != 503:  # the store did not answer in time: try again
                         raise click.ClickException(f"the mode was not changed: {answer.status} {await answer.text()}")
         return inf
 
@@ -156,7 +156,7 @@ class Worker:
         return time.monotonic() - began_s
 
     async def ask(self, path: str) -> None:
-        """A request of nobody in particular."""
+        """Send a request without any client header."""
         async with aiohttp.ClientSession() as session, session.get(self._url + path) as answer:
             answer.raise_for_status()
 
@@ -166,7 +166,7 @@ class Worker:
 
 
 def _cpu_s_of(group: int) -> Iterator[float]:
-    """What each process of a group has used."""
+    """The processor time of each process of a group."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
@@ -187,7 +187,7 @@ async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, as
             "OVERLOAD_TALLY": str(folder / "tally"),
             "SHIELD_REDIS_URL": store.url(0),
             "SHIELD_OVERLOAD": setup.overload,
-            # Far above what anybody asks: what is shed is shed by the lane.
+            # Far above what anybody sends: only the lane sheds.
             "SHIELD_IP_LIMIT": "100000/minute",
             "SHIELD_TOKEN_LIMIT": "100000/minute",
             "SHIELD_EMERGENCY_IP_LIMIT": "100000/minute",

@@ -1,7 +1,7 @@
 """A live event: a page, an SSE stream, a chat, a small JSON API and a sign-in.
 
 Nothing here limits anybody: `shieldmw serve app:app` puts the shield in front; `uvicorn app:app` does not.
-All that a worker knows is in its `Venue`, made by the lifespan.
+The state of a worker is in its `Venue`, which the lifespan creates.
 """
 
 import asyncio
@@ -37,21 +37,21 @@ DEMO_SECRET = "demo-only-secret-that-everyone-can-read-in-the-source"
 TOKEN_LIFETIME_S = 3600
 MAX_BODY_BYTES = 16 * 1024
 CHAT_BACKLOG = 100  # messages kept for a slow reader before it starts to miss some
-CHAT_PAUSE_S = 0.2  # one person sends at most five messages a second
+CHAT_PAUSE_S = 0.2  # a client sends at most five messages a second
 QUESTIONS_KEPT = 20
 
 
 class LiveEvent:
-    """The event clock: each second it encodes one SSE frame and wakes all listeners, who share its bytes."""
+    """The event clock: each second it encodes one SSE frame and wakes all listeners, which share its bytes."""
 
     def __init__(self) -> None:
         self.listeners = 0
-        self.worker = secrets.token_hex(3)  # a name for this process, so that one can see who answered
+        self.worker = secrets.token_hex(3)  # a name for this process, to show which one answered
         self._tick = asyncio.Event()
         self._publish(int(time.time()))
 
     def _publish(self, moment: int) -> None:
-        # The id is the time, so that all workers number their lines alike without talking to each other.
+        # The id is the time, so that all workers number their lines alike without communicating.
         line = TRANSCRIPT[moment % len(TRANSCRIPT)]
         self.now = {"id": moment, "line": line, "listeners": self.listeners, "worker": self.worker}
         self._frame = f"id: {moment}\nevent: line\ndata: {json.dumps(self.now)}\n\n".encode()
@@ -61,12 +61,12 @@ class LiveEvent:
     async def run(self) -> None:
         due = int(time.time())
         while True:
-            due = max(due, int(time.time())) + 1  # a late clock skips seconds, an early one repeats none
+            due = max(due, int(time.time())) + 1  # a late clock skips seconds, and none is repeated
             await asyncio.sleep(due - time.time())
             self._publish(due)
 
     async def frames(self) -> AsyncIterator[bytes]:
-        # Spread out, so that listeners cut off together do not come back together.
+        # Random, so that listeners that were cut off together do not come back together.
         yield f"retry: {random.randint(2000, 6000)}\n\n".encode()
         while True:
             tick = self._tick
@@ -75,7 +75,7 @@ class LiveEvent:
 
 
 class LiveStream(StreamingResponse):
-    """An SSE answer that is counted for exactly as long as it is being sent."""
+    """An SSE response that is counted for exactly as long as it is being sent."""
 
     def __init__(self, event: LiveEvent) -> None:
         super().__init__(event.frames(), headers=NO_STORE, media_type="text/event-stream")
@@ -119,9 +119,9 @@ class ChatRoom:
 
 
 class Questions:
-    """What was asked on this worker, as if in a database: reading takes a connection of a small pool for a while.
+    """The questions asked on this worker, as if in a database: reading holds a connection of a small pool for a while.
 
-    So there is a most that the app can do, and it is not the machine's: beyond it, requests wait for one another.
+    That bounds the capacity of the app, whatever the machine: beyond it, requests wait for one another.
     """
 
     def __init__(self, connections: int, query_s: float) -> None:
@@ -152,7 +152,7 @@ def venue_of(connection: HTTPConnection) -> Venue:
 
 
 def shield_of(connection: HTTPConnection) -> Any:
-    """What the shield says of this client, or the like where the app runs without it."""
+    """What the shield says about this client, or a stand-in if the app runs without it."""
     address = connection.client.host if connection.client else None
     bare = SimpleNamespace(identity=None, client_address=address, listener_class="guest", mode="normal")
     return connection.scope.get("shield", bare)
@@ -171,7 +171,7 @@ def signing_secret(environ: Mapping[str, str]) -> str:
 
 
 async def text_from(request: Request, name: str, max_chars: int) -> str:
-    """One member of a JSON object or a form; too large a body is refused before it is all in memory."""
+    """One member of a JSON object or a form; a body that is too large is refused before all of it is in memory."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -195,8 +195,8 @@ async def problem(_request: Request, error: Exception) -> Response:
 
 
 async def live(request: Request) -> Response:
-    # EventSource sends no headers of ours: the token comes as ?token=… (SHIELD_TOKEN_QUERY=token).
-    is_listener = request.method == "GET"  # HEAD never hears a thing
+    # EventSource cannot send our headers: the token comes as ?token=… (SHIELD_TOKEN_QUERY=token).
+    is_listener = request.method == "GET"  # HEAD gets no stream
     return LiveStream(venue_of(request).event) if is_listener else Response(media_type="text/event-stream")
 
 
@@ -239,7 +239,7 @@ async def me(request: Request) -> Response:
 
 
 async def sign_in(request: Request) -> Response:
-    # Whoever types a name is believed, even a host's. A real site asks for a passkey or a password here.
+    # Any name is accepted, even a host's. A real site asks for a passkey or a password here.
     name = await text_from(request, "name", max_chars=40)
     venue, issued = venue_of(request), int(time.time())
     claims = {"sub": name, "aud": "live-event", "iss": "live-event"}

@@ -1,4 +1,4 @@
-"""The command line: ``shieldmw serve | check | env | keys | demo``."""
+"""The command line: ``shieldmw serve | check | env | keys | mode | demo``."""
 
 from .main import main
 

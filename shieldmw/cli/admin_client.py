@@ -1,4 +1,4 @@
-"""Speaks to the admin routes for commands: one request, one answer, or one line that says what is wrong."""
+"""Client of the admin routes for commands: one request, one answer, or one line that says what is wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def admin_url(text: str) -> str:
     """The admin routes' URL: a bare host gets the default path, and http only on this machine.
 
     Raises:
-        WrongInput: it is no URL.
+        WrongInput: it is not a URL.
     """
     if text.startswith("unix:"):
         return text
@@ -43,7 +43,7 @@ def admin_url(text: str) -> str:
 
 
 class AdminClient:
-    """The admin routes at a URL, for whoever has the token."""
+    """The admin routes at a URL, with a token."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url
@@ -64,11 +64,11 @@ class AdminClient:
         self._client.close()
 
     def status(self) -> dict[str, Any]:
-        """How the fleet stands."""
+        """The status of the fleet."""
         return self._ask("GET", "/status")
 
     def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
-        """Change the mode; how the fleet stands then."""
+        """Change the mode; the status of the fleet afterwards."""
         headers = {} if if_version is None else {"if-match": f'"{if_version}"'}
         return self._ask("PUT", "/mode", json=body, headers=headers)
 
@@ -88,7 +88,7 @@ class AdminClient:
 
 
 def _way(url: str) -> tuple[str, httpx.HTTPTransport | None]:
-    """What is asked for, and the transport; None for the usual one. ``unix:PATH`` names a socket, no host."""
+    """The URL to request, and the transport; None is the default one. ``unix:PATH`` names a socket, not a host."""
     if not url.startswith("unix:"):
         return url, None
     path = os.environ.get("SHIELD_ADMIN_PATH") or DEFAULT_PATH
@@ -109,7 +109,7 @@ def _too_slow(method: str, url: str) -> str:
 
 
 def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> click.ClickException:
-    """The one line for an answer that is no success."""
+    """The one-line error for an unsuccessful answer."""
     status, title, detail = response.status_code, answer.get("title", ""), answer.get("detail", "")
     if status == 422:
         return WrongInput(harmless(detail))
@@ -145,7 +145,7 @@ def _is_here(host: str | None) -> bool:
 
 
 def token_or_exit(*, to_look: bool) -> str:
-    """The token of the environment; to look, the one that may only look will do."""
+    """The token from the environment; ``to_look``: the view token will do."""
     names = ("SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN") if to_look else ("SHIELD_ADMIN_TOKEN",)
     for name in names:
         if token := os.environ.get(name, "").strip():

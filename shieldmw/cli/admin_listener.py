@@ -1,9 +1,9 @@
 """Keeps the process of ``serve --admin`` alive: the admin routes on a listener that no flood of the app can reach.
 
-A process of its own, since a worker that is drowned answers nobody, and the main process must stay without event loops
-and native threads: workers are forked from it, also later, and what a fork finds half done in another thread stays so.
-For the same reason it is started afresh and not forked. It is not in the terminal's process group: after Ctrl-C the
-operator is heard until the workers have ended.
+It is a process of its own, since a saturated worker answers nobody, and the main process must not have event loops or
+native threads: workers are forked from it at any time, and a fork inherits what another thread has left half done.
+For the same reason it is started afresh rather than forked. It is not in the terminal's process group: after Ctrl-C
+the operator is still served until the workers have ended.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import click
 
 from .listening import Address, TcpAddress
 
-# How soon it is started again, twice as long each time where it ends soon after.
+# Backoff between restarts: the first value, doubled with each early end, up to the second.
 AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
 STOP_S = 5.0
 
 
 class AdminListener:
-    """Runs the listener's process, anew where it dies, until the block ends."""
+    """Runs the listener's process, and restarts it if it dies, until the block ends."""
 
     def __init__(self, address: Address, log_level: str) -> None:
         arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, *_words(address)]
-        # -P: files of the app's folder are the app's modules, not this process'.
+        # -P: Python files in the app's folder must not shadow this process's modules.
         self._command = [sys.executable, "-P", *arguments]
         self._stopping = threading.Event()
         self._process = self._start()
@@ -52,7 +52,7 @@ class AdminListener:
             again_s = AGAIN_S if began_s < time.monotonic() - LONGEST_AGAIN_S else min(2 * again_s, LONGEST_AGAIN_S)
             try:
                 self._process = self._start()
-            except OSError as error:  # too many processes, or no memory: tried again as if it had ended at once
+            except OSError as error:  # too many processes, or no memory: retried as if it had ended at once
                 click.echo(f"shieldmw: the admin listener cannot be started: {error}", err=True)
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class AdminListener:
 
 
 def warn_of_strangers(address: Address) -> None:
-    """Say where others than this machine can ask, since the token would travel unencrypted."""
+    """Warn if other machines can connect, since the token would travel unencrypted."""
     if isinstance(address, TcpAddress) and not address.is_loopback:
         click.echo(
             f"shieldmw: warning: --admin {address} can be reached from other machines and is not encrypted: the token "

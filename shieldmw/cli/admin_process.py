@@ -1,4 +1,4 @@
-"""The process that serves the admin routes alone. Started by ``admin_listener``, and ended by it or with it."""
+"""The process that serves only the admin routes. ``admin_listener`` starts it, and it ends with its parent."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .listening import free_tcp_address, free_unix_address
 from .orphan import end_with
 from .worker import LOG_FORMAT
 
-# For an answer under way. Shorter than what the main process waits.
+# Time for a request in flight to finish. Shorter than the main process waits (``admin_listener.STOP_S``).
 DRAIN_S = 3
 
 HEADER_TIMEOUT_MS = 5000
 
-# Who may connect to the unix socket: the user of the server, and root.
+# Mode of the unix socket: only the user of the server, and root, may connect.
 PERMISSIONS = 0o600
 
 
@@ -34,7 +34,7 @@ async def serve(host: str, port_or_path: str) -> None:
     """Serve until SIGTERM."""
     where: dict[str, Any]
     if host == "unix":
-        where = {"uds": free_unix_address(port_or_path, "--admin").path}  # a process that was killed left its own
+        where = {"uds": free_unix_address(port_or_path, "--admin").path}  # replaces a killed process's
     else:
         where = {"address": host, "port": free_tcp_address(host, int(port_or_path)).port}
     app = admin_alone(Settings.from_environ())
@@ -47,7 +47,7 @@ async def serve(host: str, port_or_path: str) -> None:
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS),
         log_enabled=False,
     )
-    server.uds_permissions = PERMISSIONS  # no argument of this kind of server
+    server.uds_permissions = PERMISSIONS  # the embedded server takes no such argument
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
     await server.serve()
 
@@ -57,7 +57,7 @@ def main() -> None:
     parent, log_level, host, port_or_path = sys.argv[1:]
     end_with(int(parent), DRAIN_S)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Connections of strangers do not keep the operator out.
+    # Strangers' connections must not keep the operator out.
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     try:

@@ -1,4 +1,4 @@
-"""The app that MODULE:APP names: found as ``python -m`` would find it, or one line that says why not."""
+"""Imports the app that MODULE:APP names, as ``python -m`` would, or says in one line why it cannot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 
 def try_app(target: str) -> None:
-    """Load the app once in a child, so that what is wrong with it is said once, and nothing it opens is inherited."""
+    """Load the app once in a child process, so that its errors show once, and nothing it opens is inherited."""
     child = multiprocessing.get_context("fork").Process(target=_load_or_exit, args=(target,))
     child.start()
     child.join()
@@ -29,7 +29,7 @@ def _load_or_exit(target: str) -> None:
 
 
 def load_app(target: str) -> Any:
-    """The app that ``module:app`` names, found from the current folder as ``python -m`` would.
+    """The app that ``module:app`` names, imported from the current folder as ``python -m`` would.
 
     Raises:
         click.BadParameter: it names none.

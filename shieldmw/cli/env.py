@@ -1,4 +1,4 @@
-"""``shieldmw env``: every setting, from the code."""
+"""``shieldmw env``: all settings, from the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def markdown_table() -> Iterator[str]:
 
 
 def env_file() -> Iterator[str]:
-    """The settings as a file of variables, each explained and commented out."""
+    """The settings as an environment file, each explained and commented out."""
     yield "# Every setting of shieldmw with its default. Remove the # before those you change."
     yield "# Made with: shieldmw env --format file"
     for variable, default, meaning in rows():

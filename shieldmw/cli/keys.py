@@ -21,7 +21,7 @@ from .load import patient, settings_or_exit
 
 T = TypeVar("T")
 
-# Begins every key, so that a leaked one is recognised by scanners and people.
+# Prefix of every key, so that scanners and people recognise a leaked one.
 KEY_PREFIX = "shk_"
 
 
@@ -41,7 +41,7 @@ def keys() -> None:
     type=click.Choice([str(name) for name in ListenerClass]),
     default=str(ListenerClass.MEMBER),
     show_default=True,
-    help="The class of whoever shows the key.",
+    help="The class of clients with the key.",
 )
 def new(subject: str, listener_class: str) -> None:
     """Issue a key for SUBJECT. It is shown once and kept only as a keyed digest."""

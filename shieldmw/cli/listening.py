@@ -1,4 +1,4 @@
-"""Where a server listens: a TCP address or a unix socket, checked before anything is started."""
+"""Addresses to listen on, TCP or unix socket, checked before anything is started."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import click
 
-# A unix socket's path with its final zero byte, on Linux; macOS has 104.
+# sizeof(sun_path) on Linux is 108 with the final zero byte; macOS has 104.
 LONGEST_UNIX_PATH = 107
 
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """A host as the user wrote it, the address that it names, and a port."""
+    """A host as the user wrote it, the address it resolves to, and a port."""
 
     host: str
     ip: str
@@ -46,7 +46,7 @@ Address = TcpAddress | UnixAddress
 
 
 def overlap(one: Address, other: Address) -> bool:
-    """Whether a client of one may reach the other."""
+    """Whether a client of one may reach the other instead."""
     if isinstance(one, TcpAddress) and isinstance(other, TcpAddress):
         ips = {one.ip, other.ip}
         return one.port == other.port and (len(ips) == 1 or any(ip_address(ip).is_unspecified for ip in ips))
@@ -54,15 +54,15 @@ def overlap(one: Address, other: Address) -> bool:
 
 
 def url_of(address: Address, scheme: str = "http") -> str:
-    """Where clients find it."""
+    """The URL for clients."""
     return f"{scheme}://{address}" if isinstance(address, TcpAddress) else str(address)
 
 
 def parse_address(text: str, option: str) -> Address:
-    """The address that ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH`` spells, once it is known to be free.
+    """The address that ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH`` spells, after checking that it is free.
 
     Raises:
-        click.ClickException: it spells none (status 2), or we cannot listen there (status 1).
+        click.ClickException: it is not an address (status 2), or we cannot listen there (status 1).
     """
     if text.startswith("unix:"):
         return free_unix_address(text.removeprefix("unix:"), option)
@@ -76,7 +76,7 @@ def parse_address(text: str, option: str) -> Address:
 
 
 def free_tcp_address(host: str, port: int) -> TcpAddress:
-    """The address that ``host`` names, once it is known that we can listen there.
+    """The address that ``host`` names, after checking that we can listen there.
 
     Raises:
         click.ClickException: we cannot.
@@ -90,10 +90,10 @@ def free_tcp_address(host: str, port: int) -> TcpAddress:
 
 
 def free_unix_address(text: str, option: str) -> UnixAddress:
-    """A path where a socket can be made; one that a server left behind when it was killed is removed.
+    """A path where a socket can be created; one that a killed server left behind is removed.
 
     Raises:
-        click.ClickException: it cannot be made there.
+        click.ClickException: it cannot be created there.
     """
     path = Path(text).absolute()
     if not text or len(os.fsencode(path)) > LONGEST_UNIX_PATH:

@@ -1,4 +1,4 @@
-"""What commands share: the settings, or the lines that say what is wrong with them."""
+"""Shared by the commands: loads the settings, or prints what is wrong with them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 EXIT_WRONG_INPUT = 2
 
-# Budget of a call to the store, for a person.
+# Budget of a call to the store, for a person who waits.
 PATIENCE_MS = 2000
 
 
 def patient(settings: Settings) -> Settings:
-    """The same for a person who waits: no reason to give a call to the store up as fast as a request must."""
+    """The settings for a person who waits: a command need not give up on a call to the store as fast as a request."""
     return settings.model_copy(update={"redis_timeout_ms": max(settings.redis_timeout_ms, PATIENCE_MS)})
 
 
 def settings_or_exit() -> Settings:
-    """The settings of the environment; else one line for each wrong one, and exit status 2."""
-    from shieldmw.settings import Settings  # half of a command's start, so not before it is known what is asked
+    """The settings from the environment; if any is wrong, prints a line for each and exits with status 2."""
+    from shieldmw.settings import Settings  # half of a command's start: not for --help
 
     try:
         return Settings.from_environ()
@@ -34,7 +34,7 @@ def settings_or_exit() -> Settings:
 
 
 def exit_with(error: SettingsError) -> Never:
-    """Print what is wrong with the settings, a line each, and exit with status 2."""
+    """Print one line for each problem with the settings, and exit with status 2."""
     for line in error.problems:
         click.echo(f"shieldmw: {line}", err=True)
     sys.exit(EXIT_WRONG_INPUT)

@@ -1,4 +1,4 @@
-"""What `shieldmw mode` says of the load: a line for the fleet, and the worst workers where any is overloaded."""
+"""What `shieldmw mode` says about the load: a line for the fleet, and the worst workers if any is overloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Line = tuple[str, str]
 
 
 def load_lines(status: Mapping[str, Any]) -> Iterator[Line]:
-    """The lines for an answer of `/status`; one that does not tell of the load, an older server's say, is unknown."""
+    """The lines for an answer of `/status`; the load is unknown if it is missing, as from an older server."""
     try:
         overload = OverloadAnswer.model_validate(status.get("overload"))
     except ValidationError:
@@ -74,7 +74,7 @@ def _shed(workers: Sequence[WorkerLoadItem], shadow: bool) -> str:
 
 
 def _rates(workers: Sequence[WorkerLoadItem]) -> tuple[float, float]:
-    """Guests a second, and members with hosts."""
+    """Shed requests a second: guests, and members with hosts."""
     rates = [each.shed_per_second for each in workers]
     return sum(each.guest for each in rates), sum(each.member + each.host for each in rates)
 

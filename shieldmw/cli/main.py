@@ -1,4 +1,4 @@
-"""The group of all commands; each is imported when it is called, with what it alone needs."""
+"""The group of all commands; each is imported when it is called, with the packages that it alone needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name."""
+        """The command with a name."""
         if cmd_name not in COMMANDS:
             return None
         try:

@@ -1,4 +1,4 @@
-"""``shieldmw mode``: see and flip the switch, in words for someone who has no time to read."""
+"""``shieldmw mode``: show and flip the switch, in output for someone who has no time to read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .operator import Unanswered
 _UNITS_S = (86_400, 3600, 60, 1)
 _DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s?)?")
 
-# The priority of a command that goes through the store (a nice value), where its user may have it.
+# Nice value of a command that goes through the store, if its user may raise its priority.
 HURRY_NICE = -10
 
 Status = Mapping[str, Any]
@@ -58,9 +58,7 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
     help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
 )
 @click.option("--if-version", type=click.IntRange(0), help="Change nothing if the mode is of another version by now.")
-@click.option(
-    "--direct", is_flag=True, help="Through the store of SHIELD_REDIS_URL, where the admin routes are silent."
-)
+@click.option("--direct", is_flag=True, help="Use the store of SHIELD_REDIS_URL, if the admin routes do not answer.")
 @click.pass_context
 def mode(
     ctx: click.Context,
@@ -102,13 +100,13 @@ def mode(
 
 
 class _Client(Protocol):
-    """A way to the switch."""
+    """Access to the switch."""
 
     def status(self) -> dict[str, Any]:
-        """How the fleet stands."""
+        """The status of the fleet."""
 
     def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
-        """Change the mode; how the fleet stands then."""
+        """Change the mode; the status of the fleet afterwards."""
 
 
 def _through_a_worker(url: str, *, to_look: bool) -> AbstractContextManager[_Client]:
@@ -121,11 +119,11 @@ def _through_a_worker(url: str, *, to_look: bool) -> AbstractContextManager[_Cli
 
 @contextmanager
 def _direct() -> Iterator[_Client]:
-    """The way through the store, as quick as can be: workers may have taken all of the machine."""
+    """Access through the store, as fast as possible: workers may have taken all of the CPU."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
-    gc.disable()  # what is loaded stays: to look for garbage in it, now and at the end, is a quarter of the time
+    gc.disable()  # collecting garbage, now and at exit, would take a quarter of the time
     try:
-        with suppress(PermissionError):  # before the workers, for half a second, where the user may
+        with suppress(PermissionError):  # ahead of the workers, for half a second, if the user may
             os.setpriority(os.PRIO_PROCESS, 0, min(usual, HURRY_NICE))
         from .direct_client import DirectClient
 
@@ -178,7 +176,7 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
     workers = now["workers"]
     count = "every worker" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
     yield "on", f"{count}, within a second" if workers != 0 else _NOBODY
-    from .load_lines import load_lines  # by then it has priority
+    from .load_lines import load_lines  # imported late, when the process has its priority
 
     yield from load_lines(now)
     if now["store"] != "up":
@@ -207,7 +205,7 @@ def _listeners(now: Status) -> str:
 
 
 def _again(was: Status) -> str:
-    """The command that makes the emergency what it was before."""
+    """The command that restores the emergency as it was before."""
     words = ["shieldmw", "mode", "emergency"]
     if was["seconds_left"]:
         words += ["--for", _span(was["seconds_left"], exact=True)]
@@ -218,7 +216,7 @@ def _again(was: Status) -> str:
 
 
 def _command(what: str, given: Mapping[str, Any]) -> str:
-    """The command as it was typed, but for its spelling and its way."""
+    """The command as it was typed, normalised and without --url and --direct."""
     words = ["shieldmw", "mode", what]
     for name, value in given.items():
         if value not in (None, ""):
@@ -228,7 +226,7 @@ def _command(what: str, given: Mapping[str, Any]) -> str:
 
 
 def _written(seconds: int) -> str:
-    """A duration as it can be typed."""
+    """A duration as it can be typed for --for."""
     text = ""
     for unit, unit_s in zip("dhms", _UNITS_S, strict=True):
         count, seconds = divmod(seconds, unit_s)
@@ -237,7 +235,7 @@ def _written(seconds: int) -> str:
 
 
 def _clock(unix_s: float, now_s: float) -> str:
-    """A time on this machine's clock; with the day where it is another one."""
+    """A time on this machine's clock, with the date if it is not today."""
     there = time.localtime(time.time() + unix_s - now_s)
     today = time.localtime()
     return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%d %b %H:%M:%S", there)

@@ -1,4 +1,4 @@
-"""What both ways to the switch share, through a worker and straight to the store: who asks, and how it may fail."""
+"""Shared by both clients of the switch, through a worker and through the store: the actor, and the failures."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import click
 
 from .load import EXIT_WRONG_INPUT
 
-# A person waits, and would rather know.
+# The longest that an operator waits for an answer.
 PATIENCE_S = 5.0
 
 LONGEST_ACTOR = 64
 
 
 class WrongInput(click.ClickException):
-    """What was asked cannot be done as it is written."""
+    """The command cannot be carried out as it is written."""
 
     exit_code = EXIT_WRONG_INPUT
 
 
 class Unanswered(click.ClickException):
-    """No worker answered, or one that could not do it now. Another way may be open."""
+    """No worker answered, or it could not do it now. Access through the store may still work."""
 
 
 def actor() -> str:
@@ -36,7 +36,7 @@ def actor() -> str:
 
 
 def somebody_else(current: Mapping[str, Any]) -> str:
-    """The line for a change that came too late: what is in force instead, and by whose word."""
+    """The line for a change that came too late: what is in force instead, and who set it."""
     reason = f', "{current["reason"]}"' if current.get("reason") else ""
     return (
         f"someone else changed it: {current.get('actor') or 'nobody'} set it to {current.get('mode')}{reason}, "

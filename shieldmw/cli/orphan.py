@@ -1,9 +1,9 @@
-"""Ends a worker that was not told to: its main process is gone (kill -9, out of memory), or its SIGTERM was lost.
+"""Ends a worker that received no SIGTERM: its main process is gone (kill -9, out of memory), or the signal was lost.
 
 Nobody would restart an orphan, and it would hold the port. A SIGTERM that comes while a worker starts may fall between
-two handlers; without this the worker would serve until it is killed at the end of the drain. The parent is asked after
-again and again, which works on every system; signals at a parent's death exist on Linux only, and are sent where a
-mere thread of it ends, too.
+two handlers; without this module the worker would serve until it is killed at the end of the drain. The parent is
+polled, which works on every system; signals at a parent's death exist on Linux only, and are also sent when merely the
+thread that created the child ends.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from multiprocessing.sharedctypes import RawValue
 
 LOOK_EVERY_S = 0.25
 
-# How soon a worker that still starts is told once more.
+# Interval between signals to a worker that is still starting.
 AGAIN_S = 1.0
 
-# So long after it has loaded its app a worker has its server's handlers for sure. From then on it is told once: granian
-# takes a second SIGTERM for impatience, and cuts requests in flight.
+# Time after loading its app until a worker is sure to have its server's handlers. From then on it gets only one
+# SIGTERM: on a second granian cuts requests in flight.
 STARTED_AFTER_S = 1.0
 
 # Shared with the workers, which are forked: whether the main process is stopping.
 _stopping = RawValue("b", 0)
 
 
-# In a worker: when it had loaded its app.
+# In a worker: when it had loaded its app (monotonic).
 _loaded_s = float("inf")
 
 
@@ -41,7 +41,7 @@ def has_loaded() -> None:
 
 
 def tell_workers(is_stopping: Callable[[], bool]) -> None:
-    """In the main process: let the workers know as soon as it is stopping."""
+    """In the main process: notify the workers as soon as it is stopping."""
 
     def watch() -> None:
         while not is_stopping():
@@ -52,14 +52,14 @@ def tell_workers(is_stopping: Callable[[], bool]) -> None:
 
 
 def end_with_parent(drain_s: float) -> None:
-    """In a worker: SIGTERM to itself once its parent is stopping or gone; SIGKILL ``drain_s`` after it has gone."""
+    """In a worker: SIGTERM to itself once its parent is stopping or gone, and SIGKILL ``drain_s`` after it is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         end_with(parent.pid, drain_s)
 
 
 def end_with(parent: int, drain_s: float) -> None:
-    """The same, in a process that its parent has not forked: it was told the parent's id."""
+    """The same for a process that was not forked by its parent, but given its id."""
     threading.Thread(target=_watch, args=(parent, drain_s), name="shieldmw parent", daemon=True).start()
 
 
@@ -71,7 +71,7 @@ def _watch(parent: int, drain_s: float) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     while os.getppid() == parent:
         time.sleep(LOOK_EVERY_S)
-    signal.alarm(math.ceil(drain_s) + 1)  # from the kernel: an interpreter that is ending runs no threads any more
+    signal.alarm(math.ceil(drain_s) + 1)  # from the kernel: an interpreter that is finalizing no longer runs threads
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(drain_s)
     os.kill(os.getpid(), signal.SIGKILL)

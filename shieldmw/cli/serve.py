@@ -1,4 +1,4 @@
-"""``shieldmw serve``: wraps any ASGI app and serves it with granian."""
+"""``shieldmw serve``: puts the shield around any ASGI app and serves it with granian."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
 
 class Permissions(click.ParamType[int]):
-    """File permissions as chmod takes them."""
+    """File permissions in octal, as for chmod."""
 
     name = "octal"
 
@@ -59,7 +59,7 @@ class Permissions(click.ParamType[int]):
     default=BACKLOG,
     show_default=True,
     type=click.IntRange(128, 65_535),
-    help="Connections of each worker that wait to be accepted; the kernel cuts it to net.core.somaxconn.",
+    help="Connections that may wait to be accepted, per worker; the kernel caps it at net.core.somaxconn.",
 )
 @click.option(
     "--header-timeout",
@@ -67,8 +67,8 @@ class Permissions(click.ParamType[int]):
     default=HEADER_TIMEOUT_S,
     show_default=True,
     type=click.FloatRange(0.1, 3600),
-    help="Drop a connection whose request head is not complete by then, and one that is kept alive but idle for so "
-    "long. Behind a proxy: longer than the proxy keeps idle connections.",
+    help="Drop a connection whose request head takes longer, or that is kept alive but idle for longer. Behind a "
+    "proxy: set it higher than the proxy keeps idle connections.",
 )
 @click.option(
     "--keep-alive/--no-keep-alive",
@@ -82,18 +82,18 @@ class Permissions(click.ParamType[int]):
     show_default=True,
     type=click.Choice(["auto", "1", "2"]),
     help="HTTP version. With auto and 2 a client that connects and sends nothing is not dropped; with 1 a WebSocket "
-    "may be cut at a stop before its close code is sent; 2 has no WebSockets.",
+    "may be cut during a stop before its close code is sent; 2 has no WebSockets.",
 )
 @click.option("--tls-cert", metavar="FILE", type=_FILE, help="Serve TLS: the certificate with its chain, PEM.")
 @click.option("--tls-key", metavar="FILE", type=_FILE, help="Its key, PEM, without a password.")
 @click.option(
-    "--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="The least that is logged."
+    "--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="Lowest level that is logged."
 )
 @click.option(
     "--admin",
     metavar="ADDRESS",
-    help="Serve the admin routes also on HOST:PORT or unix:PATH, by a process that answers while all workers are "
-    "busy. It needs SHIELD_ADMIN_TOKEN.",
+    help="Serve the admin routes also on HOST:PORT or unix:PATH, from a process that answers while all workers are "
+    "busy. Needs SHIELD_ADMIN_TOKEN.",
 )
 def serve(
     target: str,
@@ -108,8 +108,8 @@ def serve(
 ) -> None:
     """Put the shield around MODULE:APP and serve it.
 
-    The workers share one store. Where SHIELD_REDIS_URL is unset that is embedded://, a Valkey
-    server that lives as long as this command. SIGTERM or Ctrl-C stops: requests in flight finish.
+    The workers share one store. If SHIELD_REDIS_URL is unset, that is embedded://, a Valkey
+    server that lives as long as this command. SIGTERM or Ctrl-C stops it: requests in flight finish.
     """
     os.environ.setdefault("SHIELD_REDIS_URL", "embedded://")
     settings = settings_or_exit()
@@ -134,7 +134,7 @@ def serve(
     with ExitStack() as stack:
         if settings.redis_url.startswith("embedded://"):
             os.environ["SHIELD_REDIS_URL"] = url = _started(stack).url
-            store += f" at {url}"  # by which other commands of this user reach it
+            store += f" at {url}"  # other commands of this user reach it by this URL
         _check_wiring()
         server = granian_server(target, chosen)
         if operators is not None:
@@ -147,7 +147,7 @@ def serve(
 
 
 def _admin_address(text: str, app: Address, settings: Settings) -> Address:
-    """Where the admin routes are served alone, once it is known that they can be."""
+    """The address for the admin routes, after checking that they can be served there."""
     try:
         admin_alone(settings)
     except SettingsError as error:
@@ -156,7 +156,7 @@ def _admin_address(text: str, app: Address, settings: Settings) -> Address:
         sys.exit(EXIT_WRONG_INPUT)
     address = parse_address(text, "--admin")
     if overlap(address, app):
-        # Both would listen there (SO_REUSEPORT), and the kernel would deal connections to either.
+        # Both would listen there (SO_REUSEPORT), and the kernel would spread connections over them.
         raise click.BadParameter(f"the app is served on {app}: choose another port or path", param_hint="--admin")
     warn_of_strangers(address)
     return address
@@ -175,7 +175,7 @@ def _started(stack: ExitStack) -> EmbeddedServer:
 
 
 def _check_wiring() -> None:
-    """Build everything once, so that what is wrong is said here and not by each worker."""
+    """Build everything once, so that errors show here and not in each worker."""
     try:
         ShieldMiddleware(_no_app, Settings.from_environ())
     except SettingsError as error:

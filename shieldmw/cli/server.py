@@ -1,4 +1,4 @@
-"""The granian that ``shieldmw serve`` runs, and its options, checked so that a mistake is one line and no traceback."""
+"""The granian server of ``shieldmw serve``, and its options, checked so that a mistake gives one line, no traceback."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import click
 from .listening import Address, TcpAddress, url_of
 from .worker import DRAIN_S
 
-# Listeners of a live event hold their connections: none is turned away before it was decided.
+# Most connections of a worker. Listeners of a live event hold theirs, and only the shield shall turn clients away.
 CONNECTIONS_PER_WORKER = 100_000
 
-# Connections that the kernel holds for each worker until it accepts them, cut to net.core.somaxconn, whose own default
-# this is: an audience that comes back at once.
+# Connections that the kernel queues for each worker until it accepts them: room for an audience that returns at once.
+# It is capped at net.core.somaxconn, whose own default this is.
 BACKLOG = 4096
 
-# A head that takes longer is a slow-header attack or a dead network: browsers send theirs at once. granian waits 30 s.
-# It counts from the last answer on, so it is also how long an idle connection is kept alive.
+# A head that takes longer is a slow-header attack or a dead network: browsers send theirs at once. granian's default is
+# 30 s. It counts from the last answer on, so it is also how long an idle connection is kept alive.
 HEADER_TIMEOUT_S = 10.0
 
 RESPAWN_AFTER_S = 1.0
@@ -28,7 +28,7 @@ RESPAWN_AFTER_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How to serve, as the command was told."""
+    """How to serve: the options of the command."""
 
     address: Address
     workers: int
@@ -43,12 +43,12 @@ class ServerOptions:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         return url_of(self.address, "https" if self.tls_cert else "http")
 
 
 def check_tls(cert: Path | None, key: Path | None) -> None:
-    """See that a certificate and its key can be used, or that neither is given.
+    """Check that a certificate and its key can be used, or that neither is given.
 
     Raises:
         click.BadParameter: one is given without the other, or they cannot be used together.
@@ -59,7 +59,7 @@ def check_tls(cert: Path | None, key: Path | None) -> None:
         given, missing = ("--tls-cert", "--tls-key") if key is None else ("--tls-key", "--tls-cert")
         raise click.BadParameter(f"it needs {missing} beside it", param_hint=given)
     try:
-        # An encrypted key would ask at the terminal, once in each worker.
+        # An encrypted key would prompt at the terminal, once in each worker.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
     except (ssl.SSLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -71,7 +71,7 @@ def check_tls(cert: Path | None, key: Path | None) -> None:
 
 
 def granian_server(target: str, options: ServerOptions) -> Any:
-    """granian, made but not started.
+    """granian, configured but not started.
 
     Raises:
         click.ClickException: granian is not installed.
@@ -101,8 +101,8 @@ def granian_server(target: str, options: ServerOptions) -> Any:
         backpressure=CONNECTIONS_PER_WORKER,
         ssl_cert=options.tls_cert,
         ssl_key=options.tls_key,
-        # granian's default is 1.3 alone, which older clients and many load balancers do not speak; rustls has no weak
-        # suites of 1.2.
+        # granian's default is 1.3 only, which older clients and many load balancers do not speak; rustls has no weak
+        # 1.2 suites.
         ssl_protocol_min=SSLProtocols.tls12,
         log_level=LogLevels(options.log_level),
         respawn_failed_workers=True,

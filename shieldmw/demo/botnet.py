@@ -1,7 +1,7 @@
-"""The botnet under every limit, as data: what each bot asks and how fast, and what the app can do.
+"""The botnet under every limit, as data: what each bot requests and how fast, and what the app can serve.
 
 Only figures and how they are put together; no I/O. Each bot stays below the limit of its address in both modes, so
-no limit sees it: together they ask for several times what the app can do.
+no limit stops it: together they send several times the requests that the app can serve.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ BOTNET: Final = "botnet"
 # Each from a loopback address of its own.
 BOT_SOURCES: Final = tuple(f"127.0.{net}.{n}" for net in (6, 7) for n in range(1, 151))
 
-# A bot has one request under way at a time. An address may ask for one a second in the emergency.
+# A bot has one request in flight at a time. In the emergency an address may send one a second.
 BOT_PACE: Final = Pace(per_s=0.9)
 
-# What the app can do is bounded by a small pool, and not by the machine: the verdict is the same on any. It is not
-# smaller still, since quick requests need a place in the app as well, each for as long as a busy machine takes.
+# The app's capacity is bounded by a small pool, not by the machine, so that the verdict is the same on any. The pool is
+# not smaller still, since quick requests need a place in the app as well, each for as long as a busy machine takes.
 PATH: Final = "/api/questions"
 _CONNECTIONS: Final = 4
 _QUERY_MS: Final = 80
 
 
 def app_settings() -> Mapping[str, str]:
-    """The settings that the served app must have: they bound what it can do."""
+    """The settings of the served app that bound its capacity."""
     return {"LIVE_EVENT_DATABASE_CONNECTIONS": str(_CONNECTIONS), "LIVE_EVENT_QUERY_MS": str(_QUERY_MS)}
 
 
 def app_can_do_per_s(workers: int) -> float:
-    """How many requests for ``PATH`` so many workers can answer each second."""
+    """How many requests for ``PATH`` this many workers can answer each second."""
     return workers * _CONNECTIONS * 1000 / _QUERY_MS
 
 
 def botnet() -> Group:
-    """All bots. What an answer kept them from asking in time they do not ask."""
+    """All bots. A request that is late because an earlier answer took long is dropped."""
     return Group(BOTNET, tuple(Client(source, source, _ask) for source in BOT_SOURCES), impatient=True)
 
 

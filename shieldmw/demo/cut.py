@@ -1,6 +1,6 @@
-"""What became of the audience in an emergency, in figures, and which promises that kept. Pure.
+"""What became of the audience in an emergency, in figures, and which promises were kept. Pure.
 
-It must not know how listeners listen: it reads what they lived through, and when the switch was flipped.
+It must not know how listeners listen: it reads their records, and when the switch was flipped.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ OPERATOR_HEARD_WITHIN_S: Final = 1.0
 OBEDIENCE_WITHIN_S: Final = 1.0
 GUESTS_GONE_WITHIN_S: Final = 12.0
 
-# Workers and this drill end the emergency by clocks of their own.
+# Tolerance: workers and this drill end the emergency by clocks of their own.
 _CLOCKS_DIFFER_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Which groups of the audience are what."""
+    """The names of the groups by role."""
 
     members: str
     new_members: str
@@ -32,8 +32,9 @@ class Roles:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """One monotonic clock. The switch was flipped between ``asked_s`` and ``answered_s``: a worker may obey before
-    the operator has the answer, so the audience is judged from the one and propagation is measured from the other."""
+    """Times on one monotonic clock. The switch was flipped between ``asked_s`` and ``answered_s``: a worker may obey
+    before the operator has the answer, so the audience is judged from the former and propagation is measured from the
+    latter."""
 
     asked_s: float
     answered_s: float
@@ -43,7 +44,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Members who listened when the switch was flipped, how many of them never stopped, and lines they missed."""
+    """Members listening when the switch was flipped, how many of them never stopped, and the lines they missed."""
 
     before: int
     kept: int
@@ -52,7 +53,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Guests:
-    """Streams of guests in the emergency, and when the first and the last was gone, after the flip."""
+    """Guests' streams in the emergency, and how long after the flip the first and the last was gone."""
 
     streams: int
     gone: int
@@ -63,7 +64,7 @@ class Guests:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What guests heard who knocked in the emergency."""
+    """Answers to guests who tried to get in during the emergency."""
 
     answers: Mapping[int, int]
     named_recording: int
@@ -76,7 +77,7 @@ class Door:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """Whether it had ended by itself, how many guests were in again, and when the first was."""
+    """Whether the emergency ended by itself, how many guests got back in, and how soon the first did."""
 
     ended: bool
     guests_back: int
@@ -88,7 +89,7 @@ class Cut:
     """The whole cut. ``shares`` are parts (0..1) of the requests that reached the app."""
 
     flip_took_s: float
-    """Until the operator had the answer."""
+    """Time until the operator had the answer."""
     obeyed_after_s: float | None
     workers: int
     members: Members
@@ -100,24 +101,24 @@ class Cut:
     present: Mapping[str, tuple[int, int, int]]
     """Listeners of each group at the flip, at the end of the emergency and at the end of the act."""
     shares: tuple[float | None, float | None]
-    """The attacker's, in the attack before the flip and in the emergency."""
+    """The attacker's shares, in the attack before the flip and in the emergency."""
 
 
 def members_in(audience: Audience, group: str, when: Moments) -> Members:
-    """Kept is who held one and the same stream from the flip to the end of the act."""
+    """Members; one is kept if it held the same stream from the flip to the end of the act."""
     at_flip = [stay for stay in audience.stays(group, when.asked_s, when.over_s) if stay.at(when.asked_s)]
     kept = [stay for stay in at_flip if stay.lasted(when.asked_s, when.over_s)]
     return Members(len(at_flip), len(kept), sum(audience.missed(stay) for stay in kept))
 
 
 def newcomers_in(audience: Audience, group: str, when: Moments) -> tuple[int, int]:
-    """How many came before the emergency ended, and how many of them were in before it ended."""
+    """How many came before the emergency ended, and how many of them got in before it ended."""
     came = [one for one in audience.of(group) if one.came_s is not None and one.came_s < when.ends_s]
     return len(came), sum(any(stay.began_s < when.ends_s for stay in one.stays) for one in came)
 
 
 def guests_in(audience: Audience, group: str, when: Moments) -> Guests:
-    """Every stream that a guest had in the emergency, those who slipped in among them."""
+    """Every stream that a guest had in the emergency, including those that slipped in."""
     streams = list(audience.stays(group, when.asked_s, when.ends_s - _CLOCKS_DIFFER_S))
     gone = [stay for stay in streams if _ended_before(stay, when.ends_s)]
     after = [stay.ended_s - when.asked_s for stay in gone if stay.ended_s is not None]
@@ -138,7 +139,7 @@ def door_in(audience: Audience, group: str, when: Moments) -> Door:
 
 
 def return_of(audience: Audience, group: str, when: Moments, *, ended: bool) -> Return:
-    """Guests who were let in again once it was over."""
+    """Guests who were admitted again once the emergency was over."""
     back = [
         stay.began_s - when.ends_s
         for stay in audience.stays(group, when.ends_s, when.over_s)
@@ -161,14 +162,14 @@ def present_in(audience: Audience, when: Moments) -> dict[str, tuple[int, int, i
 
 
 def share(name: str, before: Mapping[str, int], after: Mapping[str, int]) -> float | None:
-    """A group's part of what was let through between two looks; None where nothing was."""
+    """A group's part of what was let through between two snapshots; None if nothing was."""
     passed = {group: after[group] - before.get(group, 0) for group in after}
     total = sum(passed.values())
     return passed[name] / total if total else None
 
 
 def promises(cut: Cut) -> Iterable[Promise]:
-    """What the switch is promised to do."""
+    """The promises about the switch."""
     words = f"the operator's PUT /mode was answered after {cut.flip_took_s:.2f} s"
     words += f" (promised: within {OPERATOR_HEARD_WITHIN_S:g} s)"
     yield Promise(cut.flip_took_s <= OPERATOR_HEARD_WITHIN_S, words)

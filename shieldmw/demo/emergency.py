@@ -1,6 +1,6 @@
 """The second act of the live event, as data: a full room, an attack, an emergency, and the room open again.
 
-The attack is twofold: a loud one over every limit, and a botnet under all of them.
+The attack has two parts: an attacker over every limit, and a botnet under all of them.
 
 Only figures and how they are put together; no I/O. The seats and limits are stated once, here, and both the served
 shield's settings and the verdict are made from them.
@@ -20,7 +20,7 @@ from shieldmw.rehearsal.load.tokens import Issuer
 
 NEW_MEMBERS: Final = "new members"
 
-# In normal mode there is room for all; in the emergency for every member, and as said below for no guest.
+# In normal mode there are seats for all; in the emergency for every member, and for no guest (see below).
 CAPACITY: Final = 500
 EMERGENCY_CAPACITY: Final = 90
 ADMIN_PATH: Final = "/-/shield"
@@ -34,12 +34,12 @@ SECOND_ACT_SOURCES: Final = (*_GUEST_SOURCES, _MEMBERS_SOURCE, *PROBE_SOURCES, *
 _MEMBERS_LISTENING: Final = 60
 _NEW_MEMBERS: Final = 6
 
-# Who is turned away is asked to wait so long, and obeys; a real event asks for minutes.
+# Clients that are turned away are told to wait this long, and do; a real event asks for minutes.
 _RETRY_AFTER_S: Final = 3
-# One request a second: more than a listener needs who comes back when told, far less than an attacker wants.
+# One request a second: more than a listener needs who comes back when told, and far less than an attacker sends.
 _EMERGENCY_IP_LIMIT: Final = "6 per 6 second"
 _GUEST_PACE: Final = Pace(per_s=0.4)
-# A third of the first act's: the machine has the botnet to bear as well.
+# A third of the first act's: the machine has to carry the botnet as well.
 _ATTACK_PACE: Final = Pace(per_s=10, lanes=2)
 
 _CALM: Final = {GUESTS: _GUEST_PACE, MEMBERS: MEMBER_PACE}
@@ -48,7 +48,7 @@ _STORM: Final = {**_CALM, BOTNET: BOT_PACE, ATTACKER: _ATTACK_PACE}
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """A phase of the act: its part of the time, the least it needs, and who asks how fast."""
+    """A phase of the act: its part of the time, its minimum, and the pace of each group."""
 
     name: str
     part: float
@@ -56,10 +56,10 @@ class _Scene:
     paces: Mapping[str, Pace]
 
 
-# A worker that has met no flood yet takes a second to learn what its app can do.
+# A worker that has not yet been flooded takes a second to learn what its app can do.
 LEARNT_AFTER_S: Final = 2.0
 
-# A cut takes ten seconds however short the demo, and whoever was turned away comes back some seconds after its end.
+# A cut takes ten seconds however short the demo, and clients that were turned away return some seconds after its end.
 _FILL, _ATTACK, _EMERGENCY, _AFTER = _SCENES = (
     _Scene("the room fills", 3 / 28, 3, _CALM),
     _Scene("attack", 5 / 28, 5, _STORM),
@@ -70,7 +70,7 @@ _FILL, _ATTACK, _EMERGENCY, _AFTER = _SCENES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens when: seconds of the act."""
+    """What happens when, in seconds of the act."""
 
     story: Story
     arrivals: tuple[Arrival, ...]
@@ -80,7 +80,7 @@ class Plan:
 
 
 def fewer_listeners(seconds: float, jwt_secret: str, now_s: int) -> Plan:
-    """The act in about so many seconds. ``now_s`` is Unix time."""
+    """The act, in about this many seconds. ``now_s`` is Unix time."""
     lasting = {scene.name: max(scene.least_s, round(seconds * scene.part, 1)) for scene in _SCENES}
     emergency_s = lasting[_EMERGENCY.name] = round(lasting[_EMERGENCY.name])
     phases = tuple(Phase(scene.name, lasting[scene.name], scene.paces) for scene in _SCENES)
@@ -93,10 +93,10 @@ def fewer_listeners(seconds: float, jwt_secret: str, now_s: int) -> Plan:
 
 
 def emergency_settings(url: str, admin_token: str) -> Mapping[str, str]:
-    """The settings of this act, beside those of the first."""
+    """The settings of this act, in addition to those of the first."""
     return {
         **app_settings(),
-        # As monitoring is: while the app has too much to do, a probe in the queue would measure the queue.
+        # As for monitoring: while the app is overloaded, a probe in the queue would measure the queue.
         "SHIELD_ALLOW_IPS": _PROBES_NETWORK,
         "SHIELD_LIVE_PATHS": "/live,/chat",
         "SHIELD_CAPACITY": str(CAPACITY),
@@ -113,7 +113,7 @@ def emergency_settings(url: str, admin_token: str) -> Mapping[str, str]:
 
 
 def switch_lines(url: str, admin_token: str) -> tuple[str, ...]:
-    """What to type to flip the switch oneself."""
+    """Commands to flip the switch oneself."""
     return (
         "# flip the switch, with listeners on: open the page above in a browser, or",
         f"curl -N {url}/live &",
@@ -125,20 +125,20 @@ def switch_lines(url: str, admin_token: str) -> tuple[str, ...]:
 
 
 def _first(signed_by: Issuer, within_s: float) -> Iterable[Arrival]:
-    """Members and guests, one after the other."""
+    """Members and guests arrive one after the other."""
     members = [_member(signed_by, f"listener-{n:02}", MEMBERS) for n in range(1, _MEMBERS_LISTENING + 1)]
     guests = [(source, GUESTS, source, "/live") for source in _GUEST_SOURCES]
     return _spread([*members, *guests], 0.0, within_s)
 
 
 def _late(signed_by: Issuer, from_s: float, within_s: float) -> Iterable[Arrival]:
-    """Members who come in the middle of the emergency."""
+    """Members who arrive in the middle of the emergency."""
     late = [_member(signed_by, f"latecomer-{n}", NEW_MEMBERS) for n in range(1, _NEW_MEMBERS + 1)]
     return _spread(late, from_s, within_s)
 
 
 def _member(signed_by: Issuer, name: str, group: str) -> tuple[str, str, str, str]:
-    # EventSource sends no headers of the page's: the token is in the query.
+    # A page cannot set headers of an EventSource: the token is in the query.
     return name, group, _MEMBERS_SOURCE, f"/live?token={signed_by.token(name)}"
 
 

@@ -1,6 +1,6 @@
-"""What became of members and bots while a botnet asked for more than the app can do, and which promises that kept.
+"""What became of members and bots while a botnet overloaded the app, and which promises were kept.
 
-Pure. It must not know how the load was made: it reads what was counted before the switch was flipped and after.
+Pure. It must not know how the load was made: it reads the counts from before and after the flip of the switch.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 from shieldmw.rehearsal.load.tally import Counts, GroupTally
 from shieldmw.rehearsal.load.verdict import Promise
 
-# The load is made on the machine that serves it, beside whatever else runs there: on a quiet one it is all of them,
-# without protection next to nothing.
+# Promised part of the members' requests. The load is made on the machine that serves it, beside whatever else runs
+# there: on a quiet machine it is all of them, without protection next to none.
 PROMPT_SHARE: Final = 0.95
-# Bots that ask for less would show nothing.
+# The least multiple of the app's capacity that bots must request; less would prove nothing.
 LEAST_TIMES: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """A part of the flood: ``when`` in words, how long it was, what members and bots asked in it."""
+    """A part of the flood: ``when`` in words, how long it was, and what members and bots requested in it."""
 
     when: str
     seconds: float
@@ -31,18 +31,18 @@ class Spell:
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """All of it; the app can do ``app_can_do_per_s``."""
+    """The whole flood; the app can serve ``app_can_do_per_s``."""
 
     spells: tuple[Spell, ...]
     app_can_do_per_s: float
 
     def times(self, spell: Spell) -> float:
-        """How many times what the app can do the bots asked for."""
+        """What the bots requested, as a multiple of what the app can serve."""
         return spell.bots.counts().asked / (spell.seconds * self.app_can_do_per_s)
 
 
 def promises(flood: Flood) -> Iterable[Promise]:
-    """What members are promised in a flood that no limit sees, and what bots are told."""
+    """The promises for members in a flood under every limit, and for the answers to bots."""
     for spell in flood.spells:
         yield _members(spell, flood.times(spell))
     yield _bots(sum((spell.bots.counts() for spell in flood.spells), Counts()))
@@ -53,7 +53,7 @@ def _members(spell: Spell, times: float) -> Promise:
     percent = 100 * prompt / asked if asked else 0.0
     p99_s = spell.members.latencies.quantile_s(0.99)
     words = f"while a botnet under every limit asked for {times:.1f} times what the app can do, {spell.when}, "
-    # 98.996 must not be shown as 99.00: cut, do not round.
+    # 98.996 must not be shown as 99.00: truncate, do not round.
     words += f"{int(percent * 100) / 100:.2f} % of the members' requests were answered within a second "
     words += f"({prompt:,} of {asked:,}" + ("" if p99_s is None else f", p99 {p99_s * 1000:.0f} ms")
     words += f"; promised: at least {100 * PROMPT_SHARE:g} %)"

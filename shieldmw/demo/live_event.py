@@ -1,4 +1,4 @@
-"""The drill of the live event: its limits, who asks for what, and its first act, calm and then a storm.
+"""The drill of the live event: its limits, the requests of each group, and its first act, calm and then a storm.
 
 Only data and how it is put together; no I/O. The limits are stated once, here, and both the served shield's
 settings and the verdict are made from them.
@@ -24,27 +24,27 @@ GUESTS: Final = "guests"
 MEMBERS: Final = "members"
 ATTACKER: Final = "attacker"
 
-# A guest's pace is well inside the limit, an attacker's address asks for six times what it allows.
+# A guest's pace is well within the limit; each address of the attacker sends six times what it allows.
 PER_ADDRESS: Final = Allowance(rate_per_s=5, burst=20)
 PER_TOKEN: Final = Allowance(rate_per_s=20, burst=40)
 
 # 127.0.0.0/8 is all loopback on Linux: every client has an address of its own, without forging anything.
 _GUEST_ADDRESSES: Final = tuple(f"127.0.1.{n}" for n in range(1, 21))
-_MEMBERS_ADDRESS: Final = "127.0.3.1"  # one for all of them, as behind a company's NAT
+_MEMBERS_ADDRESS: Final = "127.0.3.1"  # shared by all of them, as behind a company's NAT
 _ATTACKER_ADDRESSES: Final = tuple(f"127.0.2.{n}" for n in range(1, 41))
 SOURCES: Final = (*_GUEST_ADDRESSES, _MEMBERS_ADDRESS, *_ATTACKER_ADDRESSES)
 _SUBJECTS: Final = tuple(f"member-{n:02}" for n in range(1, 21))
 
 _GUEST_PACE: Final = Pace(per_s=2)
 MEMBER_PACE: Final = Pace(per_s=4)
-_ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 under way: a laptop can bear it
+_ATTACK_PACE: Final = Pace(per_s=30, lanes=2)  # 1200/s in all, at most 80 in flight: a laptop can carry it
 
 _AUDIENCE: Final = "live-event"
 
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """The limit that a group's clients are under, and what it is promised."""
+    """The limit of a group's clients, and what the group is promised."""
 
     allowance: Allowance
     promised_share: float | None = None
@@ -55,13 +55,13 @@ _TERMS: Final = {
     GUESTS: _Terms(PER_ADDRESS),
     MEMBERS: _Terms(PER_TOKEN, promised_share=0.99),
     BOTNET: _Terms(PER_ADDRESS),
-    # Per address that it really comes from, whatever it forged.
+    # Per real source address, whatever it forges.
     ATTACKER: _Terms(PER_ADDRESS, polite=False),
 }
 
 
 def shield_settings(jwt_secret: str) -> Mapping[str, str]:
-    """The settings the served shield must have for this drill's verdict to be fair."""
+    """The settings that the served shield must have for this drill's verdict to be fair."""
     return {
         "SHIELD_REDIS_URL": "embedded://",
         "SHIELD_IP_LIMIT": f"{PER_ADDRESS.rate_per_s:g}/second",
@@ -75,13 +75,13 @@ def shield_settings(jwt_secret: str) -> Mapping[str, str]:
 
 
 def serve_command(host: str, port: int) -> list[str]:
-    """What is run in the live event's folder."""
+    """The command to run in the live event's folder."""
     served = [sys.executable, "-m", "shieldmw", "serve", "app:app"]
     return [*served, "--host", host, "--port", str(port), "--workers", str(WORKERS)]
 
 
 def curl_lines(url: str) -> tuple[str, ...]:
-    """What to type to meet the shield oneself."""
+    """Commands to try the shield oneself."""
     many = "for n in $(seq 40); do curl -so /dev/null -w '%{http_code} '"
     return (
         "# as a guest, until the limit of this address is reached; then one refused answer in full",
@@ -106,7 +106,7 @@ def calm_then_storm(seconds: float, jwt_secret: str, now_s: int) -> Story:
 
 
 def issuer(jwt_secret: str, now_s: int) -> Issuer:
-    """Who signs the tokens of this event."""
+    """The issuer of this event's tokens."""
     return Issuer(jwt_secret, _AUDIENCE, _AUDIENCE, now_s)
 
 
@@ -122,7 +122,7 @@ def tally_of(group: str) -> GroupTally:
 
 
 def groups(issuer: Issuer) -> tuple[Group, ...]:
-    """Everybody who asks: 20 guests, 20 members and the attacker's 40 addresses."""
+    """All groups: 20 guests, 20 members and the attacker's 40 addresses."""
     guests = tuple(Client(source, source, _guest) for source in _GUEST_ADDRESSES)
     members = tuple(Client(name, _MEMBERS_ADDRESS, _member(issuer.token(name))) for name in _SUBJECTS)
     attacker = attack(issuer, _GUEST_ADDRESSES, _SUBJECTS)

@@ -34,7 +34,7 @@ _SHOWN_HEADERS: Final = ("content-type", "retry-after", "ratelimit-policy", "rat
 
 @dataclass(slots=True)
 class Speeds:
-    """How fast each group asks and gets, from one look to the next. ``at_s`` is seconds since the start."""
+    """How fast each group asks and gets, between two samples. ``at_s`` is seconds since the start."""
 
     _seen: dict[str, tuple[float, Counts]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ def progress_line(phase: str, at_s: float, groups: Mapping[str, GroupTally], spe
 
 
 def audience_line(audience: Audience) -> str:
-    """Who listens now and who has come and is not in, by group."""
+    """How many listen, and how many wait at the door, by group."""
     parts = []
     for group in audience.groups():
         waiting = audience.waiting(group)
@@ -122,7 +122,7 @@ def final_row(group: GroupTally) -> tuple[str, ...]:
 
 
 def refusal_lines(refusal: Refusal) -> Sequence[str]:
-    """One refused answer as `curl -i` would show it, without the headers that say nothing of the refusal."""
+    """One refused answer as `curl -i` would show it, without the headers unrelated to the refusal."""
     shown = [f"{name}: {value}" for name, value in refusal.headers if name.lower() in _SHOWN_HEADERS]
     return (refusal.status_line, *shown, "", *refusal.body.splitlines())
 

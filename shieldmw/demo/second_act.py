@@ -1,4 +1,4 @@
-"""Runs the second act: the crowd's requests, the listeners' streams and the operator's hand, on one clock."""
+"""Runs the second act: the crowd's requests, the listeners' streams and the operator's actions, on one clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shieldmw.rehearsal.load.propagation import Probes, Propagation
 from shieldmw.rehearsal.load.tally import GroupTally
 
 ROLES: Final = Roles(MEMBERS, NEW_MEMBERS, GUESTS)
-_PROBES_READY_S: Final = 2.0  # so long before the flip they begin to look for the workers
+_PROBES_READY_S: Final = 2.0  # before the flip they need this long to find the workers
 
 
 class SecondAct:
@@ -45,7 +45,7 @@ class SecondAct:
 
     @property
     def flood(self) -> Flood:
-        """What members and bots asked and got while the botnet was there."""
+        """What members and bots asked and got during the botnet's flood."""
         words = (f"from {LEARNT_AFTER_S:g} s after it came until the flip", "after the flip")
         spells = (
             Spell(when, span.ends_s - span.begins_s, span.tallies[MEMBERS], span.tallies[BOTNET])
@@ -54,7 +54,7 @@ class SecondAct:
         return Flood(tuple(spells), app_can_do_per_s(WORKERS))
 
     async def run(self) -> None:
-        """To the end of the story; it ends early where the switch cannot be flipped."""
+        """Run to the end of the story, or until the switch cannot be flipped."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 listening = tasks.create_task(self._listeners.run())
@@ -87,7 +87,7 @@ class SecondAct:
             self.cut = measured(self.audience, when, propagation, status["mode"] == "normal", shares)
 
     async def _flip(self, operator: Operator, probes: Probes) -> tuple[Flip, Propagation]:
-        """The probes knock from the moment the switch is asked to flip, not only once it says it has."""
+        """The probes knock from the moment the flip is requested, not only once it is confirmed."""
         knocking = asyncio.create_task(probes.obeyed())
         try:
             flip = await operator.emergency(self._plan.emergency_s, REASON)
@@ -104,7 +104,7 @@ class SecondAct:
 
 
 def spans_of(plan: Plan) -> tuple[Span, Span]:
-    """Pure: the attack before the flip, once the workers know it, and the emergency."""
+    """Pure: the attack before the flip, once the workers have learnt of it, and the emergency."""
     ends_s = plan.flip_at_s + plan.emergency_s
     spans = ((plan.attack_at_s + LEARNT_AFTER_S, plan.flip_at_s), (plan.flip_at_s, ends_s))
     before, after = (Span(*span, {name: tally_of(name) for name in (MEMBERS, BOTNET)}) for span in spans)

@@ -1,1 +1,1 @@
-"""Rehearsals of an evening."""
+"""Rehearsals of an event."""

@@ -1,1 +1,1 @@
-"""Listens to the gate's events; nothing on a request's way waits for it."""
+"""Observers of the gate's events; no request waits for them."""

@@ -1,4 +1,4 @@
-"""Refusals in the log: one line for many, however fast they come."""
+"""Refusals in the log: one line for many, at any rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ evictions = logging.getLogger("shieldmw.evictions")
 class RefusalLog:
     """Logs refused requests (in a dry run: those that would have been) at most every ten seconds.
 
-    The first is logged at once; the rest are counted and told with the next line.
+    The first is logged at once; the rest are counted and reported with the next line.
     """
 
     hears_all = False
@@ -40,12 +40,12 @@ class RefusalLog:
         )
 
     def evicted(self, event: Evicted) -> None:
-        """Say how many had to leave; a cut has at most a step a second."""
+        """Log how many listeners were evicted; a cut has at most one step a second."""
         evictions.info("%d live %ss had to leave", event.count, event.listener_class)
 
 
 def _who(event: Decided) -> str:
-    """The address; what the request says of it, where it was refused without anybody working that out."""
+    """The client's address; if it was refused before that was determined, what the request says."""
     facts, decision = event
     if decision.address is not None:
         return str(decision.address)

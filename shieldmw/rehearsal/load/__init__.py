@@ -1,1 +1,1 @@
-"""Real load against a running server: the crowd, what it counts, and the verdict."""
+"""Real load against a running server: the crowd, the counts, and the verdict."""

@@ -1,6 +1,6 @@
-"""What an attacker tries with each request: a forged address, a forged token, a path spelled another way.
+"""What an attacker tries with each request: a forged address, a forged token, another spelling of a path.
 
-Tricks and paths are lists, one of each is drawn for every request. Pure; it must not know whether any of it
+Tricks and paths are lists; one of each is drawn for every request. Pure; it must not know whether any of it
 helps.
 """
 
@@ -37,8 +37,8 @@ PATHS: Final = (
 
 
 def attack(issuer: Issuer, victims: Sequence[str], subjects: Sequence[str]) -> Behaviour:
-    """Anything goes. Half the time the attacker pretends to be one of the ``victims`` (addresses) or
-    ``subjects`` (members): were it believed, it would use up their limits."""
+    """The behaviour of an attacker. Half the time it pretends to be one of the ``victims`` (addresses) or
+    ``subjects`` (members): if it were believed, it would use up their limits."""
     tricks = (*_address_tricks(victims), *_token_tricks(issuer, subjects), _nothing)
 
     def next_ask(rng: Random) -> Ask:

@@ -1,4 +1,4 @@
-"""What the listeners of a drill lived through: each stay in the room, each refusal at its door.
+"""The records of a drill's listeners: each stay in the room, each refusal at the door.
 
 Pure: no socket, no clock (times are seconds of one monotonic clock). It must not know the shield, nor who
 deserved what.
@@ -15,10 +15,10 @@ _ON_THEIR_WAY: Final = 2
 
 @dataclass(slots=True)
 class Stay:
-    """One stream, from its answer to its end; ``ended_s`` None while it lasts.
+    """One stream, from its answer to its end; ``ended_s`` is None while it lasts.
 
-    Of its lines only the first, the last and their number are kept: whether one is missing shows
-    beside what its worker has published.
+    Of its lines only the first, the last and their number are kept: comparison with what its worker
+    has published shows whether one is missing.
     """
 
     began_s: float
@@ -31,21 +31,21 @@ class Stay:
     lines: int = 0
 
     def at(self, at_s: float) -> bool:
-        """Whether it was there at this moment."""
+        """Whether the stream existed at this moment."""
         return self.began_s <= at_s and (self.ended_s is None or self.ended_s > at_s)
 
     def lasted(self, begin_s: float, end_s: float) -> bool:
-        """Whether it was there during the whole of a span."""
+        """Whether the stream existed during the whole of a span."""
         return self.began_s <= begin_s and (self.ended_s is None or self.ended_s >= end_s)
 
     def overlaps(self, begin_s: float, end_s: float) -> bool:
-        """Whether it was there at any time of a span."""
+        """Whether the stream existed at any time of a span."""
         return self.began_s < end_s and (self.ended_s is None or self.ended_s > begin_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One answer at the door that was no stream."""
+    """One answer that was not a stream."""
 
     at_s: float
     status: int
@@ -54,7 +54,7 @@ class Refused:
 
 @dataclass(slots=True)
 class Listener:
-    """One listener's evening."""
+    """One listener: its stays and refusals."""
 
     name: str
     group: str
@@ -69,14 +69,14 @@ class Listener:
 
 
 class Audience:
-    """All listeners, and every line that any of them was sent."""
+    """All listeners, and every line that was sent to any of them."""
 
     def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self.listeners = tuple(listeners)
         self._published: dict[str, set[int]] = {}
 
     def heard(self, stay: Stay, worker: str, line_id: int) -> None:
-        """A line came. The same line twice counts once."""
+        """Record a line. The same line twice counts once."""
         self._published.setdefault(worker, set()).add(line_id)
         if not stay.lines:
             stay.worker, stay.first_id, stay.last_id, stay.lines = worker, line_id, line_id, 1
@@ -85,10 +85,10 @@ class Audience:
             stay.lines += 1
 
     def missed(self, stay: Stay) -> int:
-        """Lines that its worker sent to others and not to this one while it was there.
+        """How many lines its worker sent to others but not to this stream while it lasted.
 
-        A number that nobody was sent is no gap: the event's clock skips seconds when its machine is late. For who
-        is still there the last two lines may be on their way.
+        A number that was sent to nobody is no gap: the event's clock skips seconds when its machine is late. If the
+        stream is still open, the last two lines may be in transit.
         """
         published = self._published.get(stay.worker, set())
         newest = max(published, default=0) - _ON_THEIR_WAY
@@ -100,7 +100,7 @@ class Audience:
         return tuple(listener for listener in self.listeners if listener.group == group)
 
     def groups(self) -> tuple[str, ...]:
-        """The names of all groups, in their order."""
+        """The names of all groups, in order of appearance."""
         return tuple(dict.fromkeys(listener.group for listener in self.listeners))
 
     def stays(self, group: str, begin_s: float, end_s: float) -> Iterator[Stay]:
@@ -117,5 +117,5 @@ class Audience:
         return sum(listener.seated for listener in self.of(group))
 
     def waiting(self, group: str) -> int:
-        """How many of a group have come and are not in."""
+        """How many of a group have come and are waiting."""
         return sum(listener.came_s is not None and not listener.seated for listener in self.of(group))

@@ -1,4 +1,4 @@
-"""The crowd of a drill, as data: groups of clients, what each asks, and the phases that say how fast.
+"""The crowd of a drill, as data: groups of clients, their requests, and the phases with their pace.
 
 Pure: it must not know sockets or clocks, nor what any answer was. Another act is other data, not another
 branch.
@@ -13,7 +13,7 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. ``path`` goes out exactly as it stands, ``//`` and dots included."""
+    """One request. ``path`` is sent verbatim, ``//`` and dots included."""
 
     path: str
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ Behaviour = Callable[[Random], Ask]
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One client as the shield should see it: one bucket. ``source`` is the address it really comes from."""
+    """One client as the shield should see it: one bucket. ``source`` is its real address."""
 
     name: str
     source: str
@@ -34,7 +34,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Clients of one kind. ``impatient`` ones drop a request whose time has passed; others send it late."""
+    """Clients of one kind. ``impatient`` clients drop a request that is late; others send it late."""
 
     name: str
     clients: tuple[Client, ...]
@@ -43,7 +43,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast each client of a group asks: ``per_s`` in all, with at most ``lanes`` requests under way."""
+    """How fast each client of a group sends: ``per_s`` in all, with at most ``lanes`` requests in flight."""
 
     per_s: float
     lanes: int = 1
@@ -64,18 +64,18 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything a drill needs to run: who is there, and what happens when."""
+    """Everything a drill needs to run: the groups, and what happens when."""
 
     groups: tuple[Group, ...]
     phases: tuple[Phase, ...]
 
     @property
     def seconds(self) -> float:
-        """How long the whole lasts."""
+        """How long the whole story lasts."""
         return sum(phase.seconds for phase in self.phases)
 
     def phase_at(self, elapsed_s: float) -> Phase:
-        """The phase under way at ``elapsed_s``; after the end, the last one."""
+        """The phase at ``elapsed_s``; after the end, the last one."""
         for phase in self.phases[:-1]:
             if elapsed_s < phase.seconds:
                 return phase
@@ -83,14 +83,14 @@ class Story:
         return self.phases[-1]
 
     def lanes(self, group: Group) -> int:
-        """The most requests that one client of this group has under way at a time."""
+        """The most requests that one client of this group has in flight."""
         paces = (phase.paces.get(group.name) for phase in self.phases)
         return max((pace.lanes for pace in paces if pace is not None), default=0)
 
 
 def due_times(phases: Sequence[Phase], group: str, lane: int, rng: Random) -> Iterator[float]:
-    """When this lane of a client asks, in seconds since the start. The first time in a phase is drawn, so
-    that a crowd does not march in step; then each comes exactly one interval after the other."""
+    """When this lane of a client sends, in seconds since the start. The first time in a phase is random, so
+    that the crowd is not in step; then each comes exactly one interval after the other."""
     begins = 0.0
     for phase in phases:
         ends = begins + phase.seconds

@@ -1,7 +1,6 @@
 """Real requests over real sockets: runs a story's clients against a server and fills the tallies.
 
-It must not know which server it is, nor judge: what is due comes from the story, what it means from the
-verdict.
+It must not know the server, nor judge: the story says what is due, the verdict what it means.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from shieldmw.rehearsal.load.tally import ClientTally, GroupTally, Latencies, Ou
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=5)
 _DROP_AFTER_S: Final = 0.05  # an impatient client's request that is this late is not sent at all
-_GIVE_UP_AFTER_S: Final = 5.0  # this long after the end of the story, what is still due counts as lost
+_GIVE_UP_AFTER_S: Final = 5.0  # after the end of the story; what is still due then counts as lost
 _SAMPLE_BYTES: Final = 2000
 
 
@@ -39,7 +38,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a story, in seconds of it: what the groups of these tallies ask in it is counted there as well."""
+    """A part of a story, in seconds of it: requests of the groups in ``tallies`` are counted there as well."""
 
     begins_s: float
     ends_s: float
@@ -48,7 +47,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class _Books:
-    """Where the requests of one client are entered."""
+    """The tallies that count the requests of one client."""
 
     tallies: Sequence[ClientTally]
     latencies: Sequence[Latencies]
@@ -70,7 +69,7 @@ class _Books:
 
 
 class Drill:
-    """One run of a story. ``tallies`` and ``refusals`` (the first of each status and title) may be read meanwhile."""
+    """One run of a story. ``tallies`` and ``refusals`` (the first of each status and title) can be read during it."""
 
     def __init__(self, story: Story, url: str, tallies: Mapping[str, GroupTally], spans: Sequence[Span] = ()) -> None:
         self.story = story
@@ -87,7 +86,7 @@ class Drill:
         return 0.0 if self._started_s is None else time.monotonic() - self._started_s
 
     async def run(self) -> None:
-        """Until every lane has asked all it should, and has its answers."""
+        """Run until every lane has sent all its requests and has the answers."""
         async with AsyncExitStack() as stack:
             sessions = await self._sessions(stack)
             self._started_s = time.monotonic()
@@ -122,8 +121,8 @@ class Drill:
             elif self.elapsed_s > self.story.seconds + _GIVE_UP_AFTER_S:
                 self._ledgers(group, client, due).never_sent()
                 continue
-            # Whoever waits for an earlier answer waits for this one too: counting from when it was sent would
-            # hide every stall of the server behind the one request that met it.
+            # A client that waits for an earlier answer waits for this one too: counting from when it was sent would
+            # hide every stall of the server behind the one request that met it (coordinated omission).
             behind = max(0.0, late) if not group.impatient else 0.0
             await self._ask(session, client.next_ask(rng), self._ledgers(group, client, due), behind)
 
@@ -158,7 +157,7 @@ class Drill:
 
 
 def outcome_of(status: int, content_type: str) -> Outcome:
-    """Pure. 429 is the shield's, and so is a 503 that says why in problem+json; any other is a failure."""
+    """Pure. 429 is the shield's, and so is a 503 with a reason in problem+json; any other error is a failure."""
     if status == 429:
         return Outcome.REFUSED
     if status == 503 and content_type == "application/problem+json":
@@ -176,7 +175,7 @@ def _refusal(answer: aiohttp.ClientResponse, body: bytes) -> Refusal:
 
 
 def missing_sources(sources: Iterable[str]) -> list[str]:
-    """Those addresses that this machine cannot send from."""
+    """The addresses that this machine cannot send from."""
     missing = []
     for source in sources:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

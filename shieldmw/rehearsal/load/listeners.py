@@ -1,7 +1,7 @@
-"""Listeners over real sockets: each opens the live stream, holds it, reads it, and knocks again when told to.
+"""Listeners over real sockets: each opens the live stream, holds it, reads it, and returns when told to.
 
-It behaves as a browser does: keeps the cookies it is handed, and waits as long as it was asked to. It must not
-know the shield, nor judge.
+A listener behaves as a browser does: it keeps the cookies it receives, and waits as long as it is told to. This
+module must not know the shield, nor judge.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from yarl import URL
 from shieldmw.rehearsal.load.audience import Audience, Listener, Refused, Stay
 from shieldmw.rehearsal.load.sse import EventReader
 
-# The event sends a line each second; whoever hears nothing for so long has lost it.
+# The event sends a line each second; a listener that receives nothing for the read timeout has lost it.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=10)
-_COME_BACK_AFTER_S: Final = 3.0  # where nothing was said; browsers take about as long
+_COME_BACK_AFTER_S: Final = 3.0  # if the answer does not say; about as long as browsers wait
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A listener who comes at ``at_s`` seconds of the act, from ``source``, to ``path``."""
+    """A listener who arrives at ``at_s`` seconds of the act, from ``source``, at ``path``."""
 
     name: str
     group: str
@@ -37,9 +37,9 @@ class Arrival:
 
 
 class Listeners:
-    """Runs all arrivals until it is cancelled; whoever is in then stays in as far as ``audience`` knows.
+    """Runs all arrivals until it is cancelled; in ``audience``, listeners who are in then stay in.
 
-    ``elapsed_s`` tells the time of the act.
+    ``elapsed_s`` returns the time of the act.
     """
 
     def __init__(self, arrivals: Sequence[Arrival], url: str, elapsed_s: Callable[[], float]) -> None:
@@ -49,7 +49,7 @@ class Listeners:
         self._elapsed_s = elapsed_s
 
     async def run(self) -> None:
-        """Never returns by itself."""
+        """Run until cancelled."""
         async with AsyncExitStack() as stack:
             sessions = {}
             for source in dict.fromkeys(arrival.source for arrival, _ in self._arrivals):
@@ -73,7 +73,7 @@ class Listeners:
     async def _knock(
         self, arrival: Arrival, listener: Listener, session: aiohttp.ClientSession, cookies: dict[str, str]
     ) -> float:
-        """Listens as long as it may; then in how many seconds to knock again."""
+        """Listen as long as allowed; returns the seconds to wait before trying again."""
         headers = {"Accept": "text/event-stream"}
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -91,7 +91,7 @@ class Listeners:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return _COME_BACK_AFTER_S
         finally:
-            # Whoever is still in when the drill itself ends has not lost the stream.
+            # A listener who is still in when the drill itself ends has not lost the stream.
             if stay is not None and not _cancelled():
                 stay.ended_s = time.monotonic()
 
@@ -115,12 +115,12 @@ def _cancelled() -> bool:
 
 
 def refused(at_s: float, status: int, body: bytes) -> Refused:
-    """Pure: what an answer that is no stream has said."""
+    """Pure: the record of an answer that is not a stream."""
     return Refused(at_s, status, bool(members_of(body).get("recording_url")))
 
 
 def told_to_wait_s(headers: Mapping[str, str], body: bytes) -> float:
-    """Pure: the longer of what the header and the body ask for, as the event's page does."""
+    """Pure: the longer of the waits in the header and the body, as the event's page does it."""
     header = headers.get("Retry-After", "")
     in_body = members_of(body).get("retry_after_ms")
     header_s = float(header) if header.isascii() and header.isdigit() else 0.0
@@ -129,7 +129,7 @@ def told_to_wait_s(headers: Mapping[str, str], body: bytes) -> float:
 
 
 def members_of(text: str | bytes) -> dict[str, Any]:
-    """Pure: the members of a JSON object; none where it is something else."""
+    """Pure: the members of a JSON object; empty if it is something else."""
     try:
         found = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The operator of a drill: flips the switch over the admin route, and looks how the fleet stands."""
+"""The operator of a drill: flips the switch through the admin routes, and reads the status of the fleet."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=5)
 
 
 class NotObeyed(ShieldError):
-    """The admin route was not there, or said no. The message says what it answered."""
+    """The admin route did not answer, or refused. The message says what it answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """An emergency that was begun. Seconds of the monotonic clock here."""
+    """An emergency that was started. Seconds of the local monotonic clock."""
 
     asked_s: float
     answered_s: float
@@ -29,7 +29,7 @@ class Flip:
 
 
 class Operator:
-    """Speaks to the admin routes below ``url`` with the admin token."""
+    """Client of the admin routes below ``url``, with the admin token."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
@@ -45,7 +45,7 @@ class Operator:
         await self._session.close()
 
     async def emergency(self, for_seconds: int, reason: str) -> Flip:
-        """Emergency, which is to end by itself.
+        """Start an emergency that ends by itself.
 
         Raises:
             NotObeyed: anything but the new status came back.
@@ -57,7 +57,7 @@ class Operator:
         return Flip(asked_s, answered_s, answered_s + left_s)
 
     async def status(self) -> dict[str, Any]:
-        """How the fleet stands, as the worker that answers knows it.
+        """The status of the fleet, as known to the worker that answers.
 
         Raises:
             NotObeyed: anything but a status came back.

@@ -1,13 +1,13 @@
-"""When has the last worker obeyed? Measured at the door of each, not asked of any.
+"""When the last worker obeys the switch, measured by requests to each worker.
 
-A probe is a guest with one TCP connection, and a connection belongs to one worker for as long as it lives: which
-one, the event itself says (``worker`` in ``/api/now``). Before the flip a probe knocks at the live path and must
-be let in; from the moment the switch is asked to flip it knocks again and again, on the same connection, until
-the answer is 503. The fleet has obeyed when the last probe has its 503. Several probes a worker, each from an
-address of its own and out of step with the others, make the answer finer than their interval. Their addresses are on
-the allow list: no limit answers in place of the switch, and while the app is flooded they do not wait behind others.
+A probe is a guest with one TCP connection, and a connection belongs to one worker for as long as it lives; the event
+says which (``worker`` in ``/api/now``). Before the flip a probe requests the live path and must be admitted; from the
+moment the flip is requested it tries again and again, on the same connection, until the answer is 503. The fleet has
+obeyed when the last probe has its 503. Several probes per worker, each from an address of its own and out of step with
+the others, give a resolution finer than their interval. Their addresses are on the allow list: no limit answers in
+place of the switch, and while the app is flooded they do not wait behind others.
 
-It knocks with HEAD: that asks for a seat as GET does, and leaves the connection open for the next knock.
+A probe uses HEAD: that asks for a seat as GET does, and leaves the connection open for the next request.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _NO_SEAT: Final = 503
 
 @dataclass(frozen=True, slots=True)
 class Propagation:
-    """For each worker that was probed, when its last probe was refused; None where one never was."""
+    """For each probed worker, when its last probe was refused; None if one never was."""
 
     refused_s: dict[str, float | None]
 
     def after_s(self, flipped_s: float) -> float | None:
-        """From the flip to the last worker; None if not all obeyed, or none was probed."""
+        """Seconds from the flip to the last worker; None if not all obeyed, or none was probed."""
         times = [at_s for at_s in self.refused_s.values() if at_s is not None]
         if not times or len(times) < len(self.refused_s):
             return None
@@ -42,7 +42,7 @@ class Propagation:
 
 
 class Probes:
-    """Some probes for each of ``workers`` workers, from as many of the ``sources`` as that takes."""
+    """``each`` probes for each of ``workers`` workers, from as many of the ``sources`` as that takes."""
 
     def __init__(self, host: str, port: int, sources: Sequence[str], workers: int, each: int = 3) -> None:
         self._place = (host, port)
@@ -61,7 +61,7 @@ class Probes:
         await self._stack.aclose()
 
     async def prepare(self) -> None:
-        """Find every worker and be let in there. Which worker takes a connection is for the kernel to choose."""
+        """Find every worker and be admitted there. The kernel chooses which worker takes a connection."""
         for source in self._sources:
             if len(self._probes) >= self._workers and all(len(some) >= self._each for some in self._probes.values()):
                 return
@@ -70,7 +70,7 @@ class Probes:
                 self._probes.setdefault(probe.worker, []).append(probe)
 
     async def obeyed(self) -> Propagation:
-        """Knock until all are refused. To be begun when the switch is flipped."""
+        """Knock until all are refused. Call it when the switch is flipped."""
         begun_s = time.monotonic()
         names = [worker for worker, some in self._probes.items() for _ in some]
         every = [probe for some in self._probes.values() for probe in some]
@@ -96,7 +96,7 @@ class Probes:
 
 
 class _Probe:
-    """HTTP/1.1 by hand: a client with a pool could not promise that it keeps to one connection."""
+    """HTTP/1.1 by hand: a client with a pool could not guarantee that it stays on one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.worker = ""
@@ -104,17 +104,17 @@ class _Probe:
         self._writer = writer
 
     async def find_worker(self) -> None:
-        """Asks the event which worker is at the other end."""
+        """Ask the event which worker is at the other end."""
         _, length = await self._ask("GET /api/now")
         self.worker = str(json.loads(await self._reader.readexactly(length))["worker"])
 
     async def knock(self) -> int:
-        """The status at the door of the live path."""
+        """The status of a request for the live path."""
         status, _ = await self._ask("HEAD /live")
         return status
 
     async def refused_s(self, pause_s: float, begun_s: float) -> float | None:
-        """Knocks until it is refused a seat; when that was."""
+        """Knock until a seat is refused; returns when that was."""
         await asyncio.sleep(pause_s)
         try:
             while time.monotonic() < begun_s + _GIVE_UP_AFTER_S:

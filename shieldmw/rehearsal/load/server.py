@@ -1,6 +1,6 @@
-"""A server process for a drill: started, waited for, told to stop by SIGTERM, and whether it did so cleanly.
+"""A server process for a drill: starts it, waits for it, stops it by SIGTERM, and says whether it stopped cleanly.
 
-It must not know what is served: the command, folder and environment are arguments.
+It must not know the served app: the command, folder and environment are arguments.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class ServerNotReady(ShieldError):
-    """The server ended or stayed silent. The message ends with the last lines of its log."""
+    """The server ended or did not answer. The message ends with the last lines of its log."""
 
 
 class Server:
-    """One running server, in a process group of its own: a Ctrl-C at the terminal is not meant for it."""
+    """One running server, in a process group of its own, so that a Ctrl-C at the terminal does not reach it."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
         self._process = process
@@ -41,22 +41,22 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether the process itself is still there."""
+        """Whether the main process still runs."""
         return self._process.returncode is None
 
     async def ended(self) -> None:
-        """Returns once it has ended, by itself or otherwise."""
+        """Return once it has ended, by itself or otherwise."""
         await self._process.wait()
 
     def last_lines(self, count: int, *marks: str) -> str:
-        """The end of what it wrote to stdout and stderr; only lines with one of the marks, if there are any."""
+        """The last lines of its stdout and stderr; if ``marks`` are given, of those that contain one."""
         end = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), 65536, max(0, end - 65536)).decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if not marks or any(mark in line for mark in marks)]
         return "\n".join(lines[-count:])
 
     async def ready(self, url: str, within_s: float, waiting: Callable[[float], None]) -> None:
-        """Returns once ``url`` answers 200; ``waiting`` is told the seconds passed, now and then."""
+        """Return once ``url`` answers 200; ``waiting`` is called with the seconds passed, now and then."""
         started = time.monotonic()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
             while not await _answers(session, url):
@@ -69,7 +69,7 @@ class Server:
                 await asyncio.sleep(_ASK_AGAIN_S)
 
     async def stop(self, within_s: float = 15.0) -> str | None:
-        """SIGTERM, then wait. None if it stopped cleanly, else what was wrong; nothing is left running."""
+        """Send SIGTERM and wait. Returns None if it stopped cleanly, or what was wrong; nothing is left running."""
         if not self.running:
             _kill_group(self._process.pid)
             return f"it had already ended, with status {self._process.returncode}"
@@ -88,7 +88,7 @@ class Server:
         return wrong
 
     async def _group_ends(self) -> bool:
-        """Its children may take a moment longer than it took itself: Python's resource tracker does."""
+        """Whether its children end too. They may take a moment longer, as Python's resource tracker does."""
         until = time.monotonic() + _CHILDREN_END_WITHIN_S
         while _group_lives(self._process.pid):
             if time.monotonic() > until:
@@ -102,15 +102,15 @@ class Server:
 
 @asynccontextmanager
 async def serving(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Server]:
-    """Starts it, and stops it in the end if nobody has."""
+    """Start the server, and stop it in the end if nobody has."""
     libc = ctypes.CDLL(None)
 
     def end_with_the_drill() -> None:
-        # A drill that is killed stops nothing. Linux only, as are the addresses that it sends from.
+        # A drill that is killed cannot stop the server. Linux only, as are the addresses that the drill sends from.
         if hasattr(libc, "prctl"):
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    # A file, not a pipe: a pipe that nobody reads fills up and stops the server.
+    # A file, not a pipe: a pipe that nobody reads fills up and blocks the server.
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -130,8 +130,8 @@ async def serving(command: Sequence[str], folder: Path, environ: Mapping[str, st
 
 
 def environment(inherited: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
-    """Pure but for the path of this package: no inherited setting gets in, and the child finds the same
-    package even though it runs in another folder."""
+    """The environment of the server: without inherited settings, and with this package on the path, even though the
+    server runs in another folder. Pure, except that it reads where this package is."""
     environ = {name: value for name, value in inherited.items() if not name.startswith("SHIELD_")}
     paths = [str(Path(path).absolute()) for path in inherited.get("PYTHONPATH", "").split(os.pathsep) if path]
     home = str(_PACKAGE.parent)
@@ -143,7 +143,7 @@ def environment(inherited: Mapping[str, str], settings: Mapping[str, str]) -> di
 
 
 def free_port(host: str) -> int:
-    """A port that was free just now."""
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -157,8 +157,8 @@ async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 def _group_lives(group: int) -> bool:
-    """Whether a process of the group still runs. The dead that nobody has collected do not count: where the
-    first process of a container collects none, they stay for ever."""
+    """Whether a process of the group still runs. Zombies do not count: if the first process of a container reaps
+    none, they stay for ever."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, _parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]

@@ -1,7 +1,7 @@
-"""Server-sent events out of the bytes of a stream, as a browser reads them (WHATWG HTML, 9.2.6). Pure.
+"""Parses server-sent events from the bytes of a stream, as a browser does (WHATWG HTML, 9.2.6). Pure.
 
-Only what a drill needs: lines end with LF or CRLF, and an event without data counts all the same, so that a
-``retry:`` on its own is seen.
+Only what a drill needs: lines end with LF or CRLF, and an event without data counts too, so that a ``retry:`` on its
+own is seen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. ``retry_ms`` is how long to wait before coming back, where it said so."""
+    """One event. ``retry_ms`` is the reconnection time, if the event has one."""
 
     name: str = "message"
     data: str = ""
@@ -21,7 +21,7 @@ class Event:
 
 
 class EventReader:
-    """Takes chunks as they come and gives the events that are complete."""
+    """Takes chunks as they come and yields the events that are complete."""
 
     def __init__(self) -> None:
         self._rest = b""

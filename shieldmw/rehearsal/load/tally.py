@@ -1,7 +1,7 @@
-"""What a drill counts: for each client what became of its requests, for each group how long the answers took.
+"""The counts of a drill: for each client the outcomes of its requests, for each group how long the answers took.
 
 Pure and bounded: no socket, no clock (times are arguments, in seconds of one monotonic clock), no list that
-grows. It must not know the engine: who checks an engine with the engine's own arithmetic finds no mistake.
+grows. It must not use the shield's code: a check by the shield's own arithmetic would find no mistake in it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ class Outcome(Enum):
     SERVED = "served"
     """The app answered with what was asked for (a status below 400)."""
     APP_ERROR = "app error"
-    """Let through, but the app itself said 4xx or 5xx."""
+    """Let through, but the app itself answered 4xx or 5xx."""
     REFUSED = "refused"
-    """The shield said no: the client asked too much (429)."""
+    """Refused by the shield: the client sent too many (429)."""
     TURNED_AWAY = "turned away"
-    """The shield said no, whatever the client has asked: it carries fewer for now (503)."""
+    """Refused by the shield, however few the client sent: reduced capacity for now (503)."""
     LOST = "lost"
     """No answer: timed out, cut off, or so far behind its schedule that it was never sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one limit lets one client have: a rate and a burst."""
+    """What one limit allows one client: a rate and a burst."""
 
     rate_per_s: float
     burst: int
@@ -40,13 +40,13 @@ class Allowance:
         return self.burst + math.floor(self.rate_per_s * active_s)
 
 
-# Beyond a second a page no longer seems to answer.
+# Beyond a second a page seems not to respond.
 PROMPT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Requests, by what became of them. ``asked`` includes those still under way."""
+    """Requests by outcome. ``asked`` includes those still in flight."""
 
     asked: int = 0
     served: int = 0
@@ -57,12 +57,12 @@ class Counts:
 
     @property
     def let_through(self) -> int:
-        """What the client got out of its limit, useful or not."""
+        """What passed the client's limit, useful or not."""
         return self.served + self.app_error
 
     @property
     def answered(self) -> int:
-        """All but those lost and those under way."""
+        """All but those lost and those in flight."""
         return self.let_through + self.refused + self.turned_away
 
     def __add__(self, other: Counts) -> Counts:
@@ -90,20 +90,20 @@ class ClientTally:
         self._last_answer_s = -math.inf
 
     def sending(self, at_s: float) -> None:
-        """Call just before a request leaves, so that the span never looks shorter than the limit saw it."""
+        """Call just before a request is sent, so that the span is never shorter than it was for the limit."""
         self._asked += 1
         if self._first_sent_s is None:
             self._first_sent_s = at_s
 
     def ended(self, outcome: Outcome, at_s: float, took_s: float = 0.0) -> None:
-        """Call once for each ``sending``, after the answer was read. A lost one does not prolong the span."""
+        """Call once for each ``sending``, after the answer was read. A lost request does not prolong the span."""
         self._ended[outcome] += 1
         self.prompt += outcome is Outcome.SERVED and took_s <= PROMPT_S
         if outcome is not Outcome.LOST:
             self._last_answer_s = max(self._last_answer_s, at_s)
 
     def never_sent(self) -> None:
-        """A request that was due, but its turn came too late: the client asked for it and did not get it."""
+        """Count a request that was due but came too late to be sent: the client asked for it and did not get it."""
         self._asked += 1
         self._ended[Outcome.LOST] += 1
 
@@ -151,7 +151,7 @@ class Latencies:
     def quantile_s(self, share: float) -> float | None:
         """The time within which ``share`` (0..1) of the answers came, rounded up to the next step.
 
-        None where there were no answers.
+        None if there were no answers.
         """
         rank = max(1, math.ceil(share * self._count))
         seen = 0
@@ -164,19 +164,19 @@ class Latencies:
 
 @dataclass(slots=True)
 class GroupTally:
-    """A group's clients. Each has its own bucket: the group may have the sum of what its clients may have."""
+    """A group's clients. Each has its own bucket: the group is allowed the sum of what its clients are allowed."""
 
     name: str
     allowance: Allowance
     promised_share: float | None = None
-    """The part of its requests that the group is promised to get; None for no such promise."""
+    """The part of its requests that the group is promised; None for no such promise."""
     polite: bool = True
-    """Whether a refusal of one that asked no more than its limit is odd."""
+    """Whether it is worth a remark if a client is refused that sent no more than its limit."""
     clients: dict[str, ClientTally] = field(default_factory=dict)
     latencies: Latencies = field(default_factory=Latencies)
 
     def of(self, client: str) -> ClientTally:
-        """The tally of a client, which is new where it has not asked before."""
+        """The tally of a client; a new one if it has not asked before."""
         return self.clients.setdefault(client, ClientTally())
 
     def counts(self) -> Counts:
@@ -188,9 +188,9 @@ class GroupTally:
         return sum(client.prompt for client in self.clients.values())
 
     def allowed(self) -> int:
-        """The sum over the clients that asked: burst + rate * the time that each was active."""
+        """The sum over the clients that asked: burst + rate * active time."""
         return sum(self.allowed_to(client) for client in self.clients.values())
 
     def allowed_to(self, client: ClientTally) -> int:
-        """What one of its clients may have got; nothing if it did not ask."""
+        """The most that one of its clients may have got; 0 if it did not ask."""
         return self.allowance.most(client.active_s) if client.counts.asked else 0

@@ -1,6 +1,6 @@
-"""The tokens of a drill: a member's honest one, and an attacker's forgeries.
+"""The tokens of a drill: a member's valid one, and an attacker's forgeries.
 
-It must not know the shield: it signs as any issuer would, or as one who lacks the key.
+It must not know the shield: it signs as any issuer would, or as someone without the key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WRONG_KEY: Final = secrets.token_hex(32)
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who signs the members' tokens: HS256 with ``secret``. ``now_s`` is Unix time."""
+    """The issuer of the members' tokens: HS256 with ``secret``. ``now_s`` is Unix time."""
 
     secret: str
     name: str
@@ -25,18 +25,18 @@ class Issuer:
     now_s: int
 
     def token(self, subject: str) -> str:
-        """A token that is in order."""
+        """A valid token."""
         return jwt.encode(self._claims(subject), self.secret, algorithm="HS256")
 
     def expired(self, subject: str) -> str:
-        """Rightly signed, but of yesterday: what an attacker finds in an old log."""
+        """Correctly signed, but expired a day ago: what an attacker finds in an old log."""
         claims = self._claims(subject)
         claims["iat"] = self.now_s - 25 * _LIFETIME_S
         claims["exp"] = self.now_s - 24 * _LIFETIME_S
         return jwt.encode(claims, self.secret, algorithm="HS256")
 
     def unsigned(self, subject: str) -> str:
-        """``alg`` none: right in every word, signed by nobody."""
+        """``alg`` none: correct claims, no signature."""
         return jwt.encode(self._claims(subject), "", algorithm="none")
 
     def wrongly_signed(self, subject: str) -> str:

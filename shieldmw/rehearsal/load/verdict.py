@@ -1,6 +1,6 @@
-"""Did the shield keep its promises? Pure: tallies in, promises and remarks in words out.
+"""Whether the shield kept its promises. Pure: tallies in, promises and remarks in words out.
 
-It must not know how the load was made, nor which group is which: what a group is promised is in its tally.
+It must not know how the load was made, nor the roles of the groups: what a group is promised is in its tally.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class Verdict:
 
     promises: tuple[Promise, ...]
     remarks: tuple[str, ...] = ()
-    """Things to know that break no promise."""
+    """Things worth knowing that break no promise."""
 
     @property
     def kept(self) -> bool:
-        """Whether all were kept; no promise at all is no success."""
+        """Whether all were kept; without any promise it is False."""
         return bool(self.promises) and all(promise.kept for promise in self.promises)
 
     def with_promises(self, *more: Promise) -> Verdict:
-        """The same with more promises, about something the tallies do not show."""
+        """The same with more promises, about things that the tallies do not show."""
         return Verdict((*self.promises, *more), self.remarks)
 
     def __add__(self, other: Verdict) -> Verdict:
-        """Both, first the one, then the other."""
+        """Both, in this order."""
         return Verdict((*self.promises, *other.promises), (*self.remarks, *other.remarks))
 
 
@@ -60,7 +60,7 @@ def _share(group: GroupTally, promised: float) -> Promise:
     counts = group.counts()
     kept = counts.served >= promised * counts.asked
     percent = 100 * counts.served / counts.asked
-    # 98.96 must not be shown as "99.0 of 99 promised": cut, do not round.
+    # 98.96 must not be shown as "99.0 of 99 promised": truncate, do not round.
     words = f"{group.name} got {int(percent * 100) / 100:.2f} % of what they asked for"
     words += f" ({counts.served:,} of {counts.asked:,}; promised: at least {100 * promised:g} %)"
     return Promise(kept, words)
