@@ -27,7 +27,7 @@ from .gate.auth.identity import Identifier, TokenVerifier
 from .gate.events import Observer
 from .gate.fleet.deny_watch import DenyWatch
 from .gate.fleet.mode_watch import ChangeListener, ModeWatch
-from .gate.gate import Background, Gate
+from .gate.gate import Gate
 from .gate.limiter.fallback import BreakerStore, Fallback
 from .gate.limiter.leases import MOST_LEASES, Leases
 from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
@@ -38,10 +38,12 @@ from .gate.overload.holding import Holding
 from .gate.overload.load_reports import LoadReports
 from .gate.overload.overload import Overload
 from .gate.seats.admission import Admission
+from .gate.seats.entrance import Entrance
 from .gate.seats.expulsion import Expulsion
 from .gate.seats.seats import SeatPlan, Seats
 from .gate.seats.stream_caps import NO_CAPS, STREAMS, StreamCaps
 from .gate.seats.takeover import TAKEN
+from .gate.worker import Background, Worker
 from .settings import Settings
 from .settings.problems import masked_url, problem
 from .settings.store_url import scheme_of
@@ -97,20 +99,20 @@ class ShieldMiddleware(Shield):
         refusal_links = RefusalLinks(settings.recording_url, settings.sign_in_url, settings.retry_after)
         reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
-        build_gate(settings, open_store())  # so that wrong settings stop the start, not the first request
+        build_worker(settings, open_store())  # so that wrong settings stop the start, not the first request
         lingering = Lingering()
         handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
         cors = Cors(settings.cors_origins) if settings.cors_origins else None
 
-        def open_gate() -> Gate:
+        def open_worker() -> Worker:
             if failure is not None:
                 raise failure
             _start_embedded(settings)
-            return build_gate(settings, open_store())
+            return build_worker(settings, open_store())
 
         super().__init__(
             app,
-            open_gate=open_gate,
+            open_worker=open_worker,
             reader=reader,
             replies=Replies(RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes),
             lingering=lingering,
@@ -200,8 +202,8 @@ def _start_embedded(settings: Settings) -> None:
         shared_server().start()
 
 
-def build_gate(settings: Settings, store: Store) -> Gate:
-    """A gate for one event loop.
+def build_worker(settings: Settings, store: Store) -> Worker:
+    """A worker for one event loop.
 
     Raises:
         SettingsError: the JWT settings cannot be used.
@@ -238,7 +240,18 @@ def build_gate(settings: Settings, store: Store) -> Gate:
         limiter,
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
-        background=(
+        observers=observers,
+        deny_list=deny_list,
+        mode_watch=mode_watch,
+        overload=overload,
+    )
+    return Worker(
+        gate,
+        limiter,
+        Entrance(admission, identifier, deny_list, gate.told, dry_run=settings.dry_run),
+        overload,
+        Control(store, limiter, mode_watch, seats, deny_list, settings, invalidate, load_reports),
+        (
             *leasing,
             mode_watch,
             deny_list,
@@ -250,14 +263,7 @@ def build_gate(settings: Settings, store: Store) -> Gate:
             ChangeListener(store, _listener(mode_watch, seats, deny_list, admission, invalidate)),
             StopSignals(seats.leave),
         ),
-        observers=observers,
-        deny_list=deny_list,
-        mode_watch=mode_watch,
-        admission=admission,
-        overload=overload,
-        control=Control(store, limiter, mode_watch, seats, deny_list, settings, invalidate, load_reports),
     )
-    return gate
 
 
 def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer]) -> Overload:

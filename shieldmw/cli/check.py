@@ -23,7 +23,7 @@ from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, sche
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.opener import store_opener
 from shieldmw.store.redis.embedded import EmbeddedServer
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_worker
 
 from .load import exit_with, settings_or_exit
 
@@ -91,7 +91,7 @@ async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
             return await _ask_store(settings.model_copy(update={"redis_url": server.url}))
     store = store_opener(settings)()
     try:
-        build_gate(settings, store)
+        build_worker(settings, store)
         if not isinstance(store, RedisStore):
             return {}, ()
         missing = await store.missing_rights()

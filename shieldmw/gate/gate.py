@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from shieldmw.core.bucket import Outcome, wait_us
 from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
@@ -26,31 +24,13 @@ from .limiter.client_state import ClientState
 from .limiter.limiter import Limiter
 from .limiter.lookups import AddressInfo, Lookups
 from .limiter.refusals import RefusedGuests
-from .operator.control import Control
 from .overload.overload import Overload
-from .seats.admission import Admission, Entry, TurnedAway
 
 # A refusal may be given again for so long: what it says of the wait is then so much more than true.
 REFUSAL_KEPT_US = 250_000
 
-# How long a listener waits for a seat that the fleet has and its worker has not, and when to ask again if it did not
-# come: a dead worker's seats return within 15 s, all others sooner.
-SEAT_AWAITED_S = 1.0
-SEAT_DUE_US = 2 * US_PER_S
-
-
 # What holds for every path that is not exempt, whatever else is said of it.
 ANY_PATH, ANY_PREFLIGHT = RouteRules(), RouteRules(preflight=True)
-
-
-class Background(Protocol):
-    """Something that is kept going while the gate is open."""
-
-    async def start(self) -> None:
-        """Begin; returns soon, whatever fails."""
-
-    async def stop(self) -> None:
-        """End."""
 
 
 class Way(NamedTuple):
@@ -65,7 +45,7 @@ class Way(NamedTuple):
 
 
 class Gate:
-    """Decides requests. ``start`` before the first, ``stop`` after the last; both can be repeated."""
+    """Decides requests, and nothing else. Observers hear of its decisions."""
 
     def __init__(  # noqa: PLR0913  (here everything meets)
         self,
@@ -76,13 +56,10 @@ class Gate:
         *,
         on_store_failure: OnStoreFailure,
         dry_run: bool,
-        background: Sequence[Background] = (),
         observers: Sequence[Observer] = (),
         deny_list: DenyWatch,
         mode_watch: ModeWatch,
-        admission: Admission,
         overload: Overload | None = None,
-        control: Control | None = None,
         now_us: Callable[[], int] = clock.now_us,
     ) -> None:
         self._policy = policy
@@ -91,7 +68,6 @@ class Gate:
         self._limiter = limiter
         self._on_store_failure = on_store_failure
         self._dry_run = dry_run
-        self._background = tuple(background)
         self._observers = tuple(observers)
         self._observers_of_all = tuple(observer for observer in observers if observer.hears_all)
         self._tells_all = dry_run or bool(self._observers_of_all)
@@ -101,20 +77,7 @@ class Gate:
         self._forgot_us = now_us() - 1
         self._refused_guests = RefusedGuests()
         self._denied_then = deny_list.entries
-        self.admission = admission
-        self.overload = overload
-        self.control = control
-
-    async def start(self) -> None:
-        """Begin to keep keys fresh. Never fails because something is away."""
-        for background in self._background:
-            await background.start()
-
-    async def stop(self) -> None:
-        """End everything in the background and give back connections."""
-        for background in reversed(self._background):
-            await background.stop()
-        await self._limiter.aclose()
+        self._overload = overload
 
     def invalidate(self) -> None:
         """Forget what is known of buckets: somebody's were made full again, or the store has lost them."""
@@ -143,11 +106,11 @@ class Gate:
             return self._path_last(facts, mode)
         refusal = self._refused_again(facts, route_rules, mode)
         if refusal is not None:
-            return self._told(facts, refusal)
+            return self.told(facts, refusal)
         address_info = self._lookups.address_info(facts)
         whoever_asks = self._whoever_asks(address_info, route_rules, mode)
         if whoever_asks is not None:
-            return self._told(facts, whoever_asks)
+            return self.told(facts, whoever_asks)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         if verified is None:
             return self._identify(facts, address_info, route_rules)
@@ -167,7 +130,7 @@ class Gate:
             route_rules = self._lookups.route_rules(facts)
             whoever_asks = self._whoever_asks(address_info, route_rules, mode)
         if whoever_asks is not None:
-            return self._told(facts, whoever_asks)
+            return self.told(facts, whoever_asks)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         return (
             self._identify(facts, address_info, route_rules)
@@ -184,72 +147,6 @@ class Gate:
             self._denied_then = self._deny_list.entries
             guests.clear()
         return guests.find(facts, route_rules, mode, self._now_us())
-
-    def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
-        """Take a seat for a live response; without one the decision is a refusal.
-
-        ``leave`` is called when the listener must go. The seat is given back to ``admission.seats``.
-        """
-        return self._entered(facts, decision, self._try_to_enter(facts, decision, leave))
-
-    def enter_now(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None]
-    ) -> tuple[Decision, Entry | None] | None:
-        """The same; None where the fleet has a seat that this worker was not granted yet: then wait for it."""
-        entry = self._try_to_enter(facts, decision, leave)
-        if isinstance(entry, TurnedAway) and entry.is_due and self.admission.seats.may_ask():
-            return None
-        return self._entered(facts, decision, entry)
-
-    async def enter_when_due(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None]
-    ) -> tuple[Decision, Entry | None]:
-        """The same, after the seats were divided again, for a moment at most. One report asks for all who wait."""
-        first = facts.signed_ticket is not None and self.admission.is_ours(facts.signed_ticket)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SEAT_AWAITED_S):
-                while (entered := self.enter_now(facts, decision, leave)) is None:
-                    await self.admission.seats.next_grant(first=first)
-                return entered
-        entered = self.enter(facts, decision, leave)
-        if entered[1] is None:
-            self.admission.seats.asked_in_vain()
-        return entered
-
-    def _try_to_enter(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None]
-    ) -> Entry | TurnedAway | Decision | None:
-        """The seat, or what becomes of a listener without one; None while this worker stops.
-
-        The decision may be a second old, and those who end the streams of clients that are denied or revoked since
-        see only who has a seat. So both are looked at again here.
-        """
-        if self.admission.seats.is_leaving:
-            return None
-        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(decision.address)) > 0:
-            left_us = int(left_s * US_PER_S)
-            return decision._replace(reason=Reason.DENY_LIST, retry_after_us=left_us, charges=(), outcome=None)
-        proof = self._identifier.identify_now(facts) or GUEST
-        is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
-        if is_proven_here and proof.identity is None:
-            return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
-        return self.admission.enter(facts, decision, None if self._dry_run else leave, proof)
-
-    def _entered(
-        self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | Decision | None
-    ) -> tuple[Decision, Entry | None]:
-        if isinstance(entry, Entry):
-            return decision, entry
-        if isinstance(entry, Decision):
-            return self._told(facts, entry._replace(verdict=Verdict.REFUSED)), None
-        refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
-        if entry is not None:
-            reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
-            wait_us = SEAT_DUE_US if entry.is_due or entry.is_vacating else 0
-            refused = refused._replace(
-                reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket
-            )
-        return self._told(facts, refused), None
 
     def _whoever_asks(self, address_info: AddressInfo, route_rules: RouteRules, mode: Mode) -> Decision | None:
         """The decision where it does not matter who is asking."""
@@ -293,7 +190,7 @@ class Gate:
         now_us = self._now_us()
         refusal = self._refused_just_now(address_info, client_state, now_us)
         if refusal is not None:
-            return self._told(facts, refusal)
+            return self.told(facts, refusal)
         outcome = self._limiter.refused_now(client_state.charges, now_us)
         if outcome is None:
             return None
@@ -319,12 +216,12 @@ class Gate:
             closed = Decision(
                 Verdict.REFUSED, Reason.EMERGENCY, address_info.address, client_state.identity, mode=client_state.mode
             )
-            return self._told(facts, closed)
+            return self.told(facts, closed)
         if address_info.allowed or not client_state.charges:
             reason = Reason.ALLOW_LIST if address_info.allowed else Reason.UNLIMITED
-            return self._told(facts, _passes(client_state, address_info, reason))
+            return self.told(facts, _passes(client_state, address_info, reason))
         now_us = self._now_us()
-        if client_state.refusal is not None or (self.overload is not None and self.overload.lane.waiting):
+        if client_state.refusal is not None or (self._overload is not None and self._overload.lane.waiting):
             refusal = self._refused_uncharged(facts, address_info, client_state, now_us)
             if refusal is not None:
                 return refusal
@@ -348,13 +245,13 @@ class Gate:
         """The refusal that the client was given just now, or that of a busy app."""
         refusal = self._refused_just_now(address_info, client_state, now_us)
         if refusal is not None:
-            return self._told(facts, refusal)
+            return self.told(facts, refusal)
         if (
-            self.overload is None
-            or (rank := self.overload.sheds(facts, client_state.identity, address_info.address)) is None
+            self._overload is None
+            or (rank := self._overload.sheds(facts, client_state.identity, address_info.address)) is None
         ):
             return None
-        return self.overload.shed(facts, rank, client_state.identity, address_info.address, client_state.mode)
+        return self._overload.shed(facts, rank, client_state.identity, address_info.address, client_state.mode)
 
     def _refused_just_now(self, address_info: AddressInfo, client_state: ClientState, now_us: int) -> Decision | None:
         """The last refusal, for a moment and where it surely holds; a member's is told at the same address only."""
@@ -370,9 +267,9 @@ class Gate:
         if told is not None:
             return self._combined(facts, address_info, client_state, told)
         if self._on_store_failure is OnStoreFailure.OPEN:
-            return self._told(facts, _passes(client_state, address_info, Reason.STORE_OPEN))
+            return self.told(facts, _passes(client_state, address_info, Reason.STORE_OPEN))
         identity, mode = client_state.identity, client_state.mode
-        return self._told(
+        return self.told(
             facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address_info.address, identity, mode=mode)
         )
 
@@ -385,7 +282,7 @@ class Gate:
             decision = combine(
                 charges, outcome, address_info.address, client_state.identity, client_state.mode, client_state.live
             )
-            return self._told(facts, decision) if self._tells_all else decision
+            return self.told(facts, decision) if self._tells_all else decision
         since_us = self._now_us() if sent_us is None else sent_us
         refusal = None if sent_us is None else self._refused_guest(facts, client_state, outcome, sent_us)
         if refusal is None:
@@ -395,7 +292,7 @@ class Gate:
         client_state.refusal = refusal
         client_state.refused_us = since_us
         client_state.refusal_until_us = since_us + min(wait_us(charges, outcome), REFUSAL_KEPT_US)
-        return self._told(facts, refusal)
+        return self.told(facts, refusal)
 
     def _refused_guest(
         self, facts: Facts, client_state: ClientState, outcome: Outcome, sent_us: int
@@ -408,7 +305,7 @@ class Gate:
         guests.remember(facts, route_rules, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)
         return guests.find(facts, route_rules, mode, sent_us)
 
-    def _told(self, facts: Facts, decision: Decision) -> Decision:
+    def told(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""
         observers = self._observers
         if decision.verdict is ALLOWED:

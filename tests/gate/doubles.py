@@ -34,7 +34,9 @@ from shieldmw.gate.limiter.leases import MOST_LEASES, Leases
 from shieldmw.gate.limiter.limiter import FleetLimiter
 from shieldmw.gate.limiter.lookups import Addressing, Lookups
 from shieldmw.gate.seats.admission import Admission
+from shieldmw.gate.seats.entrance import Entrance
 from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.worker import Background
 from shieldmw.store.memory import MemoryBuckets, MemoryStore, WarmBuckets
 from shieldmw.store.port import PartialFailure, Store
 
@@ -338,6 +340,8 @@ class Worker:
     """One worker's gate, in parts, on a clock of the test's."""
 
     gate: Gate
+    entrance: Entrance
+    background: tuple[Background, ...]
     identifier: Identifier
     limiter: FleetLimiter
     local: WarmBuckets
@@ -347,6 +351,17 @@ class Worker:
     mode_watch: ModeWatch
     deny_list: DenyWatch
     seats: Seats
+
+    async def start(self) -> None:
+        """Keep fresh what requests need."""
+        for background in self.background:
+            await background.start()
+
+    async def stop(self) -> None:
+        """End that, and give back leases and connections."""
+        for background in reversed(self.background):
+            await background.stop()
+        await self.limiter.aclose()
 
 
 def worker(
@@ -385,14 +400,27 @@ def worker(
         limiter,
         on_store_failure=OnStoreFailure(settings.on_redis_failure),
         dry_run=settings.dry_run,
-        background=(leases, api_keys),
         observers=observers,
         deny_list=deny_list,
         mode_watch=mode_watch,
-        admission=Admission(store, seats, "event", now_s=clock.s),
         now_us=clock.us,
     )
-    return Worker(gate, identifier, limiter, local, api_keys, clock, leases, mode_watch, deny_list, seats)
+    admission = Admission(store, seats, "event", now_s=clock.s)
+    entrance = Entrance(admission, identifier, deny_list, gate.told, dry_run=settings.dry_run)
+    return Worker(
+        gate,
+        entrance,
+        (leases, api_keys),
+        identifier,
+        limiter,
+        local,
+        api_keys,
+        clock,
+        leases,
+        mode_watch,
+        deny_list,
+        seats,
+    )
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:

@@ -224,11 +224,11 @@ def test_a_gate_starts_without_its_store_and_can_be_stopped_and_started_again() 
 
     async def story() -> None:
         for _ in range(2):
-            await one.gate.start()
+            await one.start()
             await pass_time(3)
             assert (await one.gate.decide(facts())).verdict is Verdict.ALLOWED
-            await one.gate.stop()
+            await one.stop()
             assert asyncio.all_tasks() == {asyncio.current_task()}
-        await one.gate.stop()
+        await one.stop()
 
     run(story())

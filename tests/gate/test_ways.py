@@ -254,8 +254,7 @@ def stories(draw: st.DrawFn) -> list[tuple[str, tuple[Any, ...]]]:
 
 VALUES: list[dict[str, Any]] = [
     {},
-    {"leases": False, "refusals": False},
-    {"refusals": False},
+    {"leases": False},
     {"dry_run": True},
     {"on_redis_failure": "open"},
     {"on_redis_failure": "closed"},

@@ -16,14 +16,13 @@ from shieldmw.core.decision import ALLOWED, REFUSED, Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
-from shieldmw.gate.gate import Gate
 from shieldmw.gate.operator.control import Control
 from shieldmw.gate.overload.gatekeeper import Passage
 from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.admission import Entry
+from shieldmw.gate.worker import Worker
 
 from .facts import FactsReader
-from .gates import Gates
 from .lingering import WITHOUT_A_BODY, Lingering
 from .nesting import Nesting
 from .passages import Upload, receive_if_there, send_from_inside
@@ -31,6 +30,7 @@ from .preflights import answer_preflight
 from .replies import Replies, send_with
 from .streams import LiveStream
 from .tickets import ticket_headers
+from .workers import Workers
 
 _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
@@ -77,15 +77,15 @@ class OperatorRoutes(Protocol):
 class Shield:
     """An ASGI app that admits requests to ``app``.
 
-    A gate belongs to the event loop it started on, so each loop gets a new one from
-    ``open_gate``: usually there is one, test clients have one for each request. ``admin`` answers
+    A worker belongs to the event loop it started on, so each loop gets a new one from
+    ``open_worker``: usually there is one, test clients have one for each request. ``admin`` answers
     what is for the operator, before anything is decided. ``nesting`` says what happens inside another shield.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        open_gate: Callable[[], Gate],
+        open_worker: Callable[[], Worker],
         reader: FactsReader,
         replies: Replies,
         lingering: Lingering,
@@ -97,11 +97,11 @@ class Shield:
         self._replies = replies
         self._admin = admin
         self._lingering = lingering
-        self._gate: Gate | None = None
+        self._worker: Worker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
         self._nesting = nesting
-        self._gates = Gates(open_gate, self._stopped)
+        self._workers = Workers(open_worker, self._stopped)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decide an http or websocket scope; start and stop with the lifespan; pass on the rest."""
@@ -112,15 +112,15 @@ class Shield:
         if "shield" in scope and self._steps_aside(scope):
             await self.app(scope, receive, send)
             return
-        gate, loop = self._gate, self._loop
+        worker, loop = self._worker, self._loop
         # A thread runs one loop. To ask asyncio which would be a system call on Python 3.11.
-        if gate is None or loop is None or self._thread != get_ident() or not loop.is_running():
-            gate = await self._start()
-        if self._admin is not None and gate.control is not None and self._admin.owns(scope):
-            await self._admin.answer(gate.control, scope, *self._lingering.around(scope, receive, send))
+        if worker is None or loop is None or self._thread != get_ident() or not loop.is_running():
+            worker = await self._start()
+        if self._admin is not None and self._admin.owns(scope):
+            await self._admin.answer(worker.control, scope, *self._lingering.around(scope, receive, send))
             return
         facts = self._reader.read(scope)
-        decision = gate.decide_now(facts)
+        decision = worker.gate.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
         answer: Awaitable[None]
@@ -129,16 +129,16 @@ class Shield:
             if decision.verdict is REFUSED:
                 answer = self._refuse(decision, scope, receive, send)
             elif decision.live and not facts.preflight:
-                answer = self._live(gate, facts, decision, scope, receive, send)
+                answer = self._live(worker, facts, decision, scope, receive, send)
             else:
-                overload = gate.overload
+                overload = worker.overload
                 passage = None if overload is None else overload.enter_now(facts, decision)
                 if overload is None or passage is not None:
-                    answer = self._pass(passage, gate, facts, decision, scope, receive, send)
+                    answer = self._pass(passage, worker, facts, decision, scope, receive, send)
                 else:
-                    answer = self._pass_later(overload, gate, facts, decision, scope, receive, send)
+                    answer = self._pass_later(overload, worker, facts, decision, scope, receive, send)
             # It may last for hours: what only the decision needed must not live as long.
-            del gate, facts, decision
+            del worker, facts, decision
             await answer
         finally:
             if passage is not None and passage.is_inside:
@@ -147,7 +147,7 @@ class Shield:
     def _pass(
         self,
         passage: Passage | None,
-        gate: Gate,
+        worker: Worker,
         facts: Facts,
         decision: Decision,
         scope: Scope,
@@ -158,15 +158,15 @@ class Shield:
         scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode, self._nesting))
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if facts.signed_ticket is not None:
-            headers += self._renewed(gate, facts.signed_ticket, decision, scope)
+            headers += self._renewed(worker, facts.signed_ticket, decision, scope)
         if passage is not None:
             send = send_from_inside(passage, scope, headers, send)
         elif headers:
             send = send_with(headers, send)
         if facts.preflight and decision.live:
             return answer_preflight(self.app, scope, receive, send)
-        if passage is not None and gate.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
-            enter = partial(gate.overload.passage, facts, decision)
+        if passage is not None and worker.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
+            enter = partial(worker.overload.passage, facts, decision)
             return self._upload(Upload(passage, enter, receive, send), scope, receive, send)
         return self.app(scope, receive, send)
 
@@ -184,7 +184,7 @@ class Shield:
     async def _pass_later(
         self,
         overload: Overload,
-        gate: Gate,
+        worker: Worker,
         facts: Facts,
         decision: Decision,
         scope: Scope,
@@ -201,51 +201,52 @@ class Shield:
             still_there = receive if at_once else await receive_if_there(scope, receive)
             if still_there is None:
                 return
-            answer = self._pass(passage, gate, facts, decision, scope, still_there, send)
-            del overload, gate, facts, decision  # it may last for hours
+            answer = self._pass(passage, worker, facts, decision, scope, still_there, send)
+            del overload, worker, facts, decision  # it may last for hours
             await answer
         finally:
             passage.end()
 
     def _live(
-        self, gate: Gate, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
+        self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
         """The answer to a request for a live response: the app if there is a seat, else a refusal."""
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         stream = LiveStream(self._replies, decision, scope, receive, send)
-        entered = gate.enter_now(facts, decision, stream.leave)
+        entered = worker.entrance.enter_now(facts, decision, stream.leave)
         if entered is None:
-            return self._live_later(gate, facts, decision, stream)
-        return self._entered(gate, facts, *entered, stream)
+            return self._live_later(worker, facts, decision, stream)
+        return self._entered(worker, facts, *entered, stream)
 
-    async def _live_later(self, gate: Gate, facts: Facts, decision: Decision, stream: LiveStream) -> None:
+    async def _live_later(self, worker: Worker, facts: Facts, decision: Decision, stream: LiveStream) -> None:
         """Answer a request for a live response once the fleet has said whether there is a seat."""
-        answer = self._entered(gate, facts, *await gate.enter_when_due(facts, decision, stream.leave), stream)
-        del gate, facts, decision  # it may last for hours
+        decision, entry = await worker.entrance.enter_when_due(facts, decision, stream.leave)
+        answer = self._entered(worker, facts, decision, entry, stream)
+        del worker, facts, decision, entry  # it may last for hours
         await answer
 
     def _entered(
-        self, gate: Gate, facts: Facts, decision: Decision, entry: Entry | None, stream: LiveStream
+        self, worker: Worker, facts: Facts, decision: Decision, entry: Entry | None, stream: LiveStream
     ) -> Awaitable[None]:
         scope, receive, send = stream.connection
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if entry is not None:
-            stream.admit(gate.admission.seats, entry, headers)
-            enter = None if gate.overload is None else partial(gate.overload.passage, facts, decision)
+            stream.admit(worker.entrance.seats, entry, headers)
+            enter = None if worker.overload is None else partial(worker.overload.passage, facts, decision)
             return stream.run(self.app, enter, self._refuse)
         if decision.refused:
             return self._refuse(decision, scope, receive, send)
-        if gate.overload is None:
-            return self._pass(None, gate, facts, decision, scope, receive, send)
-        return self._pass_later(gate.overload, gate, facts, decision, scope, receive, send)
+        if worker.overload is None:
+            return self._pass(None, worker, facts, decision, scope, receive, send)
+        return self._pass_later(worker.overload, worker, facts, decision, scope, receive, send)
 
     def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The refusal; what the client still sends is read after it."""
         return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
 
-    def _renewed(self, gate: Gate, signed_ticket: str, decision: Decision, scope: Scope) -> Headers:
+    def _renewed(self, worker: Worker, signed_ticket: str, decision: Decision, scope: Scope) -> Headers:
         """What hands on the ticket that was shown, where it is one that is due for another."""
-        ticket = gate.admission.renewed(signed_ticket, decision) if decision.verdict is ALLOWED else None
+        ticket = worker.entrance.admission.renewed(signed_ticket, decision) if decision.verdict is ALLOWED else None
         return [] if ticket is None else ticket_headers(ticket, scope)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -268,7 +269,7 @@ class Shield:
         try:
             await self.app(scope, receive_and_start, stop_and_send)
         finally:
-            # However the lifespan ends: a request that still comes starts the gate again.
+            # However the lifespan ends: a request that still comes starts the worker again.
             await self._stop()
 
     def _steps_aside(self, scope: Scope) -> bool:
@@ -287,17 +288,17 @@ class Shield:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
 
-    async def _start(self) -> Gate:
-        """The gate of this loop."""
-        gate = await self._gates.here()
-        self._loop, self._thread, self._gate = asyncio.get_running_loop(), get_ident(), gate
-        return gate
+    async def _start(self) -> Worker:
+        """The worker of this loop."""
+        worker = await self._workers.here()
+        self._loop, self._thread, self._worker = asyncio.get_running_loop(), get_ident(), worker
+        return worker
 
     async def _stop(self) -> None:
-        self._loop = self._gate = None
-        await self._gates.stop()
+        self._loop = self._worker = None
+        await self._workers.stop()
 
-    def _stopped(self, gate: Gate) -> None:
-        """Forget a gate that was stopped, here or elsewhere: it must decide no longer."""
-        if self._gate is gate:
-            self._loop = self._gate = None
+    def _stopped(self, worker: Worker) -> None:
+        """Forget a worker that was stopped, here or elsewhere: it must decide no longer."""
+        if self._worker is worker:
+            self._loop = self._worker = None

@@ -1,4 +1,4 @@
-"""Hears that the server is asked to stop before it has drained. Knows signals, nothing of gates and requests.
+"""Hears that the server is asked to stop before it has drained. Knows signals, nothing of workers and requests.
 
 Servers tell apps of their end only once all responses are over, and streams never are: without this their
 listeners would be cut at the end of the drain, and their seats be held until then. Most ends begin with a signal.

@@ -94,7 +94,7 @@ class Admission:
         self._asked: set[str] = set()
         self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
-    def enter(
+    def admit(
         self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
     ) -> Entry | TurnedAway:
         """A seat for the client, if there is one; ``proof`` is the verified credential."""

@@ -57,9 +57,9 @@ class Busy:
     @property
     def lane(self) -> Lane[Any]:
         """The lane of the gate of this loop."""
-        assert self.shield._gate is not None
-        assert self.shield._gate.overload is not None
-        return self.shield._gate.overload.lane
+        assert self.shield._worker is not None
+        assert self.shield._worker.overload is not None
+        return self.shield._worker.overload.lane
 
     async def fill(self) -> None:
         """Take the one place."""
@@ -436,8 +436,8 @@ def test_the_seat_is_given_back_when_the_lane_sheds() -> None:
         server, held = Server(http_scope("/live"), NO_BODY), []
 
         async def send(message: Message) -> None:
-            assert one.shield._gate is not None
-            held.append(one.shield._gate.admission.seats.ledger.held().total)
+            assert one.shield._worker is not None
+            held.append(one.shield._worker.entrance.admission.seats.ledger.held().total)
             await server.send(message)
 
         await one.shield(server.scope, server.receive, send)
@@ -453,8 +453,8 @@ def test_a_listener_that_must_leave_while_it_waits_hears_so_once() -> None:
     async def story(one: Busy) -> None:
         await one.fill()
         task = await one.waiting(http_scope("/live"))
-        assert one.shield._gate is not None
-        ledger = one.shield._gate.admission.seats.ledger
+        assert one.shield._worker is not None
+        ledger = one.shield._worker.entrance.admission.seats.ledger
         (seat,) = ledger
         assert seat.leave is not None
         seat.leave()
@@ -563,9 +563,9 @@ def test_two_shields_of_their_own_both_have_a_lane() -> None:
         for _ in range(3):
             assert (await call(outer, http_scope(), NO_BODY)).status == 200
         for shield in (inner, outer):
-            assert shield._gate is not None
-            assert shield._gate.overload is not None
-            assert shield._gate.overload.load().in_flight == 0
+            assert shield._worker is not None
+            assert shield._worker.overload is not None
+            assert shield._worker.overload.load().in_flight == 0
 
     run(story())
 
@@ -598,12 +598,12 @@ def test_a_decision_to_shed_is_no_allowed_one() -> None:
 
     async def story(one: Busy) -> None:
         await one.fill()
-        gate, scope = one.shield._gate, http_scope()
-        assert gate is not None
+        worker, scope = one.shield._worker, http_scope()
+        assert worker is not None
         facts = one.shield._reader.read(scope)
-        decision = await gate.decide(facts)
-        assert gate.overload is not None
-        refused = await gate.overload.passage(facts, decision)
+        decision = await worker.gate.decide(facts)
+        assert worker.overload is not None
+        refused = await worker.overload.passage(facts, decision)
         assert isinstance(refused, Decision)
         assert refused.refused
         await one.end()

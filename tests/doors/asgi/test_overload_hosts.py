@@ -105,7 +105,7 @@ async def in_the_order_they_came(shield: ShieldMiddleware, outermost: ASGIApp, d
             await asyncio.sleep(0)
 
     def waiting() -> int:
-        gate = shield._gate
+        gate = shield._worker
         return 0 if gate is None or gate.overload is None else sum(gate.overload.load().waiting)
 
     async def ask(path: str, **more: Any) -> asyncio.Task[Record]:
@@ -121,9 +121,9 @@ async def in_the_order_they_came(shield: ShieldMiddleware, outermost: ASGIApp, d
     assert door.order == ["inside"]
     door.let_go.set()
     records = list(await asyncio.gather(*tasks))
-    assert shield._gate is not None
-    assert shield._gate.overload is not None
-    assert shield._gate.overload.load().in_flight == 0
+    assert shield._worker is not None
+    assert shield._worker.overload is not None
+    assert shield._worker.overload.load().in_flight == 0
     return records
 
 

@@ -150,7 +150,7 @@ def test_a_slow_upload_that_is_turned_away_is_answered_once(raises: bool) -> Non
     """503 in the app's place, which may fail or answer as it likes once its client has gone."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        overload = shield._gate.overload if shield._gate is not None else None
+        overload = shield._worker.overload if shield._worker is not None else None
         assert overload is not None
         slow_places = overload.lane.places
         slow_places.young, slow_places.old = Intake(), Intake()

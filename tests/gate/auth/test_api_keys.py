@@ -52,14 +52,14 @@ def test_an_issued_key_works_within_a_second_and_stops_within_a_second() -> None
     one = worker(store, clock, tokens=CountingVerifier())
 
     async def story() -> None:
-        await one.gate.start()
+        await one.start()
         issued = await issue(store)
         await pass_time(1.0)
         assert await who(one, KEY) == ALICE
         await store.revoke_api_keys([issued])
         await pass_time(1.0)
         assert await who(one, KEY) is None
-        await one.gate.stop()
+        await one.stop()
 
     run(story())
 
@@ -157,7 +157,7 @@ def test_while_the_store_is_away_the_last_table_stays(error: StoreError, caplog:
 
     async def story() -> None:
         issued = await issue(store)
-        await one.gate.start()
+        await one.start()
         store.failing = error
         await pass_time(60.0)
         one.identifier.invalidate()
@@ -167,7 +167,7 @@ def test_while_the_store_is_away_the_last_table_stays(error: StoreError, caplog:
         await store.revoke_api_keys([issued])
         await pass_time(1.0)
         assert await who(one, KEY) is None
-        await one.gate.stop()
+        await one.stop()
 
     with caplog.at_level(logging.WARNING, logger=REFRESHER):
         run(story())

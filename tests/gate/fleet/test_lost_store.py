@@ -16,13 +16,13 @@ from servers import RedisServer, redis_server
 from shieldmw import Identity, Settings
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
-from shieldmw.gate.gate import Gate
 from shieldmw.gate.operator.control import Control, network_of
 from shieldmw.gate.seats.admission import Entry
+from shieldmw.gate.worker import Worker
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.port import AuditEntry
 from shieldmw.store.redis.connection import RedisConnection
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_worker
 
 SECRET = b"a secret of at least 32 characters"
 ADDRESS = ip_address("203.0.113.7")
@@ -48,18 +48,18 @@ def client(valkey: RedisServer) -> redis.Redis:
 
 
 @asynccontextmanager
-async def fleet(server: RedisServer, count: int, *, started: bool = False) -> AsyncIterator[list[Gate]]:
+async def fleet(server: RedisServer, count: int, *, started: bool = False) -> AsyncIterator[list[Worker]]:
     """Workers of two seats; without ``started`` nothing is done in the background."""
     settings = Settings(redis_url="memory://", capacity=2, ip_limit="off", token_limit="off")
     async with AsyncExitStack() as stack:
-        gates = []
+        workers = []
         for _ in range(count):
             store = RedisStore(RedisConnection(server.url, LIMIT_S), prefix="shield", secret=SECRET, candidate=SECRET)
-            gates.append(build_gate(settings, store))
-            stack.push_async_callback(gates[-1].stop)
+            workers.append(build_worker(settings, store))
+            stack.push_async_callback(workers[-1].stop)
             if started:
-                await gates[-1].start()
-        yield gates
+                await workers[-1].start()
+        yield workers
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -75,46 +75,46 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 # --- the waiting room -----------------------------------------------------------------------------
 
 
-def asks(gate: Gate, who: str, signed_ticket: str | None = None) -> tuple[Entry | None, Decision]:
+def asks(worker: Worker, who: str, signed_ticket: str | None = None) -> tuple[Entry | None, Decision]:
     """A member asks for a seat."""
     asked = Facts(str(ADDRESS), "/live", "/live", frozenset({"GET"}), signed_ticket=signed_ticket)
     decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ADDRESS, Identity(who), live=True)
-    after, entry = gate.enter(asked, decision, lambda: None)
+    after, entry = worker.entrance.enter(asked, decision, lambda: None)
     return entry, after
 
 
-async def refreshed(gate: Gate) -> None:
+async def refreshed(worker: Worker) -> None:
     """What the background does."""
-    await gate.admission.seats.refresh()
-    await gate.admission.refresh()
+    await worker.entrance.admission.seats.refresh()
+    await worker.entrance.admission.refresh()
 
 
 def test_who_waits_keeps_the_place(valkey: RedisServer, client: redis.Redis) -> None:
     """After FLUSHALL members have the numbers and the positions that they had, and are called next."""
 
     async def story() -> None:
-        async with fleet(valkey, 1) as (gate,):
-            await refreshed(gate)
-            seats = [asks(gate, f"in-{number}")[0] for number in range(2)]
-            asks(gate, "first to ask")
-            await refreshed(gate)
-            signed_tickets = [asks(gate, f"waits-{number}")[1].signed_ticket for number in range(3)]
+        async with fleet(valkey, 1) as (worker,):
+            await refreshed(worker)
+            seats = [asks(worker, f"in-{number}")[0] for number in range(2)]
+            asks(worker, "first to ask")
+            await refreshed(worker)
+            signed_tickets = [asks(worker, f"waits-{number}")[1].signed_ticket for number in range(3)]
             assert seats[0] is not None
-            gate.admission.seats.release(seats[0].seat)
-            await refreshed(gate)
-            assert asks(gate, "waits-0", signed_tickets[0])[0] is not None
+            worker.entrance.admission.seats.release(seats[0].seat)
+            await refreshed(worker)
+            assert asks(worker, "waits-0", signed_tickets[0])[0] is not None
             assert client.hgetall("shield:queue")[b"called"] == b"1"
             client.flushall()
-            await refreshed(gate)
-            positions = [asks(gate, f"waits-{number}", signed_tickets[number])[1].place for number in (1, 2)]
+            await refreshed(worker)
+            positions = [asks(worker, f"waits-{number}", signed_tickets[number])[1].place for number in (1, 2)]
             assert [place.position for place in positions if place] == [1, 2]
-            newcomer = asks(gate, "new")[1].place
+            newcomer = asks(worker, "new")[1].place
             assert newcomer is None or newcomer.position > 2
             assert seats[1] is not None
-            gate.admission.seats.release(seats[1].seat)
-            await refreshed(gate)
-            assert asks(gate, "waits-2", signed_tickets[2])[0] is None
-            assert asks(gate, "waits-1", signed_tickets[1])[0] is not None
+            worker.entrance.admission.seats.release(seats[1].seat)
+            await refreshed(worker)
+            assert asks(worker, "waits-2", signed_tickets[2])[0] is None
+            assert asks(worker, "waits-1", signed_tickets[1])[0] is not None
 
     run(story())
 
@@ -122,43 +122,42 @@ def test_who_waits_keeps_the_place(valkey: RedisServer, client: redis.Redis) -> 
 # --- the deny list --------------------------------------------------------------------------------
 
 
-def control(gate: Gate) -> Control:
+def control(worker: Worker) -> Control:
     """What operators do on a worker."""
-    assert gate.control is not None
-    return gate.control
+    return worker.control
 
 
-async def deny(gate: Gate, network: str) -> None:
+async def deny(worker: Worker, network: str) -> None:
     """An operator denies a network for an hour."""
-    await control(gate).deny(network_of(network), 3600, actor="kim", reason="flood", own=None, force=False)
+    await control(worker).deny(network_of(network), 3600, actor="kim", reason="flood", own=None, force=False)
 
 
-async def denied(gate: Gate) -> list[str]:
+async def denied(worker: Worker) -> list[str]:
     """What is denied, as a worker knows it."""
-    return sorted(str(entry.network) for entry in await control(gate).denied())
+    return sorted(str(entry.network) for entry in await control(worker).denied())
 
 
-async def told_again(gate: Gate) -> list[AuditEntry]:
+async def told_again(worker: Worker) -> list[AuditEntry]:
     """What the audit says of a list that was lost."""
-    return [entry for entry in await control(gate).audit() if entry.what == "deny list"]
+    return [entry for entry in await control(worker).audit() if entry.what == "deny list"]
 
 
 def test_what_was_denied_stays_denied(valkey: RedisServer, client: redis.Redis) -> None:
     """Workers tell an emptied store the list that is in force, once however many they are, and the audit says so."""
 
     async def story() -> None:
-        async with fleet(valkey, 20, started=True) as gates:
-            await deny(gates[0], DENIED)
-            for gate in gates:
-                assert await denied(gate) == [DENIED]
+        async with fleet(valkey, 20, started=True) as workers:
+            await deny(workers[0], DENIED)
+            for worker in workers:
+                assert await denied(worker) == [DENIED]
             client.flushall()
             while not client.hexists("shield:{control}:deny", DENIED):
-                decision = await gates[7].decide(facts(peer="198.51.100.9"))
+                decision = await workers[7].gate.decide(facts(peer="198.51.100.9"))
                 assert decision.reason is Reason.DENY_LIST, "not for a moment"
                 await asyncio.sleep(PAUSE_S)
-            for gate in gates:
-                assert await denied(gate) == [DENIED]
-            (entry,) = await told_again(gates[0])
+            for worker in workers:
+                assert await denied(worker) == [DENIED]
+            (entry,) = await told_again(workers[0])
             assert (entry.who, entry.now) == ("shieldmw", "1 networks")
             async with fleet(valkey, 1) as (new,):
                 (kept,) = await control(new).denied()
@@ -190,10 +189,10 @@ def test_what_is_over_is_not_told_again(valkey: RedisServer, client: redis.Redis
     """A list of which nothing is in force any more is not worth an entry in the audit."""
 
     async def story() -> None:
-        async with fleet(valkey, 1) as (gate,):
-            await control(gate).deny(network_of(DENIED), 0, actor="kim", reason="", own=None, force=False)
+        async with fleet(valkey, 1) as (worker,):
+            await control(worker).deny(network_of(DENIED), 0, actor="kim", reason="", own=None, force=False)
             client.flushall()
-            assert await denied(gate) == []
-            assert await told_again(gate) == []
+            assert await denied(worker) == []
+            assert await told_again(worker) == []
 
     run(story())

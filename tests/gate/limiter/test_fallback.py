@@ -450,7 +450,7 @@ def test_a_worker_that_stops_ends_its_charging() -> None:
         await end_of_outage(one, store)
         await decide(one, 4)
         assert limiter() == 1
-        await one.gate.stop()
+        await one.stop()
         assert limiter() == 0
 
     run(story())
@@ -466,7 +466,7 @@ def test_a_charging_that_never_began_is_begun_anew() -> None:
         store.failing = None
         await pass_time(1.0)
         await decide(one, 1, peer="198.51.100.9")
-        await one.gate.stop()
+        await one.stop()
         await end_of_outage(one, store)
         return allowed(await decide(one, 20))
 

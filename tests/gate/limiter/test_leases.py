@@ -59,12 +59,12 @@ class Fleet:
     async def start(self) -> None:
         """Sweep in the background."""
         for one in self.workers:
-            await one.gate.start()
+            await one.start()
 
     async def stop(self) -> None:
         """End all."""
         for one in self.workers:
-            await one.gate.stop()
+            await one.stop()
 
     async def ask(self, times: int = 1, *, every_s: float = 0.0, worker: int = 0, peer: str = PEER) -> list[Decision]:
         """Requests one after the other."""
@@ -396,7 +396,7 @@ def test_a_lease_given_back_after_a_reset_fills_nothing() -> None:
         await one.inner.refill(IP, ["ip"])
         await one.ask(2000, worker=1)
         used = one.used_units
-        await one.workers[0].gate.stop()
+        await one.workers[0].stop()
         assert one.store.calls_to_give_back == 1
         assert one.used_units == used
 

@@ -43,13 +43,13 @@ def play(steps: list[Step], *, plain: bool = False, **values: Any) -> tuple[list
         one = worker(store, clock, tokens=CountingVerifier(valid={"alice", "bob"}), **values)
         if plain:
             one.gate._limiter = LocalLimiter(MemoryBuckets(now_us=clock.us), clock.us)
-        await one.gate.start()
+        await one.start()
         decisions = []
         for pause_s, credential, peer, times in steps:
             await pass_time(pause_s)
             for _ in range(times):
                 decisions.append(await one.gate.decide(facts(credential, peer=peer)))
-        await one.gate.stop()
+        await one.stop()
         return decisions, store
 
     return run(story())
@@ -123,15 +123,15 @@ def test_workers_together_let_pass_what_one_bucket_holds(seed: int, leases: str)
         clock = LoopClock()
         store = FlakyStore(LeasingStore(clock, ahead_us=31_000_000))
         store.lags = True
-        gates = [worker(store, clock, ip_limit="200/second", ip_burst=600, leases=leases).gate for _ in range(3)]
-        for gate in gates:
-            await gate.start()
+        workers = [worker(store, clock, ip_limit="200/second", ip_burst=600, leases=leases) for _ in range(3)]
+        for each in workers:
+            await each.start()
         passed_us: list[int] = []
 
         async def client(number: int) -> None:
             for _ in range(600):
                 began_us = clock.us()
-                if not (await gates[number % 3].decide(facts())).refused:
+                if not (await workers[number % 3].gate.decide(facts())).refused:
                     passed_us.append(began_us)
                 await pass_time(chance.choice([0, 0.0004, 0.001, 0.02]))
 
@@ -142,8 +142,8 @@ def test_workers_together_let_pass_what_one_bucket_holds(seed: int, leases: str)
         assert max_over(passed_us, bucket) <= 0
         # It was never full again in between: what is missing is what leases held when it ended, or lost.
         assert most - 3 * (bucket.burst // 8) <= len(passed_us) <= most
-        for gate in gates:
-            await gate.stop()
+        for each in workers:
+            await each.stop()
 
     run(story())
 

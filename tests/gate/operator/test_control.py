@@ -17,13 +17,13 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.errors import StoreError, StoreUnavailable
-from shieldmw.gate.gate import Gate
 from shieldmw.gate.operator import control as control_module
 from shieldmw.gate.operator.control import Control, DenyRefusal, clients_of, limit_names, network_of
 from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.gate.operator.status import shown_settings
+from shieldmw.gate.worker import Worker
 from shieldmw.store.memory import MemoryStore
-from shieldmw.wiring import build_desk, build_gate
+from shieldmw.wiring import build_desk, build_worker
 
 LIMIT_S = 30
 
@@ -51,11 +51,10 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def worker(store: MemoryStore, **values: Any) -> tuple[Gate, Control]:
-    """A gate that is not started, so that nothing happens in its background; each is one worker."""
-    gate = build_gate(Settings(**values), store)
-    assert gate.control is not None
-    return gate, gate.control
+def worker(store: MemoryStore, **values: Any) -> tuple[Worker, Control]:
+    """A one_worker that is not started, so that nothing happens in its background; each is one worker."""
+    one_worker = build_worker(Settings(**values), store)
+    return one_worker, one_worker.control
 
 
 def request(peer: str, path: str = "/") -> Facts:
@@ -147,11 +146,11 @@ def test_seats_are_the_fleets_once_they_were_granted() -> None:
 
     async def work() -> None:
         store = MemoryStore(b"secret")
-        (gate, control), (other_gate, _) = worker(store, capacity=100), worker(store, capacity=100)
+        (one_worker, control), (other_worker, _) = worker(store, capacity=100), worker(store, capacity=100)
         before = (await control.status()).seats
         assert (before.fleet_wide, before.workers, before.demand) == (False, None, None)
-        await other_gate.admission.seats.refresh()
-        await gate.admission.seats.refresh()
+        await other_worker.entrance.admission.seats.refresh()
+        await one_worker.entrance.admission.seats.refresh()
         after = (await control.status()).seats
         assert (after.fleet_wide, after.workers) == (True, 2)
         assert after.granted is not None
@@ -169,18 +168,18 @@ def test_the_load_of_all_workers_is_told_by_each() -> None:
 
     async def work() -> None:
         store = Away(b"secret")
-        (gate, control), (other_gate, _) = worker(store), worker(store)
+        (one_worker, control), (other_worker, _) = worker(store), worker(store)
         assert await _load(control) == ("on", True, set()), "nobody has reported yet"
-        for each in (gate, other_gate):
+        for each in (one_worker, other_worker):
             await each.start()
-        mine, others = gate.admission.seats.worker, other_gate.admission.seats.worker
+        mine, others = one_worker.entrance.admission.seats.worker, other_worker.entrance.admission.seats.worker
         assert await _load(control) == ("on", True, {mine, others})
         store.is_away = True
         assert await _load(control) == ("on", False, {mine})
         store.is_away = False
-        await other_gate.stop()
+        await other_worker.stop()
         assert await _load(control) == ("on", True, {mine})
-        await gate.stop()
+        await one_worker.stop()
 
     run(work)
 
@@ -190,17 +189,17 @@ def test_processes_that_are_no_workers_tell_of_the_load_of_all() -> None:
 
     async def work() -> None:
         store, settings = Away(b"secret"), Settings(overload="shadow")
-        gate, _ = worker(store)
-        await gate.start()
+        one_worker, _ = worker(store)
+        await one_worker.start()
         desk, direct = build_desk(settings, store), DirectControl(store, settings)
         await desk.start()
         for control in (desk.control, direct):
-            assert await _load(control) == ("shadow", True, {gate.admission.seats.worker})
+            assert await _load(control) == ("shadow", True, {one_worker.entrance.admission.seats.worker})
         store.without, store.is_away = frozenset({"loads"}), True
         for control in (desk.control, direct):
             assert await _load(control) == ("shadow", False, set())
         await desk.stop()
-        await gate.stop()
+        await one_worker.stop()
 
     run(work)
 
@@ -211,13 +210,13 @@ def test_load_that_cannot_be_read_leaves_the_rest_of_the_status() -> None:
     async def work() -> None:
         store = Away(b"secret")
         store.without = frozenset({"loads"})
-        gate, control = worker(store)
-        await gate.start()
+        one_worker, control = worker(store)
+        await one_worker.start()
         store.is_away = True
         status = await control.status()
         assert status.store_is_up
-        assert await _load(control) == ("on", False, {gate.admission.seats.worker})
-        await gate.stop()
+        assert await _load(control) == ("on", False, {one_worker.entrance.admission.seats.worker})
+        await one_worker.stop()
 
     run(work)
 
@@ -235,11 +234,11 @@ def test_the_setting_is_told_as_it_is_in_force(values: dict[str, Any], setting: 
     """Without a lane there is nothing to report; a dry run delays nobody."""
 
     async def work() -> None:
-        gate, control = worker(MemoryStore(b"secret"), **values)
-        await gate.start()
+        one_worker, control = worker(MemoryStore(b"secret"), **values)
+        await one_worker.start()
         told, _, ids = await _load(control)
         assert (told, len(ids)) == (setting, workers)
-        await gate.stop()
+        await one_worker.stop()
 
     run(work)
 
@@ -256,16 +255,16 @@ def test_a_denied_network_is_refused_until_it_is_taken_off() -> None:
 
     async def work() -> None:
         store = MemoryStore(b"secret")
-        gate, control = worker(store)
+        one_worker, control = worker(store)
         network = network_of("203.0.113.0/24")
         entry = await control.deny(network, 60, actor="kim", reason="flood", own=None, force=False)
         assert isinstance(entry, DenyEntry)
-        assert (await gate.decide(request("203.0.113.7"))).refused
-        assert not (await gate.decide(request("203.0.114.7"))).refused
+        assert (await one_worker.gate.decide(request("203.0.113.7"))).refused
+        assert not (await one_worker.gate.decide(request("203.0.114.7"))).refused
         assert await control.denied_network(network) == entry
         assert await control.undeny(network, "jo")
         assert not await control.undeny(network, "jo"), "it is off already"
-        assert not (await gate.decide(request("203.0.113.7"))).refused
+        assert not (await one_worker.gate.decide(request("203.0.113.7"))).refused
         assert [(each.who, each.what) for each in await control.audit()] == [
             ("jo", "deny 203.0.113.0/24"),
             ("kim", "deny 203.0.113.0/24"),
@@ -295,13 +294,13 @@ def test_a_network_is_denied_though_something_else_has_the_place_of_the_list() -
     """The operator's word replaces it: nothing has to be mended by hand first."""
 
     async def work() -> None:
-        gate, control = worker(ForeignList(b"secret"))
+        one_worker, control = worker(ForeignList(b"secret"))
         assert await control.denied() == []
         network = network_of("203.0.113.0/24")
         denied = await control.deny(network, 60, actor="admin", reason="", own=None, force=False)
         assert isinstance(denied, DenyEntry)
         assert [entry.network for entry in await control.denied()] == [network]
-        assert (await gate.decide(request("203.0.113.7"))).refused
+        assert (await one_worker.gate.decide(request("203.0.113.7"))).refused
 
     run(work)
 
@@ -358,13 +357,13 @@ def test_a_reset_address_may_ask_again_and_others_may_not(client: str, peer: str
     rules = '[{"name": "search", "path": "/search", "limits": "1/day"}]'
 
     async def work() -> None:
-        gate, control = worker(MemoryStore(b"secret"), ip_limit="1/day", address_limit="1/day", rules=rules)
+        one_worker, control = worker(MemoryStore(b"secret"), ip_limit="1/day", address_limit="1/day", rules=rules)
         for who in (peer, neighbour):
-            assert not (await gate.decide(request(who, "/search"))).refused
-            assert (await gate.decide(request(who, "/search"))).refused
+            assert not (await one_worker.gate.decide(request(who, "/search"))).refused
+            assert (await one_worker.gate.decide(request(who, "/search"))).refused
         await control.reset(client, "kim", "our own office")
-        assert not (await gate.decide(request(peer, "/search"))).refused
-        assert (await gate.decide(request(neighbour, "/search"))).refused
+        assert not (await one_worker.gate.decide(request(peer, "/search"))).refused
+        assert (await one_worker.gate.decide(request(neighbour, "/search"))).refused
         (entry,) = await control.audit()
         assert (entry.who, entry.why) == ("kim", "our own office")
 
@@ -375,12 +374,12 @@ def test_a_reset_site_has_its_whole_prefix_back() -> None:
     """The /56 around an IPv6 address has a bucket of its own; a reset of one address fills it."""
 
     async def work() -> None:
-        gate, control = worker(MemoryStore(b"secret"), ip_limit="1/day")
+        one_worker, control = worker(MemoryStore(b"secret"), ip_limit="1/day")
         for number in range(4):
-            assert not (await gate.decide(request(f"2001:db8:0:{number}::1"))).refused
-        assert (await gate.decide(request("2001:db8:0:9::1"))).refused
+            assert not (await one_worker.gate.decide(request(f"2001:db8:0:{number}::1"))).refused
+        assert (await one_worker.gate.decide(request("2001:db8:0:9::1"))).refused
         await control.reset("ip:2001:db8:0:1::1", "kim")
-        assert not (await gate.decide(request("2001:db8:0:9::1"))).refused
+        assert not (await one_worker.gate.decide(request("2001:db8:0:9::1"))).refused
 
     run(work)
 
@@ -390,11 +389,11 @@ def test_a_reset_forgets_what_the_worker_would_decide_by_alone() -> None:
 
     async def work() -> None:
         store = Away(b"secret")
-        gate, control = worker(store, ip_limit="1/day")
-        await gate.decide(request("203.0.113.7"))
+        one_worker, control = worker(store, ip_limit="1/day")
+        await one_worker.gate.decide(request("203.0.113.7"))
         await control.reset("ip:203.0.113.7", "kim")
         store.is_away = True
-        assert not (await gate.decide(request("203.0.113.7"))).refused
+        assert not (await one_worker.gate.decide(request("203.0.113.7"))).refused
 
     run(work)
 

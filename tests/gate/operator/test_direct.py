@@ -15,7 +15,7 @@ from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import StoredMode
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_worker
 
 LIMIT_S = 30
 EMERGENCY = ModeChange(Mode.EMERGENCY, "kim", "flood", for_s=60)
@@ -57,7 +57,7 @@ def test_a_worker_follows_and_the_audit_has_what_was_before() -> None:
 
     async def work() -> None:
         store = MemoryStore(b"secret")
-        worker = build_gate(Settings(), store).control
+        worker = build_worker(Settings(), store).control
         assert worker is not None
         assert await direct(store).set_mode(EMERGENCY, None)
         status = await worker.status()

@@ -30,8 +30,9 @@ from shieldmw.gate.overload.overload import (
     REFUSALS,
     Overload,
 )
+from shieldmw.gate.seats.entrance import Entrance
 from shieldmw.store.memory import MemoryStore
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_worker
 
 ALICE, MIRA = Identity("alice"), Identity("mira", ListenerClass.HOST)
 ADDRESS = "203.0.113.7"
@@ -50,6 +51,7 @@ class Worker:
     """A worker whose app has one place, and what was asked of its store and told to its observers."""
 
     gate: Gate
+    entrance: Entrance
     keeper: Gatekeeper
     overload: Overload
     store: FlakyStore
@@ -97,15 +99,15 @@ def one_place(*, shadow: bool = False, hold_s: float = 0, wait_us: int = 100_000
     store, heard = FlakyStore(memory_store(clock)), Heard(hears_all=False)
     one = worker(store, clock, tokens=CountingVerifier({"alice"}), observers=[heard], **values)
     keeper = gatekeeper(1, turn_us=10 * MS, wait_us=wait_us)
-    overload = Overload(keeper, Holding(hold_s), one.gate.admission.is_returning, [heard], shadow=shadow)
-    one.gate.overload = overload
-    return Worker(one.gate, keeper, overload, store, heard)
+    overload = Overload(keeper, Holding(hold_s), one.entrance.admission.is_returning, [heard], shadow=shadow)
+    one.gate._overload = overload
+    return Worker(one.gate, one.entrance, keeper, overload, store, heard)
 
 
 async def ticket_of(one: Worker, asked: Facts) -> str:
     """The ticket of a listener who was seated."""
     live = asked._replace(path="/live", route_path="/live")
-    _, entry = one.gate.enter(live, await one.admitted(live), lambda: None)
+    _, entry = one.entrance.enter(live, await one.admitted(live), lambda: None)
     assert entry is not None
     return entry.ticket
 
@@ -344,17 +346,16 @@ def test_the_share_holds_in_an_emergency_and_no_longer() -> None:
     """On the flip, when it is changed, when it is lifted, and when the emergency ends by its time."""
 
     async def story() -> None:
-        gate = build_gate(Settings(redis_url="memory://"), MemoryStore(b"fleet"))
-        assert gate.overload is not None
-        assert gate.control is not None
-        lane, mode_watch = gate.overload.lane, gate.admission.seats._mode_watch
+        worker = build_worker(Settings(redis_url="memory://"), MemoryStore(b"fleet"))
+        assert worker.overload is not None
+        lane, mode_watch = worker.overload.lane, worker.entrance.admission.seats._mode_watch
         assert lane.guest_share is None
         for share, expected in ((0.25, 0.25), (0.5, 0.5), (0.0, None), (0.25, 0.25)):
-            await gate.control.set_mode(in_emergency(share), None)
+            await worker.control.set_mode(in_emergency(share), None)
             assert lane.guest_share == expected
-        await gate.control.set_mode(ModeChange(Mode.NORMAL, "operator", "over"), None)
+        await worker.control.set_mode(ModeChange(Mode.NORMAL, "operator", "over"), None)
         assert lane.guest_share is None
-        await gate.control.set_mode(in_emergency(0.25, seconds=60), None)
+        await worker.control.set_mode(in_emergency(0.25, seconds=60), None)
         assert lane.guest_share == 0.25
         now_s = mode_watch._now_s
         mode_watch._now_s = lambda: now_s() + 61
@@ -378,12 +379,12 @@ def test_what_the_settings_make_of_it(values: dict[str, Any], waits: bool, sheds
     """A dry run delays nobody and refuses nobody, nor does the shadow."""
 
     async def story() -> None:
-        gate = build_gate(
+        worker = build_worker(
             Settings(redis_url="memory://", max_in_flight=1, queue_ms=1, hold_ms=0, **values), MemoryStore(b"fleet")
         )
-        overload = gate.overload
+        overload = worker.overload
         assert overload is not None
-        decision = await gate.decide(GUEST)
+        decision = await worker.gate.decide(GUEST)
         inside = [overload.enter_now(GUEST, decision) for _ in range(30)]
         assert inside[0] is not None
         assert (inside[1] is None) is waits
@@ -401,7 +402,7 @@ def test_off_is_nothing_at_all() -> None:
     """SHIELD_OVERLOAD=off: no lane is built, and nobody asks for a passage."""
 
     async def story() -> None:
-        gate = build_gate(Settings(redis_url="memory://", overload="off"), MemoryStore(b"fleet"))
-        assert gate.overload is None
+        worker = build_worker(Settings(redis_url="memory://", overload="off"), MemoryStore(b"fleet"))
+        assert worker.overload is None
 
     run(story())

@@ -77,7 +77,7 @@ class Worker:
         facts = Facts(str(ADDRESS), "/live", "/live", frozenset({"GET"}), signed_ticket=signed_ticket)
         address, identity = (ip_address(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, live=True)
-        return self.admission.enter(facts, decision, lambda: self.left.append(who))
+        return self.admission.admit(facts, decision, lambda: self.left.append(who))
 
     def enters(self, who: str, name: ListenerClass = MEMBER, signed_ticket: str | None = None) -> Entry:
         """Somebody finds a seat."""

@@ -29,7 +29,7 @@ def test_a_client_that_is_denied_after_the_decision_gets_no_seat() -> None:
         assert not decision.refused
         await store.deny(DenyEntry(ip_network("203.0.113.0/24"), one.mode_watch.store_now_s() + 600, "operator", ""))
         await one.deny_list.refresh()
-        for entered in (one.gate.enter(asked, decision, leave), one.gate.enter_now(asked, decision, leave)):
+        for entered in (one.entrance.enter(asked, decision, leave), one.entrance.enter_now(asked, decision, leave)):
             assert entered is not None
             refused, entry = entered
             assert entry is None
@@ -54,12 +54,12 @@ def test_a_member_whose_key_is_revoked_after_the_decision_gets_no_seat() -> None
         asked = facts(KEY, path="/live")
         decision = await one.gate.decide(asked)
         assert decision.identity == Identity("alice")
-        _, entry = one.gate.enter(asked, decision, leave)
+        _, entry = one.entrance.enter(asked, decision, leave)
         assert entry is not None
         assert entry.seat.api_key == key.digest
         await store.revoke_api_keys([key.digest])
         await one.api_keys.refresh()
-        refused, entry = one.gate.enter(asked, decision, leave)
+        refused, entry = one.entrance.enter(asked, decision, leave)
         assert entry is None
         assert (refused.verdict, refused.reason) == (Verdict.REFUSED, Reason.CREDENTIAL_ENDED)
 

@@ -26,7 +26,7 @@ from shieldmw.gate.seats.ledger import Seat
 from shieldmw.gate.seats.seats import SeatPlan, Seats
 from shieldmw.settings import Settings
 from shieldmw.store.memory import MemoryBuckets, MemoryStore
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_worker
 
 SECRET = b"a secret of at least 32 characters"
 NOW_S = 1_800_000_000.0
@@ -200,16 +200,16 @@ def test_others_have_their_turn_while_many_seats_are_looked_at() -> None:
 def entered(**settings: str) -> Callable[[str], Seat]:
     """What seat a member has who shows an API key."""
     store = MemoryStore(SECRET)
-    gate = build_gate(Settings(redis_url="memory://", live_paths="/live", **settings), store)
+    worker = build_worker(Settings(redis_url="memory://", live_paths="/live", **settings), store)
 
     async def enter(credential: str) -> Seat:
         key = digest(credential, derive_digest_key(SECRET))
         await store.add_api_key(ApiKey(key, Identity("alice"), 0))
-        await gate.start()
+        await worker.start()
         facts = Facts("203.0.113.7", "/live", "/live", frozenset({"GET"}), credential=credential)
-        decision = await gate.decide(facts)
-        _, entry = gate.enter(facts, decision, lambda: None)
-        await gate.stop()
+        decision = await worker.gate.decide(facts)
+        _, entry = worker.entrance.enter(facts, decision, lambda: None)
+        await worker.stop()
         assert isinstance(entry, Entry)
         return entry.seat
 
@@ -225,8 +225,10 @@ def test_a_seat_knows_what_it_depends_on() -> None:
 
 def test_what_the_host_app_proves_has_no_end() -> None:
     """A member whom nothing here proved stays for as long as it listens."""
-    gate = build_gate(Settings(redis_url="memory://"), MemoryStore(SECRET))
+    worker = build_worker(Settings(redis_url="memory://"), MemoryStore(SECRET))
     decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ip_address("203.0.113.7"), Identity("alice"), live=True)
-    entry = gate.admission.enter(Facts("203.0.113.7", "/live", "/live", frozenset({"GET"})), decision, lambda: None)
+    entry = worker.entrance.admission.admit(
+        Facts("203.0.113.7", "/live", "/live", frozenset({"GET"})), decision, lambda: None
+    )
     assert isinstance(entry, Entry)
     assert (entry.seat.until_s, entry.seat.api_key) == (float("inf"), None)

@@ -87,7 +87,7 @@ class Worker:
             assert isinstance(answer, Entry)
             self.left.append((who, answer.seat.why))
 
-        answer = self.admission.enter(facts, decision, leave)
+        answer = self.admission.admit(facts, decision, leave)
         return answer
 
     def opens(self, who: str, at: str = OFFICE, *, signed_ticket: str | None = None, path: str = "/live") -> Entry:

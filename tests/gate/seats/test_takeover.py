@@ -16,15 +16,15 @@ from shieldmw import Identity, Settings
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
-from shieldmw.gate.gate import Gate
 from shieldmw.gate.seats.admission import Entry
 from shieldmw.gate.seats.ledger import Seat
 from shieldmw.gate.seats.takeover import MOST_AT_ONCE, MOST_WAITING, TAKEN
+from shieldmw.gate.worker import Worker
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
 from shieldmw.store.redis.connection import RedisConnection
-from shieldmw.wiring import build_gate
+from shieldmw.wiring import build_worker
 
 SECRET = b"a secret of at least 32 characters"
 ADDRESS = ip_address("203.0.113.7")
@@ -68,43 +68,43 @@ def open_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
 
 
 @dataclass
-class Worker:
+class Node:
     """One worker's gate, and who was told to leave it."""
 
-    gate: Gate
+    worker: Worker
     left: list[str] = field(default_factory=list)
 
     def enters(self, who: str, signed_ticket: str | None = None, path: str = "/live") -> Entry:
         """A member finds a seat."""
         facts = Facts(str(ADDRESS), path, path, frozenset({"GET"}), signed_ticket=signed_ticket)
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ADDRESS, Identity(who), live=True)
-        _, entry = self.gate.enter(facts, decision, lambda: self.left.append(who))
+        _, entry = self.worker.entrance.enter(facts, decision, lambda: self.left.append(who))
         assert entry is not None
         return entry
 
     @property
     def here(self) -> int:
         """How many streams there are."""
-        return self.gate.admission.seats.ledger.present().total
+        return self.worker.entrance.admission.seats.ledger.present().total
 
 
 @asynccontextmanager
-async def fleet(open_store: Callable[[], Store], count: int = 2) -> AsyncIterator[list[Worker]]:
+async def fleet(open_store: Callable[[], Store], count: int = 2) -> AsyncIterator[list[Node]]:
     """Workers on one store that hear each other."""
     settings = Settings(redis_url="memory://")
     async with AsyncExitStack() as stack:
-        workers = [Worker(build_gate(settings, open_store())) for _ in range(count)]
-        for worker in workers:
-            await worker.gate.start()
-            stack.push_async_callback(worker.gate.stop)
-        await heard_by_all(workers, open_store())
-        yield workers
+        nodes = [Node(build_worker(settings, open_store())) for _ in range(count)]
+        for node in nodes:
+            await node.worker.start()
+            stack.push_async_callback(node.worker.stop)
+        await heard_by_all(nodes, open_store())
+        yield nodes
 
 
-async def heard_by_all(workers: list[Worker], store: Store) -> None:
+async def heard_by_all(nodes: list[Node], store: Store) -> None:
     """Wait until every worker hears what a probe of the test tells; a stream of a ticket that nobody else has."""
-    for worker in workers:
-        ledger = worker.gate.admission.seats.ledger
+    for node in nodes:
+        ledger = node.worker.entrance.admission.seats.ledger
         assert ledger.admit(Seat(ListenerClass.MEMBER, 0, "probe", lambda: None, "p", 0), live=False)
         while ledger.find("probe", "p"):
             await store.tell(f"{TAKEN}test probe:p:1")
@@ -142,7 +142,7 @@ def test_who_comes_back_elsewhere_leaves_here(open_store: Callable[[], Store]) -
             back = first.enters("alice", mine.ticket)
             await until(lambda: second.left)
             assert (first.left, second.left) == (["alice"], ["alice"])
-            assert first.gate.admission.seats.ledger.is_live(back.seat.ticket_id)
+            assert first.worker.entrance.admission.seats.ledger.is_live(back.seat.ticket_id)
 
     run(story())
 
@@ -151,15 +151,15 @@ def test_a_ticket_replayed_a_thousand_times_over_two_workers_leaves_one(open_sto
     """However often and wherever a ticket is shown, one stream is left in the fleet, whatever came at the same time."""
 
     async def story() -> None:
-        async with fleet(open_store) as workers:
-            mine = workers[0].enters("alice")
+        async with fleet(open_store) as nodes:
+            mine = nodes[0].enters("alice")
             for number in range(1000):
-                workers[number % 2].enters("alice", mine.ticket)
+                nodes[number % 2].enters("alice", mine.ticket)
                 if number % 100 == 0:
                     await asyncio.sleep(0)
-            await until(lambda: sum(worker.here for worker in workers) <= 1)
-            await asyncio.gather(*(worker.gate.admission.takeovers.refresh() for worker in workers))
-            assert sum(worker.here for worker in workers) == 1
+            await until(lambda: sum(node.here for node in nodes) <= 1)
+            await asyncio.gather(*(node.worker.entrance.admission.takeovers.refresh() for node in nodes))
+            assert sum(node.here for node in nodes) == 1
 
     run(story())
 
@@ -169,18 +169,18 @@ def test_it_costs_no_call_for_each_listener() -> None:
     store = TellingStore()
 
     async def story() -> None:
-        gate = build_gate(Settings(redis_url="memory://"), store)
-        worker = Worker(gate)
-        await gate.admission.refresh()
-        tickets = [worker.enters(f"member-{number}").ticket for number in range(2000)]
-        await gate.admission.takeovers.refresh()
+        shield = build_worker(Settings(redis_url="memory://"), store)
+        node = Node(shield)
+        await shield.entrance.admission.refresh()
+        tickets = [node.enters(f"member-{number}").ticket for number in range(2000)]
+        await shield.entrance.admission.takeovers.refresh()
         assert store.told == []
-        back = [worker.enters(f"member-{number}", ticket) for number, ticket in enumerate(tickets)]
-        await gate.admission.takeovers.refresh()
+        back = [node.enters(f"member-{number}", ticket) for number, ticket in enumerate(tickets)]
+        await shield.entrance.admission.takeovers.refresh()
         assert len(store.told) == 2000 / MOST_AT_ONCE
         assert max(map(len, store.told)) < 20_000
-        worker.gate.admission.seats.release(worker.enters("member-0", back[0].ticket).seat)
-        await gate.admission.takeovers.refresh()
+        node.worker.entrance.admission.seats.release(node.enters("member-0", back[0].ticket).seat)
+        await shield.entrance.admission.takeovers.refresh()
         assert len(store.told) == 2000 / MOST_AT_ONCE
 
     run(story())
@@ -191,19 +191,19 @@ def test_an_outage_is_made_up_for() -> None:
     store = TellingStore()
 
     async def story() -> None:
-        gate = build_gate(Settings(redis_url="memory://"), store)
-        worker = Worker(gate)
-        await gate.admission.refresh()
-        worker.enters("alice", worker.enters("alice").ticket)
+        shield = build_worker(Settings(redis_url="memory://"), store)
+        node = Node(shield)
+        await shield.entrance.admission.refresh()
+        node.enters("alice", node.enters("alice").ticket)
         store.away = True
         for _ in range(2):
             with pytest.raises(OSError, match="away"):
-                await gate.admission.takeovers.refresh()
+                await shield.entrance.admission.takeovers.refresh()
         for number in range(MOST_WAITING + 10):
-            gate.admission.takeovers.came_back(Seat(ListenerClass.MEMBER, 0, str(number), lambda: None))
-        assert len(gate.admission.takeovers) == MOST_WAITING
+            shield.entrance.admission.takeovers.came_back(Seat(ListenerClass.MEMBER, 0, str(number), lambda: None))
+        assert len(shield.entrance.admission.takeovers) == MOST_WAITING
         store.away = False
-        await gate.admission.takeovers.refresh()
+        await shield.entrance.admission.takeovers.refresh()
         assert len(store.told) == 1
 
     run(story())
@@ -229,9 +229,9 @@ def test_two_refreshes_at_once_tell_once() -> None:
 
     async def story() -> None:
         store = SlowStore()
-        worker = Worker(build_gate(Settings(redis_url="memory://"), store))
-        worker.enters("alice", worker.enters("alice").ticket)
-        takeovers = worker.gate.admission.takeovers
+        node = Node(build_worker(Settings(redis_url="memory://"), store))
+        node.enters("alice", node.enters("alice").ticket)
+        takeovers = node.worker.entrance.admission.takeovers
         both = [asyncio.create_task(takeovers.refresh()) for _ in range(2)]
         await store.asked.wait()
         for _ in range(5):
@@ -249,11 +249,11 @@ def test_who_comes_back_again_while_it_is_told_is_told_again() -> None:
 
     async def story() -> None:
         store = SlowStore()
-        worker = Worker(build_gate(Settings(redis_url="memory://"), store))
-        ticket = worker.enters("alice", worker.enters("alice").ticket).ticket
-        telling = asyncio.create_task(worker.gate.admission.takeovers.refresh())
+        node = Node(build_worker(Settings(redis_url="memory://"), store))
+        ticket = node.enters("alice", node.enters("alice").ticket).ticket
+        telling = asyncio.create_task(node.worker.entrance.admission.takeovers.refresh())
         await store.asked.wait()
-        worker.enters("alice", ticket)
+        node.enters("alice", ticket)
         store.may.set()
         await telling
         assert len(store.told) == 2
@@ -280,7 +280,7 @@ NONSENSE = [
 @pytest.mark.parametrize("text", NONSENSE)
 def test_nonsense_and_what_came_before_is_ignored(text: str) -> None:
     """Only a well-formed message about the same ticket and path, of a later stream, ends one."""
-    admission = build_gate(Settings(redis_url="memory://"), TellingStore()).admission
+    admission = build_worker(Settings(redis_url="memory://"), TellingStore()).entrance.admission
     assert admission.seats.ledger.admit(OLD, live=False)
     admission.takeovers.heard(f"{TAKEN}{text}")
     assert admission.seats.ledger.find("ticket", "path") is OLD
@@ -292,18 +292,18 @@ def test_nonsense_and_what_came_before_is_ignored(text: str) -> None:
 
 def test_the_stream_with_which_a_ticket_began_is_always_the_older_one() -> None:
     """Where clocks differ by more than it took to come back the first stream still goes: nobody will hear of it."""
-    admission = build_gate(Settings(redis_url="memory://"), TellingStore()).admission
+    admission = build_worker(Settings(redis_url="memory://"), TellingStore()).entrance.admission
     facts = Facts(str(ADDRESS), "/live", "/live", frozenset({"GET"}))
     decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ADDRESS, Identity("alice"), live=True)
-    entry = admission.enter(facts, decision, lambda: None)
+    entry = admission.admit(facts, decision, lambda: None)
     assert isinstance(entry, Entry)
     admission.takeovers.heard(f"{TAKEN}worker {entry.seat.ticket_id}:{entry.seat.path}:1")
     assert not admission.seats.ledger.is_live(entry.seat.ticket_id)
 
 
 def test_of_two_at_the_same_time_one_stays() -> None:
-    """Two workers that hear of each other's stream of the same millisecond agree on which one ends."""
-    rooms = [build_gate(Settings(redis_url="memory://"), TellingStore()).admission for _ in range(2)]
+    """Two nodes that hear of each other's stream of the same millisecond agree on which one ends."""
+    rooms = [build_worker(Settings(redis_url="memory://"), TellingStore()).entrance.admission for _ in range(2)]
     for admission in rooms:
         assert admission.seats.ledger.admit(Seat(OLD.listener_class, 0, "t", lambda: None, "p", 1000), live=False)
     for admission, other in zip(rooms, reversed(rooms), strict=True):

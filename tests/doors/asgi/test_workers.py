@@ -15,8 +15,8 @@ from doors.asgi.shields import ok
 from doors.asgi.test_lifecycle import with_lifespan
 from doors.asgi.test_same_lifespan import COMPLETE, STARTUP, lifespan_scope
 from shieldmw import Settings, SettingsError, ShieldMiddleware
-from shieldmw.doors.asgi.gates import Gates
-from shieldmw.gate.gate import Gate
+from shieldmw.doors.asgi.workers import Workers
+from shieldmw.gate.worker import Worker
 
 
 class House:
@@ -26,12 +26,12 @@ class House:
         self.notes: list[str] = []
         self._fails = fails
         self._starts = starts
-        self.gates = Gates(self._open, lambda gate: self.notes.append("told"))
+        self.workers = Workers(self._open, lambda worker: self.notes.append("told"))
 
-    def _open(self) -> Gate:
+    def _open(self) -> Worker:
         self._fails()
         self.notes.append("opened")
-        return cast(Gate, self)
+        return cast(Worker, self)
 
     async def start(self) -> None:
         """As a gate's."""
@@ -53,7 +53,7 @@ def test_it_ends_with_a_loop_that_is_ended_without_a_lifespan() -> None:
 
 
 async def _used(house: House) -> None:
-    await house.gates.here()
+    await house.workers.here()
 
 
 def test_one_that_was_stopped_is_not_stopped_again() -> None:
@@ -61,11 +61,11 @@ def test_one_that_was_stopped_is_not_stopped_again() -> None:
     house = House()
 
     async def story() -> None:
-        await house.gates.here()
-        await house.gates.stop()
-        await house.gates.stop()
+        await house.workers.here()
+        await house.workers.stop()
+        await house.workers.stop()
         house.notes.append("again")
-        await house.gates.here()
+        await house.workers.here()
 
     asyncio.run(story())
     assert house.notes == ["opened", "told", "stopped", "again", "opened", "told", "stopped"]
@@ -102,8 +102,8 @@ def test_one_that_cannot_be_opened_is_tried_again() -> None:
 
     async def story() -> None:
         with pytest.raises(SettingsError, match="no server"):
-            await house.gates.here()
-        await house.gates.here()
+            await house.workers.here()
+        await house.workers.here()
 
     asyncio.run(story())
     assert house.notes == ["opened", "told", "stopped"]
@@ -121,8 +121,8 @@ def test_a_loop_that_was_closed_with_its_tasks_is_forgotten() -> None:
             loop.close()
         last = asyncio.new_event_loop()
         last.run_until_complete(_used(house))
-        assert list(house.gates._running) == [last]
-        last.run_until_complete(house.gates.stop())
+        assert list(house.workers._running) == [last]
+        last.run_until_complete(house.workers.stop())
         last.close()
         gc.collect()
     assert house.notes.count("opened") == 4
@@ -140,7 +140,7 @@ def test_after_the_end_of_a_gate_requests_get_another_one() -> None:
         await asyncio.gather(*ours, return_exceptions=True)
         statuses += [(await call(shield, http_scope())).status for _ in range(2)]
         running = [task.get_name() for task in asyncio.all_tasks()]
-        assert running.count("shieldmw gate") == 1
+        assert running.count("shieldmw worker") == 1
         return statuses
 
     assert asyncio.run(story()) == [200, 200, 429]

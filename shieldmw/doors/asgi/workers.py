@@ -1,4 +1,4 @@
-"""The gate of each event loop: opened when it is first asked for, stopped with the lifespan or with the loop.
+"""The worker of each event loop: opened when it is first asked for, stopped with the lifespan or with the loop.
 
 Usually there is one loop. Test clients have one for each request, and end it without a lifespan.
 """
@@ -9,32 +9,32 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shieldmw.gate.gate import Gate
+from shieldmw.gate.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A gate to be, the task that it lives in, and the event that ends the task."""
+    """A worker to be, the task that it lives in, and the event that ends the task."""
 
-    opened: asyncio.Future[Gate]
+    opened: asyncio.Future[Worker]
     task: asyncio.Task[None]
     ending: asyncio.Event
 
 
-class Gates:
-    """Opens one gate with ``open_gate`` for each loop; ``on_stop`` is told when one is about to be stopped."""
+class Workers:
+    """Opens one worker with ``open_worker`` for each loop; ``on_stop`` is told when one is about to be stopped."""
 
-    def __init__(self, open_gate: Callable[[], Gate], on_stop: Callable[[Gate], None]) -> None:
-        self._open_gate = open_gate
+    def __init__(self, open_worker: Callable[[], Worker], on_stop: Callable[[Worker], None]) -> None:
+        self._open_worker = open_worker
         self._on_stop = on_stop
         self._running: dict[asyncio.AbstractEventLoop, _Running] = {}
 
-    async def here(self) -> Gate:
-        """The gate of this loop, started once, even where several first requests come at the same time.
+    async def here(self) -> Worker:
+        """The worker of this loop, started once, even where several first requests come at the same time.
 
         Raises:
             RuntimeError: this is no event loop of asyncio.
-            SettingsError: a gate cannot be opened.
+            SettingsError: a worker cannot be opened.
         """
         loop = _running_loop()
         running = self._running.get(loop)
@@ -42,12 +42,12 @@ class Gates:
             for other in [other for other in self._running if other.is_closed()]:
                 self._running.pop(other, None)  # a loop that was closed without ending its tasks
             opened, ending = loop.create_future(), asyncio.Event()
-            task = loop.create_task(self._run(loop, opened, ending), name="shieldmw gate")
+            task = loop.create_task(self._run(loop, opened, ending), name="shieldmw worker")
             running = self._running[loop] = _Running(opened, task, ending)
         return await asyncio.shield(running.opened)
 
     async def stop(self) -> None:
-        """Stop the gate of this loop, if there is one; returns when it has stopped."""
+        """Stop the worker of this loop, if there is one; returns when it has stopped."""
         try:
             running = self._running.pop(asyncio.get_running_loop(), None)
         except RuntimeError:  # nothing can have been started
@@ -58,29 +58,33 @@ class Gates:
             if not running.task.cancelled():
                 running.task.result()
 
-    async def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Gate], ending: asyncio.Event) -> None:
-        """The life of a gate. The end of a loop cancels this task, which still closes the connections then."""
-        gate = None
+    async def _run(
+        self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Worker], ending: asyncio.Event
+    ) -> None:
+        """The life of a worker. The end of a loop cancels this task, which still closes the connections then."""
+        worker = None
         try:
-            gate = self._open_gate()
-            await gate.start()
-            opened.set_result(gate)
+            worker = self._open_worker()
+            await worker.start()
+            opened.set_result(worker)
             await ending.wait()
         except Exception as error:
             opened.set_exception(error)
         except asyncio.CancelledError:
             opened.cancel()
-            await self._stop(loop, opened, gate)
+            await self._stop(loop, opened, worker)
             raise
-        await self._stop(loop, opened, gate)
+        await self._stop(loop, opened, worker)
 
-    async def _stop(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Gate], gate: Gate | None) -> None:
+    async def _stop(
+        self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Worker], worker: Worker | None
+    ) -> None:
         running = self._running.get(loop)
         if running is not None and running.opened is opened:
             del self._running[loop]
-        if gate is not None:
-            self._on_stop(gate)
-            await gate.stop()
+        if worker is not None:
+            self._on_stop(worker)
+            await worker.stop()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -1,0 +1,109 @@
+"""The entrance of live paths: an admitted request takes a seat, waits a moment for one, or is turned away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.core.facts import Facts
+from shieldmw.core.limits import US_PER_S
+from shieldmw.gate.auth.identity import GUEST, Identifier
+from shieldmw.gate.fleet.deny_watch import DenyWatch
+
+from .admission import Admission, Entry, TurnedAway
+
+# How long a listener waits for a seat that the fleet has and its worker has not, and when to ask again if it did not
+# come: a dead worker's seats return within 15 s, all others sooner.
+SEAT_AWAITED_S = 1.0
+SEAT_DUE_US = 2 * US_PER_S
+
+
+class Entrance:
+    """Seats for admitted requests. ``told`` tells observers of a refusal, and returns it as it is given.
+
+    In a ``dry_run`` nobody is asked to leave.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        identifier: Identifier,
+        deny_list: DenyWatch,
+        told: Callable[[Facts, Decision], Decision],
+        *,
+        dry_run: bool,
+    ) -> None:
+        self.admission = admission
+        self.seats = admission.seats
+        self._identifier = identifier
+        self._deny_list = deny_list
+        self._told = told
+        self._dry_run = dry_run
+
+    def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
+        """Take a seat for a live response; without one the decision is a refusal.
+
+        ``leave`` is called when the listener must go. The seat is given back to ``admission.seats``.
+        """
+        return self._entered(facts, decision, self._try_to_enter(facts, decision, leave))
+
+    def enter_now(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None]
+    ) -> tuple[Decision, Entry | None] | None:
+        """The same; None where the fleet has a seat that this worker was not granted yet: then wait for it."""
+        entry = self._try_to_enter(facts, decision, leave)
+        if isinstance(entry, TurnedAway) and entry.is_due and self.seats.may_ask():
+            return None
+        return self._entered(facts, decision, entry)
+
+    async def enter_when_due(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None]
+    ) -> tuple[Decision, Entry | None]:
+        """The same, after the seats were divided again, for a moment at most. One report asks for all who wait."""
+        first = facts.signed_ticket is not None and self.admission.is_ours(facts.signed_ticket)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SEAT_AWAITED_S):
+                while (entered := self.enter_now(facts, decision, leave)) is None:
+                    await self.seats.next_grant(first=first)
+                return entered
+        entered = self.enter(facts, decision, leave)
+        if entered[1] is None:
+            self.seats.asked_in_vain()
+        return entered
+
+    def _try_to_enter(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None]
+    ) -> Entry | TurnedAway | Decision | None:
+        """The seat, or what becomes of a listener without one; None while this worker stops.
+
+        The decision may be a second old, and those who end the streams of clients that are denied or revoked since
+        see only who has a seat. So both are looked at again here.
+        """
+        if self.seats.is_leaving:
+            return None
+        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(decision.address)) > 0:
+            left_us = int(left_s * US_PER_S)
+            return decision._replace(reason=Reason.DENY_LIST, retry_after_us=left_us, charges=(), outcome=None)
+        proof = self._identifier.identify_now(facts) or GUEST
+        is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
+        if is_proven_here and proof.identity is None:
+            return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
+        return self.admission.admit(facts, decision, None if self._dry_run else leave, proof)
+
+    def _entered(
+        self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | Decision | None
+    ) -> tuple[Decision, Entry | None]:
+        if isinstance(entry, Entry):
+            return decision, entry
+        if isinstance(entry, Decision):
+            return self._told(facts, entry._replace(verdict=Verdict.REFUSED)), None
+        refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
+        if entry is not None:
+            reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
+            wait_us = SEAT_DUE_US if entry.is_due or entry.is_vacating else 0
+            refused = refused._replace(
+                reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket
+            )
+        return self._told(facts, refused), None

@@ -1,0 +1,55 @@
+"""A worker: the shield of one process, as far as it belongs to one event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from .gate import Gate
+from .limiter.limiter import Limiter
+from .operator.control import Control
+from .overload.overload import Overload
+from .seats.entrance import Entrance
+
+
+class Background(Protocol):
+    """Something that is kept going while the worker runs."""
+
+    async def start(self) -> None:
+        """Begin; returns soon, whatever fails."""
+
+    async def stop(self) -> None:
+        """End."""
+
+
+class Worker:
+    """Owns the gate and all that lives beside it. ``start`` before the first request, ``stop`` after the last; both
+    can be repeated.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        limiter: Limiter,
+        entrance: Entrance,
+        overload: Overload | None,
+        control: Control,
+        background: Sequence[Background],
+    ) -> None:
+        self.gate = gate
+        self.entrance = entrance
+        self.overload = overload
+        self.control = control
+        self._limiter = limiter
+        self._background = tuple(background)
+
+    async def start(self) -> None:
+        """Begin to keep fresh what requests need. Never fails because something is away."""
+        for background in self._background:
+            await background.start()
+
+    async def stop(self) -> None:
+        """End everything in the background and give back connections."""
+        for background in reversed(self._background):
+            await background.stop()
+        await self._limiter.aclose()
