@@ -1,6 +1,6 @@
-"""The gate of each event loop: opened when it is first asked for, stopped with the lifespan or with the loop.
+"""One gate per event loop: opened when first needed, stopped with the lifespan or with the loop.
 
-Usually there is one loop. Test clients have one for each request, and end it without a lifespan.
+Usually there is one loop. Test clients run one per request, and end it without a lifespan.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shieldmw.gate.gate import Gate
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A gate to be, the task that it lives in, and the event that ends the task."""
+    """A gate (a future while it opens), the task that it lives in, and the event that ends the task."""
 
     opened: asyncio.Future[Gate]
     task: asyncio.Task[None]
@@ -22,7 +22,7 @@ class _Running:
 
 
 class Gates:
-    """Opens one gate with ``open_gate`` for each loop; ``on_stop`` is told when one is about to be stopped."""
+    """Opens a gate with ``open_gate`` for each loop; ``on_stop`` is called with one that is about to be stopped."""
 
     def __init__(self, open_gate: Callable[[], Gate], on_stop: Callable[[Gate], None]) -> None:
         self._open_gate = open_gate
@@ -30,10 +30,10 @@ class Gates:
         self._running: dict[asyncio.AbstractEventLoop, _Running] = {}
 
     async def here(self) -> Gate:
-        """The gate of this loop, started once, even where several first requests come at the same time.
+        """The gate of this loop, started once even if several first requests arrive at the same time.
 
         Raises:
-            RuntimeError: this is no event loop of asyncio.
+            RuntimeError: there is no asyncio event loop.
             SettingsError: a gate cannot be opened.
         """
         loop = _running_loop()
@@ -50,7 +50,7 @@ class Gates:
         """Stop the gate of this loop, if there is one; returns when it has stopped."""
         try:
             running = self._running.pop(asyncio.get_running_loop(), None)
-        except RuntimeError:  # nothing can have been started
+        except RuntimeError:  # no loop, so nothing can have been started
             return
         if running is not None:
             running.ending.set()
@@ -59,7 +59,7 @@ class Gates:
                 running.task.result()
 
     async def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Gate], ending: asyncio.Event) -> None:
-        """The life of a gate. The end of a loop cancels this task, which still closes the connections then."""
+        """Run a gate until it is to end. A loop that ends cancels this task, which can still close connections then."""
         gate = None
         try:
             gate = self._open_gate()

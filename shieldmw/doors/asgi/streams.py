@@ -292,7 +292,7 @@ class LiveStream:
             CONNECTIONS.drop_later(connection, self._goodbye_s)
         else:
             if (counts := _DROPPED.due("dropped")) is not None:
-                log.info("live connections on which nothing is read any more: %s; the last one: %s", counts, ends)
+                log.info("live connections that nobody reads any more: %s; the last one: %s", counts, ends)
             await CONNECTIONS.drop(connection)
         return said
 
