@@ -1,6 +1,6 @@
-"""The table of the admin routes: what each does, in which words it is described, and what it may answer.
+"""The table of the admin routes: what each does, its summary, and what it may answer.
 
-The Starlette app and the OpenAPI document are both made from it.
+Both the Starlette app and the OpenAPI document are built from it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .schema import (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request that was let in. ``given`` is its body, or its query, as the operation's model read it."""
+    """One request that was let in. ``given`` is its body or query, parsed by the operation's model."""
 
     control: Control
     operator: Operator
@@ -72,12 +72,12 @@ class Operation:
 
     @property
     def changes(self) -> bool:
-        """Whether it is more than a look."""
+        """Whether it changes anything."""
         return self.method != "GET"
 
 
 async def get_status(call: Call) -> Response:
-    """How the fleet stands."""
+    """Answer with the state of the fleet."""
     return _with_version(StatusAnswer.of(await call.control.status()))
 
 
@@ -95,20 +95,20 @@ async def put_mode(call: Call) -> Response:
 
 
 async def get_audit(call: Call) -> Response:
-    """What was changed."""
+    """Answer with the last changes."""
     query: AuditQuery = call.given
     entries = await call.control.audit(query.count)
     return answer(AuditAnswer(entries=[AuditItem.of(entry) for entry in entries]))
 
 
 async def get_deny_list(call: Call) -> Response:
-    """Everything that is denied."""
+    """Answer with all denied networks."""
     now_s = call.control.now_s()
     return answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
 
 
 async def get_deny(call: Call) -> Response:
-    """Whether exactly this network is denied."""
+    """Answer with the entry of exactly this network, or 404."""
     entry = await call.control.denied_network(call.network)
     if entry is None:
         return problem(404, f"{call.network} is not on the deny list.")
@@ -130,14 +130,14 @@ async def put_deny(call: Call) -> Response:
 
 
 async def delete_deny(call: Call) -> Response:
-    """Deny it no longer."""
+    """Lift the denial of a network."""
     if not await call.control.undeny(call.network, call.actor):
         return problem(404, f"{call.network} is not on the deny list.")
     return no_content()
 
 
 async def post_reset(call: Call) -> Response:
-    """Make a client's buckets full again."""
+    """Refill a client's buckets."""
     body: ResetBody = call.given
     clients = await call.control.reset(body.client, call.actor, body.reason)
     return answer(ResetAnswer(clients=[str(client) for client in clients]))
@@ -151,7 +151,7 @@ _NO_VERSION = -1
 
 
 def _expected_version(request: Request) -> int | None:
-    """The version that If-Match asks for, bare or quoted; None for any, -1 where it can be none of ours."""
+    """The version that If-Match requires, bare or quoted; None for any, -1 if it cannot be one of ours."""
     lines = request.headers.getlist("if-match")
     text = ",".join(lines).strip()
     if not lines or text == "*":

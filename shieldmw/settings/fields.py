@@ -1,4 +1,4 @@
-"""How single settings are written: from a variable's text to the value the core works with."""
+"""Parses single settings: from a variable's text to the value that the core works with."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _USUAL_PORT = {"http": ":80", "https": ":443"}
 
 
 def _origin(word: str) -> str:
-    """An origin the way browsers write it."""
+    """An origin as browsers write it."""
     if word.lower() == "null":
         raise ValueError("'null' is what every sandboxed page calls itself: name origins such as https://example.org")
     scheme, _, rest = word.lower().rpartition("://")
@@ -97,14 +97,14 @@ def _store_url(value: str) -> str:
     if parts.scheme == "unix" and not parts.path:
         raise ValueError("no path: write it like unix:///run/redis/redis.sock")
     try:
-        parts.port  # noqa: B018  (raises where it is none)
+        parts.port  # noqa: B018  (raises if it is invalid)
     except ValueError:
         raise ValueError("its port is no number from 0 to 65535; a password is written with %-escapes") from None
     return value
 
 
 def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
-    """A check that a secret has so many characters."""
+    """A check that a secret has at least ``length`` characters."""
 
     def check(value: SecretStr) -> SecretStr:
         if len(value.get_secret_value()) < length:
@@ -137,7 +137,7 @@ def _lower(value: object) -> object:
 
 
 def matching(pattern: str, right: str) -> Callable[[str], str]:
-    """A check that the whole text matches; ``right`` says what would."""
+    """A check that the whole text matches; ``right`` says what would be right."""
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:

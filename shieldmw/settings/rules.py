@@ -24,7 +24,7 @@ def _methods(value: object) -> object:
 
 
 class RuleSpec(BaseModel):
-    """One rule as it is written."""
+    """One rule as operators write it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -38,10 +38,10 @@ class RuleSpec(BaseModel):
     emergency: Literal["open", "members", "closed"] = "open"
 
     def rule(self) -> Rule:
-        """The rule it describes.
+        """The rule that it describes.
 
         Raises:
-            ValueError: a name, path, method or limit that cannot be.
+            ValueError: an invalid name, path, method or limit.
         """
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name '{self.name}': use letters, digits, '_' and '-'")

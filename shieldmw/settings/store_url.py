@@ -1,4 +1,4 @@
-"""URLs of stores that are several servers: who is named in them, in parts."""
+"""Parses the URLs of stores with several servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 CLUSTERS = ("redis+cluster", "rediss+cluster")
 SENTINELS = ("redis+sentinel", "rediss+sentinel")
 
-# As go-redis and prefect-redis call them in their URLs, and redis-rb in its options.
+# Named as in the URLs of go-redis and prefect-redis, and in the options of redis-rb.
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 
 _OPTIONS = {
@@ -34,10 +34,10 @@ class Address(NamedTuple):
 
 
 class Servers(NamedTuple):
-    """What a URL says: servers to ask first, and the user and password of those that hold the data.
+    """The parts of a URL: the servers to ask first, and the user and password of those that hold the data.
 
-    ``service`` is what sentinels call the master, '' for a cluster. ``scheme`` and ``options`` are those of every
-    server's URL, the options as they are written.
+    ``service`` is the Sentinels' name for the master, '' for a cluster. ``scheme`` and ``options`` are those of each
+    server's URL, the options as written.
     """
 
     addresses: tuple[Address, ...]
@@ -51,11 +51,11 @@ class Servers(NamedTuple):
     sentinel_password: str
 
     def url_of(self, address: Address) -> str:
-        """The URL of one server that holds data."""
+        """The URL of a server that holds data."""
         return self._url(self.user, self.password, f"{address}/{self.database}")
 
     def sentinel_url_of(self, address: Address) -> str:
-        """The URL of one sentinel."""
+        """The URL of a Sentinel."""
         return self._url(self.sentinel_user, self.sentinel_password, str(address))
 
     def _url(self, user: str, password: str, place: str) -> str:
@@ -64,15 +64,15 @@ class Servers(NamedTuple):
 
 
 def scheme_of(url: str) -> str:
-    """The scheme of a store's URL, in lower case. Says no more than that the URL may be one."""
+    """The scheme of a store's URL, in lower case. The URL need not be valid."""
     return url.partition("://")[0].lower()
 
 
 def parse_servers(url: str) -> Servers:
-    """The parts of a URL of one of the ``CLUSTERS`` or ``SENTINELS``.
+    """Parse a URL of one of the ``CLUSTERS`` or ``SENTINELS`` schemes.
 
     Raises:
-        ValueError: says what would be right.
+        ValueError: it is invalid; the message says what would be right.
     """
     scheme = scheme_of(url)
     is_cluster = scheme in CLUSTERS
@@ -108,7 +108,7 @@ def parse_servers(url: str) -> Servers:
 
 
 def _options(query: str, scheme: str, right: str) -> dict[str, str]:
-    """The options of a URL, as they are written. One that cannot be is not shown: it may be part of a password."""
+    """The options of a URL, as written. An invalid one is not shown, since it may be part of a password."""
     logins = _SENTINEL_LOGIN if scheme in SENTINELS else ()
     options = dict(option.partition("=")[::2] for option in query.split("&") if option)
     for name, value in options.items():

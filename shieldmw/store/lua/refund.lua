@@ -6,9 +6,9 @@
 -- returns  by how much the TAT went back, in microseconds
 -- TTL      until the bucket is full again
 --
--- If the TAT is still the ceiling, all of the charge goes back. Otherwise others have charged since. Without this charge
--- the bucket would have been full for at most the time since then, and would have refilled that much less; the rest of
--- the charge made no difference to anybody, and goes back. This requires that nobody has a lease behind the charge
+-- If the TAT is still the ceiling, all of the charge goes back. Otherwise others have charged the bucket since. Without
+-- this charge it would have been full for at most the time since then, and would have refilled that much less. The rest
+-- of the charge made no difference to anybody, and goes back. This requires that nobody has a lease behind the charge
 -- (core/lease.py).
 
 local tat = redis.call('GET', KEYS[1])
