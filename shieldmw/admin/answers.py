@@ -91,7 +91,7 @@ async def read_json(request: Request, model: type[M]) -> M | Response:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            return problem(400, f"The body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
+            return problem(400, f"The body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
         return invalid(field_errors(error))
 
 

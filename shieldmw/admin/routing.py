@@ -168,4 +168,4 @@ async def _store_problem(_request: Request, _error: Exception) -> Response:
 
 
 async def _bug(_request: Request, _error: Exception) -> Response:
-    return problem(500, "A mistake in shieldmw: the log says more.")
+    return problem(500, "An error in shieldmw: see its log.")

@@ -85,7 +85,7 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
             "not a limit: write it like '300/minute', '5 per 10 second', '10/second; 300/minute', or 'off'"
         ) from None
     if burst is not None and len(items) > 1:
-        raise ValueError(f"a burst of {burst} can only stand beside a single limit: remove it, or keep one limit")
+        raise ValueError(f"a burst of {burst} goes only with a single limit: remove it, or keep one limit")
     limits = tuple(
         Limit(
             name=name if index == 0 else f"{name}-{index + 1}",

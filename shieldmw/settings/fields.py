@@ -99,7 +99,7 @@ def _store_url(value: str) -> str:
     try:
         parts.port  # noqa: B018  (raises if it is invalid)
     except ValueError:
-        raise ValueError("its port is no number from 0 to 65535; a password is written with %-escapes") from None
+        raise ValueError("its port is not a number from 0 to 65535; a password is written with %-escapes") from None
     return value
 
 
@@ -117,7 +117,7 @@ def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
 def _admin_path(value: str) -> str:
     pattern = PathPattern(value)
     if pattern.prefix is not None or value == "/":
-        raise ValueError(f"'{value}' is no path of its own: write it like /-/shield")
+        raise ValueError(f"'{value}' cannot be the admin path: write it like /-/shield")
     return value
 
 

@@ -86,7 +86,7 @@ def read_public_key(value: str) -> str:
     try:
         return Path(value).read_text("ascii")
     except UnicodeDecodeError:
-        raise ValueError("the file is no PEM text") from None
+        raise ValueError("the file is not PEM text") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ValueError(f"neither a PEM text nor a file that can be read: {reason}") from None

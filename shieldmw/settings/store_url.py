@@ -92,7 +92,7 @@ def parse_servers(url: str) -> Servers:
         if not re.fullmatch(r"[\w.-]+", service):
             raise ValueError(f"no service, which is what the sentinels call the master: {right}")
         if not re.fullmatch(r"\d{0,6}", database, re.ASCII):
-            raise ValueError(f"its database is no number: {right}/0")
+            raise ValueError(f"its database is not a number: {right}/0")
     options = _options(query, scheme, right)
     sentinel_login = [unquote(options.pop(name, "")) for name in _SENTINEL_LOGIN]
     return Servers(
@@ -113,7 +113,7 @@ def _options(query: str, scheme: str, right: str) -> dict[str, str]:
     options = dict(option.partition("=")[::2] for option in query.split("&") if option)
     for name, value in options.items():
         if not value or not (name in logins or (name.startswith("ssl_") and scheme.startswith("rediss"))):
-            raise ValueError(f"an option cannot be: {right}, {_OPTIONS[scheme]}; passwords with %-escapes")
+            raise ValueError(f"an option is not valid: {right}, {_OPTIONS[scheme]}; passwords with %-escapes")
     return options
 
 
@@ -122,8 +122,8 @@ def _address(text: str, default_port: int, right: str) -> Address:
     if found is None:
         if text.startswith(":") or not text:
             raise ValueError(f"a host is empty: {right}")
-        raise ValueError(f"a host or a port cannot be: {right}; a password is written with %-escapes")
+        raise ValueError(f"a host or port is not valid: {right}; a password is written with %-escapes")
     port = int(found["port"] or default_port)
     if not 0 < port <= 65_535:
-        raise ValueError(f"its port is no number from 1 to 65535: {right}")
+        raise ValueError(f"its port is not a number from 1 to 65535: {right}")
     return Address(found["host"].strip("[]"), port)

@@ -185,7 +185,7 @@ def _within(value: Any, most: int, kind: Callable[[Any], N]) -> N | None:
     if value is None:
         return None
     if type(value) not in (int, float) or not 0 <= value <= most:
-        raise ValueError("a number that is none of ours")
+        raise ValueError("not a valid number")
     return kind(value)
 
 
@@ -268,7 +268,7 @@ def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
 
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= MOST_COUNTED:
-        raise ValueError("a number that is none of ours")
+        raise ValueError("not a valid number")
     return value
 
 
@@ -279,6 +279,6 @@ def _counts(values: Any) -> Audience:
 
 def _name(value: Any) -> str:
     if type(value) is not str or len(value) > LONGEST_NAME:
-        raise ValueError("a name that is none of ours")
+        raise ValueError("not a valid name")
     value.encode()  # raises for a lone surrogate, which JSON can spell but no answer can carry
     return value

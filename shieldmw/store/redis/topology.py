@@ -46,7 +46,7 @@ class TopologyRefresher:
                 # Shielded: a request that is cancelled while waiting must not end the look for the others.
                 error = await asyncio.shield(looking)
         except TimeoutError:
-            raise StoreUnavailable("those that were asked where the store is have not answered yet") from None
+            raise StoreUnavailable("the servers that know where the store is have not answered in time") from None
         if error is not None:
             raise type(error)(*error.args)
 
