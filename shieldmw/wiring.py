@@ -294,8 +294,7 @@ def _listener(
 
 
 def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tuple[Limiter, Sequence[Background]]:
-    """The limiter, and what it runs in the background; a store in this process needs nothing of what speeds up a
-    remote one."""
+    """The limiter, and its background tasks. A store in this process does without what makes a remote one fast."""
     if isinstance(store, MemoryStore):
         return LocalLimiter(store), ()
     local = MemoryBuckets(most_buckets=WARM_BUCKETS_KEPT)

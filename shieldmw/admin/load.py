@@ -35,13 +35,13 @@ class WorkerLoadItem(BaseModel):
     """The load of one worker's app."""
 
     worker: str
-    host: str = Field(description="The machine that it runs on.")
+    host: str = Field(description="The machine that the worker runs on.")
     pid: int
     turn_ms: float = Field(description="The longest turn of its event loop in the last seconds.")
     in_flight: int = Field(description="Requests inside the app whose responses have not begun.")
     in_flight_limit: int
     waiting: RequestsByClass = Field(description="Requests that wait for their turn.")
-    shed: RequestsByClass = Field(description="Requests told to come later since the worker's start.")
+    shed: RequestsByClass = Field(description="Requests refused for overload since the worker's start.")
     shed_per_second: RatesByClass = Field(description="The same, in the last seconds.")
 
     @classmethod
@@ -66,7 +66,7 @@ class OverloadAnswer(BaseModel):
     """The load of all workers' apps, a few seconds ago."""
 
     setting: Literal["on", "shadow", "off"] = Field(
-        description="SHIELD_OVERLOAD as in force on the worker that answers; in `shadow` what is shed only would be."
+        description="SHIELD_OVERLOAD on the worker that answers; with `shadow`, `shed` counts what would be shed."
     )
-    counted: Literal["fleet", "worker"] = Field(description="`worker`: the store is away, so of the others is unknown.")
+    counted: Literal["fleet", "worker"] = Field(description="`worker`: the store is away, so the others are unknown.")
     workers: list[WorkerLoadItem] = Field(description="One for each worker that has lately reported.")

@@ -164,7 +164,7 @@ def _expected_version(request: Request) -> int | None:
 _BODY = (400, 413, 415, 422, 503)
 
 OPERATIONS = (
-    Operation("GET", "/status", get_status, "How the fleet stands", StatusAnswer, versioned=True),
+    Operation("GET", "/status", get_status, "The state of the fleet", StatusAnswer, versioned=True),
     Operation(
         "PUT", "/mode", put_mode, "Switch to emergency or back", StatusAnswer, (*_BODY, 412), ModeBody, versioned=True
     ),
@@ -174,6 +174,6 @@ OPERATIONS = (
     Operation(
         "PUT", "/deny/{cidr}", put_deny, "Deny a network", DenyItem, (*_BODY, 409), DenyBody, parameters=CidrPath
     ),
-    Operation("DELETE", "/deny/{cidr}", delete_deny, "Deny it no longer", None, (404, 422, 503), parameters=CidrPath),
-    Operation("POST", "/reset", post_reset, "Make a client's buckets full again", ResetAnswer, _BODY, ResetBody),
+    Operation("DELETE", "/deny/{cidr}", delete_deny, "Lift a denial", None, (404, 422, 503), parameters=CidrPath),
+    Operation("POST", "/reset", post_reset, "Refill a client's buckets", ResetAnswer, _BODY, ResetBody),
 )

@@ -38,7 +38,7 @@ def _one_line(text: str) -> str:
 
 Reason = Annotated[
     str,
-    Field(max_length=LONGEST_REASON, description="Why: kept in the audit, told to other operators."),
+    Field(max_length=LONGEST_REASON, description="Why: kept in the audit log, shown to other operators."),
     AfterValidator(_one_line),
 ]
 
@@ -54,13 +54,13 @@ class ModeBody(Given):
 
     mode: Mode
     for_seconds: int | None = Field(
-        None, ge=1, le=LONGEST_S, description="When an emergency ends by itself; 7 days if it is not said."
+        None, ge=1, le=LONGEST_S, description="When an emergency ends by itself; 7 days if not given."
     )
     capacity: int | None = Field(
-        None, ge=0, le=MOST_SEATS, description="Seats of the fleet, 0 for no limit; as configured if it is not said."
+        None, ge=0, le=MOST_SEATS, description="Seats of the fleet, 0 for no limit; as configured if not given."
     )
     guest_share: float | None = Field(
-        None, ge=0, le=1, description="Part of the seats that guests may hold; as configured if it is not said."
+        None, ge=0, le=1, description="Share of the seats that guests may hold; as configured if not given."
     )
     reason: Reason = ""
 
@@ -124,13 +124,13 @@ class AuditQuery(Given):
 
     model_config = ConfigDict(strict=False)
 
-    count: int = Field(AUDIT_LENGTH, ge=1, le=AUDIT_LENGTH, description="The last so many changes.")
+    count: int = Field(AUDIT_LENGTH, ge=1, le=AUDIT_LENGTH, description="How many of the last changes.")
 
 
 class ActorHeader(Given):
     """The name of the person who acts, in addition to the token."""
 
-    actor: str = Field(pattern=ACTOR_PATTERN, alias="Shield-Actor", description="Your name, for the audit.")
+    actor: str = Field(pattern=ACTOR_PATTERN, alias="Shield-Actor", description="Your name, for the audit log.")
 
 
 def admin_called(name: str) -> str:
@@ -173,13 +173,13 @@ class StatusAnswer(BaseModel):
     capacity: int | None = Field(description="Seats of the fleet in this mode; null for no limit.")
     guest_seats: int | None = Field(description="How many of them guests may hold.")
     guest_share: float
-    counted: str = Field(description="`fleet`: seats and demand are everyone's; `worker`: of the worker that answers.")
+    counted: str = Field(description="Whose seats and demand: the `fleet`'s, or those of the `worker` that answers.")
     seats: ByClass = Field(description="Listeners who hold a seat.")
     demand: ByClass | None = Field(description="Listeners who hold one or were lately turned away; null if unknown.")
     granted_here: int | None = Field(description="Seats granted to the worker that answers.")
     workers: int | None = Field(description="Workers that share the seats; null where no capacity is set.")
-    store: str = Field(description="`up` or `away`, as the worker that answers finds it.")
-    overload: OverloadAnswer = Field(description="How the workers' apps stand.")
+    store: str = Field(description="`up` or `away`, as seen by the worker that answers.")
+    overload: OverloadAnswer = Field(description="The load of the workers' apps.")
     settings: dict[str, str | None] = Field(description="Every variable as it is in force, secrets masked.")
 
     @classmethod

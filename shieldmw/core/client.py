@@ -1,4 +1,4 @@
-"""Clients, which are what is charged; their classes, and the identity that a verified credential proves."""
+"""Clients, which requests are charged to; their classes, and the identity that a verified credential proves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Proof:
 
 
 class Client(NamedTuple):
-    """What is charged: ``kind`` is ``ip`` or ``token``; ``text`` is its canonical spelling.
+    """The party that a request is charged to: ``kind`` is ``ip`` or ``token``; ``text`` is its canonical spelling.
 
     Buckets of clients with the same ``slot`` are kept together, so that one request's charges are decided in one place
     (in a Redis Cluster: in one hash slot).

@@ -148,7 +148,7 @@ class SeatGrants(Protocol):
     """Divides seats among workers."""
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
-        """Report what a worker holds and wants; what it is granted."""
+        """Report what a worker holds and wants; returns what it is granted."""
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""

@@ -193,7 +193,7 @@ class SeatLedger:
         return client in self._vacating
 
     def _hand_over(self, seat: Seat) -> None:
-        """Give the seat of a listener that is leaving: guests' first, each in the order they were asked to."""
+        """Hand over a leaving listener's seat: guests' before members', then in the order they were asked to leave."""
         for leaving in reversed(self._leaving.values()):
             if leaving:
                 old = next(iter(leaving))

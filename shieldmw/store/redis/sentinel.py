@@ -1,4 +1,4 @@
-"""Calls to the master that Sentinels name: they are asked while it is in use, and it is left once they name another.
+"""Calls to the master that Sentinels name. They are asked while it is in use; once they name another, we move there.
 
 After a manual failover the old master takes writes for some ten seconds, and those are lost. So we cannot wait for it
 to fail.
