@@ -90,7 +90,7 @@ async def put_mode(call: Call) -> Response:
     if changed:
         return _with_version(status)
     who = f"by {status.actor}" if status.actor else "by nobody yet"
-    detail = f"Nothing was changed: the mode is of version {status.version} now, set {who}."
+    detail = f"Nothing was changed: the mode is at version {status.version} now, set {who}."
     return problem(412, detail, headers={"etag": f'"{status.version}"'}, current=status)
 
 
@@ -125,7 +125,7 @@ async def put_deny(call: Call) -> Response:
     if entry is DenyRefusal.OWN_ADDRESS:
         return problem(409, f'{network} contains your own address, {own}. To deny it all the same: "force": true.')
     if isinstance(entry, DenyRefusal):
-        return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Take some off, or deny wider ones.")
+        return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Remove some, or deny wider ones.")
     return answer(DenyItem.of(entry, call.control.now_s()))
 
 

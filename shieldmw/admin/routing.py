@@ -161,7 +161,7 @@ async def _store_problem(_request: Request, _error: Exception) -> Response:
     return problem(
         503,
         "The store does not answer, so nothing was changed: the mode and the deny list stay as they are. "
-        "Should it have heard this all the same, /status and /audit show it once it answers.",
+        "If it received this change all the same, /status and /audit show it once it answers.",
         title="The store is away",
         headers={"retry-after": "1"},
     )

@@ -72,7 +72,7 @@ class ModeBody(Given):
     @classmethod
     def _in_emergency(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and info.data.get("mode") is Mode.NORMAL:
-            raise ValueError("goes with mode 'emergency' only: leave it out")
+            raise ValueError("is only for mode 'emergency': leave it out")
         return value
 
 
@@ -293,7 +293,7 @@ def not_valid(errors: list[FieldError]) -> str:
 _WORDS = {
     "missing": "is missing",
     "extra_forbidden": "there is no such field",
-    "string_pattern_mismatch": "is not written as it should be",
+    "string_pattern_mismatch": "is not in the expected form",
     "model_type": "must be a JSON object",
 }
 

@@ -62,12 +62,12 @@ _RESTARTING = Problem(
 _OVERLOAD = Problem(
     _TYPE_REDUCED,
     "Very busy",
-    "More is being asked than can be answered just now, and hosts and members go first. Please try again shortly.",
+    "There are more requests than can be answered just now, and hosts and members go first. Please try again shortly.",
 )
 _TOO_MANY_STREAMS = Problem(
     f"{PROBLEM_TYPES}#quota-exceeded",
     "Too many streams",
-    "As many live streams as are allowed are open from this address. Close one, or sign in.",
+    "This address has as many live streams open as are allowed. Close one, or sign in.",
 )
 _REPLACED = Problem(
     f"{PROBLEM_TYPES}#quota-exceeded",

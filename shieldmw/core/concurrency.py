@@ -33,7 +33,7 @@ FIRST = 64
 # The limit for favoured requests, as a multiple of the others': they find room where others have filled theirs.
 FAVOURED = 2
 
-# How many times the usual times a window may take before the limit is lowered.
+# How many times its usual time a window may take before the limit is lowered.
 TOLERANCE = 2.0
 
 # Shorter times count as this long: an event loop's own jitter is as large.

@@ -12,7 +12,8 @@ from limits import parse_many
 
 US_PER_S = 1_000_000
 
-# Longest time to fill a bucket: a TAT must be exact in Lua's doubles (2**53 us = 285 years from 2025).
+# Longest time to fill a bucket: a TAT, at most now + tau, must be exact in Lua's doubles (2**53 us = 285 years from
+# 2025).
 LONGEST_TAU_US = 250 * 365 * 86_400 * US_PER_S
 
 # The same for a limit in the notation: more than anybody means, and it leaves room for the aggregates, whose units

@@ -72,7 +72,7 @@ def _origin(word: str) -> str:
     if word.lower() == right and _ORIGIN.fullmatch(right):
         return right
     meant = f": did you mean '{right}'?" if _ORIGIN.fullmatch(right) else ", such as https://example.org"
-    raise ValueError(f"'{word}' is not an origin, which is a scheme, a host and an unusual port, and no more{meant}")
+    raise ValueError(f"'{word}' is not an origin, which is only a scheme, a host and an unusual port{meant}")
 
 
 def _origins(value: object) -> object:

@@ -97,7 +97,7 @@ def _of_toml(text: str) -> object:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not TOML: {error}") from None
     if wrong := [name for name in document if name != "rules"]:
-        raise ValueError(f"'{wrong[0]}' is nothing a rules file has: begin each rule with [[rules]]")
+        raise ValueError(f"a rules file has no '{wrong[0]}': begin each rule with [[rules]]")
     return document.get("rules", [])
 
 

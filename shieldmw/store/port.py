@@ -141,7 +141,8 @@ class ModeRegister(Protocol):
         """Announce a change to every worker; it is not stored, so a worker that is not subscribed misses it."""
 
     def changes(self) -> AsyncIterator[str]:
-        """Yields what changed (``mode``, ``deny``, ``seats``, ``client …``, ``taken …``), after '' once subscribed."""
+        """Yields '' once subscribed, then what changed: ``mode``, ``deny``, ``seats``, ``audit``, ``client …``,
+        ``taken …`` or ``streams …``."""
 
 
 class SeatGrants(Protocol):

@@ -274,7 +274,8 @@ class Shield:
     def _steps_aside(self, scope: Scope) -> bool:
         """Whether an outer shield has already done this one's work."""
         around = scope.get("shield")
-        # A scope that comes through the same shield twice is decided twice: forwarding a request makes it no free one.
+        # A scope that comes through the same shield twice is decided twice, so sending a request through again is not
+        # free.
         if not isinstance(around, ShieldScope) or around.by is self._nesting:
             return False
         return self._nesting.steps_aside(around.by)
