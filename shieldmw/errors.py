@@ -1,11 +1,11 @@
-"""Every failure the shield can raise, in one tree; a refusal is a value, never an exception.
+"""All exceptions of the shield, in one tree; a refusal is a value, never an exception.
 
 ShieldError
 ├── SettingsError      the settings cannot be used; says which, and what would be right
-└── StoreError         the shared store did not do what was asked
+└── StoreError         the shared store did not do what it was asked to
     ├── NotPermitted       its user lacks a right
     └── StoreUnavailable   it did not answer in time, or answered that it cannot serve now
-        └── NotApplied    and so has done nothing
+        └── NotApplied    and it is known to have done nothing
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ShieldError(Exception):
 
 
 class SettingsError(ShieldError):
-    """The settings cannot be used. ``problems`` holds one line for each wrong setting."""
+    """The settings cannot be used. ``problems`` holds a line for each wrong setting."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems: tuple[str, ...] = tuple(_one_line(problem) for problem in problems)
@@ -26,7 +26,7 @@ class SettingsError(ShieldError):
 
 
 def _one_line(text: str) -> str:
-    """The text with everything escaped that does not print: what is wrong may be quoted in it."""
+    """The text with unprintable characters escaped, since it may quote a wrong value."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
@@ -35,12 +35,12 @@ class StoreError(ShieldError):
 
 
 class NotPermitted(StoreError):
-    """The shared store's user lacks the right to a command. ``shieldmw check`` names the right."""
+    """The shared store's user lacks the right to run a command. ``shieldmw check`` names the right."""
 
 
 class StoreUnavailable(StoreError):
-    """The shared store is away: refused, too slow, loading, read-only, out of memory."""
+    """The shared store is away: connection refused, too slow, loading, read-only or out of memory."""
 
 
 class NotApplied(StoreUnavailable):
-    """The same, and it is known that nothing was charged: nothing was sent, or the server said that it would not."""
+    """The shared store is away, and nothing was charged: nothing was sent, or the server declined it."""

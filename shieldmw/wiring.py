@@ -1,4 +1,4 @@
-"""The one place that builds everything from Settings, and the middleware that users see."""
+"""Builds everything from Settings, in this one place, and defines the middleware that users import."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ if TYPE_CHECKING:
     from .admin.routing import Admin
     from .gate.operator.desk import Desk
 
-# What only some settings need is imported where they are read: a process pays for what it uses.
+# Modules that only some settings need are imported where those are read, so a process pays only for what it uses.
 
-# Addresses whose failed credentials are remembered in the worker, and buckets that are kept for an outage.
+# Most addresses whose failed credentials a worker remembers, and most buckets that it keeps ready for an outage.
 FAILED_AUTH_KEPT = 65_536
 WARM_BUCKETS_KEPT = 65_536
 
@@ -69,14 +69,14 @@ class ShieldMiddleware(Shield):
 
     Args:
         app: the app to protect.
-        settings: how; from the ``SHIELD_*`` variables if not given.
-        authenticate: the app's own check, ``async (scope) -> Identity | None``; asked before
+        settings: how to protect it; read from the ``SHIELD_*`` variables if not given.
+        authenticate: the app's own check, ``async (scope) -> Identity | None``; consulted before
             API keys and JWTs.
 
     Raises:
-        SettingsError: the settings cannot be used. Where an event loop runs already the start fails with it instead:
-            Starlette makes its middleware when the lifespan begins, and servers take what is raised there for an app
-            that knows no lifespan, and serve on.
+        SettingsError: the settings cannot be used. If an event loop is already running, the startup fails with it
+            instead: Starlette builds its middleware when the lifespan begins, and servers take an exception there for
+            an app without lifespan support, and serve on.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ShieldMiddleware(Shield):
         refusal_links = RefusalLinks(settings.recording_url, settings.sign_in_url, settings.retry_after)
         reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
-        build_worker(settings, open_store())  # so that wrong settings stop the start, not the first request
+        build_worker(settings, open_store())  # so that wrong settings fail at the start, not at the first request
         lingering = Lingering()
         handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
         cors = Cors(settings.cors_origins) if settings.cors_origins else None
@@ -130,7 +130,7 @@ def _in_a_loop() -> bool:
 
 
 def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> Admin | None:
-    """The admin routes, where there is a token to show there."""
+    """The admin routes, if there is an admin token."""
     if settings.admin_token is None:
         return None
     from .admin.auth import AdminAuth
@@ -148,10 +148,10 @@ def _reader(settings: Settings, authenticate: AuthenticateScope | None = None) -
 
 
 def admin_alone(settings: Settings) -> AdminAlone:
-    """The admin routes without an app: for a process that serves operators only, and is no worker of the fleet.
+    """The admin routes without an app, for a process that serves only operators and is not a worker of the fleet.
 
     Raises:
-        SettingsError: there is no token to show there, or the store is none that processes share.
+        SettingsError: there is no admin token, or processes cannot share the store.
     """
     from .admin.alone import AdminAlone
 
@@ -165,14 +165,14 @@ def admin_alone(settings: Settings) -> AdminAlone:
     if scheme_of(settings.redis_url) == "memory":
         shown = masked_url(settings.redis_url)
         raise SettingsError(
-            [f"SHIELD_REDIS_URL: '{shown}' is in each process alone, so no other can see or change it: use embedded://"]
+            [f"SHIELD_REDIS_URL: '{shown}' is private to each process, so no other can use it: use embedded://"]
         )
     open_store = store_opener(settings)
     return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store()))
 
 
 def build_desk(settings: Settings, store: Store) -> Desk:
-    """The operator's side of a fleet, for one event loop."""
+    """Build the operator's side of a fleet, for one event loop."""
     from .gate.operator.desk import Desk, OnlookersGrants
 
     plan = SeatPlan.of(settings)
@@ -191,10 +191,10 @@ def _addressing(settings: Settings) -> Addressing:
 
 
 def _start_embedded(settings: Settings) -> None:
-    """Start the server of ``embedded://``, not before it is needed: a shield that is only built leaves no process.
+    """Start the server of ``embedded://``, only once it is needed: a shield that is only built leaves no process.
 
     Raises:
-        SettingsError: it does not start.
+        SettingsError: the server does not start.
     """
     if scheme_of(settings.redis_url) == "embedded":
         from .store.redis.embedded import shared_server
@@ -203,7 +203,7 @@ def _start_embedded(settings: Settings) -> None:
 
 
 def build_worker(settings: Settings, store: Store) -> Worker:
-    """A worker for one event loop.
+    """Build a worker for one event loop.
 
     Raises:
         SettingsError: the JWT settings cannot be used.
@@ -277,7 +277,7 @@ def _overload(settings: Settings, admission: Admission, observers: Sequence[Obse
 def _listener(
     mode_watch: ModeWatch, seats: Seats, deny_list: DenyWatch, admission: Admission, invalidate: Callable[[], None]
 ) -> Callable[[str], None]:
-    """What is done where another worker tells of a change."""
+    """The function called with each change that another worker announces."""
 
     def heard(change: str) -> None:
         if change.startswith(STREAMS):
@@ -300,7 +300,7 @@ def _listener(
 
 
 def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tuple[Limiter, Sequence[Background]]:
-    """How charges are taken: a store in this process needs none of what makes a far one fast."""
+    """The limiter, and its background tasks. A store in this process does without what makes a remote one fast."""
     if isinstance(store, MemoryStore):
         return LocalLimiter(store), ()
     local = WarmBuckets(most_buckets=WARM_BUCKETS_KEPT)
@@ -312,7 +312,7 @@ def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tu
 def _identifier(
     settings: Settings, store: Store, failed_auth: FailedAuth
 ) -> tuple[Identifier, ApiKeys, Sequence[Background]]:
-    """Who says who is asking, and what keeps fresh what it knows."""
+    """What identifies clients, and what keeps its keys fresh."""
     api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.keys_changed())
     tokens, jwks = _jwt(settings, on_change=lambda lost: identifier.invalidate() if lost else identifier.keys_changed())
     identifier = Identifier(api_keys, tokens, failed_auth)

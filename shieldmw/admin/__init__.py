@@ -1,1 +1,1 @@
-"""The operator's routes, under the admin path and on a listener of their own."""
+"""The admin routes for operators, under the admin path and on a listener of their own."""

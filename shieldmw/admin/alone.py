@@ -1,6 +1,6 @@
-"""The admin routes as an app of their own: for a listener that answers while all workers are busy.
+"""The admin routes as an app of their own, for a listener that answers while all workers are busy.
 
-It is the same Admin over the same Control as in the workers, behind the same door; only the gate is missing.
+The same Admin and Control as in the workers, behind the same authentication, but without a gate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .routing import NO_WEBSOCKET, Admin
 
 
 class AdminAlone:
-    """Serves what ``admin`` owns, and 404 for all else. A desk is open from lifespan startup to shutdown."""
+    """Serves the routes of ``admin``, and 404 for anything else. The desk is open from lifespan startup to shutdown."""
 
     def __init__(self, admin: Admin, lingering: Lingering, open_desk: Callable[[], Desk]) -> None:
         self._admin = admin

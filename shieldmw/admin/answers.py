@@ -1,4 +1,4 @@
-"""Reading what an admin request says, and answering it: every answer is JSON that nobody keeps or guesses at."""
+"""Parses admin requests and makes their answers, all of them JSON that is neither cached nor sniffed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def answer(body: BaseModel, headers: Mapping[str, str] | None = None) -> Respons
 
 
 def json_answer(text: str) -> Response:
-    """A 200 of JSON that is written already."""
+    """A 200 of ready-made JSON."""
     return Response(text, 200, _SAFE, "application/json")
 
 
@@ -45,7 +45,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **members: Any,
 ) -> Response:
-    """Problem details; ``members`` are further ones of ``ProblemAnswer``."""
+    """Problem details; ``members`` are further members of ``ProblemAnswer``."""
     title = title or HTTPStatus(status).phrase
     body = ProblemAnswer(type=type_, title=title, status=status, detail=detail, **members)
     text = body.model_dump_json(exclude_unset=True)
@@ -65,12 +65,12 @@ def wait_problem(wait_s: float, title: str, detail: str) -> Response:
 
 
 def invalid(errors: list[FieldError]) -> Response:
-    """A 422 that says of each field what is wrong with it."""
+    """A 422 that says what is wrong with each field."""
     return problem(422, not_valid(errors), title="Not valid", errors=errors[:MOST_ERRORS])
 
 
 def validated(model: type[M], values: Mapping[str, Any]) -> M | Response:
-    """What parameters say; else the 422."""
+    """The parameters, validated, or a 422."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -78,7 +78,7 @@ def validated(model: type[M], values: Mapping[str, Any]) -> M | Response:
 
 
 async def read_json(request: Request, model: type[M]) -> M | Response:
-    """The body; else the answer that says what is wrong with it. Never more than 16 KiB are kept."""
+    """The body, validated, or the answer that says what is wrong with it. At most 16 KiB are kept."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return problem(415, "Send a JSON body, with Content-Type: application/json.")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
@@ -91,7 +91,7 @@ async def read_json(request: Request, model: type[M]) -> M | Response:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
-            return problem(400, f"The body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
+            return problem(400, f"The body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
         return invalid(field_errors(error))
 
 

@@ -1,9 +1,8 @@
-"""Who may come in to the admin routes: a bearer token, few tries, and a growing wait for wrong ones.
+"""Access to the admin routes: a bearer token, few tries, and a growing wait after wrong ones.
 
-The right token has a budget of its own, and what is asked without a token takes nothing from it. Guesses are few,
-address by address, so nobody at one address keeps the operator out at another; at the operator's own it takes more
-than 6,000 wrong tokens a minute. All of it is known in the worker alone, so that it holds without the store and in an
-emergency.
+The right token has a rate limit of its own, which requests without it do not use up. Guesses are limited by address, so
+nobody at one address can keep the operator out at another; from the operator's own address that takes more than 6,000
+wrong tokens a minute. All state is in the worker, so this works without the store and in an emergency.
 """
 
 from __future__ import annotations
@@ -33,22 +32,23 @@ from .answers import problem, wait_problem
 
 log = logging.getLogger(__name__)
 
-# Requests with a right token, wherever they come from: a few people, and their pages that ask every two seconds.
+# Requests with one right token, from all addresses: enough for a few people, and their pages that poll every two
+# seconds.
 TOKEN_LIMIT = Limit("admin-token", 600, 60, 600)
 
-# Requests without one, of one address; far too few to guess with.
+# Requests of one address without a right token; far too few to guess one.
 LIMIT = Limit("admin", 60, 60, 60)
 
-# Tokens that are compared all the same from one address that is locked out or has used up its limit; beyond that the
-# right one does not come in there, either. A day of this finds one in 10**12 of all tokens of 16 hex digits. It is not
-# a limit of the whole worker, which anybody could use up for everybody: a comparison takes microseconds.
+# Tokens that are still compared for an address that is locked out or has used up its limit; beyond that even the right
+# one is refused there. In a day, that allows trying one in 10**12 of all tokens of 16 hex digits. It is per address
+# and not for the whole worker, where anybody could use it up for everybody: a comparison takes microseconds.
 GUESSES_LIMIT = Limit("admin-guesses", 6000, 60, 6000)
 
 ADDRESSES_KEPT = 16_384
 
 
 class Role(StrEnum):
-    """What a token is good for."""
+    """What a token allows."""
 
     ADMIN = "admin"
     VIEWER = "viewer"
@@ -56,14 +56,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Who came in, and from where."""
+    """The role and the address of a request that was let in."""
 
     role: Role
     address: IPAddress | None
 
 
 class AdminAuth:
-    """Lets in who shows a token. ``view_token`` may look, ``admin_token`` may touch."""
+    """Lets in requests with a token: ``view_token`` may only read, ``admin_token`` may also change things."""
 
     def __init__(
         self,
@@ -85,8 +85,8 @@ class AdminAuth:
         self._wrong_tokens = LogThrottle(now_s)
 
     def enter(self, scope: Scope) -> Operator | Response:
-        """Whoever this is, or the refusal."""
-        # First, and charged to nobody: what a strange page makes an operator's browser do must not lock them out.
+        """The operator behind a request, or the refusal."""
+        # Checked first and not charged: what a foreign page makes an operator's browser do must not lock them out.
         if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
             return problem(403, "Requests made by other sites are refused.")
         how = self._addressing
@@ -97,7 +97,7 @@ class AdminAuth:
         token = _bearer(scope)
         if token is None:
             return refusal or _unauthorized("Show the admin token, as Authorization: Bearer.")
-        # What others at the address do must not keep the right token out.
+        # Other clients at the address must not keep the right token out.
         if refusal is not None and not self._limit.take_now(_charges(clients, GUESSES_LIMIT)).allowed:
             return refusal
         role = self._role(token)
@@ -112,7 +112,7 @@ class AdminAuth:
         if refusal is not None:
             return refusal
         if role is Role.ADMIN:
-            # Only then: who has the other token must not earn new guesses with it.
+            # Only for this role: the view token must not earn new guesses.
             self._lockout.succeeded(clients)
         elif scope["method"] not in ("GET", "HEAD"):
             return problem(403, "This token may look, but change nothing.")
@@ -147,13 +147,13 @@ class AdminAuth:
 
 
 def _charges(clients: AddressClients, limit: Limit) -> Charges:
-    """One unit of the address's, and of what the IPv6 /56 around it shares."""
+    """One unit of the address's limit, and of the one that the IPv6 /56 around it shares."""
     one = Charge(clients.one, limit)
     return (one,) if clients.site is None else (one, Charge(clients.site, aggregate(limit)))
 
 
 def _digest(token: bytes) -> bytes:
-    """Of one length for all tokens, so that comparing says nothing of theirs."""
+    """The digest of a token. All have the same length, so comparing them does not reveal that of a token."""
     return sha256(token).digest()
 
 
@@ -162,7 +162,7 @@ def _lines(scope: Scope, name: bytes) -> list[bytes]:
 
 
 def _bearer(scope: Scope) -> bytes | None:
-    """The one bearer token that is shown; no other scheme and no second header count."""
+    """The bearer token of a request; None for another scheme or a repeated header."""
     lines = _lines(scope, b"authorization")
     if len(lines) != 1:
         return None

@@ -1,4 +1,4 @@
-"""How the workers' apps stand, as `/status` answers it. The command line reads it back with the same models."""
+"""The workers' load in the answer of `/status`. The command line parses it with the same models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shieldmw.core.seats import Audience
 
 
 class RequestsByClass(BaseModel):
-    """Numbers of requests; those of returning guests are guests'."""
+    """Numbers of requests by class; returning guests count as guests."""
 
     host: int
     member: int
@@ -19,12 +19,12 @@ class RequestsByClass(BaseModel):
 
     @classmethod
     def of(cls, counts: Audience) -> RequestsByClass:
-        """As the core counts them."""
+        """The counts of the core."""
         return cls(host=counts.hosts, member=counts.members, guest=counts.guests)
 
 
 class RatesByClass(BaseModel):
-    """Requests a second."""
+    """Requests per second by class."""
 
     host: float
     member: float
@@ -32,21 +32,21 @@ class RatesByClass(BaseModel):
 
 
 class WorkerLoadItem(BaseModel):
-    """How the app of one worker stands."""
+    """The load of one worker's app."""
 
     worker: str
-    host: str = Field(description="The machine that it runs on.")
+    host: str = Field(description="The machine that the worker runs on.")
     pid: int
     turn_ms: float = Field(description="The longest turn of its event loop in the last seconds.")
     in_flight: int = Field(description="Requests inside the app whose responses have not begun.")
     in_flight_limit: int
     waiting: RequestsByClass = Field(description="Requests that wait for their turn.")
-    shed: RequestsByClass = Field(description="Requests told to come later since the worker's start.")
+    shed: RequestsByClass = Field(description="Requests refused for overload since the worker's start.")
     shed_per_second: RatesByClass = Field(description="The same, in the last seconds.")
 
     @classmethod
     def of(cls, load: WorkerLoad) -> WorkerLoadItem:
-        """As the worker reported it."""
+        """The load that the worker reported."""
         lately = load.shed_lately
         rates = [round(load.shed_per_s(count), 1) for count in (lately.hosts, lately.members, lately.guests)]
         return cls(
@@ -63,10 +63,10 @@ class WorkerLoadItem(BaseModel):
 
 
 class OverloadAnswer(BaseModel):
-    """How the apps of all workers stand, a few seconds ago."""
+    """The load of all workers' apps, a few seconds ago."""
 
     setting: Literal["on", "shadow", "off"] = Field(
-        description="SHIELD_OVERLOAD as in force on the worker that answers; in `shadow` what is shed only would be."
+        description="SHIELD_OVERLOAD on the worker that answers; with `shadow`, `shed` counts what would be shed."
     )
-    counted: Literal["fleet", "worker"] = Field(description="`worker`: the store is away, so of the others is unknown.")
+    counted: Literal["fleet", "worker"] = Field(description="`worker`: the store is away, so the others are unknown.")
     workers: list[WorkerLoadItem] = Field(description="One for each worker that has lately reported.")

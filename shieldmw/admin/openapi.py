@@ -1,4 +1,4 @@
-"""The OpenAPI document of the admin routes, made from their table and models; nothing is described twice."""
+"""The OpenAPI document of the admin routes, built from their table and models; nothing is described twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from .routes import OPERATIONS, Operation
 from .schema import ActorHeader, ProblemAnswer
 
-# Of the routes, not of the package: it changes when a name does.
+# Version of the routes, not of the package: it changes when a name does.
 API_VERSION = "1"
 
 Json = dict[str, Any]
@@ -30,7 +30,7 @@ _HEADERS = {
 
 @lru_cache(maxsize=16)
 def document(root_path: str) -> str:
-    """The document of the routes that are reached below a root path."""
+    """The document of the routes below a root path."""
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)

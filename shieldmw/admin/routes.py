@@ -1,6 +1,6 @@
-"""The table of the admin routes: what each does, in which words it is described, and what it may answer.
+"""The table of the admin routes: what each does, its summary, and what it may answer.
 
-The Starlette app and the OpenAPI document are both made from it.
+Both the Starlette app and the OpenAPI document are built from it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .schema import (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request that was let in. ``given`` is its body, or its query, as the operation's model read it."""
+    """One request that was let in. ``given`` is its body or query, parsed by the operation's model."""
 
     control: Control
     operator: Operator
@@ -72,12 +72,12 @@ class Operation:
 
     @property
     def changes(self) -> bool:
-        """Whether it is more than a look."""
+        """Whether it changes anything."""
         return self.method != "GET"
 
 
 async def get_status(call: Call) -> Response:
-    """How the fleet stands."""
+    """Answer with the state of the fleet."""
     return _with_version(StatusAnswer.of(await call.control.status()))
 
 
@@ -90,25 +90,25 @@ async def put_mode(call: Call) -> Response:
     if changed:
         return _with_version(status)
     who = f"by {status.actor}" if status.actor else "by nobody yet"
-    detail = f"Nothing was changed: the mode is of version {status.version} now, set {who}."
+    detail = f"Nothing was changed: the mode is at version {status.version} now, set {who}."
     return problem(412, detail, headers={"etag": f'"{status.version}"'}, current=status)
 
 
 async def get_audit(call: Call) -> Response:
-    """What was changed."""
+    """Answer with the last changes."""
     query: AuditQuery = call.given
     entries = await call.control.audit(query.count)
     return answer(AuditAnswer(entries=[AuditItem.of(entry) for entry in entries]))
 
 
 async def get_deny_list(call: Call) -> Response:
-    """Everything that is denied."""
+    """Answer with all denied networks."""
     now_s = call.control.now_s()
     return answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
 
 
 async def get_deny(call: Call) -> Response:
-    """Whether exactly this network is denied."""
+    """Answer with the entry of exactly this network, or 404."""
     entry = await call.control.denied_network(call.network)
     if entry is None:
         return problem(404, f"{call.network} is not on the deny list.")
@@ -125,19 +125,19 @@ async def put_deny(call: Call) -> Response:
     if entry is DenyRefusal.OWN_ADDRESS:
         return problem(409, f'{network} contains your own address, {own}. To deny it all the same: "force": true.')
     if isinstance(entry, DenyRefusal):
-        return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Take some off, or deny wider ones.")
+        return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Remove some, or deny wider ones.")
     return answer(DenyItem.of(entry, call.control.now_s()))
 
 
 async def delete_deny(call: Call) -> Response:
-    """Deny it no longer."""
+    """Lift the denial of a network."""
     if not await call.control.undeny(call.network, call.actor):
         return problem(404, f"{call.network} is not on the deny list.")
     return no_content()
 
 
 async def post_reset(call: Call) -> Response:
-    """Make a client's buckets full again."""
+    """Refill a client's buckets."""
     body: ResetBody = call.given
     clients = await call.control.reset(body.client, call.actor, body.reason)
     return answer(ResetAnswer(clients=[str(client) for client in clients]))
@@ -151,7 +151,7 @@ _NO_VERSION = -1
 
 
 def _expected_version(request: Request) -> int | None:
-    """The version that If-Match asks for, bare or quoted; None for any, -1 where it can be none of ours."""
+    """The version that If-Match requires, bare or quoted; None for any, -1 if it cannot be one of ours."""
     lines = request.headers.getlist("if-match")
     text = ",".join(lines).strip()
     if not lines or text == "*":
@@ -164,7 +164,7 @@ def _expected_version(request: Request) -> int | None:
 _BODY = (400, 413, 415, 422, 503)
 
 OPERATIONS = (
-    Operation("GET", "/status", get_status, "How the fleet stands", StatusAnswer, versioned=True),
+    Operation("GET", "/status", get_status, "The state of the fleet", StatusAnswer, versioned=True),
     Operation(
         "PUT", "/mode", put_mode, "Switch to emergency or back", StatusAnswer, (*_BODY, 412), ModeBody, versioned=True
     ),
@@ -174,6 +174,6 @@ OPERATIONS = (
     Operation(
         "PUT", "/deny/{cidr}", put_deny, "Deny a network", DenyItem, (*_BODY, 409), DenyBody, parameters=CidrPath
     ),
-    Operation("DELETE", "/deny/{cidr}", delete_deny, "Deny it no longer", None, (404, 422, 503), parameters=CidrPath),
-    Operation("POST", "/reset", post_reset, "Make a client's buckets full again", ResetAnswer, _BODY, ResetBody),
+    Operation("DELETE", "/deny/{cidr}", delete_deny, "Lift a denial", None, (404, 422, 503), parameters=CidrPath),
+    Operation("POST", "/reset", post_reset, "Refill a client's buckets", ResetAnswer, _BODY, ResetBody),
 )

@@ -1,4 +1,4 @@
-"""The admin routes as an ASGI app: which requests are for it, who may come in, and what is done with each."""
+"""The admin routes as an ASGI app: which requests are for it, who is let in, and how each is handled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CONTROL = "shieldmw.control"
 
 
 class Admin:
-    """The routes below ``path``, for whom ``admin_auth`` lets in."""
+    """The routes below ``path``, for requests that ``admin_auth`` lets in."""
 
     def __init__(self, path: str, admin_auth: AdminAuth, handshakes: Handshakes) -> None:
         self._path = path
@@ -42,7 +42,8 @@ class Admin:
         self._app = _app()
 
     def owns(self, scope: Scope) -> bool:
-        """Whether a request is for here: its path begins so letter by letter, and by no reading leaves again."""
+        """Whether a request is for these routes: its path literally begins with ``path``, and no reading of it leads
+        elsewhere."""
         path: str = scope["path"]
         if len(path) > LONGEST_PATH or self._path not in path:
             return False
@@ -54,12 +55,12 @@ class Admin:
         return raw is None or any(_begins(raw, start) for start in self._spellings(root))
 
     def _spellings(self, root: str) -> set[str]:
-        """How a request target may begin. Servers disagree whether ``raw_path`` holds the root path."""
+        """How a request target may begin. Servers disagree on whether ``raw_path`` includes the root path."""
         literal = {self._path, f"{root}{self._path}"}
         return literal | {quote(start) for start in literal}
 
     async def answer(self, control: Control, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is for here."""
+        """Answer a request that is for these routes."""
         if scope["type"] == "websocket":
             if self._handshakes.closes:
                 await self._handshakes.close(scope, send, WEBSOCKET_POLICY_VIOLATION, NO_WEBSOCKET)
@@ -104,7 +105,7 @@ def _route(path: str, operations: dict[str, Operation]) -> Route:
 
 
 async def _carry_out(operation: Operation, request: Request) -> Response:
-    """Read and check all that the request says, then do it."""
+    """Parse and validate the whole request, then carry it out."""
     path = given = None
     actor = "admin"
     if operation.changes:
@@ -129,13 +130,13 @@ async def _carry_out(operation: Operation, request: Request) -> Response:
 
 
 def _once(request: Request) -> dict[str, object]:
-    """The query; what it says more than once is a list, which no field takes."""
+    """The query parameters; a repeated one is a list, which no field accepts."""
     query = request.query_params
     return {name: values[0] if len(values := query.getlist(name)) == 1 else values for name in query}
 
 
 def _actor(request: Request) -> str | Response:
-    """The role, and who says to be behind it."""
+    """The actor: the role, and the name that the request gives."""
     lines = request.headers.getlist("shield-actor")
     if not lines:
         return "admin"
@@ -148,7 +149,7 @@ async def _openapi(request: Request) -> Response:
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
-    """What Starlette's router raises: 404 and 405."""
+    """Answer the errors that Starlette's router raises: 404 and 405."""
     if not isinstance(error, HTTPException):
         raise error
     method = request.method[:20].encode("ascii", "replace").decode()
@@ -160,11 +161,11 @@ async def _store_problem(_request: Request, _error: Exception) -> Response:
     return problem(
         503,
         "The store does not answer, so nothing was changed: the mode and the deny list stay as they are. "
-        "Should it have heard this all the same, /status and /audit show it once it answers.",
+        "If it received this change all the same, /status and /audit show it once it answers.",
         title="The store is away",
         headers={"retry-after": "1"},
     )
 
 
 async def _bug(_request: Request, _error: Exception) -> Response:
-    return problem(500, "A mistake in shieldmw: the log says more.")
+    return problem(500, "An error in shieldmw: see its log.")

@@ -1,4 +1,4 @@
-"""What admin requests may say and what is answered: the models that validate both and describe them in the OpenAPI."""
+"""The models of admin requests and answers, which validate both and describe them in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LONGEST_DENY_S = 30 * 86_400
 LONGEST_REASON = 200
 LONGEST_CLIENT = len("token:") + 1024
 
-# Loose on purpose: whether the numbers make a network is said by name, in a sentence.
+# Deliberately loose: if the numbers do not make a network, a clearer message says so.
 CIDR_PATTERN = r"^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$"
 ACTOR_PATTERN = r"^[!-~]([ -~]{0,62}[!-~])?$"
 
 
 def _one_line(text: str) -> str:
-    """The text with all white space made single spaces; it goes to logs and terminals."""
+    """The text with all white space as single spaces, since it is shown in logs and terminals."""
     line = " ".join(text.split())
     if not line.isprintable():
         raise ValueError("has characters that cannot be printed")
@@ -38,46 +38,46 @@ def _one_line(text: str) -> str:
 
 Reason = Annotated[
     str,
-    Field(max_length=LONGEST_REASON, description="Why: kept in the audit, told to other operators."),
+    Field(max_length=LONGEST_REASON, description="Why: kept in the audit log, shown to other operators."),
     AfterValidator(_one_line),
 ]
 
 
 class Given(BaseModel):
-    """What a request says: every name is known, no type is guessed."""
+    """A part of a request: unknown names are errors, and types are not coerced."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModeBody(Given):
-    """The mode to be in."""
+    """The mode to switch to."""
 
     mode: Mode
     for_seconds: int | None = Field(
-        None, ge=1, le=LONGEST_S, description="When an emergency ends by itself; 7 days if it is not said."
+        None, ge=1, le=LONGEST_S, description="When an emergency ends by itself; 7 days if not given."
     )
     capacity: int | None = Field(
-        None, ge=0, le=MOST_SEATS, description="Seats of the fleet, 0 for no limit; as configured if it is not said."
+        None, ge=0, le=MOST_SEATS, description="Seats of the fleet, 0 for no limit; as configured if not given."
     )
     guest_share: float | None = Field(
-        None, ge=0, le=1, description="Part of the seats that guests may hold; as configured if it is not said."
+        None, ge=0, le=1, description="Share of the seats that guests may hold; as configured if not given."
     )
     reason: Reason = ""
 
     def change(self, actor: str) -> ModeChange:
-        """What the switch is asked for, by whose word."""
+        """The change that ``actor`` requests."""
         return ModeChange(self.mode, actor, self.reason, self.for_seconds, self.capacity, self.guest_share)
 
     @field_validator("for_seconds", "capacity", "guest_share")
     @classmethod
     def _in_emergency(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and info.data.get("mode") is Mode.NORMAL:
-            raise ValueError("goes with mode 'emergency' only: leave it out")
+            raise ValueError("is only for mode 'emergency': leave it out")
         return value
 
 
 class DenyBody(Given):
-    """For how long, and why."""
+    """How long to deny a network, and why."""
 
     for_seconds: int = Field(ge=1, le=LONGEST_DENY_S, description="At most 30 days.")
     reason: Reason = ""
@@ -85,7 +85,7 @@ class DenyBody(Given):
 
 
 class ResetBody(Given):
-    """Whose buckets."""
+    """The client whose buckets are refilled."""
 
     client: str = Field(
         max_length=LONGEST_CLIENT,
@@ -103,7 +103,7 @@ class ResetBody(Given):
 
 
 class CidrPath(Given):
-    """The network in a path."""
+    """The network in a route's path."""
 
     cidr: str = Field(pattern=CIDR_PATTERN, examples=["203.0.113.0/24"], description="A CIDR, or a bare address.")
 
@@ -115,31 +115,31 @@ class CidrPath(Given):
 
     @property
     def network(self) -> IPNetwork:
-        """The network that it spells."""
+        """The network that the text spells."""
         return network_of(self.cidr)
 
 
 class AuditQuery(Given):
-    """How much of the audit. Queries are text, so the number is read from it."""
+    """How much of the audit log to return. Queries are text, so the number is parsed from it."""
 
     model_config = ConfigDict(strict=False)
 
-    count: int = Field(AUDIT_LENGTH, ge=1, le=AUDIT_LENGTH, description="The last so many changes.")
+    count: int = Field(AUDIT_LENGTH, ge=1, le=AUDIT_LENGTH, description="How many of the last changes.")
 
 
 class ActorHeader(Given):
-    """Who acts, beside the token."""
+    """The name of the person who acts, in addition to the token."""
 
-    actor: str = Field(pattern=ACTOR_PATTERN, alias="Shield-Actor", description="Your name, for the audit.")
+    actor: str = Field(pattern=ACTOR_PATTERN, alias="Shield-Actor", description="Your name, for the audit log.")
 
 
 def admin_called(name: str) -> str:
-    """An actor in the audit: the token's role, and who says to be behind it."""
+    """An actor in the audit log: the token's role, and the name that the request gives."""
     return f"admin ({name})"
 
 
 class ByClass(BaseModel):
-    """Numbers of listeners."""
+    """Numbers of listeners by class."""
 
     host: int
     member: int
@@ -147,7 +147,7 @@ class ByClass(BaseModel):
 
     @classmethod
     def of(cls, audience: Audience) -> ByClass:
-        """As the core counts them."""
+        """The counts of the core."""
         return cls(host=audience.hosts, member=audience.members, guest=audience.guests)
 
 
@@ -160,7 +160,7 @@ def _overload(status: OverloadStatus) -> OverloadAnswer:
 
 
 class StatusAnswer(BaseModel):
-    """How the fleet stands. Times are Unix seconds by the clock of the store, which says ``now``."""
+    """The state of the fleet. Times are Unix seconds by the store's clock, which ``now`` shows."""
 
     mode: Mode
     version: int
@@ -173,18 +173,18 @@ class StatusAnswer(BaseModel):
     capacity: int | None = Field(description="Seats of the fleet in this mode; null for no limit.")
     guest_seats: int | None = Field(description="How many of them guests may hold.")
     guest_share: float
-    counted: str = Field(description="`fleet`: seats and demand are everyone's; `worker`: of the worker that answers.")
+    counted: str = Field(description="Whose seats and demand: the `fleet`'s, or those of the `worker` that answers.")
     seats: ByClass = Field(description="Listeners who hold a seat.")
     demand: ByClass | None = Field(description="Listeners who hold one or were lately turned away; null if unknown.")
     granted_here: int | None = Field(description="Seats granted to the worker that answers.")
     workers: int | None = Field(description="Workers that share the seats; null where no capacity is set.")
-    store: str = Field(description="`up` or `away`, as the worker that answers finds it.")
-    overload: OverloadAnswer = Field(description="How the workers' apps stand.")
+    store: str = Field(description="`up` or `away`, as seen by the worker that answers.")
+    overload: OverloadAnswer = Field(description="The load of the workers' apps.")
     settings: dict[str, str | None] = Field(description="Every variable as it is in force, secrets masked.")
 
     @classmethod
     def of(cls, status: Status) -> StatusAnswer:
-        """As the gate tells it."""
+        """The status that the gate reports."""
         mode, seats = status.mode, status.seats
         emergency = mode.mode is Mode.EMERGENCY
         until_s = mode.until_s if emergency else None
@@ -224,7 +224,7 @@ class AuditItem(BaseModel):
 
     @classmethod
     def of(cls, entry: AuditEntry) -> AuditItem:
-        """As the store keeps it."""
+        """The entry that the store keeps."""
         utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.when_s))
         return cls(
             when=entry.when_s, when_utc=utc, who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
@@ -232,13 +232,13 @@ class AuditItem(BaseModel):
 
 
 class AuditAnswer(BaseModel):
-    """The last changes, the newest first."""
+    """The last changes, newest first."""
 
     entries: list[AuditItem]
 
 
 class DenyItem(BaseModel):
-    """A network that is denied."""
+    """A denied network."""
 
     cidr: str
     until: float
@@ -248,7 +248,7 @@ class DenyItem(BaseModel):
 
     @classmethod
     def of(cls, entry: DenyEntry, now_s: float) -> DenyItem:
-        """As the gate knows it."""
+        """The entry that the gate knows."""
         left_s = max(0, round(entry.until_s - now_s))
         cidr = str(entry.network)
         return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
@@ -261,7 +261,7 @@ class DenyAnswer(BaseModel):
 
 
 class ResetAnswer(BaseModel):
-    """Whose buckets are full again."""
+    """The clients whose buckets were refilled."""
 
     clients: list[str]
 
@@ -274,7 +274,7 @@ class FieldError(BaseModel):
 
 
 def field_errors(error: ValidationError) -> list[FieldError]:
-    """What pydantic found, in words."""
+    """Pydantic's errors, in our words."""
     return [
         FieldError(
             field=".".join(str(part) for part in detail["loc"]) or "body",
@@ -285,7 +285,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
 
 
 def not_valid(errors: list[FieldError]) -> str:
-    """All of it in a line."""
+    """All errors in one line."""
     listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
     return f"Nothing was changed. {listed}"
 
@@ -293,7 +293,7 @@ def not_valid(errors: list[FieldError]) -> str:
 _WORDS = {
     "missing": "is missing",
     "extra_forbidden": "there is no such field",
-    "string_pattern_mismatch": "is not written as it should be",
+    "string_pattern_mismatch": "is not in the expected form",
     "model_type": "must be a JSON object",
 }
 

@@ -1,1 +1,1 @@
-"""Decisions rendered into status, headers and body. Pure: nothing here sends."""
+"""Renders decisions as status, headers and body. Pure: nothing here sends."""

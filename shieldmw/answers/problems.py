@@ -1,4 +1,4 @@
-"""How each reason for a refusal is told: the problem type, the HTTP status and the WebSocket close code.
+"""The problem type, HTTP status and WebSocket close code of each reason for a refusal.
 
 Problem types are those of draft-ietf-httpapi-ratelimit-headers-10.
 """
@@ -23,7 +23,7 @@ _AGAINST_POLICY = (Reason.DENY_LIST, Reason.TOO_MANY_STREAMS, Reason.REPLACED, R
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem type with the title and the detail that we give it."""
+    """A problem type, with our title and detail for it."""
 
     type: str
     title: str
@@ -62,12 +62,12 @@ _RESTARTING = Problem(
 _OVERLOAD = Problem(
     _TYPE_REDUCED,
     "Very busy",
-    "More is being asked than can be answered just now, and hosts and members go first. Please try again shortly.",
+    "There are more requests than can be answered just now, and hosts and members go first. Please try again shortly.",
 )
 _TOO_MANY_STREAMS = Problem(
     f"{PROBLEM_TYPES}#quota-exceeded",
     "Too many streams",
-    "As many live streams as are allowed are open from this address. Close one, or sign in.",
+    "This address has as many live streams open as are allowed. Close one, or sign in.",
 )
 _REPLACED = Problem(
     f"{PROBLEM_TYPES}#quota-exceeded",
@@ -102,19 +102,19 @@ def problem_of(decision: Decision) -> Problem:
 
 
 def status_of(decision: Decision) -> int:
-    """503 where the fleet carries fewer for now, 429 where the client asked too much, 401 without a credential."""
+    """503 if the fleet serves fewer clients for now, 429 if the client requested too much, 401 without a credential."""
     if decision.reason is Reason.CREDENTIAL_ENDED:
         return 401
     return 503 if decision.reason in _FEWER_FOR_NOW else 429
 
 
 def close_code(decision: Decision) -> int:
-    """The code that a WebSocket is closed with; 1008 says not just to connect again."""
+    """The code that a WebSocket is closed with; 1008 says that simply reconnecting is no use."""
     if decision.reason is Reason.RESTARTING:
         return WEBSOCKET_SERVICE_RESTART
     return WEBSOCKET_POLICY_VIOLATION if decision.reason in _AGAINST_POLICY else WEBSOCKET_TRY_AGAIN_LATER
 
 
 def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT) -> Decision:
-    """The decision on a client whose seat is taken away."""
+    """The decision for a client whose seat is taken away."""
     return decision._replace(verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, kept=None)

@@ -12,7 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def limit_headers(decision: Decision) -> Headers:
-    """``RateLimit-Policy`` of all limits charged and ``RateLimit`` of the one nearest to its end."""
+    """``RateLimit-Policy`` of all limits charged, and ``RateLimit`` of the one nearest to exhaustion."""
     outcome = decision.outcome
     if outcome is None or not outcome.tats_us:
         return []

@@ -1,4 +1,4 @@
-"""Refusals as they are told: a problem document (RFC 9457) or a page, the last event of a stream, a close reason."""
+"""Renders refusals: as a problem document (RFC 9457) or a page, the last event of a stream, or a close reason."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ STREAMS_RETRY_S = 30
 _WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
 _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
 
-# Reconnect delay told to EventSource: Chromium's default. It begins each stream, since a browser keeps the last delay
-# that it was told, and a goodbye tells a long one.
+# Reconnect delay for EventSource: Chromium's default. It is sent at the start of each stream, since a browser keeps the
+# last delay it received, and a goodbye sends a long one.
 RECONNECT_MS = 3000
 
 _PROBLEM_JSON = b"application/problem+json"
@@ -59,7 +59,7 @@ class RefusalLinks:
 
 
 class Answer(NamedTuple):
-    """A refusal as it is sent, but for the ``Retry-After`` of a wait that is to be jittered each time."""
+    """A refusal as it is sent, except for ``Retry-After``, since the wait is jittered each time."""
 
     status: int
     headers: Headers
@@ -68,7 +68,7 @@ class Answer(NamedTuple):
 
 
 class RefusalAnswers:
-    """Renders refusals. ``jitter`` gives numbers in [0, 1)."""
+    """Renders refusals. ``jitter`` returns numbers in [0, 1)."""
 
     def __init__(self, links: RefusalLinks, jitter: Callable[[], float] = random.random) -> None:
         self._refusal_links = links
@@ -80,9 +80,9 @@ class RefusalAnswers:
         return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
 
     def shed_event(self, decision: Decision) -> bytes:
-        """The last event of a listener whose seat is taken away, with the same wait for browsers and for code.
+        """The last event for a listener whose seat is taken away, with the same wait for browsers and for code.
 
-        The empty line before it ends whatever the app had begun.
+        The empty line before it ends any event that the app has begun.
         """
         at_once = decision.reason in _AT_ONCE
         wait_us = self._wait_us(decision) if at_once else self._refusal_links.retry_after_s * US_PER_S
@@ -91,12 +91,12 @@ class RefusalAnswers:
         return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (wait_ms, why)
 
     def close_reason(self, decision: Decision) -> str:
-        """The title, and the wait, since a page sees no headers of a handshake; far below the 123 bytes of a reason."""
+        """The title and the wait, since pages see no headers of a handshake; well below a reason's 123 bytes."""
         title, seconds = problem_of(decision).title, self.jittered_s(self._wait_us(decision) / US_PER_S)
         return f"{title}; retry-after={seconds}" if seconds else title
 
     def answer(self, decision: Decision, *, wants_html: bool) -> Answer:
-        """The answer; JSON is kept with the decision, which may be given again."""
+        """The answer; JSON is cached in the decision, which may be given again."""
         if wants_html:
             return self._page_for(decision)
         kept = decision.kept
@@ -110,7 +110,7 @@ class RefusalAnswers:
         return answer
 
     def _page_for(self, decision: Decision) -> Answer:
-        """A page for a browser, which says the same wait as its header."""
+        """A page for a browser, which shows the same wait as its header."""
         retry_after_s = self.jittered_s(self._wait_us(decision) / US_PER_S)
         body = self._html(problem_of(decision), decision, retry_after_s)
         headers = [*_headers(decision, _HTML, body), *retry_after(retry_after_s)]
@@ -121,7 +121,7 @@ class RefusalAnswers:
         return math.ceil(wait_s * (1 + JITTER * self._jitter()))
 
     def _wait_us(self, decision: Decision) -> int:
-        """How long to wait; 0 where no wait would help."""
+        """How long to wait; 0 if no wait would help."""
         if decision.reason in (Reason.QUOTA, Reason.NEVER):
             return decision.retry_after_us
         if decision.place is not None:
@@ -188,7 +188,7 @@ def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:
 
 
 def retry_after(seconds: int) -> Headers:
-    """The ``Retry-After`` header; none where no wait would help."""
+    """The ``Retry-After`` header; none if no wait would help."""
     return [(b"retry-after", b"%d" % seconds)] if seconds else []
 
 

@@ -1,1 +1,1 @@
-"""Arithmetic and rules: no I/O, no clock, no asyncio; time is an argument."""
+"""Arithmetic and rules: no I/O, no clock, no asyncio. Time is an argument."""

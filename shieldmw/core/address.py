@@ -1,8 +1,8 @@
-"""Which address is asking: the peer, or behind trusted proxies the first hop they did not add.
+"""Finds the client's address: the peer, or behind trusted proxies the first hop that is not one of them.
 
-Pure text in, address out. Headers are read from the right, because every proxy appends on the
-right and everything further left is whatever the client wrote (adam-p, "The perils of the 'real'
-client IP", 2022). What cannot be read strictly is no address.
+Text in, address out. Headers are read from the right, because every proxy appends on the right, and everything further
+left may have been written by the client (adam-p, "The perils of the 'real' client IP", 2022). Text that cannot be
+parsed strictly is not an address.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .made import made
 
 IPNetwork = IPv4Network | IPv6Network
 
-# CloudFront writes address:port there, and IPv6 without brackets.
+# CloudFront writes address:port into this header, with IPv6 addresses without brackets.
 CLOUDFRONT_HEADER = "cloudfront-viewer-address"
 
 UNIX_PEER = "unix"
@@ -31,16 +31,16 @@ _BRACKETED = re.compile(r"\[([^\[\]]+)\](?::\d{1,5})?")
 _IPV4_WITH_PORT = re.compile(r"([0-9.]+):\d{1,5}")
 _WITH_LAST_PORT = re.compile(r"[ \t]*(.+):[0-9]{1,5}[ \t]*")
 
-# RFC 7239, section 4: an element is token=value pairs with ; between; a value is a token or a quoted string.
+# RFC 7239, section 4: an element is token=value pairs separated by ; and a value is a token or a quoted string.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105  (a token of the grammar)
 _PAIR = re.compile(rf'[ \t]*({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*")[ \t]*(?:;|$)')
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """The address that ``text`` spells, with or without port, brackets or zone; else None.
+    """The address that ``text`` spells, with or without port, brackets or zone; None if it is not an address.
 
-    ``::ffff:192.0.2.1`` is the IPv4 address it maps. IPv4 with leading zeros is refused: readers
-    disagree whether it is octal.
+    ``::ffff:192.0.2.1`` becomes the IPv4 address that it maps. IPv4 with leading zeros is refused, since parsers
+    disagree on whether it is octal.
     """
     return _bare_address(text) or _bare_address(_without_trimmings(text))
 
@@ -57,7 +57,7 @@ def _bare_address(text: str) -> IPAddress | None:
 
 
 def _without_trimmings(text: str) -> str:
-    """The text without blanks, brackets, port and zone; empty where that leaves no address."""
+    """The text without blanks, brackets, port and zone; empty if that leaves no address."""
     if len(text) > LONGEST_HOP:
         return ""
     text = text.strip(" \t")
@@ -71,10 +71,10 @@ def _without_trimmings(text: str) -> str:
 
 
 def parse_networks(text: str) -> tuple[IPNetwork, ...]:
-    """CIDRs separated by commas or spaces; a bare address is a network of one.
+    """Parse CIDRs separated by commas or spaces; a bare address is a network of one.
 
     Raises:
-        ValueError: an entry is no CIDR, or has bits set beyond its prefix.
+        ValueError: an entry is not a CIDR, or has bits set beyond its prefix.
     """
     return tuple(_parse_network(entry) for entry in text.replace(",", " ").split())
 
@@ -112,7 +112,7 @@ class Networks:
         if numbers is None:
             return False
         number = int(address)
-        for shift, prefix in numbers:  # noqa: SIM110  (twice as fast as any(), and on every request's way)
+        for shift, prefix in numbers:  # noqa: SIM110  (twice as fast as any(), and on the path of every request)
             if number >> shift == prefix:
                 return True
         return False
@@ -121,14 +121,14 @@ class Networks:
         return bool(self.networks) or self.unix
 
     def __hash__(self) -> int:
-        return hash((len(self.networks), self.unix))  # there is one for each setting
+        return hash((len(self.networks), self.unix))  # good enough: there is one set for each setting
 
 
 class Located(NamedTuple):
     """An address, and how it was found.
 
-    ``is_fallback``: it is a trusted proxy's own, because its header names no client; the client
-    behind it is unknown. ``is_unreadable``: because the header is there, but cannot be read.
+    ``is_fallback``: it is a trusted proxy's own address, because its header names no client; the client behind it is
+    unknown. ``is_unreadable``: the reason is that the header cannot be parsed.
     """
 
     address: IPAddress | None
@@ -142,11 +142,11 @@ def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networ
 
 
 def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> Located:
-    """The client's address, given the lines of the one proxy header that is configured.
+    """The client's address, given the lines of the configured proxy header.
 
-    The peer, unless it is trusted; then the header's first hop from the right that is not
-    trusted. The peer again where the header is missing, cannot be read, or holds trusted hops
-    only. None where even the peer has no address (a unix socket).
+    The peer, unless it is trusted; then the header's first hop from the right that is not trusted. The peer again if
+    the header is missing, cannot be parsed, or contains only trusted hops. None if even the peer has no address (a unix
+    socket).
     """
     peer_address, is_trusted = _peer(peer, trusted)
     if not is_trusted:
@@ -160,9 +160,9 @@ def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, head
     return Located(peer_address, is_fallback=True)
 
 
-@lru_cache(maxsize=1024)  # the peers of a server behind proxies are few
+@lru_cache(maxsize=1024)  # a server behind proxies has few peers
 def _peer(peer: str | None, trusted: Networks) -> tuple[IPAddress | None, bool]:
-    """The address of a peer, and whether its header is believed; what is no address is not."""
+    """The address of a peer, and whether its header is trusted; never if it is not an address."""
     if peer is None:
         return None, trusted.unix
     address = parse_address(peer)
@@ -175,26 +175,26 @@ def _hops_from_the_right(lines: tuple[str, ...], header: str) -> Iterable[str]:
         return (_without_last_port(value) if header == CLOUDFRONT_HEADER else value,)
     if header == "x-forwarded-for" and len(lines) == 1 and "," not in lines[0]:
         return lines
-    # Whatever a client put in front, however long, the hops that proxies appended are at the end.
+    # Whatever a client has put in front, the hops that proxies appended are at the end.
     end = ",".join(lines)[-LONGEST_HEADER:]
     hops = reversed(end.split(",")) if header == "x-forwarded-for" else _forwarded_hops(end)
     return islice(hops, MOST_HOPS)
 
 
 def _without_last_port(value: str) -> str:
-    """The address before the port that always follows it; '' where there is no port.
+    """The address before the port that always follows it; '' if there is no port.
 
-    In IPv6 without brackets nothing but its place tells the port from a group of the address.
+    In IPv6 without brackets, only its position distinguishes the port from a group of the address.
     """
     with_port = _WITH_LAST_PORT.fullmatch(value) if len(value) <= LONGEST_HOP else None
     return "" if with_port is None else with_port[1]
 
 
 def _forwarded_hops(text: str) -> Iterator[str]:
-    """The ``for`` value of each element, from the right; '' where it has none, and where reading ends.
+    """The ``for`` value of each element, from the right; '' for an element without one, and where parsing stops.
 
-    An element is the shortest end of the text that follows the grammar: what begins inside a quoted
-    string never does, because its quotes do not match.
+    An element is the shortest suffix of the text that matches the grammar: a suffix that begins inside a quoted string
+    never does, because its quotes are unbalanced.
     """
     end = len(text)
     commas = 0
@@ -214,7 +214,7 @@ def _forwarded_hops(text: str) -> Iterator[str]:
 
 
 def _pairs(element: str) -> dict[str, str] | None:
-    """The pairs of one element by lower-case name; None where it breaks the grammar."""
+    """The pairs of one element by lower-case name; None if it violates the grammar."""
     pairs = {}
     position = 0
     while position < len(element):

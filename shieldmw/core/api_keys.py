@@ -1,4 +1,4 @@
-"""API keys: what is kept of them, and how a presented one proves its subject. Pure."""
+"""API keys: what is stored of them, and how a presented key proves its subject. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hashlib import blake2b
 
 from .client import Identity
 
-# Issued keys, all of which every worker holds: at this number they take 15 MB, and half a second to read again.
+# Most issued keys. Every worker holds all of them; at this number they take 15 MB, and half a second to reload.
 MOST_MEANT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The record of an issued key, without the key itself. ``created_s`` is Unix time."""
+    """An issued key, without the key itself. ``created_s`` is Unix time."""
 
     digest: str
     identity: Identity
@@ -22,7 +22,7 @@ class ApiKey:
 
     @property
     def id(self) -> str:
-        """Enough of the digest to name the key by."""
+        """The start of the digest, enough to name the key."""
         return self.digest[:12]
 
 
@@ -36,7 +36,7 @@ class ApiKeyTable:
 
 
 def digest(key: str, digest_key: bytes) -> str:
-    """The keyed digest under which an API key is kept, 256 bits as hex."""
+    """The keyed digest under which an API key is stored, 256 bits as hex."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=32, key=digest_key).hexdigest()
 
 

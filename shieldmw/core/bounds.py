@@ -1,90 +1,92 @@
-"""The bounds of outside text: how much of a request is read, and how the rest counts.
+"""The bounds of outside text: how much of a request is read, and what applies beyond that.
 
-Every reader of what a client sent takes its bounds from here, so that no head costs more than a small multiple of
-a plain one. Text beyond a bound always counts as what gains its sender nothing: no credential, no address of its own,
-the strictest terms; never "unlimited", and never a slower way of reading it.
+All code that reads what a client sent takes its bounds from here, so that no head costs more than a small multiple of a
+plain one. Text beyond a bound is always treated so that its sender gains nothing: no credential, no address of its own,
+the strictest terms; never as unlimited, and never by a slower parser.
 """
 
 from __future__ import annotations
 
 # --- header lines ---
-# A browser sends about 20; over HTTP/2 each of its cookies may be a line, and Chrome keeps 180 for a site. Of a longer
-# head only the first lines are read. A method override may stand behind them, so such a request counts as one of
-# any method. The proxies' header alone is looked for in all lines: an address must not be hidden by lines before it.
+# Header lines read. A browser sends about 20; over HTTP/2 each cookie may be a line, and Chrome keeps 180 for a site.
+# Of a longer head only the first lines are read; a method override may follow them, so such a request counts as one of
+# any method. Only the proxies' header is searched in all lines: lines before it must not hide an address.
 MOST_LINES = 240
 
-# Digits of a Content-Length; with more of them it is no number that we read, and the length counts as unknown.
+# Digits of a Content-Length; with more, the length counts as unknown.
 LONGEST_LENGTH = 20
 
-# Of a longer method's name, or with a second line that overrides the method, a request counts as one of any method.
+# Characters of a method's name. With a longer one, or two lines that override the method, a request counts as one of
+# any method.
 LONGEST_METHOD = 32
 
-# The first Accept line among this many decides whether a refusal is a page or JSON, by this many bytes of its value.
+# Lines among which the first Accept decides whether a refusal is a page or JSON, and bytes of its value that are read.
 MOST_LINES_BEFORE_ACCEPT = 64
 LONGEST_ACCEPT = 1024
 
 # --- the path, in characters ---
-# A path that every server reads alike may have any length. Another one that is longer, or that has more slashes,
-# backslashes, percent signs and semicolons, is not read: the strictest terms of the settings hold for it.
+# A path that all servers read alike may have any length. Any other path that is longer, or has more slashes,
+# backslashes, percent signs and semicolons in total, is not read: the settings' strictest terms apply to it.
 LONGEST_PATH = 2048
 MOST_MARKS = 100
 
-# Passes that each decode one layer of nested escapes; a path that is still escaped then matches none of ours.
+# Layers of nested escapes that are decoded; a path that is still escaped after that matches none of ours.
 MOST_LAYERS = 8
 
 # --- the query ---
-# One with more bytes or fields carries no credential and no ticket of ours.
+# Bytes and fields of a query; one with more counts as carrying no credential and no ticket.
 LONGEST_QUERY = 16_384
 MOST_QUERY_FIELDS = 64
 
 # --- cookies ---
-# Bytes of all cookies together, as nginx takes at most 32 KB of header lines. Of more, none counts as ours.
+# Bytes of all cookies together: nginx accepts at most 32 KB of header lines. With more, none counts as ours.
 MOST_COOKIE_BYTES = 32_768
 
-# Browsers keep no longer cookie (RFC 6265, section 6.1); a longer one counts as not shown.
+# Bytes of one cookie: browsers need not keep longer ones (RFC 6265, section 6.1). A longer one counts as absent.
 LONGEST_COOKIE = 4096
 
-# Places where a cookie's name is looked at: a short one, such as "id", is the end of other names. Beyond them the
-# cookie counts as not shown.
+# Occurrences of a cookie's name that are checked: a short name, such as "id", is the end of others. If none of them is
+# the cookie, it counts as absent.
 MOST_LOOKALIKES = 64
 
-# --- credentials and papers ---
-# No API key and no sane JWT is longer; a longer credential fails without being read.
+# --- credentials and tickets ---
+# Characters of a credential: no API key and no sane JWT is longer. A longer one fails without being read.
 LONGEST_CREDENTIAL = 8192
 
-# Its header has room for a scheme or for other subprotocols; the rest of a longer line is not read.
+# Characters of a credential's header line, with room for a scheme or other subprotocols; the rest is not read.
 LONGEST_TOKEN_LINE = LONGEST_CREDENTIAL + 256
 
-# Percent-escapes of a credential in a query; one with more counts as not shown.
+# Percent-escapes of a credential in a query; one with more counts as absent.
 MOST_ESCAPES = 64
 
-# WebSocket subprotocols that are read of an offer: pages offer a few. A credential behind them is not seen.
+# WebSocket subprotocols of an offer that are read; pages offer a few. A credential after them is not seen.
 MOST_PROTOCOLS = 16
 
-# Characters of a subprotocol's name: a longer one is taken for a token, and never sent back.
+# Characters of a subprotocol's name; a longer one is taken for a token, and never sent back.
 LONGEST_PROTOCOL = 32
 
-# A ticket or a number has about 200 characters; a longer text is neither.
+# Characters of a ticket or number; they have about 200. A longer text is neither.
 LONGEST_SIGNED_TICKET = 512
 
 # --- the proxies' header, read from the right ---
-# Bytes and hops that are read, more than any chain of proxies has. The rest, further left, is not read; where all hops
+# Bytes and hops that are read, more than any chain of proxies has. The rest, further left, is not read; if all hops
 # that are read are trusted proxies, the client is unknown.
 LONGEST_HEADER = 16_384
 MOST_HOPS = 128
 
-# The longest spelling of an address with brackets, zone and port is far below this; a longer hop is no address.
+# Characters of a hop: the longest spelling of an address with brackets, zone and port is far shorter. A longer hop is
+# not an address.
 LONGEST_HOP = 100
 
-# Bytes of one element of a Forwarded header, and commas in the header, those in quoted strings included. Beyond either
-# the rest of the header, further left, counts as unreadable.
+# Bytes of one element of a Forwarded header, and commas in the header, including those in quoted strings. Beyond either
+# bound the rest of the header, further left, counts as unreadable.
 LONGEST_ELEMENT = 512
 MOST_COMMAS = 128
 
 # --- the admin routes ---
-# A longer path is not theirs (``LONGEST_PATH``). A longer body is answered with 413, and a head of more than
-# ``MOST_LINES`` with 431.
+# Bytes of a body; a longer one is answered with 413. A path beyond ``LONGEST_PATH`` is not theirs, and a head beyond
+# ``MOST_LINES`` is answered with 431.
 MOST_BODY_BYTES = 16 * 1024
 
-# A 422 names this many mistakes.
+# Errors that a 422 names.
 MOST_ERRORS = 20

@@ -1,4 +1,4 @@
-"""Who is charged: a client, its class, and what a verified credential says of its subject."""
+"""Clients, which requests are charged to; their classes, and the identity that a verified credential proves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .made import made
 
 IPAddress = IPv4Address | IPv6Address
 
-# The IPv6 prefix a site usually gets (RFC 6177); all addresses of one share an aggregate limit.
+# The IPv6 prefix that a site usually gets (RFC 6177); all addresses of a site share an aggregate limit.
 SITE_PREFIX = 56
 
 
@@ -23,12 +23,12 @@ class ListenerClass(StrEnum):
     MEMBER = "member"
     GUEST = "guest"
 
-    __hash__ = str.__hash__  # of a word, as quick as one
+    __hash__ = str.__hash__  # as fast as that of a string
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A verified subject. ``subject`` is whatever the issuer calls it, never empty.
+    """A verified subject. ``subject`` is the issuer's name for it, never empty.
 
     Raises:
         ValueError: the subject is empty or longer than 1024 characters.
@@ -45,7 +45,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The identity that a credential proves, and its end (Unix time). ``api_key``: its digest, if it is an API key."""
+    """The identity that a credential proves, and its end (Unix time). ``api_key`` is the digest of an API key."""
 
     identity: Identity
     until_s: float
@@ -53,10 +53,10 @@ class Proof:
 
 
 class Client(NamedTuple):
-    """One who is charged: ``kind`` is ``ip`` or ``token``; ``text`` is its one canonical spelling.
+    """The party that a request is charged to: ``kind`` is ``ip`` or ``token``; ``text`` is its canonical spelling.
 
-    Buckets of clients with the same ``slot`` are kept together, so that one request's charges
-    are decided in one place (in a Cluster: in one hash slot).
+    Buckets of clients with the same ``slot`` are kept together, so that one request's charges are decided in one place
+    (in a Redis Cluster: in one hash slot).
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Client(NamedTuple):
 
 
 class AddressClients(NamedTuple):
-    """The clients that one address stands for: itself, and for IPv6 the site around it."""
+    """The clients of one address: the address itself, and for IPv6 the site around it."""
 
     one: Client
     site: Client | None
@@ -80,7 +80,7 @@ def token_client(identity: Identity) -> Client:
 
 
 def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> AddressClients:
-    """The clients of an address; all requests of no known address are one client."""
+    """The clients of an address; all requests without a known address are one client."""
     if address is None:
         return AddressClients(Client("ip", "unknown", "ip:unknown"), None)
     if address.version == 4:
@@ -94,7 +94,7 @@ def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: in
 
 
 def charged_client(identity: Identity | None, address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> Client:
-    """The client that is charged first: the verified subject, or the address where there is none."""
+    """The client that is charged first: the verified subject, or the address if there is none."""
     return address_clients(address, ipv4_prefix, ipv6_prefix).one if identity is None else token_client(identity)
 
 
@@ -103,7 +103,7 @@ def _network(address: IPAddress, prefix: int) -> str:
     beyond = address.max_prefixlen - prefix
     if beyond:
         packed = (int(address) >> beyond << beyond).to_bytes(len(packed), "big")
-    # As one would write it, at a tenth of the price of str().
+    # The canonical text, at a tenth of the cost of str().
     return f"{inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)}/{prefix}"
 
 

@@ -1,23 +1,23 @@
-"""How many requests an app can have inside at once: an adaptive limit, by the time responses take to begin. Pure.
+"""An adaptive limit on the requests inside an app, based on the time until their responses begin. Pure.
 
-Apps that await (threads, connection pools, upstreams) drown by concurrency: beyond what they work on at once, one more
-request only makes all of them wait. Little's law says where that is (concurrency = throughput x latency), and a latency
-above the usual one says that it is passed. This is the gradient of Netflix' concurrency-limits (``Gradient2Limit``)
-with the baseline of Envoy's adaptive concurrency filter (what responses take while few are inside; a long average is
-poisoned by an attack of minutes):
+Apps that await (threads, connection pools, upstreams) suffer from too much concurrency: beyond what they work on at
+once, one more request only makes all of them wait. Little's law says where that point is (concurrency = throughput x
+latency), and a latency above the usual one says that it has been passed. This is the gradient of Netflix'
+concurrency-limits (``Gradient2Limit``) with the baseline of Envoy's adaptive concurrency filter (the time responses
+take while few requests are inside; a long average would be poisoned by an attack that lasts minutes):
 
-- The usual time is that of a *route*, so slow endpoints beside fast ones do not look like overload. It is a mean and
-  not the best time: of a page that is in a cache now and then, or asked for with a wrong number, the best time says
-  nothing, and one such request in a hundred would hold the limit down.
-- A window compares the time that its requests took together with the usual one: those inside for long count for more,
-  so no crowd of cheap requests hides that others wait. How much a single slow one counts is bounded.
-- It is judged no more often than responses take, else it would come down again and again for the same ones.
-- The limit comes down on evidence only, and only where it is nearly reached. Where it is reached and nothing speaks
-  against it, it grows, also while no response begins at all.
-- Usual times are learnt while no more than ``LEAST`` are inside. So an app that has become slower is learnt anew where
-  that has brought the limit down to its least.
-- A request that has been inside for several usual times, and half a second, holds no place any more: it waits for
-  something else than the app's work (a long poll, an upstream that hangs), and would keep everybody out.
+- The usual time is that of a *route*, so slow endpoints beside fast ones do not look like overload. It is a mean, not
+  the best time: for a page that is sometimes cached, or requested with a wrong id, the best time says nothing, and one
+  such request in a hundred would hold the limit down.
+- A window compares the total time of its requests with their total usual time. Requests that take long count for more,
+  so a crowd of cheap requests does not hide that others wait. How much a single slow one counts is bounded.
+- A window lasts at least as long as a response takes: otherwise the limit would be lowered again for the same ones.
+- The limit is lowered only on evidence, and only if it is nearly reached. If it is reached and there is no evidence
+  against it, it grows, even while no response begins at all.
+- Usual times are learnt while at most ``LEAST`` requests are inside. So if an app has become slower, its usual times
+  are learnt anew once that has lowered the limit to its minimum.
+- A request that has been inside for several usual times, and at least half a second, no longer holds its place: it
+  waits for something other than the app's work (a long poll, an upstream that hangs), and would keep others out.
 """
 
 from __future__ import annotations
@@ -25,45 +25,46 @@ from __future__ import annotations
 from collections.abc import Hashable
 from math import sqrt
 
-# The limit is never below ``LEAST``, nor above ``MOST``; it begins at ``FIRST``.
+# Minimum, maximum and first value of the limit.
 LEAST = 4
 MOST = 16_384
 FIRST = 64
 
-# Of the favoured this many times as many may be inside: what others have filled has room for them.
+# The limit for favoured requests, as a multiple of the others': they find room where others have filled theirs.
 FAVOURED = 2
 
-# How far times may rise above the usual ones before the limit comes down.
+# How many times its usual time a window may take before the limit is lowered.
 TOLERANCE = 2.0
 
-# What is faster than this is not told apart: a loop's own jitter is as much.
+# Shorter times count as this long: an event loop's own jitter is as large.
 FASTEST_US = 1_000
 
-# One response counts for so many usual times at most: a slow minority is not overload.
+# Cap of one response's time, in usual times: a slow minority is not overload.
 MOST_TIMES = 8
 
-# And one of a route that is not known yet for fewer: it may be a slow one.
+# The same for a route that is not known yet, which may be a slow one.
 MOST_TIMES_OF_UNKNOWN = 4
 
+# Shortest and longest window, and fewest responses in one, unless it is the longest.
 WINDOW_US, LONGEST_WINDOW_US = 100_000, 1_000_000
 FEWEST_SAMPLES = 16
 
-# By how much the limit grows in a window where it is reached: a part of it, at least its square root.
+# Growth of the limit in a window in which it is reached: this fraction, but at least its square root.
 GROWTH = 1 / 4
 
-# A usual time is the mean of about so many responses: of fewer it would be chance where some come from a cache.
+# Responses over which a usual time is averaged: with fewer it would be a matter of chance if some come from a cache.
 REMEMBERED = 50
 
-# How long a place is held: so many usual times, within bounds; it may be up to twice that. A limit that an operator has
-# set holds for longer.
+# How long a request holds its place at least: this many usual times, within bounds; up to twice that. The bounds are
+# higher if an operator has set the limit.
 PATIENCE = 4
 PATIENCE_US, PATIENCE_OF_FIXED_US = (500_000, 2_000_000), (5_000_000, 60_000_000)
 
-# In a window whose responses took less than half of what is usual all usual times come down to this part: they were
-# learnt while the app was cold. One that has come down too far is learnt anew once the limit follows.
+# Factor on all usual times after a window that took less than half of them: they were learnt while the app was cold. A
+# usual time that has sunk too far is learnt anew once the limit follows.
 SINK = 0.75
 
-# Routes whose usual times are kept; the one that was learnt longest ago goes for a new one.
+# Most routes whose usual times are kept; the one learnt longest ago is dropped for a new one.
 MOST_ROUTES = 512
 
 _UNKNOWN = (0.0, 0)
@@ -79,7 +80,7 @@ class Intake:
 
 
 class AdaptiveLimit:
-    """The limit, and what it is made of. ``fixed`` above 0 is a limit that does not adapt, and holds for everybody."""
+    """The limit, and the state it is computed from. ``fixed`` above 0 is a limit that does not adapt, for everybody."""
 
     __slots__ = (
         *(
@@ -107,11 +108,11 @@ class AdaptiveLimit:
         self._least_us, self._most_us = PATIENCE_OF_FIXED_US if fixed else PATIENCE_US
         self._patience_us = self._least_us
         self._renews_us = 0
-        # By route: the usual time, and of how many responses it is the mean, up to ``REMEMBERED``.
+        # By route: the usual time, and the number of responses it averages, up to ``REMEMBERED``.
         self._usual_us: dict[Hashable, tuple[float, int]] = {}
-        # Of all routes, each as often as it was asked for.
+        # The usual time over all routes, weighted by their requests.
         self._typical_us = 0.0
-        # Of this window: how many responses began, what they took, and what they usually would have.
+        # In this window: how many responses began, the time they took, and their usual times.
         self._samples = 0
         self._took_us = 0.0
         self._expected_us = 0.0
@@ -129,28 +130,28 @@ class AdaptiveLimit:
         return self.young.count + self.old.count
 
     def has_room(self, *, favoured: bool) -> bool:
-        """Whether one more may enter."""
+        """Whether one more request may enter."""
         return self.young.count + self.old.count < (self.limit_of_favoured if favoured else self.limit)
 
     def counts(self, intake: Intake) -> bool:
-        """Whether those who entered then still hold their places."""
+        """Whether the requests of an intake still hold their places."""
         return intake is self.young or intake is self.old
 
     def enter(self) -> Intake:
-        """Take a place. To leave, one less is in the intake."""
+        """Take a place. To give it back, decrement the intake's count."""
         intake = self.young
         intake.count += 1
         return intake
 
     def sample(self, route: Hashable, took_us: int, now_us: int, inside_then: int) -> None:
-        """A response has begun after so long; ``inside_then`` were inside when it entered, itself included."""
+        """Take in the time until a response began; ``inside_then`` were inside when it entered, itself included."""
         took_us = max(took_us, FASTEST_US)
         usual_us, count = self._usual_us.get(route, _UNKNOWN)
         if inside_then <= LEAST:
             usual_us = self._learn(route, usual_us, count, took_us)
             count += 1
         most_times = MOST_TIMES
-        if not count:  # it may have waited for the others: it is compared with what is usual for all
+        if not count:  # it may have waited for others, so it is compared with what is usual over all routes
             usual_us, most_times = self._typical_us, MOST_TIMES_OF_UNKNOWN
         if usual_us:
             self._samples += 1
@@ -159,12 +160,12 @@ class AdaptiveLimit:
         self._look(now_us)
 
     def reached(self, now_us: int) -> None:
-        """Somebody waits for a place."""
+        """Note that a request is waiting for a place."""
         self._was_reached = True
         self._look(now_us)
 
     def _learn(self, route: Hashable, usual_us: float, count: int, took_us: int) -> float:
-        """The usual time of a route after one more response that waited for nobody."""
+        """The usual time of a route after one more response that did not wait for others."""
         usual = self._usual_us
         if not count:
             usual_us = took_us
@@ -172,13 +173,13 @@ class AdaptiveLimit:
                 del usual[next(iter(usual))]
         count = min(count + 1, REMEMBERED)
         usual_us += (min(took_us, MOST_TIMES * usual_us) - usual_us) / count
-        usual.pop(route, None)  # to the end: those that are asked for stay
+        usual.pop(route, None)  # move it to the end, so that routes in use stay
         usual[route] = usual_us, count
         self._typical_us += (usual_us - self._typical_us) / (REMEMBERED if self._typical_us else 1)
         return usual_us
 
     def _look(self, now_us: int) -> None:
-        """At the end of a window: judge what it has shown, or grow where it has shown nothing but that all is full."""
+        """At the end of a window, judge its responses; without any, grow if the limit was reached."""
         if now_us >= self._renews_us:
             self.old, self.young = self.young, Intake()
             self._renews_us = now_us + self._patience_us
@@ -191,7 +192,7 @@ class AdaptiveLimit:
             self._grow()
 
     def _judge(self, now_us: int) -> None:
-        """Move the limit by what the window has shown."""
+        """Adjust the limit and the usual times by the window's responses."""
         gradient = TOLERANCE * self._expected_us / self._took_us
         if 2 * self._took_us < self._expected_us:
             self._usual_us = {route: (usual_us * SINK, count) for route, (usual_us, count) in self._usual_us.items()}

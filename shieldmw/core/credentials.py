@@ -9,9 +9,9 @@ from enum import StrEnum
 class Failure(StrEnum):
     """The reason why a credential failed. Only ``signature`` has cost a signature check."""
 
-    UNKNOWN_KEY = "unknown_key"  # no API key of ours, and no JWT is verified here
+    UNKNOWN_KEY = "unknown_key"  # not an API key of ours, and JWTs are not verified here
     TOO_LONG = "too_long"
-    MALFORMED = "malformed"  # no API key of ours, and no JWT
+    MALFORMED = "malformed"  # neither an API key of ours nor a JWT
     NO_KEYS = "no_keys"  # the JWKS has not been fetched yet
     UNKNOWN_KID = "unknown_kid"
     ALGORITHM = "algorithm"
@@ -19,18 +19,18 @@ class Failure(StrEnum):
     NOT_YET = "not_yet"
     AUDIENCE = "audience"
     ISSUER = "issuer"
-    CLAIMS = "claims"  # a claim that is required is missing, or of the wrong type
+    CLAIMS = "claims"  # a required claim is missing or of the wrong type
     SIGNATURE = "signature"
-    UNAFFORDABLE = "unaffordable"  # not checked: too many others of addresses like this one wait for it
+    UNAFFORDABLE = "unaffordable"  # not checked: too many others from such addresses are waiting for a check
 
 
-# Failures that are not the credential's own: it is checked again the next time.
+# Failures that say nothing about the credential, so it is checked again the next time.
 NOT_OF_THE_CREDENTIAL = frozenset({Failure.NO_KEYS, Failure.UNAFFORDABLE})
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A credential that failed, and the reason. ``until_s``: when it may pass (Unix time), if that is known."""
+    """A credential that failed, and the reason. ``until_s`` is when it may pass (Unix time), if that is known."""
 
     reason: Failure
     until_s: float | None = None

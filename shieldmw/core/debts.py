@@ -1,10 +1,10 @@
-"""What a worker admitted by itself while it could not ask the store, until the store has been charged with it. Pure.
+"""Debts: what a worker admitted while the store was away, kept until the store has been charged for it. Pure.
 
-What a worker has *admitted* from a bucket is owed, as far as it has not come back meanwhile: so never more than what
-lies between now and the TAT that its charges have moved the bucket to. The worker decided against its share of a
-limit, whose units take longer to come back; in the whole bucket they take up so much less.
+What a worker has *admitted* from a bucket is owed, except for what has refilled in the meantime: so at most the time
+between now and the TAT to which its charges moved the bucket. The worker decided by its share of a limit, whose units
+take longer to refill; in the whole bucket they take up correspondingly less.
 
-A debt is charged once, however often the store is asked: beside the bucket the store keeps which debt of the worker it
+A debt is charged once, however often it is sent: beside the bucket, the store records which debt of the worker it
 charged last, and how much of it. So a call whose answer was lost is simply repeated.
 """
 
@@ -19,10 +19,10 @@ from .table import BoundedCache
 
 
 class Debt(NamedTuple):
-    """What was admitted from one bucket, and the TAT by the worker's clock that it led to.
+    """What was admitted from one bucket, and the TAT that it led to, by the worker's clock.
 
-    Both are measured by the worker's share of the limit among so many ``workers``: as many as there were when the debt
-    began, whatever the fleet has become since. ``number`` is never another debt's of this worker.
+    Both are measured by the worker's share of the limit among ``workers``: the number of workers when the debt began,
+    whatever it has become since. ``number`` is unique among this worker's debts.
     """
 
     charge: Charge
@@ -32,28 +32,28 @@ class Debt(NamedTuple):
     number: int
 
     def owed_us(self, now_us: int, charged_us: int = 0) -> int:
-        """By how much the bucket's TAT must still move, rounded up, where so much of what was admitted is charged."""
+        """By how much the bucket's TAT must still move, rounded up, once ``charged_us`` of the debt is charged."""
         left_us = max(0, min(self.tat_us - now_us, self.admitted_us - charged_us))
         return -(-left_us // self.workers)
 
 
 def deepest_us(limit: Limit) -> int:
-    """How far the TAT of a bucket that was overdrawn may lie ahead: one bucket more than an empty one.
+    """How far ahead the TAT of an overdrawn bucket may be: one bucket more than that of an empty one.
 
-    Workers that cannot ask know less of a bucket than the store does, so together they may admit more than was left.
-    All of that is paid back, but nobody is refused for longer than two buckets take to fill.
+    Workers without the store know less about a bucket, so together they may admit more than was left. That is paid
+    back, but nobody is refused for longer than two buckets take to fill.
     """
     return min(2 * limit.tau_us, LONGEST_TAU_US)
 
 
 def settled_us(stored_us: int | None, owed_us: int, limit: Limit, now_us: int) -> int:
-    """The TAT once that is charged. ``store/lua/settle.lua`` is its twin."""
+    """The TAT after a debt is charged. ``store/lua/settle.lua`` is its twin."""
     old_us = now_us if stored_us is None else max(stored_us, now_us)
     return min(old_us + owed_us, now_us + deepest_us(limit))
 
 
 class Debts:
-    """At most ``most`` buckets; those that were not charged for longest are forgiven."""
+    """The debts on at most ``most`` buckets; beyond that, those charged longest ago are forgiven."""
 
     def __init__(self, most: int) -> None:
         self._known: BoundedCache[str, Debt] = BoundedCache(most)
@@ -64,7 +64,7 @@ class Debts:
         return len(self._known) > 0
 
     def add(self, charges: Charges, shares: Charges, outcome: Outcome) -> None:
-        """Charges that were allowed here, and what they were against this worker's share."""
+        """Add charges that were allowed here, with the same charges against this worker's share."""
         for charge, share, tat_us in zip(charges, shares, outcome.tats_us, strict=True):
             if not charge.cost:
                 continue
@@ -80,14 +80,14 @@ class Debts:
             self._known.put(charge.bucket, debt)
 
     def collect(self, now_us: int) -> list[Debt]:
-        """All of which something is owed now, by the worker's clock; they are no longer held here."""
+        """Take out all debts; returns those of which something is still owed, by the worker's clock."""
         debts: list[Debt] = []
         while some := self._known.pop_some(self._most):
             debts += [debt for debt in some if debt.owed_us(now_us)]
         return debts
 
     def restore(self, uncharged: Iterable[Debt], now_us: int) -> None:
-        """What was collected, but is not known to be charged. It comes before what was admitted since."""
+        """Put back debts that were collected but are not known to be charged. They precede what was admitted since."""
         for debt in uncharged:
             bucket = debt.charge.bucket
             since = self._known.get(bucket)
@@ -98,7 +98,7 @@ class Debts:
 
 
 def _joined(debt: Debt, since: Debt, now_us: int) -> Debt:
-    """The older debt with what was admitted since, by the measure of the older one."""
+    """The older debt plus what was admitted since, in the older one's measure."""
     left_us = max(0, min(since.tat_us - now_us, since.admitted_us))
     return debt._replace(
         admitted_us=debt.admitted_us + _measured(since.admitted_us, since, debt),
@@ -107,5 +107,5 @@ def _joined(debt: Debt, since: Debt, now_us: int) -> Debt:
 
 
 def _measured(length_us: int, one: Debt, other: Debt) -> int:
-    """A length of one debt by the measure of another, rounded up."""
+    """A length of time of one debt in the measure of another, rounded up."""
     return -(-length_us * other.workers // one.workers)

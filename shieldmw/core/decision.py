@@ -1,4 +1,4 @@
-"""The decision: one request's verdict, a value that says everything its answer needs."""
+"""The decision: a request's verdict, and everything its answer needs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .waiting import QueuePosition
 
 
 class Verdict(StrEnum):
-    """What becomes of the request. ``dry_run`` would have been refused, but passes."""
+    """Whether a request passes. With ``dry_run`` it would have been refused, but passes."""
 
     ALLOWED = "allowed"
     REFUSED = "refused"
     DRY_RUN = "dry_run"
 
-    __hash__ = str.__hash__  # of a word, as quick as one
+    __hash__ = str.__hash__  # as fast as that of a string
 
 
 class Reason(StrEnum):
-    """Why; the label of the metric and the word in the log."""
+    """The reason for a verdict; used as the metric's label and in the log."""
 
     WITHIN_LIMITS = "within_limits"
     UNLIMITED = "unlimited"
@@ -43,16 +43,16 @@ class Reason(StrEnum):
     STORE_OPEN = "store_open"
     STORE_CLOSED = "store_closed"
 
-    __hash__ = str.__hash__  # of a word, as quick as one
+    __hash__ = str.__hash__  # as fast as that of a string
 
 
-# Python looks for a member of an enum each time it is named; on the way of every request it is not.
+# Module constants for the request path, since Python looks up an enum's member each time it is named.
 ALLOWED, REFUSED = Verdict.ALLOWED, Verdict.REFUSED
 WITHIN_LIMITS, EXEMPT = Reason.WITHIN_LIMITS, Reason.EXEMPT
 
 
 class OnStoreFailure(StrEnum):
-    """What becomes of limited requests while the store is away: local buckets decide, all pass, none pass."""
+    """How limited requests are decided while the store is away: by local buckets, all pass, or none pass."""
 
     LOCAL = "local"
     OPEN = "open"
@@ -60,12 +60,12 @@ class OnStoreFailure(StrEnum):
 
 
 class Decision(NamedTuple):
-    """The verdict on one request, and what its answer tells.
+    """The verdict on one request, and what its answer needs.
 
-    ``charges`` are what it was charged and ``outcome`` what became of them, ``retry_after_us`` the wait
-    until it would pass (0 where nothing says when). ``live``: its response holds a seat. ``place`` and
-    ``signed_ticket``: where someone without a seat stands in the waiting room, and the signed number to show
-    there. ``kept`` is where the floor that answers may keep the answer of a refusal that may be given again.
+    ``charges`` are the request's charges and ``outcome`` their outcome; ``retry_after_us`` is the wait until it would
+    pass (0 if that is unknown). ``live``: its response holds a seat. ``place`` and ``signed_ticket``: for a listener
+    without a seat, its place in the waiting room and the signed number to show there. ``kept`` is a slot for the
+    rendered answer of a refusal that may be given again.
     """
 
     verdict: Verdict
@@ -88,12 +88,12 @@ class Decision(NamedTuple):
 
     @property
     def listener_class(self) -> ListenerClass:
-        """The class of who is asking."""
+        """The client's class."""
         return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
 
     @property
     def levels(self) -> tuple[LimitStatus, ...]:
-        """How the buckets stand that it was charged to."""
+        """The status of each limit that was charged."""
         return () if self.outcome is None else levels(self.charges, self.outcome)
 
     @property
@@ -105,7 +105,7 @@ class Decision(NamedTuple):
 
 
 def nearest(levels: Sequence[LimitStatus]) -> LimitStatus:
-    """The bucket nearest to its end: the least share of its burst remains."""
+    """The limit nearest to exhaustion: the one with the smallest share of its burst remaining."""
     return min(levels, key=lambda level: level.remaining / level.limit.burst)
 
 

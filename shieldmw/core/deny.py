@@ -1,4 +1,4 @@
-"""The deny list that operators write during the event: networks, each until a time. Pure."""
+"""The deny list that operators edit during the event: networks, each until a time. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_ENTRIES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class DenyEntry:
-    """One network, refused until a time (Unix seconds), by whose word and why."""
+    """One network, refused until a time (Unix seconds), with the operator who denied it and the reason."""
 
     network: IPNetwork
     until_s: float
@@ -20,7 +20,7 @@ class DenyEntry:
     reason: str
 
 
-# By version of IP and bits below the prefix: the networks as numbers, each with its end.
+# By IP version and number of bits below the prefix: the networks as numbers, each with its end.
 Index = dict[tuple[int, int], dict[int, float]]
 
 
@@ -35,9 +35,9 @@ def add_to_index(index: Index, entry: DenyEntry) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DenyList:
-    """All entries at one version. Looking an address up costs one step per length of prefix in use.
+    """All entries at one version. Looking up an address takes one step per prefix length in use.
 
-    ``by_length`` is the index of the entries, which is made here unless it was made before.
+    ``by_length`` is the index of the entries; it is built here unless it is given.
     """
 
     version: int = 0
@@ -50,7 +50,7 @@ class DenyList:
                 add_to_index(self.by_length, entry)
 
     def until_s(self, address: IPAddress | None, now_s: float) -> float | None:
-        """Until when the address is refused; None if it is not."""
+        """The time until which the address is refused; None if it is not."""
         if address is None or not self.by_length:
             return None
         number = int(address)

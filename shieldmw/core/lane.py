@@ -1,15 +1,15 @@
-"""The lane before the app: who enters now, who waits for a turn, who is turned away. Pure; times are microseconds.
+"""The lane before the app: which requests enter now, wait for a turn, or are shed. Pure; times are microseconds.
 
-An app on an event loop takes requests in *turns*: all that one poll of the loop brought in wait for each other, so
-the time since the turn began is what the next one has waited already. A turn has a budget, and so has the number of
-requests inside the app (``core/concurrency.py``). Beyond either, requests wait in the order of favour and enter in the
-next turns, or when one inside has finished.
+An app on an event loop takes requests in *turns*: all that arrived with one poll of the loop wait for each other, so
+the time since the turn began is what the next one has already waited. A turn has a time budget, and the number of
+requests inside the app has a limit (``core/concurrency.py``). Beyond either, requests wait in the order of favour, and
+enter in the next turns or when one inside has finished.
 
-- A request waits only behind its own class and higher ones; inside a class the first to come is the first to enter.
+- A request waits only behind its own class and higher ones; within a class it is first come, first served.
 - Work-conserving: nobody waits while the turn and the app have room.
 - The queue is shed by time, not by length: a request whose wait would be too long is refused at once. A burst that
-  drains by itself is not overload, so guests' bound holds only once the queue has stood for a while (the idea of CoDel:
-  Nichols and Jacobson, "Controlling Queue Delay", 2012).
+  drains by itself is not overload, so the bound for guests applies only once there has been a standing queue for a
+  while (the idea of CoDel: Nichols and Jacobson, "Controlling Queue Delay", 2012).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ W = TypeVar("W", bound=Hashable)
 
 
 class Rank(IntEnum):
-    """The order of favour in the lane; operators pass before everything and are never in it."""
+    """The order of favour in the lane; operators' requests bypass the lane."""
 
     HOST = 0
     MEMBER = 1
@@ -37,7 +37,7 @@ class Rank(IntEnum):
 
 RANKS = {ListenerClass.HOST: Rank.HOST, ListenerClass.MEMBER: Rank.MEMBER, ListenerClass.GUEST: Rank.GUEST}
 
-# Named at each request: Python looks for a member of an enum each time.
+# Module constants, since they are used for each request, and Python looks up an enum's member each time it is named.
 _MEMBER, _RETURNING_GUEST = Rank.MEMBER, Rank.RETURNING_GUEST
 
 
@@ -45,10 +45,11 @@ _MEMBER, _RETURNING_GUEST = Rank.MEMBER, Rank.RETURNING_GUEST
 class LanePlan:
     """The lane's constants.
 
-    ``turn_us``: loop time of a turn after which guests wait for the next one; ``favoured_turn_us`` the same for members
-    and hosts. ``wait_us``: longest wait of a guest once the queue stands; ``favoured_waits`` times that is the longest
-    wait of members, and of guests before. ``standing_us``: a queue stands when it has not been empty for so long.
-    ``most_waiting`` bounds memory, for each rank: a crowd of guests takes no member's place in the queue.
+    ``turn_us``: loop time of a turn after which guests wait for the next turn; ``favoured_turn_us``: the same for
+    members and hosts. ``wait_us``: longest wait of a guest in a standing queue; ``favoured_waits`` times that is the
+    longest wait of members, and of guests before the queue is standing. ``standing_us``: a queue is standing when it
+    has not been empty for this long. ``most_waiting``: longest queue of each rank, which bounds memory; per rank, so
+    that a crowd of guests takes no member's place.
     """
 
     turn_us: int = 5_000
@@ -62,25 +63,26 @@ class LanePlan:
 # Weight of the newest sample in the moving averages: about the last ten count.
 NEWEST = 0.2
 
-# A single sample counts for so many times the average at most: a pause of the garbage collector costs no request that.
+# Cap of a single sample, as a multiple of the average: a pause of the garbage collector is not the cost of a request.
 MOST_TIMES = 8
 
-# Over how much time the pace of entries is measured while requests wait.
+# Window over which the pace of entries is measured while requests wait.
 PACE_US = 20_000
 
-# For how long it holds after that: what an attack has shown says nothing of the next burst.
+# How long a measured pace stays valid: the pace under an attack says nothing about the next burst.
 PACE_HOLDS_US = 1_000_000
 
-# Refusals cost loop time too: a queue that is too long is shed over several turns.
+# Most requests refused in one turn: refusals cost loop time, too, so a queue that is too long is shed over several.
 MOST_REFUSED_A_TURN = 64
 
 
 class Lane(Generic[W]):
-    """Requests before the app. ``enter`` and ``refuse`` are called with what ``wait`` was given, and its place.
+    """The queue of requests before the app.
 
-    ``places`` says how many may be inside the app. ``guest_share`` is the part of the loop's time that guests may have
-    at most; None where they may have all that others leave. ``longest_turn_us`` is the longest turn since somebody set
-    it to 0.
+    ``enter`` is called with the waiter that was passed to ``wait`` and its place in the app, ``refuse`` with the
+    waiter. ``places`` limits how many may be inside the app. ``guest_share`` is the largest share of the loop's time
+    that guests may have; None if they may have all that others leave. ``longest_turn_us`` is the longest turn since it
+    was last reset to 0.
     """
 
     __slots__ = (
@@ -104,7 +106,7 @@ class Lane(Generic[W]):
         self._began_us: int | None = None
         self._entered = 0
         self.longest_turn_us = 0
-        # Loop time that one request costs; until turns were measured one is thought to fit ten.
+        # Loop time that one request costs; until it is measured, a turn is taken to fit ten.
         self._cost_us = plan.turn_us / 10
         # Time between two entries while requests wait.
         self._pace_us = self._cost_us
@@ -119,21 +121,21 @@ class Lane(Generic[W]):
 
     @property
     def cost_us(self) -> float:
-        """Loop time of one request, as measured."""
+        """Measured loop time of one request."""
         return self._cost_us
 
     def waiting_of(self, rank: Rank) -> int:
-        """How many of a rank wait."""
+        """How many requests of a rank are waiting."""
         return len(self._queues[rank])
 
     def enters(self, rank: Rank, now_us: int) -> Intake | None:
-        """The place of a request that arrives now and enters at once; None if it must ``wait``, or be turned away."""
+        """The place of a request that arrives now and enters at once; None if it must ``wait`` or be refused."""
         plan, places, began_us = self._plan, self.places, self._began_us
         if began_us is None:
             self._began_us = now_us
         elif now_us - began_us >= (plan.favoured_turn_us if rank <= _MEMBER else plan.turn_us):
             return None
-        # ``has_room`` and ``enter`` written out: every request comes this way, and two calls would take a third longer.
+        # ``has_room`` and ``enter`` inlined: every request passes here, and two calls would take a third longer.
         if places.young.count + places.old.count >= (places.limit_of_favoured if rank <= _MEMBER else places.limit):
             return None
         if self.waiting or self.guest_share is not None:
@@ -147,13 +149,11 @@ class Lane(Generic[W]):
         return intake
 
     def would_refuse(self, rank: Rank, now_us: int) -> bool:
-        """Whether a request that had to wait would have to wait too long."""
+        """Whether a request that has to wait would have to wait too long."""
         if not self.waiting:
             return False
-        prefetch = self._ahead_of(rank)
-        return prefetch >= self._plan.most_waiting or (prefetch + 1) * self._pace_us > self._longest_wait_us(
-            rank, now_us
-        )
+        ahead = self._ahead_of(rank)
+        return ahead >= self._plan.most_waiting or (ahead + 1) * self._pace_us > self._longest_wait_us(rank, now_us)
 
     def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
         """Queue a request."""
@@ -168,14 +168,14 @@ class Lane(Generic[W]):
         self.waiting += 1
 
     def leave(self, rank: Rank, waiter: W) -> None:
-        """A request that waited has gone away; nothing happens where it waits no longer."""
+        """Remove a request that has been cancelled; does nothing if it is not waiting any more."""
         if self._queues[rank].pop(waiter, None) is not None:
             self.waiting -= 1
 
     def turn(self, now_us: int) -> None:
-        """The turn has ended: shed those who waited too long, and let in what fits the next one.
+        """End the turn: shed requests that have waited too long, and let in those that fit into the next turn.
 
-        No further turn is open if the queue is empty, or if nothing in it can enter and nothing is left to be measured.
+        No further turn is opened if the queue is empty, or if nothing in it can enter and nothing is to be measured.
         """
         entered, turn_us = self._entered, 0
         if self._began_us is not None:
@@ -190,7 +190,7 @@ class Lane(Generic[W]):
             return
         self._began_us = now_us
         self._measure_pace(now_us)
-        self._shed(now_us - turn_us)  # a turn in which nobody could enter is nobody's patience
+        self._shed(now_us - turn_us)  # the turn itself does not count as waiting: nobody could enter during it
         if self.waiting and not self.places.has_room(favoured=False):
             self.places.reached(now_us)
         self._let_in(now_us)
@@ -198,7 +198,7 @@ class Lane(Generic[W]):
             self._began_us = None
 
     def left(self, now_us: int) -> None:
-        """A place in the app is free while requests wait."""
+        """Let requests in when a place in the app has become free while they wait."""
         if self._began_us is None:
             self._began_us = now_us
         self._measure_pace(now_us)
@@ -216,13 +216,13 @@ class Lane(Generic[W]):
             self._credit_us -= self._cost_us
 
     def _give_credit(self, now_us: int) -> None:
-        """Guests' share of the time that has passed; what they do not use in a turn's time is not saved up."""
+        """Credit guests with their share of the time that has passed; at most a turn's worth is saved up."""
         if self.guest_share is not None:
             credit_us = self._credit_us + (now_us - self._credited_us) * self.guest_share
             self._credit_us, self._credited_us = min(credit_us, self._plan.turn_us), now_us
 
     def _let_in(self, now_us: int) -> None:
-        """Let in what fits into the rest of the turn, at least one where this turn has let in none."""
+        """Let in what fits into the rest of the turn, and at least one request if none has entered in this turn."""
         assert self._began_us is not None
         self._give_credit(now_us)
         used_us = now_us - self._began_us
@@ -238,7 +238,7 @@ class Lane(Generic[W]):
                 self._enter(waiter, self.places.enter())
 
     def _shed(self, now_us: int) -> None:
-        """Refuse those who have waited too long, the lowest class first."""
+        """Refuse requests that have waited too long, the lowest rank first."""
         left = MOST_REFUSED_A_TURN
         for rank in reversed(Rank):
             queue, longest_us = self._queues[rank], self._longest_wait_us(rank, now_us)
@@ -263,7 +263,7 @@ class Lane(Generic[W]):
         return self._plan.wait_us * (self._plan.favoured_waits if favoured else 1)
 
     def _ahead_of(self, rank: Rank) -> int:
-        """How many wait who come before one that arrives now."""
+        """How many waiting requests come before one that arrives now."""
         return sum([len(queue) for queue in self._queues[: rank + 1]])
 
 

@@ -1,13 +1,12 @@
-"""A lease: charges taken ahead in the store, spent here without a call. Pure; exact, because it cannot outlive its use.
+"""A lease: charges prefetched from the store, spent here without a call. Pure; exact, since it cannot outlive its use.
 
-The store's TAT already holds the whole lease: it stands at the *ceiling*. What was really spent is the TAT
-that the store would have had without it. That one is kept here and moved by GCRA's own rule, ``max(tat, now) +
-step``; a request fits while it stays at or below the ceiling. So the store's TAT is never earlier than the
-true one, whatever other workers add to it, and the bucket's promise holds to the unit. A lease that lies idle
-shrinks as the bucket refills.
+The store's TAT already includes the whole lease: it is at the *ceiling*. What has really been spent is the TAT that the
+store would have without the lease. That TAT is kept here and moved by GCRA's own rule, ``max(tat, now) + step``; a
+request fits while it stays at or below the ceiling. So the store's TAT is never earlier than the true one, whatever
+other workers add to it, and the bucket's promise holds to the unit. An idle lease shrinks as the bucket refills.
 
-What its own worker charges behind the lease, the next after it, moves both: as if it had been charged before.
-Then the ceiling is the store's TAT again, and what is unspent can still be given back.
+If the next charge behind the lease is its own worker's, it moves both TATs, as if it had been charged first. Then the
+ceiling is the store's TAT again, and what is unspent can still be given back.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from .made import made
 
 
 class Unspent(NamedTuple):
-    """What may be given back of one bucket: ``give_us`` of its TAT, if that is still exactly ``ceiling_us``.
+    """What may be given back to one bucket: ``give_us`` of its TAT, if that is still exactly ``ceiling_us``.
 
-    Whoever charged the bucket since may hold a lease behind this one, and counts on what was taken before it.
+    Otherwise another worker has charged the bucket since, and may hold a lease behind this one that relies on it.
     """
 
     charge: Charge
@@ -30,9 +29,10 @@ class Unspent(NamedTuple):
 
 
 class Lease:
-    """What is left of charges that were taken ahead.
+    """What is left of prefetched charges.
 
-    ``shift_us`` is the spender's clock minus the store's, or less: its time may seem later than it is, never earlier.
+    ``shift_us`` is the spender's clock minus the store's, or less, so that the spender's time may seem later than it
+    is, but never earlier.
     """
 
     __slots__ = ("_shift_us", "_steps", "_tats_us", "charges")
@@ -46,7 +46,7 @@ class Lease:
         self._tats_us = tuple([tat_us + shift_us for tat_us in without_lease(charges, outcome).tats_us])
 
     def spend(self, now_us: int) -> Outcome | None:
-        """Spend the charges once, by the spender's clock; None where less than that is left."""
+        """Spend the charges once, by the spender's clock; None if less than that is left."""
         tats_us = []
         for at, ceiling_us, step_us in self._steps:
             tat_us = self._tats_us[at]
@@ -58,11 +58,11 @@ class Lease:
         return made(Outcome, (True, now_us, self._tats_us, 0, 0))
 
     def absorb(self, outcome: Outcome) -> None:
-        """Take in the same charges, which the store allowed behind the lease: as if they had come before it.
+        """Absorb the same charges, which the store allowed behind the lease, as if they had been made before it.
 
-        Only in a bucket whose TAT is a step above the ceiling: so nobody else charged it in between. An outcome from
-        before the lease is never that far. Spends that came in between count as earlier; that makes the TAT later by
-        at most the time for which the answer was under way.
+        Only in buckets whose TAT is exactly one step above the ceiling, so that nobody else charged them in between. An
+        outcome from before the lease is never that far ahead. Spends in between count as earlier, which makes the TAT
+        later by at most the time that the answer took.
         """
         if not outcome.allowed:
             return
@@ -86,7 +86,7 @@ class Lease:
 
 
 def without_lease(charges: Charges, outcome: Outcome) -> Outcome:
-    """The outcome as if nothing had been taken ahead."""
+    """The outcome as if nothing had been prefetched."""
     if not outcome.leased:
         return outcome
     tats_us = [

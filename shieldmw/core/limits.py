@@ -1,6 +1,6 @@
 """Limits: a rate and a burst, read from the notation of the ``limits`` library.
 
-Knows nothing of clients or buckets. All times below the notation are whole microseconds.
+Knows nothing of clients or buckets. Except in the notation, all times are whole microseconds.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from limits import parse_many
 
 US_PER_S = 1_000_000
 
-# A TAT is at most now + tau and must stay exact in Lua's doubles (2**53 us = 285 years from 2025).
+# Longest time to fill a bucket: a TAT, at most now + tau, must be exact in Lua's doubles (2**53 us = 285 years from
+# 2025).
 LONGEST_TAU_US = 250 * 365 * 86_400 * US_PER_S
 
-# Nobody means this much; it leaves room for the aggregates, whose units cannot get shorter than 1 us.
+# The same for a limit in the notation: more than anybody means, and it leaves room for the aggregates, whose units
+# cannot get shorter than 1 us.
 LONGEST_WRITTEN_US = 100 * 366 * 86_400 * US_PER_S
 
-# What an IPv6 /56 may spend, as a multiple of what one /64 of it may: a household or a small
-# site has a handful of /64s in use, a rotating attacker has all 256 (DESIGN, "Who is asking").
+# What an IPv6 /56 may spend, as a multiple of what one of its /64s may: a household or small site uses a handful of
+# /64s, an attacker who rotates has all 256.
 AGGREGATE_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """``amount`` units each ``period_s`` seconds on average, at most ``burst`` at once.
+    """``amount`` units every ``period_s`` seconds on average, at most ``burst`` at once.
 
-    ``unit_us`` is the time one unit takes to come back (GCRA's emission interval T, rounded up,
-    so that rounding never admits more) and ``tau_us`` how long an emptied bucket takes to fill.
+    ``unit_us`` is the time one unit takes to refill (GCRA's emission interval T, rounded up, so that rounding never
+    admits more), and ``tau_us`` the time an empty bucket takes to fill.
 
     Raises:
         ValueError: an amount, period or burst below 1, a rate above 1,000,000 a second, or a
@@ -56,22 +58,22 @@ class Limit:
             raise ValueError(f"a burst of {self.burst} would take more than 250 years to fill: use a smaller one")
 
     def __hash__(self) -> int:
-        return hash(self.name)  # nearly unique, and far quicker than a hash of every field
+        return hash(self.name)  # nearly unique, and much faster than hashing all fields
 
     @property
     def rate_per_s(self) -> float:
-        """Units admitted a second in the long run, after rounding."""
+        """Units admitted per second in the long run, after rounding."""
         return US_PER_S / self.unit_us
 
 
 def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Limit, ...]:
-    """The limits written in ``text``, such as ``300/minute`` or ``10/second; 300/minute``.
+    """Parse limits such as ``300/minute`` or ``10/second; 300/minute``.
 
-    ``off`` gives none. The first is called ``name``, a second ``name-2`` and so on. Without
-    ``burst`` a limit's burst is its amount: a client may spend a whole period's worth at once.
+    ``off`` gives none. The first is called ``name``, the second ``name-2`` and so on. Without ``burst``, a limit's
+    burst is its amount: a client may spend a whole period's worth at once.
 
     Raises:
-        ValueError: not in the notation, out of range, or a burst beside several limits or beside none.
+        ValueError: not in the notation, out of range, or a burst with several limits or with none.
     """
     if text.strip().lower() == "off":
         if burst is not None:
@@ -84,7 +86,7 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
             "not a limit: write it like '300/minute', '5 per 10 second', '10/second; 300/minute', or 'off'"
         ) from None
     if burst is not None and len(items) > 1:
-        raise ValueError(f"a burst of {burst} can only stand beside a single limit: remove it, or keep one limit")
+        raise ValueError(f"a burst of {burst} goes only with a single limit: remove it, or keep one limit")
     limits = tuple(
         Limit(
             name=name if index == 0 else f"{name}-{index + 1}",
@@ -101,7 +103,7 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
 
 @lru_cache(maxsize=1024)
 def aggregate(limit: Limit) -> Limit:
-    """The limit that an IPv6 /56 shares where each of its /64s has ``limit``."""
+    """The limit that an IPv6 /56 shares if each of its /64s has ``limit``."""
     return replace(
         limit,
         name=f"{limit.name}-prefix",
@@ -112,20 +114,20 @@ def aggregate(limit: Limit) -> Limit:
 
 @lru_cache(maxsize=1024)
 def of_preflights(limit: Limit) -> Limit:
-    """The limit that a rule's preflights have where its requests have ``limit``: the same, in a bucket of its own."""
+    """The limit of a rule's preflights if its requests have ``limit``: the same, in a bucket of its own."""
     return replace(limit, name=f"{limit.name}-preflight")
 
 
 @lru_cache(maxsize=1024)
 def share(limit: Limit, workers: int, cost: int = 1) -> Limit:
-    """What each of so many workers has of a limit while each keeps its bucket alone: 1/workers of rate and burst.
+    """One worker's share of a limit while each of ``workers`` keeps its own bucket: 1/workers of rate and burst.
 
-    The time to fill stays as it is, so a TAT means the same share of the bucket whatever the number of workers, and
-    what a burst leaves when it is divided stays as time. It is longer only where else a charge of ``cost`` that fits
-    into the whole burst would not fit into the share. **Promise:** all workers together admit, in any span D, at
-    most the larger of burst and workers * cost, and rate * D.
+    The time to fill is unchanged, so a TAT means the same share of the bucket whatever the number of workers, and the
+    remainder of a divided burst is kept as time. It is longer only if otherwise a charge of ``cost`` that fits into
+    the whole burst would not fit into the share. **Promise:** in any span D, all workers together admit at most the
+    larger of burst and workers * cost, plus rate * D.
     """
-    # What never fits asks for no room; and where a share would take more than 250 years to fill, it is larger.
+    # A cost that never fits needs no room; a share that would take more than 250 years to fill is made larger.
     cost = cost if 0 < cost <= limit.burst else 1
     workers = min(workers, LONGEST_TAU_US // (cost * limit.unit_us))
     unit_us = limit.unit_us * workers

@@ -1,4 +1,4 @@
-"""How the workers' apps stand, as each worker reports it for operators to see. Pure."""
+"""The load of workers' apps, as each worker reports it for operators. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from .lane import Rank
 from .seats import Audience
 
-# Workers report each 2 s, in the largest fleets each 4 s: one that has been silent for longer has died, hangs, or does
-# not reach the store.
+# Age up to which a report counts. Workers report every 2 s, in the largest fleets every 4 s: one that has been silent
+# for longer is dead, hangs, or cannot reach the store.
 FRESH_S = 7.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """One worker's report of time ``at_s`` (Unix seconds by the clock of the store).
+    """One worker's report at ``at_s`` (Unix seconds by the store's clock).
 
     ``turn_us`` is the longest turn of its event loop in the last ``lately_ms``. ``waiting``, ``shed`` and
     ``shed_lately`` count requests by class, returning guests as guests: those in the queue, those refused since the
@@ -35,7 +35,7 @@ class WorkerLoad:
     lately_ms: int
 
     def is_fresh(self, now_s: float) -> bool:
-        """Whether the report still counts. One from the future is none of ours, or of a clock that has stepped back."""
+        """Whether the report still counts. One from the future is foreign, or the clock has stepped back."""
         return abs(now_s - self.at_s) <= FRESH_S
 
     def shed_per_s(self, count: int) -> float:

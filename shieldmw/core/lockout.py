@@ -1,4 +1,4 @@
-"""Lockout: who shows wrong passwords waits longer each time. Pure."""
+"""Lockout: an address that shows wrong passwords must wait longer each time. Pure."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class _Record:
 
 @dataclass(slots=True)
 class Lockout:
-    """Counts failures of an address (for IPv6: of its site); doubles the wait with each beyond the third.
+    """Counts the failures of an address (for IPv6: of its site), and doubles the wait with each beyond the third.
 
-    A success forgets them. So do a day without any, and a crowd of 16,384 other addresses.
+    A success clears them, as do a day without failures, and failures of 16,384 other addresses.
     """
 
     _records: BoundedCache[Client, _Record] = field(default_factory=lambda: BoundedCache(ADDRESSES_KEPT))
 
     def wait_s(self, clients: AddressClients, now_s: float) -> float:
-        """How long the address must still wait; 0 when it may try."""
+        """How long the address must still wait; 0 if it may try."""
         record = self._records.get(_who(clients))
         return 0.0 if record is None else max(0.0, record.until_s - now_s)
 
     def failed(self, clients: AddressClients, now_s: float) -> None:
-        """The address failed."""
+        """Count a failure of the address."""
         record = self._records.get(_who(clients))
         failures = 1 if record is None or now_s - record.until_s > 86_400 else record.failures + 1
         over = failures - FREE_FAILURES
@@ -43,7 +43,7 @@ class Lockout:
         self._records.put(_who(clients), _Record(failures, now_s + wait_s))
 
     def succeeded(self, clients: AddressClients) -> None:
-        """The address proved itself."""
+        """Clear the failures of the address, which has shown the right password."""
         self._records.drop(_who(clients))
 
 

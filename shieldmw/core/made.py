@@ -1,6 +1,6 @@
-"""How values are made that every request needs: named tuples, as their classes would make them, in half of the time.
+"""Makes named tuples on the path of every request, in half the time that their classes take.
 
-``made(Client, ("ip", text, slot))`` is ``Client("ip", text, slot)``: every field in its order, defaults too.
+``made(Client, ("ip", text, slot))`` equals ``Client("ip", text, slot)``: all fields in order, including defaults.
 """
 
 from __future__ import annotations

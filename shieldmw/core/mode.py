@@ -1,4 +1,4 @@
-"""The mode of the fleet: what it is, since when, until when, and by whose word. Pure."""
+"""The mode of the fleet: what it is, since when, until when, and who set it. Pure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """How the fleet admits: everyone within limits, or favouring verified listeners."""
+    """How the fleet admits: everybody within limits, or favouring verified listeners."""
 
     NORMAL = "normal"
     EMERGENCY = "emergency"
 
-    __hash__ = str.__hash__  # of a word, as quick as one
+    __hash__ = str.__hash__  # as fast as that of a string
 
 
-# Longest that one word of an operator holds: an emergency that nobody ends is a mistake.
+# Longest emergency that an operator can declare at once: one that nobody ends is a mistake.
 LONGEST_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class ModeChange:
-    """What an operator asks for. None leaves the setting as it is configured; times in seconds."""
+    """A change that an operator requests. None leaves a setting as configured; times are in seconds."""
 
     mode: Mode
     actor: str
@@ -31,21 +31,21 @@ class ModeChange:
     guest_share: float | None = None
 
     def with_end(self) -> ModeChange:
-        """The same, with an end: an emergency without one lasts as long as one word of an operator may hold."""
+        """The same change with an end: an emergency without one gets the longest there is."""
         endless = self.mode is Mode.EMERGENCY and self.for_s is None
         return replace(self, for_s=LONGEST_S) if endless else self
 
     def __str__(self) -> str:
-        """All that it asks for, in words for the audit."""
+        """The whole change in words, for the audit log."""
         given = {"for {} s": self.for_s, "capacity {}": self.capacity, "guest share {}": self.guest_share}
         return ", ".join([self.mode, *(text.format(value) for text, value in given.items() if value is not None)])
 
 
 @dataclass(frozen=True, slots=True)
 class ModeState:
-    """The mode in force under a version. Times are Unix seconds by the clock of the store.
+    """The mode in force, with its version. Times are Unix seconds by the store's clock.
 
-    A higher version always wins, so a fleet can tell its store what the store has lost.
+    A higher version always wins, so a fleet can restore what its store has lost.
     """
 
     version: int = 0

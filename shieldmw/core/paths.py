@@ -1,9 +1,9 @@
-"""Reading a path as the most different servers would, so that no spelling of it slips past a rule.
+"""Reads a path in all the ways that servers do, so that no spelling of it slips past a rule.
 
-Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and a trailing slash. So a path has
-several *readings*: a restriction holds where any reading matches, an exemption only where the
-path is already plain. Whatever the app makes of a path, an attacker gains nothing by its spelling. A path
-with more tricks than any honest one (``bounds.py``) is not read at all: the strictest terms hold for it.
+Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and trailing slashes. So a path has several *readings*: a
+restriction applies if any reading matches, an exemption only if all servers read the path alike. However the app reads
+a path, an attacker gains nothing by its spelling. A path with more tricks than any honest one (``bounds.py``) is not
+read at all: the strictest terms apply to it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ _NESTED = re.compile(r"%(?:25)+")
 def plain(path: str) -> str:
     """The path with everything resolved that some server resolves; idempotent.
 
-    Percent-escapes that survived the server's own decoding are decoded, backslashes are slashes,
-    ``;parameters``, characters that do not print, empty and ``.`` segments and a trailing slash are
-    gone, and ``..`` takes its parent away.
+    Percent-escapes that survived the server's own decoding are decoded; backslashes become slashes; ``;parameters``,
+    unprintable characters, empty and ``.`` segments and a trailing slash are removed; ``..`` removes its parent.
     """
     if is_plain(path):
         return path
@@ -30,7 +29,7 @@ def plain(path: str) -> str:
 
 
 def has_one_reading(path: str) -> bool:
-    """Whether every server reads the path as it is."""
+    """Whether every server reads the path literally."""
     return is_plain(path) or (not is_beyond_reading(path) and plain(path) == path)
 
 
@@ -61,7 +60,7 @@ def below_root(path: str, root_path: str) -> str:
 
 
 def _variants(path: str) -> set[str]:
-    """What servers make of a path that decode once more or do not, know parameters or do not, and so on."""
+    """The readings of a path by servers that do or do not decode once more, drop parameters, and so on."""
     texts = {path}
     for step in (unquote, _printing, _with_slashes, _without_parameters):
         texts |= {step(text) for text in texts}
@@ -91,7 +90,7 @@ def _without_parameters(text: str) -> str:
 
 
 def _resolved(text: str, *, merge_slashes: bool) -> str:
-    """Dots resolved as RFC 3986, section 5.2.4, has it; empty segments merged as nginx does, or not."""
+    """The path with dots resolved as in RFC 3986, section 5.2.4; empty segments merged as in nginx, or not."""
     kept: list[str] = []
     for segment in text.removeprefix("/").split("/"):
         if segment == "..":
@@ -102,7 +101,7 @@ def _resolved(text: str, *, merge_slashes: bool) -> str:
 
 
 def is_plain(path: str) -> bool:
-    """Whether nothing in the path is read differently by different servers, as far as a glance can tell."""
+    """Whether all servers read the path alike, as far as a quick check can tell."""
     return (
         path.startswith("/")
         and path.isprintable()
@@ -112,10 +111,9 @@ def is_plain(path: str) -> bool:
 
 
 class PathPattern:
-    """A path to match exactly, or with everything below it where the pattern ends in ``/*``.
+    """A path to match exactly, or together with everything below it if the pattern ends in ``/*``.
 
-    ``/live/*`` matches ``/live``, ``/live/`` and ``/live/a/b``, never ``/livestock``; ``/*``
-    matches every path.
+    ``/live/*`` matches ``/live``, ``/live/`` and ``/live/a/b``, but not ``/livestock``; ``/*`` matches every path.
 
     Raises:
         ValueError: the pattern is not a plain absolute path.
@@ -134,7 +132,7 @@ class PathPattern:
         self.prefix = exact.rstrip("/") + "/" if text.endswith("/*") else None
 
     def matches(self, path: str) -> bool:
-        """Whether one reading of a path falls under the pattern."""
+        """Whether a reading of a path matches the pattern."""
         return path == self.exact or (self.prefix is not None and path.startswith(self.prefix))
 
     def __eq__(self, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""The policy: which limits a request is charged to, and at what cost. Pure; built from Settings."""
+"""The policy: which limits a request is charged against, and at what cost. Pure; built from Settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .made import made
 from .mode import Mode
 from .paths import PathPattern, has_one_reading, readings
 
-# Names of limits that rules cannot take for themselves.
+# Names of the default limits, which rules cannot use.
 RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight")
 
 
@@ -27,7 +27,7 @@ class Access(StrEnum):
     MEMBERS = "members"
     CLOSED = "closed"
 
-    __hash__ = str.__hash__  # of a word, as quick as one
+    __hash__ = str.__hash__  # as fast as that of a string
 
 
 _STRICTEST_FIRST = (Access.CLOSED, Access.MEMBERS, Access.OPEN)
@@ -35,11 +35,10 @@ _STRICTEST_FIRST = (Access.CLOSED, Access.MEMBERS, Access.OPEN)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Limits of its own for a path, what a request there costs, and who may use it in an emergency.
+    """A path's own limits, the cost of a request there, and who may use the path in an emergency.
 
-    ``methods`` empty means all of them. The limits are charged to the client, beside its
-    default limits, and every one of those limits is charged ``cost``. Responses on a ``live``
-    path hold a seat.
+    Empty ``methods`` means all of them. The limits are charged in addition to the client's default limits, and each
+    of all these limits is charged ``cost``. Responses on a ``live`` path hold a seat.
     """
 
     name: str
@@ -51,17 +50,17 @@ class Rule:
     emergency: Access = Access.OPEN
 
     def matches(self, reading: str, method: str) -> bool:
-        """Whether the rule is for this reading of a path, under this method; what holds for GET does for HEAD."""
+        """Whether the rule applies to this reading of a path and this method; a rule for GET applies to HEAD."""
         named = not self.methods or method in self.methods or (method == "HEAD" and "GET" in self.methods)
         return (named or method == ANY_METHOD) and self.path.matches(reading)
 
 
 class RouteRules(NamedTuple):
-    """What the policy says of a path under a method: the strictest of all its readings.
+    """What the policy says about a path and a method: the strictest terms of all readings of the path.
 
-    ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may be here in an
-    emergency. ``limits`` are its own, beside the default ones; all of them are charged ``cost``. ``preflight``: the
-    terms of preflights, whose buckets are their own.
+    ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may use the path in an emergency.
+    ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``. ``preflight``: these are
+    the terms of preflights, which have buckets of their own.
     """
 
     exempt: bool = False
@@ -74,10 +73,12 @@ class RouteRules(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All limits and where they hold. Guests are charged to ``ip``, verified subjects to
-    ``token``, everyone to ``address``; credentials that fail are charged to ``failed_auth``. In an
-    emergency guests are charged to the same bucket under ``emergency_ip``. Preflights are charged to ``preflight``, in
-    an emergency as well: those of members come without a credential.
+    """All limits and where they apply.
+
+    Guests are charged against ``ip``, verified subjects against ``token``, everyone against ``address``; credentials
+    that fail are charged against ``failed_auth``. In an emergency, guests are charged in the same bucket, but against
+    ``emergency_ip``. Preflights are charged against ``preflight``, in an emergency as well, since those of members
+    carry no credential.
     """
 
     ip: tuple[Limit, ...] = ()
@@ -94,11 +95,11 @@ class Policy:
 
     @property
     def has_live_paths(self) -> bool:
-        """Whether any path holds a seat."""
+        """Whether there are any live paths."""
         return bool(self.live) or any(rule.live for rule in self.rules)
 
     def route_rules(self, facts: Facts) -> RouteRules:
-        """What is said of the path and the methods of a request, whoever asks."""
+        """What the policy says about a request's path and methods, whoever its client is."""
         route_rules = self._route_rules_of_path(facts)
         return _of_preflights(route_rules) if facts.preflight else route_rules
 
@@ -115,12 +116,12 @@ class Policy:
     def strictest_route_rules(self) -> RouteRules:
         """The terms of a path that is beyond reading: those of all rules together, and no exemption.
 
-        It may be any path, so every limit is charged; all of them are the asking client's own.
+        It may be any path, so every limit is charged; all of these are the client's own.
         """
         return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live))
 
     def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> RouteRules:
-        """The terms of some rules together; None stands for a reading under which no rule holds."""
+        """The combined terms of several rules; None stands for a reading to which no rule applies."""
         named = [rule for rule in rules if rule]
         said = {rule.emergency for rule in named}
         return RouteRules(
@@ -132,11 +133,11 @@ class Policy:
         )
 
     def may_be_exempt(self, facts: Facts) -> bool:
-        """Whether the path looks exempt, before anything was read of it."""
+        """Whether the path looks exempt, before its readings are known."""
         return any(pattern.matches(path) for path in (facts.route_path, facts.path) for pattern in self.exempt)
 
     def _is_exempt(self, facts: Facts) -> bool:
-        """Only a path that every server reads alike can be."""
+        """Whether the path is exempt: only one that all servers read alike can be."""
         return any(
             has_one_reading(path)
             for path in (facts.route_path, facts.path)
@@ -144,13 +145,13 @@ class Policy:
         )
 
     def charges_everywhere(self) -> bool:
-        """Whether the default limits are charged for every path that is not exempt."""
+        """Whether the default limits are charged on every path that is not exempt."""
         return all(rule.cost > 0 for rule in self.rules)
 
     def charges(
         self, route_rules: RouteRules, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
     ) -> Charges:
-        """What the request is charged, the narrowest client first; empty where nothing limits it."""
+        """The charges of a request, the narrowest client first; empty if nothing limits it."""
         own, cost = route_rules.limits, route_rules.cost
         if identity is None:
             ip = self.preflight if route_rules.preflight else self.ip if mode is Mode.NORMAL else self.emergency_ip
@@ -159,7 +160,7 @@ class Policy:
         return (*charges, *_address_charges(clients, self.address, cost))
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
-        """What a credential that failed is charged to its address; cost 0 only looks."""
+        """The charges of a failed credential against its address; a cost of 0 only looks."""
         return tuple(_address_charges(clients, self.failed_auth, cost))
 
     def _rules_for(self, found: Sequence[str], methods: frozenset[str]) -> Sequence[Rule | None]:
@@ -170,7 +171,7 @@ class Policy:
         return tuple(dict.fromkeys(rule for way in ways for rule in way))
 
     def _first_rules(self, reading: str, method: str) -> Iterator[Rule | None]:
-        """The first rule that matches; of any method every rule that is the first one for some method."""
+        """The first rule that matches; for ``ANY_METHOD``, each rule that is the first for some method."""
         for rule in self.rules:
             if rule.matches(reading, method):
                 yield rule
@@ -180,9 +181,9 @@ class Policy:
 
 
 def _of_preflights(route_rules: RouteRules) -> RouteRules:
-    """What holds for preflights where these terms hold for requests: the same, in buckets of their own.
+    """The terms of preflights where requests have these terms: the same, in buckets of their own.
 
-    Members' preflights show no credential, so what is open to members is open to them. They cost 1 at least:
+    Members' preflights carry no credential, so what is open to members is open to all preflights. They cost at least 1:
     on a live path they hold no seat, and only their rate bounds how many there are at once.
     """
     access = Access.CLOSED if route_rules.access is Access.CLOSED else Access.OPEN
@@ -191,7 +192,7 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
 
 
 def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:
-    # Alone, no rule costs more than a burst; two that hold for readings of one path might, together.
+    # No single rule costs more than a burst, but two rules for different readings of a path together might.
     return [made(Charge, (client, limit, cost if cost < limit.burst else limit.burst)) for limit in limits]
 
 
@@ -203,7 +204,7 @@ def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int
 
 
 def all_limits(policy: Policy) -> Iterator[Limit]:
-    """Every limit that was written, the default ones first; those of preflights are some of them once more."""
+    """Every configured limit, the default ones first; not those of preflights, which are derived from these."""
     yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
     for rule in policy.rules:
         yield from rule.limits

@@ -1,9 +1,9 @@
 """Seats: how the fleet's capacity is divided among workers. The twin of ``store/lua/seats.lua``.
 
-Each worker reports its demand and is granted seats until its next report. Everything goes to the
-higher class first, the rest pro rata, and what nobody asks for is spread as headroom, so that a
-worker can admit without asking. **Promise:** grants never sum to more than the capacity, and after
-a cut nobody's grant grows until the fleet is below it.
+Each worker reports its demand, and is granted seats until its next report. Higher classes come first, a class that
+cannot be served in full is divided pro rata, and seats without demand are spread as headroom, so that a worker can
+admit without a call. **Promise:** grants never sum to more than the capacity, and after a cut no grant grows until the
+fleet is below it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-# Levels of admission inside a class: a listener's cohort is one of these.
+# Number of cohorts in a class: listeners are admitted and evicted cohort by cohort.
 COHORTS = 128
 
 # Lease of a grant: a dead worker's seats return when it ends without being renewed.
 LEASE_S = 15.0
 
-# Silence after which a worker may be dead: reports come each 5 s, and one may be late. Its seats stay its own until the
+# Silence after which a worker may be dead: reports come every 5 s, and one may be late. It keeps its seats until the
 # lease ends, but its listeners are on their way to other workers, and are no longer counted.
 SILENT_S = 7.0
 
-# Reported as held by a worker without a grant, or with one whose lease has ended.
+# Reported as its grant by a worker without one, or with one whose lease has ended.
 NO_GRANT = -1
 
 
@@ -35,7 +35,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """Numbers of listeners by class, the order of favour; of requests where that is said."""
+    """Numbers of listeners by class, in the order of favour; in load reports, of requests."""
 
     hosts: int = 0
     members: int = 0
@@ -43,7 +43,7 @@ class Audience:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum over all classes."""
         return self.hosts + self.members + self.guests
 
     def __add__(self, other: Audience) -> Audience:
@@ -55,7 +55,7 @@ class Audience:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One worker's side: who is present, who wants to be (present ones included), what it was granted."""
+    """One worker's report: listeners present, listeners who want a seat (including those present), and its grant."""
 
     worker: str
     present: Audience
@@ -66,9 +66,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a worker may hold until its lease ends, and how the fleet stands.
+    """What a worker may hold until its lease ends, and the state of the fleet.
 
-    ``member_level`` and ``guest_level`` are how many of the 128 cohorts are let in anew.
+    ``member_level`` and ``guest_level`` are how many of the 128 cohorts are admitted if they are new.
     """
 
     seats: int
@@ -82,7 +82,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """How the fleet stands: workers whose lease has not ended, and the listeners of those that report."""
+    """The state of the fleet: workers whose lease has not ended, and the listeners of those that report."""
 
     workers: int
     present: Audience
@@ -91,7 +91,7 @@ class Fleet:
 
 @dataclass(slots=True)
 class SeatEntry:
-    """What one worker last reported, and was granted until ``until_s`` (Unix time)."""
+    """One worker's last report, and its grant until ``until_s`` (Unix time)."""
 
     until_s: float
     demand: Audience
@@ -102,19 +102,19 @@ class SeatEntry:
 
 @dataclass(slots=True)
 class SeatTable:
-    """The reference: the state that Redis keeps, and one worker's refresh of it."""
+    """The reference implementation: the state that Redis keeps, and a worker's refresh of it."""
 
     entries: dict[str, SeatEntry] = field(default_factory=dict)
     guard_until_s: float = 0.0
 
     def refresh(self, report: Report, capacity: Capacity, now_s: float) -> Grant:
         """Take a worker's report and grant it seats for ``LEASE_S``."""
-        # What would end later than any lease was written by a clock that has since stepped back: lost, too.
+        # An entry that ends later than any lease was written before the clock stepped back; it is dropped, too.
         latest_s = now_s + LEASE_S
         self.entries = {name: entry for name, entry in self.entries.items() if now_s < entry.until_s <= latest_s}
         known = self.entries.get(report.worker)
         if known is None and report.seats != NO_GRANT:
-            # A worker that the state does not know has a grant: the state was lost, and others may hold seats.
+            # An unknown worker has a grant, so the state was lost, and other workers may hold seats.
             self.guard_until_s = latest_s
         known = known or SeatEntry(0, report.demand, report.present, max(0, report.seats), max(0, report.guest_seats))
         known.demand, known.present = report.demand, report.present
@@ -138,7 +138,7 @@ class SeatTable:
         return Grant(known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand)
 
     def fleet(self, now_s: float, late_s: float = 0.0) -> Fleet:
-        """How the fleet stands, told without reporting anything; ``now_s`` may be late by ``late_s``."""
+        """The state of the fleet, without reporting anything; ``now_s`` may be late by ``late_s``."""
         latest_s = now_s + LEASE_S
         entries = [entry for entry in self.entries.values() if now_s < entry.until_s <= latest_s + late_s]
         heard = [entry for entry in entries if round((latest_s - entry.until_s) * 1000) < SILENT_S * 1000]
@@ -147,21 +147,21 @@ class SeatTable:
         return Fleet(len(entries), present, demand)
 
     def release(self, worker: str) -> None:
-        """A worker that stops gives back everything."""
+        """Give back everything of a worker that stops."""
         self.entries.pop(worker, None)
 
 
 def granted(fair: int, has: int, room: int) -> int:
-    """What a worker gets whose fair share is ``fair``, which holds ``has``, while others leave ``room``.
+    """The grant of a worker whose fair share is ``fair`` and which holds ``has``, while others leave ``room``.
 
-    Shrinking is always granted at once. Growing only into room that is really there, but never
-    below what it has: ``min(want, room)`` alone would starve whoever asks last after a cut.
+    Shrinking is granted at once. Growing is granted only into room that really exists, but never below what the worker
+    has: ``min(want, room)`` alone would starve the worker that reports last after a cut.
     """
     return fair if has >= fair else min(fair, max(room, has))
 
 
 def fair_share(capacity: Capacity, demands: Sequence[Audience], index: int) -> Capacity:
-    """What one of the workers should hold, once the others hold what they should."""
+    """What one worker should hold, once the others hold what they should."""
     left = capacity.seats
     hosts, left = _part(left, [demand.hosts for demand in demands], index)
     members, left = _part(left, [demand.members for demand in demands], index)
@@ -175,7 +175,7 @@ def fair_share(capacity: Capacity, demands: Sequence[Audience], index: int) -> C
 
 
 def _part(left: int, wants: Sequence[int], index: int) -> tuple[int, int]:
-    """One worker's part of what a class gets out of ``left``, and what is left after the class."""
+    """One worker's part of what a class gets of ``left``, and what is left after that class."""
     total = sum(wants)
     if total <= left:
         return wants[index], left - total
@@ -183,7 +183,7 @@ def _part(left: int, wants: Sequence[int], index: int) -> tuple[int, int]:
 
 
 def _slice(amount: int, weights: Iterable[int], index: int) -> int:
-    """One slice of ``amount`` cut by weights; all slices sum to it, each within one of its exact part."""
+    """One slice of ``amount`` divided by weights: all slices sum to it, and each is within one of its exact part."""
     weights = list(weights)
     total = sum(weights)
     if total == 0:
@@ -193,10 +193,10 @@ def _slice(amount: int, weights: Iterable[int], index: int) -> int:
 
 
 def levels(capacity: Capacity, demand: Audience, present: Audience) -> tuple[int, int]:
-    """The numbers of cohorts of members and of guests that are admitted anew.
+    """The numbers of cohorts of members and of guests that are admitted if they are new.
 
-    All of them while a seat is free that they may have: nobody is sent away beside an empty seat. In a full house,
-    as many as would find a seat were all seats given anew.
+    All of them while there is a free seat that they may have: nobody is turned away while a seat is empty. If all are
+    taken, as many as would find a seat if all seats were given out afresh.
     """
     for_members = max(0, capacity.seats - demand.hosts)
     for_guests = max(0, min(for_members - demand.members, capacity.guest_seats))

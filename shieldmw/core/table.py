@@ -1,4 +1,4 @@
-"""A mapping with a bounded number of entries: those unused for longest go first."""
+"""A mapping with a bounded number of entries: those unused for longest are dropped first."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ V = TypeVar("V")
 class BoundedCache(Generic[K, V]):
     """A bounded mapping of two generations, of half of ``most`` entries each.
 
-    What is written or found goes to the young one; when that is full it becomes the old one, and what nobody
-    has asked for since the last time is forgotten. So it holds at least the half of ``most`` that was last
-    used, and forgetting costs next to nothing: to take the first entry out of a full ``dict`` again and again
-    would walk over all the gaps that were left before it.
+    An entry that is written or found goes to the young generation. When that is full it becomes the old one, and the
+    previous old one, whose entries have not been used since, is dropped. So the most recently used half of ``most`` is
+    always kept, and dropping costs next to nothing: repeatedly removing the first entry of a full ``dict`` would walk
+    over all the gaps left before it.
 
-    Python's ``dict`` seeds the hashes of text per process, so that no outsider can aim at
-    collisions.
+    Python seeds the hashes of strings per process, so no outsider can aim at collisions.
     """
 
     __slots__ = ("_half", "_old", "_young")
@@ -52,27 +51,27 @@ class BoundedCache(Generic[K, V]):
             self._old.pop(key, None)
 
     def drop(self, key: K) -> None:
-        """Forget an entry, where there is one."""
+        """Drop an entry, if there is one."""
         self._young.pop(key, None)
         self._old.pop(key, None)
 
     def pop_some(self, most: int) -> list[V]:
-        """Take out so many entries, or all there are."""
+        """Take out up to ``most`` entries; none only if there are none."""
         entries = self._young or self._old
         keys = list(islice(entries, most))
         return [entries.pop(key) for key in keys]
 
     def clear(self) -> None:
-        """Forget all entries."""
+        """Drop all entries."""
         self._young.clear()
         self._old.clear()
 
 
 class Doorkeeper:
-    """Tells what comes again, by a number each; of ``most`` places each new number takes that of an older one.
+    """Recognizes what comes a second time, by a number; there are ``most`` places, and a new number replaces an older.
 
-    Who comes once should not be kept: objects that stay for a while and then go are what makes Python's garbage
-    collector stop the worker. Numbers are none of its concern.
+    What comes only once should not be cached: objects that live for a while and then die are what makes Python's
+    garbage collector pause the worker. It does not track numbers.
     """
 
     __slots__ = ("_numbers",)

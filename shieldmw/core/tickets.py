@@ -1,7 +1,7 @@
-"""Signed papers: the re-admission ticket and the number in the waiting room. Pure; ``now_s`` is Unix time.
+"""Signed tickets: the re-admission ticket and the number in the waiting room. Pure; ``now_s`` is Unix time.
 
-A paper is ``<payload>.<HMAC-SHA256>`` in base64url. It names its purpose, event, class and the client it was
-made for, so that none can be used in another's place, and it says nothing that is secret.
+Each is ``<payload>.<HMAC-SHA256>`` in base64url. The payload names its purpose, event, class and client, so that one
+cannot be used in place of another, and contains nothing secret.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from .bounds import LONGEST_SIGNED_TICKET
 from .client import ListenerClass
 from .seats import COHORTS
 
-# Long enough for a network that blinks in the middle of an event, short enough to be worthless the next day.
+# Lifetime of a ticket: long enough for a network outage in the middle of an event, short enough to be worthless the
+# next day.
 TICKET_S = 3600
 
-# A number in the waiting room must be shown again before this, or it is given up.
+# Lifetime of a number in the waiting room, unless it is shown again.
 NUMBER_S = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The right to come back before new listeners: of one client, in its class, until a time."""
+    """The right of one client to come back before new listeners of its class, until a time."""
 
     id: str
     client: str
@@ -43,18 +44,18 @@ class Number:
 
 
 class Signer:
-    """Signs papers for one event and proves those that are shown."""
+    """Signs tickets and numbers for one event, and verifies those that are shown."""
 
     def __init__(self, secret: bytes, event: str) -> None:
         self._key = blake2b(secret, digest_size=32, person=b"shield-tickets").digest()
         self._event = event
 
     def client_digest(self, client: str) -> str:
-        """What stands for a client on its papers."""
+        """The digest that stands for a client on its tickets."""
         return blake2b(client.encode("utf-8", "surrogatepass"), digest_size=12, key=self._key).hexdigest()
 
     def cohort(self, client: str, now_s: float) -> int:
-        """The cohort of a client in this hour, 0 to 127: a reconnect does not roll the dice again."""
+        """The cohort of a client in this hour, 0 to 127; reconnecting does not change it."""
         text = f"{self._event}\0{int(now_s // 3600)}\0{client}".encode("utf-8", "surrogatepass")
         return int.from_bytes(blake2b(text, digest_size=4, key=self._key).digest(), "big") % COHORTS
 
@@ -67,14 +68,14 @@ class Signer:
         return self._sign(["number", number.number, number.client, number.until_s])
 
     def read_ticket(self, text: str, now_s: float) -> Ticket | None:
-        """The ticket, if it is one of ours, of this event and still good."""
+        """The ticket, if it is one of ours, for this event and still valid."""
         match self._read(text):
             case ["ticket", str(id_), str(client), str(name), int(until_s)] if until_s > now_s:
                 return Ticket(id_, client, ListenerClass(name), until_s)
         return None
 
     def read_number(self, text: str, now_s: float) -> Number | None:
-        """The number, if it is one of ours, of this event and still good."""
+        """The number, if it is one of ours, for this event and still valid."""
         match self._read(text):
             case ["number", int(number), str(client), int(until_s)] if until_s > now_s:
                 return Number(number, client, until_s)

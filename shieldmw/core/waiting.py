@@ -1,4 +1,4 @@
-"""The waiting room: who is called when, and how often to ask. Two counters, whatever the crowd. Pure."""
+"""The waiting room: when a number is called, and how often to poll. Two counters, however large the crowd. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 SHORTEST_POLL_S = 5.0
 LONGEST_POLL_S = 120.0
 
-# Position at which the poll interval has doubled: those far back need not ask as often.
+# Position at which the poll interval has doubled: members far back need not poll as often.
 POLL_STRETCH = 500
 
 
 @dataclass(frozen=True, slots=True)
 class QueueCounters:
-    """The fleet's counters after numbers were given out: the first of ours, the last given, the last called."""
+    """The fleet's counters after numbers were given out: our first one, the last given, the last called."""
 
     first: int
     given: int
@@ -25,7 +25,7 @@ EMPTY = QueueCounters(1, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """What someone in the waiting room is told. ``position`` 1 is next; ``wait_s`` None where unknown."""
+    """A member's place in the waiting room. ``position`` 1 is next; ``wait_s`` is None if unknown."""
 
     number: int
     position: int
@@ -34,7 +34,7 @@ class QueuePosition:
 
 
 def place(number: int, called: int, calls_per_s: float, jitter: float) -> QueuePosition:
-    """Where a number stands. ``jitter`` in [0, 1) lengthens the poll interval by up to a fifth."""
+    """The place of a number. ``jitter`` in [0, 1) lengthens the poll interval by up to a fifth."""
     position = max(1, number - called)
     wait_s = position / calls_per_s if calls_per_s > 0 else None
     poll_s = min(LONGEST_POLL_S, SHORTEST_POLL_S * (1 + position / POLL_STRETCH))

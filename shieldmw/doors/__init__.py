@@ -1,1 +1,1 @@
-"""Doors: protocols in which the shield is asked."""
+"""Doors: the protocols by which the shield is called."""

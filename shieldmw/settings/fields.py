@@ -1,4 +1,4 @@
-"""How single settings are written: from a variable's text to the value the core works with."""
+"""Parses single settings: from a variable's text to the value that the core works with."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _USUAL_PORT = {"http": ":80", "https": ":443"}
 
 
 def _origin(word: str) -> str:
-    """An origin the way browsers write it."""
+    """An origin as browsers write it."""
     if word.lower() == "null":
         raise ValueError("'null' is what every sandboxed page calls itself: name origins such as https://example.org")
     scheme, _, rest = word.lower().rpartition("://")
@@ -72,7 +72,7 @@ def _origin(word: str) -> str:
     if word.lower() == right and _ORIGIN.fullmatch(right):
         return right
     meant = f": did you mean '{right}'?" if _ORIGIN.fullmatch(right) else ", such as https://example.org"
-    raise ValueError(f"'{word}' is not an origin, which is a scheme, a host and an unusual port, and no more{meant}")
+    raise ValueError(f"'{word}' is not an origin, which is only a scheme, a host and an unusual port{meant}")
 
 
 def _origins(value: object) -> object:
@@ -97,14 +97,14 @@ def _store_url(value: str) -> str:
     if parts.scheme == "unix" and not parts.path:
         raise ValueError("no path: write it like unix:///run/redis/redis.sock")
     try:
-        parts.port  # noqa: B018  (raises where it is none)
+        parts.port  # noqa: B018  (raises if it is invalid)
     except ValueError:
-        raise ValueError("its port is no number from 0 to 65535; a password is written with %-escapes") from None
+        raise ValueError("its port is not a number from 0 to 65535; a password is written with %-escapes") from None
     return value
 
 
 def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
-    """A check that a secret has so many characters."""
+    """A check that a secret has at least ``length`` characters."""
 
     def check(value: SecretStr) -> SecretStr:
         if len(value.get_secret_value()) < length:
@@ -117,7 +117,7 @@ def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
 def _admin_path(value: str) -> str:
     pattern = PathPattern(value)
     if pattern.prefix is not None or value == "/":
-        raise ValueError(f"'{value}' is no path of its own: write it like /-/shield")
+        raise ValueError(f"'{value}' cannot be the admin path: write it like /-/shield")
     return value
 
 
@@ -137,7 +137,7 @@ def _lower(value: object) -> object:
 
 
 def matching(pattern: str, right: str) -> Callable[[str], str]:
-    """A check that the whole text matches; ``right`` says what would."""
+    """A check that the whole text matches; ``right`` says what would be right."""
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:

@@ -43,11 +43,11 @@ from .rules import parse_rules, read_rules
 
 
 class Settings(BaseSettings):
-    """All settings, checked. ``Settings(...)`` takes values by name and looks at no variable;
+    """All settings, checked. ``Settings(...)`` takes values by name and ignores the environment;
     ``Settings.from_environ()`` reads the ``SHIELD_*`` variables.
 
     Raises:
-        SettingsError: one line for each setting that is wrong.
+        SettingsError: holds a line for each setting that is wrong.
     """
 
     model_config = SettingsConfigDict(
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> Any:
-        """Only what is passed: variables are read in one place, ``from_environ``."""
+        """Use only the values passed: variables are read in one place, ``from_environ``."""
         return (init_settings,)
 
     @classmethod
@@ -227,7 +227,7 @@ class Settings(BaseSettings):
         """The settings that ``SHIELD_*`` variables describe; an empty variable counts as unset.
 
         Raises:
-            SettingsError: one line for each variable that is unknown or wrong.
+            SettingsError: holds a line for each variable that is unknown or wrong.
         """
         environ = os.environ if environ is None else environ
         given = {
@@ -249,7 +249,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def policy(self) -> Policy:
-        """All limits and where they hold."""
+        """All limits and where they apply."""
         return Policy(
             ip=self._limits("ip"),
             token=self._limits("token"),
@@ -266,12 +266,12 @@ class Settings(BaseSettings):
 
     @property
     def overload_in_force(self) -> Literal["on", "shadow", "off"]:
-        """``overload``; a dry run delays and refuses nothing here either."""
+        """``overload``, but ``shadow`` instead of ``on`` in a dry run, which delays and refuses nothing."""
         return "shadow" if self.overload == "on" and self.dry_run else self.overload
 
     @property
     def seats_in_emergency(self) -> int:
-        """``emergency_capacity``, or ``capacity`` where it is unset."""
+        """``emergency_capacity``, or ``capacity`` if that is unset."""
         return self.capacity if self.emergency_capacity is None else self.emergency_capacity
 
     @cached_property
@@ -281,14 +281,14 @@ class Settings(BaseSettings):
 
     @cached_property
     def jwt_public_key_pem(self) -> str | None:
-        """The PEM of ``jwt_public_key``, read from its file where a path is given."""
+        """The PEM of ``jwt_public_key``, read from its file if that is a path."""
         return None if self.jwt_public_key is None else read_public_key(self.jwt_public_key)
 
     def _limits(self, name: str) -> tuple[Limit, ...]:
         return parse_limits(getattr(self, f"{name}_limit"), name=name, burst=getattr(self, f"{name}_burst"))
 
     def _problems(self, unreadable: Container[str]) -> Iterator[str]:
-        """What is wrong between the settings."""
+        """Contradictions between settings."""
         limits = [text for name in ("ip", "token", "address") for text in self._limit_problems(name)]
         yield from limits
         if self.rules and self.rules_file is not None:
@@ -331,7 +331,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
 
 
 def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the files that settings name, told beside all other mistakes."""
+    """What is wrong with the files that settings name, to be reported together with all other problems."""
     for field, read in _READERS.items():
         value = values.get(field)
         try:

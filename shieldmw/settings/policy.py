@@ -1,4 +1,4 @@
-"""From settings to the policy, and what must hold between several of them."""
+"""Builds parts of the policy from settings, and checks what must hold between several of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def rule_problems(policy: Policy) -> Iterator[str]:
-    """What is wrong with the rules beside the default limits, a line each."""
+    """What is wrong with the rules given the default limits, a line for each problem."""
     for rule in policy.rules:
         if rule.name in RESERVED_NAMES:
             yield f"rule '{rule.name}': this name belongs to a default limit, use another"
@@ -48,10 +48,10 @@ def _same_rule_twice(rules: tuple[Rule, ...]) -> Iterator[str]:
 
 
 def read_api_keys(path: Path) -> Mapping[str, Identity]:
-    """The identities of a file of lines ``sha256-hex subject [class]``, by digest; # begins a comment.
+    """The identities in a file of lines ``sha256-hex subject [class]``, by digest; # begins a comment.
 
     Raises:
-        ValueError: it cannot be read, or a line is of another form. The line itself is not shown.
+        ValueError: it cannot be read, or a line has another form. The line itself is not shown.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -86,7 +86,7 @@ def read_public_key(value: str) -> str:
     try:
         return Path(value).read_text("ascii")
     except UnicodeDecodeError:
-        raise ValueError("the file is no PEM text") from None
+        raise ValueError("the file is not PEM text") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ValueError(f"neither a PEM text nor a file that can be read: {reason}") from None

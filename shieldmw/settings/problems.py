@@ -1,4 +1,4 @@
-"""What is said of a setting that is wrong: one line that names it, shows it and says what would be right."""
+"""The message for a setting that is wrong: one line that names it, shows it and says what would be right."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pydantic import SecretStr, ValidationError
 
 ENV_PREFIX = "SHIELD_"
 
-# Variables that a command reads for itself and that are no settings of the shield: no mistake where workers see them.
+# Variables that only commands read, and that are not settings of the shield: workers may see them without an error.
 COMMAND_VARIABLES = frozenset({"SHIELD_ADMIN_URL"})
 
+# Most characters of a value that are shown.
 LONGEST_SHOWN = 120
 
-# Never shown; URLs are, but for their passwords.
+# Settings that are never shown, and URLs that are shown without their passwords.
 SECRET_FIELDS = frozenset({"secret", "jwt_secret", "admin_token", "view_token"})
 URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
-PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # told to everyone, unless by mistake with a password
+PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # public, unless a password is in them by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
 _WORDS = {
@@ -33,7 +34,7 @@ def variable(field: str) -> str:
 
 
 def shown(field: str, value: object) -> str:
-    """The value as a message may show it: secrets masked, long ones cut, one line."""
+    """The value as a message may show it: secrets masked, long values cut, on one line."""
     if field in SECRET_FIELDS or isinstance(value, SecretStr):
         return "********"
     if field == "jwt_public_key" and str(value).startswith("-----"):
@@ -49,8 +50,8 @@ def shown(field: str, value: object) -> str:
 def masked_url(url: str) -> str:
     """A URL without its password, however it is written.
 
-    What follows the last @ is shown while it looks like a host and a path; all before it, and all
-    that is in the query, may be part of a password, and so may all before a query with an @ in it.
+    What follows the last @ is shown if it looks like a host and a path. Anything before it, and anything in the query,
+    may be part of a password; if the query contains an @, so may anything before the query.
     """
     scheme, mark, rest = url.partition("://")
     if not mark:
@@ -69,7 +70,7 @@ def problem(field: str, value: object, right: str) -> str:
 
 
 def problems_of(error: ValidationError) -> Iterator[str]:
-    """A line for each setting that pydantic found wrong."""
+    """A line for each setting that pydantic rejects."""
     seen = set()
     for detail in error.errors(include_url=False):
         field = str(detail["loc"][0])

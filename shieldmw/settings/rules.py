@@ -24,7 +24,7 @@ def _methods(value: object) -> object:
 
 
 class RuleSpec(BaseModel):
-    """One rule as it is written."""
+    """One rule as operators write it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -38,10 +38,10 @@ class RuleSpec(BaseModel):
     emergency: Literal["open", "members", "closed"] = "open"
 
     def rule(self) -> Rule:
-        """The rule it describes.
+        """The rule that it describes.
 
         Raises:
-            ValueError: a name, path, method or limit that cannot be.
+            ValueError: an invalid name, path, method or limit.
         """
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name '{self.name}': use letters, digits, '_' and '-'")
@@ -97,7 +97,7 @@ def _of_toml(text: str) -> object:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not TOML: {error}") from None
     if wrong := [name for name in document if name != "rules"]:
-        raise ValueError(f"'{wrong[0]}' is nothing a rules file has: begin each rule with [[rules]]")
+        raise ValueError(f"a rules file has no '{wrong[0]}': begin each rule with [[rules]]")
     return document.get("rules", [])
 
 

@@ -1,4 +1,4 @@
-"""URLs of stores that are several servers: who is named in them, in parts."""
+"""Parses the URLs of stores with several servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 CLUSTERS = ("redis+cluster", "rediss+cluster")
 SENTINELS = ("redis+sentinel", "rediss+sentinel")
 
-# As go-redis and prefect-redis call them in their URLs, and redis-rb in its options.
+# Named as in the URLs of go-redis and prefect-redis, and in the options of redis-rb.
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 
 _OPTIONS = {
@@ -34,10 +34,10 @@ class Address(NamedTuple):
 
 
 class Servers(NamedTuple):
-    """What a URL says: servers to ask first, and the user and password of those that hold the data.
+    """The parts of a URL: the servers to ask first, and the user and password of those that hold the data.
 
-    ``service`` is what sentinels call the master, '' for a cluster. ``scheme`` and ``options`` are those of every
-    server's URL, the options as they are written.
+    ``service`` is the Sentinels' name for the master, '' for a cluster. ``scheme`` and ``options`` are those of each
+    server's URL, the options as written.
     """
 
     addresses: tuple[Address, ...]
@@ -51,11 +51,11 @@ class Servers(NamedTuple):
     sentinel_password: str
 
     def url_of(self, address: Address) -> str:
-        """The URL of one server that holds data."""
+        """The URL of a server that holds data."""
         return self._url(self.user, self.password, f"{address}/{self.database}")
 
     def sentinel_url_of(self, address: Address) -> str:
-        """The URL of one sentinel."""
+        """The URL of a Sentinel."""
         return self._url(self.sentinel_user, self.sentinel_password, str(address))
 
     def _url(self, user: str, password: str, place: str) -> str:
@@ -64,15 +64,15 @@ class Servers(NamedTuple):
 
 
 def scheme_of(url: str) -> str:
-    """The scheme of a store's URL, in lower case. Says no more than that the URL may be one."""
+    """The scheme of a store's URL, in lower case. The URL need not be valid."""
     return url.partition("://")[0].lower()
 
 
 def parse_servers(url: str) -> Servers:
-    """The parts of a URL of one of the ``CLUSTERS`` or ``SENTINELS``.
+    """Parse a URL of one of the ``CLUSTERS`` or ``SENTINELS`` schemes.
 
     Raises:
-        ValueError: says what would be right.
+        ValueError: it is invalid; the message says what would be right.
     """
     scheme = scheme_of(url)
     is_cluster = scheme in CLUSTERS
@@ -92,7 +92,7 @@ def parse_servers(url: str) -> Servers:
         if not re.fullmatch(r"[\w.-]+", service):
             raise ValueError(f"no service, which is what the sentinels call the master: {right}")
         if not re.fullmatch(r"\d{0,6}", database, re.ASCII):
-            raise ValueError(f"its database is no number: {right}/0")
+            raise ValueError(f"its database is not a number: {right}/0")
     options = _options(query, scheme, right)
     sentinel_login = [unquote(options.pop(name, "")) for name in _SENTINEL_LOGIN]
     return Servers(
@@ -108,12 +108,12 @@ def parse_servers(url: str) -> Servers:
 
 
 def _options(query: str, scheme: str, right: str) -> dict[str, str]:
-    """The options of a URL, as they are written. One that cannot be is not shown: it may be part of a password."""
+    """The options of a URL, as written. An invalid one is not shown, since it may be part of a password."""
     logins = _SENTINEL_LOGIN if scheme in SENTINELS else ()
     options = dict(option.partition("=")[::2] for option in query.split("&") if option)
     for name, value in options.items():
         if not value or not (name in logins or (name.startswith("ssl_") and scheme.startswith("rediss"))):
-            raise ValueError(f"an option cannot be: {right}, {_OPTIONS[scheme]}; passwords with %-escapes")
+            raise ValueError(f"an option is not valid: {right}, {_OPTIONS[scheme]}; passwords with %-escapes")
     return options
 
 
@@ -122,8 +122,8 @@ def _address(text: str, default_port: int, right: str) -> Address:
     if found is None:
         if text.startswith(":") or not text:
             raise ValueError(f"a host is empty: {right}")
-        raise ValueError(f"a host or a port cannot be: {right}; a password is written with %-escapes")
+        raise ValueError(f"a host or port is not valid: {right}; a password is written with %-escapes")
     port = int(found["port"] or default_port)
     if not 0 < port <= 65_535:
-        raise ValueError(f"its port is no number from 1 to 65535: {right}")
+        raise ValueError(f"its port is not a number from 1 to 65535: {right}")
     return Address(found["host"].strip("[]"), port)

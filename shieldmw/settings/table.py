@@ -15,13 +15,13 @@ __all__ = ["default_text", "rows", "variable"]
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
-    """Variable, default as it would be written, and meaning of every setting."""
+    """The variable, default (as it would be written) and meaning of every setting."""
     for name, field in Settings.model_fields.items():
         yield variable(name), default_text(field.default), field.description or ""
 
 
 def default_text(value: object) -> str:
-    """A default the way the variable would be written; empty where there is none."""
+    """A default as it would be written in the variable; empty if there is none."""
     match value:
         case None | Networks() | ():
             return ""

@@ -1,1 +1,1 @@
-"""Shared state, each operation atomic and one round trip; the only floor that talks to Redis."""
+"""Shared state: each operation is atomic and one round trip. The only layer that talks to Redis."""

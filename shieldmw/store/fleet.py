@@ -1,4 +1,4 @@
-"""The store of a fleet, in Redis or Valkey: what is kept under which key, and how it is read back."""
+"""The fleet's store in Redis or Valkey: what is stored under which key, and how it is read back."""
 
 from __future__ import annotations
 
@@ -28,28 +28,30 @@ from .redis import slots
 from .redis.calls import Calls
 from .redis.connection import pairs
 
+# Most entries of the audit log.
 AUDIT_LENGTH = 1000
 
-# By how much a process that only looks may think the store's clock late: its answers are slow on a busy machine.
+# How late a process that only looks may believe the store's clock to be: its answers are slow on a busy machine.
 LATE_S = 2.0
 
-# TTL of the waiting room: after this long without a call it is empty, and begins anew.
+# TTL of the waiting room: after this long without a call it is empty, and starts over.
 QUEUE_KEEP_MS = 6 * 3600 * 1000
 
-# TTL of the workers' reports, renewed by each; how old one may be is told by its own time.
+# TTL of the table of workers' reports, renewed by each report; each also carries its own time, which limits its age.
 LOAD_KEEP_MS = 60_000
 
-# One HSCAN brings the whole table of so many workers, and a part of one that somebody else has filled.
+# COUNT of the HSCAN over the reports: it returns the whole table for as many workers, and only a part of one that
+# somebody else has filled.
 MOST_LOADS = 2048
 
-# Entries of the deny list parsed before the loop goes on: about a millisecond.
+# Entries of the deny list parsed before yielding to the loop: about a millisecond.
 PARSED_AT_ONCE = 100
 
 
 class RedisStore:
-    """Everything the fleet shares, in one Redis, in a cluster, or at whatever master sentinels name.
+    """Everything that the fleet shares, in one Redis, in a cluster, or at the master that Sentinels name.
 
-    ``secret`` keys all digests; without one, the first worker makes one and keeps it in the store.
+    ``secret`` keys all digests. Without one, ``candidate`` of the first worker is stored, and all workers use it.
     """
 
     def __init__(self, redis: Calls, *, prefix: str, secret: bytes | None, candidate: bytes) -> None:
@@ -66,7 +68,7 @@ class RedisStore:
     # --- buckets
 
     async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """Take the charges of each ask, all or nothing, by the clock of Redis."""
+        """Take each request's charges, all or nothing, by Redis' clock."""
         keys = self._keys or await self._learn_keys()
         take = slots.take if self._redis.slotted else scripts.take
         return await take(self._redis.run, asks, keys.bucket)
@@ -86,7 +88,7 @@ class RedisStore:
         return ()
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
-        """Drop a client's buckets, and tell every worker."""
+        """Delete a client's buckets, and notify every worker."""
         keys = self._keys or await self._learn_keys()
         await self._redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
         told = f"client {keys.client_digest(client)}"
@@ -95,7 +97,7 @@ class RedisStore:
     # --- the fleet's secret
 
     async def secret(self) -> bytes:
-        """The secret in the store; where there is none, ours is stored."""
+        """The secret in the store; if there is none, ours is stored."""
         if not self._secret_is_set:
             await self._learn_keys()
         if self._secret is None:
@@ -104,7 +106,7 @@ class RedisStore:
 
     async def _learn_keys(self) -> Keys:
         key, offered = self._names.secret, self._secret or self._candidate
-        # No transaction where the secret exists: a server whose memory is full takes no transactions.
+        # No transaction if the secret exists: a server whose memory is full accepts none.
         kept = await self._redis.command("GETEX", key, "PX", KEEP_MS)
         if kept is None:
             *_, kept = await self._redis.transaction(
@@ -119,7 +121,7 @@ class RedisStore:
     # --- tables with a version: API keys and the deny list
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
-        """The issued API keys, or None where the version is known; heals a lost secret."""
+        """The issued API keys, or None if their version is known; restores a lost secret."""
         known_secret = self._secret
         secret = await self.secret()
         await self._api_keys.refresh()
@@ -133,7 +135,7 @@ class RedisStore:
         await self._change(self._api_keys, put=(api_key.digest, records.api_key_text(api_key)))
 
     async def revoke_api_keys(self, digests: Sequence[str]) -> int:
-        """Revoke keys by their digests; how many there were."""
+        """Revoke keys by their digests; returns how many there were."""
         if not digests:
             return 0
         return await self._change(self._api_keys, drop=digests)
@@ -143,7 +145,7 @@ class RedisStore:
         return max(0, int(await self._redis.command("HLEN", self._names.api_keys)) - 1)
 
     async def deny_list(self, known_version: int | None) -> DenyList | None:
-        """The entries, or None where the version is known. Unchanged entries are not parsed again."""
+        """The entries, or None if their version is known. Unchanged entries are not parsed again."""
         await self._deny.refresh()
         version = self._deny.version
         if version == known_version:
@@ -163,13 +165,13 @@ class RedisStore:
         return DenyList(version, tuple(entry for _, entry in denied.values() if entry is not None), index)
 
     async def deny(self, entry: DenyEntry) -> None:
-        """Refuse a network, and say so in the audit."""
+        """Refuse a network, and log it in the audit log."""
         audit = AuditEntry(0, entry.actor, f"deny {entry.network}", "", f"until {entry.until_s:.0f}", entry.reason)
         put = (str(entry.network), records.deny_text(entry))
         await self._change(self._deny, put=put, audit=audit, told="deny")
 
     async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
-        """Tell a store that lost the list what it was, and say so in the audit; one that has a list keeps it."""
+        """Restore the list if the store has lost it, and log that in the audit log; a list that exists stays."""
         why = "the store had lost the list, which a worker still knew"
         audit = AuditEntry(0, "shieldmw", "deny list", "", f"{len(entries)} networks", why)
         put: list[str] = []
@@ -178,7 +180,7 @@ class RedisStore:
         return await self._change(self._deny, put=put, audit=audit, told="deny", when="lost") >= 0
 
     async def undeny(self, network: str, actor: str) -> bool:
-        """Refuse it no longer; whether it was refused."""
+        """Stop refusing a network; returns whether it was refused."""
         audit = AuditEntry(0, actor, f"deny {network}", "denied", "not denied", "")
         return await self._change(self._deny, drop=[network], audit=audit, told="deny") > 0
 
@@ -193,8 +195,8 @@ class RedisStore:
         when: str = "always",
         keep_ms: int = KEEP_MS,
     ) -> int:
-        """Run ``change.lua``: drop and set fields of a table or of a hash without versions, note it and tell it; how
-        many were dropped."""
+        """Run ``change.lua``: drop and set fields of a table, or of a hash without versions, log and announce that.
+        Returns how many fields were dropped."""
         names = self._names
         keys, version = ([table], "") if isinstance(table, str) else (list(table.keys), str(new_version()))
         if audit is not None:
@@ -207,26 +209,26 @@ class RedisStore:
     # --- the mode
 
     async def mode(self) -> StoredMode:
-        """The mode as it is kept."""
+        """The stored mode."""
         _, stored, epoch = await self._run_mode("read")
         if not epoch:
-            # An empty store. Only then is anything written: to be read again and again must cost no writes.
+            # The store is empty. Only then is anything written: regular reads must not cost writes.
             key = self._names.mode
-            with suppress(NotApplied):  # its memory is full: the mode can be read all the same
+            with suppress(NotApplied):  # the server's memory is full: the mode can be read all the same
                 *_, epoch = await self._redis.transaction(
                     ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
                 )
         return replace(stored, epoch=records.mark(epoch) if epoch else None)
 
     async def look(self) -> StoredMode:
-        """The mode as it is kept, its epoch left alone."""
+        """The stored mode, without writing an epoch."""
         _, stored, _ = await self._run_mode("read")
         return stored
 
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
     ) -> tuple[bool, StoredMode]:
-        """Change the mode, unless it is of another version than expected."""
+        """Change the mode, unless its version is not the expected one."""
         audit = AuditEntry(0, change.actor, "mode", was.mode, str(change), change.reason)
         changed, stored, _ = await self._run_mode(
             "set",
@@ -240,7 +242,7 @@ class RedisStore:
         return changed, stored
 
     async def restore_mode(self, state: ModeState) -> StoredMode:
-        """Tell a store that lost it which mode is in force."""
+        """Restore the mode if the store has lost it."""
         change = ModeChange(state.mode, state.actor, state.reason, None, state.capacity, state.guest_share)
         why = f"the store had lost version {state.version}, which is in force"
         audit = AuditEntry(0, "shieldmw", "mode", "", state.mode, why)
@@ -260,7 +262,7 @@ class RedisStore:
         data: str = "",
         audit: AuditEntry | None = None,
     ) -> tuple[bool, StoredMode, bytes]:
-        """Run ``mode.lua``; whether it changed, how it is, and the epoch as it is kept."""
+        """Run ``mode.lua``; returns whether the mode changed, the mode now, and the stored epoch."""
         names = self._names
         audit_text = "" if audit is None else records.audit_text(audit)
         arguments = (what, asked, known, ends, since, data, audit_text, names.changes, KEEP_MS, AUDIT_LENGTH)
@@ -271,31 +273,31 @@ class RedisStore:
         return changed == 1, records.parse_mode(version, since_us, until_us, now_us, reply[5]), reply[6]
 
     async def audit(self, count: int) -> list[AuditEntry]:
-        """The last changes, the newest first."""
+        """The last changes, newest first."""
         entries = await self._redis.command("XREVRANGE", self._names.audit, "+", "-", "COUNT", count)
         return records.parse_audit(entries)
 
     async def note(self, entry: AuditEntry) -> None:
-        """Add a change to the audit, now."""
+        """Add a change to the audit log, with the current time."""
         await self._change(self._names.mode, audit=entry, told="audit")
 
     async def tell(self, change: str) -> None:
-        """Tell every worker of a change that is not kept."""
+        """Announce a change to every worker, without storing it."""
         await self._redis.command("PUBLISH", self._names.changes, change)
 
     async def changes(self) -> AsyncIterator[str]:
-        """What changed, as it happens."""
+        """Announced changes, as they happen."""
         async for message in self._redis.messages(self._names.changes):
             yield message.decode("utf-8", "replace")
 
     # --- seats
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
-        """Report what a worker holds and wants; what it is granted."""
+        """Report what a worker holds and wants; returns what it is granted."""
         return await scripts.seats(self._redis.run, self._names.seats, report, capacity, self._names.changes)
 
     async def fleet(self, now_s: float) -> Fleet:
-        """How the fleet stands, by what its workers last reported."""
+        """The state of the fleet, by its workers' last reports."""
         return records.parse_seats(await self._redis.command("HGETALL", self._names.seats)).fleet(now_s, LATE_S)
 
     async def release_seats(self, worker: str) -> None:
@@ -303,18 +305,18 @@ class RedisStore:
         await self._redis.command("HDEL", self._names.seats, worker)
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
-        """Take numbers to give out, and call as many as seats came free."""
+        """Take ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
         return await scripts.queue(self._redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
 
     # --- load
 
     async def report_load(self, load: WorkerLoad) -> None:
-        """Report how a worker's app stands, also where the server's memory is full."""
+        """Store a worker's report, even if the server's memory is full."""
         put = (load.worker, records.load_text(load))
         await self._change(self._names.load, put=put, keep_ms=LOAD_KEEP_MS)
 
     async def loads(self, now_s: float) -> list[WorkerLoad]:
-        """The reports that are fresh. All others, and what is no report, are dropped: their workers have died."""
+        """The reports that are fresh. Others, whose workers have died, and malformed ones are dropped."""
         _, page = await self._redis.command("HSCAN", self._names.load, 0, "COUNT", MOST_LOADS)
         loads, dropped = [], []
         for name, value in pairs(page).items():
@@ -328,19 +330,19 @@ class RedisStore:
         return loads
 
     async def drop_load(self, worker: str) -> None:
-        """Forget the report of a worker that stops."""
+        """Drop the report of a worker that stops."""
         await self._redis.command("HDEL", self._names.load, worker)
 
     # --- the server itself
 
     async def missing_rights(self) -> list[str]:
-        """A line for each right that the user of this store lacks, for ``shieldmw check``."""
+        """A line for each right that the store's user lacks, for ``shieldmw check``."""
         from .rights import missing_rights
 
         return await missing_rights(self._redis, self._names.prefix)
 
     async def server_info(self) -> Mapping[str, Mapping[str, str]]:
-        """What each server that is written to says of itself, by where it is, for ``shieldmw check``."""
+        """The INFO of each server that is written to, by its address, for ``shieldmw check``."""
         return {place: _values(info) for place, info in (await self._redis.infos()).items()}
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""Every key name of the store, made in one place; no text of a client ever becomes part of one."""
+"""All key names of the store, made in one place; no client's text ever becomes part of one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from hashlib import blake2b
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Client
 
-# Keys that should outlive any event, yet not a decade of neglect: every key has an end.
+# TTL of keys that should outlive any event, but not a decade of neglect: every key has a TTL.
 KEEP_MS = 10 * 366 * 86_400 * 1000
 
-# 128 bits: two of a billion clients share a digest with a chance of 1 in 10**21.
+# 128 bits: the chance that any two of a billion clients share a digest is 1 in 10**21.
 _DIGEST_BYTES = 16
 
 
 class Keys:
-    """Names of keys under one prefix. ``secret`` keys the digests, so that they say nothing."""
+    """Key names under one prefix. ``secret`` keys the digests, so that they reveal nothing."""
 
     def __init__(self, prefix: str, secret: bytes) -> None:
         self._prefix = prefix
@@ -24,18 +24,18 @@ class Keys:
         self._hash = blake2b(digest_size=_DIGEST_BYTES, key=key)
 
     def bucket(self, charge: Charge) -> str:
-        """The bucket of the charge."""
+        """The key of the bucket that is charged."""
         return self.bucket_of(charge.client, charge.limit.name)
 
     def bucket_of(self, client: Client, limit_name: str) -> str:
-        """The bucket of a limit for a client; buckets of one slot share their hash tag."""
+        """The key of a client's bucket for a limit; buckets of one slot share their hash tag."""
         kind, text, slot = client
         name = f"{kind}:{text}"
         own = "" if slot == name else self._digest(name) + ":"
         return f"{self._prefix}:{{{self._digest(slot)}}}:{own}{limit_name}"
 
     def client_digest(self, client: Client) -> str:
-        """What stands for a client where its name must not be seen."""
+        """The digest that stands for a client where its name must not be seen."""
         return self._digest(str(client))
 
     def _digest(self, text: str) -> str:
@@ -46,13 +46,13 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The keys of which there is one each, and the channel of changes."""
+    """The keys that exist once, and the channel of changes."""
 
     prefix: str
 
     @property
     def secret(self) -> str:
-        """The secret that was made because none was set."""
+        """The secret that was generated because none was set."""
         return f"{self.prefix}:secret"
 
     @property
@@ -62,7 +62,7 @@ class Names:
 
     @property
     def api_keys_log(self) -> str:
-        """The log of the last changes of API keys; in the same slot."""
+        """The log of the last changes of API keys, in the same slot."""
         return f"{self.prefix}:{{{self.api_keys}}}:log"
 
     @property
@@ -77,17 +77,17 @@ class Names:
 
     @property
     def mode(self) -> str:
-        """The mode of the fleet, and the epoch: a number that is another once buckets were made full again."""
+        """The mode of the fleet, and the epoch: a number that changes when buckets are refilled or lost."""
         return f"{self.prefix}:{{control}}:mode"
 
     @property
     def audit(self) -> str:
-        """The stream of changes."""
+        """The audit log, a stream."""
         return f"{self.prefix}:{{control}}:audit"
 
     @property
     def changes(self) -> str:
-        """The channel on which changes are told."""
+        """The channel on which changes are announced."""
         return f"{self.prefix}:{{control}}:changes"
 
     @property
@@ -97,7 +97,7 @@ class Names:
 
     @property
     def load(self) -> str:
-        """What the workers report of their load, for operators."""
+        """The workers' reports of their load, for operators."""
         return f"{self.prefix}:load"
 
     @property

@@ -1,7 +1,7 @@
-"""A copy of a table of the store, kept in this process: read by pages, and then only by its changes.
+"""A copy of one of the store's tables in this process: read in pages at first, and then only its changes.
 
-A table is a hash with a version among its fields. Beside it lies a log: a stream of the last versions, each with the
-one before it and the names of the fields that it changed. Knows nothing of what the fields mean.
+A table is a hash with a version among its fields. Beside it there is a log: a stream of the last versions, each with
+its predecessor and the names of the fields that it changed. Knows nothing of what the fields mean.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .redis.connection import pairs
 
 VERSION = b"version"
 
-# Fields of a page: it takes the server and this process half a millisecond, and the loop goes on between two pages.
+# Fields of a page. It takes the server and this process half a millisecond; the loop runs on between two pages.
 PAGE = 500
 
-# Versions in the log, and fields that are read one by one. Beyond these the whole table is read again.
+# Most versions in the log, and most changed fields read one by one; beyond these the whole table is read again.
 LOGGED = 100
 MOST_FIELDS = 500
 
 
 class Mirror:
-    """The fields of one table as they were at ``version``, 0 where the store has no such table."""
+    """The fields of one table as they were at ``version``, which is 0 if the store has no such table."""
 
     def __init__(self, redis: Calls, key: str, log: str) -> None:
         self._redis = redis
@@ -44,7 +44,7 @@ class Mirror:
         return self._key, self._log
 
     async def refresh(self) -> None:
-        """Bring the copy up to date. Changes made meanwhile have another version, and are read the next time.
+        """Bring the copy up to date. Changes made during the read have another version, and are read the next time.
 
         Raises:
             StoreError: as the store's calls do; the copy stays as it was.
@@ -66,7 +66,7 @@ class Mirror:
             self.version = version
 
     async def _logged(self) -> Sequence[Any]:
-        """The log, newest first; empty where the key holds something foreign."""
+        """The log, newest first; empty if the key holds something foreign."""
         try:
             log: Sequence[Any] = await self._redis.command("XREVRANGE", self._log, "+", "-", "COUNT", LOGGED)
         except StoreUnavailable:
@@ -79,7 +79,7 @@ class Mirror:
         return mark(await self._redis.command("HGET", self._key, VERSION))
 
     async def _all(self) -> dict[bytes, bytes]:
-        """All fields. Fields that do not change meanwhile are surely among them (Redis, SCAN guarantees)."""
+        """All fields. Those that do not change during the scan are certain to be included (Redis, SCAN guarantees)."""
         found: dict[bytes, bytes] = {}
         cursor: Any = b"0"
         while True:
@@ -91,9 +91,9 @@ class Mirror:
 
 
 def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] | None:
-    """The fields that changed between two versions, by the log's entries, newest first; None where it cannot tell.
+    """The fields that changed between two versions, by the log's entries, newest first; None if the log cannot tell.
 
-    It cannot where too much has changed, or where a change of the table was not logged.
+    It cannot if too much has changed, or if a change of the table was not logged.
     """
     names: dict[bytes, None] = {}
     expected: bytes | None = None
@@ -101,7 +101,7 @@ def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] 
         entry = pairs(flat)
         logged = entry.get(b"version")
         if expected is None and logged != b"%d" % version:
-            continue  # newer than what was read
+            continue  # newer than the version that was read
         changed = entry.get(b"fields", b"").split()
         names.update(dict.fromkeys(changed))
         if (expected is not None and logged != expected) or not changed or len(names) > MOST_FIELDS:
@@ -113,5 +113,5 @@ def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] 
 
 
 def new_version() -> int:
-    """A random version: never 0, and never one used before, even where the store has lost its data."""
+    """A random version: never 0, and never one used before, even if the store has lost its data."""
     return randbits(52) + 1

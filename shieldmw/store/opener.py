@@ -1,4 +1,4 @@
-"""Opens the store that the settings name, of whatever kind it is."""
+"""Opens the store that the settings name, whatever its kind."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .port import Store
 if TYPE_CHECKING:
     from .redis.calls import Calls
 
-# What only some URLs need is imported where they are read: a process pays for what it uses.
+# Modules that only some URLs need are imported where those are read, so a process pays only for what it uses.
 
 
 def store_opener(settings: Settings) -> Callable[[], Store]:
-    """What opens the store of the settings, once for each event loop."""
+    """A function that opens the store, to be called once for each event loop."""
     secret = None if settings.secret is None else settings.secret.get_secret_value().encode()
     candidate = token_bytes(32)
     scheme = scheme_of(settings.redis_url)
@@ -34,7 +34,7 @@ def store_opener(settings: Settings) -> Callable[[], Store]:
 
 
 def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
-    """What calls the servers of such a URL."""
+    """The class that calls the servers of a URL with this scheme."""
     if scheme in CLUSTERS:
         from .redis.cluster import Cluster
 
@@ -49,7 +49,7 @@ def _server_kind(scheme: str) -> Callable[[str, float], Calls]:
 
 
 def _server_url(url: str) -> str:
-    """Where the servers are."""
+    """The URL of the servers, which for ``embedded://`` is that of our own."""
     if scheme_of(url) != "embedded":
         return url
     from .redis.embedded import shared_server

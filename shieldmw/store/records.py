@@ -1,4 +1,4 @@
-"""What is kept in the store as text, and how it is read back. What cannot be read was written by somebody else."""
+"""Serializes the store's text records, and parses them. A record that cannot be parsed was not written by us."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ SHORTEST_SECRET_BYTES = 16
 N = TypeVar("N", int, float)
 
 
-# Upper bound of what a worker counts: exact in any JSON.
+# Largest count in a worker's report: exact in any JSON.
 MOST_COUNTED = 2**53
 
-# Names of workers and hosts, and their reports.
+# Longest name of a worker or host in characters, and longest report in bytes.
 LONGEST_NAME = 255
 LONGEST_REPORT = 2000
 
-# Upper bound of a capacity, larger than the number of people.
+# Largest capacity: more than there are people.
 MOST_SEATS = 10**10
 
 
-# An entry of seats.lua, and the sum from which on it is foreign there.
+# An entry of seats.lua, and the largest sum of its numbers; seats.lua drops one beyond that as foreign.
 _SEAT_ENTRY = re.compile(rb"\d{1,16}(?: \d{1,16}){8}")
 _FOREIGN_SUM = 10**15
 
 
 def mark(value: Any) -> int:
-    """A number that tells one state from another, where only that matters; 0 where there is none.
+    """A number that distinguishes one state from another; 0 if there is none.
 
-    A value that is no number is foreign; its checksum serves as well.
+    A value that is not a number is foreign; its checksum serves as well.
     """
     try:
         return int(value or 0)
@@ -56,10 +56,10 @@ def mark(value: Any) -> int:
 
 
 def parse_secret(value: Any) -> bytes:
-    """The secret.
+    """Parse the secret.
 
     Raises:
-        StoreError: it is not ours.
+        StoreError: it was not written by us.
     """
     try:
         secret = bytes.fromhex(value.decode("ascii"))
@@ -78,13 +78,13 @@ def _unix_time(value: Any) -> int:
 
 
 def api_key_text(api_key: ApiKey) -> str:
-    """An API key as it is kept, without its digest."""
+    """The record of an API key, without its digest."""
     identity = api_key.identity
     return json.dumps({"subject": identity.subject, "class": identity.listener_class, "created": api_key.created_s})
 
 
 def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
-    """One API key; None, with a line in the log, where it cannot be read."""
+    """Parse one API key; None, with a line in the log, if that fails."""
     try:
         entry = json.loads(value)
         identity = Identity(str(entry["subject"]), ListenerClass(entry["class"]))
@@ -95,7 +95,7 @@ def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
 
 
 class ApiKeyRecords(Mapping[str, ApiKey]):
-    """API keys by digest, kept as text: each is parsed when it is looked up, most never.
+    """API keys by digest, kept as text: each is parsed when it is looked up, most of them never.
 
     Tens of thousands of texts cost Python's garbage collector nothing; as many objects would make it pause.
     """
@@ -104,7 +104,7 @@ class ApiKeyRecords(Mapping[str, ApiKey]):
         self._texts = texts
 
     def __getitem__(self, name: str) -> ApiKey:
-        """The key of a digest; KeyError also where it cannot be parsed."""
+        """The key with a digest; KeyError also if it cannot be parsed."""
         digest = name.encode("utf-8", "surrogatepass")
         api_key = parse_api_key(digest, self._texts[digest])
         if api_key is None:
@@ -112,7 +112,7 @@ class ApiKeyRecords(Mapping[str, ApiKey]):
         return api_key
 
     def __contains__(self, name: object) -> bool:
-        """Whether anything is kept under a digest, readable or not: told without reading it."""
+        """Whether there is a record for a digest, parsable or not: it is not parsed."""
         return isinstance(name, str) and name.encode("utf-8", "surrogatepass") in self._texts
 
     def __iter__(self) -> Iterator[str]:
@@ -126,12 +126,12 @@ class ApiKeyRecords(Mapping[str, ApiKey]):
 
 
 def deny_text(entry: DenyEntry) -> str:
-    """An entry of the deny list as it is kept, without its network."""
+    """The record of an entry of the deny list, without its network."""
     return json.dumps({"until": entry.until_s, "actor": entry.actor, "reason": entry.reason})
 
 
 def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
-    """One entry of the deny list; None, with a line in the log, where it cannot be read."""
+    """Parse one entry of the deny list; None, with a line in the log, if that fails."""
     try:
         entry = json.loads(value)
         network = ip_network(name.decode("ascii"))
@@ -142,7 +142,7 @@ def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
 
 
 def mode_text(change: ModeChange) -> str:
-    """What a mode is kept with, beside its version and times."""
+    """The record of a mode, beside its version and times."""
     return json.dumps(
         {
             "mode": change.mode,
@@ -155,10 +155,10 @@ def mode_text(change: ModeChange) -> str:
 
 
 def parse_mode(version: int, since_us: int, until_us: int, now_us: int, data: bytes) -> StoredMode:
-    """The mode, with the store's clock.
+    """Parse the mode, and add the store's clock.
 
     Raises:
-        StoreError: it is not ours.
+        StoreError: it was not written by us.
     """
     now_s = now_us / 1_000_000
     if version == 0:
@@ -181,16 +181,16 @@ def parse_mode(version: int, since_us: int, until_us: int, now_us: int, data: by
 
 
 def _within(value: Any, most: int, kind: Callable[[Any], N]) -> N | None:
-    """A number from 0 to ``most``, if there is one."""
+    """A number from 0 to ``most``, or None."""
     if value is None:
         return None
     if type(value) not in (int, float) or not 0 <= value <= most:
-        raise ValueError("a number that is none of ours")
+        raise ValueError("not a valid number")
     return kind(value)
 
 
 def parse_seats(reply: Any) -> SeatTable:
-    """The seats as ``seats.lua`` keeps them, without its own notes; what it would drop as foreign is left out."""
+    """Parse the table of ``seats.lua``, without the script's own notes and without what it would drop as foreign."""
     table = SeatTable()
     for name, value in pairs(reply).items():
         if _SEAT_ENTRY.fullmatch(value):
@@ -202,12 +202,12 @@ def parse_seats(reply: Any) -> SeatTable:
 
 
 def audit_text(entry: AuditEntry) -> str:
-    """A change as it is kept; when it was is the stream's own id."""
+    """The record of a change; its time is the stream's own id."""
     return json.dumps({"who": entry.who, "what": entry.what, "was": entry.was, "now": entry.now, "why": entry.why})
 
 
 def parse_audit(entries: Any) -> list[AuditEntry]:
-    """The entries of the stream; those that cannot be read are left out."""
+    """Parse the entries of the stream; those that cannot be parsed are left out."""
     parsed = []
     for id_, fields in entries:
         try:
@@ -222,7 +222,7 @@ def parse_audit(entries: Any) -> list[AuditEntry]:
 
 
 def load_text(load: WorkerLoad) -> str:
-    """A worker's report as it is kept, without the worker's name."""
+    """The record of a worker's report, without the worker's name."""
     return json.dumps(
         {
             "host": load.host,
@@ -244,7 +244,7 @@ def _by_class(counts: Audience) -> list[int]:
 
 
 def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
-    """One worker's report; None where it cannot be read."""
+    """Parse one worker's report; None if that fails."""
     try:
         if len(value) > LONGEST_REPORT:
             return None
@@ -268,7 +268,7 @@ def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
 
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= MOST_COUNTED:
-        raise ValueError("a number that is none of ours")
+        raise ValueError("not a valid number")
     return value
 
 
@@ -279,6 +279,6 @@ def _counts(values: Any) -> Audience:
 
 def _name(value: Any) -> str:
     if type(value) is not str or len(value) > LONGEST_NAME:
-        raise ValueError("a name that is none of ours")
-    value.encode()  # JSON may spell half a character, which no answer can carry
+        raise ValueError("not a valid name")
+    value.encode()  # raises for a lone surrogate, which JSON can spell but no answer can carry
     return value

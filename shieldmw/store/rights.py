@@ -1,7 +1,8 @@
 """Finds the rights that a store's user lacks, by trying commands, scripts and the channel, for ``shieldmw check``.
 
-The store's data is left alone: commands are tried on a key of our own, and scripts on a whole store of our own
-beside the real one, both gone at the end and by themselves after a minute or (where deleting is not allowed) ten years.
+The store's data is left alone: commands are tried on a key of our own, and scripts on a complete store of our own
+beside the real one. Both are deleted at the end; otherwise they expire, after a minute or (if the user may not delete)
+after ten years.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _CLIENT = Client("ip", "check", "ip:check")
 _CHARGE = Charge(_CLIENT, Limit("check", 60, 60, 60))
 _NOBODY = Audience(0, 0, 0)
 
-# The commands that we send to a server, in scripts and outside, without their keys.
+# The commands that we send to a server, from scripts or directly, without their keys.
 _COMMANDS: Sequence[Sequence[str]] = (
     ("GET",),
     ("SET", "1", "PX", "60000"),
@@ -58,15 +59,15 @@ _COMMANDS: Sequence[Sequence[str]] = (
 
 
 async def missing_rights(redis: Calls, prefix: str) -> list[str]:
-    """One line for each missing right, naming it and the ACL rule that grants it.
+    """One line for each missing right, naming the right and the ACL rule that grants it.
 
     Raises:
         StoreUnavailable: the store does not answer.
-        StoreError: it cannot do what is asked, though that is allowed.
+        StoreError: something that is allowed fails.
     """
     name = f"check-{token_hex(4)}"
     channel = Names(prefix).changes
-    # A script that lacks a command does not say which one, so the commands of scripts are tried before.
+    # The error of a script does not say which command is not allowed, so the commands of scripts are tried first.
     tries = (
         *_commands(redis, f"{prefix}:{{{name}}}:try"),
         ("PUBLISH", lambda: redis.command("PUBLISH", channel, "check")),
@@ -98,7 +99,7 @@ def _commands(redis: Calls, key: str) -> Sequence[Try]:
 
 
 async def _whatever(asked: Awaitable[object]) -> None:
-    """Try a command; only the right to it matters, so an error for the type of the key is ignored."""
+    """Try a command. Only the right to it matters, so an error for the key's type is ignored."""
     try:
         await asked
     except (NotPermitted, StoreUnavailable):
@@ -121,7 +122,7 @@ async def _failing(tries: Sequence[Try], prefix: str, channel: str) -> AsyncIter
 
 
 def _said(tried: str, answer: str, prefix: str, channel: str) -> str:
-    """The missing right, by the attempt and the server's answer."""
+    """The line for a missing right, from the attempt and the server's answer."""
     if "channel" in answer:
         return f"may not {tried} to {channel}: add &{prefix}:*"
     if re.search(r"\bkeys?\b", answer):
@@ -142,7 +143,7 @@ class _Trial:
         self._store = RedisStore(redis, prefix=prefix, secret=secret, candidate=secret)
 
     def scripts(self) -> Sequence[Try]:
-        """Each of them, by name."""
+        """A call of each script, by its name."""
         store, run, key_of = self._store, self._redis.run, self._keys.bucket
         change = ModeChange(Mode.NORMAL, "check", "")
         debt = Debt(_CHARGE, 1, _CHARGE.step_us, _CHARGE.step_us, 1)
@@ -161,7 +162,7 @@ class _Trial:
         )
 
     async def remove(self) -> None:
-        """Delete all its keys; each by itself, since they may lie in several slots."""
+        """Delete all its keys, one at a time, since they may be in several slots."""
         names, bucket = self._names, self._keys.bucket(_CHARGE)
         tables = (names.deny, names.deny_log, names.api_keys, names.api_keys_log)
         kept = (*tables, names.mode, names.audit, names.seats, names.queue)

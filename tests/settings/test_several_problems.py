@@ -61,7 +61,7 @@ def test_all_problems_between_settings_are_told_at_once() -> None:
     [
         pytest.param(
             {"SHIELD_IP_LIMIT": "1/second; 9/minute", "SHIELD_IP_BURST": "5"},
-            "SHIELD_IP_BURST='5': a burst of 5 can only stand beside a single limit: remove it, or keep one limit",
+            "SHIELD_IP_BURST='5': a burst of 5 goes only with a single limit: remove it, or keep one limit",
             id="a-burst-beside-several-limits",
         ),
         pytest.param(
@@ -127,4 +127,4 @@ def test_a_public_key_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "key.der"
     path.write_bytes(b"\x30\x82\xff")
     (line,) = problems({"SHIELD_JWT_PUBLIC_KEY": str(path)})
-    assert line == f"SHIELD_JWT_PUBLIC_KEY={str(path)!r}: the file is no PEM text"
+    assert line == f"SHIELD_JWT_PUBLIC_KEY={str(path)!r}: the file is not PEM text"

@@ -117,7 +117,7 @@ WRONG = [
     ("SHIELD_REDIS_URL", "redis:localhost", STORE, "no-slashes"),
     ("SHIELD_REDIS_URL", "redis://", "write it like redis://localhost:6379/0", "no-host"),
     ("SHIELD_REDIS_URL", "rediss://:6379", "write it like rediss://localhost:6379/0", "only-a-port"),
-    ("SHIELD_REDIS_URL", "redis://h:99999", "no number from 0 to 65535", "a-port-too-high"),
+    ("SHIELD_REDIS_URL", "redis://h:99999", "not a number from 0 to 65535", "a-port-too-high"),
     ("SHIELD_REDIS_URL", "unix://", "write it like unix:///run/redis/redis.sock", "no-socket"),
     ("SHIELD_REDIS_TIMEOUT_MS", "0", "greater than or equal to 1", "no-time-at-all"),
     ("SHIELD_REDIS_TIMEOUT_MS", "10001", "less than or equal to 10000", "longer-than-ten-seconds"),
@@ -211,8 +211,8 @@ WRONG += [
     ("SHIELD_EMERGENCY_IP_LIMIT", "30/minit", "not a limit", "misspelt"),
     ("SHIELD_ADMIN_TOKEN", "short", "use at least 16 random ones", "too-short"),
     ("SHIELD_VIEW_TOKEN", "short", "use at least 16 random ones", "too-short-to-look"),
-    ("SHIELD_ADMIN_PATH", "/", "no path of its own", "the-root"),
-    ("SHIELD_ADMIN_PATH", "/admin/*", "no path of its own", "a-prefix"),
+    ("SHIELD_ADMIN_PATH", "/", "cannot be the admin path", "the-root"),
+    ("SHIELD_ADMIN_PATH", "/admin/*", "cannot be the admin path", "a-prefix"),
 ]
 
 FREE_TEXT = {"SHIELD_JWT_AUDIENCE", "SHIELD_JWT_ISSUER", "SHIELD_JWT_CLASS_CLAIM", "SHIELD_JWT_SUBJECT_CLAIM"}

@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out: the only floor that knows scopes, headers and messages."""
+"""The ASGI door: HTTP in, HTTP out. The only layer that knows scopes, headers and messages."""

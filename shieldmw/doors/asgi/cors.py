@@ -1,7 +1,7 @@
-"""CORS headers of refusals, which let a page of another origin read them: the app adds its own only to its answers.
+"""CORS headers of refusals, which let pages of other origins read them: the app adds its own only to its own answers.
 
-Only reading is granted. A preflight that is refused stays refused: to answer it with yes would be to permit what the
-app's own CORS policy may not (Fetch Standard, section 3.2).
+Only reading is granted. A refused preflight stays refused: allowing it could permit what the app's own CORS policy does
+not (Fetch Standard, section 3.2).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _VARY = (b"vary", b"Origin")
 
 
 class Cors:
-    """The headers of a refusal for pages of ``origins``; ``*`` among them means every page, without cookies."""
+    """The headers of refusals for pages of ``origins``; ``*`` among them means all pages, without cookies."""
 
     def __init__(self, origins: Collection[str]) -> None:
         self._origins = frozenset(origin.encode("latin-1") for origin in origins)
         self._any = ANY_ORIGIN in origins
 
     def headers(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
-        """The CORS headers of the refusal of this request."""
+        """The CORS headers for the refusal of this request."""
         if self._any:
             return _TO_ANYBODY
         for name, value in scope["headers"][:MOST_LINES]:

@@ -1,7 +1,7 @@
-"""Where a credential or a ticket is found in a head: a header, a cookie, the query. Nothing here is proven.
+"""Finds a credential or a ticket in a request's head: in a header, a cookie or the query. Nothing here is proven.
 
-Values are taken as they stand, since tokens, keys and papers need no quoting: what the standard library does to
-unquote a cookie takes quadratic time in Python before 3.11.10. ``core/bounds.py`` says how much is read.
+Values are taken literally, since tokens, keys and tickets need no quoting, and the standard library takes quadratic
+time to unquote a cookie before Python 3.11.10. ``core/bounds.py`` says how much is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROTOCOLS_HEADER = b"sec-websocket-protocol"
 _SCHEMES = ("bearer", "jwt")
 _DOTTED = "bearer."
 
-# Browsers write one blank between two cookies.
+# Most blanks before a cookie; browsers write one.
 _MOST_BLANKS = 8
 
 
@@ -37,7 +37,7 @@ def bearer(value: str) -> str | None:
 
 
 def offered(value: str) -> str | None:
-    """The credential among WebSocket subprotocols: ``bearer, x`` or ``bearer.x``; one alone is read as a header is."""
+    """The credential among WebSocket subprotocols: ``bearer, x`` or ``bearer.x``; one alone is read like a header."""
     protocols = [entry.strip() for entry in value.split(",", MOST_PROTOCOLS)[:MOST_PROTOCOLS]]
     if len(protocols) == 1 and not is_dotted_bearer(protocols[0]):
         return bearer(protocols[0])
@@ -50,12 +50,12 @@ def offered(value: str) -> str | None:
 
 
 def is_dotted_bearer(protocol: str) -> bool:
-    """Whether a WebSocket subprotocol is ``bearer.`` and a token."""
+    """Whether a WebSocket subprotocol is ``bearer.`` followed by a token."""
     return protocol[: len(_DOTTED)].lower() == _DOTTED
 
 
 def cookie_value(cookies: bytes, name: bytes, longest: int = LONGEST_COOKIE) -> str | None:
-    """The value of a cookie, of several of one name the last; without the plain quotes that may stand around it."""
+    """The value of a cookie, without the double quotes that may enclose it; the last one if the name is repeated."""
     if len(cookies) > MOST_COOKIE_BYTES:
         return None
     named = name + b"="
@@ -70,7 +70,7 @@ def cookie_value(cookies: bytes, name: bytes, longest: int = LONGEST_COOKIE) -> 
 
 
 def _begins_a_cookie(cookies: bytes, at: int) -> bool:
-    """Whether a cookie begins there: at the start, or behind a semicolon and no more than a few blanks."""
+    """Whether a cookie begins there: at the start, or after a semicolon and at most a few blanks."""
     before = cookies[max(0, at - _MOST_BLANKS) : at].rstrip(b" \t")
     return before.endswith(b";") if before else at < _MOST_BLANKS
 
@@ -86,7 +86,7 @@ def _cookie_at(cookies: bytes, start: int, longest: int) -> str | None:
 
 
 def query_value(query: bytes, name: bytes, longest: int = LONGEST_CREDENTIAL) -> str | None:
-    """The value of a query parameter, decoded; of several of one name the first."""
+    """The decoded value of a query parameter; the first one if the name is repeated."""
     if len(query) > LONGEST_QUERY or query.count(b"&") >= MOST_QUERY_FIELDS:
         return None
     named = name + b"="

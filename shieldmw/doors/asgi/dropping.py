@@ -1,10 +1,10 @@
 """Drops the connection of a listener that does not read. Knows sockets, nothing of seats and responses.
 
-ASGI has no word for it, and to return or to raise is not enough: uvicorn, hypercorn and granian keep a connection
-until its client has read what they have buffered, and do not end before. So the socket between the two ends that a
-scope names is looked for among those of this process while the response still runs, and shut down later if it is
-still the same one: the server then sees that its client has gone. Ends alone would not do, since the next client of
-a proxy may come from the same port.
+ASGI has no message for it, and returning or raising is not enough: uvicorn, hypercorn and granian keep a connection
+until its client has read what they have buffered, and do not stop before. So, while the response still runs, the socket
+with the two ends that the scope names is looked up among those of this process. It is shut down later if it is still
+the same one, and the server then sees that its client has gone. The ends alone would not do, since a proxy's next
+client may come from the same port.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from starlette.types import Scope
 
 from shieldmw.core.bounds import MOST_LINES
 
-# Later versions carry the requests of others in the same connection, and can end one alone.
+# HTTP versions with one request at a time. Later ones carry other requests on the same connection, and can end a single
+# one.
 _ONE_AT_A_TIME = ("1.0", "1.1")
 
-# Servers that believe a proxy take the client's address from these, and some its port too.
+# Headers from which servers that trust a proxy take the client's address, and some its port, too.
 _NAMES_CLIENTS = (b"x-forwarded-for", b"forwarded")
 
 K = TypeVar("K")
@@ -38,7 +39,7 @@ _Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[V]"]
 
 
 class Ends(NamedTuple):
-    """A connection: the client's address and port, and our port."""
+    """The ends of a connection: the client's address and port, and our port."""
 
     host: str
     port: int
@@ -46,10 +47,10 @@ class Ends(NamedTuple):
 
 
 def ends_of(scope: Scope) -> Ends | None:
-    """The connection of a request; None for a unix socket, for HTTP/2, and where the scope does not say.
+    """The ends of a request's connection; None for a unix socket, for HTTP/2, and if the scope does not say.
 
-    Nor where a header names the same address: the server may have read it there, with the port of somebody else's
-    connection.
+    Also None if a header names the same address: the server may have taken it from there, and the port would be that
+    of another connection.
     """
     if scope.get("http_version", "1.1") not in _ONE_AT_A_TIME:
         return None
@@ -65,18 +66,18 @@ def ends_of(scope: Scope) -> Ends | None:
 
 
 class Connections:
-    """The connections of this process. One search, in a thread, serves all that are looked for or dropped."""
+    """The connections of this process. One search, in a thread, serves all connections to be found or dropped."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._wanted: dict[Ends, list[_Waiting[int | None]]] = {}
         self._due: dict[int, list[_Waiting[None]]] = {}
         self._later: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, set[int]]] = WeakKeyDictionary()
-        # Of our own, so that an app whose threads are all busy delays no goodbye.
+        # A thread of our own, so that an app whose threads are all busy delays no goodbye.
         self._thread = ThreadPoolExecutor(1, "shieldmw connections")
 
     async def find(self, ends: Ends) -> int | None:
-        """The number of a connection, which no later one has; None where it is not here."""
+        """The number of a connection, which no later one has; None if the connection is not found."""
         return await self._ask(self._wanted, ends)
 
     async def drop(self, number: int) -> None:
@@ -84,7 +85,7 @@ class Connections:
         await self._ask(self._due, number)
 
     def drop_later(self, number: int, after_s: float) -> None:
-        """Drop it in a while, with all others that are due in the same second."""
+        """Drop a connection after a while, together with all others that are due in the same second."""
         loop = asyncio.get_running_loop()
         second = ceil(loop.time() + after_s)
         seconds = self._later.setdefault(loop, {})
@@ -114,7 +115,7 @@ class Connections:
             self._wanted.clear()
             self._due.clear()
         if not wanted and not due:
-            return  # the search before served these, too
+            return  # the previous search served these as well
         found: dict[Ends, int] = {}
         for connection in _sockets():
             with connection, suppress(OSError):
@@ -131,7 +132,7 @@ class Connections:
 
 def _tell(waiting: list[_Waiting[V]], answer: V) -> None:
     for loop, future in waiting:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
             loop.call_soon_threadsafe(_set, future, answer)
 
 
@@ -141,8 +142,8 @@ def _set(future: asyncio.Future[V], answer: V) -> None:
 
 
 def _sockets() -> Iterator[socket.socket]:
-    """The network sockets of this process, as duplicates, so that none is mistaken for one opened meanwhile."""
-    with suppress(OSError):  # a system that does not show them
+    """The network sockets of this process, as duplicates, so that none is confused with one opened in the meantime."""
+    with suppress(OSError):  # the system does not list them
         for open_file in Path("/dev/fd").iterdir():
             with suppress(OSError):  # closed by now
                 if found := _network_socket(os.dup(int(open_file.name))):
@@ -150,7 +151,7 @@ def _sockets() -> Iterator[socket.socket]:
 
 
 def _network_socket(fd: int) -> socket.socket | None:
-    """The IP socket behind ``fd``; any other descriptor is closed."""
+    """The IP socket behind ``fd``; a descriptor of anything else is closed."""
     if stat.S_ISSOCK(os.fstat(fd).st_mode):
         found = socket.socket(fileno=fd)
         if found.family in (socket.AF_INET, socket.AF_INET6):
@@ -162,7 +163,7 @@ def _network_socket(fd: int) -> socket.socket | None:
 
 
 def _plain(host: str) -> str:
-    """One spelling for an address, however the socket was opened."""
+    """The same spelling of an address, however the socket was opened."""
     return host.lower().removeprefix("::ffff:").partition("%")[0]
 
 

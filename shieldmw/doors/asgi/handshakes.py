@@ -1,7 +1,7 @@
-"""A WebSocket that is refused: in HTTP, or accepted and closed at once.
+"""Refuses WebSockets: in HTTP, or by accepting them and closing them at once.
 
-A browser tells a page only code 1006 of a handshake that failed (WebSockets Standard, section 4). To read a close code
-and a reason the page needs a connection that was accepted first.
+Of a failed handshake, a browser tells the page nothing but code 1006 (WebSockets Standard, section 4). To read a close
+code and a reason, the page needs a connection that was accepted first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .lingering import Lingering
 
 
 class Handshakes:
-    """How handshakes are refused: where ``closes`` they are accepted first, as long as ``lingering`` has room."""
+    """How handshakes are refused. If ``closes``, they are accepted first, as long as ``lingering`` has room."""
 
     def __init__(self, lingering: Lingering, *, closes: bool) -> None:
         self._lingering = lingering
@@ -25,7 +25,7 @@ class Handshakes:
 
     @property
     def closes(self) -> bool:
-        """Whether the next one is accepted and closed."""
+        """Whether the next handshake is accepted and closed."""
         return self._closes and self._lingering.has_room
 
     async def close(
@@ -33,7 +33,7 @@ class Handshakes:
     ) -> None:
         """Accept a handshake and close it, with a reason of at most 123 bytes.
 
-        Some servers wait for the client's own close in this; that is cut off when we have lingered long enough.
+        Some servers wait here for the client's own close; ``lingering`` bounds that.
         """
         chosen = subprotocol(scope.get("subprotocols") or ())
         await self._lingering.stay(_accept_and_close(send, chosen, code, reason, headers))
@@ -47,7 +47,7 @@ async def _accept_and_close(
 
 
 def subprotocol(offered: Sequence[str]) -> str | None:
-    """The first of the offered subprotocols that is no token; a browser accepts only one that it has offered.
+    """The first offered subprotocol that is not a token; a browser accepts only one that it has offered.
 
     A token comes as ``bearer.x``, or right after ``bearer``.
     """

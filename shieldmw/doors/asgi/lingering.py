@@ -1,8 +1,8 @@
 """Keeps a connection open until a refused client has finished sending, so that the answer arrives.
 
-A server that closes a connection with bytes unread resets it, and the answer may be lost: nginx makes a 502 of it.
-So an answer that needs no body is sent at once, and the rest of the body is read after it, within bounds (nginx calls
-it a lingering close). Over HTTP/2 a stream ends by itself, and nothing has to be read.
+A server that closes a connection with unread bytes resets it, and the answer may be lost: nginx turns that into a 502.
+So a refusal, which does not depend on the body, is sent at once, and the rest of the body is read after it, within
+bounds (nginx calls this a lingering close). Over HTTP/2 a stream ends by itself, and nothing has to be read.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shieldmw.core.bounds import LONGEST_LENGTH, MOST_LINES
 
-# Bytes read at full speed: nginx's default body limit. Beyond it we read slowly, so that a proxy that is busy sending
-# has to stop, and finds the answer.
+# Bytes read at full speed: nginx's default body limit. Beyond it each read is preceded by a pause, so that a proxy that
+# is busy sending has to stop, and finds the answer.
 READ_AT_ONCE_BYTES = 1 << 20
 PAUSE_S = 0.05
 
-# Upper bound of one lingering close; nginx's default for a silent client (lingering_timeout).
+# Longest lingering close: nginx's default for a silent client (lingering_timeout).
 LONGEST_S = 5.0
 
-# Concurrent lingering connections per process; each holds a task and the buffers of its server. Beyond it a connection
-# is closed as soon as the answer is sent.
+# Most lingering connections per process; each holds a task and the server's buffers. Beyond that a connection is closed
+# as soon as the answer is sent.
 MOST_AT_ONCE = 128
 
 _OF_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect"))
-# Requests that are taken to have none.
+# Methods whose requests are taken to have no body.
 WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
 
 CONNECTION_CLOSE = (b"connection", b"close")
 
 
 class Lingering:
-    """Bounds on lingering: the time for each connection, and the number of connections at once."""
+    """Bounds lingering: the time for each connection, and the number of connections at once."""
 
     def __init__(
         self, most_at_once: int = MOST_AT_ONCE, longest_s: float = LONGEST_S, pause_s: float = PAUSE_S
@@ -46,11 +46,11 @@ class Lingering:
 
     @property
     def has_room(self) -> bool:
-        """Whether there may be one more now."""
+        """Whether one more connection may linger now."""
         return self._free > 0
 
     async def stay(self, ending: Awaitable[None]) -> None:
-        """Await the end of an exchange, for ``longest_s`` at most."""
+        """Await the end of an exchange for at most ``longest_s``."""
         self._free -= 1
         try:
             async with asyncio.timeout(self._longest_s):
@@ -61,7 +61,7 @@ class Lingering:
             self._free += 1
 
     def around(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
-        """``receive`` and ``send`` for an answer that may precede the body; unchanged where there is no body.
+        """``receive`` and ``send`` for an answer that may precede the body; unchanged if there is no body.
 
         A GET is taken to have none. A head with too many lines is not read, since no real upload has one.
         """
@@ -78,7 +78,7 @@ class Lingering:
 
 
 def _announced(lines: Iterable[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
-    """The length of the body (None: unknown), and whether the client waits to be told to continue."""
+    """The length of the body (None: unknown), and whether the client expects 100 Continue."""
     length, is_chunked, expects = b"0", False, False
     for name, value in lines:
         if name not in _OF_THE_BODY:
@@ -98,9 +98,9 @@ def _is_last(message: Message) -> bool:
 
 
 class EarlyAnswer:
-    """An answer to a request with a body of ``length`` (None: unknown) that may be sent before all of it was read.
+    """An answer to a request with a body of ``length`` (None: unknown) that may be sent before all of it has been read.
 
-    A client that ``expects`` 100 Continue has sent nothing yet, and reading would tell it to: so nothing is read.
+    A client that ``expects`` 100 Continue has sent nothing yet, and reading would make it send, so nothing is read.
     """
 
     __slots__ = (
@@ -117,8 +117,9 @@ class EarlyAnswer:
         self._length = length
         self._expects = expects
         self._asked = self._whole = self._lingers = False
-        # After the end of the answer hypercorn closes at once, and uvicorn delivers no more of the body. Granian ends
-        # the answer when its Content-Length is reached, and delivers the body only then; its extension tells it apart.
+        # Once the answer has ended, hypercorn closes at once, and uvicorn delivers no more of the body; so it is read
+        # before the end. Granian ends the answer when its Content-Length is reached, and delivers the body only then;
+        # it is recognized by this extension.
         self._reads_after = "http.response.pathsend" in (scope.get("extensions") or {})
 
     async def receive(self) -> Message:
@@ -138,7 +139,7 @@ class EarlyAnswer:
         await self._send(message)
 
     def _begun(self, message: Message) -> Message:
-        """The head of the answer, with ``Connection: close`` where the connection cannot be used again."""
+        """The head of the answer, with ``Connection: close`` if the connection cannot be reused."""
         if self._whole:
             return message
         waits = self._expects and not self._asked
@@ -155,7 +156,7 @@ class EarlyAnswer:
             return
         await self._send({**message, "more_body": True})
         await self._lingering.stay(self._read_on())
-        with suppress(OSError):  # the client has its answer, and may have gone
+        with suppress(OSError):  # the client has its answer, and may have disconnected
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _read_on(self) -> None:

@@ -1,4 +1,4 @@
-"""The shield around an app: every request is decided, refused ones never reach the app. Pure ASGI."""
+"""The shield around an app: every request is decided first, and a refused one never reaches the app. Pure ASGI."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "life
 class ShieldScope(NamedTuple):
     """What the app may read from ``scope["shield"]``, as attributes or as keys.
 
-    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket. ``by`` is for a shield
-    further inside, and not for apps.
+    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket. ``by`` is for nested
+    shields, not for apps.
     """
 
     identity: Identity | None
@@ -49,12 +49,12 @@ class ShieldScope(NamedTuple):
 
     @property
     def client_address(self) -> str | None:
-        """The address of the client, as text."""
+        """The client's address, as text."""
         return None if self.address is None else str(self.address)
 
     @property
     def listener_class(self) -> ListenerClass:
-        """The class of who is asking."""
+        """The client's class."""
         return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
 
     def __getitem__(self, name: Any) -> Any:
@@ -65,10 +65,10 @@ class ShieldScope(NamedTuple):
 
 
 class OperatorRoutes(Protocol):
-    """What answers operators."""
+    """The routes of the admin API."""
 
     def owns(self, scope: Scope) -> bool:
-        """Whether a request is for it."""
+        """Whether a request is for one of these routes."""
 
     async def answer(self, control: Control, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer such a request."""
@@ -77,9 +77,9 @@ class OperatorRoutes(Protocol):
 class Shield:
     """An ASGI app that admits requests to ``app``.
 
-    A worker belongs to the event loop it started on, so each loop gets a new one from
-    ``open_worker``: usually there is one, test clients have one for each request. ``admin`` answers
-    what is for the operator, before anything is decided. ``nesting`` says what happens inside another shield.
+    A worker belongs to the event loop it started on, so each loop gets a new one from ``open_worker``. Usually there is
+    one loop; test clients run one per request. ``admin`` answers operators' requests, before anything is decided.
+    ``nesting`` says what happens inside another shield.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Shield:
         self._workers = Workers(open_worker, self._stopped)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Decide an http or websocket scope; start and stop with the lifespan; pass on the rest."""
+        """Decide http and websocket scopes; start and stop with the lifespan; pass on anything else."""
         kind = scope["type"]
         if kind not in ("http", "websocket"):
             await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
@@ -113,7 +113,7 @@ class Shield:
             await self.app(scope, receive, send)
             return
         worker, loop = self._worker, self._loop
-        # A thread runs one loop. To ask asyncio which would be a system call on Python 3.11.
+        # A thread runs one loop. Asking asyncio for it costs a system call on Python 3.11.
         if worker is None or loop is None or self._thread != get_ident() or not loop.is_running():
             worker = await self._start()
         if self._admin is not None and self._admin.owns(scope):
@@ -137,7 +137,7 @@ class Shield:
                     answer = self._pass(passage, worker, facts, decision, scope, receive, send)
                 else:
                     answer = self._pass_later(overload, worker, facts, decision, scope, receive, send)
-            # It may last for hours: what only the decision needed must not live as long.
+            # The answer may last for hours: free what only the decision needed.
             del worker, facts, decision
             await answer
         finally:
@@ -171,7 +171,7 @@ class Shield:
         return self.app(scope, receive, send)
 
     async def _upload(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app's answer to a request with a body, or the refusal where its client was slow and the lane is full."""
+        """The app's answer to a request with a body, or a refusal if the client was slow and the lane is full."""
         try:
             await self.app(scope, upload.receive, upload.send)
         except Exception:
@@ -191,7 +191,7 @@ class Shield:
         receive: Receive,
         send: Send,
     ) -> None:
-        """The app's answer once the lane has let the request in, or the refusal."""
+        """The app's answer once the lane has let the request in, or a refusal."""
         at_once = overload.enter_now(facts, decision)
         passage = at_once or await overload.enter(facts, decision)
         if isinstance(passage, Decision):
@@ -210,7 +210,7 @@ class Shield:
     def _live(
         self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
-        """The answer to a request for a live response: the app if there is a seat, else a refusal."""
+        """The answer to a request for a live response: the app's if there is a seat, otherwise a refusal."""
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         stream = LiveStream(self._replies, decision, scope, receive, send)
         entered = worker.entrance.enter_now(facts, decision, stream.leave)
@@ -219,7 +219,7 @@ class Shield:
         return self._entered(worker, facts, *entered, stream)
 
     async def _live_later(self, worker: Worker, facts: Facts, decision: Decision, stream: LiveStream) -> None:
-        """Answer a request for a live response once the fleet has said whether there is a seat."""
+        """Answer a request for a live response once the fleet has said whether it has a seat."""
         decision, entry = await worker.entrance.enter_when_due(facts, decision, stream.leave)
         answer = self._entered(worker, facts, decision, entry, stream)
         del worker, facts, decision, entry  # it may last for hours
@@ -241,11 +241,11 @@ class Shield:
         return self._pass_later(worker.overload, worker, facts, decision, scope, receive, send)
 
     def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """The refusal; what the client still sends is read after it."""
+        """Send the refusal, then read on what the client still sends."""
         return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
 
     def _renewed(self, worker: Worker, signed_ticket: str, decision: Decision, scope: Scope) -> Headers:
-        """What hands on the ticket that was shown, where it is one that is due for another."""
+        """Headers with a new ticket, if the one shown is due for renewal."""
         ticket = worker.entrance.admission.renewed(signed_ticket, decision) if decision.verdict is ALLOWED else None
         return [] if ticket is None else ticket_headers(ticket, scope)
 
@@ -275,13 +275,15 @@ class Shield:
     def _steps_aside(self, scope: Scope) -> bool:
         """Whether an outer shield has already done this one's work."""
         around = scope.get("shield")
-        # A scope that comes here twice is decided twice: nothing that is sent through again is free.
+        # A scope that comes through the same shield twice is decided twice, so sending a request through again is not
+        # free.
         if not isinstance(around, ShieldScope) or around.by is self._nesting:
             return False
         return self._nesting.steps_aside(around.by)
 
     async def _start_or_fail(self, send: Send) -> None:
-        """Start; where that cannot be, the server must not take the error for an app without a lifespan, and serve."""
+        """Start the gate. If that fails, say so: a server takes a bare exception for an app without lifespan support,
+        and serves."""
         try:
             await self._start()
         except Exception as error:

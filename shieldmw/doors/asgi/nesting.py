@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 class Nesting:
     """The relation of one shield to the shields around it. Knows its own setup, and logs once what it found.
 
-    - Set up in the same way, the inner one steps aside. ``shieldmw serve`` wraps an app that has the middleware, or
-      it was added twice.
-    - In another way but with the same buckets, both decide: to leave out a stricter one would be to lift a limit.
-    - With a store or a key prefix of its own it is meant: both decide, and nothing is said.
+    - With the same setup, the inner one steps aside: ``shieldmw serve`` wraps an app that has the middleware, or the
+      middleware was added twice.
+    - With another setup but the same buckets, both decide: skipping a stricter one would lift a limit.
+    - With a store or key prefix of its own, the inner one is intended: both decide, and nothing is logged.
     """
 
     def __init__(self, settings: Settings, authenticate: AuthenticateScope | None) -> None:

@@ -1,4 +1,4 @@
-"""The way of a request through the app, as the lane hears of it: it is inside until its response begins."""
+"""Tells the lane of a request's passage through the app: it counts as inside until its response begins."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from shieldmw.gate.overload.gatekeeper import Passage
 
 _HTTP_START = "http.response.start"
 
-# With one of these a response has begun: nothing more is waited for but what the client reads.
+# Messages that begin a response: from then on it only waits for the client to read.
 BEGINNINGS = frozenset((_HTTP_START, "websocket.accept", "websocket.close", "websocket.http.response.start"))
 
-# Characters of a path that say which route it is; keys of made-up paths are kept.
+# Characters of a path that identify its route. A bound, since keys of made-up paths are kept, too.
 LONGEST_ROUTE = 64
 
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
 def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Send) -> Send:
-    """A ``send`` that tells the lane when the response begins, and adds headers to the start of an HTTP response."""
+    """A ``send`` that notifies the lane when the response begins, and adds headers to the start of an HTTP response."""
 
     def send_and_tell(message: Message) -> Awaitable[None]:
         kind = message["type"]
         if passage.is_inside and kind in BEGINNINGS:
-            if passage.inside_then:  # seldom, and to say which route it is takes longer than all else here
+            if passage.inside_then:  # rare; finding the route takes longer than everything else here
                 passage.begun(route_of(scope, message))
             else:
                 passage.end()
@@ -40,9 +40,9 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
 
 
 class Upload:
-    """A request with a body: one whose client was slow has lost its place, and comes back through the lane.
+    """A request with a body. If its client was slow it has lost its place, and passes the lane again.
 
-    Where it is turned away there (``refusal``) the app is told that the client has gone, and what it sends is not sent.
+    If it is shed there (``refusal``) the app receives a disconnect, and nothing that it sends goes out.
     """
 
     __slots__ = ("_enter", "_has_begun", "_passage", "_receive", "_send", "is_whole", "refusal")
@@ -70,7 +70,7 @@ class Upload:
             entry = await self._enter()
             if isinstance(entry, Passage):
                 self._passage.goes_on_as(entry)
-                if self._has_begun:  # the app has answered meanwhile
+                if self._has_begun:  # the app has answered in the meantime
                     self._passage.end()
             elif not self._has_begun:
                 self.refusal = entry
@@ -81,7 +81,7 @@ class Upload:
         """Send a part of the answer.
 
         Raises:
-            OSError: the request was turned away. It is what a server raises where the client has gone.
+            OSError: the request was turned away. Servers raise the same if the client has disconnected.
         """
         if self.refusal is not None:
             raise OSError("the request was turned away")
@@ -90,9 +90,10 @@ class Upload:
 
 
 def route_of(scope: Scope, start: Message) -> Hashable:
-    """What a response time belongs to: the endpoint that a framework has found, else the path's first two parts.
+    """The key that a response time is kept under: the endpoint that a framework has found, otherwise the path's first
+    two segments; together with the status, since errors are faster.
 
-    And its status, since errors are found sooner: those of a route that nobody found are one for all paths.
+    Errors without an endpoint share one key per status, whatever their path.
     """
     status, endpoint = start.get("status"), scope.get("endpoint")
     if endpoint is not None:
@@ -104,9 +105,10 @@ def route_of(scope: Scope, start: Message) -> Hashable:
 
 
 async def receive_if_there(scope: Scope, receive: Receive) -> Receive | None:
-    """What to receive with from now on; None where the client has gone.
+    """What to receive with from now on; None if the client has disconnected.
 
-    Nobody looks where it may send a body: over HTTP/2 any request may, and could be waited for in vain.
+    Not checked for a request that may have a body, since ``receive`` could wait for it in vain: over HTTP/2 any
+    request may have one.
     """
     lines = scope["headers"]
     if (

@@ -1,7 +1,7 @@
-"""The answer to a preflight on a live path: short, since nothing there holds a seat for it.
+"""The answer to a preflight on a live path: short, since a preflight holds no seat there.
 
-It ends with its first piece of a body, and after ``ANSWER_S`` at the latest, so that an app that takes a preflight for
-a GET opens no stream. How many there are at once is bounded by their rate: of one address those of a burst and of
+It ends with the first piece of its body, and after ``ANSWER_S`` at the latest, so that an app that takes a preflight
+for a GET opens no stream. How many run at once is bounded by their rate: for one address, a burst plus those of
 ``ANSWER_S``.
 """
 
@@ -13,23 +13,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .dropping import CONNECTIONS, ends_of
 
-# What apps answer to a preflight is in their settings: they have it in milliseconds.
+# Time for the app to answer. Apps answer preflights from their settings, within milliseconds.
 ANSWER_S = 2.0
 
-# What the end itself may take, where a client does not read.
+# Time to send the end of the answer to a client that does not read.
 END_S = 1.0
 
 
 async def answer_preflight(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run the app until it ends or its time is over; then end what it has begun, and else answer 504."""
+    """Run the app until it ends or its time is up; then end the answer it has begun, or answer 504 if it has not."""
     answer = _ShortAnswer(send)
     deadline = asyncio.timeout(ANSWER_S)
     try:
         async with deadline:
             await app(scope, receive, answer.send)
     except BaseException as error:
-        # Apps may turn the cancellation into errors of their own, or into a group of them. One that still comes out
-        # as such is somebody else's.
+        # Apps may turn the cancellation into errors of their own, or into an exception group. One that still comes out
+        # as a cancellation is not the deadline's.
         if not deadline.expired() or isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
             raise
     if not deadline.expired():
@@ -41,7 +41,7 @@ async def answer_preflight(app: ASGIApp, scope: Scope, receive: Receive, send: S
 
 
 class _ShortAnswer:
-    """Sends an answer whose first piece of a body is its last."""
+    """Sends an answer that ends with the first piece of its body."""
 
     __slots__ = ("_has_begun", "_is_over", "_is_sent", "_send")
 
@@ -55,10 +55,10 @@ class _ShortAnswer:
         """Send a message of the app.
 
         Raises:
-            OSError: the answer is over. It is what a server raises where the client has gone.
+            OSError: the answer is over. Servers raise the same if the client has disconnected.
         """
         if self._is_over:
-            await asyncio.sleep(0)  # an app that catches this and sends again must not starve the others
+            await asyncio.sleep(0)  # an app that catches the error and sends again must not starve other tasks
             raise OSError("a preflight has no stream for an answer")
         self._has_begun = True
         if message["type"] != "http.response.body":
@@ -69,7 +69,7 @@ class _ShortAnswer:
         self._is_sent = True
 
     async def end(self) -> bool:
-        """End the answer in the app's place, which can send nothing more; whether the server took all of it."""
+        """End the answer for the app, which can send nothing more; returns whether the server accepted all of it."""
         if self._is_over:
             return self._is_sent
         self._is_over = True
@@ -79,6 +79,6 @@ class _ShortAnswer:
                     headers = [(b"content-length", b"0"), (b"cache-control", b"no-store")]
                     await self._send({"type": "http.response.start", "status": 504, "headers": headers})
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        except Exception:  # nobody reads, or it has said how long it is: servers raise errors of their own kind
+        except Exception:  # nobody reads, or the body is shorter than announced: servers raise various errors
             return False
         return True

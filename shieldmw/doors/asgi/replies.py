@@ -1,4 +1,4 @@
-"""Sends the shield's own answers over ASGI, and adds headers to those of the app."""
+"""Sends the shield's own answers over ASGI, and adds headers to the app's."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body"
 
 
 class Replies:
-    """Sends refusals. ``cors`` says which pages may read them; ``handshakes`` is how a WebSocket is refused where that
-    is not done in HTTP alone.
+    """Sends refusals. ``cors`` says which pages may read them; ``handshakes`` refuses WebSockets by accepting and
+    closing them, if they are not refused in HTTP.
     """
 
     def __init__(self, answers: RefusalAnswers, cors: Cors | None = None, handshakes: Handshakes | None = None) -> None:
@@ -31,18 +31,18 @@ class Replies:
         self._handshakes = handshakes
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that was refused."""
+        """Send the answer to a refused request."""
         websocket = scope["type"] == "websocket"
         if websocket and self._handshakes is not None and self._handshakes.closes:
             reason, headers = self.answers.close_reason(decision), _place_cookie(decision, scope)
             await self._handshakes.close(scope, send, close_code(decision), reason, headers)
             return
         if websocket and "websocket.http.response" not in (scope.get("extensions") or {}):
-            # Before accept every close is a plain HTTP 403; the code is for those who see it.
+            # Before accept, servers turn a close into a plain HTTP 403; the code is for those that can pass it on.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
         status, headers, body, wait_s = self.answers.answer(decision, wants_html=_wants_html(scope))
-        # A list of its own, since the servers and middleware that it is sent to may change it.
+        # A new list, since the servers and middleware that receive it may change it.
         headers = [*headers, *retry_after(self.answers.jittered_s(wait_s))]
         if decision.signed_ticket is not None:
             headers += _place_cookie(decision, scope)

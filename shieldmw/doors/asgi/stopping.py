@@ -1,9 +1,9 @@
-"""Hears that the server is asked to stop before it has drained. Knows signals, nothing of workers and requests.
+"""Notices that the server is asked to stop, before it drains. Knows signals, nothing of workers and requests.
 
-Servers tell apps of their end only once all responses are over, and streams never are: without this their
-listeners would be cut at the end of the drain, and their seats be held until then. Most ends begin with a signal.
-A worker of uvicorn that has had its number of requests sends none: it closes its listening sockets, so those are
-looked at. They are found by way of uvicorn's handler for signals, which is a method of its server.
+Servers notify apps of the shutdown only once all responses have ended, and streams never do: without this, listeners
+would be cut off at the end of the drain, and their seats held until then. Most shutdowns begin with a signal. A uvicorn
+worker that has reached its maximum number of requests gets none: it closes its listening sockets, so those are polled.
+They are found through uvicorn's signal handler, which is a method of its server.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ Handler = Callable[[int, FrameType | None], object]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+# Interval between two checks of uvicorn's listening sockets.
 LOOK_EVERY_S = 1.0
 
 
 class StopSignals:
-    """Calls ``leave`` on the event loop as soon as the process is asked to stop, and then lets the server know.
+    """Calls ``leave`` on the event loop as soon as the process is asked to stop, and then the server's own handler.
 
-    Only where the server listens itself, in the main thread: a signal that nobody handles ends the process, and
-    that must stay so.
+    Only if the server itself handles the signal, in the main thread: a signal without a handler ends the process, and
+    must go on doing so.
     """
 
     def __init__(self, leave: Callable[[], None], *, look_every_s: float = LOOK_EVERY_S) -> None:
@@ -38,7 +39,7 @@ class StopSignals:
         self._chained: dict[int, tuple[Handler, Handler]] = {}
 
     async def start(self) -> None:
-        """Listen in front of the server's own handlers."""
+        """Chain handlers in front of the server's own."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._loop = asyncio.get_running_loop()
@@ -52,7 +53,7 @@ class StopSignals:
                     self._looking = asyncio.create_task(self._look(server), name="shieldmw stopping")
 
     async def stop(self) -> None:
-        """Put the server's handlers back; where somebody else has chained one before ours, ours only hands on."""
+        """Restore the server's handlers; if others have been chained in front of ours, ours only passes signals on."""
         self._loop = None
         if self._looking is not None:
             self._looking.cancel()
@@ -65,12 +66,12 @@ class StopSignals:
 
     def _heard(self, before: Handler, number: int, frame: FrameType | None) -> None:
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to notify
                 self._loop.call_soon_threadsafe(self._leave)
         before(number, frame)
 
     async def _look(self, server: object) -> None:
-        """Leave once uvicorn's server listens no more."""
+        """Call ``leave`` once uvicorn's server has stopped listening."""
         while True:
             await asyncio.sleep(self._look_every_s)
             if _listens_no_more(server):
@@ -79,7 +80,7 @@ class StopSignals:
 
 
 def _owner(handler: Handler) -> object:
-    """The object whose method the handler is, behind any handlers that we chained; None for a function."""
+    """The object whose method the handler is, looking through handlers that we chained; None for a function."""
     while isinstance(handler, partial) and isinstance(getattr(handler.func, "__self__", None), StopSignals):
         handler = handler.args[0]
     return getattr(handler, "__self__", None)
@@ -96,12 +97,12 @@ def _listens_no_more(server: object) -> bool:
 
 
 def _is_of_a_server(handler: Handler) -> bool:
-    """Whether a server has installed it, and neither the interpreter nor ``asyncio.run``: theirs raise an error."""
+    """Whether a server installed it, not the interpreter or ``asyncio.run``, whose handlers raise an error."""
     module = getattr(getattr(handler, "func", handler), "__module__", None)
     return handler is not signal.default_int_handler and module != "asyncio.runners"
 
 
 def _install(number: int, handler: Handler) -> None:
     signal.signal(number, handler)
-    # As asyncio does for its own: system calls of the server's native threads are not to be interrupted.
+    # As asyncio does for its own handlers: system calls of the server's native threads must not be interrupted.
     signal.siginterrupt(number, False)

@@ -1,7 +1,7 @@
-"""A live response: runs the app while its listener has a seat, and says goodbye when it must leave.
+"""A live response: runs the app while its listener has a seat, and says goodbye when the listener must leave.
 
-To leave, the app's task is cancelled and, once it has unwound, the end is sent in the response's own
-terms: a close code, an ``event: shed``, or simply the end of the stream. All of it has ``GOODBYE_S``;
+To evict a listener, the app's task is cancelled. Once it has unwound, the end is sent in the response's own
+terms: a close code, an ``event: shed``, or simply the end of the stream. All of this has ``GOODBYE_S``;
 then the connection is dropped. The seat is given back when the response has ended.
 """
 
@@ -42,8 +42,8 @@ CLOSE_REASONS = {
     Reason.CREDENTIAL_ENDED: "credential ended",
 }
 
-# What a goodbye may take, and the rest of a response of known length. Who listens has it in milliseconds; who does
-# not read, or an app that does not obey, would hold seat and connection for ever.
+# Time for a goodbye, or for the rest of a response of known length. A client that reads has it within milliseconds;
+# one that does not read, or an app that ignores its cancellation, would hold the seat and the connection for ever.
 GOODBYE_S = 2.0
 
 _DROPPED = LogThrottle()
@@ -53,13 +53,13 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PAST_THE_APP = {"http.response.pathsend", "http.response.zerocopysend"}
 
 
-# Lets a request into the app; see ``Overload.passage``.
+# Lets a request into the app, or refuses it; see ``Overload.passage``.
 Enter = Callable[[], Awaitable[Passage | Decision]]
 Refuse = Callable[[Decision, Scope, Receive, Send], Awaitable[None]]
 
 
 class Phase(Enum):
-    """How far the response has come, and what it turned out to be."""
+    """How far the response has come, and what kind it is."""
 
     BEFORE = auto()
     STARTING = auto()
@@ -70,13 +70,13 @@ class Phase(Enum):
     OVER = auto()
 
 
-# Whoever must leave in one of these is waited for: to cancel in the middle would leave a start in doubt, or cut
-# short what ends by itself.
+# In these phases the app is not cancelled at once: nobody would know whether the start was sent, and a finite response
+# would be cut short though it ends by itself.
 _ENDS_SOON = (Phase.STARTING, Phase.FINITE)
 
 
 class LiveStream:
-    """One response on a live path, admitted by ``decision``; ``replies`` says why its listener must leave."""
+    """One response on a live path, admitted by ``decision``; ``replies`` makes the goodbye."""
 
     __slots__ = (
         *("_cancelled", "_cancels", "_cutting", "_deadline", "_goodbye", "_goodbye_s", "_headers", "_leaving"),
@@ -128,16 +128,16 @@ class LiveStream:
 
     @property
     def connection(self) -> tuple[Scope, Receive, Send]:
-        """The connection, as the server gave it."""
+        """The connection, as the server passed it in."""
         return self._scope, self._receive, self._send
 
     def admit(self, seats: Seats, entry: Entry, headers: Headers) -> None:
-        """The listener has a seat, to be given back at the end; the ticket goes out with the headers, as a cookie."""
+        """Take the seat, which is given back at the end; the ticket is sent with the headers, as a cookie."""
         self._seats, self._seat = seats, entry.seat
         self._headers = [*headers, (b"set-cookie", ticket_cookie(entry.ticket, self._scope))]
 
     def leave(self) -> None:
-        """The listener must go, within ``GOODBYE_S``; a response of known length may use them to finish."""
+        """Make the listener leave within ``GOODBYE_S``; a response of known length may use that time to finish."""
         if self._task is not None and not self._leaving and self._phase is not Phase.OVER:
             self._leaving = True
             self._seat.is_slow = self._phase is Phase.FINITE
@@ -146,9 +146,9 @@ class LiveStream:
                 self._cancel(self._task)
 
     async def run(self, app: ASGIApp, enter: Enter | None = None, refuse: Refuse | None = None) -> None:
-        """Run the app until it ends or its listener must leave; first wait until the seat is empty, and ``enter``.
+        """Wait until the seat is empty and ``enter`` admits, then run the app until it ends or its listener must leave.
 
-        ``refuse`` answers where the lane lets nobody in.
+        ``refuse`` answers if the lane does not admit the request.
         """
         running = self._run(app, enter, refuse or self._replies.refuse)
         del enter  # it may last for hours
@@ -172,8 +172,8 @@ class LiveStream:
             self._scope = _in_messages(self._scope)
             await app(self._scope, self._receive, self._watch)
         except BaseException as error:
-            # Apps may turn the cancellation into errors of their own, or into a group of them. Where somebody else
-            # has cancelled as well, that is obeyed.
+            # Apps may turn the cancellation into errors of their own, or into an exception group. A cancellation that
+            # is not ours is obeyed.
             if not self._leaving or self._still_cancelled() or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         else:
@@ -191,7 +191,7 @@ class LiveStream:
         task.cancel()
 
     def _still_cancelled(self) -> bool:
-        """Take our own cancellations back; whether there is another."""
+        """Take back our own cancellations; return whether there are others."""
         if self._task is None:
             return False
         for _ in range(self._cancels):
@@ -201,7 +201,7 @@ class LiveStream:
 
     async def _watch(self, message: Message) -> None:
         if self._leaving and self._phase not in _ENDS_SOON:
-            await asyncio.sleep(0)  # an app that catches this and sends again must not starve the others
+            await asyncio.sleep(0)  # an app that catches the error and sends again must not starve other tasks
             raise asyncio.CancelledError
         if self._passage is not None and message["type"] in BEGINNINGS:
             self._passage.begun(route_of(self._scope, message))
@@ -210,7 +210,7 @@ class LiveStream:
             await self._start(message)
             return
         if self._opened and message.get("body"):
-            # What we said came before it, and a byte order mark must come first or not at all.
+            # Our own ``retry:`` field was sent before it, and a byte order mark must come first or not at all.
             self._opened = False
             message = {**message, "body": message["body"].removeprefix(_BYTE_ORDER_MARK)}
         ends = _ends(message)
@@ -221,18 +221,18 @@ class LiveStream:
             self._over()
 
     async def _start(self, message: Message) -> None:
-        """Send the start. It is never cancelled: nobody could say afterwards how far it has come."""
+        """Send the start. This is never cancelled: nobody could say afterwards whether it was sent."""
         phase, self._phase = self._phase_after(message), Phase.STARTING
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
-            # So that a connection that is still there after the goodbye is one that nobody reads.
+            # Servers then close after the response, so a connection still open after the goodbye is not being read.
             headers = [*(line for line in headers if line[0].lower() != b"connection"), CONNECTION_CLOSE]
         await self._send({**message, "headers": headers})
         self._phase = phase
         if self._leaving and phase not in _ENDS_SOON and self._task is not None:
             self._cancel(self._task)
         elif phase is Phase.SSE and message["status"] == 200 and self._scope["method"] == "GET":
-            # A browser keeps the last wait that it was told for as long as the page lives.
+            # A browser keeps the last ``retry:`` it received for as long as the page lives.
             self._opened = True
             await self._send(
                 {"type": "http.response.body", "body": self._replies.answers.reconnect_field(), "more_body": True}
@@ -251,7 +251,7 @@ class LiveStream:
         return Phase.STREAM
 
     def _overdue(self) -> None:
-        """The app has not ended in time: the response ends without it."""
+        """The app has not ended in time: end the response without it."""
         if self._task is not None:
             self._cancel(self._task)
             loop = self._task.get_loop()
@@ -273,39 +273,39 @@ class LiveStream:
         self._seats.release(self._seat)
 
     async def _end(self, until_s: float) -> bool:
-        """Say goodbye until ``until_s``, else drop the connection. Whether it could be said."""
-        # After a refusal the connection is used again.
+        """Say goodbye by ``until_s``, or drop the connection. Returns whether it was said."""
+        # A refusal leaves the connection usable, so it is not dropped.
         ends = None if self._phase is Phase.BEFORE else ends_of(self._scope)
-        # Looked for now, while it is surely this one.
+        # Found now: later the same addresses may belong to another connection.
         connection = None if ends is None else await CONNECTIONS.find(ends)
         try:
             async with asyncio.timeout_at(until_s):
                 said = await self._say_goodbye()
         except TimeoutError:
             said = False
-        except OSError:  # the listener has gone by itself
+        except OSError:  # the listener has already left
             return True
         if connection is None:
             return said
         if said:
-            # Into a buffer, perhaps, that nobody reads.
+            # Perhaps only into a buffer that nobody reads.
             CONNECTIONS.drop_later(connection, self._goodbye_s)
         else:
             if (counts := _DROPPED.due("dropped")) is not None:
-                log.info("live connections on which nothing is read any more: %s; the last one: %s", counts, ends)
+                log.info("live connections that nobody reads any more: %s; the last one: %s", counts, ends)
             await CONNECTIONS.drop(connection)
         return said
 
     async def _until_gone(self) -> None:
-        """Wait until the server knows that the connection is gone, so that it misses no end of the response."""
+        """Wait until the server knows that the connection is gone, so that it does not miss the end of the response."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._goodbye_s):
                 while not (await self._receive())["type"].endswith(".disconnect"):
                     pass
 
     async def _say_goodbye(self) -> bool:
-        """Say why it ends, in the response's own terms; False where nothing can be said, since it has not begun
-        or said how long it is."""
+        """Say why it ends, in the response's own terms. Returns False if nothing can be said: the response is just
+        starting, or has announced its length."""
         phase, self._phase = self._phase, Phase.OVER
         if phase in _ENDS_SOON:
             return False
@@ -324,7 +324,7 @@ class LiveStream:
 
 
 def _ends(message: Message) -> bool:
-    """Whether nothing comes after it, but trailers."""
+    """Whether nothing but trailers follows this message."""
     match message["type"]:
         case "websocket.close":
             return True
@@ -336,7 +336,7 @@ def _ends(message: Message) -> bool:
 
 
 def _in_messages(scope: Scope) -> Scope:
-    """The scope without the offer to send files past the app: nobody would hear when those have been sent."""
+    """The scope without the extensions that let the server send files itself: nobody would know when they are sent."""
     extensions = scope.get("extensions") or {}
     if not extensions.keys() & _PAST_THE_APP:
         return scope

@@ -1,4 +1,4 @@
-"""Where tickets and numbers travel: a cookie for browsers, a header or a query parameter for others."""
+"""How tickets and numbers travel: in a cookie for browsers, in a header or query parameter for other clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COOKIE = b"%s=%%s; HttpOnly; Max-Age=%d; Path=/; SameSite=Lax" % (TICKET_COOKIE
 
 
 def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers of a renewed ticket: a cookie, and the ticket's own header too where the client used it."""
+    """The headers of a renewed ticket: a cookie, and the ticket's own header, too, if the client used it."""
     headers = [(b"set-cookie", ticket_cookie(ticket, scope))]
     if any(name == TICKET_HEADER for name, _ in scope["headers"][:MOST_LINES]):
         headers.append((TICKET_HEADER, ticket.encode("ascii")))
@@ -22,9 +22,9 @@ def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
 
 
 def ticket_cookie(ticket: str, scope: Scope) -> bytes:
-    """The ``Set-Cookie`` value that hands a ticket or a number to a browser; for TLS alone where it came by TLS.
+    """The ``Set-Cookie`` value that hands a ticket or a number to a browser; ``Secure`` if the request came by TLS.
 
-    Papers that we sign are base64url and dots, so nothing needs quoting.
+    What we sign is base64url and dots, so nothing needs quoting.
     """
     secure = b"; Secure" if scope.get("scheme") in ("https", "wss") else b""
     return _COOKIE % ticket.encode("ascii") + secure

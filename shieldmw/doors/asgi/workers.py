@@ -1,6 +1,6 @@
-"""The worker of each event loop: opened when it is first asked for, stopped with the lifespan or with the loop.
+"""One worker per event loop: opened when first needed, stopped with the lifespan or with the loop.
 
-Usually there is one loop. Test clients have one for each request, and end it without a lifespan.
+Usually there is one loop. Test clients run one per request, and end it without a lifespan.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Workers:
         self._running: dict[asyncio.AbstractEventLoop, _Running] = {}
 
     async def here(self) -> Worker:
-        """The worker of this loop, started once, even where several first requests come at the same time.
+        """The worker of this loop, started once even if several first requests arrive at the same time.
 
         Raises:
             RuntimeError: this is no event loop of asyncio.
@@ -50,7 +50,7 @@ class Workers:
         """Stop the worker of this loop, if there is one; returns when it has stopped."""
         try:
             running = self._running.pop(asyncio.get_running_loop(), None)
-        except RuntimeError:  # nothing can have been started
+        except RuntimeError:  # no loop, so nothing can have been started
             return
         if running is not None:
             running.ending.set()
@@ -61,7 +61,7 @@ class Workers:
     async def _run(
         self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Worker], ending: asyncio.Event
     ) -> None:
-        """The life of a worker. The end of a loop cancels this task, which still closes the connections then."""
+        """Run a worker until it is to end. A loop that ends cancels this task, which can still close connections."""
         worker = None
         try:
             worker = self._open_worker()

@@ -1,1 +1,1 @@
-"""Who is asking: the host app's own check, API keys and JSON web tokens."""
+"""Authentication: the host app's own check, API keys and JSON Web Tokens."""

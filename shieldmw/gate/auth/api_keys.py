@@ -1,4 +1,4 @@
-"""API keys in memory: those of the file and those issued in the store, never more than a second old."""
+"""API keys in memory: those of the file, and those issued in the store, at most a second old."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shieldmw.core.client import Identity
 from shieldmw.gate.fleet.refresher import Refresher
 from shieldmw.store.port import Store
 
-# A revoked key stops within a second everywhere: polled twice in it.
+# Polling interval: a revoked key must stop working everywhere within a second.
 POLL_S = 0.5
 
 
 class ApiKeys:
-    """Proves API keys without a call: the whole table is held, and polled by its version.
+    """Proves API keys without a call: holds the whole table, and polls its version.
 
-    While the store is away the last known table stays in force.
+    While the store is away, the last known table stays in force.
     """
 
     def __init__(self, store: Store, file_entries: Mapping[str, Identity], on_change: Callable[[], None]) -> None:
@@ -28,11 +28,11 @@ class ApiKeys:
         self._refresher = Refresher("API keys", self.refresh, interval_s=POLL_S, least_s=POLL_S / 2)
 
     def __bool__(self) -> bool:
-        """Whether there is any key that could be presented."""
+        """Whether there are any keys."""
         return bool(self._file_entries) or (self._issued is not None and bool(self._issued.entries))
 
     def find(self, credential: str) -> tuple[str, Identity] | None:
-        """The digest and the identity of a key; None where the credential is no key in force."""
+        """The digest and the identity of a key; None if the credential is not a key in force."""
         if self._issued is not None:
             issued = digest(credential, self._issued.digest_key)
             if (entry := self._issued.entries.get(issued)) is not None:
@@ -49,9 +49,9 @@ class ApiKeys:
         return self._file_entries.get(key_digest) if entry is None else entry.identity
 
     def is_in_force(self, key_digest: str) -> bool:
-        """Whether the key of a digest, which has proved somebody, was not revoked.
+        """Whether a key that was proven before, given by its digest, has not been revoked since.
 
-        It is not read again, so that many can be asked of: one whose record was spoiled meanwhile counts as in force.
+        Its record is not parsed again, so that many can be checked: one that has been spoiled since counts as in force.
         """
         return key_digest in self._file_entries or (self._issued is not None and key_digest in self._issued.entries)
 
@@ -63,9 +63,9 @@ class ApiKeys:
             self._on_change()
 
     async def start(self) -> None:
-        """Read the table and keep it fresh."""
+        """Read the table, and start refreshing it."""
         await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """Keep it fresh no longer."""
+        """Stop refreshing it."""
         await self._refresher.stop()

@@ -1,4 +1,4 @@
-"""Charges failed signature checks to the client's address, so that forging costs the forger."""
+"""Charges failed signature checks to the client's address, so that the forger pays for forgeries."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from shieldmw.store.memory import MemoryBuckets
 
 
 class FailedAuth:
-    """Whether a signature is checked for an address at once: not while its ``failed-auth`` bucket is empty.
+    """Decides whether an address's signatures are checked at once: not while its ``failed-auth`` bucket is empty.
 
-    While it is empty signatures are checked within a share of this worker's time.
+    While it is empty, they are checked within a share of this worker's time (``time_share``).
 
-    The shared bucket says what the fleet has seen. The local one is charged in the same step as
-    the check that failed, so that many requests at once cannot all pass before the first counts; it
-    has the whole limit, and decides alone while the store is away.
+    The shared bucket holds what the fleet has seen. The local one is charged in the same step as the failed check, so
+    that many concurrent requests cannot all pass before the first one counts; it has the whole limit, and decides
+    alone while the store is away.
     """
 
     def __init__(self, policy: Policy, limiter: Limiter, local: MemoryBuckets) -> None:
@@ -24,7 +24,7 @@ class FailedAuth:
         self._local = local
 
     async def may_verify(self, clients: AddressClients) -> bool:
-        """Whether the address has a failure left, as far as the fleet knows."""
+        """Whether the address may fail once more, as far as the fleet knows."""
         if not self.may_verify_now(clients):
             return False
         look = self._policy.failed_auth_charges(clients, 0)
@@ -36,11 +36,11 @@ class FailedAuth:
         return self.may_verify_now(clients)
 
     def may_verify_now(self, clients: AddressClients) -> bool:
-        """Whether the address has a failure left, as far as this worker knows."""
+        """Whether the address may fail once more, as far as this worker knows."""
         return self._local.would_pass(self._policy.failed_auth_charges(clients, 1))
 
     def count_now(self, clients: AddressClients) -> None:
-        """Charge a failure here, at once."""
+        """Charge a failure on this worker, at once."""
         self._local.take_now(self._policy.failed_auth_charges(clients, 1))
 
     async def count(self, clients: AddressClients) -> None:

@@ -1,4 +1,4 @@
-"""The host app's own ``authenticate``: its answer, and the fallback where it fails. Failure is not refusal."""
+"""The host app's own ``authenticate``: its answer, and the fallback if it fails. A failure is not a refusal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
-# Upper bound of the wait for the host app.
+# Longest wait for the host app.
 TIMEOUT_S = 1.0
 
 
 class HostAnswer(NamedTuple):
-    """The identity that the host app names; ``failed``: it could not say."""
+    """The identity that the host app names. ``failed``: it gave no usable answer."""
 
     identity: Identity | None
     failed: bool = False
 
 
 class Host:
-    """Asks the host app, and bounds the damage of its failures: no error, no endless wait, no flood in the log."""
+    """Asks the host app, and contains its failures: no error, no endless wait, no flood in the log."""
 
     def __init__(self) -> None:
         self._throttle = LogThrottle()
@@ -45,7 +45,7 @@ class Host:
         except Exception as error:
             if limit.expired():
                 return self._failed("host_timeout", f"gave no answer in {TIMEOUT_S:g} s")
-            # Its message may hold the credential, and so may the lines of a traceback.
+            # Only type and place: the message may contain the credential, and so may the lines of a traceback.
             return self._failed("host_error", f"raised {type(error).__name__} ({_where(error)})")
         if answer is None or isinstance(answer, Identity):
             return HostAnswer(answer)
@@ -58,6 +58,6 @@ class Host:
 
 
 def _where(error: Exception) -> str:
-    """File and line where it was raised."""
+    """File and line where the error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere known"
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"

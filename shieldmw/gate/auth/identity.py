@@ -25,11 +25,11 @@ from .time_share import TimeShare
 
 log = logging.getLogger(__name__)
 
-# Cached credentials. Failed ones have a cache of their own, so that made-up credentials never evict good ones.
+# Cached credentials. Failed ones have a cache of their own, so made-up credentials never evict good ones.
 CREDENTIALS_KEPT = 65_536
 FAILURES_KEPT = 16_384
 
-# An API key has no end; its entry is looked at again once the table of keys has changed.
+# Lifetime of a cached API key, which itself has no end; it is checked again as soon as the table of keys changes.
 API_KEY_KEPT_S = 3600.0
 
 # Lifetime of a cached failure.
@@ -37,10 +37,10 @@ FAILURE_KEPT_S = 10.0
 
 
 class TokenVerifier(Protocol):
-    """Proves signed tokens, without waiting for anything."""
+    """Verifies signed tokens, without waiting for anything."""
 
     def screen(self, token: str) -> Rejected | None:
-        """The reason why a token fails, as far as it is cheap to see; None where it must be verified."""
+        """Why a token fails, as far as that is cheap to find; None if its signature must be verified."""
 
     def verify(self, token: str) -> Proof | None:
         """Verify the token; expensive, so callers bound how often they do it."""
@@ -66,7 +66,7 @@ class Verified:
 
     @property
     def client_states(self) -> ClientStates | None:
-        """How its subject stands; kept from the second request on, since most of a live audience make one."""
+        """The state of its subject; kept from the second request on, since most of a live audience make only one."""
         if self._asked and self._client_states is None:
             self._client_states = ClientStates()
         self._asked = True
@@ -79,8 +79,8 @@ GUEST = Verified(None)
 class Identifier:
     """Finds the identity of a request; caches the outcome for each credential until ``epoch`` changes.
 
-    API keys are always looked up, whatever failed at the same address. Tokens are verified within a share of this
-    worker's time; one whose turn does not come in time is a guest's for that request.
+    API keys are always looked up, whatever has failed at the same address. Tokens are verified within a share of this
+    worker's time; if a token's turn does not come in time, that request counts as a guest's.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Identifier:
         self._failed: BoundedCache[bytes, Verified] = BoundedCache(FAILURES_KEPT)
         self._digest_key = token_bytes(32)
         self._throttle = LogThrottle()
-        self.epoch = object()  # no other identifier has the same
+        self.epoch = object()  # unique to this identifier
 
     @property
     def failures(self) -> Counter[tuple[str, ...]]:
@@ -109,21 +109,21 @@ class Identifier:
         return self._throttle.totals + self._host.failures
 
     def invalidate(self) -> None:
-        """Drop all cached proofs: a key that has proven some of them is no longer held."""
+        """Drop all cached proofs, since a key that verified some of them is no longer held."""
         self._known.clear()
         self.keys_changed()
 
     def keys_changed(self) -> None:
-        """Check failed credentials and API keys again, since the keys have changed. Proven tokens stay cached."""
+        """Have failed credentials and API keys checked again, since keys have changed. Proven tokens stay cached."""
         self._failed.clear()
         self.epoch = object()
 
     def stands(self, verified: Verified, epoch: object) -> bool:
-        """Whether what was known of a credential in an epoch still holds."""
+        """Whether the outcome for a credential, learnt in ``epoch``, still holds."""
         return epoch is self.epoch and verified.until_s > self._now_s()
 
     def identify_now(self, facts: Facts) -> Verified | None:
-        """What is known of the request's credential; None where something must be awaited to know it."""
+        """The outcome for the request's credential, if it is known without awaiting anything; otherwise None."""
         credential = facts.credential
         if credential is None:
             return GUEST if facts.authenticate is None else None
@@ -132,7 +132,7 @@ class Identifier:
         return self._recalled(self._digest(credential))
 
     async def identify(self, facts: Facts, clients: AddressClients) -> Verified:
-        """What the request's credential is worth. Never raises for what a client sent."""
+        """The outcome for the request's credential. Never raises for what a client sent."""
         if (known := self.identify_now(facts)) is not None:
             return known
         host_failed = False
@@ -147,15 +147,16 @@ class Identifier:
     async def _first_sight(self, credential: str, clients: AddressClients, host_failed: bool) -> Verified:
         """Check a credential against API keys and tokens.
 
-        Where the host app failed, the credential may be one of the host's: nothing is cached, counted or charged, and
-        the next request asks the host again.
+        If the host app failed, the credential may be one of its own: then nothing is cached, counted or charged, and
+        the next request asks the host app again.
         """
         digest = self._digest(credential)
         found = self._without_signature(credential)
         if found is not None:
             return self._judged(digest, found, keep=not host_failed)
         if not host_failed and await self._failed_auth.may_verify(clients):
-            # Meanwhile others may have failed, or shown the same credential. Nothing awaits from here on.
+            # In the meantime others may have failed, or shown the same credential. Nothing is awaited between this
+            # check and the local charge.
             if (known := self._recalled(digest)) is not None:
                 return known
             if self._failed_auth.may_verify_now(clients):
@@ -171,7 +172,7 @@ class Identifier:
         return turn or self._judged(digest, Rejected(Failure.UNAFFORDABLE), keep=False)
 
     def _without_signature(self, credential: str) -> Proof | Rejected | None:
-        """The outcome as far as it is cheap to find; None where the signature must be checked."""
+        """The outcome as far as it is cheap to find; None if the signature must be checked."""
         if not credential:
             return Rejected(Failure.MALFORMED)
         if len(credential) > LONGEST_CREDENTIAL:

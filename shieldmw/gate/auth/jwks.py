@@ -1,4 +1,4 @@
-"""A JWKS, fetched in the background with httpx; while its server is down the last keys stay."""
+"""A JWKS, fetched in the background with httpx; while its server is down, the last keys stay in force."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from shieldmw.gate.fleet.refresher import Refresher
 
 from .jwt_tokens import VerificationKey, key_algorithms
 
+# Interval between two fetches.
 REFRESH_S = 300.0
 
-# How soon a token with an unknown kid may cause a fetch again; forged ones cost no more than that.
+# Shortest interval between two fetches that tokens with an unknown ``kid`` cause: forged ones cost no more than that.
 LEAST_S = 10.0
 
+# Bounds of one fetch.
 TIMEOUT_S = 5.0
 LARGEST_BYTES = 1_048_576
 MOST_REDIRECTS = 5
 
-# The start waits for the first answer, but for no longer: the fetch goes on in the background.
+# How long the start waits for the first answer; after that the fetch goes on in the background.
 START_WAIT_S = 0.4
 
 
 class JwksKeys:
-    """The keys of a JWKS. Keys that sign no JWT, or only with algorithms not pinned, are left out.
+    """The keys of a JWKS, without those that verify no JWT, or only under algorithms that are not pinned.
 
-    ``on_change`` is told whether keys were lost, so that what they have proven must be proven again.
+    ``on_change`` is called with whether keys were lost, so that what they have proven must be proven again.
     """
 
     def __init__(self, url: str, algorithms: Sequence[str], on_change: Callable[[bool], None]) -> None:
@@ -47,7 +49,7 @@ class JwksKeys:
         return bool(self._keys)
 
     def candidates(self, kid: str | None) -> Sequence[VerificationKey]:
-        """The key that is called ``kid``; without a name, the only key of the set."""
+        """The key named ``kid``; for None, the only key of the set."""
         if kid is None:
             return self._keys if len(self._keys) == 1 else ()
         found = [key for key in self._keys if key.kid == kid]
@@ -56,10 +58,10 @@ class JwksKeys:
         return found
 
     async def refresh(self) -> None:
-        """Fetch the set; anything but a set with a usable key leaves the last one in force.
+        """Fetch the set. The last one stays in force unless the answer is a set with a usable key.
 
         Raises:
-            ValueError: no answer, or one that is no success, no JWKS, too large, or a redirect to another origin.
+            ValueError: no answer, an error status, not a JWKS, too large, or a redirect to another origin.
         """
         text = await fetch(self._url)
         if text == self._text:
@@ -70,19 +72,19 @@ class JwksKeys:
         self._on_change(lost)
 
     async def start(self) -> None:
-        """Fetch the set and keep it fresh; returns soon even where its server hangs."""
+        """Fetch the set, and start refreshing it; returns soon even if its server hangs."""
         await self._refresher.start(first_s=START_WAIT_S)
 
     async def stop(self) -> None:
-        """Keep it fresh no longer."""
+        """Stop refreshing it."""
         await self._refresher.stop()
 
 
 async def fetch(url: httpx.URL) -> bytes:
-    """The text at the URL. Redirects within its origin are followed.
+    """Fetch the text at a URL, following redirects within its origin.
 
     Raises:
-        ValueError: why it cannot be had, in words for the log: without passwords and queries.
+        ValueError: it cannot be fetched. The message is fit for the log: no passwords, no queries.
     """
     try:
         verify = await asyncio.to_thread(_tls) if url.scheme == "https" else False
@@ -103,13 +105,13 @@ async def fetch(url: httpx.URL) -> bytes:
         raise ValueError(f"does not answer within {TIMEOUT_S:g} s") from error
 
 
-# A compressed answer could expand to any size.
+# Uncompressed, since a compressed answer could expand to any size.
 _PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """The certificates to trust, read once: it takes 25 ms, which no request should wait for."""
+    """The trusted certificates, read once: that takes 25 ms, which no request should wait for."""
     return httpx.create_ssl_context()
 
 
@@ -127,7 +129,7 @@ async def _body(response: httpx.Response) -> bytes:
 
 
 def _redirected(at: httpx.URL, location: str) -> httpx.URL:
-    """The target of a redirect; another origin is not the issuer that the settings name."""
+    """The target of a redirect, within the same origin: another one is not the issuer that the settings name."""
     to = at.join(location)
     if _address_info(to) != _address_info(at):
         raise ValueError(
@@ -151,10 +153,10 @@ def _because(error: Exception) -> str:
 
 
 def parse_jwks(text: bytes, pinned: frozenset[str]) -> tuple[VerificationKey, ...]:
-    """The public keys of a JWKS (RFC 7517) that may verify under the pinned algorithms (none: all).
+    """The public keys of a JWKS (RFC 7517) that can be used with the pinned algorithms; all if none are pinned.
 
     Raises:
-        ValueError: no JWKS, or none of its keys can be used.
+        ValueError: not a JWKS, or none of its keys can be used.
     """
     try:
         key_set = jwt.PyJWKSet.from_json(text.decode())

@@ -1,8 +1,8 @@
-"""JWT: proves a signed token with PyJWT, by keys and algorithms that only the settings choose.
+"""JWT: verifies signed tokens with PyJWT, using only keys and algorithms that the settings choose.
 
-What needs no signature check is looked at first (``screen``): a token may be rejected by what it says of itself,
-never accepted. Nothing in a token picks its own key or algorithm: ``kid`` may only name a key that is already
-held, ``jku``, ``x5u`` and ``jwk`` are never looked at (RFC 8725, section 3).
+Whatever needs no signature check comes first (``screen``): a token may be rejected for what it says of itself, never
+accepted. A token cannot pick its own key or algorithm: ``kid`` may only name a key that is already held; ``jku``,
+``x5u`` and ``jwk`` are ignored (RFC 8725, section 3).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shieldmw.core.credentials import Failure, Rejected
 
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-# Errors that PyJWT raises for a malformed token; RecursionError for JSON that is nested too deeply.
+# Errors that PyJWT raises for malformed tokens; RecursionError is for JSON nested too deeply.
 _BAD_TOKEN = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
 _CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",), "secp256k1": ("ES256K",)}
@@ -30,7 +30,7 @@ _CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES51
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """One key and the algorithms it may be used with; ``kid`` None for the only key there is."""
+    """A key and the algorithms it may be used with; ``kid`` is None if the key has no name."""
 
     kid: str | None
     key: Any
@@ -38,25 +38,25 @@ class VerificationKey:
 
 
 class KeySource(Protocol):
-    """Where the keys come from: the settings, or a JWKS kept fresh."""
+    """Where the keys come from: the settings, or a JWKS that is refreshed."""
 
     @property
     def is_ready(self) -> bool:
         """Whether there are keys; if not, no token can be judged."""
 
     def candidates(self, kid: str | None) -> Sequence[VerificationKey]:
-        """The keys that may have signed a token which names ``kid``."""
+        """The keys that may have signed a token with this ``kid``."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedKey:
-    """The one key of the settings, whatever ``kid`` a token names."""
+    """The single key of the settings, whatever ``kid`` a token names."""
 
     key: VerificationKey
 
     @property
     def is_ready(self) -> bool:
-        """A key that is set is there."""
+        """Always: the key comes with the settings."""
         return True
 
     def candidates(self, kid: str | None) -> Sequence[VerificationKey]:
@@ -74,10 +74,10 @@ def secret_key(secret: str, algorithms: Sequence[str]) -> VerificationKey:
 
 
 def public_key(pem: str, algorithms: Sequence[str]) -> VerificationKey:
-    """A public key in PEM; without pinned algorithms the usual one of its type.
+    """A public key in PEM; without pinned algorithms, the usual one of its type.
 
     Raises:
-        ValueError: not a PEM public key, of a type that signs no JWT, or an algorithm of another type.
+        ValueError: not a PEM public key, a key of a type that JWTs do not use, or an algorithm of another type.
     """
     try:
         key = load_pem_public_key(pem.encode())
@@ -91,7 +91,7 @@ def key_algorithms(key: object) -> tuple[str, ...]:
     """The algorithms that a public key can be used with, the usual one first.
 
     Raises:
-        ValueError: the key is of a type that signs no JWT.
+        ValueError: JWTs do not use keys of this type.
     """
     if isinstance(key, rsa.RSAPublicKey):
         return RSA_ALGORITHMS
@@ -110,9 +110,9 @@ def _pinned(wanted: Sequence[str], possible: Sequence[str], default: Sequence[st
 
 
 class JwtVerifier:
-    """Proves tokens: signature, ``exp`` and a subject required, ``nbf``, and audience and issuer where set.
+    """Verifies tokens: the signature, ``exp`` and a subject (required), ``nbf``, and audience and issuer if set.
 
-    ``iat`` is no condition (RFC 7519, section 4.1.6). ``leeway_s``: by how much the issuer's clock may differ from
+    ``iat`` is not checked (RFC 7519, section 4.1.6). ``leeway_s`` is by how much the issuer's clock may differ from
     ours; a proof holds until ``exp`` plus the leeway.
     """
 
@@ -136,9 +136,9 @@ class JwtVerifier:
         self._now_s = now_s
 
     def screen(self, token: str) -> Rejected | None:
-        """The reason why a token fails, as far as it shows without a signature check; None where it must be checked.
+        """Why a token fails, as far as that shows without a signature check; None if the signature must be checked.
 
-        What a token says of itself is read here before it is proven: that can only reject it.
+        What a token says of itself is read here before it is proven, so it can only reject the token.
         """
         try:
             read = jwt.decode_complete(token, **self._checks(verify_signature=False))
@@ -157,7 +157,7 @@ class JwtVerifier:
         return proof if isinstance(proof, Rejected) else None
 
     def verify(self, token: str) -> Proof | None:
-        """Whom the token proves; None where it proves nobody, whatever the reason."""
+        """The proof that the token gives; None if it gives none, whatever the reason."""
         try:
             keys = self._keys_for(jwt.get_unverified_header(token))
         except _BAD_TOKEN:
@@ -188,14 +188,14 @@ class JwtVerifier:
             return None
 
     def _checks(self, *, verify_signature: bool) -> dict[str, Any]:
-        """PyJWT's options. Times are compared by us, with the leeway; `jti` and the type of `sub` do not matter."""
+        """PyJWT's options. We compare times ourselves, with the leeway; `jti` and the type of `sub` do not matter."""
         ours = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_sub", "verify_jti"), False)
         whose = {"verify_aud": self._audience is not None, "verify_iss": self._issuer is not None}
         options = {"verify_signature": verify_signature, **ours, **whose}
         return {"audience": self._audience, "issuer": self._issuer, "options": options}
 
     def _proof(self, claims: dict[str, Any]) -> Proof | Rejected:
-        """The identity that the claims name, while they hold."""
+        """The identity that the claims name, if they hold now."""
         try:
             until_s = _seconds(claims["exp"]) + self._leeway_s
             from_s = _seconds(claims["nbf"]) - self._leeway_s if "nbf" in claims else 0.0
@@ -220,25 +220,25 @@ _MISSING = {"aud": Failure.AUDIENCE, "iss": Failure.ISSUER}
 
 
 def _seconds(value: Any) -> float:
-    """A time as tokens have it (RFC 7519, NumericDate).
+    """A time in seconds, as in tokens (RFC 7519, NumericDate).
 
     Raises:
-        TypeError, ValueError, OverflowError: it is none.
+        TypeError, ValueError, OverflowError: it is not a time.
     """
     seconds = float(value)
     if not math.isfinite(seconds):
-        raise ValueError(f"{value!r} is no time")
+        raise ValueError(f"{value!r} is not a time")
     return seconds
 
 
 def _subject(value: Any) -> str:
-    """The subject as text; issuers that number their users write a whole number.
+    """The subject as text; some issuers use integers.
 
     Raises:
-        TypeError: it is neither text nor a whole number.
+        TypeError: it is neither text nor an integer.
     """
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise TypeError(f"a {type(value).__name__} is no subject")
+    raise TypeError(f"a {type(value).__name__} cannot be a subject")

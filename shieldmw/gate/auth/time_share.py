@@ -1,6 +1,6 @@
 """A share of this worker's time: bounds the CPU spent for clients whose credentials have mostly failed.
 
-Knows nothing of credentials: it runs slow functions, each for one client, and is fair among clients.
+Knows nothing of credentials: it runs slow functions, each on behalf of a client, and is fair among clients.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# What is to be run, and where its result goes.
+# The function to run, and the future of its result.
 _Entry = tuple[Callable[[], T], asyncio.Future[T | None]]
 
-# In any span of D seconds functions run for no longer than BURST_S + SHARE * D, and what the last of them took.
+# In any span of D seconds functions run for at most BURST_S + SHARE * D, plus the time that the last of them takes.
 SHARE = 0.25
 BURST_S = 0.025
 
-# Longest wait for a turn: better than to be turned down, and shorter than a client's patience.
+# Longest wait for a turn: better than being turned down, and shorter than a client's patience.
 LONGEST_WAIT_S = 1.0
 
-# Event loops' timers are no finer.
+# Resolution of an event loop's timers.
 TIMER_S = 0.001
 
-# Places for one client and for all: about as many as can be verified within the longest wait, so that it is the wait
-# that bounds a queue. Each holds a credential of 8 KiB at most beside its request: 32 MiB, if all are that long.
+# Most waiting functions, for one client and for all: about as many as can run within the longest wait, so that it is
+# the wait that bounds a queue. Each holds a credential of at most 8 KiB beside its request: 32 MiB in all at most.
 MOST_WAITING_EACH = 1024
 MOST_WAITING = 4096
 
@@ -36,12 +36,12 @@ MOST_WAITING = 4096
 class TimeShare(Generic[T]):
     """Runs functions within a quarter of this worker's time; waiting clients take turns.
 
-    Behind one client it is first come, first served: while those in flight there are no more than can be run within
-    the longest wait, every one of them is, and a flood whose senders wait for their answers only makes the wait
-    longer. Served at random, some would wait too long; served last come first, the flood, which comes back the moment
-    it is answered, would be ahead of everybody. Beyond that no order helps: each has the chance that there is time for.
+    Within one client it is first come, first served: as long as no more are waiting than can run within the longest
+    wait, all of them are run, and a flood whose senders wait for their answers only makes the wait longer. In random
+    order some would wait too long; last come, first served would put the flood, which comes back the moment it is
+    answered, ahead of everybody. Beyond that no order helps: all have the same chance, as far as there is time.
 
-    ``timer_s`` measures what a function takes; ``pick`` gives a random number below its argument.
+    ``timer_s`` measures what a function takes; ``pick`` returns a random number below its argument.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TimeShare(Generic[T]):
         self._turn: asyncio.Handle | None = None
 
     async def run(self, client: Hashable, function: Callable[[], T]) -> T | None:
-        """Run the function, at once where there is time left; None where its turn does not come soon."""
+        """Run the function, at once if there is time left; None if its turn does not come in ``LONGEST_WAIT_S``."""
         loop = asyncio.get_running_loop()
         if not self._waiting and self._wait_s(loop.time()) <= 0:
             return self._measured(function)
@@ -69,7 +69,7 @@ class TimeShare(Generic[T]):
             return None
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run what there is time for now, which is all of the share however seldom a busy loop comes round."""
+        """Run as much as there is time for now: the whole share is used, however rarely a busy loop gets here."""
         while (wait_s := self._wait_s(loop.time())) <= 0 and self._waiting:
             self._run_next()
         self._turn = loop.call_later(max(wait_s, TIMER_S), self._take_turn, loop) if self._waiting else None
@@ -99,18 +99,18 @@ class TimeShare(Generic[T]):
 
 
 class _Waiting(Generic[T]):
-    """Those who wait for a turn, client by client. Nothing here walks over them, however many there are.
+    """Queues of waiting functions, one for each client. No operation walks over them, however many there are.
 
-    Where there is no place one of them goes at random, the newcomer among them: of the client's own if it has all that
-    one may have, else of those of whom most wait. To turn the newcomer away each time would leave all places to
-    whoever comes back first.
+    If a queue or the whole is full, a random entry is dropped, the newcomer included: one of the client's own if it has
+    all that one client may have, otherwise one of the client with the most. Always dropping the newcomer would leave
+    all places to those who come back fastest.
     """
 
     def __init__(self, pick: Callable[[int], int]) -> None:
         self._pick = pick
         self._queues: OrderedDict[Hashable, deque[_Entry[T]]] = OrderedDict()
         self._count = 0
-        # The clients that have as many waiting, by that number, and the largest of the numbers.
+        # Clients by how many entries they have waiting, and the largest such number.
         self._clients: dict[int, OrderedDict[Hashable, None]] = {}
         self._most = 0
 
@@ -118,7 +118,7 @@ class _Waiting(Generic[T]):
         return self._count
 
     def add(self, client: Hashable, entry: _Entry[T]) -> None:
-        """Put it behind the others of the client's. Whoever has no place any more is told so, with None."""
+        """Append an entry to its client's queue. An entry that is dropped for it gets None as its result."""
         queue = self._queues.setdefault(client, deque())
         queue.append(entry)
         self._changed(client, len(queue), 1)
@@ -128,7 +128,7 @@ class _Waiting(Generic[T]):
             self._displace(next(iter(self._clients[self._most])))
 
     def next(self) -> _Entry[T] | None:
-        """Take out the first of the client whose last turn is longest ago. Those that nobody waits for take no turn."""
+        """Take out the first entry of the client whose last turn is longest ago. Abandoned ones are skipped."""
         while self._queues:
             client, queue = self._queues.popitem(last=False)
             while queue:
@@ -141,7 +141,7 @@ class _Waiting(Generic[T]):
         return None
 
     def _displace(self, client: Hashable) -> None:
-        """One of the client's goes; the last takes its place, since to move up all behind it would take longer."""
+        """Drop a random entry of the client. The last one takes its place, which is quicker than moving up the rest."""
         queue = self._queues[client]
         place = self._pick(len(queue))
         _, gone = queue[place]
@@ -154,7 +154,7 @@ class _Waiting(Generic[T]):
             gone.set_result(None)
 
     def _changed(self, client: Hashable, count: int, by: int) -> None:
-        """Note that so many of the client's wait now, which is one more or one less."""
+        """Note that the client now has ``count`` entries waiting, one more or one less than before (``by``)."""
         self._count += by
         before = count - by
         if before:

@@ -1,1 +1,1 @@
-"""What all workers must agree on: the mode and the deny list, kept up to date in the background."""
+"""State that all workers must agree on, the mode and the deny list, refreshed in the background."""

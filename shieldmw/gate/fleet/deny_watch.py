@@ -1,4 +1,4 @@
-"""The deny list that operators write during the event, as this worker knows it."""
+"""This worker's copy of the deny list that operators edit during the event."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from .refresher import Refresher
 
 log = logging.getLogger(__name__)
 
+# Interval between two polls of the list's version.
 POLL_S = 1.0
 
 
 class DenyWatch:
-    """Holds the list, polled each second and at once when told; the last known one while the store is away."""
+    """Holds the list, polled each second and at once when notified; while the store is away, the last known one."""
 
     def __init__(self, register: DenyRegister, now_s: Callable[[], float]) -> None:
         self._register = register
         self._now_s = now_s
-        self.entries = DenyList()  # as it is known
+        self.entries = DenyList()  # the last one known
         self._version: int | None = None
         self._refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
@@ -33,11 +34,11 @@ class DenyWatch:
         return 0.0 if until_s is None else until_s - now_s
 
     async def refresh(self) -> None:
-        """Read the list again if its version has changed; tell the store again what it has lost."""
+        """Read the list again if its version has changed; restore it if the store has lost it."""
         deny_list = await self._register.deny_list(self._version)
         if deny_list is not None and deny_list.version == 0 and (lost := self._in_force()):
-            # Whatever operators take off leaves a list with a version, so this one went with the store's data.
-            log.warning("the store had lost the deny list: %d networks are told again", len(lost))
+            # A list that operators have emptied still has a version, so this one was lost with the store's data.
+            log.warning("the store had lost the deny list: %d networks are restored", len(lost))
             await self._register.restore_deny(lost)
             deny_list = await self._register.deny_list(None)
         if deny_list is not None:
@@ -48,13 +49,13 @@ class DenyWatch:
         return [entry for entry in self.entries.entries if entry.until_s > now_s]
 
     def soon(self) -> None:
-        """Somebody said that it has changed."""
+        """Read it again now, since it is said to have changed."""
         self._refresher.soon()
 
     async def start(self) -> None:
-        """Read the list and keep it fresh."""
+        """Read the list, and start refreshing it."""
         await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """Keep it fresh no longer."""
+        """Stop refreshing it."""
         await self._refresher.stop()

@@ -1,4 +1,4 @@
-"""The switch: the mode in force on this worker. Told at once, polled each second, latched whatever fails."""
+"""The mode in force on this worker: updated by Pub/Sub at once, polled each second, latched whatever fails."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from .refresher import Refresher
 
 log = logging.getLogger(__name__)
 
+# Interval between two polls of the mode.
 POLL_S = 1.0
 
-# By how much more than a slow answer explains the store's clock may differ from what it was.
+# By how much the store's clock may shift, beyond what a slow answer explains, before it counts as a step.
 STEP_S = 0.25
 
 
 class ModeWatch:
-    """Holds the mode of the highest version this worker has ever seen.
+    """Holds the mode of the highest version that this worker has ever seen.
 
-    Losing the store changes nothing; a store that lost the mode is told it again. An emergency ends
-    at its end time by this worker's own clock, which was set by the store's when the mode was read.
+    Losing the store changes nothing; if the store has lost the mode, it is restored. An emergency ends at its end time
+    by this worker's own clock, which was synchronized with the store's when the mode was read.
 
-    ``on_reset`` is called when what is remembered of buckets holds no longer: some were made full again, the
-    store has lost them, or its clock has made a step.
+    ``on_reset`` is called when what is remembered of buckets is no longer valid: some were refilled, the store has lost
+    them, or its clock has stepped.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ModeWatch:
 
     @property
     def mode(self) -> Mode:
-        """The mode in force now."""
+        """The current mode."""
         state = self._state
         if state.until_s is None:
             return state.mode
@@ -61,30 +62,30 @@ class ModeWatch:
 
     @property
     def state(self) -> ModeState:
-        """What was last said, by whom and until when."""
+        """The last change: the mode, its actor and its end time."""
         return self._state
 
     def store_now_s(self) -> float:
-        """The store's clock, Unix seconds, as far as this worker knows it."""
+        """The store's clock, in Unix seconds, as far as this worker knows it."""
         return self._now_s() + self._ahead_s
 
     async def set(self, change: ModeChange, expected_version: int | None) -> bool:
-        """Change the mode of the fleet; False where it is of another version than expected.
+        """Change the mode of the fleet; False if its version is not the expected one.
 
         Raises:
-            StoreError: the store could not be told; nothing has changed here.
+            StoreError: the store could not be changed; nothing has changed here.
         """
         changed, stored = await self._register.set_mode(change, was=self._state, expected_version=expected_version)
         self._adopt(stored)
         return changed
 
     async def refresh(self) -> None:
-        """Read the mode; tell the store again what it has lost; end what is over."""
+        """Read the mode; restore it if the store has lost it; end an emergency whose time is over."""
         asked_s = self._now_s()
         stored = await self._register.mode()
         self._follow(stored, asked_s)
         if stored.state.version < self._state.version:
-            log.warning("the store had lost mode version %d: it is told again", self._state.version)
+            log.warning("the store had lost mode version %d: it is restored", self._state.version)
             stored = await self._register.restore_mode(self._state)
         self._adopt(stored)
         if self._state.mode is Mode.EMERGENCY and self._state.is_over(self.store_now_s()):
@@ -92,7 +93,7 @@ class ModeWatch:
             await self.set(over, expected_version=self._state.version)
 
     async def look(self) -> None:
-        """Read the mode and leave all as it is: for a process that is no worker.
+        """Read the mode without restoring or ending anything: for a process that is not a worker.
 
         Raises:
             StoreError: it could not be read; what is known here stays.
@@ -100,25 +101,25 @@ class ModeWatch:
         self._adopt(await self._register.look())
 
     def tick(self) -> None:
-        """Notify the followers of the mode when it has changed by itself."""
+        """Notify of a mode that has changed by itself, at its end time."""
         if self.mode is not self._was:
             self._was = self.mode
             self._on_change()
 
     def soon(self) -> None:
-        """Somebody said that it has changed."""
+        """Read it again now, since it is said to have changed."""
         self._refresher.soon()
 
     async def start(self) -> None:
-        """Read the mode and follow it."""
+        """Read the mode, and start following it."""
         await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """Follow it no longer."""
+        """Stop following it."""
         await self._refresher.stop()
 
     def _follow(self, stored: StoredMode, asked_s: float) -> None:
-        """Tell of a new epoch, and of a clock that stepped: both make remembered buckets wrong."""
+        """Call ``on_reset`` for a new epoch or a clock that has stepped: both invalidate remembered buckets."""
         least_s, most_s = stored.now_s - self._now_s(), stored.now_s - asked_s
         stepped = not least_s - STEP_S <= self._epoch_ahead_s <= most_s + STEP_S
         if stored.epoch != self._epoch or stepped:
@@ -144,7 +145,7 @@ class ModeWatch:
 
 
 class ChangeListener:
-    """Hears at once what changes in the store. Only a hint: what it misses is polled."""
+    """Learns of changes in the store at once. Only a hint: what it misses is polled."""
 
     AGAIN_S = 1.0
 
@@ -159,7 +160,7 @@ class ChangeListener:
         self._task = asyncio.create_task(self._listen(), name="shieldmw changes")
 
     async def stop(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Keeps something fresh in the background: again and again, at once when asked, whatever fails."""
+"""Refreshes something in the background: periodically, at once on request, and whatever fails."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from shieldmw.core.text import harmless
 
 log = logging.getLogger(__name__)
 
-# How soon something that failed is tried again, unless it must be left alone for longer.
+# Delay before a retry after a failure, unless ``least_s`` is longer.
 AGAIN_S = 0.5
 
 
 class Refresher:
-    """Calls ``work`` every ``interval_s``, sooner on ``soon()`` or after a failure, at most each ``least_s``.
+    """Calls ``work`` every ``interval_s``, sooner on ``soon()`` or after a failure, but at most every ``least_s``.
 
-    A failure is logged when it begins and when it ends, not each time.
+    Failures are logged when they begin and when they end, not each time.
     """
 
     def __init__(self, name: str, work: Callable[[], Awaitable[None]], *, interval_s: float, least_s: float) -> None:
@@ -31,7 +31,7 @@ class Refresher:
         self._failing = False
 
     async def start(self, first_s: float) -> None:
-        """Begin; wait for the first round, but no longer than ``first_s``: it goes on in the background."""
+        """Start; wait for the first round for at most ``first_s``, after which it goes on in the background."""
         first = asyncio.Event()
         self._task = asyncio.create_task(self._run(first), name=f"shieldmw {self._name}")
         try:
@@ -41,11 +41,11 @@ class Refresher:
             self._failed(TimeoutError(f"no answer in {first_s:g} s"))
 
     def soon(self) -> None:
-        """Ask for a round now rather than at the end of the interval."""
+        """Request a round now rather than at the end of the interval."""
         self._wanted.set()
 
     async def stop(self) -> None:
-        """End; waits until a round under way is cancelled."""
+        """Stop; returns once a round under way is cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,1 +1,1 @@
-"""What an operator can see and do."""
+"""What operators can see and do."""

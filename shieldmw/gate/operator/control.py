@@ -1,7 +1,7 @@
-"""What an operator can see and do. Knows nothing of HTTP, tokens or who may do it.
+"""What operators can see and do. Knows nothing of HTTP, tokens and permissions.
 
-Every change is written to the audit with its actor. ``StoreError`` from any method but ``status`` means
-that the store was not told.
+Every change is written to the audit log with its actor. ``StoreError`` from any method but ``status`` means that the
+change may not have been made.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from shieldmw.store.port import AuditEntry, Store
 
 from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
 
+# Most entries of the audit log that are read.
 AUDIT_LENGTH = 1000
 
-# Entries whose time is over make room for new ones, so many at a time.
+# Most expired entries of the deny list that are dropped at once, to make room for new ones.
 SWEPT_AT_ONCE = 100
 
-# Eight groups, the last two as IPv4, and a prefix.
+# Longest text of a network: eight groups, the last two as IPv4, and a prefix.
 LONGEST_CIDR = 50
 
 UNKNOWN_ADDRESS = "unknown"
 
-# Looked at and never taken: asks whether the store answers, by the way that requests go.
+# Only looked at, never charged: finds out whether the store answers, by the same path as requests.
 _PROBE = Charge(Client("ip", UNKNOWN_ADDRESS, f"ip:{UNKNOWN_ADDRESS}"), Limit("probe", 1, 1, 1), cost=0)
 
 
@@ -51,7 +52,7 @@ class DenyRefusal(StrEnum):
 
 
 class Control:
-    """One worker's side of what operators do. ``invalidate`` drops what this worker remembers of buckets."""
+    """What operators do, carried out by one worker. ``invalidate`` drops what the worker remembers of buckets."""
 
     def __init__(
         self,
@@ -74,11 +75,11 @@ class Control:
         self._load_reports = load_reports
 
     def now_s(self) -> float:
-        """The clock of the store, Unix seconds."""
+        """The store's clock, in Unix seconds."""
         return self._mode_watch.store_now_s()
 
     async def status(self) -> Status:
-        """How the fleet stands, the mode freshly read; what this worker knows of it while the store is away."""
+        """The state of the fleet, with a freshly read mode; while the store is away, what this worker knows of it."""
         try:
             await self._mode_watch.refresh()
             await self._limiter.ask((_PROBE,))
@@ -103,7 +104,7 @@ class Control:
         return SeatStatus(capacity, seats.guest_share, granted, True, grant.present, grant.demand, grant.workers)
 
     async def _overload_status(self, store_answers: bool) -> OverloadStatus:
-        """All workers' load; only this one's where the store does not tell."""
+        """All workers' load; only this one's if the store does not answer."""
         setting = self._settings.overload_in_force
         if store_answers:
             try:
@@ -113,11 +114,11 @@ class Control:
         return OverloadStatus(setting, False, self._load_reports.here())
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
-        """Change the mode of the fleet; False where it is of another version than expected."""
+        """Change the mode of the fleet; False if its version is not the expected one."""
         return await self._mode_watch.set(change.with_end(), expected_version)
 
     async def audit(self, count: int = AUDIT_LENGTH) -> list[AuditEntry]:
-        """The last changes, the newest first."""
+        """The last changes, newest first."""
         return await self._store.audit(count)
 
     # --- the deny list
@@ -127,13 +128,13 @@ class Control:
         return self._in_force(await self._fresh_list())
 
     async def denied_network(self, network: IPNetwork) -> DenyEntry | None:
-        """The entry of exactly this network."""
+        """The entry of exactly this network, if there is one."""
         return next((entry for entry in await self.denied() if entry.network == network), None)
 
     async def deny(
         self, network: IPNetwork, for_s: int, *, actor: str, reason: str, own: IPAddress | None, force: bool
     ) -> DenyEntry | DenyRefusal:
-        """Deny a network at once on every worker; not the operator's ``own`` address, unless forced."""
+        """Deny a network at once on every worker; the operator's ``own`` address only with ``force``."""
         if own is not None and own.version == network.version and own in network and not force:
             return DenyRefusal.OWN_ADDRESS
         deny_list = await self._fresh_list()
@@ -146,7 +147,7 @@ class Control:
         return entry
 
     async def undeny(self, network: IPNetwork, actor: str) -> bool:
-        """Deny it no longer, at once on every worker; whether it was denied."""
+        """Lift the denial of a network, at once on every worker; returns whether it was denied."""
         if await self.denied_network(network) is None:
             return False
         dropped = await self._store.undeny(str(network), actor)
@@ -154,8 +155,8 @@ class Control:
         return dropped
 
     async def _fresh_list(self) -> DenyList:
-        """The list as it is now; as it was last known where something else has been put in its place, which the next
-        change replaces."""
+        """The current list; the last known one if something else is stored in its place, which the next change
+        replaces."""
         try:
             await self._deny_list.refresh()
         except StoreUnavailable:
@@ -169,7 +170,7 @@ class Control:
         return [entry for entry in deny_list.entries if entry.until_s > now_s]
 
     async def _sweep(self, deny_list: DenyList) -> int:
-        """Drop entries whose time is over; how many."""
+        """Drop expired entries; returns how many."""
         in_force = set(self._in_force(deny_list))
         over = [entry for entry in deny_list.entries if entry not in in_force][:SWEPT_AT_ONCE]
         for entry in over:
@@ -177,7 +178,7 @@ class Control:
         return len(over)
 
     async def _obey(self) -> None:
-        """Follow the change here too; it is made, so what fails now is only late."""
+        """Apply the change here, too. It has been made, so a failure now only delays it."""
         try:
             await self._deny_list.refresh()
         except StoreError:
@@ -186,20 +187,20 @@ class Control:
     # --- buckets
 
     async def reset(self, client_text: str, actor: str, reason: str = "") -> tuple[Client, ...]:
-        """Make all buckets of a client full again, on every worker; which clients those were.
+        """Refill all buckets of a client, on every worker; returns the clients that the text stands for.
 
         Args:
             client_text: ``ip:203.0.113.7`` or ``token:alice``.
-            actor: who asks for it.
+            actor: the operator who requests it.
             reason: why.
 
         Raises:
-            ValueError: the text names no client.
+            ValueError: the text does not name a client.
         """
         settings = self._settings
         clients = clients_of(client_text, settings.ipv4_prefix, settings.ipv6_prefix)
         names = limit_names(settings.policy)
-        # Told before it is done: an entry too many is better than a reset that nobody finds in the audit.
+        # Logged before it is done: a superfluous entry is better than a reset that is missing from the audit log.
         await self._store.note(AuditEntry(0, actor, f"reset {clients[0]}", "", "full", reason))
         for client in clients:
             await self._store.refill(client, names)
@@ -208,10 +209,10 @@ class Control:
 
 
 def clients_of(text: str, ipv4_prefix: int, ipv6_prefix: int) -> tuple[Client, ...]:
-    """The clients that a text such as ``ip:203.0.113.7`` or ``token:alice`` stands for; an IPv6 site is one too.
+    """The clients that a text such as ``ip:203.0.113.7`` or ``token:alice`` stands for, including an IPv6 site.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it does not name a client.
     """
     kind, _, name = text.partition(":")
     if kind == "token":
@@ -225,7 +226,7 @@ def clients_of(text: str, ipv4_prefix: int, ipv6_prefix: int) -> tuple[Client, .
 
 def _address(text: str) -> IPAddress:
     try:
-        ip_address(text)  # parse_address is for headers: it takes ports and brackets too
+        ip_address(text)  # parse_address is for headers: it accepts ports and brackets, too
         address = parse_address(text)
     except ValueError:
         address = None
@@ -235,10 +236,10 @@ def _address(text: str) -> IPAddress:
 
 
 def network_of(text: str) -> IPNetwork:
-    """The network that a CIDR or a bare address spells; IPv4 mapped into IPv6 is the IPv4 network.
+    """The network of a CIDR or a bare address; an IPv4-mapped IPv6 network becomes the IPv4 network.
 
     Raises:
-        ValueError: it is none, or has bits set beyond its prefix.
+        ValueError: it is not a network, or has bits set beyond its prefix.
     """
     networks = parse_networks(text) if len(text) <= LONGEST_CIDR and "%" not in text else ()
     if len(networks) != 1:
@@ -251,7 +252,7 @@ def network_of(text: str) -> IPNetwork:
 
 
 def limit_names(policy: Policy) -> tuple[str, ...]:
-    """Every name under which a client may have a bucket, those that an IPv6 site shares included."""
+    """Every limit name under which a client may have a bucket, including those that an IPv6 site shares."""
     of_rules = (of_preflights(limit) for rule in policy.rules for limit in rule.limits)
     limits = (*all_limits(policy), *policy.preflight, *of_rules)
     return tuple(dict.fromkeys(name for limit in limits for name in (limit.name, aggregate(limit).name)))

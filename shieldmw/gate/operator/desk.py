@@ -1,4 +1,4 @@
-"""What an operator needs of the fleet in a process that is no worker: it decides no request and holds no seat."""
+"""The operator's view of the fleet in a process that is not a worker: it decides no request and holds no seat."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from shieldmw.store.port import SeatRegister
 
 from .control import Control
 
-# How old the numbers of seats in the status may be. One such call a second is nothing to the store, however many
+# How old the numbers of seats in the status may be. One such call a second is negligible for the store, however many
 # workers report to it.
 LOOK_S = 1.0
 
 
 class OnlookersGrants:
-    """How the fleet stands, for a process that holds no seats: nothing is reported, so it is not counted."""
+    """Reads the state of the fleet for a process without seats: it reports nothing, so it is not counted."""
 
     def __init__(self, register: SeatRegister, store_now_s: Callable[[], float]) -> None:
         self._register = register
         self._store_now_s = store_now_s
 
     async def seats(self, _report: Report, _capacity: Capacity) -> Grant:
-        """How the fleet stands; none of the seats are granted."""
+        """The state of the fleet, as a grant of no seats."""
         fleet = await self._register.fleet(self._store_now_s())
         return Grant(0, 0, COHORTS, COHORTS, fleet.workers, fleet.present, fleet.demand)
 
     async def release_seats(self, _worker: str) -> None:
-        """There are none."""
+        """Do nothing: there are none."""
 
 
 class Desk:
-    """Follows the switch, the deny list and the seats for ``control``. ``start`` it before control is asked."""
+    """Follows the mode, the deny list and the seats for ``control``. Must be started before control is used."""
 
     def __init__(
         self, control: Control, mode_watch: ModeWatch, deny_list: DenyWatch, seats: Seats, limiter: Limiter
@@ -48,17 +48,17 @@ class Desk:
         self._deny_list = deny_list
 
     async def start(self) -> None:
-        """Read all of it and keep it fresh. Never fails because the store is away."""
+        """Read all of it, and start refreshing. Never fails because the store is away."""
         await self._mode_watch.start()
         await self._deny_list.start()
         await self._look.start(first_s=1.0)
 
     def soon(self) -> None:
-        """The mode has changed, and with it the number of seats."""
+        """Read the seats again now, since the mode has changed and with it their number."""
         self._look.soon()
 
     async def stop(self) -> None:
-        """Keep nothing fresh any longer, and give back the connections."""
+        """Stop refreshing, and close the connections."""
         await self._look.stop()
         await self._deny_list.stop()
         await self._mode_watch.stop()

@@ -1,7 +1,7 @@
-"""The switch for a process that is no worker: it speaks to the store alone, where no worker can be asked.
+"""Control of the fleet without a worker: talks to the store only, for when no worker can be reached.
 
-It follows the rules of ``control``, is no worker in anybody's count, and changes nothing but what it is told to.
-Like every reader of the load reports it drops those that are too old.
+It follows the rules of ``control``, is not counted as a worker, and changes only what it is asked to. Like every
+reader of the load reports, it drops those that are too old.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settin
 
 
 class DirectControl:
-    """What an operator can do and see without a worker. Nothing of it runs in the background.
+    """What operators can do and see without a worker. Nothing runs in the background.
 
-    What a change leaves as configured is shown as ``settings`` have it here; each worker obeys its own.
+    Whatever a change leaves as configured is shown by the ``settings`` of this process; each worker obeys its own.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -32,11 +32,11 @@ class DirectControl:
         self._settings = settings
 
     async def status(self) -> Status:
-        """How the fleet stands.
+        """The state of the fleet.
 
         Raises:
             StoreUnavailable: the store does not answer.
-            NotPermitted: its user may not look.
+            NotPermitted: its user may not read it.
         """
         readable = await self._look()
         seats = self._seat_status(await self._fleet())
@@ -49,17 +49,17 @@ class DirectControl:
         )
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
-        """Change the mode of the fleet; False where it is of another version than expected.
+        """Change the mode of the fleet; False if its version is not the expected one.
 
         Raises:
-            NotApplied: the store was not told.
+            NotApplied: the store was not changed.
             StoreError: it is not known whether it was.
         """
-        await self._look()  # the audit says what was before
+        await self._look()  # the audit log shows the mode before
         return await self._mode_watch.set(change.with_end(), expected_version)
 
     async def _look(self) -> bool:
-        """Read the mode. False: something else is kept in its place, which the next change replaces."""
+        """Read the mode. False if something else is stored in its place, which the next change replaces."""
         try:
             await self._mode_watch.look()
         except (StoreUnavailable, NotPermitted):
@@ -69,7 +69,7 @@ class DirectControl:
         return True
 
     async def _fleet(self) -> Fleet | None:
-        """What the workers have reported; None where that cannot be read. It must not keep anybody from the switch."""
+        """What the workers have reported; None if it cannot be read, which must not keep anybody from the switch."""
         try:
             return await self._store.fleet(self._mode_watch.store_now_s())
         except StoreError:

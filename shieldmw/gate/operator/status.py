@@ -1,4 +1,4 @@
-"""How the fleet stands, as an operator is told: plain values, and settings as text without their secrets."""
+"""The state of the fleet as operators see it: plain values, and settings as text without their secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MASK = "********"
 
 @dataclass(frozen=True, slots=True)
 class ModeStatus:
-    """The mode in force on this worker. Times are Unix seconds by the clock of the store, ``now_s`` is that clock."""
+    """The mode in force on this worker. Times are Unix seconds by the store's clock, which ``now_s`` shows."""
 
     mode: Mode
     version: int
@@ -36,7 +36,7 @@ class ModeStatus:
 
     @classmethod
     def of(cls, mode_watch: ModeWatch) -> ModeStatus:
-        """As a switch knows it."""
+        """The status of the mode that a ``ModeWatch`` holds."""
         state = mode_watch.state
         since_s = state.since_s if state.version else None
         now_s = mode_watch.store_now_s()
@@ -45,11 +45,10 @@ class ModeStatus:
 
 @dataclass(frozen=True, slots=True)
 class SeatStatus:
-    """Seats of the mode in force. ``capacity`` None means no limit.
+    """Seats in the current mode. ``capacity`` None means no limit.
 
-    ``present``, ``demand`` and ``workers`` are those of the whole fleet where ``fleet_wide``, a few seconds
-    old; else ``present`` is this worker's, and the others are not known. ``granted`` is what this worker
-    may hold.
+    If ``fleet_wide``, then ``present``, ``demand`` and ``workers`` are those of the whole fleet, a few seconds old;
+    otherwise ``present`` is this worker's, and the others are not known. ``granted`` is what this worker may hold.
     """
 
     capacity: Capacity | None
@@ -63,9 +62,9 @@ class SeatStatus:
 
 @dataclass(frozen=True, slots=True)
 class OverloadStatus:
-    """How the workers' apps stand, a few seconds ago. ``setting``: ``on``, ``shadow`` or ``off``, as in force here.
+    """The workers' load, a few seconds ago. ``setting``: ``on``, ``shadow`` or ``off``, as in force here.
 
-    ``workers`` are those of the whole fleet where ``fleet_wide``, else only the one that is asked.
+    ``workers`` are those of the whole fleet if ``fleet_wide``, otherwise only the worker that answers.
     """
 
     setting: Literal["on", "shadow", "off"]
@@ -75,7 +74,7 @@ class OverloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it. ``settings`` holds the text of each variable, None where it is unset."""
+    """The whole status. ``settings`` holds the text of each variable, None if it is unset."""
 
     mode: ModeStatus
     seats: SeatStatus

@@ -1,1 +1,1 @@
-"""Overload protection: what the limits have admitted passes a lane on its way into the app."""
+"""Overload protection: requests that the limits have admitted pass a lane on their way into the app."""

@@ -1,4 +1,4 @@
-"""The lane on an event loop: tells it of turns, and wakes those whose turn has come."""
+"""Runs the lane on an event loop: reports the loop's turns to it, and wakes requests whose turn has come."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from shieldmw.core.concurrency import Intake
 from shieldmw.core.lane import Lane, Rank
 from shieldmw.gate import clock
 
-# How often the queue is looked at while nothing in it can go on.
+# Interval between two checks of the queue while nothing in it can enter.
 SWEEP_S = 0.02
 
-# While nothing waits one request in so much time is measured: that costs as much as all else for four of them.
+# Interval between two measured requests while none waits: measuring one costs as much as everything else for four.
 MEASURED_US = 2_000
 
 
 class Passage:
     """One request inside the app, from its entry to the start of its response.
 
-    How long that takes is measured now and then, and of all while others wait: ``inside_then`` is how many were inside
-    when it entered, itself included, and 0 where it is not measured.
+    That time is measured for some requests, and for all while others wait: ``inside_then`` is how many were inside when
+    it entered, itself included, and 0 if it is not measured.
     """
 
     __slots__ = ("_entered_us", "_intake", "_keeper", "inside_then", "is_inside")
@@ -33,13 +33,13 @@ class Passage:
         self.is_inside = True
 
     def begun(self, route: Hashable) -> None:
-        """Its response begins; where it is measured, the time is compared with those of the same route. Idempotent."""
+        """Note that the response begins; if measured, its time is compared with those of its route. Idempotent."""
         if self.is_inside and self.inside_then:
             self._keeper.took(route, self._entered_us, self.inside_then)
         self.end()
 
     def end(self) -> None:
-        """Its response has begun, or it has ended without one. Idempotent."""
+        """Free the place: the response has begun, or the request has ended without one. Idempotent."""
         if self.is_inside:
             self.is_inside = False
             self._intake.count -= 1
@@ -47,7 +47,7 @@ class Passage:
                 self._keeper.left()
 
     def goes_on(self) -> bool:
-        """It has heard from its client, and what it takes is measured from now on; False if its place is another's."""
+        """Note that the client has sent something: time is measured from now on. False if the place has been lost."""
         if not self.is_inside:
             return True
         if not self._keeper.lane.places.counts(self._intake):
@@ -56,13 +56,13 @@ class Passage:
         return True
 
     def goes_on_as(self, other: Passage) -> None:
-        """It has come through the lane once more, and takes the place that was given."""
+        """Take over the place of ``other``, which this request got by passing the lane again."""
         self.end()
         self._intake, self._entered_us = other._intake, other._entered_us
         self.inside_then, self.is_inside = other.inside_then, True
 
 
-# A future of its place in the app, None where it took too long.
+# A future of a request's place in the app; None if the wait took too long.
 Waiter = asyncio.Future[Intake | None]
 
 
@@ -82,7 +82,7 @@ class Gatekeeper:
         self._sweep: asyncio.TimerHandle | None = None
 
     def enter_now(self, rank: Rank) -> Passage | None:
-        """The passage of a request that enters at once."""
+        """The passage of a request that enters at once; None if it must wait."""
         now_us = self._now_us()
         if not self._tick_is_due:
             self._tick_soon()
@@ -95,17 +95,17 @@ class Gatekeeper:
         return Passage(self, intake, now_us, self.lane.places.inside)
 
     def enter_without_a_place(self) -> Passage:
-        """The passage of a request that no lane holds up."""
+        """The passage of a request that bypasses the lane."""
         passage = Passage(self, Intake())
         passage.is_inside = False
         return passage
 
     def enter_anyway(self) -> Passage:
-        """The passage of a request that enters though it should wait."""
+        """The passage of a request that enters although it should wait."""
         return Passage(self, self.lane.places.enter(), *self.now())
 
     def now(self) -> tuple[int, int]:
-        """The time, and how many are inside."""
+        """The time, and how many requests are inside."""
         return self._now_us(), self.lane.places.inside
 
     def would_refuse(self, rank: Rank) -> bool:
@@ -113,14 +113,14 @@ class Gatekeeper:
         return self.lane.would_refuse(rank, self._now_us())
 
     async def wait(self, rank: Rank) -> Passage | None:
-        """Wait for a turn; None where it took too long."""
+        """Wait for a turn; None if it took too long."""
         waiter = self.queue(rank)
         try:
             intake = await waiter
         except asyncio.CancelledError:
             self.lane.leave(rank, waiter)
             if waiter.done() and not waiter.cancelled():
-                self.give_back(waiter.result())  # its turn came in the moment that it went away
+                self.give_back(waiter.result())  # its turn came just as it was cancelled
             raise
         return None if intake is None else Passage(self, intake, *self.now())
 
@@ -133,23 +133,23 @@ class Gatekeeper:
         return waiter
 
     def took(self, route: Hashable, entered_us: int, inside_then: int) -> None:
-        """Compare the time since a request entered with the usual one of its route."""
+        """Compare the time since a request entered with the usual time of its route."""
         now_us = self._now_us()
         self.lane.places.sample(route, now_us - entered_us, now_us, inside_then)
 
     def give_back(self, intake: Intake | None) -> None:
-        """A place that was given is not taken: it is for another."""
+        """Free a place that was given but is not used."""
         if intake is not None:
             Passage(self, intake).end()
 
     def left(self) -> None:
-        """A place is free, and others wait."""
+        """Let others in, since a place is free and they wait."""
         self.lane.left(self._now_us())
         if not self._tick_is_due:
             self._tick_soon()
 
     def _let_in(self, waiter: Waiter, intake: Intake) -> None:
-        if waiter.done():  # it was cancelled, and has not been told so yet
+        if waiter.done():  # cancelled, but its task has not run yet
             intake.count -= 1
         else:
             waiter.set_result(intake)

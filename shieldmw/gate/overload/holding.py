@@ -1,7 +1,7 @@
-"""Holds the answers of shed requests back for a moment: clients that ask again the moment they are answered would
-spend on refusals what the app could use.
+"""Holds refusals of shed requests back for a moment: otherwise clients that retry as soon as they are answered would
+spend time on refusals that the app could use.
 
-Nobody gets a task or a timer of their own: what is held lies in slots of time, and one timer empties them.
+No request gets a task or timer of its own: those held are grouped into time slots, and one timer empties them.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ import asyncio
 from collections.abc import Callable
 from random import uniform
 
+# Length of a time slot.
 SLOT_S = 0.02
 
-# Each answer is held for so much less or more, so that what was shed in one turn does not come back in one.
+# Part by which a hold is randomly shortened or lengthened, so that requests shed in one turn do not return in one.
 SPREAD = 0.25
 
-# A refusal costs a worker about a tenth of a millisecond. Where more are held than are answered so often a second each
-# is held longer, but only ``LONGER`` times: otherwise a large botnet spends on refusals what the app could use.
+# Most refusals answered in a second: each costs a worker about a tenth of a millisecond, which the app could use. If
+# more are held than that allows, as in a large botnet's flood, each is held longer, up to ``LONGER`` times.
 MOST_A_SECOND = 800
 LONGER = 3
 
-# Answers held at once; each keeps its request in memory. What comes beyond them is answered at once.
+# Most answers held at once, since each keeps its request in memory. Any beyond that are answered at once.
 MOST_HELD = 4096
 
 
 class Holding:
-    """Answers held for about ``hold_s`` seconds, longer where many are; 0 holds none."""
+    """Holds answers for about ``hold_s`` seconds, longer if there are many; 0 holds none."""
 
     def __init__(self, hold_s: float, spread: Callable[[float, float], float] = uniform) -> None:
         self._hold_s = hold_s

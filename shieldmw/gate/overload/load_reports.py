@@ -1,6 +1,6 @@
-"""Reports to the fleet how this worker's app stands, and reads how those of all workers do, for operators.
+"""Reports this worker's load to the fleet, and reads that of all workers, for operators.
 
-``/status`` is answered by one process, and an operator needs to know of all.
+``/status`` is answered by one process, while an operator needs to see all of them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from shieldmw.store.port import LoadRegister
 
 from .overload import Overload
 
+# Interval between two reports, longer in a large fleet.
 REPORT_S = 2.0
 
 
 class LoadReports:
-    """This worker's reports, and those of the fleet. ``overload`` None: this process has no lane, and only reads.
+    """This worker's reports and the fleet's. ``overload`` is None in a process without a lane, which only reads.
 
-    ``store_now_s`` is the clock of the store, in Unix seconds.
+    ``store_now_s`` is the store's clock, in Unix seconds.
     """
 
     def __init__(
@@ -48,20 +49,20 @@ class LoadReports:
         self._refresher = Refresher("load reports", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
 
     async def start(self) -> None:
-        """Report once, and then every few seconds."""
+        """Report now, and then every few seconds."""
         if self._overload is not None:
             await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """End, and be seen no longer."""
+        """Stop reporting, and withdraw the last report."""
         await self._refresher.stop()
         if self._own is not None:
             self._own = None
-            with suppress(StoreError):  # it is not shown for long
+            with suppress(StoreError):  # a report that stays is soon too old to be shown
                 await self._register.drop_load(self._seats.worker)
 
     async def refresh(self) -> None:
-        """Report how the app stands now."""
+        """Report the app's load now."""
         if self._overload is None:
             return
         self._refresher.least_s = self._seats.pace_s(REPORT_S)
@@ -70,14 +71,14 @@ class LoadReports:
         await self._register.report_load(self._own)
 
     def here(self) -> list[WorkerLoad]:
-        """What this worker last reported, or tried to; nothing where it has no lane."""
+        """What this worker last reported, or tried to; empty if it has no lane."""
         return [] if self._own is None else [self._own]
 
     async def of_fleet(self) -> list[WorkerLoad]:
         """What all workers last reported.
 
         Raises:
-            StoreError: the store does not answer, or makes no sense.
+            StoreError: the store does not answer, or its answer makes no sense.
         """
         loads = await self._register.loads(self._store_now_s())
         others = [load for load in loads if load.worker != self._seats.worker]

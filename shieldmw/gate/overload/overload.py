@@ -1,4 +1,4 @@
-"""What becomes of admitted requests while the app has more to do than it can: some wait, some are shed."""
+"""Overload protection: while the app has more to do than it can, some admitted requests wait and some are shed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from .gatekeeper import Gatekeeper, Passage, Waiter
 from .holding import Holding
 from .overload_log import OverloadLog
 
-# When those who were shed may come back: guests spread over ten seconds, members over two.
+# Shortest ``Retry-After`` of shed requests, and by how much it varies: guests come back over ten seconds, members over
+# two.
 GUEST_RETRY_S, GUEST_SPREAD_S = 5, 10
 MEMBER_RETRY_S, MEMBER_SPREAD_S = 1, 2
 
-# Refusals of guests are told again and again, each time another with another wait; their bytes are made once.
+# Ready-made refusals of guests, each with another wait; they are reused, so that their bytes are made only once.
 REFUSALS = 32
 
 _GUEST = Rank.GUEST
@@ -30,9 +31,9 @@ _GUEST = Rank.GUEST
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How one worker's app stands. ``turn_us`` is how long the longest turn of its event loop took in this period.
+    """The load of one worker's app. ``turn_us`` is the longest turn of its event loop in this period.
 
-    ``waiting`` are requests in the queue now, and ``shed`` those that were refused since the start, by rank.
+    ``waiting`` counts the requests in the queue now, and ``shed`` those refused since the start, by rank.
     """
 
     turn_us: int
@@ -42,7 +43,7 @@ class Load:
     shed: tuple[int, ...]
 
     def in_words(self) -> str:
-        """For the log."""
+        """The load in words, for the log."""
         return (
             f"turns of the event loop take up to {self.turn_us // 1000} ms, "
             f"{self.in_flight} of {self.limit} requests in flight, {sum(self.waiting)} waiting"
@@ -52,7 +53,7 @@ class Load:
 class Overload:
     """Lets requests into the app in the order of favour. ``is_returning`` says whether a guest's ticket is its own.
 
-    In its ``shadow`` nothing is delayed or refused, but what would be is counted and told.
+    In ``shadow`` mode nothing is delayed or refused, but what would be refused is counted and observed.
     """
 
     def __init__(
@@ -75,23 +76,23 @@ class Overload:
         self._log = OverloadLog(lambda: self.load().in_words(), shadow=shadow)
 
     def load(self) -> Load:
-        """How the app stands."""
+        """The app's load now."""
         lane, places = self.lane, self.lane.places
         waiting = tuple([lane.waiting_of(rank) for rank in Rank])
         return Load(lane.longest_turn_us, places.inside, places.limit, waiting, tuple(self._shed))
 
     def begin_period(self) -> None:
-        """To be called every few seconds, once ``load`` was read: turns are measured anew, and the log is told where an
-        overload is over."""
+        """Start a new period for the longest turn, and log the end of an overload. Called every few seconds, after
+        ``load`` was read."""
         self.lane.longest_turn_us = 0
         self._log.look()
 
     def share(self, guests: float) -> None:
-        """From now on guests have at most this share of the loop's time; 0 or 1: all that others leave."""
+        """Give guests at most this share of the loop's time from now on; 0 or 1 gives them all that others leave."""
         self.lane.guest_share = guests if 0 < guests < 1 else None
 
     def enter_now(self, facts: Facts, decision: Decision) -> Passage | None:
-        """The passage of a request that enters the app at once; else ``enter`` must be awaited."""
+        """The passage of a request that enters the app at once; None if ``enter`` must be awaited."""
         if decision.reason is EXEMPT:
             return self._keeper.enter_without_a_place()
         identity = decision.identity
@@ -102,11 +103,11 @@ class Overload:
         return passage
 
     async def passage(self, facts: Facts, decision: Decision) -> Passage | Decision:
-        """The passage of a request, at once or once its turn has come, or the refusal where that takes too long."""
+        """The passage of a request, at once or when its turn comes, or the refusal if that would take too long."""
         return self.enter_now(facts, decision) or await self.enter(facts, decision)
 
     async def enter(self, facts: Facts, decision: Decision) -> Passage | Decision:
-        """The passage once its turn has come, or the refusal where that takes too long."""
+        """The passage of a request when its turn comes, or the refusal if that would take too long."""
         identity, address = decision.identity, decision.address
         rank = self._rank_of(facts, decision)
         if not self._keeper.would_refuse(rank):
@@ -116,7 +117,7 @@ class Overload:
         return await self.shed(facts, rank, identity, address, decision.mode)
 
     def sheds(self, facts: Facts, identity: Identity | None, address: IPAddress | None) -> Rank | None:
-        """The rank of a request that would have to wait too long: it is better shed before it costs a charge."""
+        """The rank of a request that would have to wait too long, so that it can be shed before it costs a charge."""
         if self._shadow or not self.lane.waiting:
             return None
         rank = self._rank(facts, identity, address)
@@ -125,7 +126,7 @@ class Overload:
     async def shed(
         self, facts: Facts, rank: Rank, identity: Identity | None, address: IPAddress | None, mode: Mode
     ) -> Decision:
-        """The refusal of a request, when it is time to answer it."""
+        """The refusal of a request, returned when it is time to send it."""
         if identity is None:
             refusal = choice(self._refusals_of_guests(mode))
         else:
@@ -136,7 +137,7 @@ class Overload:
         return refusal
 
     def _wait_in_shadow(self, facts: Facts, decision: Decision) -> None:
-        """Have a stand-in wait for a request that is let in all the same, to see what would become of it."""
+        """Queue a stand-in for a request that is let in all the same, to see what would become of it."""
         rank = self._rank_of(facts, decision)
         would_be = decision._replace(verdict=Verdict.DRY_RUN, reason=Reason.OVERLOAD)
         if self._keeper.would_refuse(rank):
@@ -153,7 +154,7 @@ class Overload:
         self._keeper.queue(rank).add_done_callback(decided)
 
     def _rank_of(self, facts: Facts, decision: Decision) -> Rank:
-        if decision.reason is Reason.ALLOW_LIST:  # monitoring, say: what is never limited is not shed before anybody
+        if decision.reason is Reason.ALLOW_LIST:  # monitoring, say: what is never limited is among the last to be shed
             return Rank.HOST
         return self._rank(facts, decision.identity, decision.address)
 
@@ -165,7 +166,7 @@ class Overload:
         return Rank.RETURNING_GUEST if returns else rank
 
     def _refusals_of_guests(self, mode: Mode) -> list[Decision]:
-        """Refusals with waits from the least to the longest."""
+        """Refusals with waits from the shortest to the longest."""
         refusals = self._refusals.get(mode)
         if refusals is None:
             waits_s = [GUEST_RETRY_S + GUEST_SPREAD_S * step / REFUSALS for step in range(REFUSALS)]

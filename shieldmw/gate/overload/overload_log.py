@@ -1,4 +1,4 @@
-"""What the log is told of an overload: that it has begun, how it goes on each ten seconds, and that it is over."""
+"""Logs an overload: when it begins, every ten seconds while it lasts, and when it is over."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
-# An overload is over once nothing has been shed for so long: what comes in waves is one overload.
+# Time without shedding after which an overload is over, so that one that comes in waves is logged as one.
 OVER_S = 10.0
 
 
 class OverloadLog:
-    """Writes to the log while requests are shed; in the ``shadow`` of overload protection they only would have been.
+    """Writes to the log while requests are shed; in ``shadow`` mode, while they would have been.
 
-    ``state`` says in words how the app stands. ``look`` is to be called every few seconds, and finds the end: a request
-    that is shed costs no more than being counted.
+    ``state`` describes the app's load. ``look`` must be called every few seconds to find the end, so that shedding a
+    request costs no more than counting it.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class OverloadLog:
         self._quiet_since_s = 0.0
 
     def shed(self, rank: Rank) -> None:
-        """A request was shed."""
+        """Count a request that was shed."""
         if self._throttle is None:
             self._throttle = LogThrottle(self._now_s)
             self._began_s = self._quiet_since_s = self._now_s()
@@ -44,7 +44,7 @@ class OverloadLog:
             log.warning("the app is asked for more than it can do: %s %s; %s", self._words, counts, self._state())
 
     def look(self) -> None:
-        """Say that the overload is over, where it is."""
+        """Log the end of the overload, if it is over."""
         if self._throttle is None:
             return
         totals, now_s = self._throttle.totals, self._now_s()

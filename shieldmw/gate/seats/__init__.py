@@ -1,1 +1,1 @@
-"""Seats: who may hold a live stream, who waits, who must leave."""
+"""Seats: which listeners may hold a live stream, which must wait, and which must leave."""

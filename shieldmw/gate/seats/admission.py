@@ -1,4 +1,4 @@
-"""The live room: grants seats with tickets, and places in the waiting room. No I/O on a request's way."""
+"""Admission to live paths: gives seats with tickets, and places in the waiting room. No I/O on the request path."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ from .seats import Seats
 from .stream_caps import NO_CAPS, ClientStreams, StreamCaps
 from .takeover import Takeovers, ticket_of
 
-# Numbers of the waiting room are leased in blocks, so that a crowd costs a call a second, not one each. Blocks
-# are small while few come, since unused numbers are called in vain.
+# Smallest block of waiting-room numbers. They are leased in blocks, so that a crowd costs one call a second, not one
+# call each. Blocks are small while few members come, since unused numbers are called in vain.
 SMALLEST_BLOCK = 8
 
-# Numbers given here to members who have no seat yet: a member who asks without its paper gets the same one again.
+# Numbers given here to members without a seat that are remembered: a member that comes without its signed number gets
+# the same one again.
 NUMBERS_KEPT = 65_536
 
+# Interval between two calls of numbers.
 POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A seat that was given, and the ticket to come back with."""
+    """A seat that was given, and the signed ticket to come back with."""
 
     seat: Seat
     ticket: str
@@ -48,10 +50,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """No seat: for members a place in the waiting room and the number to show there.
+    """No seat. Members get a place in the waiting room and the signed number to show there.
 
     ``too_many``: the client has all the streams that it may have. ``is_due``: the fleet has a seat, and this worker
-    will have it soon. ``is_vacating``: the client's own response that it replaces takes a moment to end.
+    will get it soon. ``is_vacating``: the client's own response that this one replaces is still finishing.
     """
 
     place: QueuePosition | None = None
@@ -62,10 +64,10 @@ class TurnedAway:
 
 
 class Admission:
-    """Admits listeners in their order of priority, and numbers the members who must wait.
+    """Admits listeners in their order of favour, and numbers the members that must wait.
 
-    A seat belongs to the client that is charged: a member's to its subject, a guest's to its address, of which
-    ``prefixes`` (IPv4, IPv6) count.
+    A seat belongs to the client that is charged: a member's to its subject, a guest's to its address, cut to
+    ``prefixes`` (IPv4, IPv6).
     """
 
     def __init__(
@@ -105,10 +107,10 @@ class Admission:
         called = number is not None and number <= self._queue.called
         ticket = self._ticket(facts.signed_ticket, client, decision.listener_class, now_s, number if called else None)
         live = ticket.until_s > 0
-        # One connection for each live path: a player and a chat in one browser show the same ticket.
+        # One stream for each live path: a player and a chat in one browser show the same ticket.
         path, now_ms = _digest(facts.route_path[:LONGEST_PATH]), self.seats.now_ms()
-        # Of an address the newest streams go, but not one that has returned: a worker may hear of the return before it
-        # hears that the older stream has ended.
+        # Beyond the cap of an address its newest streams end, but never one that has returned: a worker may hear of
+        # the return before it hears that the older stream has ended.
         began_ms = 0 if live and decision.identity is None else now_ms
         seat = Seat(
             *(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave),
@@ -131,19 +133,19 @@ class Admission:
         return self._wait(number, client, now_s)
 
     def is_ours(self, signed_ticket: str) -> bool:
-        """Whether a paper is one that we signed and that is still good, whoever shows it."""
+        """Whether a text is a ticket or number that we signed and that is still valid, whichever client shows it."""
         now_s = self._now_s()
         return (
             self._signer.read_ticket(signed_ticket, now_s) or self._signer.read_number(signed_ticket, now_s)
         ) is not None
 
     def is_returning(self, signed_ticket: str, identity: Identity | None, address: IPAddress | None) -> bool:
-        """Whether a paper is a ticket of the client that shows it, and still good."""
+        """Whether a text is a valid ticket of the client that shows it."""
         shown = self._signer.read_ticket(signed_ticket, self._now_s())
         return shown is not None and shown.client == self._signer.client_digest(self._who(identity, address))
 
     def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
-        """Give the seat, and tell the other workers of it."""
+        """Renew the ticket for the seat given, and announce the seat to the other workers."""
         self.streams.came(seat)
         if seat.back_ms:
             self.takeovers.spent.spend(seat.ticket_id)
@@ -161,7 +163,7 @@ class Admission:
     ) -> Ticket:
         """The ticket that was shown, if it is this client's; otherwise a new one with ``until_s`` 0.
 
-        A number that was ``called`` becomes the ticket: it has one stream, whichever workers it is shown to.
+        A number that was ``called`` becomes the ticket, so that it has one stream, whichever workers it is shown to.
         """
         shown = None if signed_ticket is None else self._signer.read_ticket(signed_ticket, now_s)
         if shown is not None and shown.client == client and shown.listener_class is listener_class:
@@ -170,10 +172,10 @@ class Admission:
         return Ticket(id_, client, listener_class, 0)
 
     def renewed(self, signed_ticket: str, decision: Decision) -> str | None:
-        """A new ticket for the one shown with another request, once half of its life is over.
+        """A new ticket for the one shown with an ordinary request, once half of its lifetime is over.
 
-        Only for its own client, and only while a stream with it is here: without it a listener who stays for longer
-        than a ticket lives would return as a stranger.
+        Only for its own client, and only while a stream with it is here. Otherwise a listener that stays longer than
+        a ticket's lifetime would return as a stranger.
         """
         now_s = self._now_s()
         shown = self._signer.read_ticket(signed_ticket, now_s)
@@ -185,7 +187,7 @@ class Admission:
         return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))
 
     def _number(self, signed_ticket: str | None, client: str, now_s: float) -> int | None:
-        """The client's number: as shown, or as given here before; None once it has led to a seat."""
+        """The client's number: as shown, or as given here before; None once it has been spent on a seat."""
         shown = None if signed_ticket is None else self._signer.read_number(signed_ticket, now_s)
         if shown is None or shown.client != client:
             shown = self._given.get(client)
@@ -194,7 +196,7 @@ class Admission:
         return shown.number
 
     def _must_wait(self, decision: Decision) -> bool:
-        """Whether other members were here first: more of them wait than seats are free."""
+        """Whether other members come first: more of them wait than there are free seats."""
         waiting = self._queue.given - self._queue.called
         return decision.listener_class is ListenerClass.MEMBER and waiting > self.seats.free()
 
@@ -207,16 +209,16 @@ class Admission:
         return TurnedAway(stands, self._signer.sign_number(given))
 
     def _next_number(self, client: str) -> int | None:
-        """A number of our block; None where it is used up, until the next one is leased."""
+        """The next number of our block; None if the block is used up, until the next one is leased."""
         self._refresher.soon()
         self._asked.add(client)
         numbers, queue = self._numbers, self._queue
         while numbers and numbers[0] <= queue.called < queue.given:
-            numbers.popleft()  # called in vain: a member who had it would come before those who wait
+            numbers.popleft()  # called in vain: a member with it would jump the queue
         return numbers.popleft() if numbers else None
 
     async def refresh(self) -> None:
-        """Learn the secret that papers are signed with, lease numbers, and call as many as seats are free."""
+        """Learn the secret that tickets are signed with, lease numbers, and call as many as there are free seats."""
         secret = await self._store.secret()
         if secret != self._secret:
             self._secret, self._signer = secret, Signer(secret, self._event)
@@ -228,9 +230,9 @@ class Admission:
         self._numbers.extend(range(self._queue.first, self._queue.first + give))
 
     def _numbers_to_lease(self) -> int:
-        """Twice what the last second asked for, once half of that is gone.
+        """How many numbers to lease: up to twice the last second's demand, once half of that is used up.
 
-        None while no member asks: the next one would have to wait until unused numbers were called.
+        None while no member asks: the next member would have to wait until the unused ones had been called.
         """
         asked, self._asked = len(self._asked), set()
         wanted = max(SMALLEST_BLOCK, 2 * asked)
@@ -239,23 +241,23 @@ class Admission:
         return wanted - len(self._numbers)
 
     async def start(self) -> None:
-        """Keep the queue fresh."""
+        """Start refreshing the queue."""
         await self._refresher.start(first_s=1.0)
         await self.takeovers.start()
         await self.streams.start()
 
     async def stop(self) -> None:
-        """Keep it fresh no longer."""
+        """Stop refreshing."""
         await self.streams.stop()
         await self.takeovers.stop()
         await self._refresher.stop()
 
 
-@lru_cache(maxsize=256)  # listeners of one path share the text
+@lru_cache(maxsize=256)  # listeners on one path share the text
 def _digest(path: str) -> str:
     return blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
 def _ends_s(proof: Verified) -> float:
-    """The end of a credential (Unix time). API keys have none, nor have guests and members that the host app names."""
+    """The end of a credential (Unix time); infinite for API keys, guests, and members that the host app names."""
     return inf if proof.identity is None or proof.api_key is not None else proof.until_s

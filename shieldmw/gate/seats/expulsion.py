@@ -1,4 +1,4 @@
-"""Ends the streams of those who may no longer be here: a network that is denied, a key revoked, a credential over."""
+"""Ends the streams of listeners that may no longer stay: network denied, key revoked, or credential ended."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from shieldmw.gate.fleet.refresher import Refresher
 from .ledger import Seat
 from .seats import Seats
 
-# What it looks at is itself a second old at most.
+# Interval between two checks. What is checked is itself up to a second old.
 EVERY_S = 0.5
 
-# Seats that are looked at in one go: about a millisecond, then other requests have their turn.
+# Seats checked without yielding to the loop: about a millisecond's work.
 SEATS_AT_ONCE = 1000
 
 
 class Expulsion:
-    """Looks for credentials that are over twice a second, and at every seat where the deny list or the keys changed."""
+    """Checks for ended credentials twice a second, and checks every seat when the deny list or the keys change."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Expulsion:
         self._refresher = Refresher("expulsion", self.refresh, interval_s=EVERY_S, least_s=EVERY_S / 2)
 
     async def refresh(self) -> None:
-        """End what must end now."""
+        """End the streams that must end now."""
         self._seats.evict(self._seats.ledger.ended(self._now_s()), Reason.CREDENTIAL_ENDED)
         now = (self._deny_list.entries, self._identifier.epoch)
         if all(new is old for new, old in zip(now, self._seen, strict=True)):
@@ -63,9 +63,9 @@ class Expulsion:
         return seat.api_key is not None and not self._api_keys.is_in_force(seat.api_key)
 
     async def start(self) -> None:
-        """Begin to look."""
+        """Start checking."""
         await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         await self._refresher.stop()

@@ -1,4 +1,4 @@
-"""The listeners of this worker: who has a seat, and who must leave first. No I/O, no clock of its own."""
+"""The listeners of this worker: which of them have a seat, and which leave first. No I/O, no clock of its own."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from shieldmw.core.seats import COHORTS, Audience, Grant
 
 K = TypeVar("K")
 
-# A cut empties the seats that must go in ten steps, one each second: an audience that all leaves at
-# once would come back at once.
+# Steps of a cut, one each second: an audience that is evicted all at once would come back all at once.
 CUT_STEPS = 10
 
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """One live stream. ``leave`` is called when its listener must go, after ``why`` was set to the reason; None where
-    nobody is ever made to (a dry run).
+    """One live stream.
 
-    A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when its listener came back with the ticket,
-    by the clock of the store; 0 for a stream with which the ticket began, which all others came after. ``client``
-    stands for the client that is charged (0 for none), ``began_ms`` is when its stream began, by the same clock;
-    0 for a guest who came back with a ticket. ``address``, ``api_key`` (the digest of the key that proved a member)
-    and ``until_s`` (when the credential ends, Unix time) say when the listener may no longer be here. ``is_slow``: the
-    response must not be cut at once, and may use the time of a goodbye to finish. ``turn`` is set
-    once the response that still runs on this seat has ended; None where the seat was empty.
+    ``leave`` is called when its listener must leave, after ``why`` was set to the reason; None if it never has to (a
+    dry run). A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when the listener came back with the
+    ticket, by the store's clock; 0 for the ticket's first stream, which is older than any other. ``client`` stands for
+    the client that is charged (0 for none), ``began_ms`` is when the stream began, by the same clock; 0 for a guest
+    that came back with a ticket. ``address``, ``api_key`` (the digest of the key that proved a member) and ``until_s``
+    (when the credential ends, Unix time) decide when the listener may no longer stay. ``is_slow``: the response must
+    not be cut at once, and may use the time of the goodbye to finish. ``turn`` is set once the response that still runs
+    on this seat has ended; None if the seat was empty.
     """
 
     listener_class: ListenerClass
@@ -54,7 +53,7 @@ class Seat:
 
 @dataclass(slots=True)
 class Allotment:
-    """What this worker may hold now. ``seats`` None means no limit at all."""
+    """What this worker may hold now; None means no limit."""
 
     seats: int | None = None
     guest_seats: int | None = None
@@ -68,7 +67,7 @@ class Allotment:
 
 
 class _Rows:
-    """The seats of one class by cohort: to find one of the highest cohort costs the same however many there are."""
+    """The seats of one class by cohort; finding one of the highest cohort does not depend on how many there are."""
 
     __slots__ = ("_highest", "_rows", "count")
 
@@ -84,18 +83,18 @@ class _Rows:
         return seat in self._rows[seat.cohort]
 
     def add(self, seat: Seat) -> None:
-        """Put in a seat that is not here."""
+        """Add a seat that is not here yet."""
         self._rows[seat.cohort].add(seat)
         self._highest = max(self._highest, seat.cohort)
         self.count += 1
 
     def remove(self, seat: Seat) -> None:
-        """Take out a seat that is here."""
+        """Remove a seat that is here."""
         self._rows[seat.cohort].remove(seat)
         self.count -= 1
 
     def highest(self) -> Seat | None:
-        """One of the highest cohort that has any: the first to leave."""
+        """A seat of the highest cohort that has any: the first to leave."""
         while self._highest and not self._rows[self._highest]:
             self._highest -= 1
         return next(iter(self._rows[self._highest]), None)
@@ -103,14 +102,14 @@ class _Rows:
 
 @dataclass(slots=True)
 class SeatLedger:
-    """Seats the worker has given, by class, and the order of favour:
+    """The seats that the worker has given, by class, in the order of favour:
 
-    host, live member, new member, live guest, new guest. Live is who shows a ticket. ``on_release`` is told of
-    each stream that has ended or must.
+    host, live member, new member, live guest, new guest. A listener is live if it shows a ticket. ``on_release`` is
+    called with each stream that has ended or must end.
 
-    A listener that is told to leave has no place in that order any more, but its response still runs: the seat is in
-    use until ``release``. The next one that is given it waits for its ``turn``, so no more responses run than there
-    are seats.
+    A listener that has been asked to leave is out of that order, but its response still runs, and its seat is in use
+    until ``release``. The next listener on that seat waits for its ``turn``, so no more responses run than there are
+    seats.
     """
 
     allotment: Allotment = field(default_factory=Allotment)
@@ -132,13 +131,13 @@ class SeatLedger:
         return seat in self._seats[seat.listener_class]
 
     def present(self) -> Audience:
-        """How many are here, without those who are told to leave."""
+        """How many are here, not counting those asked to leave."""
         seats = self._seats
         return Audience(*(seats[name].count for name in ListenerClass))
 
     def held(self) -> Audience:
-        """How many seats are in use: those of whoever is here, and those that nobody has been given yet
-        of whoever is leaving."""
+        """How many seats are in use: those of listeners who are here, and those of leaving ones that have not been
+        handed over yet."""
         leaving = self._leaving
         return self.present() + Audience(*(len(leaving[name]) for name in ListenerClass))
 
@@ -155,18 +154,18 @@ class SeatLedger:
         return self._clients.get(client, ())
 
     def clients(self) -> list[int]:
-        """Every client who has a stream here."""
+        """Every client that has a stream here."""
         return list(self._clients)
 
     def ended(self, now_s: float) -> list[Seat]:
-        """The seats whose credential has ended, whole seconds later at most."""
+        """The seats whose credential has ended; at most a second late, since ends are rounded up."""
         return [seat for end_s in [end_s for end_s in self._ends if end_s <= now_s] for seat in self._ends[end_s]]
 
     def admit(self, seat: Seat, *, live: bool, instead_of: Sequence[Seat] = ()) -> bool:
-        """Give a seat, taking one from a lower class where none is free. False: there is none.
+        """Give a seat, taking one from a lower class if none is free. Returns False if there is none.
 
-        The older stream of a ticket, and those ``instead_of`` which it comes, leave for it: their seat passes on.
-        Where a response still runs on the seat, its ``turn`` is to be waited for.
+        The ticket's older stream, and those it comes ``instead_of``, are evicted and hand over their seat. If a
+        response still runs on the seat, the new one must wait for its ``turn``.
         """
         old = self.find(seat.ticket_id, seat.path) if live else None
         going = instead_of if old is None or old in instead_of else (*instead_of, old)
@@ -188,13 +187,13 @@ class SeatLedger:
         return True
 
     def is_vacating(self, client: int) -> bool:
-        """Whether a response of the client itself takes a moment to end. It had better come back then than wait here:
-        a client that asks again and again would have one response after the other.
+        """Whether an evicted response of this client is still finishing. The client should retry later rather than
+        wait here: by asking again and again it would get one response after the other.
         """
         return client in self._vacating
 
     def _hand_over(self, seat: Seat) -> None:
-        """Give the seat of someone who is leaving: of those who were told first, guests before members."""
+        """Hand over a leaving listener's seat: guests' before members', then in the order they were asked to leave."""
         for leaving in reversed(self._leaving.values()):
             if leaving:
                 old = next(iter(leaving))
@@ -203,7 +202,7 @@ class SeatLedger:
                 return
 
     def release(self, seat: Seat) -> None:
-        """The response has ended, or was given up before its turn."""
+        """Free the seat of a response that has ended, or was given up before its turn."""
         if seat in self:
             self._remove(seat)
         self._leaving[seat.listener_class].pop(seat, None)
@@ -215,7 +214,7 @@ class SeatLedger:
         before, after = seat.predecessor, seat.successor
         seat.predecessor = seat.successor = None
         if before is not None:
-            before.successor = after  # it still runs: whoever waited behind this one waits for it
+            before.successor = after  # it still runs: the listener that waited behind this one waits for it instead
         if after is not None:
             after.predecessor = before
             if before is None and after.turn is not None:
@@ -236,7 +235,7 @@ class SeatLedger:
         self.on_release(seat)
 
     def evict(self, seat: Seat, why: Reason = Reason.NO_SEAT) -> bool:
-        """Tell a listener to leave, and why; the seat is in use until its response has ended. False: was not here."""
+        """Make a listener leave, and say why; its seat is in use until its response has ended. False if not here."""
         if seat not in self:
             return False
         self._remove(seat)
@@ -274,7 +273,7 @@ class SeatLedger:
         return False
 
     def surplus(self) -> tuple[int, int]:
-        """How many guests and how many members are here beyond the allotment."""
+        """How many guests and how many members are beyond the allotment."""
         allotment, here = self.allotment, self.present()
         over = 0 if allotment.seats is None else max(0, here.total - allotment.seats)
         over_guests = 0 if allotment.guest_seats is None else max(0, here.guests - allotment.guest_seats)
@@ -282,13 +281,13 @@ class SeatLedger:
         return guests, min(here.members, max(0, over - guests))
 
     def shrink(self) -> dict[ListenerClass, int]:
-        """One second's step of a cut: evict guests, then members, highest cohorts first."""
+        """Take one step of a cut: evict guests, then members, highest cohorts first. Called each second."""
         guests, members = self.surplus()
         if not guests and not members:
             self._at_cut = 0
             return {}
         here = self.present()
-        # A deeper cut in the middle of one, when members must go as well, makes longer steps.
+        # A cut that deepens on the way, so that members must leave as well, takes larger steps.
         self._at_cut = max(self._at_cut, here.guests + (here.members if members else 0))
         step = ceil(self._at_cut / CUT_STEPS)
         evicted_guests = self._evict_some(ListenerClass.GUEST, min(guests, step))
@@ -303,7 +302,7 @@ class SeatLedger:
 
 
 def _leave_out(streams: dict[K, tuple[Seat, ...]], key: K, seat: Seat) -> None:
-    """All streams under a key but this one."""
+    """Remove one stream from those under a key."""
     others = tuple([other for other in streams[key] if other is not seat])
     if others:
         streams[key] = others

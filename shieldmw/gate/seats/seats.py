@@ -1,4 +1,4 @@
-"""Seats of this worker: admitted without a call, granted by the fleet in the background."""
+"""This worker's seats: listeners are admitted without a call, seats are granted by the fleet in the background."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ from .ledger import Allotment, Seat, SeatLedger
 
 log = logging.getLogger(__name__)
 
+# Interval between two reports while nothing happens.
 RENEW_S = 5.0
 
-# How soon a worker may ask again when it has turned somebody away, where the fleet is small. Together the workers ask
-# at most so often a second: each call costs Redis half a millisecond where there are 200 of them.
+# Shortest interval between two reports after a listener was turned away, in a small fleet; and the most reports a
+# second of the whole fleet. With 200 workers a report costs Redis half a millisecond.
 LEAST_S = 0.2
 FLEET_PER_S = 100
 
-# How many may wait here for the fleet's answer at a time.
+# Most listeners that wait here at a time for the fleet's answer.
 MOST_ASKING = 4096
 
+# Interval between two steps of a cut.
 STEP_S = 1.0
 
-# Where there is no limit workers report all the same, so that the fleet is counted.
+# Reported where capacity is unlimited, so that the fleet is counted all the same.
 UNLIMITED = Capacity(2**31, 2**31)
 
 
 @dataclass(frozen=True, slots=True)
 class SeatPlan:
-    """Capacity as it is configured; 0 seats for no limit."""
+    """Capacity as configured; 0 seats means no limit."""
 
     capacity: int
     emergency_capacity: int
@@ -52,13 +54,13 @@ class SeatPlan:
 
     @classmethod
     def of(cls, settings: Settings) -> SeatPlan:
-        """As the settings have it."""
+        """The plan that the settings describe."""
         return cls(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """Who was turned away lately, as demand: distinct listeners of this and of the last round."""
+    """Listeners turned away lately, counted as demand: the distinct ones of this round and the last."""
 
     now: dict[ListenerClass, set[int]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
     last: dict[ListenerClass, set[int]] = field(default_factory=lambda: {name: set() for name in ListenerClass})
@@ -68,7 +70,7 @@ class _Waiting:
     def add(self, name: ListenerClass, listener: int) -> None:
         if len(self.now[name]) < self.MOST:
             self.now[name].add(listener)
-            self.last[name].discard(listener)  # disjoint, so that counting costs the same however many there are
+            self.last[name].discard(listener)  # the sets stay disjoint, so that counting is O(1)
 
     def drop(self, name: ListenerClass, listener: int) -> None:
         self.now[name].discard(listener)
@@ -82,9 +84,9 @@ class _Waiting:
 
 
 class Seats:
-    """Gives and takes seats on live paths, in both modes.
+    """Grants and takes back seats on live paths, in both modes.
 
-    Observers are told how many listeners had to leave.
+    Observers are notified of how many listeners had to leave.
     """
 
     def __init__(
@@ -121,21 +123,21 @@ class Seats:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether this worker is about to end: nobody may come any more."""
+        """Whether this worker is stopping: it admits nobody any more."""
         return self._giving_back is not None
 
     @property
     def grant(self) -> Grant | None:
-        """What the fleet last granted, and how it stands; None where nothing was ever granted."""
+        """The fleet's last grant, and its state then; None if there never was one."""
         return self._grant
 
     @property
     def workers(self) -> int:
-        """How many workers the fleet was last known to have, this one among them."""
+        """How many workers the fleet last had as far as is known, including this one."""
         return self._workers
 
     def capacity(self) -> Capacity | None:
-        """The seats of the fleet in the mode in force; None for no limit."""
+        """The fleet's seats in the current mode; None for no limit."""
         plan, state = self._plan, self._mode_watch.state
         if self._mode_watch.mode is Mode.NORMAL:
             return Capacity(plan.capacity, plan.capacity) if plan.capacity else None
@@ -144,21 +146,21 @@ class Seats:
 
     @property
     def guest_share(self) -> float:
-        """The part of the seats that guests may hold in the mode in force."""
+        """The share of the seats that guests may hold in the current mode."""
         if self._mode_watch.mode is Mode.NORMAL:
             return 1.0
         share = self._mode_watch.state.guest_share
         return self._plan.emergency_guest_share if share is None else share
 
     def pace_s(self, least_s: float) -> float:
-        """The least time between what this worker tells: ``least_s``, or more where many others do the same."""
+        """The shortest interval between two messages of this worker: ``least_s``, longer in a large fleet."""
         return min(RENEW_S - 1, max(least_s, self._workers / FLEET_PER_S))
 
     def now_ms(self) -> int:
-        """The clock of the store, on which all workers agree who came first.
+        """The store's clock, by which all workers agree on which stream came first.
 
-        It is known only as well as answers are quick. Where it seems to go back by less than a second it stands still:
-        of two streams that each come later than what the other's worker was told, both would end.
+        Its precision is that of a round trip. A step back of less than a second is held at the last value: otherwise
+        each of two streams could be older than what the other's worker announced, and both would end.
         """
         now_ms = int(self._mode_watch.store_now_s() * 1000)
         if not 0 < self._now_ms - now_ms < 1000:
@@ -166,9 +168,9 @@ class Seats:
         return self._now_ms
 
     def admit(self, seat: Seat, *, live: bool, listener: int, instead_of: Sequence[Seat] = ()) -> bool:
-        """Give a seat without any I/O; a listener who gets none counts as demand.
+        """Give a seat without any I/O; a listener that gets none counts as demand.
 
-        ``instead_of``: streams of the same client that leave for it.
+        ``instead_of``: streams of the same client that are evicted for it.
         """
         self._allot()
         if self.ledger.admit(seat, live=live, instead_of=instead_of):
@@ -178,15 +180,15 @@ class Seats:
         return False
 
     def turned_away(self, name: ListenerClass, listener: int) -> None:
-        """A listener found no seat here, and counts as demand."""
+        """Count a listener that found no seat here as demand."""
         self._waiting.add(name, listener)
         if not (name is ListenerClass.GUEST and self.guest_share == 0):
             self._refresher.soon()
 
     def is_due(self, name: ListenerClass) -> bool:
-        """Whether the fleet has seats for all who want one: somebody without one here gets it once they are divided.
+        """Whether the fleet has a seat for every listener, so that one without gets it at the next division.
 
-        Just after the start nobody knows yet, and it is taken to be so.
+        Assumed just after the start, while it is not known yet.
         """
         capacity, grant, now_s = self.capacity(), self._grant, self._now_s()
         if capacity is None or self.is_leaving or (name is ListenerClass.GUEST and self.guest_share == 0):
@@ -203,16 +205,16 @@ class Seats:
         return first + guests <= capacity.seats and guests <= capacity.guest_seats
 
     def may_ask(self) -> bool:
-        """Whether one more may wait for the fleet's answer. Not where others have just waited in vain."""
+        """Whether one more listener may wait for the fleet's answer; not after others have just waited in vain."""
         return not self._in_vain and sum(map(len, self._asking)) < MOST_ASKING
 
     def asked_in_vain(self) -> None:
-        """Whoever waited got no seat, as where a dead worker holds it until its lease ends. It may help again once
-        more is granted here."""
+        """Note that a listener waited and got no seat, for instance because a dead worker holds it until its lease
+        ends. Waiting makes sense again once this worker is granted more."""
         self._in_vain = True
 
     async def next_grant(self, *, first: bool) -> None:
-        """Wait until the seats were divided once more: one report for all who wait, of whom some hear ``first``."""
+        """Wait for the next division of seats: one report serves all who wait; those with ``first`` are woken first."""
         waiting = self._asking[0 if first else 1]
         heard = asyncio.get_running_loop().create_future()
         waiting[heard] = None
@@ -223,7 +225,7 @@ class Seats:
             waiting.pop(heard, None)
 
     def _tell_asking(self, most: int | None = None) -> None:
-        """Tell those who wait; at most so many, since each of them looks for its seat at once."""
+        """Wake those who wait, at most ``most`` of them: each looks for its seat at once."""
         for waiting in self._asking:
             for heard in list(islice(waiting, most)):
                 del waiting[heard]
@@ -232,27 +234,27 @@ class Seats:
                     heard.set_result(None)
 
     def evict(self, seats: Iterable[Seat], why: Reason) -> None:
-        """Listeners must leave, for a reason of their own."""
+        """Make listeners leave, for a reason other than a cut."""
         left = Counter([seat.listener_class for seat in seats if self.ledger.evict(seat, why)])
         self._count_evicted(left)
 
     def release(self, seat: Seat) -> None:
-        """The response has ended."""
+        """Free the seat of a response that has ended."""
         self.ledger.release(seat)
 
     def free(self) -> int:
-        """Seats of the grant that a member could have: those that nobody holds, and those of guests."""
+        """Seats of the grant that a member could get: unused ones, and those that guests hold."""
         seats, here = self.ledger.allotment.seats, self.ledger.present()
         return 0 if seats is None else max(0, seats - here.hosts - here.members)
 
     def mode_changed(self) -> None:
-        """The mode has changed: obey at once, and have the seats divided again."""
+        """Apply a changed mode at once, and have the seats divided again."""
         self._allot()
         self._step()
         self._refresher.soon()
 
     async def refresh(self) -> None:
-        """Report to the fleet and take what it grants."""
+        """Report to the fleet and apply its grant."""
         capacity = self.capacity()
         asked_s = self._now_s()
         told = self.ledger.present() + self._waiting.count()
@@ -264,7 +266,7 @@ class Seats:
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
         )
-        self._reported = True  # what is asked may be granted though its answer never comes
+        self._reported = True  # seats may be granted even if the answer never arrives
         had = self._grant.seats if self._grant else 0
         self._grant = await self._register.seats(report, capacity or UNLIMITED)
         self._in_vain &= self._grant.seats <= had
@@ -277,15 +279,15 @@ class Seats:
             self._waiting.turn()
             self._turned_s = asked_s
         self._allot()
-        # One more than there are seats for finds out whether waiting helps at all.
+        # One more than there are seats for, to find out whether waiting helps at all.
         self._tell_asking(None if capacity is None or self.ledger.allotment.seats is None else self.free() + 1)
 
     def soon(self) -> None:
-        """Some worker has less than its share: report, so that what is too much here gets free."""
+        """Report soon: another worker has less than its share, and this one may have to give up seats."""
         self._refresher.soon()
 
     async def start(self) -> None:
-        """Ask for seats, and keep asking; evict step by step what is too much."""
+        """Start reporting for seats, and evicting step by step those beyond the grant."""
         self._giving_back = None
         self._began_s = self._now_s()
         await self._refresher.start(first_s=1.0)
@@ -303,7 +305,7 @@ class Seats:
             self.asked_in_vain()
 
     def leave(self) -> None:
-        """This worker is about to end: every listener leaves at once, nobody comes, and all seats are given back."""
+        """Prepare to stop: evict every listener at once, admit nobody, and give all seats back."""
         if self._giving_back is None:
             self._giving_back = asyncio.create_task(self._give_back(), name="shieldmw seats")
             self._allot()
@@ -332,7 +334,7 @@ class Seats:
                 log.warning("seats were not given back, they return by themselves in %d s: %s", LEASE_S, error)
 
     def _allot(self) -> None:
-        """What the book may hold: the grant, cut to the mode in force; without a lease half an equal share."""
+        """Set what the ledger may hold: the grant, cut to the current mode; without a lease half an equal share."""
         if self.is_leaving:
             self.ledger.allotment = Allotment(0, 0)
             return
@@ -349,20 +351,20 @@ class Seats:
             allotment = Allotment.of(grant)
             seats, guests = grant.seats, grant.guest_seats
             if self._granted_for != capacity:
-                # Granted out of another capacity: until the seats are divided anew nobody grows, and whoever
-                # was here without any limit has not too much yet.
+                # Granted from another capacity. Until the seats are divided again no worker grows, and listeners
+                # admitted while there was no limit are not yet too many.
                 here = self.ledger.present()
                 unlimited = self._granted_for is None
                 seats = here.total if unlimited else min(seats, here.total)
                 guests = here.guests if unlimited else min(guests, here.guests)
         if grant is not None and grant.present.total <= capacity.seats:
-            # The fleet is not too full: nobody who is live leaves for others of the class who are new elsewhere.
+            # The fleet is within its capacity: no live listener leaves for a new one of its class elsewhere.
             seats = max(seats, self.ledger.present().total - self.ledger.present().guests)
         allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
         self.ledger.allotment = allotment
 
     def _unleased(self, capacity: Capacity) -> tuple[int, int]:
-        """While nothing can be granted: nobody must leave, few may come."""
+        """The seats and guest seats while nothing can be granted: nobody must leave, a few may come."""
         here = self.ledger.present()
         seats = max(here.total, capacity.seats // self._workers // 2)
         guests = max(here.guests, capacity.guest_seats // self._workers // 2)

@@ -1,9 +1,9 @@
-"""How many live streams a client may have in the whole fleet. Of a member the newest stay, of an address the oldest.
+"""Caps the live streams of a client in the whole fleet: a member keeps its newest streams, an address its oldest.
 
-Here the cap holds at once, with no call. Between workers it holds soon: each tells the others of clients who come,
-in batches on the channel of changes, and those who have streams of the same client answer. All then see the same
-streams, and each ends those of its own that are beyond the cap. Nothing is kept in the store: what a worker told holds
-while it is heard of, and a worker that has missed a message tells everything again.
+On one worker the cap holds at once, without a call. Between workers it holds soon: each announces its arriving
+clients, in batches on the channel of changes, and workers with streams of the same client answer. Then all of them see
+the same streams, and each ends its own that are beyond the cap. Nothing is kept in the store: what a worker announced
+holds while it is heard from, and a worker that has missed a message announces everything again.
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ from .takeover import Takeovers
 
 STREAMS = "streams "
 
-# Every worker hears every message, so the fleet as a whole tells of so many clients a second at most: to take one in
-# costs a microsecond. The messages are as few as those of the seats, and none much longer than 16 kB.
+# Most clients that the whole fleet announces in a second: every worker hears every message, and each client in it costs
+# a microsecond. And most and fewest clients in one message: it is not much longer than 16 kB, and there are no more
+# messages than reports of seats.
 CLIENTS_PER_S = 20_000
 MOST_AT_ONCE, LEAST_AT_ONCE = 400, 16
 
-# Each worker is heard of so often, though it has nothing to tell, and is forgotten when its seats return.
+# Longest and shortest interval between two messages of a worker. One that is silent for a lease is forgotten.
 HEARTBEAT_S = 5.0
 LEAST_S = 0.25
 
-# Clients whose streams on other workers are remembered; a few for each stream here, and those seen most lately.
+# Clients whose streams on other workers are remembered: a few for each stream here, the most recent ones.
 CLIENTS_KEPT = 131_072
 
-# A number that no message has: a worker that stops says so with it.
+# A number that no other message has: a worker that stops announces it with this one.
 GOODBYE = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCaps:
-    """Live streams that one member and one address may have; 0 for no limit."""
+    """How many live streams one member and one address may have; 0 means no limit."""
 
     per_member: int = 0
     per_address: int = 0
 
     def __bool__(self) -> bool:
-        """Whether anybody has a cap."""
+        """Whether there is any cap."""
         return bool(self.per_member or self.per_address)
 
     def of(self, name: ListenerClass) -> int:
@@ -63,7 +64,7 @@ NO_CAPS = StreamCaps()
 
 
 class Told(NamedTuple):
-    """What a worker tells of one client: when its streams there began; ``asks`` others to tell of theirs."""
+    """What a worker announces of one client: when its streams there began; ``asks`` others to announce theirs."""
 
     client: int
     asks: bool
@@ -72,14 +73,14 @@ class Told(NamedTuple):
 
 @dataclass(slots=True)
 class _Peer:
-    """Another worker: the number of its last message, and until when it counts as alive (monotonic)."""
+    """Another worker: the number of its last message, and until when it counts as alive (monotonic time)."""
 
     number: int
     until_s: float
 
 
 class ClientStreams:
-    """Knows the streams of this worker's clients in the fleet, and holds them to their caps."""
+    """Tracks the streams that this worker's clients have in the fleet, and holds them to their caps."""
 
     def __init__(
         self,
@@ -103,12 +104,12 @@ class ClientStreams:
         self._refresher = Refresher("streams", self.refresh, interval_s=HEARTBEAT_S, least_s=LEAST_S)
         seats.ledger.on_release = self._gone
 
-    # --- who comes and goes here
+    # --- streams here
 
     def making_room(self, seat: Seat, *, live: bool) -> Sequence[Seat] | None:
-        """The streams here that end for a new one of their client; None where the new one is too many.
+        """The streams here that end for a new one of their client; None if the new one is too many.
 
-        ``live``: it shows a ticket. So it replaces a stream, here or elsewhere, which does not count.
+        ``live``: it shows a ticket, so it replaces a stream, here or elsewhere, which does not count.
         """
         cap = self._caps.of(seat.listener_class)
         if not cap or not seat.client:
@@ -123,13 +124,13 @@ class ClientStreams:
         return _oldest_first(mine)[: self._mine_among(mine, elsewhere, len(mine) + len(elsewhere) + 1 - cap)]
 
     def came(self, seat: Seat) -> None:
-        """A listener has a seat here now."""
+        """Announce a listener that has a seat here now."""
         if seat.client and self._caps.of(seat.listener_class):
             self._to_tell[seat.client] = True
             self._refresher.soon()
 
     def _gone(self, seat: Seat) -> None:
-        """A stream has ended here: those who know of it hear so."""
+        """Announce that a stream has ended here, if others may know of it."""
         if not seat.client or not self._caps.of(seat.listener_class):
             return
         if self._elsewhere.get(seat.client) or self._seats.ledger.streams_of(seat.client):
@@ -149,17 +150,17 @@ class ClientStreams:
     def _mine_among(
         self, mine: Sequence[Seat], elsewhere: Sequence[tuple[int, str]], count: int, *, newest: bool = False
     ) -> int:
-        """How many of the streams here are among the ``count`` oldest of a client, or the newest."""
+        """How many of the streams here are among a client's ``count`` oldest, or its newest."""
         if count <= 0:
             return 0
         here = self._seats.worker
         order = sorted([*((seat.began_ms, here) for seat in mine), *elsewhere], reverse=newest)
         return sum([worker == here for _, worker in order[:count]])
 
-    # --- what the others tell
+    # --- what other workers announce
 
     def heard(self, change: str) -> None:
-        """Some worker has told of its streams: those here that are beyond a cap end."""
+        """Take in what a worker announced of its streams, and end those here that are beyond a cap."""
         head, _, items = change.removeprefix(STREAMS).partition(" ")
         worker, _, text = head.partition(":")
         if not self._caps or worker == self._seats.worker or not text.isdecimal():
@@ -178,7 +179,7 @@ class ClientStreams:
                 self._refresher.soon()
 
     def _follows(self, worker: str, number: int) -> bool:
-        """Note that a worker is alive, and begin anew with all of them where a message was missed."""
+        """Note that a worker is alive; if a message was missed, start over with all of them."""
         if number == GOODBYE:
             self._peers.pop(worker, None)
             return False
@@ -189,7 +190,7 @@ class ClientStreams:
         return True
 
     def _learn(self, worker: str, told: Told) -> None:
-        """Remember a worker's streams of a client who is here too, or has several."""
+        """Remember a worker's streams of a client that is here too, or has several."""
         known = self._elsewhere.get(told.client)
         if not told.began_ms:
             if known is not None and known.pop(worker, ()) and not known:
@@ -209,18 +210,18 @@ class ClientStreams:
             count = self._mine_among(mine, elsewhere, beyond)
             self._seats.evict(mine[:count], Reason.REPLACED)
 
-    # --- what is told
+    # --- what this worker announces
 
     async def refresh(self) -> None:
-        """Tell of those who came, and that this worker is alive."""
-        # Whoever came back with a ticket has left its older stream when this is heard: it counts once.
+        """Announce the clients that came, and that this worker is alive."""
+        # First the takeovers: a listener that came back with a ticket has then lost its older stream, and counts once.
         await self._takeovers.refresh()
         least_s = self._refresher.least_s = self._seats.pace_s(LEAST_S)
         most = int(CLIENTS_PER_S * least_s / self._seats.workers)
         batch = self._batch(min(MOST_AT_ONCE, max(LEAST_AT_ONCE, most)))
         streams_of = self._seats.ledger.streams_of
         told = [Told(one, asks, tuple([seat.began_ms for seat in streams_of(one)])) for one, asks in batch.items()]
-        # The number counts messages that were told: one that failed has the number of the next.
+        # Only messages that were sent are counted: after a failure the next one has the same number.
         text = f"{STREAMS}{self._seats.worker}:{self._number + 1} {','.join(map(_text, told))}"
         try:
             await self._register.tell(text)
@@ -234,7 +235,7 @@ class ClientStreams:
             self._refresher.soon()
 
     def _batch(self, most: int) -> dict[int, bool]:
-        """Clients to tell of, who come before those who are told again."""
+        """Clients to announce: new ones before those announced again."""
         batch: dict[int, bool] = {}
         while self._to_tell and len(batch) < most:
             client = next(iter(self._to_tell))
@@ -244,33 +245,33 @@ class ClientStreams:
         return batch
 
     def listening(self) -> None:
-        """This worker hears the others from now on, and may have missed something before."""
+        """Start over: this worker hears the others from now on, and may have missed messages before."""
         if self._caps:
             self._peers.clear()
             self._ask_all()
 
     def _ask_all(self) -> None:
-        """Forget what is known, and ask of everybody who is here."""
+        """Forget what is known, and ask the others about every client that is here."""
         self._elsewhere.clear()
         self._to_tell_again = self._seats.ledger.clients()
         self._refresher.soon()
 
     async def start(self) -> None:
-        """Begin to tell, where there is a cap."""
+        """Start announcing, if there is a cap."""
         if self._caps:
             await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """Tell no more; the others hear that no stream is here."""
+        """Stop announcing; the others hear that no stream is left here."""
         if not self._caps:
             return
         await self._refresher.stop()
-        with suppress(Exception):  # it is forgotten anyhow when its lease ends
+        with suppress(Exception):  # the others forget this worker anyway when its lease ends
             await self._register.tell(f"{STREAMS}{self._seats.worker}:{GOODBYE} ")
 
 
 def _oldest_first(streams: Sequence[Seat]) -> Sequence[Seat]:
-    """By when they began, which need not be the order in which they were admitted."""
+    """Sorted by when they began, which need not be the order in which they were admitted."""
     return sorted(streams, key=lambda seat: seat.began_ms)
 
 
@@ -279,7 +280,7 @@ def _text(told: Told) -> str:
 
 
 def _parsed(items: str) -> Iterator[Told]:
-    """What is told of each client; what is no such message holds none."""
+    """What a message announces of each client; none from the point where it is malformed."""
     with suppress(ValueError):
         for item in items.split(",") if items else ():
             name, asks, began = item.partition("?")

@@ -1,9 +1,9 @@
-"""One stream for each ticket and path in the whole fleet: who comes back here leaves the worker that it was on.
+"""Keeps one stream for each ticket and path in the whole fleet: a listener that comes back here leaves its old worker.
 
-A number of the waiting room becomes a ticket when it seats its member, and is spent: workers hear of that likewise.
+A number of the waiting room becomes a ticket when it seats its member, and is spent; workers hear of that, too.
 
-No call for each listener: who came back lately is told in batches, on the channel of changes. Pub/Sub may lose one;
-then the older stream ends as it would anyhow, when its connection is found to be dead.
+There is no call per listener: those who came back are announced in batches, on the channel of changes. If Pub/Sub
+loses a message, the older stream ends when its connection is found to be dead, as it would anyway.
 """
 
 from __future__ import annotations
@@ -23,36 +23,37 @@ from .seats import Seats
 
 TAKEN = "taken "
 
-# Every worker hears every message: few of them, and none much longer than 16 kB.
+# Most streams in one message. Every worker hears every message: there should be few, and none much longer than 16 kB.
 MOST_AT_ONCE = 400
 
-# After an outage of the store many may be waiting to be told. Whoever is left out has one old stream more.
+# Most streams waiting to be announced, as after an outage of the store. One left out keeps its older stream.
 MOST_WAITING = 65_536
 
+# Longest and shortest interval between two announcements.
 EVERY_S = 5.0
 LEAST_S = 0.25
 
 
-# A spent number is remembered until so many others were: longer than its paper is good for, unless more than a
-# hundred are called each second.
+# Spent numbers that are remembered: for longer than a signed number is valid, unless more than a hundred are called
+# each second.
 NUMBERS_KEPT = 131_072
 
 _OF_NUMBER = "n"
 
 
 def ticket_of(number: int, client: str) -> str:
-    """The id of the ticket that a number becomes: the same on every worker, whichever seats it."""
+    """The id of the ticket that a number becomes, which is the same on every worker."""
     return f"{_OF_NUMBER}{number:x}-{client}"
 
 
 class SpentNumbers:
-    """The numbers that have seated their members, by the tickets that they became."""
+    """The numbers that have seated their members, by the ids of the tickets that they became."""
 
     def __init__(self) -> None:
         self._spent: BoundedCache[str, bool] = BoundedCache(NUMBERS_KEPT)
 
     def spend(self, ticket_id: str) -> None:
-        """A ticket has a seat: if it was a number, that is spent."""
+        """Note that a ticket has a seat; if it was a number, the number is spent."""
         if ticket_id.startswith(_OF_NUMBER):
             self._spent.put(ticket_id, True)
 
@@ -61,27 +62,27 @@ class SpentNumbers:
 
 
 class Takeovers:
-    """Tells the others who has come back here, and ends the older stream here of whoever has come back elsewhere."""
+    """Announces listeners that came back here, and ends the older streams of those that came back elsewhere."""
 
     def __init__(self, register: ModeRegister, seats: Seats) -> None:
         self._register = register
         self._seats = seats
         self.spent = SpentNumbers()
         self._back: dict[tuple[str, str], None] = {}
-        self._telling = asyncio.Lock()  # two tasks refresh: this one's own and that of ClientStreams
+        self._telling = asyncio.Lock()  # two tasks call refresh: the refresher here and that of ClientStreams
         self._refresher = Refresher("takeovers", self.refresh, interval_s=EVERY_S, least_s=LEAST_S)
 
     def __len__(self) -> int:
         return len(self._back)
 
     def came_back(self, seat: Seat) -> None:
-        """A listener has shown its ticket or its number, and has a seat here."""
+        """Announce a listener that has shown its ticket or number, and has a seat here."""
         if len(self._back) < MOST_WAITING:
             self._back[seat.ticket_id, seat.path] = None
             self._refresher.soon()
 
     async def refresh(self) -> None:
-        """Tell who came back and is still here. One after the other: when it returns, all of them have been told."""
+        """Announce those who came back and are still here. Serialized: once it returns, all of them are announced."""
         self._refresher.least_s = self._seats.pace_s(LEAST_S)
         async with self._telling:
             while batch := list(islice(self._back, MOST_AT_ONCE)):
@@ -90,7 +91,7 @@ class Takeovers:
                 await self._tell(batch)
 
     async def _tell(self, batch: Sequence[tuple[str, str]]) -> None:
-        """Tell of these; they wait again where that fails."""
+        """Announce a batch; if that fails, its streams wait again."""
         found = (self._seats.ledger.find(*key) for key in batch)
         taken = [f"{seat.ticket_id}:{seat.path}:{seat.back_ms}" for seat in found if seat is not None]
         try:
@@ -101,10 +102,10 @@ class Takeovers:
             raise
 
     def heard(self, change: str) -> None:
-        """Some worker has told who came back to it: the older streams here end.
+        """Take in who came back to another worker, and end the older streams here.
 
-        Of two that came at the same time to the millisecond that on the worker with the lesser name ends: each
-        worker hears of the other's, and one must stay.
+        If two came in the same millisecond, the one on the worker with the lesser name ends: each worker hears of the
+        other's stream, and one must stay.
         """
         worker, _, taken = change.removeprefix(TAKEN).partition(" ")
         ledger, here = self._seats.ledger, self._seats.worker
@@ -115,16 +116,16 @@ class Takeovers:
                 ledger.evict(seat, Reason.REPLACED)
 
     async def start(self) -> None:
-        """Begin to tell."""
+        """Start announcing."""
         await self._refresher.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """Tell no more."""
+        """Stop announcing."""
         await self._refresher.stop()
 
 
 def _parsed(taken: str) -> Iterator[tuple[str, str, int]]:
-    """Ticket, path and time of each; what is no such message holds none."""
+    """Ticket, path and time of each stream in a message; none from the point where it is malformed."""
     with suppress(ValueError):
         for item in taken.split(","):
             ticket_id, path, back_ms = item.split(":")

@@ -1,17 +1,17 @@
--- change: change a hash, log and note it, and tell the workers, as one; also where the server's memory is full.
+-- change: change a hash, log and audit the change, and announce it, all as one; even if the server's memory is full.
 --
--- KEYS     1 the hash   then its log, a stream, where it has versions   then the audit, a stream, where there is
---          anything to note
--- ARGV     1 TTL in ms   2 the new version, '' where the hash has none   3 log length   4 names logged at most
---          5 the audit's text, '' for none   6 audit length   7 the channel   8 what is told there, '' for nothing
---          9 "always", or "lost": only where the hash has no version   10 how many fields are dropped
---          then their names, then name and value of each that is set
--- returns  how many fields were dropped, -1 where the hash was not lost
+-- KEYS     1 the hash   then its log, a stream, if it has versions   then the audit log, a stream, if the change is
+--          audited
+-- ARGV     1 TTL in ms   2 the new version, '' if the hash has none   3 length of the log   4 most names in an entry
+--          5 text for the audit log, '' for none   6 length of the audit log   7 the channel   8 the message, '' for
+--          none   9 "always", or "lost": only if the hash has no version   10 how many fields are dropped
+--          then their names, then the name and value of each field that is set
+-- returns  how many fields were dropped; -1 for "lost" if the hash has a version
 -- TTL      ARGV 1, renewed by each change
 --
--- The log says which version each one follows, so that a change that is not logged (made by hand, or by a release that
--- keeps no log) leaves a gap. Commands that may fail, such as PUBLISH where the user has no right to it, come after
--- the change itself and cannot undo it.
+-- Each log entry names the version it follows, so a change that is not logged (made by hand, or by a release without a
+-- log) leaves a gap. Commands that may fail, such as PUBLISH without the right to it, come after the change itself and
+-- cannot undo it.
 --
 -- only() is a copy of the one in mode.lua, since a script cannot import; a test compares them.
 
@@ -33,7 +33,7 @@ only('hash', KEYS[1])
 if ARGV[9] == 'lost' and redis.call('HEXISTS', KEYS[1], 'version') == 1 then
   return -1
 end
--- A script whose first write needs no memory is let finish, however full the server is.
+-- If a script's first write needs no memory, the server lets it finish, however full it is.
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 
 local names, dropped, first = {}, 0, 11 + tonumber(ARGV[10])

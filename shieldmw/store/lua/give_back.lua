@@ -1,13 +1,13 @@
--- give_back: take back charges that were never spent, of buckets that nobody has charged since.
+-- give_back: return unspent charges to buckets that nobody has charged since.
 --
 -- KEYS     buckets, each holding a TAT (see take.lua)
--- ARGV     for each two whole numbers: ceiling_us, the TAT as it stood when they were charged; give_us, by how
---          much it goes back
+-- ARGV     for each bucket two whole numbers: ceiling_us, its TAT after the charges; give_us, by how much the TAT
+--          goes back
 -- returns  how many buckets took something back
 -- TTL      until the bucket is full again
 --
--- Only where the TAT is still exactly the ceiling: another worker may have leased behind it, and counts on all
--- that was charged before. What is not given back comes back by itself, as the bucket refills.
+-- Only if the TAT is still exactly the ceiling: otherwise another worker may have leased behind it, relying on all
+-- that was charged before. What is not given back comes back by itself as the bucket refills.
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])

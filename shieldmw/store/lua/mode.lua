@@ -1,23 +1,22 @@
--- mode: read the mode of the fleet, change it, or tell it again to a store that lost it; also where its memory is full.
+-- mode: read the mode of the fleet, change it, or restore it after the store lost it; even if its memory is full.
 --
 -- KEYS     1 the mode: a hash of version, since_us, until_us, data (and the epoch, which is left alone)
---          2 the audit: a stream
--- ARGV     1 "read", for which nothing else matters; "set"; or "restore"
+--          2 the audit log: a stream
+-- ARGV     1 "read", which ignores the other arguments; "set"; or "restore"
 --          2 set: the version it must follow, -1 for any    restore: the version to restore
 --          3 the highest version the caller knows
 --          4 set: microseconds it lasts, 0 for no end       restore: until_us, 0 for no end
 --          5 restore: since_us                              (set: ignored)
---          6 data, opaque text   7 the audit's text   8 the channel   9 TTL in ms   10 audit length
+--          6 data, opaque text   7 text for the audit log   8 the channel   9 TTL in ms   10 length of the audit log
 -- returns  {1 if changed else 0, version, since_us, until_us, now_us, data, epoch}; times are Unix microseconds
 -- TTL      ARGV 9, renewed by each change
 --
--- Commands that may fail, such as PUBLISH where the user has no right to it, come after the change itself and cannot
--- undo it.
+-- Commands that may fail, such as PUBLISH without the right to it, come after the change itself and cannot undo it.
 --
 -- only() is a copy of the one in change.lua, whole() is a copy of the one in queue.lua, since a script cannot import;
 -- a test compares them.
 
--- A foreign number counts as 0. Versions must stay exact in a double; 2^52 flips are enough.
+-- A foreign number counts as 0. Versions must be exact in a double; 2^52 changes are enough.
 local function whole(text)
   local number = tonumber(text or 0) or 0
   return number >= 0 and number <= 2 ^ 52 and number == math.floor(number) and number or 0
@@ -64,7 +63,7 @@ else
   end
 end
 
--- A script whose first write needs no memory is let finish, however full the server is.
+-- If a script's first write needs no memory, the server lets it finish, however full it is.
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
 redis.call('HSET', KEYS[1], 'version', string.format('%.0f', version), 'since_us', string.format('%.0f', since),
   'until_us', string.format('%.0f', ends), 'data', ARGV[6])

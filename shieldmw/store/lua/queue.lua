@@ -1,10 +1,10 @@
--- queue: the waiting room's two counters, whatever the crowd: numbers given out, and numbers called.
+-- queue: the waiting room's two counters, however large the crowd: numbers given out, and numbers called.
 --
 -- KEYS     1 the queue: a hash of given, called
--- ARGV     1 numbers to give out   2 seats that came free, to call numbers into   3 TTL in ms
---          4-5 given and called as the caller knows them: a store that lost its own goes on from there
+-- ARGV     1 numbers to give out   2 free seats, for each of which a number is called   3 TTL in ms
+--          4-5 given and called as the caller knows them: a store that lost its own continues from there
 -- returns  {first number given, given, called}
--- TTL      ARGV 3, renewed by each call: a room that is empty for as long begins anew
+-- TTL      ARGV 3, renewed by each call: a room without calls for that long starts over
 --
 -- whole() is a copy of the one in mode.lua, since a script cannot import; a test compares them.
 
@@ -14,7 +14,7 @@ local function whole(text)
   return number >= 0 and number <= 2 ^ 52 and number == math.floor(number) and number or 0
 end
 
--- A script whose first write needs no memory is let finish, however full the server is.
+-- If a script's first write needs no memory, the server lets it finish, however full it is.
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local give, free = tonumber(ARGV[1]), tonumber(ARGV[2])
 local kept = redis.call('HMGET', KEYS[1], 'given', 'called')

@@ -1,14 +1,15 @@
--- refund: take back one charge that was never spent, because another of the same request was refused.
+-- refund: take back one charge, because another charge of the same request was refused.
 --
 -- KEYS     1 the bucket, holding a TAT (see take.lua)
--- ARGV     1 ceiling_us, the TAT as it stood when the charge was made   2 step_us, by how much it moved the TAT
+-- ARGV     1 ceiling_us, the TAT after the charge   2 step_us, by how much the charge moved the TAT
 --          3 charged_us, when it was made, by this server's clock
 -- returns  by how much the TAT went back, in microseconds
 -- TTL      until the bucket is full again
 --
--- Where the TAT is still the ceiling, all of it goes back. Else others have charged since. Without this charge the
--- bucket would have been full for at most the time since, and have refilled so much less: the rest was in the way
--- of nobody, and goes back. That holds where nobody has a lease behind the charge (core/lease.py).
+-- If the TAT is still the ceiling, all of the charge goes back. Otherwise others have charged the bucket since. Without
+-- this charge it would have been full for at most the time since then, and would have refilled that much less. The rest
+-- of the charge made no difference to anybody, and goes back. This requires that nobody has a lease behind the charge
+-- (core/lease.py).
 
 local tat = redis.call('GET', KEYS[1])
 if not tat or not string.find(tat, '^%d+$') or #tat > 16 then

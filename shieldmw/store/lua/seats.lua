@@ -2,10 +2,10 @@
 --
 -- KEYS     1 the seats: a hash, worker -> "until_ms wantH wantM wantG hereH hereM hereG seats guest_seats",
 --            and the fields "#guard" -> until_ms, while grants must not grow, "#told" -> until_ms
--- ARGV     1 worker  2 seats of the fleet  3 of those for guests at most  4 lease in ms
---          5-7 wanted by hosts, members, guests (present ones included)  8-10 present, likewise
---          11-12 seats and guest seats that the worker was granted, -1 where no lease of its is left
---          13 the channel on which the others hear, at most each 250 ms, that a worker has less than its share
+-- ARGV     1 worker  2 seats of the fleet  3 most of them for guests  4 lease in ms
+--          5-7 wanted by hosts, members, guests (including those present)  8-10 present, likewise
+--          11-12 seats and guest seats that the worker was granted, -1 if its lease has ended
+--          13 the channel on which other workers hear, at most every 250 ms, that a worker has less than its share
 -- returns  {seats, guest_seats, member_level, guest_level, workers, presentH, presentM, presentG,
 --           wantH, wantM, wantG}
 -- TTL      twice the lease, renewed by each report
@@ -15,18 +15,18 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local me, lease = ARGV[1], tonumber(ARGV[4])
 local latest = now + lease
 local COHORTS = 128
--- Milliseconds after which a worker that does not report is no longer counted (SILENT_S).
+-- Milliseconds without a report after which a worker's listeners are no longer counted (SILENT_S).
 local SILENT = 7000
--- Milliseconds between two notices to the other workers; a listener who waits for a seat waits for their answer.
+-- Shortest interval in ms between two such messages; a listener that waits for a seat waits for the answers to them.
 local TOLD = 250
--- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms, not 0.5.
+-- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms instead of 0.5 ms.
 local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '$'
 
--- A script whose first write needs no memory is let finish, however full the server is.
+-- If a script's first write needs no memory, the server lets it finish, however full it is.
 redis.call('PEXPIRE', KEYS[1], 2 * lease)
 
--- Sums over the other workers: seats wanted by all; wanted and used by those that report; wanted by those before this
--- worker; seats held. In one pass, with neither a table for each nor a sort: with 200 workers that halves the call.
+-- Sums over the other workers: seats wanted by all; wanted and used by those that report; wanted by those sorted before
+-- this worker; seats held. In one pass, without a table per worker or a sort: with 200 workers that halves the call.
 local total, heard, before = {0, 0, 0}, {0, 0, 0, 0, 0, 0}, {0, 0, 0}
 local held, guests_held, count, index = 0, 0, 1, 0
 local mine, guard, told = nil, 0, 0
@@ -35,7 +35,7 @@ for i = 1, #fields, 2 do
   local name, value = fields[i], fields[i + 1]
   local ends, wantH, wantM, wantG, hereH, hereM, hereG, seats, guest_seats = string.match(value, NINE_NUMBERS)
   ends = tonumber(ends)
-  -- An entry that sums to more than any number of listeners is foreign.
+  -- An entry whose sum is beyond any number of listeners is foreign.
   local sum = ends and wantH + wantM + wantG + hereH + hereM + hereG + seats + guest_seats
   if name == '#guard' then
     guard = tonumber(value) or 0

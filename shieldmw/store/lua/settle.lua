@@ -1,14 +1,14 @@
--- settle: charge what a worker admitted by itself while it could not ask. Never refuses: it has been spent.
+-- settle: charge what a worker admitted by itself while the store was away. Never refuses, since it has been spent.
 --
--- KEYS     for each debt two: the bucket, holding a TAT (see take.lua); what was charged of the worker's last debt
---          there, as "number:admitted_us"
+-- KEYS     for each debt two: the bucket, holding a TAT (see take.lua); the record of what was charged of the worker's
+--          last debt there, as "number:admitted_us"
 -- ARGV     1 the worker's clock in microseconds; then for each debt six whole numbers: its number; admitted_us; the
---          TAT that led to, by the worker's clock; among how many workers the limit was shared; deepest_us, how far
---          ahead the bucket's TAT may lie at most; the TTL in ms of what is noted of the debt
+--          TAT that this led to, by the worker's clock; the number of workers that shared the limit; deepest_us, how
+--          far ahead the bucket's TAT may be at most; the TTL of the record in ms
 -- returns  how many buckets were charged
--- TTL      of a bucket until it is full again; of the note until nothing of the debt would be owed any more
+-- TTL      of a bucket: until it is full again; of the record: until nothing of the debt would be owed any more
 --
--- A call whose answer was lost is repeated: the charged part of a debt is not charged again.
+-- A call whose answer was lost is repeated: the part of a debt that has been charged is not charged again.
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])

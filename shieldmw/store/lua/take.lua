@@ -1,12 +1,12 @@
 -- take: decide requests one after the other, each one's charges all or nothing. The twin of core/bucket.py.
 --
 -- KEYS     the buckets, each once, each holding a TAT: microseconds since 2025-01-01, as decimal text
--- ARGV     one: whole numbers as little-endian doubles, a fraction of the work of as many arguments: for each
---          request how many charges, and how often more it would like them in advance (prefetch); then for each of its charges
+-- ARGV     one: whole numbers packed as little-endian doubles, which is much less work than as many arguments. For
+--          each request the number of its charges, and how many times more to prefetch them; then for each charge
 --          four: index of its bucket in KEYS, unit_us, tau_us, cost in units
--- returns  {now_us, and for each request: -1 where it is refused, else how often more it was charged in advance;
---          then the TAT in force of each of its charges' buckets}
--- TTL      until the bucket is full again, never less: a key that is gone is a full bucket
+-- returns  {now_us, and for each request: -1 if it is refused, otherwise how many times more it was prefetched;
+--          then the TAT of each of its charges' buckets}
+-- TTL      until the bucket is full again, never less: a missing key is a full bucket
 --
 -- A bucket may be overdrawn by as much as it holds (see settle.lua).
 -- Numbers are doubles, exact to 2^53. tostring() and .. would cut them to 14 digits; redis.call() keeps 17.
@@ -21,7 +21,7 @@ for bucket = 1, #KEYS do
 end
 
 local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
-local asked = {struct.unpack('<' .. string.rep('d', #ARGV[1] / 8), ARGV[1])} -- and where unpacking ended
+local asked = {struct.unpack('<' .. string.rep('d', #ARGV[1] / 8), ARGV[1])} -- the last value is where unpacking ended
 local reply, filled = {now}, 1
 local charged = {}
 local at, last = 1, #asked

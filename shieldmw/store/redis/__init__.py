@@ -1,1 +1,1 @@
-"""The connection to Redis or Valkey: one server, a cluster, or behind Sentinels."""
+"""Connections to Redis or Valkey: to one server, to a cluster, or to the master that Sentinels name."""

@@ -1,21 +1,21 @@
-"""The budget of a call: bounds the wait for the store, not what this process was late by itself."""
+"""The time budget of a call: bounds the wait for the store, not counting delays of this process itself."""
 
 from __future__ import annotations
 
 import asyncio
 from types import TracebackType
 
-# A timer that fires so late says that the event loop was kept from running: the reply may be there, unread.
+# Lateness of a timer from which on the event loop counts as blocked: the reply may have arrived, unread.
 LATE_S = 0.005
 
 
 class Budget:
-    """Ends what is inside after ``seconds``; once, where the loop itself was late, by as much later.
+    """Ends the block after ``seconds``. If the loop itself was late, the block gets that much longer, once.
 
-    A class, and no generator: it is around every call to the store.
+    A class rather than a generator, for speed: it wraps every call to the store.
 
     Raises:
-        TimeoutError: the budget is spent.
+        TimeoutError: the budget is used up.
     """
 
     __slots__ = ("_deadline_s", "_limit", "_loop", "_seconds", "_timer")

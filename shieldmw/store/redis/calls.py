@@ -1,7 +1,6 @@
-"""How a store calls its server, of whatever kind it is: one, a cluster of them, or whoever sentinels say is the master.
+"""How a store calls its server, whatever its kind: a single one, a cluster, or the master that Sentinels name.
 
-What servers of a cluster answer where they are not the one to ask is an exception here; only who knows the whole
-cluster can make something of it.
+A cluster node's redirections are exceptions here; only code that knows the whole cluster can handle them.
 """
 
 from __future__ import annotations
@@ -15,34 +14,34 @@ Command = tuple[str | int | bytes, ...]
 
 
 class Calls(Protocol):
-    """Calls to a server. Each has a budget, and none is sent twice where the first may have been carried out.
+    """Calls to a server. Each has a time budget, and none is sent again if it may have been carried out.
 
-    ``slotted``: keys of one call must share their hash tag.
+    ``slotted``: the keys of one call must share their hash tag.
     """
 
     slotted: bool
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
-        """Run a script of ours."""
+        """Run one of our scripts."""
 
     async def command(self, *command: str | int | bytes) -> Any:
-        """One command; its first argument is its key."""
+        """Send one command, whose first argument is its key."""
 
     async def transaction(self, *commands: Command) -> list[Any]:
-        """Several commands as one: all or none are carried out. Their keys share a hash tag."""
+        """Send several commands as a transaction: all or none are carried out. Their keys share a hash tag."""
 
     def messages(self, channel: str) -> AsyncIterator[bytes]:
-        """What is published on a channel, beginning with an empty message once we listen."""
+        """The messages of a channel, preceded by an empty one once we are subscribed."""
 
     async def infos(self) -> Mapping[str, bytes]:
-        """What each server that is written to says of itself, by where it is (host:port; '' where the URL says it)."""
+        """The INFO of each server that is written to, by its address (host:port; '' if it is that of the URL)."""
 
     async def aclose(self) -> None:
-        """End all connections; a later call opens new ones."""
+        """Close all connections; a later call opens new ones."""
 
 
 class Redirected(StoreError):
-    """Another node is to be asked, and nothing has been done. An empty host means the one that was asked."""
+    """Another node must be called; nothing was done. An empty host means that of the node that answered."""
 
     def __init__(self, text: str, host: str, port: int) -> None:
         super().__init__(text, host, port)
@@ -54,16 +53,16 @@ class Redirected(StoreError):
 
 
 class Moved(Redirected):
-    """The slot is that node's."""
+    """MOVED: the slot is owned by that node."""
 
 
 class Asked(Redirected):
-    """The slot is on the move: for this one call ask the node that it goes to."""
+    """ASK: the slot is moving; this one call must go to the node that it moves to."""
 
 
 class TryAgain(NotApplied):
-    """The slot is on the move and the call's keys lie apart, until the move ends."""
+    """TRYAGAIN: the slot is moving, and the call's keys are on different nodes until the move ends."""
 
 
 class ClusterDown(NotApplied):
-    """The cluster cannot serve the slot now."""
+    """CLUSTERDOWN: the cluster cannot serve the slot now."""

@@ -1,7 +1,7 @@
-"""A Redis Cluster: which node is asked for a key, and what is done where that was another's. Knows no bucket.
+"""Calls to a Redis Cluster: which node serves a key, and how redirections are followed. Knows nothing of buckets.
 
-Each node has a connection of its own, so what is asked at once goes to each node in one round trip, and to all
-nodes at the same time. Which node owns a slot is learnt from any node, and corrected by what they answer.
+Each node has its own connection, so concurrent calls reach each node in one round trip, and all nodes at the same
+time. The owners of slots are learnt from any node, and corrected by redirections.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ log = logging.getLogger(__name__)
 
 SLOTS = 16_384
 
-# Nodes tell by MOVED what has changed; masters that own nothing we ask for change unheard.
+# Longest and shortest interval between two looks at the topology. MOVED reports changes, but not those of masters whose
+# slots we do not use.
 LOOK_EVERY_S = 10.0
 LOOK_LEAST_S = 0.1
 
-# So long is a node left alone that let a whole budget pass: who asks for others in the same batch would wait with it.
+# Cool-down after a node times out: requests to other nodes in the same batch would wait with it.
 REST_S = 0.2
 
-# Between two attempts where a slot is on the move or without a master, which takes milliseconds at best.
+# Pause between two attempts while a slot is moving or has no master, which takes milliseconds at best.
 PAUSE_S = 0.005
 
-# One that comes and goes is said to have gone no more often.
+# Shortest interval between two log lines saying that the same node is away.
 TELL_EVERY_S = 10.0
 
 T = TypeVar("T")
 
-# A call to one node; whether it must be told that we come because the slot is on its way there.
+# A call to one node; the flag says whether to send ASKING first, because the slot is moving there.
 NodeCall = Callable[[RedisConnection, bool], Awaitable[T]]
 
 
 def slot_of(key: str) -> int:
-    """The slot of a key, by its hash tag where it has one (Redis Cluster specification, "Hash tags")."""
+    """The slot of a key, by its hash tag if it has one (Redis Cluster specification, "Hash tags")."""
     _, brace, rest = key.partition("{")
     tag, end, _ = rest.partition("}")
     return crc_hqx((tag if brace and end and tag else key).encode(), 0) % SLOTS
 
 
 def owners_of(reply: Any, asked: Address) -> list[Address | None]:
-    """The owner of each slot, as ``CLUSTER SLOTS`` tells; a node without a host has that of the one that was asked.
+    """The owner of each slot, from the reply to ``CLUSTER SLOTS``; a node without a host has that of ``asked``.
 
     Raises:
-        StoreError: it is no such reply.
+        StoreError: it is not such a reply.
     """
     owners: list[Address | None] = [None] * SLOTS
     try:
@@ -69,16 +70,16 @@ def owners_of(reply: Any, asked: Address) -> list[Address | None]:
 
 
 class Cluster:
-    """Calls to the nodes of a cluster, found by those that the URL names.
+    """Makes calls to the nodes of a cluster, which are found through those that the URL names.
 
-    A call that is sent elsewhere, or that no node can serve now, goes on within ``timeout_s``: nothing was done.
+    A call that is redirected, or that no node can serve now, is tried again within ``timeout_s``: nothing was done.
     """
 
     slotted = True
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._named = parse_servers(url)
-        # A name of the URL need not be what the cluster calls the node: only while they are asked are they connected.
+        # A name in the URL need not be what the cluster calls the node, so these are connected only while we ask them.
         self._first = [
             (address, RedisConnection(self._named.url_of(address), timeout_s)) for address in self._named.addresses
         ]
@@ -91,10 +92,10 @@ class Cluster:
         self._topology = TopologyRefresher(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
-        """Run a script where its keys are.
+        """Run a script on the node that owns its keys.
 
         Raises:
-            TryAgain: they are on the move, and the script is one that can be run for each of its keys alone.
+            TryAgain: their slot is moving, and the script can be run for each of its keys alone.
         """
 
         def call(node: RedisConnection, asking: bool) -> Awaitable[object]:
@@ -104,15 +105,16 @@ class Cluster:
         return await self._follow(slot, call, waits=script not in OF_BUCKETS)
 
     async def command(self, *command: str | int | bytes) -> Any:
-        """One command, where its first argument is as a key. So is a channel, though any node would do."""
+        """Send one command to the owner of its key, the first argument. A channel counts as a key, though any node
+        would do."""
         return await self._follow(_slot([command]), lambda node, asking: node.command(*command, asking=asking))
 
     async def transaction(self, *commands: Command) -> list[Any]:
-        """Several commands as one, where the first one's key is."""
+        """Send several commands as a transaction to the owner of the first key."""
         return await self._follow(_slot(commands), lambda node, asking: node.transaction(*commands, asking=asking))
 
     async def messages(self, channel: str) -> AsyncIterator[bytes]:
-        """What is published on a channel, heard from any master: each tells all."""
+        """The messages of a channel, from any master: each delivers all of them."""
         await self._owner(slot_of(channel))
         masters = self._masters()
         awake = [address for address in masters if not self._rests(address)]
@@ -126,12 +128,12 @@ class Cluster:
             raise
 
     async def infos(self) -> Mapping[str, bytes]:
-        """What each master says of itself."""
+        """Each master's INFO."""
         await self._topology.now()
         return {str(address): await self._node(address).command("INFO") for address in self._masters()}
 
     async def aclose(self) -> None:
-        """End all connections, and forget who owns what."""
+        """Close all connections, and forget the owners."""
         await self._topology.aclose()
         nodes, self._nodes = self._nodes, {}
         self._owners = [None] * SLOTS
@@ -141,7 +143,7 @@ class Cluster:
     # --- one call
 
     async def _follow(self, slot: int, call: NodeCall[T], *, waits: bool = True) -> T:
-        """Call the owner of a slot, and go on to where it says. ``waits``: until the slot's move has ended, too."""
+        """Call the owner of a slot, and follow redirections. ``waits``: also wait until the slot's move has ended."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._timeout_s
         address, asking = await self._owner(slot), False
@@ -166,11 +168,11 @@ class Cluster:
             hops += 1
             if loop.time() > until_s:
                 raise failure
-            if hops > 2:  # a node and the next may each name the other while a slot changes hands
+            if hops > 2:  # two nodes may each name the other while a slot changes hands
                 await asyncio.sleep(PAUSE_S)
 
     async def _ask(self, address: Address, call: NodeCall[T], asking: bool) -> T:
-        """Call a node, unless it has just let a budget pass."""
+        """Call a node, unless it has just timed out."""
         loop = asyncio.get_running_loop()
         if self._rests(address):
             raise NotApplied(f"{address} has just been too slow")
@@ -189,7 +191,7 @@ class Cluster:
         return reply
 
     def _tell_away(self, address: Address, failure: StoreUnavailable) -> None:
-        """Say once that a node is away, unless we have parted with it."""
+        """Log once that a node is away, unless we have dropped it."""
         now_s = asyncio.get_running_loop().time()
         if address in self._away or address not in self._nodes:
             return
@@ -211,10 +213,10 @@ class Cluster:
             self._nodes[address] = RedisConnection(self._named.url_of(address), self._timeout_s)
         return self._nodes[address]
 
-    # --- who owns what
+    # --- owners of slots
 
     async def _owner(self, slot: int) -> Address:
-        """The owner of a slot as far as is known; asked for only where nothing is."""
+        """The owner of a slot, from memory; looked up only if it is not known."""
         self._topology.used()
         owner = self._owners[slot]
         if owner is None:
@@ -225,11 +227,11 @@ class Cluster:
         return owner
 
     def _masters(self) -> list[Address]:
-        """Every owner once."""
+        """All owners, each once."""
         return [address for address in dict.fromkeys(self._owners) if address is not None]
 
     async def _look(self) -> None:
-        """Learn the owners from the first node that tells, and part with nodes that own nothing any more."""
+        """Learn the owners from the first node that answers, and drop nodes that own nothing any more."""
         failure = StoreError("nobody was asked")
         async with aclosing(self._told()) as told:
             async for asked, reply in told:
@@ -247,7 +249,7 @@ class Cluster:
             await self._nodes.pop(address).retire()
 
     async def _told(self) -> AsyncGenerator[tuple[Address, Any], None]:
-        """What nodes say of the slots, or why they say nothing: the masters known, then those that the URL names."""
+        """Nodes' replies to ``CLUSTER SLOTS``, or their errors: of the known masters, then of those in the URL."""
         for address in sorted(_shuffled(self._masters()), key=self._rests):
             yield address, await _slots_by(self._node(address))
         for address, node in _shuffled(self._first):
@@ -264,7 +266,7 @@ def _slot(commands: Sequence[Command]) -> int:
 
 
 async def _slots_by(node: RedisConnection) -> Any:
-    """What a node says of the slots, or its error."""
+    """A node's reply to ``CLUSTER SLOTS``, or its error."""
     try:
         return await node.command("CLUSTER", "SLOTS")
     except StoreError as error:
@@ -272,5 +274,5 @@ async def _slots_by(node: RedisConnection) -> Any:
 
 
 def _shuffled(nodes: Sequence[T]) -> list[T]:
-    """In any order, so that a fleet does not ask one node for everything."""
+    """The nodes in random order, so that a fleet does not send everything to one of them."""
     return random.sample(nodes, len(nodes))

@@ -1,7 +1,7 @@
-"""One Redis or Valkey: its connection, its scripts and its errors. The only module that imports redis.
+"""The connection to one Redis or Valkey server, its scripts and its errors. The only module that imports redis.
 
-Calls are grouped: while one round trip is under way the others queue, and the next takes them all. One task
-owns the connection, so a request that goes away while waiting neither cancels a call nor shifts another's reply.
+Calls are grouped: while one round trip is under way the others queue, and the next round trip takes them all. One task
+owns the connection, so a request that is cancelled while waiting neither cancels a call nor shifts another's reply.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .calls import Asked, ClusterDown, Command, Moved, TryAgain
 # Most calls in one round trip. More would make the first wait for the last.
 MOST_CALLS = 256
 
-# Shortest interval between two reconnects to a name whose server has said that it is not the one to ask.
+# Shortest interval between two reconnects to a name because its server has said that it cannot take writes.
 LEAVE_EVERY_S = 0.5
 
 # Silence after which a subscriber pings the server; after as long again without an answer it leaves.
@@ -46,48 +46,49 @@ _AWAY = (
     redis_errors.MasterDownError,
 )
 
-# The same for errors without a class in the library; before Redis 7 an error in a script is quoted in another error.
+# The same for errors without a class in the library. Before Redis 7 an error in a script is quoted in another error.
 _NOT_NOW = re.compile(r"(?:^|: -)(BUSY|MISCONF|NOREPLICAS|OOM|READONLY|MASTERDOWN) ")
 
-# It is a replica now, its master or its replicas are away, or its cluster is down: there may be another in its place.
+# Answers of a server that may have been replaced: it is a replica now, its master or replicas are away, or its cluster
+# is down.
 _NOT_THE_ONE = (redis_errors.ReadOnlyError, redis_errors.ClusterDownError)
 _ISOLATED = ("NOREPLICAS", "READONLY", "MASTERDOWN")
 
-# For the next command alone, at a node that a slot is on its way to; in a transaction for all of it.
+# Sent to the node that a slot is moving to. It holds for the next command only, or for a whole transaction.
 _ASKING: Command = ("ASKING",)
 
 
 @dataclass(slots=True)
 class _Call:
-    """Commands that are sent one after the other, and the future of their replies."""
+    """Commands to be sent one after the other, and the future of their replies."""
 
     commands: Sequence[Command]
     replies: asyncio.Future[list[Any]]
 
 
 class _TlsConnection(aioredis.SSLConnection):
-    """Reads certificates before a request waits for them, and ends at once."""
+    """Reads the certificates before a request waits for them, and disconnects at once."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # It takes half a budget. Where they cannot be read, connecting says so again.
+        # Reading them takes half a budget. If they cannot be read, connecting raises the error again.
         with suppress(OSError, TypeError, ValueError):
             self.ssl_context.get()
 
     async def disconnect(self, *arguments: Any, **options: Any) -> None:
-        """End without the goodbye of TLS: for that of a server that hangs asyncio would wait half a minute."""
+        """Disconnect without a TLS shutdown: asyncio would wait half a minute for that of a server that hangs."""
         if self._writer is not None:
             self._writer.transport.abort()
         await super().disconnect(*arguments, **options)
 
 
 class RedisConnection:
-    """Calls with a budget of ``timeout_s`` a round trip, connecting included. None is sent twice.
+    """Makes calls, each round trip within ``timeout_s`` including connecting. No call is sent twice.
 
     Raises:
-        SettingsError: at construction, where the URL has options that cannot be.
-        StoreUnavailable: away, too slow, or unable to serve now.
-        StoreError: any other error that it answers.
+        SettingsError: at construction, if the URL has invalid options.
+        StoreUnavailable: the server is away, too slow, or unable to serve now.
+        StoreError: any other error that the server answers.
     """
 
     slotted = False
@@ -95,7 +96,7 @@ class RedisConnection:
     def __init__(self, url: str, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         try:
-            # No retries: a call that timed out may have charged. No time-outs beside the budget.
+            # No retries: a call that timed out may have charged. No timeouts besides the budget.
             pool: Any = aioredis.ConnectionPool.from_url(
                 url,
                 protocol=2,
@@ -121,7 +122,7 @@ class RedisConnection:
     async def run(
         self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes], *, asking: bool = False
     ) -> object:
-        """Run a script by its digest; load it first where the server does not know it."""
+        """Run a script by its digest; load it first if the server does not know it."""
         if script not in self._digests:
             await self._load(script)
         command: Command = ("EVALSHA", self._digests[script], len(keys), *keys, *arguments)
@@ -132,12 +133,12 @@ class RedisConnection:
             return await self.command(*command, asking=asking)
 
     async def command(self, *command: str | int | bytes, asking: bool = False) -> Any:
-        """One command; ``asking`` as a node of a cluster said."""
+        """Send one command, with ASKING before it if ``asking``."""
         *_, reply = await self._call([_ASKING, command] if asking else [command])
         return _checked(reply)
 
     async def transaction(self, *commands: Command, asking: bool = False) -> list[Any]:
-        """Several commands as one: all or none are carried out."""
+        """Send several commands as a transaction: all or none are carried out."""
         before = [_ASKING] if asking else []
         *queued, replies = await self._call([*before, ("MULTI",), *commands, ("EXEC",)])
         for reply in (*queued, replies):
@@ -145,9 +146,9 @@ class RedisConnection:
         return [_checked(reply) for reply in replies]
 
     async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
-        """The messages of a channel, beginning with an empty one once we are subscribed.
+        """The messages of a channel, preceded by an empty one once we are subscribed.
 
-        Fails where the server is left for another, or falls silent: then the caller subscribes again.
+        Fails if we leave the server for another, or if it falls silent: the caller then subscribes again.
         """
         client: Any = aioredis.Redis(connection_pool=self._pool)
         pubsub = client.pubsub()
@@ -155,14 +156,14 @@ class RedisConnection:
             with _TRANSLATED:
                 async with Budget(self._timeout_s):
                     await pubsub.subscribe(channel)
-                    await pubsub.get_message(timeout=None)  # that we do
+                    await pubsub.get_message(timeout=None)  # the confirmation
             yield b""
             asked = False
             while True:
                 with _TRANSLATED:
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=QUIET_S)
                     if message is None and asked:
-                        raise StoreUnavailable("the server that was listened to has fallen silent")
+                        raise StoreUnavailable("the server subscribed to has fallen silent")
                     asked = message is None
                     if asked:
                         await pubsub.ping()
@@ -172,18 +173,18 @@ class RedisConnection:
             await pubsub.aclose()
 
     async def infos(self) -> Mapping[str, bytes]:
-        """What the server says of itself."""
+        """The server's INFO."""
         return {"": await self.command("INFO")}
 
     async def retire(self) -> None:
-        """End the connection once its calls have ended, and each that a later call opens; listeners are cut off."""
+        """Close the connection once its calls have ended, and any that a later call opens; subscribers are cut off."""
         self._retired = True
         await self._pool.disconnect()
         if self._owner is None or self._owner.done():
             await self._connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
-        """End the connection; a later call opens a new one."""
+        """Close the connection; a later call opens a new one."""
         if self._owner is not None:
             self._owner.cancel()
             await asyncio.gather(self._owner, return_exceptions=True)
@@ -202,7 +203,7 @@ class RedisConnection:
         return await call.replies
 
     async def _own(self) -> None:
-        """Make round trips as long as anybody waits. Those who queue behind one that fails fail with it."""
+        """Make round trips while calls are waiting. If one fails, the calls that queue behind it fail with it."""
         calls: list[_Call] = []
         try:
             while self._waiting:
@@ -217,7 +218,7 @@ class RedisConnection:
             raise
 
     def _end(self, calls: Sequence[_Call], error: StoreError) -> None:
-        """Fail those that were under way, and those that waited and were not sent."""
+        """Fail the calls under way, and those that are waiting and have not been sent."""
         for call in calls:
             _fail(call, type(error)(*error.args))
         for call in self._waiting:
@@ -249,7 +250,7 @@ class RedisConnection:
             await self._leave()
 
     async def _reply(self) -> Any:
-        """One reply; an error that the server answers is a value, since more replies follow it."""
+        """Read one reply. An error that the server answers is returned, not raised, since more replies follow it."""
         try:
             return await self._connection.read_response()
         except redis_errors.ResponseError as error:
@@ -258,7 +259,8 @@ class RedisConnection:
             return error
 
     async def _leave(self) -> None:
-        """End all connections, listeners' too, unless that was just done: the next call asks for the name again."""
+        """Close all connections, including subscribers', unless that was just done: the next call resolves the name
+        again."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._left_s >= LEAVE_EVERY_S:
             self._left_s = now_s
@@ -267,12 +269,12 @@ class RedisConnection:
 
 
 def _packed(commands: Sequence[Command]) -> bytes:
-    """As redis-py packs them, by a parser's speed."""
+    """Pack commands as redis-py does, but with hiredis, which is faster."""
     return b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # of any length
 
 
 class _ScriptForgotten(StoreError):
-    """The server does not know the script, and has done nothing."""
+    """The server does not know the script, and did nothing."""
 
 
 def _checked(reply: Any) -> Any:
@@ -284,13 +286,13 @@ def _checked(reply: Any) -> Any:
 
 
 def _failure(reply: Exception) -> StoreError:
-    """What the server's error means."""
+    """Our exception for the server's error."""
     text = _text(reply)
-    if isinstance(reply, redis_errors.MovedError):  # which the library holds to be an AskError, too
+    if isinstance(reply, redis_errors.MovedError):  # first: in the library it is a subclass of AskError
         return Moved(text, reply.host, reply.port)
     if isinstance(reply, redis_errors.AskError):
         return Asked(text, reply.host, reply.port)
-    if isinstance(reply, redis_errors.NoPermissionError) or "NOPERM " in text:  # also for what aborts a transaction
+    if isinstance(reply, redis_errors.NoPermissionError) or "NOPERM " in text:  # also if it aborts a transaction
         return NotPermitted(text)
     if isinstance(reply, redis_errors.TryAgainError):
         return TryAgain(text)
@@ -300,7 +302,7 @@ def _failure(reply: Exception) -> StoreError:
 
 
 def _code(error: Exception) -> str:
-    """The word that says why a server cannot serve now; '' for any other error."""
+    """The code that says why a server cannot serve now; '' for any other error."""
     found = _NOT_NOW.search(str(error))
     return found[1] if found else ""
 
@@ -315,10 +317,10 @@ def _text(error: BaseException) -> str:
 
 
 class _Translated:
-    """The one place where the library's errors become ours."""
+    """Translates the library's errors into ours, in this one place."""
 
     def __enter__(self) -> None:
-        """Nothing to begin with."""
+        """Do nothing."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, _AWAY):
@@ -333,12 +335,12 @@ _TRANSLATED = _Translated()
 
 
 def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
-    """A flat reply of names and values as a mapping.
+    """A flat reply of names and values, as a mapping.
 
     Raises:
-        StoreError: it is none.
+        StoreError: it is not such a reply.
     """
     try:
         return dict(zip(flat[::2], flat[1::2], strict=True))
     except (TypeError, ValueError):
-        raise StoreError("a reply of the store is no list of names and values") from None
+        raise StoreError("a reply of the store is not a list of names and values") from None

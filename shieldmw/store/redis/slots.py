@@ -1,14 +1,14 @@
-"""Asks of buckets in hash slots: which go together with one call, and charges that no single call can take.
+"""Charges over the hash slots of a cluster: which requests share a call, and how to take what no single call can.
 
-Buckets of clients with the same ``slot`` lie in one hash slot. So asks are grouped by what they charge, one call
-for each group, all calls at once. What one call cannot take is taken in turn, the narrowest bucket first, and
-refunded where a later one refuses: of one request whose charges lie in several slots, slot by slot; of all requests
-of a slot that is on the move, bucket by bucket.
+Buckets of clients with the same ``slot`` are in one hash slot. So requests are grouped by the slot they charge, with
+one call for each group, all at once. What one call cannot take is taken in turn, the narrowest bucket first, and
+refunded if a later one refuses: slot by slot for a request whose charges are in several slots, bucket by bucket for all
+requests of a slot that is moving.
 
-**Invariant:** a charge that may be refunded while others charge its bucket has no lease behind it. Whose charges lie
-in several slots is charged nothing ahead; and with one policy for all workers every request that charges a bucket
-which is not the last in turn has its charges in the same slots, so nobody leases it. Only in a slot on the move can
-there be a lease, so there a charge goes back only where nobody has charged the bucket since.
+**Invariant:** a charge that may be refunded while others charge its bucket has no lease behind it. A request whose
+charges are in several slots prefetches nothing; and with one policy for all workers, all requests that charge a bucket
+which is not the last in turn have their charges in the same slots, so that bucket is never leased. Only in a slot that
+is moving can there be a lease, so there a charge is refunded only if nobody has charged the bucket since.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Change = TypeVar("Change", Unspent, Debt)
 
 
 def groups(asks: Sequence[TakeRequest]) -> list[list[int]]:
-    """The places of the asks that go with one call, in their order; those over several slots are alone."""
+    """The indexes of the requests that share a call, in their order; a request over several slots is alone."""
     together: dict[object, list[int]] = {}
     for place, ask in enumerate(asks):
         slots = {charge.client.slot for charge in ask.charges}
@@ -51,18 +51,18 @@ def parts(charges: Charges) -> list[Charges]:
 
 
 def looks(charges: Charges) -> Charges:
-    """The same charges, but of no cost."""
+    """The same charges at no cost."""
     return tuple([charge._replace(cost=0) for charge in charges])
 
 
 def before(charges: Charges, outcome: Outcome) -> Outcome:
-    """The outcome of charges that were taken and given back."""
+    """The outcome of charges that were taken and refunded."""
     tats_us = [tat_us - charge.step_us for charge, tat_us in zip(charges, outcome.tats_us, strict=True)]
     return outcome._replace(tats_us=tuple(tats_us))
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """One outcome of several parts, by the clock that decided first: each node has its own."""
+    """The outcome of several parts, on the clock of the node that decided first: each node has its own."""
     now_us = outcomes[0].now_us
     tats_us = tuple([tat_us + now_us - part.now_us for part in outcomes for tat_us in part.tats_us])
     allowed = all(part.allowed for part in outcomes)
@@ -73,10 +73,10 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 async def take(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> list[Outcome]:
-    """Take the charges of each ask, all or nothing; in order where they lie in one slot.
+    """Take each request's charges, all or nothing; in order if they are in one slot.
 
     Raises:
-        TakenInPart: some were taken, others failed.
+        PartialFailure: some requests have an outcome, others failed.
         StoreError: all failed.
     """
     results: list[Result] = [StoreError("not asked")] * len(asks)
@@ -95,7 +95,7 @@ async def take(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> list[Out
 
 
 async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> None:
-    """Give back leases; what cannot be reached, or is on the move, comes back by itself.
+    """Give back leases; a bucket that cannot be reached, or whose slot is moving, refills by itself.
 
     Raises:
         StoreError: nothing could be given back.
@@ -104,16 +104,16 @@ async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> None
 
 
 async def settle(run: Run, debts: Sequence[Debt], now_us: int, worker: str, key_of: KeyOf) -> Sequence[Debt]:
-    """Charge what was admitted by a worker alone; what is not known to be charged.
+    """Charge a worker's debts. Returns the debts whose charge is unconfirmed.
 
     Raises:
-        StoreError: nothing is known to be.
+        StoreError: no charge is confirmed.
     """
     return await _each_slot(debts, lambda group: scripts.settle(run, group, now_us, worker, key_of))
 
 
 def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
-    """What is to be done to buckets, slot by slot."""
+    """The changes of buckets, grouped by slot."""
     found: dict[str, list[Change]] = {}
     for change in changes:
         found.setdefault(change.charge.client.slot, []).append(change)
@@ -123,7 +123,7 @@ def _by_slot(changes: Sequence[Change]) -> Iterable[Sequence[Change]]:
 async def _each_slot(
     changes: Sequence[Change], call: Callable[[Sequence[Change]], Awaitable[object]]
 ) -> Sequence[Change]:
-    """A call for each slot, all at once; what those were to change that failed. Fails where all of them do."""
+    """Make a call for each slot, all at once. Returns the changes of the calls that failed; raises if all did."""
     groups = list(_by_slot(changes))
     results = await asyncio.gather(*map(call, groups), return_exceptions=True)
     ended = zip(groups, results, strict=True)
@@ -134,7 +134,7 @@ async def _each_slot(
 
 
 async def _group(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> Sequence[Result]:
-    """What becomes of asks that go together."""
+    """The results of requests that share a call."""
     try:
         apart = parts(asks[0].charges)
         if len(apart) > 1:
@@ -147,7 +147,7 @@ async def _group(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> Sequen
 
 
 async def _by_bucket(run: Run, ask: TakeRequest, key_of: KeyOf) -> Result:
-    """What becomes of an ask whose buckets are on the move."""
+    """The result of a request whose slot is moving."""
     try:
         if len(ask.charges) == 1:
             return (await scripts.take(run, [ask], key_of))[0]
@@ -160,7 +160,7 @@ Refund = Callable[[Run, Charge, int, int, KeyOf], Awaitable[object]]
 
 
 async def _in_turn(run: Run, apart: Sequence[Charges], key_of: KeyOf, refund: Refund) -> Outcome:
-    """Take one part after the other; where one refuses or fails, refund those before it, and only look at the rest."""
+    """Take one part after the other. If one refuses or fails, refund those before it, and only look at the rest."""
     taken: list[Outcome] = []
     refused = None
     try:
@@ -185,7 +185,7 @@ async def _in_turn(run: Run, apart: Sequence[Charges], key_of: KeyOf, refund: Re
 async def _refund_all(
     run: Run, apart: Sequence[Charges], taken: Sequence[Outcome], key_of: KeyOf, refund: Refund
 ) -> None:
-    """Refund each charge alone, since its slot may be on the move; what cannot be reached refills by itself."""
+    """Refund each charge alone, since its slot may be moving; a bucket that cannot be reached refills by itself."""
     for part, outcome in zip(apart, taken, strict=False):
         for charge, ceiling_us in zip(part, outcome.tats_us, strict=True):
             if charge.cost:
@@ -194,5 +194,5 @@ async def _refund_all(
 
 
 async def _refund_untouched(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> None:
-    """Only where nobody has charged the bucket since: there may be a lease behind the charge."""
+    """Refund a charge only if nobody has charged the bucket since, because there may be a lease behind it."""
     await scripts.give_back(run, [Unspent(charge, ceiling_us, charge.step_us)], key_of)

@@ -1,4 +1,4 @@
-"""Looking again for servers that may have changed, in the background of use: one look at a time."""
+"""Refreshes the knowledge of which servers to call, in the background while they are in use: one look at a time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .budget import Budget
 
 
 class TopologyRefresher:
-    """Calls ``look`` each ``every_s`` while it is told of use, and sooner where it is told that something failed.
+    """Calls ``look`` every ``every_s`` while the servers are in use, and sooner after a failure.
 
-    ``look`` fails with ``StoreError``; then it is tried again, after ``least_s`` at the earliest. It may take longer
-    than anybody waits for it: that is ``within_s`` at most.
+    If ``look`` fails, with ``StoreError``, it is tried again after ``least_s`` at the earliest. It may take longer than
+    callers wait for it, which is ``within_s`` at most.
     """
 
     def __init__(self, look: Callable[[], Awaitable[None]], *, every_s: float, least_s: float, within_s: float) -> None:
@@ -26,39 +26,39 @@ class TopologyRefresher:
         self._looking: asyncio.Task[StoreError | None] | None = None
 
     def used(self) -> None:
-        """What was found is in use: look again if the last time is long ago. Waits for nothing."""
+        """Note that the servers are in use: look again if the last look is long ago. Does not wait."""
         self._begin_after(self._every_s)
 
     def suspect(self) -> None:
-        """What was found may no longer hold: look again soon. Waits for nothing."""
+        """Note that the servers may have changed: look again soon. Does not wait."""
         self._begin_after(self._least_s)
 
     async def now(self) -> None:
-        """Look and wait for the end; several who wait share one look.
+        """Look, and wait for the result; concurrent callers share one look.
 
         Raises:
             StoreError: nothing was found.
-            StoreUnavailable: nor will it be in time.
+            StoreUnavailable: the look takes too long.
         """
         looking = self._begin()
         try:
             async with Budget(self._within_s):
-                # Shielded: a request that goes away while waiting must not end it for the others.
+                # Shielded: a request that is cancelled while waiting must not end the look for the others.
                 error = await asyncio.shield(looking)
         except TimeoutError:
-            raise StoreUnavailable("those that were asked where the store is have not answered yet") from None
+            raise StoreUnavailable("the servers that know where the store is have not answered in time") from None
         if error is not None:
             raise type(error)(*error.args)
 
     async def aclose(self) -> None:
-        """Look no longer."""
+        """Stop looking."""
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
             self._looking = None
 
     def _begin_after(self, pause_s: float) -> None:
-        """Begin to look where the last look ended so long ago."""
+        """Start a look if the last one ended at least ``pause_s`` ago."""
         if asyncio.get_running_loop().time() - self._ended_s >= pause_s:
             self._begin()
 
@@ -74,7 +74,7 @@ class TopologyRefresher:
         except StoreError as error:
             return error
         except asyncio.CancelledError:
-            return StoreUnavailable("closed")  # which is what those who wait are told
+            return StoreUnavailable("closed")  # for those who wait for it
         finally:
             self._ended_s = asyncio.get_running_loop().time()
             self._looking = None
