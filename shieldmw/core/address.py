@@ -148,6 +148,8 @@ def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, head
     the header is missing, cannot be parsed, or contains only trusted hops. None if even the peer has no address (a unix
     socket).
     """
+    if not trusted:
+        return made(Located, (None if peer is None else parse_address(peer), False, False))
     peer_address, is_trusted = _peer(peer, trusted)
     if not is_trusted:
         return made(Located, (peer_address, False, False))

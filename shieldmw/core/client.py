@@ -83,13 +83,13 @@ def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: in
     """The clients of an address; all requests without a known address are one client."""
     if address is None:
         return AddressClients(Client("ip", "unknown", "ip:unknown"), None)
-    if address.version == 4:
-        one = _network(address, ipv4_prefix)
+    if type(address) is IPv4Address:
+        one = _network(address, ipv4_prefix, 32, AF_INET)
         return made(AddressClients, (made(Client, ("ip", one, f"ip:{one}")), None))
-    one = _network(address, ipv6_prefix)
+    one = _network(address, ipv6_prefix, 128, AF_INET6)
     if ipv6_prefix <= SITE_PREFIX:
         return AddressClients(_ip_client(one, None), None)
-    site = _network(address, SITE_PREFIX)
+    site = _network(address, SITE_PREFIX, 128, AF_INET6)
     return AddressClients(_ip_client(one, site), _ip_client(site, None))
 
 
@@ -98,13 +98,14 @@ def charged_client(identity: Identity | None, address: IPAddress | None, ipv4_pr
     return address_clients(address, ipv4_prefix, ipv6_prefix).one if identity is None else token_client(identity)
 
 
-def _network(address: IPAddress, prefix: int) -> str:
-    packed = address.packed
-    beyond = address.max_prefixlen - prefix
-    if beyond:
-        packed = (int(address) >> beyond << beyond).to_bytes(len(packed), "big")
+def _network(address: IPAddress, prefix: int, bits: int, family: int) -> str:
+    if prefix == bits:
+        packed = address.packed
+    else:
+        beyond = bits - prefix
+        packed = (int(address) >> beyond << beyond).to_bytes(bits // 8, "big")
     # The canonical text, at a tenth of the cost of str().
-    return f"{inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)}/{prefix}"
+    return f"{inet_ntop(family, packed)}/{prefix}"
 
 
 def _ip_client(network: str, site: str | None) -> Client:
