@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from .answers.refusals import RefusalAnswers, RefusalLinks
+from .core.address import Addressing
 from .core.concurrency import AdaptiveLimit
 from .core.lane import Lane, LanePlan
 from .doors.asgi.cors import Cors
@@ -28,10 +29,11 @@ from .gate.events import Observer
 from .gate.fleet.deny_watch import DenyWatch
 from .gate.fleet.mode_watch import ChangeListener, ModeWatch
 from .gate.gate import Gate
-from .gate.limiter.fallback import BreakerStore, Fallback
+from .gate.limiter.breaker_store import BreakerStore
+from .gate.limiter.fallback import Fallback
 from .gate.limiter.leases import MOST_LEASES, Leases
 from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
-from .gate.limiter.lookups import Addressing, Lookups
+from .gate.limiter.lookups import Lookups
 from .gate.operator.control import Control
 from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.holding import Holding
@@ -248,7 +250,7 @@ def build_worker(settings: Settings, store: Store) -> Worker:
     return Worker(
         gate,
         limiter,
-        Entrance(admission, identifier, deny_list, gate.told, dry_run=settings.dry_run),
+        Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run),
         overload,
         Control(store, limiter, mode_watch, seats, deny_list, settings, invalidate, load_reports),
         (

@@ -18,13 +18,12 @@ from hmac import compare_digest
 from starlette.responses import Response
 from starlette.types import Scope
 
-from shieldmw.core.address import client_address
+from shieldmw.core.address import Addressing, client_address
 from shieldmw.core.bucket import Charge, Charges, levels
 from shieldmw.core.client import AddressClients, Client, IPAddress, address_clients
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.lockout import Lockout
 from shieldmw.doors.asgi.facts import FactsReader
-from shieldmw.gate.limiter.lookups import Addressing
 from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.store.memory import MemoryBuckets
 

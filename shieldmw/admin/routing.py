@@ -27,7 +27,7 @@ from .schema import ActorHeader, admin_called
 
 NO_WEBSOCKET = "no WebSocket here"
 
-_VISITOR = "shieldmw.visitor"
+_OPERATOR = "shieldmw.operator"
 _CONTROL = "shieldmw.control"
 
 
@@ -77,7 +77,7 @@ class Admin:
         path: str = scope["path"]
         below = below_root(path, scope.get("root_path", ""))[len(self._path) :]
         inner = {**scope, "root_path": path.removesuffix(below) if below else path}
-        await self._app({**inner, _VISITOR: operator, _CONTROL: control}, receive, send)
+        await self._app({**inner, _OPERATOR: operator, _CONTROL: control}, receive, send)
 
 
 def _begins(raw: bytes, start: str) -> bool:
@@ -124,7 +124,7 @@ async def _carry_out(operation: Operation, request: Request) -> Response:
     if isinstance(given, Response):
         return given
     scope = request.scope
-    operator: Operator = scope[_VISITOR]
+    operator: Operator = scope[_OPERATOR]
     control: Control = scope[_CONTROL]
     return await operation.endpoint(Call(control, operator, actor, request, path, given))
 

@@ -124,6 +124,16 @@ class Networks:
         return hash((len(self.networks), self.unix))  # good enough: there is one set for each setting
 
 
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """How the address of a request is found, and the prefixes that count as one client."""
+
+    trusted: Networks
+    header: str
+    ipv4_prefix: int
+    ipv6_prefix: int
+
+
 class Located(NamedTuple):
     """An address, and how it was found.
 

@@ -2,7 +2,7 @@
 
 All code that reads what a client sent takes its bounds from here, so that no head costs more than a small multiple of a
 plain one. Text beyond a bound is always treated so that its sender gains nothing: no credential, no address of its own,
-the strictest terms; never as unlimited, and never by a slower parser.
+the strictest rules; never as unlimited, and never by a slower parser.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONGEST_ACCEPT = 1024
 
 # --- the path, in characters ---
 # A path that all servers read alike may have any length. Any other path that is longer, or has more slashes,
-# backslashes, percent signs and semicolons in total, is not read: the settings' strictest terms apply to it.
+# backslashes, percent signs and semicolons in total, is not read: the settings' strictest rules apply to it.
 LONGEST_PATH = 2048
 MOST_MARKS = 100
 

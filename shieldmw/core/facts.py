@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .client import Identity
 
-# Stands in ``Facts.methods`` for an unknown method: the strictest terms of any method hold.
+# Stands in ``Facts.methods`` for an unknown method: the strictest rules of any method hold.
 ANY_METHOD = "*"
 
 Authenticate = Callable[[], Awaitable[Identity | None]]

@@ -3,7 +3,7 @@
 Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and trailing slashes. So a path has several *readings*: a
 restriction applies if any reading matches, an exemption only if all servers read the path alike. However the app reads
 a path, an attacker gains nothing by its spelling. A path with more tricks than any honest one (``bounds.py``) is not
-read at all: the strictest terms apply to it.
+read at all: the strictest rules apply to it.
 """
 
 from __future__ import annotations

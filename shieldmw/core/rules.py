@@ -56,11 +56,11 @@ class Rule:
 
 
 class RouteRules(NamedTuple):
-    """What the policy says about a path and a method: the strictest terms of all readings of the path.
+    """What the policy says about a path and a method: the strictest rules of all readings of the path.
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may use the path in an emergency.
     ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``. ``preflight``: these are
-    the terms of preflights, which have buckets of their own.
+    the rules of preflights, which have buckets of their own.
     """
 
     exempt: bool = False
@@ -114,14 +114,14 @@ class Policy:
         return self._route_rules(self._rules_for(found, facts.methods), exempt=exempt, live=live)
 
     def strictest_route_rules(self) -> RouteRules:
-        """The terms of a path that is beyond reading: those of all rules together, and no exemption.
+        """The rules of a path that is beyond reading: those of all rules together, and no exemption.
 
         It may be any path, so every limit is charged; all of these are the client's own.
         """
         return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live))
 
     def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> RouteRules:
-        """The combined terms of several rules; None stands for a reading to which no rule applies."""
+        """Several rules combined; None stands for a reading to which no rule applies."""
         named = [rule for rule in rules if rule]
         said = {rule.emergency for rule in named}
         return RouteRules(
@@ -181,7 +181,7 @@ class Policy:
 
 
 def _of_preflights(route_rules: RouteRules) -> RouteRules:
-    """The terms of preflights where requests have these terms: the same, in buckets of their own.
+    """The rules of preflights where requests have these rules: the same, in buckets of their own.
 
     Members' preflights carry no credential, so what is open to members is open to all preflights. They cost at least 1:
     on a live path they hold no seat, and only their rate bounds how many there are at once.

@@ -47,7 +47,7 @@ class Way(NamedTuple):
 class Gate:
     """Decides requests, and nothing else. Observers hear of its decisions."""
 
-    def __init__(  # noqa: PLR0913  (here everything meets)
+    def __init__(  # noqa: PLR0913  (all that a decision needs)
         self,
         policy: Policy,
         lookups: Lookups,
@@ -106,11 +106,11 @@ class Gate:
             return self._path_last(facts, mode)
         refusal = self._refused_again(facts, route_rules, mode)
         if refusal is not None:
-            return self.told(facts, refusal)
+            return self.announce(facts, refusal)
         address_info = self._lookups.address_info(facts)
         whoever_asks = self._whoever_asks(address_info, route_rules, mode)
         if whoever_asks is not None:
-            return self.told(facts, whoever_asks)
+            return self.announce(facts, whoever_asks)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         if verified is None:
             return self._identify(facts, address_info, route_rules)
@@ -130,7 +130,7 @@ class Gate:
             route_rules = self._lookups.route_rules(facts)
             whoever_asks = self._whoever_asks(address_info, route_rules, mode)
         if whoever_asks is not None:
-            return self.told(facts, whoever_asks)
+            return self.announce(facts, whoever_asks)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         return (
             self._identify(facts, address_info, route_rules)
@@ -165,7 +165,7 @@ class Gate:
     def _on(
         self, route_rules: RouteRules | None, facts: Facts, address_info: AddressInfo, verified: Verified
     ) -> Decision | Awaitable[Decision]:
-        """The decision on some terms; where they are still to be read, only for those whom they matter to."""
+        """The decision under these rules; None: they are read only if they can matter to the client."""
         if route_rules is None:
             refusal = self._refused_anywhere(facts, address_info, verified)
             if refusal is not None:
@@ -190,7 +190,7 @@ class Gate:
         now_us = self._now_us()
         refusal = self._refused_just_now(address_info, client_state, now_us)
         if refusal is not None:
-            return self.told(facts, refusal)
+            return self.announce(facts, refusal)
         outcome = self._limiter.refused_now(client_state.charges, now_us)
         if outcome is None:
             return None
@@ -216,10 +216,10 @@ class Gate:
             closed = Decision(
                 Verdict.REFUSED, Reason.EMERGENCY, address_info.address, client_state.identity, mode=client_state.mode
             )
-            return self.told(facts, closed)
+            return self.announce(facts, closed)
         if address_info.allowed or not client_state.charges:
             reason = Reason.ALLOW_LIST if address_info.allowed else Reason.UNLIMITED
-            return self.told(facts, _passes(client_state, address_info, reason))
+            return self.announce(facts, _passes(client_state, address_info, reason))
         now_us = self._now_us()
         if client_state.refusal is not None or (self._overload is not None and self._overload.lane.waiting):
             refusal = self._refused_uncharged(facts, address_info, client_state, now_us)
@@ -245,7 +245,7 @@ class Gate:
         """The refusal that the client was given just now, or that of a busy app."""
         refusal = self._refused_just_now(address_info, client_state, now_us)
         if refusal is not None:
-            return self.told(facts, refusal)
+            return self.announce(facts, refusal)
         if (
             self._overload is None
             or (rank := self._overload.sheds(facts, client_state.identity, address_info.address)) is None
@@ -267,9 +267,9 @@ class Gate:
         if told is not None:
             return self._combined(facts, address_info, client_state, told)
         if self._on_store_failure is OnStoreFailure.OPEN:
-            return self.told(facts, _passes(client_state, address_info, Reason.STORE_OPEN))
+            return self.announce(facts, _passes(client_state, address_info, Reason.STORE_OPEN))
         identity, mode = client_state.identity, client_state.mode
-        return self.told(
+        return self.announce(
             facts, Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address_info.address, identity, mode=mode)
         )
 
@@ -282,7 +282,7 @@ class Gate:
             decision = combine(
                 charges, outcome, address_info.address, client_state.identity, client_state.mode, client_state.live
             )
-            return self.told(facts, decision) if self._tells_all else decision
+            return self.announce(facts, decision) if self._tells_all else decision
         since_us = self._now_us() if sent_us is None else sent_us
         refusal = None if sent_us is None else self._refused_guest(facts, client_state, outcome, sent_us)
         if refusal is None:
@@ -292,7 +292,7 @@ class Gate:
         client_state.refusal = refusal
         client_state.refused_us = since_us
         client_state.refusal_until_us = since_us + min(wait_us(charges, outcome), REFUSAL_KEPT_US)
-        return self.told(facts, refusal)
+        return self.announce(facts, refusal)
 
     def _refused_guest(
         self, facts: Facts, client_state: ClientState, outcome: Outcome, sent_us: int
@@ -305,7 +305,7 @@ class Gate:
         guests.remember(facts, route_rules, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)
         return guests.find(facts, route_rules, mode, sent_us)
 
-    def told(self, facts: Facts, decision: Decision) -> Decision:
+    def announce(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given, once observers were told."""
         observers = self._observers
         if decision.verdict is ALLOWED:

@@ -20,11 +20,10 @@ from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import NotApplied, StoreError
 
-from . import records, scripts
+from . import records, scripts, slots
 from .keys import KEEP_MS, Keys, Names
 from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
 from .port import AuditEntry, StoredMode
-from .redis import slots
 from .redis.calls import Calls
 from .redis.connection import pairs
 

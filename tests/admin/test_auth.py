@@ -11,10 +11,9 @@ from starlette.types import Scope
 
 from admin.app import ADMIN, HOME, VIEW, WRONG
 from shieldmw.admin.auth import GUESSES_LIMIT, LIMIT, TOKEN_LIMIT, AdminAuth, Operator, Role
-from shieldmw.core.address import Networks, parse_networks
+from shieldmw.core.address import Addressing, Networks, parse_networks
 from shieldmw.core.limits import aggregate
 from shieldmw.doors.asgi.facts import CredentialSources, FactsReader
-from shieldmw.gate.limiter.lookups import Addressing
 from shieldmw.store.memory import MemoryBuckets
 
 PROXY = "10.0.0.1"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from shieldmw import Identity, Settings
 from shieldmw.core import bucket
+from shieldmw.core.address import Addressing
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Outcome, TakeRequest
 from shieldmw.core.client import Client, Proof
@@ -28,11 +29,12 @@ from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.gate import Gate
 from shieldmw.gate.limiter.batch import Batch, TakeReply
+from shieldmw.gate.limiter.breaker_store import BreakerStore
 from shieldmw.gate.limiter.client_state import ClientState
-from shieldmw.gate.limiter.fallback import BreakerStore, Fallback
+from shieldmw.gate.limiter.fallback import Fallback
 from shieldmw.gate.limiter.leases import MOST_LEASES, Leases
 from shieldmw.gate.limiter.limiter import FleetLimiter
-from shieldmw.gate.limiter.lookups import Addressing, Lookups
+from shieldmw.gate.limiter.lookups import Lookups
 from shieldmw.gate.seats.admission import Admission
 from shieldmw.gate.seats.entrance import Entrance
 from shieldmw.gate.seats.seats import SeatPlan, Seats
@@ -406,7 +408,7 @@ def worker(
         now_us=clock.us,
     )
     admission = Admission(store, seats, "event", now_s=clock.s)
-    entrance = Entrance(admission, identifier, deny_list, gate.told, dry_run=settings.dry_run)
+    entrance = Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run)
     return Worker(
         gate,
         entrance,

@@ -144,7 +144,7 @@ def test_a_credential_that_is_not_known_yet_must_be_proved_first() -> None:
 # --- the same refusal for a moment ------------------------------------------------------------------
 
 
-async def refused_by_standing(one: Worker, **of: Any) -> Decision:
+async def refused_by_client_state(one: Worker, **of: Any) -> Decision:
     """A refusal that is kept with the client."""
     return await ask(one, 120, **of)
 
@@ -155,7 +155,7 @@ def test_the_same_refusal_is_given_for_a_quarter_of_a_second(credential: str | N
     one, _ = make()
 
     async def story() -> None:
-        refusal = await refused_by_standing(one, credential=credential)
+        refusal = await refused_by_client_state(one, credential=credential)
         assert refusal.refused
         one.clock.now_s += KEPT_S - 0.001
         again = at_once(one, credential=credential)
@@ -193,7 +193,7 @@ def test_no_refusal_outlives_a_reset(credential: str | None) -> None:
     one, store = make()
 
     async def story() -> None:
-        assert (await refused_by_standing(one, credential=credential)).refused
+        assert (await refused_by_client_state(one, credential=credential)).refused
         inner = store.inner
         assert isinstance(inner, LeasingStore)
         inner.tats_us.clear()
@@ -207,7 +207,7 @@ def test_no_refusal_outlives_a_reset(credential: str | None) -> None:
 
 async def known_by_its_requests_only(one: Worker) -> Decision:
     """A guest who was refused again and is told so without anybody working out who it is."""
-    await refused_by_standing(one)
+    await refused_by_client_state(one)
     one.clock.now_s += 1
     at_once(one)
     one.gate._lookups._address_infos.clear()
@@ -251,7 +251,7 @@ def test_members_at_several_addresses_are_each_told_their_own() -> None:
 
     async def story() -> None:
         for peer in (PEER, OTHER):
-            await refused_by_standing(one, credential="alice", peer=peer)
+            await refused_by_client_state(one, credential="alice", peer=peer)
         calls = store.calls
         for _ in range(5):
             for peer in (PEER, OTHER):
@@ -454,7 +454,7 @@ def asked(number: int, what: str) -> Facts:
 )
 def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever differs from request to request, each coming three times: so many entries, and none is a large one."""
-    for name in ("ORIGINS_KEPT", "PATHS_KEPT"):
+    for name in ("ADDRESSES_KEPT", "PATHS_KEPT"):
         monkeypatch.setattr(lookups, name, 512)
     monkeypatch.setattr(refusals_module.RefusedGuests.__init__, "__defaults__", (512,))
     monkeypatch.setattr(refusals_module.Refusals.__init__, "__defaults__", (512,))

@@ -21,8 +21,8 @@ from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import Policy, RouteRules, Rule
 from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address
+from shieldmw.store import slots
 from shieldmw.store.port import PartialFailure
-from shieldmw.store.redis import slots
 from shieldmw.store.redis.calls import TryAgain
 from shieldmw.store.redis.cluster import owners_of, slot_of
 from store.stores import run, slow_limit, someone

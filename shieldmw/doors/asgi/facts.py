@@ -60,7 +60,6 @@ class FactsReader:
     """Reads facts the way the settings say. Of looks that come again it keeps the facts."""
 
     def __init__(self, sources: CredentialSources, authenticate: AuthenticateScope | None) -> None:
-        self._sources = sources
         self._forwarded = _name(sources.forwarded_header)
         self._token_header = _name(sources.token_header)
         self._token_cookie = _name(sources.token_cookie)

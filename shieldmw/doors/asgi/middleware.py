@@ -282,7 +282,7 @@ class Shield:
         return self._nesting.steps_aside(around.by)
 
     async def _start_or_fail(self, send: Send) -> None:
-        """Start the gate. If that fails, say so: a server takes a bare exception for an app without lifespan support,
+        """Start the worker. If that fails, say so: a server takes a bare exception for an app without lifespan support,
         and serves."""
         try:
             await self._start()

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from shieldmw.core.api_keys import ApiKeyTable, digest
 from shieldmw.core.client import Identity
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import Store
 
 # Polling interval: a revoked key must stop working everywhere within a second.

@@ -10,7 +10,7 @@ from functools import cache
 import httpx
 import jwt
 
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 
 from .jwt_tokens import VerificationKey, key_algorithms
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from shieldmw.core.client import IPAddress
 from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import DenyRegister
-
-from .refresher import Refresher
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
 from shieldmw.errors import NotPermitted
+from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister, StoredMode
-
-from .refresher import Refresher
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from shieldmw.core.mode import Mode
 from shieldmw.core.rules import Access, Policy, RouteRules
 
 # What one client can be charged differs by rules and mode: a handful of ways.
-MOST_STANDINGS = 16
+MOST_CLIENT_STATES = 16
 
 LONG_AGO_US = -1_000_000_000
 
 
 class ClientState:
-    """How one client stands on the terms of one path, in one mode: what it is charged, and what came of it.
+    """What is remembered of one client under one set of route rules, in one mode: its charges, and what came of them.
 
     ``closed``: its class may not be here now. ``lease`` is its open lease, ``opened_us`` since when; ``prefetch``
     how much was last asked for; ``asked_us`` when its requests last had to ask the store, ``asking`` whether
@@ -48,7 +48,7 @@ class ClientState:
 
 
 class ClientStates:
-    """How one client stands on each terms that it has met, at most so many."""
+    """The states of one client, one for each set of route rules and mode, at most ``MOST_CLIENT_STATES``."""
 
     __slots__ = ("_known",)
 
@@ -58,12 +58,12 @@ class ClientStates:
     def of(
         self, policy: Policy, route_rules: RouteRules, identity: Identity | None, clients: AddressClients, mode: Mode
     ) -> ClientState:
-        """The standing on these terms."""
+        """The state under these rules."""
         # A member's charges hold an address only where everyone's address is limited.
         key = (route_rules, mode, clients.one.text if identity is not None and policy.address else None)
         client_state = self._known.get(key)
         if client_state is None:
-            if len(self._known) >= MOST_STANDINGS:
+            if len(self._known) >= MOST_CLIENT_STATES:
                 del self._known[next(iter(self._known))]
             charges = policy.charges(route_rules, identity, clients, mode)
             client_state = self._known[key] = ClientState(charges, identity, mode, route_rules)

@@ -1,4 +1,4 @@
-"""The store behind its breaker, and what decides while it is away: local buckets, and debts to be paid afterwards."""
+"""Decides while the store is away: local buckets, and debts that are paid afterwards."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 
-from shieldmw.core.bucket import Charges, Outcome, TakeRequest, shared
+from shieldmw.core.bucket import Charges, Outcome, shared
 from shieldmw.core.debts import Debt, Debts
 from shieldmw.core.decision import OnStoreFailure
-from shieldmw.core.text import harmless
 from shieldmw.errors import StoreError
 from shieldmw.store.memory import WarmBuckets
-from shieldmw.store.port import PartialFailure
 
-from .batch import Called, TakeReply
-from .breaker import Breaker
+from .batch import TakeReply
 
 log = logging.getLogger(__name__)
 
@@ -33,58 +30,6 @@ SETTLE_AGAIN_S = 0.25
 KNOWN_LATE_US = 2_000_000
 
 Settle = Callable[[Sequence[Debt], int, str], Awaitable[Sequence[Debt]]]
-
-
-class BreakerStore:
-    """The store behind its breaker, which hears of each call once, however many requests share it."""
-
-    def __init__(self, store: Called, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
-        self.on_failure = on_failure
-        self._store = store
-        self._now_s = now_s
-        self._breaker = Breaker()
-
-    @property
-    def is_away(self) -> bool:
-        """Whether the store is left alone, but for probes."""
-        return self._breaker.is_open
-
-    def may_be_asked(self) -> bool:
-        """Whether to ask now; while the store is away True permits one probe, which the caller must make."""
-        return not self._breaker.is_open or self._breaker.permits(self._now_s())
-
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """One call."""
-        is_probe = self._breaker.is_open
-        try:
-            outcomes = await self._store.take(asks)
-        except PartialFailure:
-            # Some of its servers answer: to leave all of them alone would fail their clients too.
-            self._succeeded()
-            raise
-        except asyncio.CancelledError:
-            # A request that goes away says nothing about the store, but must not hold up the probes.
-            if is_probe:
-                self._breaker.abandoned()
-            raise
-        except Exception as error:
-            self._failed(error)
-            raise
-        self._succeeded()
-        return outcomes
-
-    async def aclose(self) -> None:
-        """Give back connections. What was to be a probe may never have been called."""
-        self._breaker.abandoned()
-        await self._store.aclose()
-
-    def _succeeded(self) -> None:
-        if self._breaker.succeeded(self._now_s()):
-            log.warning("the store answers again")
-
-    def _failed(self, error: Exception) -> None:
-        if self._breaker.failed(self._now_s()):
-            log.warning("the store is away (%s): deciding '%s' until it answers", harmless(error), self.on_failure)
 
 
 class Fallback:

@@ -14,14 +14,14 @@ from shieldmw.core.lease import Lease, Unspent
 from shieldmw.core.limits import AGGREGATE_FACTOR
 from shieldmw.errors import StoreError
 from shieldmw.gate import clock
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 
 from .batch import TakeReply
 from .client_state import ClientState
 
 HOT_US = 100_000
-FIRST_AHEAD = 8
-MOST_AHEAD = 1024
+FIRST_PREFETCH = 8
+MOST_PREFETCH = 1024
 
 # A lease shrinks while its bucket refills (core/lease.py): it is long enough to last as long as this.
 LASTS_US = 100_000
@@ -75,7 +75,7 @@ class Leases:
             return 0
         if now_us - client_state.opened_us <= HOT_US:
             client_state.prefetch *= 2
-        client_state.prefetch = min(max(FIRST_AHEAD, client_state.prefetch), MOST_AHEAD)
+        client_state.prefetch = min(max(FIRST_PREFETCH, client_state.prefetch), MOST_PREFETCH)
         client_state.asking = True
         self._asking += 1
         return client_state.prefetch + max(_while_refilling(charge) for charge in client_state.charges)

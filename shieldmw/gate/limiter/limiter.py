@@ -14,8 +14,9 @@ from shieldmw.gate import clock
 from shieldmw.store.memory import MemoryBuckets
 
 from .batch import Batch, TakeReply
+from .breaker_store import BreakerStore
 from .client_state import ClientState
-from .fallback import BreakerStore, Fallback
+from .fallback import Fallback
 from .leases import Leases
 from .refusals import Refusals
 
@@ -109,11 +110,9 @@ class FleetLimiter:
         is_current = sent_us > self._invalidated_us
         if prefetch:
             self._leases.answered(client_state, reply if is_current else None)
-        if not is_current:
-            pass
-        elif not outcome.allowed:
+        if is_current and not outcome.allowed:
             self._refusals.remember(charges, outcome, sent_us)
-        elif client_state.lease is not None:
+        elif is_current and client_state.lease is not None:
             client_state.lease.absorb(outcome)
         return made(TakeReply, (charges, without_lease(charges, outcome), sent_us)) if outcome.leased else reply
 

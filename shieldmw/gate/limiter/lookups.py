@@ -1,4 +1,4 @@
-"""The client and the terms of a request by its address and path, computed from the settings and cached.
+"""The address and the route rules of a request, computed from the settings and cached.
 
 Both caches are bounded, and hold nothing that cannot be computed again.
 """
@@ -6,9 +6,8 @@ Both caches are bounded, and hold nothing that cannot be computed again.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
-from shieldmw.core.address import Located, Networks, locate
+from shieldmw.core.address import Addressing, Located, locate
 from shieldmw.core.client import IPAddress, address_clients
 from shieldmw.core.facts import Facts
 from shieldmw.core.paths import is_plain
@@ -20,7 +19,7 @@ from .client_state import ClientStates
 
 log = logging.getLogger(__name__)
 
-ORIGINS_KEPT = 4096
+ADDRESSES_KEPT = 4096
 PATHS_KEPT = 4096
 
 # Longest proxy header or path that is cached, in characters, and most lines of the header.
@@ -31,18 +30,8 @@ MOST_LINES_KEPT = 8
 LONGEST_SHOWN = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Addressing:
-    """How the address of a request is found, and the prefixes that count as one client."""
-
-    trusted: Networks
-    header: str
-    ipv4_prefix: int
-    ipv6_prefix: int
-
-
 class AddressInfo:
-    """The origin of requests: the address, the clients that it stands for, and its terms in the settings.
+    """What is known of an address: itself, the clients that it stands for, and whether it is allowed or denied.
 
     ``client_states`` are kept with it where requests have come from there more than once. An address that stands for
     clients that a trusted proxy did not name is never on the allow list: all of them would be without a limit.
@@ -60,13 +49,15 @@ class AddressInfo:
 
 
 class Lookups:
-    """Finds the origin of a request and the terms of its path."""
+    """Finds the address of a request and the rules of its path."""
 
     def __init__(self, policy: Policy, addressing: Addressing) -> None:
         self._policy = policy
         self._addressing = addressing
-        self._address_infos: BoundedCache[tuple[str | None, tuple[str, ...]], AddressInfo] = BoundedCache(ORIGINS_KEPT)
-        self._seen_once = Doorkeeper(ORIGINS_KEPT)
+        self._address_infos: BoundedCache[tuple[str | None, tuple[str, ...]], AddressInfo] = BoundedCache(
+            ADDRESSES_KEPT
+        )
+        self._seen_once = Doorkeeper(ADDRESSES_KEPT)
         self._route_rules: BoundedCache[tuple[object, ...], RouteRules] = BoundedCache(PATHS_KEPT)
         self._unreadable = LogThrottle()
 
@@ -105,9 +96,7 @@ class Lookups:
 
     def route_rules_at_hand(self, facts: Facts) -> RouteRules | None:
         """The same; None where it is not cached and is slow to compute, so that it is better asked last."""
-        route_rules = self._route_rules.get(
-            (facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight)
-        )
+        route_rules = self._route_rules.get(_key(facts))
         if route_rules is None and _is_short(facts) and is_plain(facts.path):
             return self._worked_out(facts)
         return route_rules
@@ -115,10 +104,12 @@ class Lookups:
     def _worked_out(self, facts: Facts) -> RouteRules:
         route_rules = self._policy.route_rules(facts)
         if _is_short(facts):
-            self._route_rules.put(
-                (facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight), route_rules
-            )
+            self._route_rules.put(_key(facts), route_rules)
         return route_rules
+
+
+def _key(facts: Facts) -> tuple[object, ...]:
+    return facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight
 
 
 def _is_short(facts: Facts) -> bool:

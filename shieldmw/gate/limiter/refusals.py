@@ -22,7 +22,7 @@ from shieldmw.core.table import BoundedCache
 BUCKETS_KEPT = 131_072
 GUESTS_KEPT = 262_144
 
-# Combinations of terms and mode for which refused guests are kept.
+# Combinations of rules and mode for which refused guests are kept.
 MOST_ROUTE_RULES = 64
 
 # Upper bound of the step by which a guest's wait is rounded up; a tenth of the time to refill one unit if that is less.
@@ -66,7 +66,7 @@ class Refusals:
 
 
 class _Refused:
-    """The charges of guests on some terms, and the refusals that follow from them, keyed by wait in grains."""
+    """The charges of guests under some rules, and the refusals that follow from them, keyed by wait in grains."""
 
     __slots__ = ("charges", "decisions", "grain_us", "route_rules")
 
@@ -97,7 +97,7 @@ class _Refused:
 class RefusedGuests:
     """Guests who were refused, recognised by the peer and the forwarding header of their requests.
 
-    They make up a flood, and recognising them saves the work of identifying the client again. Only for terms where
+    They make up a flood, and recognising them saves the work of identifying the client again. Only for rules where
     a single bucket decides.
     """
 
@@ -107,7 +107,7 @@ class RefusedGuests:
         self._refused: dict[tuple[RouteRules, Mode], _Refused] = {}
 
     def remember(self, facts: Facts, route_rules: RouteRules, mode: Mode, charges: Charges, tat_us: int) -> None:
-        """Keep a refusal, with the TAT in ticks; ``charges`` are what guests are charged on these terms."""
+        """Keep a refusal, with the TAT in ticks; ``charges`` are what guests are charged under these rules."""
         if (route_rules, mode) not in self._refused and len(self._refused) < MOST_ROUTE_RULES:
             self._refused[route_rules, mode] = _Refused(charges, route_rules)
         if (route_rules, mode) in self._refused:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from shieldmw.core.seats import COHORTS, Capacity, Grant, Report
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.fleet.refresher import Refresher
 from shieldmw.gate.limiter.limiter import Limiter
+from shieldmw.gate.refresher import Refresher
 from shieldmw.gate.seats.seats import LEAST_S, Seats
 from shieldmw.store.port import SeatRegister
 

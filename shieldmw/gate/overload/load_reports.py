@@ -14,7 +14,7 @@ from contextlib import suppress
 from shieldmw.core.load import WorkerLoad, by_class
 from shieldmw.core.seats import Audience
 from shieldmw.errors import StoreError
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.store.port import LoadRegister
 

@@ -20,7 +20,7 @@ from shieldmw.core.table import BoundedCache
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
 from shieldmw.core.waiting import EMPTY, QueuePosition, place
 from shieldmw.gate.auth.identity import GUEST, Verified
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import Store
 
 from .ledger import Seat

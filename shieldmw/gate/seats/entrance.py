@@ -21,7 +21,7 @@ SEAT_DUE_US = 2 * US_PER_S
 
 
 class Entrance:
-    """Seats for admitted requests. ``told`` tells observers of a refusal, and returns it as it is given.
+    """Seats for admitted requests. ``announce`` tells observers of a refusal, and returns it as it is given.
 
     In a ``dry_run`` nobody is asked to leave.
     """
@@ -31,7 +31,7 @@ class Entrance:
         admission: Admission,
         identifier: Identifier,
         deny_list: DenyWatch,
-        told: Callable[[Facts, Decision], Decision],
+        announce: Callable[[Facts, Decision], Decision],
         *,
         dry_run: bool,
     ) -> None:
@@ -39,7 +39,7 @@ class Entrance:
         self.seats = admission.seats
         self._identifier = identifier
         self._deny_list = deny_list
-        self._told = told
+        self._announce = announce
         self._dry_run = dry_run
 
     def enter(self, facts: Facts, decision: Decision, leave: Callable[[], None]) -> tuple[Decision, Entry | None]:
@@ -98,7 +98,7 @@ class Entrance:
         if isinstance(entry, Entry):
             return decision, entry
         if isinstance(entry, Decision):
-            return self._told(facts, entry._replace(verdict=Verdict.REFUSED)), None
+            return self._announce(facts, entry._replace(verdict=Verdict.REFUSED)), None
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
         if entry is not None:
             reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
@@ -106,4 +106,4 @@ class Entrance:
             refused = refused._replace(
                 reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket
             )
-        return self._told(facts, refused), None
+        return self._announce(facts, refused), None

@@ -10,7 +10,7 @@ from shieldmw.core.decision import Reason
 from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.identity import Identifier
 from shieldmw.gate.fleet.deny_watch import DenyWatch
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 
 from .ledger import Seat
 from .seats import Seats

@@ -18,7 +18,7 @@ from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
 from shieldmw.gate.events import Evicted, Observer
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 from shieldmw.settings import Settings
 from shieldmw.store.port import SeatGrants
 

@@ -18,7 +18,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.seats import LEASE_S
 from shieldmw.core.table import BoundedCache
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister
 
 from .ledger import Seat

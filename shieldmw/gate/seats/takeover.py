@@ -15,7 +15,7 @@ from itertools import islice
 
 from shieldmw.core.decision import Reason
 from shieldmw.core.table import BoundedCache
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister
 
 from .ledger import Seat

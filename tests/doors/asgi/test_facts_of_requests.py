@@ -288,7 +288,7 @@ def test_peers_without_an_address_share_one_bucket() -> None:
     assert statuses(scopes, ip_limit="2/day") == [200, 200, 429]
 
 
-def test_a_path_that_is_beyond_reading_has_the_strictest_terms() -> None:
+def test_a_path_that_is_beyond_reading_has_the_strictest_rules() -> None:
     """It pays for every rule, is never exempt, and is open in an emergency to nobody whom any rule keeps out."""
     rules = json.dumps(
         [rule("GET"), {"name": "free", "path": "/free", "cost": 0}, {"name": "dear", "path": "/dear", "cost": 3}]

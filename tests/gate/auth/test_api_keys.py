@@ -22,7 +22,7 @@ from shieldmw.store.redis.connection import RedisConnection
 
 KEY = "shk_the-key"
 ALICE = Identity("alice", ListenerClass.HOST)
-REFRESHER = "shieldmw.gate.fleet.refresher"
+REFRESHER = "shieldmw.gate.refresher"
 
 
 async def issue(store: Store, key: str = KEY, identity: Identity = ALICE) -> str:

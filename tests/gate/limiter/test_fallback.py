@@ -206,7 +206,7 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogC
 
     with caplog.at_level(logging.DEBUG):
         run(story())
-    assert [record.message for record in caplog.records if record.name == "shieldmw.gate.limiter.fallback"] == [
+    assert [record.message for record in caplog.records if record.name == "shieldmw.gate.limiter.breaker_store"] == [
         "the store is away (Connection refused): deciding 'local' until it answers",
         "the store answers again",
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gate.doubles import START_S, loop_time, pass_time, run, yield_often
-from shieldmw.gate.fleet.refresher import Refresher
+from shieldmw.gate.refresher import Refresher
 
 INTERVAL_S, LEAST_S = 300.0, 10.0
 

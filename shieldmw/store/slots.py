@@ -27,7 +27,7 @@ from shieldmw.store import scripts
 from shieldmw.store.port import PartialFailure
 from shieldmw.store.scripts import KeyOf, Run
 
-from .calls import TryAgain
+from .redis.calls import TryAgain
 
 Result = Outcome | StoreError
 Change = TypeVar("Change", Unspent, Debt)
