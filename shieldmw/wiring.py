@@ -26,8 +26,9 @@ from .gate.auth.api_keys import ApiKeys
 from .gate.auth.failed_auth import FailedAuth
 from .gate.auth.identity import Identifier, TokenVerifier
 from .gate.events import Observer
+from .gate.fleet.changes import ChangeListener
 from .gate.fleet.deny_watch import DenyWatch
-from .gate.fleet.mode_watch import ChangeListener, ModeWatch
+from .gate.fleet.mode_watch import ModeWatch
 from .gate.gate import Gate
 from .gate.limiter.breaker_store import BreakerStore
 from .gate.limiter.fallback import Fallback

@@ -107,7 +107,7 @@ class AdminAuth:
     def _with_token(
         self, role: Role, scope: Scope, clients: AddressClients, address: IPAddress | None
     ) -> Operator | Response:
-        refusal = self._refusal((Charge(Client("door", role, f"door:{role}"), TOKEN_LIMIT),), "with one token")
+        refusal = self._refusal((Charge(Client("admin", role, f"admin:{role}"), TOKEN_LIMIT),), "with one token")
         if refusal is not None:
             return refusal
         if role is Role.ADMIN:

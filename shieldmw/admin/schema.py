@@ -12,9 +12,9 @@ from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.seats import Audience
-from shieldmw.gate.operator.control import AUDIT_LENGTH, clients_of, network_of
+from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.status import OverloadStatus, Status
-from shieldmw.store.port import AuditEntry
+from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
 from .load import OverloadAnswer, WorkerLoadItem
 

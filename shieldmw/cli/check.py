@@ -86,7 +86,7 @@ async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
 
     Also builds the gate once, so that its errors show.
     """
-    if settings.redis_url.startswith("embedded://"):
+    if scheme_of(settings.redis_url) == "embedded":
         with EmbeddedServer() as server:
             return await _ask_store(settings.model_copy(update={"redis_url": server.url}))
     store = store_opener(settings)()
@@ -128,7 +128,7 @@ def _user_of(url: str) -> str:
 
 def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     """Warnings about the settings alone."""
-    if settings.redis_url.startswith("memory://") and workers > 1:
+    if scheme_of(settings.redis_url) == "memory" and workers > 1:
         yield f"SHIELD_REDIS_URL=memory:// with {workers} workers: each has its own buckets, {workers} times the limits"
     yield from _proxy_warnings(settings)
     if settings.jwt_audience is None and (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):

@@ -14,6 +14,7 @@ import click
 from shieldmw.errors import SettingsError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
+from shieldmw.settings.store_url import scheme_of
 from shieldmw.store.redis.embedded import EmbeddedServer
 from shieldmw.wiring import ShieldMiddleware, admin_alone
 
@@ -123,7 +124,7 @@ def serve(
         tls_key=tls_key,
         **options,
     )
-    if settings.redis_url.startswith("memory://") and chosen.workers > 1:
+    if scheme_of(settings.redis_url) == "memory" and chosen.workers > 1:
         click.echo(
             f"shieldmw: memory:// is not shared: {chosen.workers} workers allow {chosen.workers} times the limits",
             err=True,
@@ -132,7 +133,7 @@ def serve(
     operators = None if admin is None else _admin_address(admin, chosen.address, settings)
     try_app(target)
     with ExitStack() as stack:
-        if settings.redis_url.startswith("embedded://"):
+        if scheme_of(settings.redis_url) == "embedded":
             os.environ["SHIELD_REDIS_URL"] = url = _started(stack).url
             store += f" at {url}"  # other commands of this user reach it by this URL
         _check_wiring()

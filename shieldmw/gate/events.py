@@ -26,15 +26,10 @@ class Evicted:
 
 
 class Observer(Protocol):
-    """Listens. Must be quick and must not raise: it is called on the request's way.
-
-    ``hears_all`` False: it is told of refusals only, those of a dry run among them, and not of what passes.
-    """
-
-    hears_all: bool
+    """Listens. Must be quick and must not raise: it is called while a request waits."""
 
     def decided(self, event: Decided) -> None:
-        """A request was decided."""
+        """A request was refused, or would have been without a dry run."""
 
     def evicted(self, event: Evicted) -> None:
         """Listeners had to leave."""

@@ -69,8 +69,6 @@ class Gate:
         self._on_store_failure = on_store_failure
         self._dry_run = dry_run
         self._observers = tuple(observers)
-        self._observers_of_all = tuple(observer for observer in observers if observer.hears_all)
-        self._tells_all = dry_run or bool(self._observers_of_all)
         self._deny_list = deny_list
         self._mode_watch = mode_watch
         self._now_us = now_us
@@ -228,7 +226,7 @@ class Gate:
         outcome = self._limiter.take_now(client_state, now_us)
         if outcome is None:
             return self._ask_store(facts, address_info, client_state, now_us)
-        if outcome.allowed and not self._tells_all:
+        if outcome.allowed and not self._dry_run:
             return combine(
                 client_state.charges,
                 outcome,
@@ -282,7 +280,7 @@ class Gate:
             decision = combine(
                 charges, outcome, address_info.address, client_state.identity, client_state.mode, client_state.live
             )
-            return self.announce(facts, decision) if self._tells_all else decision
+            return self.announce(facts, decision)
         since_us = self._now_us() if sent_us is None else sent_us
         refusal = None if sent_us is None else self._refused_guest(facts, client_state, outcome, sent_us)
         if refusal is None:
@@ -306,15 +304,12 @@ class Gate:
         return guests.find(facts, route_rules, mode, sent_us)
 
     def announce(self, facts: Facts, decision: Decision) -> Decision:
-        """The decision as it is given, once observers were told."""
-        observers = self._observers
-        if decision.verdict is ALLOWED:
-            observers = self._observers_of_all
+        """The decision as it is given. Observers hear of it unless the request passes as it would without a dry run."""
         if self._dry_run:
             decision = _in_dry_run(decision)
-        if observers:
+        if self._observers and decision.verdict is not ALLOWED:
             event = made(Decided, (facts, decision))
-            for observer in observers:
+            for observer in self._observers:
                 observer.decided(event)
         return decision
 

@@ -23,13 +23,11 @@ from shieldmw.errors import NotApplied, StoreError
 from . import records, scripts, slots
 from .keys import KEEP_MS, Keys, Names
 from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
-from .port import AuditEntry, StoredMode
+from .port import AUDIT_LENGTH, AuditEntry, StoredMode
 from .redis.calls import Calls
 from .redis.connection import pairs
 
 # Most entries of the audit log.
-AUDIT_LENGTH = 1000
-
 # How late a process that only looks may believe the store's clock to be: its answers are slow on a busy machine.
 LATE_S = 2.0
 

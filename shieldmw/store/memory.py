@@ -21,10 +21,9 @@ from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
 from shieldmw.core.table import BoundedCache
 from shieldmw.core.waiting import EMPTY, QueueCounters
 
-from .port import AuditEntry, StoredMode
+from .port import AUDIT_LENGTH, AuditEntry, StoredMode
 
 BUCKETS_KEPT = 262_144
-AUDIT_LENGTH = 1000
 
 
 def steady_now_us() -> Callable[[], int]:

@@ -23,6 +23,9 @@ from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import StoreError, StoreUnavailable
 
+# Changes that the audit keeps.
+AUDIT_LENGTH = 1000
+
 
 class PartialFailure(StoreUnavailable):
     """Some requests of a call have an outcome, others failed: their buckets are on another server, which is away."""

@@ -19,8 +19,6 @@ class RefusalLog:
     The first is logged at once; the rest are counted and reported with the next line.
     """
 
-    hears_all = False
-
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._throttle = LogThrottle(now_s)
 

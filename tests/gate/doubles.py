@@ -324,7 +324,6 @@ class CountingVerifier:
 class Heard:
     """An observer that keeps what it is told."""
 
-    hears_all: bool = True
     events: list[Decided] = field(default_factory=list)
     evictions: list[Evicted] = field(default_factory=list)
 
@@ -338,7 +337,7 @@ class Heard:
 
 
 @dataclass
-class Worker:
+class WorkerParts:
     """One worker's gate, in parts, on a clock of the test's."""
 
     gate: Gate
@@ -375,7 +374,7 @@ def worker(
     observers: Sequence[Observer] = (),
     timer_s: Callable[[], float] = time.perf_counter,
     **values: Any,
-) -> Worker:
+) -> WorkerParts:
     """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
     settings = Settings(**values)
     local = WarmBuckets(now_us=clock.us)
@@ -409,7 +408,7 @@ def worker(
     )
     admission = Admission(store, seats, "event", now_s=clock.s)
     entrance = Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run)
-    return Worker(
+    return WorkerParts(
         gate,
         entrance,
         (leases, api_keys),

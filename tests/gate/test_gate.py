@@ -149,8 +149,8 @@ def test_without_any_limit_nothing_is_asked_of_the_store() -> None:
 # --- observers and dry run --------------------------------------------------------------------------
 
 
-def test_every_observer_hears_every_decision_once() -> None:
-    """Whatever the verdict and however many at once: one event for each request, with its facts."""
+def test_every_observer_hears_every_refusal_once() -> None:
+    """However many at once: one event for each, with its facts."""
     clock = FakeClock()
     heard = [Heard(), Heard()]
     store = FlakyStore(memory_store(clock))
@@ -162,10 +162,11 @@ def test_every_observer_hears_every_decision_once() -> None:
         return await at_once(lambda n: one.gate.decide(requests[n % 9]), 90)
 
     decisions = run(story())
+    refusals = [decision for decision in decisions if decision.refused]
+    assert 0 < len(refusals) < 90
     for observer in heard:
-        assert len(observer.events) == 90
-        assert sorted(id(event.decision) for event in observer.events) == sorted(map(id, decisions))
-        assert {event.facts for event in observer.events} == set(requests)
+        assert sorted(id(event.decision) for event in observer.events) == sorted(map(id, refusals))
+        assert {event.facts for event in observer.events} < set(requests)
     assert {decision.reason for decision in decisions} == {
         Reason.DENY_LIST,
         Reason.ALLOW_LIST,

@@ -14,7 +14,7 @@ from gate.doubles import (
     Heard,
     LeasingStore,
     LoopClock,
-    Worker,
+    WorkerParts,
     facts,
     memory_store,
     run,
@@ -45,7 +45,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-async def reasons(one: Worker, *asked: Facts) -> list[Reason]:
+async def reasons(one: WorkerParts, *asked: Facts) -> list[Reason]:
     return [(await one.gate.decide(of)).reason for of in asked]
 
 

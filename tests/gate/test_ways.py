@@ -17,7 +17,18 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from gate.doubles import FlakyStore, Heard, LeasingStore, LoopClock, Worker, facts, memory_store, pass_time, run, worker
+from gate.doubles import (
+    FlakyStore,
+    Heard,
+    LeasingStore,
+    LoopClock,
+    WorkerParts,
+    facts,
+    memory_store,
+    pass_time,
+    run,
+    worker,
+)
 from shieldmw import Identity
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.client import Client, ListenerClass, Proof, address_clients
@@ -80,9 +91,9 @@ class World:
         self.clock = LoopClock()
         self.store = FlakyStore(LeasingStore(self.clock, ahead_us=7_654_321))
         self.issuer = Issuer(self.clock.s)
-        self.heard = Heard(hears_all=True)
+        self.heard = Heard()
         tokens = self.issuer if self.has_issuer else None
-        self.one: Worker = worker(
+        self.one: WorkerParts = worker(
             self.store, self.clock, tokens=tokens, observers=[self.heard], **{**POLICY, **self.values}
         )
 

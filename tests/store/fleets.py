@@ -16,7 +16,7 @@ from shieldmw.core.bucket import Charge, Outcome, TakeRequest, levels
 from shieldmw.core.client import AddressClients, Client, address_clients
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.errors import StoreUnavailable
-from shieldmw.gate.fleet.mode_watch import ChangeListener
+from shieldmw.gate.fleet.changes import ChangeListener
 from shieldmw.settings import Settings
 from shieldmw.store.keys import Keys
 from shieldmw.store.opener import store_opener

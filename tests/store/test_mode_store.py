@@ -15,8 +15,10 @@ from servers import RedisServer, redis_server
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import StoreError
-from shieldmw.gate.fleet.mode_watch import ChangeListener, ModeWatch
-from shieldmw.store.fleet import AUDIT_LENGTH, RedisStore
+from shieldmw.gate.fleet.changes import ChangeListener
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.store.fleet import RedisStore
+from shieldmw.store.port import AUDIT_LENGTH
 from shieldmw.store.redis.connection import RedisConnection
 from store.stores import everything
 

@@ -6,7 +6,7 @@ import pytest
 
 from servers import RedisServer
 from shieldmw.core.mode import Mode, ModeChange, ModeState
-from shieldmw.gate.fleet.mode_watch import ChangeListener
+from shieldmw.gate.fleet.changes import ChangeListener
 from store.fleets import until
 from store.rights import rights, user_without
 from store.stores import all_keys, calls, opened, run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from shieldmw.settings import Settings
+from shieldmw.settings.store_url import scheme_of
 
 from .facts import AuthenticateScope
 
@@ -38,7 +39,7 @@ class Nesting:
 
     def _shares_buckets(self, outer: Nesting) -> bool:
         mine, theirs = self._settings, outer._settings
-        if mine.redis_url.startswith("memory://"):  # each instance has buckets of its own
+        if scheme_of(mine.redis_url) == "memory":  # each instance has buckets of its own
             return False
         return (mine.redis_url, mine.key_prefix) == (theirs.redis_url, theirs.key_prefix)
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from shieldmw.core.client import Identity, ListenerClass, Proof
 from shieldmw.core.credentials import Failure, Rejected
+from shieldmw.settings.fields import HMAC_ALGORITHMS
 
-HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 # Errors that PyJWT raises for malformed tokens; RecursionError is for JSON nested too deeply.
 _BAD_TOKEN = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
 
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
-from shieldmw.errors import NotPermitted
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister, StoredMode
 
@@ -141,39 +139,3 @@ class ModeWatch:
         )
         self._was = self.mode
         self._on_change()
-
-
-class ChangeListener:
-    """Learns of changes in the store at once. Only a hint: what it misses is polled."""
-
-    AGAIN_S = 1.0
-
-    def __init__(self, register: ModeRegister, heard: Callable[[str], None]) -> None:
-        self._register = register
-        self._heard = heard
-        self._task: asyncio.Task[None] | None = None
-        self._told = False
-
-    async def start(self) -> None:
-        """Listen in the background."""
-        self._task = asyncio.create_task(self._listen(), name="shieldmw changes")
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async for change in self._register.changes():
-                    self._heard(change)
-            except NotPermitted as error:
-                if not self._told:
-                    log.warning("changes in the store are only polled: its user may not listen (%s)", error)
-                self._told = True
-            except Exception as error:
-                log.debug("changes in the store are not heard, only polled: %s", error)
-            await asyncio.sleep(self.AGAIN_S)

@@ -25,12 +25,11 @@ from shieldmw.gate.limiter.limiter import Limiter
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
-from shieldmw.store.port import AuditEntry, Store
+from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
 
 # Most entries of the audit log that are read.
-AUDIT_LENGTH = 1000
 
 # Most expired entries of the deny list that are dropped at once, to make room for new ones.
 SWEPT_AT_ONCE = 100

@@ -46,7 +46,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class _Books:
+class _Ledgers:
     """The tallies that count the requests of one client."""
 
     tallies: Sequence[ClientTally]
@@ -126,12 +126,12 @@ class Drill:
             behind = max(0.0, late) if not group.impatient else 0.0
             await self._ask(session, client.next_ask(rng), self._ledgers(group, client, due), behind)
 
-    def _ledgers(self, group: Group, client: Client, due_s: float) -> _Books:
+    def _ledgers(self, group: Group, client: Client, due_s: float) -> _Ledgers:
         spans = (span.tallies for span in self.spans if span.begins_s <= due_s < span.ends_s)
         groups = [tallies[group.name] for tallies in (self.tallies, *spans) if group.name in tallies]
-        return _Books([tally.of(client.name) for tally in groups], [tally.latencies for tally in groups])
+        return _Ledgers([tally.of(client.name) for tally in groups], [tally.latencies for tally in groups])
 
-    async def _ask(self, session: aiohttp.ClientSession, ask: Ask, ledgers: _Books, behind: float) -> None:
+    async def _ask(self, session: aiohttp.ClientSession, ask: Ask, ledgers: _Ledgers, behind: float) -> None:
         url = URL(self._url + ask.path, encoded=True)
         sent = time.monotonic()
         ledgers.sending(sent)

@@ -10,7 +10,17 @@ from hashlib import sha256
 
 import pytest
 
-from gate.doubles import CountingVerifier, FakeClock, FlakyStore, Worker, facts, memory_store, pass_time, run, worker
+from gate.doubles import (
+    CountingVerifier,
+    FakeClock,
+    FlakyStore,
+    WorkerParts,
+    facts,
+    memory_store,
+    pass_time,
+    run,
+    worker,
+)
 from servers import RedisServer, keys_without_ttl, redis_server
 from shieldmw import Identity, ListenerClass
 from shieldmw.core.api_keys import ApiKey, digest
@@ -34,7 +44,7 @@ async def issue(store: Store, key: str = KEY, identity: Identity = ALICE) -> str
     return issued
 
 
-async def who(one: Worker, credential: str) -> Identity | None:
+async def who(one: WorkerParts, credential: str) -> Identity | None:
     """The identity of one request."""
     return (await one.gate.decide(facts(credential))).identity
 

@@ -15,7 +15,7 @@ from gate.doubles import (
     CountingVerifier,
     FakeClock,
     FlakyStore,
-    Worker,
+    WorkerParts,
     at_once,
     facts,
     loop_time,
@@ -65,12 +65,12 @@ PLACES: list[tuple[str, Callable[[str], Facts]]] = [
 ]
 
 
-async def send(one: Worker, requests: list[Facts]) -> list[Verdict]:
+async def send(one: WorkerParts, requests: list[Facts]) -> list[Verdict]:
     """The verdicts on requests that come one after the other."""
     return [(await one.gate.decide(request)).verdict for request in requests]
 
 
-def paced(store: Store, clock: FakeClock, tokens: CountingVerifier, **values: Any) -> Worker:
+def paced(store: Store, clock: FakeClock, tokens: CountingVerifier, **values: Any) -> WorkerParts:
     """A worker for which a check takes a millisecond."""
     tokens.costs_s = CHECK_S
     return worker(store, clock, tokens=tokens, timer_s=lambda: tokens.spent_s, **values)
@@ -184,7 +184,7 @@ def test_a_flood_from_one_address_takes_no_turns_from_another() -> None:
     assert checked <= 3, "the member's turn came next but one"
 
 
-async def _decide(one: Worker, request: Facts) -> Decision:
+async def _decide(one: WorkerParts, request: Facts) -> Decision:
     return await one.gate.decide(request)
 
 

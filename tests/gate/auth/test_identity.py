@@ -14,7 +14,7 @@ from gate.doubles import (
     START_S,
     CountingVerifier,
     FakeClock,
-    Worker,
+    WorkerParts,
     at_once,
     facts,
     loop_time,
@@ -45,13 +45,13 @@ class Host:
 
 
 async def who(
-    one: Worker, credential: str | None, authenticate: Callable[[], Awaitable[Identity | None]] | None = None
+    one: WorkerParts, credential: str | None, authenticate: Callable[[], Awaitable[Identity | None]] | None = None
 ) -> Identity | None:
     """The identity of one request."""
     return (await one.gate.decide(facts(credential, authenticate=authenticate))).identity
 
 
-def make(valid: Collection[str] = (), until_s: float = FAR_AHEAD_S) -> tuple[Worker, CountingVerifier, FakeClock]:
+def make(valid: Collection[str] = (), until_s: float = FAR_AHEAD_S) -> tuple[WorkerParts, CountingVerifier, FakeClock]:
     """A worker that verifies tokens with a verifier that counts."""
     clock = FakeClock()
     tokens = CountingVerifier(valid, until_s)

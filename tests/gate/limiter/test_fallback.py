@@ -14,7 +14,7 @@ from gate.doubles import (
     FakeClock,
     FlakyStore,
     PartlyAway,
-    Worker,
+    WorkerParts,
     at_once,
     facts,
     loop_time,
@@ -37,14 +37,16 @@ BUDGET_S = 0.05
 CLIENT = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
 
 
-def make(on_failure: str = "local", *, failing: Exception | None = None, **values: Any) -> tuple[Worker, FlakyStore]:
+def make(
+    on_failure: str = "local", *, failing: Exception | None = None, **values: Any
+) -> tuple[WorkerParts, FlakyStore]:
     """A worker whose store does as it is told."""
     clock = FakeClock()
     store = FlakyStore(memory_store(clock), failing=failing)
     return worker(store, clock, on_redis_failure=on_failure, **values), store
 
 
-async def decide(one: Worker, count: int, peer: str = "203.0.113.7") -> list[Decision]:
+async def decide(one: WorkerParts, count: int, peer: str = "203.0.113.7") -> list[Decision]:
     """Decisions one after the other."""
     return [await one.gate.decide(facts(peer=peer)) for _ in range(count)]
 
@@ -215,7 +217,7 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(caplog: pytest.LogC
 # --- what was admitted meanwhile ------------------------------------------------------------------
 
 
-async def outage(one: Worker, store: FlakyStore) -> None:
+async def outage(one: WorkerParts, store: FlakyStore) -> None:
     """The store goes away, and the worker has noticed: by other clients, whose requests may have been charged."""
     store.failing = AWAY
     for number in range(5):
@@ -223,7 +225,7 @@ async def outage(one: Worker, store: FlakyStore) -> None:
     assert one.limiter.is_away
 
 
-async def end_of_outage(one: Worker, store: FlakyStore) -> None:
+async def end_of_outage(one: WorkerParts, store: FlakyStore) -> None:
     """The store answers, the probe is another client's, and what is owed has been charged."""
     store.failing = None
     await pass_time(1.0)
@@ -331,7 +333,7 @@ def test_an_answer_that_is_lost_costs_one_charge_more() -> None:
     assert run(story()) == 8
 
 
-async def crowd(one: Worker, clients: int, each: int = 1) -> None:
+async def crowd(one: WorkerParts, clients: int, each: int = 1) -> None:
     """So many clients ask so often."""
     for number in range(clients):
         await decide(one, each, peer=f"10.0.{number // 250}.{number % 250}")
@@ -584,7 +586,7 @@ def test_a_probe_that_fails_in_an_unforeseen_way_is_a_failure() -> None:
 # --- what each worker may admit alone
 
 
-async def fleet_of(count: int, clock: FakeClock, **values: Any) -> tuple[list[Worker], list[FlakyStore]]:
+async def fleet_of(count: int, clock: FakeClock, **values: Any) -> tuple[list[WorkerParts], list[FlakyStore]]:
     """Workers on one store that have heard of each other, each with its own way to it."""
     fleet = memory_store(clock)
     stores = [FlakyStore(fleet) for _ in range(count)]
@@ -593,7 +595,7 @@ async def fleet_of(count: int, clock: FakeClock, **values: Any) -> tuple[list[Wo
     return workers, stores
 
 
-async def count_again(workers: list[Worker]) -> None:
+async def count_again(workers: list[WorkerParts]) -> None:
     """All are counted by the fleet, and then all know it."""
     for one in (*workers, *workers):
         await one.seats.refresh()

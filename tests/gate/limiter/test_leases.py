@@ -16,7 +16,7 @@ from gate.doubles import (
     FlakyStore,
     LeasingStore,
     LoopClock,
-    Worker,
+    WorkerParts,
     at_once,
     facts,
     loop_time,
@@ -52,7 +52,7 @@ COLD = 2
 class Fleet:
     """Some workers, and the store between them."""
 
-    workers: list[Worker]
+    workers: list[WorkerParts]
     store: FlakyStore
     inner: LeasingStore
 
@@ -89,7 +89,7 @@ def fleet(workers: int = 1, *, ahead_us: int = 987_654_321, **values: Any) -> Fl
     return Fleet([worker(store, clock, **values) for _ in range(workers)], store, inner)
 
 
-def open_leases(one: Worker) -> int:
+def open_leases(one: WorkerParts) -> int:
     """How many clients are charged ahead."""
     assert one.leases is not None
     return len(one.leases)

@@ -19,7 +19,7 @@ from gate.doubles import (
     FlakyStore,
     LeasingStore,
     LoopClock,
-    Worker,
+    WorkerParts,
     at_once,
     facts,
     memory_store,
@@ -191,14 +191,14 @@ def test_a_flood_of_clients_leaves_no_more_than_so_many() -> None:
 # --- through the gate -------------------------------------------------------------------------------
 
 
-def make(**values: Any) -> tuple[Worker, FlakyStore]:
+def make(**values: Any) -> tuple[WorkerParts, FlakyStore]:
     """A worker far from its store; time passes as timers do."""
     clock = LoopClock()
     store = FlakyStore(LeasingStore(clock, ahead_us=12_345_678))
     return worker(store, clock, **values), store
 
 
-async def decide(one: Worker, count: int = 1, peer: str = "203.0.113.7") -> list[Decision]:
+async def decide(one: WorkerParts, count: int = 1, peer: str = "203.0.113.7") -> list[Decision]:
     """Decisions one after the other."""
     return [await one.gate.decide(facts(peer=peer)) for _ in range(count)]
 

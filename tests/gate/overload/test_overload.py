@@ -96,7 +96,7 @@ def _end(task: asyncio.Task[Passage | Decision]) -> None:
 def one_place(*, shadow: bool = False, hold_s: float = 0, wait_us: int = 100_000, **values: Any) -> Worker:
     """A worker on the clock of the loop; ``values`` are Settings."""
     clock = LoopClock()
-    store, heard = FlakyStore(memory_store(clock)), Heard(hears_all=False)
+    store, heard = FlakyStore(memory_store(clock)), Heard()
     one = worker(store, clock, tokens=CountingVerifier({"alice"}), observers=[heard], **values)
     keeper = gatekeeper(1, turn_us=10 * MS, wait_us=wait_us)
     overload = Overload(keeper, Holding(hold_s), one.entrance.admission.is_returning, [heard], shadow=shadow)
