@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.errors import StoreError, StoreUnavailable
@@ -93,13 +93,15 @@ class Batch(Generic[A, R]):
 
     async def _call(self) -> None:
         """Call as long as anybody waits. Those who queue behind a call that fails fail with it."""
-        group: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]] = ()
+        group: list[tuple[A, TakeRequest, asyncio.Future[R]]] = []
         told = 0
         failure = StoreError("closed")
         try:
             while self._waiting:
                 told, count = 0, _fitting(self._waiting)
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
+                # What is taken ahead must not be missing to those who asked at the same time.
+                group.sort(key=_takes_ahead)
                 sent_us = self._now_us()
                 results = await self._take([request for _, request, _ in group])
                 if len(results) != len(group):
@@ -134,6 +136,10 @@ class Batch(Generic[A, R]):
             answer = self._failed(asker, request, failure)
             if not reply.done():
                 reply.set_result(answer)
+
+
+def _takes_ahead(waiting: tuple[Any, TakeRequest, Any]) -> bool:
+    return waiting[1].prefetch > 0
 
 
 def _fitting(waiting: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]]) -> int:

@@ -112,6 +112,10 @@ class FleetLimiter:
             self._leases.answered(client_state, reply if is_current else None)
         if is_current and not outcome.allowed:
             self._refusals.remember(charges, outcome, sent_us)
+            # What its bucket lacks may be what was prefetched for this client in the same call.
+            spent = None if client_state.lease is None else client_state.lease.spend(self._now_us())
+            if spent is not None:
+                return made(TakeReply, (charges, spent, sent_us))
         elif is_current and client_state.lease is not None:
             client_state.lease.absorb(outcome)
         return made(TakeReply, (charges, without_lease(charges, outcome), sent_us)) if outcome.leased else reply

@@ -632,6 +632,36 @@ def test_nobody_is_told_of_what_was_charged_ahead() -> None:
     run(story())
 
 
+def test_requests_at_once_are_not_told_of_what_was_charged_ahead_either() -> None:
+    """Those that share a call with the one that asks ahead are decided before it."""
+
+    async def story() -> None:
+        one = fleet(ip_limit=SLOW)
+        decisions = await at_once(lambda _: one.workers[0].gate.decide(facts()), 40)
+        assert one.inner.leased > 5
+        assert {decision.levels[0].remaining for decision in decisions} == set(range(9_960, 10_000))
+
+    run(story())
+
+
+@pytest.mark.parametrize(("limit", "first", "rest"), [(100, 0, 100), (100, 3, 97), (100, 10, 90), (1000, 0, 1000)])
+def test_a_burst_at_once_passes_whole(limit: int, first: int, rest: int) -> None:
+    """Whether the rest ask with the one that asks ahead, or behind its call: what it holds is not missing to them."""
+
+    async def story() -> None:
+        one = fleet(ip_limit=f"{limit}/day")
+        one.store.held = asyncio.Event()
+        tasks = [asyncio.create_task(one.ask()) for _ in range(first)]
+        await yield_often()
+        tasks += [asyncio.create_task(one.ask()) for _ in range(rest)]
+        await yield_often()
+        one.store.held.set()
+        assert sum([passed(await task) for task in tasks]) == limit
+        assert passed(await one.ask(20)) == 0
+
+    run(story())
+
+
 def test_decisions_at_once_on_one_lease_are_each_counted() -> None:
     """A lease of so many units is good for so many requests, whoever spends them."""
 
