@@ -63,10 +63,12 @@ class Fallback:
         self._now_s = now_s
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
-        """The store has answered: note how the buckets stand, and pay what is owed."""
-        if not self._is_local:
-            return
-        self._local.remember(charges, outcome)
+        """Note how the buckets stand, as the store says."""
+        if self._is_local:
+            self._local.remember(charges, outcome)
+
+    def pay(self) -> None:
+        """The store has answered: pay what is owed."""
         if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
             self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
 

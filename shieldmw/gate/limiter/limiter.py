@@ -103,11 +103,13 @@ class FleetLimiter:
         self, client_state: ClientState | None, request: TakeRequest, outcome: Outcome, sent_us: int
     ) -> TakeReply:
         charges, prefetch = request
-        self._fallback.remember(charges, outcome)
+        is_current = sent_us > self._invalidated_us
+        if is_current:
+            self._fallback.remember(charges, outcome)
+        self._fallback.pay()
         reply = made(TakeReply, (charges, outcome, sent_us))
         if client_state is None:
             return reply
-        is_current = sent_us > self._invalidated_us
         if prefetch:
             self._leases.answered(client_state, reply if is_current else None)
         if is_current and not outcome.allowed:

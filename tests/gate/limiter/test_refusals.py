@@ -32,6 +32,7 @@ from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest, take
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.limits import Limit
+from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.refusals import Refusals
 
 ALICE = Client("ip", "alice", "ip:alice")
@@ -283,5 +284,25 @@ def test_a_refusal_under_way_when_all_is_forgotten_is_not_remembered(leases: str
         store.calls = 0
         (after,) = await decide(one)
         assert (after.verdict, store.calls) == (Verdict.ALLOWED, 1)
+
+    run(story())
+
+
+def test_a_refusal_under_way_when_all_is_forgotten_is_not_held_against_anybody_without_the_store() -> None:
+    """The store goes away right after an operator's reset: the client has its share of a full bucket."""
+    one, store = make(ip_limit="2/day")
+
+    async def story() -> None:
+        await decide(one, 2)
+        store.answer_held = asyncio.Event()
+        refused = asyncio.create_task(one.gate.decide(facts()))
+        await yield_often()
+        await store.inner.refill(IP, ["ip"])
+        await pass_time(0.001)
+        one.gate.invalidate()
+        store.answer_held.set()
+        assert (await refused).verdict is Verdict.REFUSED
+        store.failing = StoreUnavailable("away")
+        assert [decision.refused for decision in await decide(one, 3)] == [False, False, True]
 
     run(story())
