@@ -100,8 +100,8 @@ class Batch(Generic[A, R]):
             while self._waiting:
                 told, count = 0, _fitting(self._waiting)
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
-                # What is taken ahead must not be missing to those who asked at the same time.
-                group.sort(key=_takes_ahead)
+                # Prefetches last: what they take must not be missing for others who asked at the same time.
+                group.sort(key=_prefetches)
                 sent_us = self._now_us()
                 results = await self._take([request for _, request, _ in group])
                 if len(results) != len(group):
@@ -138,7 +138,7 @@ class Batch(Generic[A, R]):
                 reply.set_result(answer)
 
 
-def _takes_ahead(waiting: tuple[Any, TakeRequest, Any]) -> bool:
+def _prefetches(waiting: tuple[Any, TakeRequest, Any]) -> bool:
     return waiting[1].prefetch > 0
 
 
