@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
 import redis
+import uvloop
 
-from servers import RedisKind, RedisServer, free_port, redis_server, wait_until
+from servers import HOST, RedisKind, RedisServer, free_port, redis_server, wait_until
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Identity
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.keys import Keys
-from store.faults import proxy_to
+from shieldmw.store.redis.connection import RedisConnection
+from store.faults import RESET, proxy_to
 from store.stores import API_KEYS_KEY, SECRET, SECRET_KEY, all_keys, calls, one, opened, run, slow_limit, take
 
 KEPT_MS = 3_600_000
@@ -339,6 +342,57 @@ def test_a_reset_is_unavailable_and_not_retried(server: RedisServer, harm: Calla
     run(work())
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_reset_while_nobody_waits_is_unavailable(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Something on the way forgets idle connections: the next call fails, whatever a loop calls that, and ends."""
+    forgets = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = listening.accept()
+            with connection:
+                while b"PING" not in (data := connection.recv(65_536)):
+                    connection.sendall(b"+OK\r\n" * data.count(b"*"))
+                connection.sendall(b"+OK\r\n")
+                forgets.wait(PATIENCE_S)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+    async def work(port: int) -> None:
+        connection = RedisConnection(f"redis://{HOST}:{port}", GENEROUS_S)
+        async with asyncio.timeout(PATIENCE_S):
+            await connection.command("PING")
+            forgets.set()
+            await asyncio.sleep(0.1)
+            with pytest.raises(StoreUnavailable):
+                await connection.command("PING")
+            assert await connection.command("PING") == b"OK"
+        await connection.aclose()
+
+    with socket.create_server((HOST, 0)) as listening, asyncio.Runner(loop_factory=loop) as runner:
+        server = threading.Thread(target=serve, args=(listening,), daemon=True)
+        server.start()
+        runner.run(work(listening.getsockname()[1]))
+        server.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_closing_leaves_no_call_waiting(own: RedisServer, turns: int) -> None:
+    """However far it was: one whose turn had not begun is told too."""
+
+    async def work() -> None:
+        connection = RedisConnection(own.url, GENEROUS_S)
+        call = asyncio.create_task(connection.command("PING"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await connection.aclose()
+        async with asyncio.timeout(PATIENCE_S):
+            with suppress(StoreUnavailable):
+                assert await call == b"PONG"
+        await connection.aclose()
+
+    run(work())
+
+
 REPLIES: dict[str, bytes] = {
     "HTTP": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
     "SSH": b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -348,6 +402,7 @@ REPLIES: dict[str, bytes] = {
     "an empty array": b"*0\r\n",
     "an error that is not UTF-8": b"-ERR \xff\xfe\r\n",
     "an unknown error": b"-STRANGE thing\r\n",
+    "an error without what it should say": b"-MOVED\r\n",
     "text for numbers": b"*3\r\n+1\r\n+2\r\n+3\r\n",
     "too few numbers": b"*2\r\n:1\r\n:2\r\n",
 }

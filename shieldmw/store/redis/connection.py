@@ -35,9 +35,11 @@ LEAVE_EVERY_S = 0.5
 # Silence after which a subscriber pings the server; after as long again without an answer it leaves.
 QUIET_S = 5.0
 
-# Answers that mean "not now" rather than "never": LOADING, READONLY, OOM, MASTERDOWN.
+# Answers that mean "not now" rather than "never": LOADING, READONLY, OOM, MASTERDOWN. RuntimeError is what uvloop
+# raises where the connection was reset while nobody waited.
 _AWAY = (
     OSError,
+    RuntimeError,
     TimeoutError,
     redis_errors.ConnectionError,
     redis_errors.TimeoutError,
@@ -188,6 +190,7 @@ class RedisConnection:
         if self._owner is not None:
             self._owner.cancel()
             await asyncio.gather(self._owner, return_exceptions=True)
+            self._end((), StoreUnavailable("closed"))  # a task that was cancelled before it began has told nobody
         await self._connection.disconnect(nowait=True)
         await self._pool.disconnect()
 
@@ -216,6 +219,8 @@ class RedisConnection:
         except asyncio.CancelledError:
             self._end(calls, StoreUnavailable("closed"))
             raise
+        except Exception as error:  # a reply that the library fails to read, or a mistake: nobody may wait for ever
+            self._end(calls, StoreError(_text(error)))
 
     def _end(self, calls: Sequence[_Call], error: StoreError) -> None:
         """Fail the calls under way, and those that are waiting and have not been sent."""
