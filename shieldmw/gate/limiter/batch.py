@@ -107,13 +107,13 @@ class Batch(Generic[A, R]):
                 if len(results) != len(group):
                     raise StoreError(f"{len(results)} outcomes for {len(group)} requests")
                 for (asker, request, reply), result in zip(group, results, strict=True):
-                    told += 1
                     if isinstance(result, StoreError):
                         answer = self._failed(asker, request, result)
                     else:
                         answer = self._answered(asker, request, result, sent_us)
                     if not reply.done():
                         reply.set_result(answer)
+                    told += 1
         except StoreError as error:
             failure = error
         except asyncio.CancelledError:
