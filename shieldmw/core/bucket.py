@@ -99,12 +99,12 @@ class LimitStatus(NamedTuple):
         return self.retry_after_us != 0
 
 
-def take(stored_us: Sequence[int | None], ask: TakeRequest, now_us: int) -> Outcome:
+def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> Outcome:
     """Decide an ask against the TATs stored for its charges (None: a full bucket), all or nothing."""
     olds = []
     allowed = True
-    leased = ask.prefetch
-    for stored, charge in zip(stored_us, ask.charges, strict=True):
+    leased = request.prefetch
+    for stored, charge in zip(stored_us, request.charges, strict=True):
         tau_us, step_us = charge.limit.tau_us, charge.step_us
         old = now_us if stored is None else min(max(stored, now_us), now_us + 2 * tau_us)
         used_us = old + step_us - now_us
@@ -116,7 +116,7 @@ def take(stored_us: Sequence[int | None], ask: TakeRequest, now_us: int) -> Outc
         return Outcome(False, now_us, tuple(olds))
     leased = max(leased, 0)
     times = 1 + leased
-    news = [old + times * charge.step_us for old, charge in zip(olds, ask.charges, strict=True)]
+    news = [old + times * charge.step_us for old, charge in zip(olds, request.charges, strict=True)]
     return Outcome(True, now_us, tuple(news), leased)
 
 

@@ -34,7 +34,7 @@ ANY_PATH, ANY_PREFLIGHT = RouteRules(), RouteRules(preflight=True)
 
 
 class Way(NamedTuple):
-    """Where some facts have led, kept with them: the same facts lead there again while all this holds."""
+    """The result of identifying a client, kept with the facts that led to it; valid while all of this is unchanged."""
 
     mode: Mode
     address_info: AddressInfo
@@ -78,7 +78,7 @@ class Gate:
         self._overload = overload
 
     def invalidate(self) -> None:
-        """Forget what is known of buckets: somebody's were made full again, or the store has lost them."""
+        """Forget what is known of buckets: a client's were reset, or the store has lost them."""
         self._forgot_us = self._now_us()
         self._limiter.invalidate()
         self._refused_guests.clear()
@@ -89,7 +89,7 @@ class Gate:
         return decision if isinstance(decision, Decision) else await decision
 
     def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
-        """The decision, made without a task, a future or a lock; else what must be awaited for it."""
+        """The decision, made without a task, a future or a lock; if that is not possible, what to await for it."""
         mode = self._mode_watch.mode
         if facts.kept:
             way: Way = facts.kept[0]
@@ -120,7 +120,7 @@ class Gate:
         return self._charge(facts, address_info, client_state)
 
     def _path_last(self, facts: Facts, mode: Mode) -> Decision | Awaitable[Decision]:
-        """The decision where the path takes long to read: it is not read for those who are refused whatever it is."""
+        """The decision on a path that is slow to parse: it is not parsed for clients that are refused on any path."""
         address_info = self._lookups.address_info(facts)
         route_rules = None
         whoever_asks = self._whoever_asks(address_info, ANY_PATH, mode)
@@ -137,7 +137,7 @@ class Gate:
         )
 
     def _refused_again(self, facts: Facts, route_rules: RouteRules, mode: Mode) -> Decision | None:
-        """The refusal of a guest who was refused before; who was denied since hears something else."""
+        """The refusal of a guest that was refused before, unless the deny list has changed since."""
         guests = self._refused_guests
         if not _is_guest(facts):
             return None
@@ -147,7 +147,7 @@ class Gate:
         return guests.find(facts, route_rules, mode, self._now_us())
 
     def _whoever_asks(self, address_info: AddressInfo, route_rules: RouteRules, mode: Mode) -> Decision | None:
-        """The decision where it does not matter who is asking."""
+        """The decision if it does not depend on the client's identity."""
         if address_info.denied:
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, address_info.address, mode=mode)
         if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(address_info.address)) > 0:
@@ -174,7 +174,7 @@ class Gate:
         )
 
     def _refused_anywhere(self, facts: Facts, address_info: AddressInfo, verified: Verified) -> Decision | None:
-        """The refusal of a client that has nothing left of its default limits, to which every path is charged.
+        """The refusal of a client whose default limits, which every path is charged to, are exhausted.
 
         What a path is charged beyond them is not looked at. A lease may still have something left: a client that
         has one is charged in the usual way.
@@ -197,7 +197,7 @@ class Gate:
     def _client_state(
         self, address_info: AddressInfo, route_rules: RouteRules, verified: Verified, mode: Mode
     ) -> ClientState:
-        """Guests stand with their address, members with what proved them."""
+        """The state of a client: guests' is kept with their address, members' with their proof."""
         identity = verified.identity
         client_states = address_info.client_states if identity is None else verified.client_states
         if client_states is None:
@@ -209,7 +209,7 @@ class Gate:
     def _charge(
         self, facts: Facts, address_info: AddressInfo, client_state: ClientState
     ) -> Decision | Awaitable[Decision]:
-        """The decision, now that it is known who is asking."""
+        """The decision once the client is identified."""
         if client_state.closed:
             closed = Decision(
                 Verdict.REFUSED, Reason.EMERGENCY, address_info.address, client_state.identity, mode=client_state.mode
@@ -240,7 +240,7 @@ class Gate:
     def _refused_uncharged(
         self, facts: Facts, address_info: AddressInfo, client_state: ClientState, now_us: int
     ) -> Decision | Awaitable[Decision] | None:
-        """The refusal that the client was given just now, or that of a busy app."""
+        """The refusal that the client was given a moment ago, or that of a saturated app."""
         refusal = self._refused_just_now(address_info, client_state, now_us)
         if refusal is not None:
             return self.announce(facts, refusal)
@@ -252,7 +252,7 @@ class Gate:
         return self._overload.shed(facts, rank, client_state.identity, address_info.address, client_state.mode)
 
     def _refused_just_now(self, address_info: AddressInfo, client_state: ClientState, now_us: int) -> Decision | None:
-        """The last refusal, for a moment and where it surely holds; a member's is told at the same address only."""
+        """The last refusal, repeated for a moment while it certainly holds; a member's only to the same address."""
         refusal = client_state.refusal
         if refusal is None or now_us >= client_state.refusal_until_us or client_state.refused_us <= self._forgot_us:
             return None
@@ -274,7 +274,7 @@ class Gate:
     def _combined(
         self, facts: Facts, address_info: AddressInfo, client_state: ClientState, told: TakeReply
     ) -> Decision:
-        """The decision that follows from an outcome. The same refusal is given again for a moment, where it holds."""
+        """The decision that follows from an outcome. A refusal is kept for a moment, to be repeated."""
         charges, outcome, sent_us = told
         if outcome.allowed:
             decision = combine(
@@ -295,7 +295,7 @@ class Gate:
     def _refused_guest(
         self, facts: Facts, client_state: ClientState, outcome: Outcome, sent_us: int
     ) -> Decision | None:
-        """The refusal of a guest, who is known by its requests from now on; None where that would not do."""
+        """The refusal of a guest that is recognised by its requests from now on; None if that is not possible."""
         guests, charges = self._refused_guests, client_state.charges
         if len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
             return None
@@ -304,7 +304,7 @@ class Gate:
         return guests.find(facts, route_rules, mode, sent_us)
 
     def announce(self, facts: Facts, decision: Decision) -> Decision:
-        """The decision as it is given. Observers hear of it unless the request passes as it would without a dry run."""
+        """The decision as it is given; observers are notified of refusals, and of those that a dry run lets pass."""
         if self._dry_run:
             decision = _in_dry_run(decision)
         if self._observers and decision.verdict is not ALLOWED:
@@ -315,7 +315,7 @@ class Gate:
 
 
 def _is_guest(facts: Facts) -> bool:
-    """Whether nothing was presented that could make a member of whoever asks."""
+    """Whether the request shows no credential, so that its client can only be a guest."""
     return facts.credential is None and facts.authenticate is None
 
 
@@ -331,7 +331,7 @@ def _passes(client_state: ClientState, address_info: AddressInfo, reason: Reason
 
 
 def _in_dry_run(decision: Decision) -> Decision:
-    """The same for whoever counts, but nothing that a client could see."""
+    """The same for observers, but with nothing that a client could notice."""
     if decision.refused:
         return decision._replace(verdict=Verdict.DRY_RUN)
     return decision._replace(charges=(), outcome=None)

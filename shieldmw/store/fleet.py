@@ -64,11 +64,11 @@ class RedisStore:
 
     # --- buckets
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take each request's charges, all or nothing, by Redis' clock."""
         keys = self._keys or await self._learn_keys()
         take = slots.take if self._redis.slotted else scripts.take
-        return await take(self._redis.run, asks, keys.bucket)
+        return await take(self._redis.run, requests, keys.bucket)
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was leased and not spent."""

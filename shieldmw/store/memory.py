@@ -116,9 +116,9 @@ class MemoryStore(MemoryBuckets):
         self._listening: list[asyncio.Queue[str]] = []
         self._charged: BoundedCache[str, Debt] = BoundedCache(most_buckets)
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges of each ask, all or nothing. Nothing is taken ahead: nothing is far away."""
-        return [self.take_now(ask.charges) for ask in asks]
+        return [self.take_now(request.charges) for request in requests]
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Nothing was taken ahead."""

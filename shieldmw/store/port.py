@@ -36,13 +36,13 @@ class PartialFailure(StoreUnavailable):
 
     def __str__(self) -> str:
         failures = [result for result in self.results if isinstance(result, StoreError)]
-        return f"{len(failures)} of {len(self.results)} asks failed, the first with: {failures[0]}"
+        return f"{len(failures)} of {len(self.results)} requests failed, the first with: {failures[0]}"
 
 
 class Buckets(Protocol):
     """Takes charges."""
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take each request's charges, all or nothing, by the store's own clock; in order if they share buckets.
 
         Raises:

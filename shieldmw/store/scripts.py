@@ -28,21 +28,21 @@ def source(name: str) -> str:
     return files("shieldmw.store").joinpath("lua", f"{name}.lua").read_text("ascii")
 
 
-async def take(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> list[Outcome]:
+async def take(run: Run, requests: Sequence[TakeRequest], key_of: KeyOf) -> list[Outcome]:
     """Run ``take.lua`` for several requests, one after the other."""
     buckets: dict[str, int] = {}
     numbers: list[int] = []
-    for charges, prefetch in asks:
+    for charges, prefetch in requests:
         numbers += (len(charges), prefetch)
         for charge in charges:
             limit = charge.limit
             bucket = buckets.setdefault(key_of(charge), len(buckets) + 1)
             numbers += (bucket, limit.unit_us, limit.tau_us, charge.cost)
-    count = 1 + len(asks) + sum([len(ask.charges) for ask in asks])
+    count = 1 + len(requests) + sum([len(ask.charges) for ask in requests])
     reply = whole_numbers("take", await run("take", list(buckets), (packed(numbers),)), count)
     now_us, at = reply[0], 1
     outcomes = []
-    for charges, _ in asks:
+    for charges, _ in requests:
         leased, after = reply[at], at + 1 + len(charges)
         tats_us = tuple(reply[at + 1 : after])
         outcomes.append(made(Outcome, (leased >= 0, now_us, tats_us, leased if leased > 0 else 0, 0)))

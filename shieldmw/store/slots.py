@@ -36,11 +36,11 @@ Change = TypeVar("Change", Unspent, Debt)
 # --- the plan: pure
 
 
-def groups(asks: Sequence[TakeRequest]) -> list[list[int]]:
+def groups(requests: Sequence[TakeRequest]) -> list[list[int]]:
     """The indexes of the requests that share a call, in their order; a request over several slots is alone."""
     together: dict[object, list[int]] = {}
-    for place, ask in enumerate(asks):
-        slots = {charge.client.slot for charge in ask.charges}
+    for place, request in enumerate(requests):
+        slots = {charge.client.slot for charge in request.charges}
         together.setdefault(slots.pop() if len(slots) == 1 else place, []).append(place)
     return list(together.values())
 
@@ -72,20 +72,20 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
 # --- the calls
 
 
-async def take(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> list[Outcome]:
+async def take(run: Run, requests: Sequence[TakeRequest], key_of: KeyOf) -> list[Outcome]:
     """Take each request's charges, all or nothing; in order if they are in one slot.
 
     Raises:
         PartialFailure: some requests have an outcome, others failed.
         StoreError: all failed.
     """
-    results: list[Result] = [StoreError("not asked")] * len(asks)
+    results: list[Result] = [StoreError("not asked")] * len(requests)
 
     async def take_group(places: Sequence[int]) -> None:
-        for place, result in zip(places, await _group(run, [asks[place] for place in places], key_of), strict=True):
+        for place, result in zip(places, await _group(run, [requests[place] for place in places], key_of), strict=True):
             results[place] = result
 
-    await asyncio.gather(*(take_group(places) for places in groups(asks)))
+    await asyncio.gather(*(take_group(places) for places in groups(requests)))
     failures = [result for result in results if isinstance(result, StoreError)]
     if failures and len(failures) == len(results):
         raise failures[0]
@@ -133,25 +133,25 @@ async def _each_slot(
     return [change for group, _ in failed for change in group]
 
 
-async def _group(run: Run, asks: Sequence[TakeRequest], key_of: KeyOf) -> Sequence[Result]:
+async def _group(run: Run, requests: Sequence[TakeRequest], key_of: KeyOf) -> Sequence[Result]:
     """The results of requests that share a call."""
     try:
-        apart = parts(asks[0].charges)
+        apart = parts(requests[0].charges)
         if len(apart) > 1:
             return [await _in_turn(run, apart, key_of, scripts.refund)]
-        return await scripts.take(run, asks, key_of)
+        return await scripts.take(run, requests, key_of)
     except TryAgain:
-        return [await _by_bucket(run, ask, key_of) for ask in asks]
+        return [await _by_bucket(run, request, key_of) for request in requests]
     except StoreError as error:
-        return [type(error)(*error.args) for _ in asks]
+        return [type(error)(*error.args) for _ in requests]
 
 
-async def _by_bucket(run: Run, ask: TakeRequest, key_of: KeyOf) -> Result:
+async def _by_bucket(run: Run, request: TakeRequest, key_of: KeyOf) -> Result:
     """The result of a request whose slot is moving."""
     try:
-        if len(ask.charges) == 1:
-            return (await scripts.take(run, [ask], key_of))[0]
-        return await _in_turn(run, [(charge,) for charge in ask.charges], key_of, _refund_untouched)
+        if len(request.charges) == 1:
+            return (await scripts.take(run, [request], key_of))[0]
+        return await _in_turn(run, [(charge,) for charge in request.charges], key_of, _refund_untouched)
     except StoreError as error:
         return error
 

@@ -156,9 +156,9 @@ class LeasingStore(MemoryStore):
         self.leased = 0
         self.given_back_us = 0
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges of each ask, all or nothing, and those that are asked for ahead."""
-        return [self._decide(ask) for ask in asks]
+        return [self._decide(ask) for ask in requests]
 
     def _decide(self, ask: TakeRequest) -> Outcome:
         outcome = bucket.take([self.tats_us.get(charge.bucket) for charge in ask.charges], ask, self.now_us())
@@ -195,23 +195,23 @@ class FlakyStore:
         self.hangs_for_s: float | None = None
         self.lags = False
         self.calls = 0
-        self.asks = 0
+        self.requests = 0
         self.calls_to_give_back = 0
         self.under_way = 0
         self.most_under_way = 0
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges, if it may; a reply that lags was computed before it arrives."""
         self.calls += 1
-        self.asks += len(asks)
+        self.requests += len(requests)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            return await self._take(asks)
+            return await self._take(requests)
         finally:
             self.under_way -= 1
 
-    async def _take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def _take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         if self.held is not None:
             await self.held.wait()
         if self.hangs_for_s is not None:
@@ -221,7 +221,7 @@ class FlakyStore:
             raise self.failing
         if self.lags:
             await asyncio.sleep(0)
-        outcomes = await self.inner.take(asks)
+        outcomes = await self.inner.take(requests)
         if self.answer_held is not None:
             await self.answer_held.wait()
         if self.lags:
@@ -264,10 +264,10 @@ class PartlyAway(FlakyStore):
         super().__init__(inner)
         self.away_for = away_for
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take the charges of those whose node answers."""
-        away = [ask.charges[0].client.text in self.away_for for ask in asks]
-        outcomes = await super().take([ask for ask, is_away in zip(asks, away, strict=True) if not is_away])
+        away = [ask.charges[0].client.text in self.away_for for ask in requests]
+        outcomes = await super().take([ask for ask, is_away in zip(requests, away, strict=True) if not is_away])
         if all(away):
             raise StoreUnavailable("its node is away")
         if any(away):

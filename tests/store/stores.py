@@ -65,23 +65,23 @@ def proven(table: ApiKeyTable, key: str) -> Identity | None:
     return None if entry is None else entry.identity
 
 
-def asked(asks: Sequence[TakeRequest]) -> tuple[list[str], list[bytes]]:
+def asked(requests: Sequence[TakeRequest]) -> tuple[list[str], list[bytes]]:
     """KEYS and ARGV of take.lua, each bucket under the name of its limit."""
-    keys = list(dict.fromkeys(charge.limit.name for ask in asks for charge in ask.charges))
+    keys = list(dict.fromkeys(charge.limit.name for ask in requests for charge in ask.charges))
     arguments = []
-    for ask in asks:
+    for ask in requests:
         arguments += [len(ask.charges), ask.prefetch]
         for _, limit, cost in ask.charges:
             arguments += [keys.index(limit.name) + 1, limit.unit_us, limit.tau_us, cost]
     return keys, [pack(f"<{len(arguments)}d", *arguments)]
 
 
-def answered(asks: Sequence[TakeRequest], reply: Sequence[int]) -> list[Outcome]:
+def answered(requests: Sequence[TakeRequest], reply: Sequence[int]) -> list[Outcome]:
     """The reply of take.lua in the reference's words, each of its numbers used once."""
     assert all(type(number) is int for number in reply)
     now, *rest = reply
     outcomes = []
-    for ask in asks:
+    for ask in requests:
         leased, tats_us, rest = rest[0], rest[1 : 1 + len(ask.charges)], rest[1 + len(ask.charges) :]
         outcomes.append(Outcome(leased >= 0, now, tuple(tats_us), max(0, leased)))
     assert not rest

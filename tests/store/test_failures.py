@@ -145,7 +145,7 @@ def as_text(client: redis.Redis, key: str) -> None:
     ],
 )
 def test_a_key_of_another_kind_is_a_store_error(
-    server: RedisServer, key: str, spoil: Callable[[redis.Redis, str], None], asks: list[str]
+    server: RedisServer, key: str, spoil: Callable[[redis.Redis, str], None], requests: list[str]
 ) -> None:
     """Never another exception; and when the key is gone the same store works."""
     client = server.client()
@@ -154,12 +154,12 @@ def test_a_key_of_another_kind_is_a_store_error(
     async def work() -> None:
         secret = None if key == SECRET_KEY else SECRET
         async with opened(server.url, secret=secret) as store:
-            for name in asks:
+            for name in requests:
                 with pytest.raises(StoreError) as caught:
                     await ASKS[name](store)
                 assert not isinstance(caught.value, StoreUnavailable)
             client.delete(key)
-            for name in asks:
+            for name in requests:
                 await ASKS[name](store)
 
     run(work())

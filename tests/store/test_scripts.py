@@ -69,8 +69,8 @@ def test_keys_and_arguments_go_in_as_the_script_reads_them() -> None:
         return [10, 7, 20, 30, -1, 40, 0]
 
     a, b = slow_limit(3, "a"), slow_limit(5, "b")
-    asks = [TakeRequest((*one(a, 2), *one(b, 0)), 9), TakeRequest(one(b, 6)), TakeRequest(())]
-    outcomes = run(scripts.take(call, asks, named))
+    requests = [TakeRequest((*one(a, 2), *one(b, 0)), 9), TakeRequest(one(b, 6)), TakeRequest(())]
+    outcomes = run(scripts.take(call, requests, named))
     day_us = 86_400_000_000
     first, second = [1, day_us, 3 * day_us, 2], [2, day_us, 5 * day_us]
     assert asked == [("take", ["a", "b"], [2, 9, *first, *second, 0, 1, 0, *second, 6, 0, 0])]

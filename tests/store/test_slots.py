@@ -76,9 +76,9 @@ def no_failure(keys: Sequence[str]) -> None:
     """All is well."""
 
 
-def taken(nodes: Nodes, *asks: TakeRequest) -> Sequence[Outcome]:
+def taken(nodes: Nodes, *requests: TakeRequest) -> Sequence[Outcome]:
     """What becomes of the asks."""
-    return run(slots.take(nodes.run, asks, key_of))
+    return run(slots.take(nodes.run, requests, key_of))
 
 
 # --- the plan
@@ -95,10 +95,10 @@ def taken(nodes: Nodes, *asks: TakeRequest) -> Sequence[Outcome]:
 )
 def test_asks_are_grouped_by_slot(asked: list[list[str]], expected: list[list[int]]) -> None:
     """Each ask once, those of a group in their order."""
-    asks = [
+    requests = [
         TakeRequest(tuple(charge(name, limit) for name, limit in zip(names, (A, B), strict=False))) for names in asked
     ]
-    assert slots.groups(asks) == expected
+    assert slots.groups(requests) == expected
 
 
 def test_a_site_and_its_addresses_go_together() -> None:
@@ -207,9 +207,9 @@ def test_a_slot_on_the_move_is_asked_bucket_by_bucket() -> None:
 def test_asks_fail_one_by_one() -> None:
     """Who asks of a node that is away is told so; the others have their outcome."""
     nodes = Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)
-    asks = [TakeRequest((charge(name),)) for name in "xyzy"]
-    with pytest.raises(PartialFailure, match="2 of 4 asks failed, the first with: hung") as part:
-        taken(nodes, *asks)
+    requests = [TakeRequest((charge(name),)) for name in "xyzy"]
+    with pytest.raises(PartialFailure, match="2 of 4 requests failed, the first with: hung") as part:
+        taken(nodes, *requests)
     kinds = [type(result) for result in part.value.results]
     assert kinds == [Outcome, StoreUnavailable, Outcome, StoreUnavailable]
 

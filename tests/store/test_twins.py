@@ -16,7 +16,7 @@ from servers import RedisServer
 from shieldmw.core import bucket
 from shieldmw.core.bucket import EPOCH_S, Charge, Outcome, TakeRequest
 from shieldmw.core.limits import US_PER_S, Limit
-from shieldmw.gate.limiter.batch import MOST_ASKS, MOST_CHARGES
+from shieldmw.gate.limiter.batch import MOST_CHARGES, MOST_REQUESTS
 from shieldmw.store import scripts
 from store.stores import all_keys, answered, asked, now_us, one, someone
 
@@ -73,13 +73,13 @@ def offsets(limit: Limit) -> st.SearchStrategy[int]:
 class Step:
     """One call of a trace: what is asked, after some time, with some keys overwritten."""
 
-    asks: list[TakeRequest]
+    requests: list[TakeRequest]
     later_us: int
     stored: dict[str, int | bytes | None] = field(default_factory=dict)
 
 
 @st.composite
-def asks(draw: st.DrawFn, known: list[list[Limit]]) -> TakeRequest:
+def requests(draw: st.DrawFn, known: list[list[Limit]]) -> TakeRequest:
     """A request over some of the buckets, in any order, by any of the limits that each has."""
     chosen = draw(st.lists(st.sampled_from(known), min_size=1, unique_by=lambda same: same[0].name))
     limits = [draw(st.sampled_from(same)) for same in chosen]
@@ -90,7 +90,7 @@ def asks(draw: st.DrawFn, known: list[list[Limit]]) -> TakeRequest:
 @st.composite
 def steps(draw: st.DrawFn, known: list[list[Limit]]) -> Step:
     """A batch, after a time."""
-    batch = draw(st.lists(asks(known), min_size=1, max_size=6))
+    batch = draw(st.lists(requests(known), min_size=1, max_size=6))
     charged = {charge.limit.name: charge.limit for ask in batch for charge in ask.charges}
     stored = {
         name: draw(st.none() | st.sampled_from(NO_NUMBERS) | offsets(limit))
@@ -189,7 +189,7 @@ def test_the_script_decides_as_the_reference(shared_server: RedisServer, trace: 
             if (tat_us := number(client.get(key))) is not None:
                 client.set(key, tat_us - step.later_us, px=KEPT_MS)
         put(client, step.stored, now_us(client))
-        compare(step.asks, *call(client, scripts.source("take"), step.asks))
+        compare(step.requests, *call(client, scripts.source("take"), step.requests))
     client.close()
 
 
@@ -208,13 +208,13 @@ def test_the_script_decides_as_the_reference_at_any_time(
     at_us = start_us
     for step in trace:
         at_us = min(at_us + step.later_us, LATEST_US)
-        keys = asked(step.asks)[0]
+        keys = asked(step.requests)[0]
         put(client, {key: state.get(key) for key in keys}, 0)
         put(client, step.stored, at_us)
         time = (EPOCH_S + at_us // US_PER_S, at_us % US_PER_S)
-        before, taken, after, _ = call(client, source, step.asks, *time)
+        before, taken, after, _ = call(client, source, step.requests, *time)
         assert taken[0].now_us == at_us
-        state |= compare(step.asks, before, taken, after, {})
+        state |= compare(step.requests, before, taken, after, {})
     client.close()
 
 
@@ -264,7 +264,7 @@ def test_the_last_digit_of_a_tat_is_kept(server: RedisServer) -> None:
         assert outcome.tats_us[0] % 10 == last
 
 
-@pytest.mark.parametrize(("count", "charges"), [(MOST_ASKS, 5), (1, MOST_CHARGES), (MOST_CHARGES // 6, 6)])
+@pytest.mark.parametrize(("count", "charges"), [(MOST_REQUESTS, 5), (1, MOST_CHARGES), (MOST_CHARGES // 6, 6)])
 def test_a_call_may_be_as_large_as_a_batch_makes_it(server: RedisServer, count: int, charges: int) -> None:
     """Lua can hold so many numbers and keys at once."""
     client = server.client()

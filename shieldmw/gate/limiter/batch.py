@@ -21,12 +21,12 @@ R = TypeVar("R")
 
 # What one call takes along at most. More would make the first wait for the last, and a script can hand at most
 # 8,000 keys to one command.
-MOST_ASKS = 256
+MOST_REQUESTS = 256
 MOST_CHARGES = 1500
 
 
 class TakeReply(NamedTuple):
-    """An outcome, the charges that it is of, and when the store was asked for it, in this worker's ticks.
+    """An outcome, its charges, and when the store was asked, by this worker's clock.
 
     That was before the store decided: so a TAT, moved by the difference between that and the store's time, is
     never later on this worker's clock than it truly is. None where the store was not asked: then the charges are
@@ -41,8 +41,8 @@ class TakeReply(NamedTuple):
 class Called(Protocol):
     """The target of the calls: the store, or a wrapper around it."""
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """One call: take the charges of each ask. Fails with ``StoreError``, of which one is ``PartialFailure``."""
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        """One call: take the charges of each request. Raises ``StoreError``, for example ``PartialFailure``."""
 
     async def aclose(self) -> None:
         """Give back connections."""
@@ -92,7 +92,7 @@ class Batch(Generic[A, R]):
         await self._store.aclose()
 
     async def _call(self) -> None:
-        """Call as long as anybody waits. Those who queue behind a call that fails fail with it."""
+        """Call the store as long as requests wait. Requests queued behind a call that fails fail with it."""
         group: list[tuple[A, TakeRequest, asyncio.Future[R]]] = []
         told = 0
         failure = StoreError("closed")
@@ -124,7 +124,7 @@ class Batch(Generic[A, R]):
             self._fail(group[told:], failure)
 
     async def _take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome | StoreError]:
-        """What becomes of each."""
+        """The result of each."""
         try:
             return await self._store.take(requests)
         except PartialFailure as part:
@@ -143,10 +143,10 @@ def _prefetches(waiting: tuple[Any, TakeRequest, Any]) -> bool:
 
 
 def _fitting(waiting: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]]) -> int:
-    """How many of those who wait go with one call, at least one."""
+    """How many of the waiting requests fit into one call, at least one."""
     charges = 0
-    for count, (_, request, _) in enumerate(waiting[:MOST_ASKS]):
+    for count, (_, request, _) in enumerate(waiting[:MOST_REQUESTS]):
         charges += len(request.charges)
         if charges > MOST_CHARGES and count:
             return count
-    return min(len(waiting), MOST_ASKS)
+    return min(len(waiting), MOST_REQUESTS)

@@ -1,4 +1,4 @@
-"""Whether the store is worth asking: after a row of failures it is left alone, but for probes.
+"""Whether to ask the store: after several failures in a row only probes may.
 
 Pure but for its own state; ``now_s`` is any clock that never steps.
 """
@@ -30,7 +30,7 @@ class Breaker:
     _probing: bool = False
 
     def permits(self, now_s: float) -> bool:
-        """Whether a call may be made now; its end must be told."""
+        """Whether a call may be made now; its end must be reported."""
         if not self.is_open:
             return True
         if self._probing or now_s < self._next_probe_s:
@@ -40,7 +40,7 @@ class Breaker:
         return True
 
     def succeeded(self, now_s: float) -> bool:
-        """A call succeeded, for any request that went with it; whether that closed the breaker."""
+        """Report that a call succeeded; returns whether that closed the breaker."""
         reopened = self.is_open and self._probing
         if reopened:
             self.is_open = self._probing = False
@@ -50,7 +50,7 @@ class Breaker:
         return reopened
 
     def failed(self, now_s: float) -> bool:
-        """A call failed; whether that opened the breaker."""
+        """Report that a call failed; returns whether that opened the breaker."""
         self._in_a_row += 1
         self._count(now_s, failed=True)
         self._probing = False
@@ -62,7 +62,7 @@ class Breaker:
         return self.is_open
 
     def abandoned(self) -> None:
-        """The probe ended without a verdict, or was never made, because nobody waited for it any more."""
+        """Report that the probe ended without a result, or was never made."""
         self._probing = False
 
     def _count(self, now_s: float, *, failed: bool) -> None:

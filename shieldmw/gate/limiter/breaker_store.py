@@ -1,4 +1,4 @@
-"""The store behind its breaker."""
+"""The store behind a circuit breaker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class BreakerStore:
-    """The store behind its breaker, which hears of each call once, however many requests share it."""
+    """The store behind a breaker. A call is reported to the breaker once, however many requests share it."""
 
     def __init__(self, store: Called, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
         self.on_failure = on_failure
@@ -29,18 +29,18 @@ class BreakerStore:
 
     @property
     def is_away(self) -> bool:
-        """Whether the store is left alone, but for probes."""
+        """Whether the breaker is open: only probes reach the store."""
         return self._breaker.is_open
 
     def may_be_asked(self) -> bool:
-        """Whether to ask now; while the store is away True permits one probe, which the caller must make."""
+        """Whether to ask now; while the breaker is open, True permits one probe, which the caller must make."""
         return not self._breaker.is_open or self._breaker.permits(self._now_s())
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """One call."""
         is_probe = self._breaker.is_open
         try:
-            outcomes = await self._store.take(asks)
+            outcomes = await self._store.take(requests)
         except PartialFailure:
             # Some of its servers answer: to leave all of them alone would fail their clients too.
             self._succeeded()
@@ -57,7 +57,7 @@ class BreakerStore:
         return outcomes
 
     async def aclose(self) -> None:
-        """Give back connections. What was to be a probe may never have been called."""
+        """Close the connections. A permitted probe may never have been made."""
         self._breaker.abandoned()
         await self._store.aclose()
 

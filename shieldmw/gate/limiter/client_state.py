@@ -1,4 +1,4 @@
-"""What this worker remembers of one client between its requests, so that a hot client's way is short."""
+"""What this worker remembers of one client between its requests, so that a hot client is decided quickly."""
 
 from __future__ import annotations
 

@@ -63,17 +63,17 @@ class Fallback:
         self._now_s = now_s
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
-        """Note how the buckets stand, as the store says."""
+        """Remember the buckets' state as reported by the store."""
         if self._is_local:
             self._local.remember(charges, outcome)
 
     def pay(self) -> None:
-        """The store has answered: pay what is owed."""
+        """Settle debts, now that the store has answered."""
         if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
             self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
 
     def take_now(self, charges: Charges) -> TakeReply | None:
-        """Take charges here; None where ``on_failure`` decides otherwise."""
+        """Decide locally; None unless ``on_failure`` is ``local``."""
         if not self._is_local:
             return None
         shares = shared(charges, self._workers())
@@ -103,11 +103,11 @@ class Fallback:
         return self._local.now_us() - KNOWN_LATE_US
 
     def invalidate(self) -> None:
-        """Forget the local buckets, because a client's were made full again; debts stay."""
+        """Forget the local buckets, because a client's were reset; debts stay."""
         self._local.clear()
 
     async def aclose(self) -> None:
-        """End what is being settled."""
+        """Cancel settling."""
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)

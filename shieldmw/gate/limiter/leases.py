@@ -1,4 +1,4 @@
-"""Leases: a client that is hot is charged ahead, so that most of its requests need no call.
+"""Leases: charges are prefetched for a hot client, so that most of its requests need no call.
 
 Whoever asks the store twice within a tenth of a second is hot, and is charged ahead for about what it spends in
 that time. What is left of a lease after half a second is given back.
@@ -56,12 +56,12 @@ class Leases:
         return len(self._open)
 
     def exhausted(self, client_state: ClientState, now_us: int) -> None:
-        """Too little is left of a lease for the request at hand."""
+        """Close a lease that has too little left for the current request."""
         client_state.asked_us = now_us
         self._close(client_state)
 
     def prefetch(self, client_state: ClientState, now_us: int) -> int:
-        """How often more the charges should be taken with the call that is due; its end must be told.
+        """How many times more the next call should take the charges; its end must be reported (``answered``).
 
         0 for a client that is not hot. While one request asks for a lease the client's others ask for themselves alone.
         """
@@ -81,7 +81,7 @@ class Leases:
         return client_state.prefetch + max(_while_refilling(charge) for charge in client_state.charges)
 
     def answered(self, client_state: ClientState, told: TakeReply | None) -> None:
-        """The call that asked for charges ahead has ended; None: with nothing that still holds."""
+        """The call that asked for a prefetch has ended; None if its reply must not be used."""
         client_state.asking = False
         self._asking -= 1
         if told is None or told.sent_us is None or not told.outcome.leased:
@@ -91,7 +91,7 @@ class Leases:
         self._open[client_state] = None
 
     def clear(self) -> None:
-        """Forget all leases: buckets that were made full again hold nothing of them."""
+        """Forget all leases, because buckets were reset."""
         for client_state in list(self._open):
             self._close(client_state)
 
@@ -105,11 +105,11 @@ class Leases:
         await self._sweeper.start(first_s=1.0)
 
     async def stop(self) -> None:
-        """Sweep no longer."""
+        """Stop sweeping."""
         await self._sweeper.stop()
 
     async def give_all_back(self) -> None:
-        """Give everything back; where the store is away it comes back by itself, as buckets refill."""
+        """Give everything back; if the store is away, the buckets refill by themselves."""
         with suppress(StoreError):
             await self._end(list(self._open))
 
@@ -130,11 +130,11 @@ class Leases:
 
 
 def _of_one_pace(charges: Charges) -> bool:
-    """Whether the buckets refill about as fast: beside a fast one a slow one would pay for what is never spent."""
+    """Whether the buckets refill at a similar rate: otherwise the slow one would be charged for units never spent."""
     steps_us = [charge.step_us for charge in charges if charge.cost]
     return bool(steps_us) and max(steps_us) <= AGGREGATE_FACTOR * min(steps_us)
 
 
 def _while_refilling(charge: Charge) -> int:
-    """How often the charge comes back to its bucket while a lease lasts."""
+    """How many units of the charge's bucket refill while a lease lasts."""
     return LASTS_US // charge.step_us if charge.step_us else 0

@@ -1,4 +1,4 @@
-"""The limiter: charges are spent from a lease, refused by what is known, else asked of the store."""
+"""The limiter: charges are spent from a lease, refused by what is known, or taken from the store."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class Limiter(Protocol):
 
     @property
     def is_away(self) -> bool:
-        """Whether the store is left alone, but for probes."""
+        """Whether the store is away, so that charges are decided locally."""
 
     def take_now(self, client_state: ClientState, now_us: int) -> Outcome | None:
-        """The outcome, where nothing must be awaited for it."""
+        """The outcome if it is known without a call."""
 
     def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
-        """The refusal of some charges, where it is known without a call; nothing is spent."""
+        """The refusal of some charges if it is known without a call; spends nothing."""
 
     def take(self, client_state: ClientState, now_us: int) -> Awaitable[TakeReply | None]:
-        """The outcome else, without what was prefetched; None where the store is away and nothing stands in for it."""
+        """The outcome otherwise, without prefetched charges; None if the store is away and there is no fallback."""
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
-        """The outcome of charges that are no client's request: those of failed credentials, and probes."""
+        """The outcome of charges that belong to no request: of failed credentials, and probes."""
 
     def invalidate(self) -> None:
-        """Forget what is known of buckets: somebody's were made full again."""
+        """Forget what is known of buckets, because a client's were reset."""
 
     async def aclose(self) -> None:
-        """Give back what is held of the store."""
+        """Give back leases, and close connections."""
 
 
 class FleetLimiter:
@@ -67,11 +67,11 @@ class FleetLimiter:
 
     @property
     def is_away(self) -> bool:
-        """Whether the store is left alone, but for probes."""
+        """Whether the store is away, so that charges are decided locally."""
         return self._store.is_away
 
     def take_now(self, client_state: ClientState, now_us: int) -> Outcome | None:
-        """Spent from the client's lease, or refused by what its buckets said before."""
+        """Spend the client's lease, or refuse by the last known state of its buckets."""
         if client_state.lease is not None:
             outcome = client_state.lease.spend(now_us)
             if outcome is not None:
@@ -84,12 +84,12 @@ class FleetLimiter:
         return self._refusals.find(charges, now_us)
 
     def take(self, client_state: ClientState, now_us: int) -> Awaitable[TakeReply | None]:
-        """Asked of the store, for a lease as well where the client is hot."""
+        """Ask the store, with a prefetch for a hot client."""
         prefetch = self._leases.prefetch(client_state, now_us)
         return self._ask(client_state, made(TakeRequest, (client_state.charges, prefetch)))
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
-        """Asked of the store."""
+        """Ask the store."""
         return self._ask(None, TakeRequest(charges))
 
     def _ask(self, client_state: ClientState | None, request: TakeRequest) -> Awaitable[TakeReply | None]:
@@ -131,7 +131,7 @@ class FleetLimiter:
         return self._fallback.take_now(request.charges)
 
     def invalidate(self) -> None:
-        """Forget refusals, leases, and what the local buckets remember; also of calls under way."""
+        """Forget refusals, leases and local buckets, and ignore the outcomes of calls under way."""
         self._invalidated_us = self._now_us()
         self._fallback.invalidate()
         self._refusals.clear()

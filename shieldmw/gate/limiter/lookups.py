@@ -62,7 +62,7 @@ class Lookups:
         self._unreadable = LogThrottle()
 
     def address_info(self, facts: Facts) -> AddressInfo:
-        """Where the request comes from; worked out, unless it came from there more than once lately."""
+        """What is known of the request's address; cached from the second request on."""
         key = (facts.peer, facts.forwarded)
         known = self._address_infos.get(key)
         if known is not None:
@@ -81,7 +81,7 @@ class Lookups:
         return address_info
 
     def _log_unreadable(self, facts: Facts) -> None:
-        """Count a header that its proxy should have written in another way."""
+        """Count a proxy header that cannot be parsed."""
         if (counts := self._unreadable.due("unreadable")) is not None:
             log.warning(
                 "SHIELD_FORWARDED_HEADER=%s: %s; the last from the proxy %s: %s. "
@@ -95,7 +95,7 @@ class Lookups:
         return self._worked_out(facts) if route_rules is None else route_rules
 
     def route_rules_at_hand(self, facts: Facts) -> RouteRules | None:
-        """The same; None where it is not cached and is slow to compute, so that it is better asked last."""
+        """The same; None if it is not cached and slow to compute, and so better left to the end."""
         route_rules = self._route_rules.get(_key(facts))
         if route_rules is None and _is_short(facts) and is_plain(facts.path):
             return self._worked_out(facts)

@@ -40,7 +40,7 @@ class Refusals:
         return len(self._tats_us)
 
     def remember(self, charges: Charges, outcome: Outcome, sent_us: int) -> None:
-        """Keep the TATs of a refusal that was asked for at ``sent_us``; of those that can only grow."""
+        """Remember the TATs of a refusal requested at ``sent_us``, if they can only grow."""
         shift_us = sent_us - outcome.now_us
         first = outcome.refundable
         for charge, tat_us in zip(charges[first:], outcome.tats_us[first:], strict=True):
@@ -48,7 +48,7 @@ class Refusals:
                 self._tats_us.put(charge.number, tat_us + shift_us)
 
     def find(self, charges: Charges, now_us: int) -> Outcome | None:
-        """The refusal, if what is known of the charges' buckets is enough for one."""
+        """The refusal, if the known state of the buckets is enough for one."""
         if not self._tats_us:
             return None
         refused = False
@@ -61,7 +61,7 @@ class Refusals:
         return Outcome(False, now_us, tuple(tats_us)) if refused else None
 
     def clear(self) -> None:
-        """Forget everything: somebody's buckets were made full again."""
+        """Forget everything, because a client's buckets were reset."""
         self._tats_us.clear()
 
 
@@ -77,7 +77,7 @@ class _Refused:
         self.decisions: BoundedCache[int, Decision] = BoundedCache(DECISIONS_KEPT)
 
     def decision(self, full_after_us: int, mode: Mode) -> Decision | None:
-        """The refusal while the bucket needs so long to fill; None where it refuses no more.
+        """The refusal while the bucket needs so long to fill; None once it no longer refuses.
 
         A wait is rounded up to whole grains, so that guests who are refused at about the same time share one decision.
         The caller puts the guest's own charge in.
@@ -95,7 +95,7 @@ class _Refused:
 
 
 class RefusedGuests:
-    """Guests who were refused, recognised by the peer and the forwarding header of their requests.
+    """Guests that were refused, recognised by the peer and the forwarding header of their requests.
 
     They make up a flood, and recognising them saves the work of identifying the client again. Only for rules where
     a single bucket decides.
@@ -115,7 +115,7 @@ class RefusedGuests:
             self._guests.put(_number(facts, route_rules, mode), (tat_us, client.text, client.slot))
 
     def find(self, facts: Facts, route_rules: RouteRules, mode: Mode, now_us: int) -> Decision | None:
-        """The refusal of a guest, None where none is known. Its charges name the client; its ``address`` is None."""
+        """The refusal of a guest, or None. Its charges name the client; its ``address`` is None."""
         if not self._refused:
             return None
         refused = self._refused.get((route_rules, mode))

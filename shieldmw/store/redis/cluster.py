@@ -28,8 +28,8 @@ SLOTS = 16_384
 
 # Longest and shortest interval between two looks at the topology. MOVED reports changes, but not those of masters whose
 # slots we do not use.
-LOOK_EVERY_S = 10.0
-LOOK_LEAST_S = 0.1
+REFRESH_EVERY_S = 10.0
+REFRESH_LEAST_S = 0.1
 
 # Cool-down after a node times out: requests to other nodes in the same batch would wait with it.
 REST_S = 0.2
@@ -89,7 +89,9 @@ class Cluster:
         self._rests_until_s: dict[Address, float] = {}
         self._away: set[Address] = set()
         self._told_s: dict[Address, float] = {}
-        self._topology = TopologyRefresher(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
+        self._topology = TopologyRefresher(
+            self._refresh, every_s=REFRESH_EVERY_S, least_s=REFRESH_LEAST_S, within_s=timeout_s
+        )
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         """Run a script on the node that owns its keys.
@@ -230,7 +232,7 @@ class Cluster:
         """All owners, each once."""
         return [address for address in dict.fromkeys(self._owners) if address is not None]
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         """Learn the owners from the first node that answers, and drop nodes that own nothing any more."""
         failure = StoreError("nobody was asked")
         async with aclosing(self._told()) as told:

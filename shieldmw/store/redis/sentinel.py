@@ -18,8 +18,8 @@ from .connection import RedisConnection
 from .topology import TopologyRefresher
 
 # Longest and shortest interval between two questions to the Sentinels.
-LOOK_EVERY_S = 1.0
-LOOK_LEAST_S = 0.1
+REFRESH_EVERY_S = 1.0
+REFRESH_LEAST_S = 0.1
 
 T = TypeVar("T")
 
@@ -39,7 +39,9 @@ class Sentinels:
         ]
         self._address: Address | None = None
         self._connection: RedisConnection | None = None
-        self._topology = TopologyRefresher(self._look, every_s=LOOK_EVERY_S, least_s=LOOK_LEAST_S, within_s=timeout_s)
+        self._topology = TopologyRefresher(
+            self._refresh, every_s=REFRESH_EVERY_S, least_s=REFRESH_LEAST_S, within_s=timeout_s
+        )
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> object:
         """Run a script on the master."""
@@ -96,7 +98,7 @@ class Sentinels:
             raise StoreUnavailable("closed")
         return self._connection
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         """Learn the master from the first Sentinel that knows it.
 
         Raises:

@@ -13,7 +13,7 @@ from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit
 from shieldmw.errors import StoreError, StoreUnavailable
-from shieldmw.gate.limiter.batch import MOST_ASKS, MOST_CHARGES, Batch, TakeReply
+from shieldmw.gate.limiter.batch import MOST_CHARGES, MOST_REQUESTS, Batch, TakeReply
 
 WIDE = Limit("ip", 1, 1, 1_000_000)
 COSTS = 97
@@ -28,12 +28,12 @@ class Recording(FlakyStore):
         self.forgets_one = False
         self.fails_after: int | None = None
 
-    async def take(self, asks: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Keep it; fail after so many calls, or answer one outcome too few, where told so."""
-        self.groups.append(list(asks))
+        self.groups.append(list(requests))
         if self.fails_after is not None and len(self.groups) > self.fails_after:
             self.failing = StoreUnavailable("away")
-        outcomes = await super().take(asks)
+        outcomes = await super().take(requests)
         return outcomes[:-1] if self.forgets_one else outcomes
 
 
@@ -116,11 +116,11 @@ def test_who_asks_while_a_call_is_under_way_goes_with_the_next() -> None:
         for number in range(1, 101):
             waiting.append(batch.take(None, ask(number)))
             await asyncio.sleep(0)
-        assert (store.calls, store.asks) == (1, 1)
+        assert (store.calls, store.requests) == (1, 1)
         store.held.set()
         told = await asyncio.gather(*waiting)
         assert all(is_own(number, one) for number, one in enumerate(told))
-        assert (store.calls, store.asks, store.most_under_way) == (2, 101, 1)
+        assert (store.calls, store.requests, store.most_under_way) == (2, 101, 1)
 
     run(story())
 
@@ -131,7 +131,7 @@ def test_who_asks_in_one_turn_of_the_loop_shares_a_call() -> None:
     async def story() -> None:
         batch, store = make()
         await asyncio.gather(*(batch.take(None, ask(number)) for number in range(50)))
-        assert (store.calls, store.asks) == (1, 50)
+        assert (store.calls, store.requests) == (1, 50)
 
     run(story())
 
@@ -139,8 +139,8 @@ def test_who_asks_in_one_turn_of_the_loop_shares_a_call() -> None:
 @pytest.mark.parametrize(
     ("count", "charges", "groups"),
     [
-        (MOST_ASKS, 1, [256]),
-        (MOST_ASKS + 1, 1, [256, 1]),
+        (MOST_REQUESTS, 1, [256]),
+        (MOST_REQUESTS + 1, 1, [256, 1]),
         (1000, 1, [256, 256, 256, 232]),
         (150, 10, [150]),  # 1,500 charges to the unit
         (151, 10, [150, 1]),
@@ -154,10 +154,10 @@ def test_a_call_takes_so_many_along_and_no_more(count: int, charges: int, groups
 
     async def story() -> None:
         batch, store = make()
-        asks = [ask(number, charges=charges) for number in range(count)]
-        told = await asyncio.gather(*(batch.take(None, one) for one in asks))
+        requests = [ask(number, charges=charges) for number in range(count)]
+        told = await asyncio.gather(*(batch.take(None, one) for one in requests))
         assert [len(group) for group in store.groups] == groups
-        assert [one for group in store.groups for one in group] == asks
+        assert [one for group in store.groups for one in group] == requests
         assert all(is_own(number, one) for number, one in enumerate(told))
 
     run(story())
@@ -232,10 +232,10 @@ def test_one_call_that_fails_leaves_the_outcomes_before_it() -> None:
     async def story() -> None:
         batch, store = make()
         store.fails_after = 1
-        waiting = [batch.take(None, ask(number)) for number in range(MOST_ASKS + 20)]
+        waiting = [batch.take(None, ask(number)) for number in range(MOST_REQUESTS + 20)]
         results = [await outcome_of(one) for one in waiting]
-        assert all(isinstance(result, TakeReply) for result in results[:MOST_ASKS])
-        assert all(isinstance(result, StoreUnavailable) for result in results[MOST_ASKS:])
+        assert all(isinstance(result, TakeReply) for result in results[:MOST_REQUESTS])
+        assert all(isinstance(result, StoreUnavailable) for result in results[MOST_REQUESTS:])
 
     run(story())
 

@@ -114,7 +114,7 @@ def test_a_hot_client_costs_few_calls(every_s: float, limit: str, most_calls: in
         one = fleet(ip_limit=limit)
         assert passed(await one.ask(1000, every_s=every_s)) == 1000
         assert 3 <= one.store.calls <= most_calls
-        assert one.store.asks == one.store.calls
+        assert one.store.requests == one.store.calls
 
     run(story())
 
@@ -127,7 +127,7 @@ def test_a_crowd_of_hot_clients_costs_few_calls_each() -> None:
         peers = [f"198.18.0.{number}" for number in range(100)]
         decisions = await asyncio.gather(*(one.ask(1000, every_s=0.001, peer=peer) for peer in peers))
         assert sum(map(passed, decisions)) == 100_000
-        assert one.store.asks <= 100 * 20
+        assert one.store.requests <= 100 * 20
         assert one.store.calls <= 100
 
     run(story())
@@ -268,7 +268,7 @@ def test_one_request_at_a_time_asks_for_a_lease() -> None:
         assert one.store.under_way == 1
         one.store.held.set()
         assert passed(list(await asyncio.gather(*waiting))) == 50
-        assert (one.inner.asked_ahead, one.store.asks) == (1, 50 + COLD)
+        assert (one.inner.asked_ahead, one.store.requests) == (1, 50 + COLD)
         assert open_leases(one.workers[0]) == 1
 
     run(story())
@@ -286,11 +286,11 @@ def test_a_request_that_goes_away_leaves_its_lease_to_the_others(when: str) -> N
             one.store.answer_held = held
         else:
             one.store.held = held
-        asks = asyncio.create_task(one.workers[0].gate.decide(facts()))
+        requests = asyncio.create_task(one.workers[0].gate.decide(facts()))
         await yield_often()
-        asks.cancel()
-        await asyncio.gather(asks, return_exceptions=True)
-        assert asks.cancelled()
+        requests.cancel()
+        await asyncio.gather(requests, return_exceptions=True)
+        assert requests.cancelled()
         held.set()
         one.store.held = one.store.answer_held = None
         await yield_often()
@@ -370,12 +370,12 @@ def test_a_lease_under_way_when_all_is_forgotten_is_dropped(when: str) -> None:
             one.store.answer_held = held
         else:
             one.store.held = held
-        asks = asyncio.create_task(one.workers[0].gate.decide(facts()))
+        requests = asyncio.create_task(one.workers[0].gate.decide(facts()))
         await yield_often()
         await one.inner.refill(IP, ["ip"])
         one.workers[0].gate.invalidate()
         held.set()
-        assert not (await asks).refused
+        assert not (await requests).refused
         one.store.held = one.store.answer_held = None
         assert open_leases(one.workers[0]) == 0
         await pass_time(2)

@@ -107,7 +107,7 @@ def test_leases_take_next_to_nothing_from_one_worker(seed: int, limit: str, burs
     without, passed = (sum(not decision.refused for decision in some) for some in (reference, decisions))
     assert 100 < without < len(reference) - 100
     assert 0.98 * without - 1 <= passed <= without
-    assert store.asks < len(decisions)
+    assert store.requests < len(decisions)
     assert isinstance(store.inner, LeasingStore)
     assert store.inner.leased > 10
 

@@ -21,8 +21,8 @@ def test_those_who_fail_take_nobody_along() -> None:
     async def work() -> None:
         batch = Batch[None, TakeReply | StoreError](store, answered, failed)
         for _ in range(2):
-            asks = [TakeRequest((Charge(Client("ip", str(number), f"ip:{number}"), limit),)) for number in range(6)]
-            told = await asyncio.gather(*(batch.take(None, ask) for ask in asks))
+            requests = [TakeRequest((Charge(Client("ip", str(number), f"ip:{number}"), limit),)) for number in range(6)]
+            told = await asyncio.gather(*(batch.take(None, ask) for ask in requests))
             assert [type(each) for each in told] == [TakeReply, StoreUnavailable] * 3
         assert store.calls == 2
         await batch.aclose()

@@ -256,10 +256,10 @@ def test_a_crowd_of_refused_clients_costs_one_ask_each() -> None:
     async def story() -> None:
         peers = [f"198.18.{number // 250}.{number % 250}" for number in range(1000)]
         await asyncio.gather(*(decide(one, 2, peer) for peer in peers))
-        store.asks = store.calls = 0
+        store.requests = store.calls = 0
         decisions = await at_once(lambda number: one.gate.decide(facts(peer=peers[number % 1000])), 100_000)
         assert {decision.reason for decision in decisions} == {Reason.QUOTA}
-        assert (store.calls, store.asks) == (0, 0)
+        assert (store.calls, store.requests) == (0, 0)
 
     run(story())
 

@@ -48,10 +48,10 @@ def test_random_traces_are_decided_as_the_reference_does(cluster: RedisCluster, 
         reference, verdicts = Reference(), set()
         async with opened(cluster.url) as store:
             for _ in range(150):
-                asks = [asked() for _ in range(dice.choice([1, 2, 8, 40]))]
-                outcomes = await store.take(asks)
-                assert len(outcomes) == len(asks)
-                for ask, outcome in zip(asks, outcomes, strict=True):
+                requests = [asked() for _ in range(dice.choice([1, 2, 8, 40]))]
+                outcomes = await store.take(requests)
+                assert len(outcomes) == len(requests)
+                for ask, outcome in zip(requests, outcomes, strict=True):
                     reference.check(ask.charges, outcome)
                     verdicts.add(outcome.allowed)
         assert verdicts == {True, False}
@@ -110,8 +110,8 @@ def test_a_batch_takes_few_calls(cluster: RedisCluster) -> None:
             await store.take([TakeRequest((Charge(client, SLOW, 0),)) for client in clients])
             for node in cluster.nodes:
                 cluster.command(node, "CONFIG RESETSTAT")
-            asks = [TakeRequest((Charge(client, SLOW),)) for client in clients for _ in range(5)]
-            assert all(outcome.allowed for outcome in await store.take(asks))
+            requests = [TakeRequest((Charge(client, SLOW),)) for client in clients for _ in range(5)]
+            assert all(outcome.allowed for outcome in await store.take(requests))
             calls = cluster.calls("evalsha", "eval")
             assert max(calls) <= 20
             assert sum(calls) <= 60

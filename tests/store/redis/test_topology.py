@@ -37,16 +37,16 @@ def test_many_who_wait_share_one_look() -> None:
     """And one of them that goes away ends it for none of the others."""
 
     async def work() -> None:
-        look = Look()
-        look.may_end.clear()
-        topology = TopologyRefresher(look, every_s=60, least_s=60, within_s=AMPLE_S)
+        refresh = Look()
+        refresh.may_end.clear()
+        topology = TopologyRefresher(refresh, every_s=60, least_s=60, within_s=AMPLE_S)
         waiting = [asyncio.create_task(topology.now()) for _ in range(5)]
         await settle()
         waiting[0].cancel()
         await settle()
-        look.may_end.set()
+        refresh.may_end.set()
         await asyncio.gather(*waiting[1:])
-        assert look.count == 1
+        assert refresh.count == 1
 
     run(work())
 
@@ -55,17 +55,17 @@ def test_use_and_doubt_look_only_after_a_pause() -> None:
     """In the background, whoever tells of them waits for nothing."""
 
     async def work() -> None:
-        look = Look()
-        topology = TopologyRefresher(look, every_s=60, least_s=0, within_s=AMPLE_S)
+        refresh = Look()
+        topology = TopologyRefresher(refresh, every_s=60, least_s=0, within_s=AMPLE_S)
         topology.used()
         await settle()
         topology.used()
         await settle()
-        assert look.count == 1
+        assert refresh.count == 1
         topology.suspect()
         topology.suspect()
         await settle()
-        assert look.count == 2
+        assert refresh.count == 2
 
     run(work())
 
@@ -88,9 +88,9 @@ def test_closing_ends_a_look_and_the_waiting() -> None:
     """With an error, not with a cancellation that those who wait would take for their own."""
 
     async def work() -> None:
-        look = Look()
-        look.may_end.clear()
-        topology = TopologyRefresher(look, every_s=60, least_s=60, within_s=AMPLE_S)
+        refresh = Look()
+        refresh.may_end.clear()
+        topology = TopologyRefresher(refresh, every_s=60, least_s=60, within_s=AMPLE_S)
         waiting = asyncio.create_task(topology.now())
         await settle()
         await topology.aclose()
@@ -104,15 +104,15 @@ def test_nobody_waits_longer_than_a_budget() -> None:
     """The look goes on all the same, and what it finds is there for the next."""
 
     async def work() -> None:
-        look = Look()
-        look.may_end.clear()
-        topology = TopologyRefresher(look, every_s=60, least_s=60, within_s=0.01)
+        refresh = Look()
+        refresh.may_end.clear()
+        topology = TopologyRefresher(refresh, every_s=60, least_s=60, within_s=0.01)
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match="have not answered in time"):
                 await topology.now()
-        assert look.count == 1
-        look.may_end.set()
+        assert refresh.count == 1
+        refresh.may_end.set()
         await topology.now()
-        assert look.count == 1
+        assert refresh.count == 1
 
     run(work())
