@@ -29,12 +29,18 @@ def admin_url(text: str) -> str:
         WrongInput: it is not a URL.
     """
     if text.startswith("unix:"):
+        if text == "unix:":
+            raise WrongInput("'unix:' names no socket: write it like unix:/run/shieldmw.sock")
         return text
-    if "://" not in text:
-        host = urlsplit(f"//{text}").hostname
-        text = f"{'http' if _is_here(host) else 'https'}://{text}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        if "://" not in text:
+            host = urlsplit(f"//{text}").hostname
+            text = f"{'http' if _is_here(host) else 'https'}://{text}"
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port that is none
+        is_url = False
+    if not is_url:
         raise WrongInput(f"'{masked_url(text)}' is not a URL: write it like http://127.0.0.1:8000{DEFAULT_PATH}")
     if parts.username is not None:
         raise WrongInput(f"'{masked_url(text)}' names a user: what opens the admin routes is SHIELD_ADMIN_TOKEN alone")

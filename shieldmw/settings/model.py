@@ -342,7 +342,9 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:
-    nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+    # Without the prefix, which all have in common: with it any two names look alike.
+    names = {each.removeprefix(ENV_PREFIX): each for each in known}
+    nearest = get_close_matches(name.removeprefix(ENV_PREFIX).upper(), names, n=1)
     return f"{name}: there is no such setting" + (
-        f", did you mean {nearest[0]}?" if nearest else ": see 'shieldmw env'"
+        f", did you mean {names[nearest[0]]}?" if nearest else ": see 'shieldmw env'"
     )

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from cli.commands import invoke
 from servers import wait_until
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.cli import main
@@ -315,3 +316,21 @@ def test_what_a_server_says_moves_no_cursor(title: str) -> None:
     assert "\x1b" not in shown
     assert r"\x1b]0;owned\x07" in shown
     assert title or ran.line("load") == "unknown: the server does not tell"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://[::1", "is not a URL"),
+        ("[::1", "is not a URL"),
+        ("http://host:99999", "is not a URL"),
+        ("ftp://host", "is not a URL"),
+        ("unix:", "'unix:' names no socket"),
+    ],
+)
+def test_a_url_that_cannot_be_is_one_line(url: str, message: str) -> None:
+    """And status 2, as every wrong use."""
+    ran = invoke("mode", "--url", url, SHIELD_ADMIN_TOKEN="0123456789abcdef")
+    assert ran.status == 2
+    assert message in ran.err
+    assert "Traceback" not in ran.err

@@ -298,6 +298,7 @@ def test_networks_are_read_from_a_variable() -> None:
         pytest.param("SHIELD_TRUSTED_PROXY", "did you mean SHIELD_TRUSTED_PROXIES?", id="another-number"),
         pytest.param("SHIELD_SECERT", "did you mean SHIELD_SECRET?", id="letters-swapped"),
         pytest.param("SHIELD_IP_limit", "did you mean SHIELD_IP_LIMIT?", id="another-case"),
+        pytest.param("SHIELD_FOO", "SHIELD_FOO: there is no such setting: see 'shieldmw env'", id="like-none"),
         pytest.param("SHIELD_QQWWXXKKJJZZVVBBNN", "see 'shieldmw env'", id="like-nothing"),
     ],
 )
