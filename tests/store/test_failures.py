@@ -136,7 +136,7 @@ def as_text(client: redis.Redis, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "spoil", "asks"),
+    ("key", "spoil", "requests"),
     [
         (SECRET_KEY, as_list, ["take", "api_keys"]),
         (SECRET_KEY, as_text, ["take", "api_keys"]),

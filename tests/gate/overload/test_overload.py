@@ -271,7 +271,7 @@ def test_in_shadow_nobody_waits_and_nobody_is_refused() -> None:
             entered = one.overload.enter_now(asked, await one.admitted(asked))
             assert isinstance(entered, Passage)
             inside.append(entered)
-        assert one.store.asks == 40
+        assert one.store.requests == 40
         assert one.keeper.lane.places.inside == 40
         shed = one.overload.load().shed[Rank.GUEST]
         assert shed > 0
