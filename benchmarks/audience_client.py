@@ -92,7 +92,7 @@ class Crowd:
         self._listeners: dict[Seeker, Listener] = {}
 
     def listening(self, *, member: bool | None = None) -> int:
-        """How many listen now."""
+        """The number of listeners that have a seat now."""
         return sum(
             entry.seated and entry.ended_s is None and member in (None, entry.member)
             for entry in self._listeners.values()

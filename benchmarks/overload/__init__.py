@@ -1,1 +1,1 @@
-"""What becomes of the app, its members and its operator while a botnet overloads the app."""
+"""Measures members' latency, the use of capacity and the operator's access while a botnet overloads the app."""

@@ -1,4 +1,4 @@
-"""What becomes of the app, its members and its operator while a botnet overloads the app."""
+"""Measures members' latency, the use of capacity and the operator's access while a botnet overloads the app."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Meter:
         self._readings = readings
 
     def rate(self, from_s: float, until_s: float) -> float:
-        """How many a second there were between two moments."""
+        """The mean rate between two moments, per second."""
         (began_s, before), (ended_s, after) = self._at(from_s), self._at(until_s)
         return (after - before) / (ended_s - began_s)
 

@@ -78,7 +78,7 @@ def of_halves(halves: Rounds[Halves]) -> str:
 
 
 def of_calm(calms: Rounds[Calm]) -> str:
-    """What was shed although all could be served."""
+    """The table of requests that were shed although the app could have served all of them."""
     header = ["shed though all could be served (p99 ms)", "bursts", "slow ones", "a pause", "cold start"]
     parts: list[Callable[[Calm], Served]] = [
         *(lambda each: each.bursts, lambda each: each.slow),

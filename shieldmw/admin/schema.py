@@ -77,7 +77,7 @@ class ModeBody(Given):
 
 
 class DenyBody(Given):
-    """How long to deny a network, and why."""
+    """A request to deny a network: for how long, and why."""
 
     for_seconds: int = Field(ge=1, le=LONGEST_DENY_S, description="At most 30 days.")
     reason: Reason = ""
@@ -120,7 +120,7 @@ class CidrPath(Given):
 
 
 class AuditQuery(Given):
-    """How much of the audit log to return. Queries are text, so the number is parsed from it."""
+    """The query of the audit log. Queries are text, so the number is parsed from it."""
 
     model_config = ConfigDict(strict=False)
 

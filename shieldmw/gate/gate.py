@@ -72,14 +72,14 @@ class Gate:
         self._deny_list = deny_list
         self._mode_watch = mode_watch
         self._now_us = now_us
-        self._forgot_us = now_us() - 1
+        self._invalidated_us = now_us() - 1
         self._refused_guests = RefusedGuests()
         self._denied_then = deny_list.entries
         self._overload = overload
 
     def invalidate(self) -> None:
         """Forget what is known of buckets: a client's were reset, or the store has lost them."""
-        self._forgot_us = self._now_us()
+        self._invalidated_us = self._now_us()
         self._limiter.invalidate()
         self._refused_guests.clear()
 
@@ -106,9 +106,9 @@ class Gate:
         if refusal is not None:
             return self.announce(facts, refusal)
         address_info = self._lookups.address_info(facts)
-        whoever_asks = self._whoever_asks(address_info, route_rules, mode)
-        if whoever_asks is not None:
-            return self.announce(facts, whoever_asks)
+        for_anyone = self._decided_for_anyone(address_info, route_rules, mode)
+        if for_anyone is not None:
+            return self.announce(facts, for_anyone)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         if verified is None:
             return self._identify(facts, address_info, route_rules)
@@ -123,12 +123,12 @@ class Gate:
         """The decision on a path that is slow to parse: it is not parsed for clients that are refused on any path."""
         address_info = self._lookups.address_info(facts)
         route_rules = None
-        whoever_asks = self._whoever_asks(address_info, ANY_PATH, mode)
-        if whoever_asks is None and self._policy.may_be_exempt(facts):
+        for_anyone = self._decided_for_anyone(address_info, ANY_PATH, mode)
+        if for_anyone is None and self._policy.may_be_exempt(facts):
             route_rules = self._lookups.route_rules(facts)
-            whoever_asks = self._whoever_asks(address_info, route_rules, mode)
-        if whoever_asks is not None:
-            return self.announce(facts, whoever_asks)
+            for_anyone = self._decided_for_anyone(address_info, route_rules, mode)
+        if for_anyone is not None:
+            return self.announce(facts, for_anyone)
         verified = GUEST if _is_guest(facts) else self._identifier.identify_now(facts)
         return (
             self._identify(facts, address_info, route_rules)
@@ -146,7 +146,7 @@ class Gate:
             guests.clear()
         return guests.find(facts, route_rules, mode, self._now_us())
 
-    def _whoever_asks(self, address_info: AddressInfo, route_rules: RouteRules, mode: Mode) -> Decision | None:
+    def _decided_for_anyone(self, address_info: AddressInfo, route_rules: RouteRules, mode: Mode) -> Decision | None:
         """The decision if it does not depend on the client's identity."""
         if address_info.denied:
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, address_info.address, mode=mode)
@@ -254,7 +254,11 @@ class Gate:
     def _refused_just_now(self, address_info: AddressInfo, client_state: ClientState, now_us: int) -> Decision | None:
         """The last refusal, repeated for a moment while it certainly holds; a member's only to the same address."""
         refusal = client_state.refusal
-        if refusal is None or now_us >= client_state.refusal_until_us or client_state.refused_us <= self._forgot_us:
+        if (
+            refusal is None
+            or now_us >= client_state.refusal_until_us
+            or client_state.refused_us <= self._invalidated_us
+        ):
             return None
         return refusal if client_state.identity is None or refusal.address is address_info.address else None
 
@@ -297,7 +301,7 @@ class Gate:
     ) -> Decision | None:
         """The refusal of a guest that is recognised by its requests from now on; None if that is not possible."""
         guests, charges = self._refused_guests, client_state.charges
-        if len(charges) != 1 or not _is_guest(facts) or sent_us <= self._forgot_us:
+        if len(charges) != 1 or not _is_guest(facts) or sent_us <= self._invalidated_us:
             return None
         route_rules, mode = client_state.route_rules, client_state.mode
         guests.remember(facts, route_rules, mode, charges, outcome.tats_us[0] - outcome.now_us + sent_us)

@@ -85,7 +85,7 @@ class Audience:
             stay.lines += 1
 
     def missed(self, stay: Stay) -> int:
-        """How many lines its worker sent to others but not to this stream while it lasted.
+        """The number of lines that its worker sent to others but not to this stream while it lasted.
 
         A number that was sent to nobody is no gap: the event's clock skips seconds when its machine is late. If the
         stream is still open, the last two lines may be in transit.
