@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from .answers.refusals import RefusalAnswers, RefusalLinks
 from .core.address import Addressing
+from .core.client import Prefixes
 from .core.concurrency import AdaptiveLimit
 from .core.lane import Lane, LanePlan
 from .doors.asgi.cors import Cors
@@ -190,7 +191,8 @@ def build_desk(settings: Settings, store: Store) -> Desk:
 
 
 def _addressing(settings: Settings) -> Addressing:
-    return Addressing(settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix)
+    prefixes = Prefixes(settings.ipv4_prefix, settings.ipv6_prefix)
+    return Addressing(settings.trusted_proxies, settings.forwarded_header, prefixes)
 
 
 def _start_embedded(settings: Settings) -> None:
@@ -217,8 +219,8 @@ def build_worker(settings: Settings, store: Store) -> Worker:
     observers = (RefusalLog(),)
     seats = Seats(store, mode_watch, plan, observers=observers)
     caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if policy.has_live_paths else NO_CAPS
-    prefixes = (settings.ipv4_prefix, settings.ipv6_prefix)
-    admission = Admission(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes)
+    addressing = _addressing(settings)
+    admission = Admission(store, seats, settings.key_prefix, caps=caps, prefixes=addressing.prefixes)
     deny_list = DenyWatch(store, mode_watch.store_now_s)
     limiter, leasing = _limiter(settings, store, workers=lambda: seats.workers)
     failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
@@ -238,7 +240,7 @@ def build_worker(settings: Settings, store: Store) -> Worker:
 
     gate = Gate(
         policy,
-        Lookups(policy, _addressing(settings)),
+        Lookups(policy, addressing),
         identifier,
         limiter,
         on_store_failure=settings.on_redis_failure,

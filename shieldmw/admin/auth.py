@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from shieldmw.core.address import Addressing, client_address
 from shieldmw.core.bucket import Charge, Charges, levels
-from shieldmw.core.client import AddressClients, Client, IPAddress, address_clients
+from shieldmw.core.client import Address, AddressClients, Client, address_text
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.lockout import Lockout
 from shieldmw.doors.asgi.facts import FactsReader
@@ -58,7 +58,7 @@ class Operator:
     """The role and the address of a request that was let in."""
 
     role: Role
-    address: IPAddress | None
+    address: Address | None
 
 
 class AdminAuth:
@@ -89,9 +89,9 @@ class AdminAuth:
         if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
             return problem(403, "Requests made by other sites are refused.")
         how = self._addressing
-        facts = self._reader.read_once(scope)
+        facts = self._reader.read(scope)
         address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
-        clients = address_clients(address, how.ipv4_prefix, how.ipv6_prefix)
+        clients = how.prefixes.clients(address)
         refusal = self._too_many(clients)
         token = _bearer(scope)
         if token is None:
@@ -105,7 +105,7 @@ class AdminAuth:
         return self._with_token(role, scope, clients, address)
 
     def _with_token(
-        self, role: Role, scope: Scope, clients: AddressClients, address: IPAddress | None
+        self, role: Role, scope: Scope, clients: AddressClients, address: Address | None
     ) -> Operator | Response:
         refusal = self._refusal((Charge(Client("admin", role, f"admin:{role}"), TOKEN_LIMIT),), "with one token")
         if refusal is not None:
@@ -138,10 +138,10 @@ class AdminAuth:
             return Role.ADMIN
         return Role.VIEWER if is_viewer else None
 
-    def _wrong_token(self, clients: AddressClients, address: IPAddress | None) -> Response:
+    def _wrong_token(self, clients: AddressClients, address: Address | None) -> Response:
         self._lockout.failed(clients, self._now_s())
         if (counts := self._wrong_tokens.due("wrong")) is not None:
-            log.warning("admin tokens: %s; the last from %s", counts, address)
+            log.warning("admin tokens: %s; the last from %s", counts, address_text(address))
         return _unauthorized("The token is wrong.")
 
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shieldmw.core.address import IPNetwork
+from shieldmw.core.client import address_text
 from shieldmw.core.deny import MOST_ENTRIES
 from shieldmw.gate.operator.control import Control, DenyRefusal
 
@@ -123,7 +124,9 @@ async def put_deny(call: Call) -> Response:
         network, body.for_seconds, actor=call.actor, reason=body.reason, own=own, force=body.force
     )
     if entry is DenyRefusal.OWN_ADDRESS:
-        return problem(409, f'{network} contains your own address, {own}. To deny it all the same: "force": true.')
+        return problem(
+            409, f'{network} contains your own address, {address_text(own)}. To deny it all the same: "force": true.'
+        )
     if isinstance(entry, DenyRefusal):
         return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Remove some, or deny wider ones.")
     return answer(DenyItem.of(entry, call.control.now_s()))

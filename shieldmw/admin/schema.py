@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from shieldmw.core.address import IPNetwork
 from shieldmw.core.bounds import MOST_ERRORS
+from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.seats import Audience
@@ -98,7 +99,7 @@ class ResetBody(Given):
     @field_validator("client")
     @classmethod
     def _names_one(cls, value: str) -> str:
-        clients_of(value, 32, 64)
+        clients_of(value, Prefixes(32, 64))
         return value
 
 

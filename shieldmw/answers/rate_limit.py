@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from shieldmw.core.bucket import remaining
 from shieldmw.core.decision import Decision, nearest
 from shieldmw.core.limits import US_PER_S, Limit
@@ -18,18 +16,27 @@ def limit_headers(decision: Decision) -> Headers:
         return []
     if len(decision.charges) == 1:
         limit = decision.charges[0].limit
-        policies, rate = _fields(limit)
+        _, policies, rate = _fields(limit)
         full_after_us = outcome.tats_us[0] - outcome.now_us
     else:
         limit, _, full_after_us, _ = nearest(decision.levels)
-        policies, rate = b", ".join([_fields(charge.limit)[0] for charge in decision.charges]), _fields(limit)[1]
+        policies, rate = b", ".join([_fields(charge.limit)[1] for charge in decision.charges]), _fields(limit)[2]
     seconds = -(-full_after_us // US_PER_S) if full_after_us > 0 else 0
     return [(b"ratelimit-policy", policies), (b"ratelimit", rate % (remaining(limit, full_after_us), seconds))]
 
 
-@lru_cache(maxsize=1024)
-def _fields(limit: Limit) -> tuple[bytes, bytes]:
-    """A limit's part of ``RateLimit-Policy``, and its ``RateLimit`` with room for the units and seconds left."""
+# By name, with the limit itself: in an emergency another limit has the same name. A dictionary of names is much faster
+# than ``lru_cache``, which would hash and compare whole limits.
+_rendered: dict[str, tuple[Limit, bytes, bytes]] = {}
+
+
+def _fields(limit: Limit) -> tuple[Limit, bytes, bytes]:
+    """A limit, its part of ``RateLimit-Policy``, and its ``RateLimit`` with room for the units and seconds left."""
+    known = _rendered.get(limit.name)
+    if known is not None and known[0] is limit:
+        return known
     burst = "" if limit.burst == limit.amount else f";burst={limit.burst}"
     policy = f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'.encode("latin-1")
-    return policy, f'"{limit.name}"'.encode("latin-1").replace(b"%", b"%%") + b";r=%d;t=%d"
+    rate = f'"{limit.name}"'.encode("latin-1").replace(b"%", b"%%") + b";r=%d;t=%d"
+    _rendered[limit.name] = rendered = (limit, policy, rate)
+    return rendered

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -45,6 +45,9 @@ _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
 # last delay it received, and a goodbye sends a long one.
 RECONNECT_MS = 3000
 
+# Heads of a refusal that is given again, each with a wait of its own: rendering one costs more than all else.
+HEADS = 16
+
 _PROBLEM_JSON = b"application/problem+json"
 _HTML = b"text/html; charset=utf-8"
 
@@ -59,12 +62,11 @@ class RefusalLinks:
 
 
 class Answer(NamedTuple):
-    """A refusal as it is sent, except for ``Retry-After``, since the wait is jittered each time."""
+    """A refusal as it is sent. Its ``heads`` differ in how long they ask the client to wait; any may be picked."""
 
     status: int
-    headers: Headers
+    heads: Sequence[Headers]
     body: bytes
-    wait_s: float
 
 
 class RefusalAnswers:
@@ -95,26 +97,29 @@ class RefusalAnswers:
         title, seconds = problem_of(decision).title, self.jittered_s(self._wait_us(decision) / US_PER_S)
         return f"{title}; retry-after={seconds}" if seconds else title
 
-    def answer(self, decision: Decision, *, wants_html: bool) -> Answer:
-        """The answer; JSON is cached in the decision, which may be given again."""
+    def answer(self, decision: Decision, *, wants_html: bool) -> tuple[int, Headers, bytes]:
+        """Status, headers and body. JSON is cached in the decision, which may be given again."""
         if wants_html:
             return self._page_for(decision)
         kept = decision.kept
         if kept:
-            return cast("Answer", kept[0])
+            status, heads, body = cast("Answer", kept[0])
+            return status, heads[int(len(heads) * self._jitter())], body
         wait_us = self._wait_us(decision)
         body = self._problem_json(decision, wait_us)
-        answer = Answer(status_of(decision), _headers(decision, _PROBLEM_JSON, body), body, wait_us / US_PER_S)
+        status, headers = status_of(decision), _headers(decision, _PROBLEM_JSON, body)
         if kept is not None:
-            kept.append(answer)
-        return answer
+            kept.append(Answer(status, [headers + self._retry_after(wait_us) for _ in range(HEADS)], body))
+        return status, headers + self._retry_after(wait_us), body
 
-    def _page_for(self, decision: Decision) -> Answer:
+    def _page_for(self, decision: Decision) -> tuple[int, Headers, bytes]:
         """A page for a browser, which shows the same wait as its header."""
         retry_after_s = self.jittered_s(self._wait_us(decision) / US_PER_S)
         body = self._html(problem_of(decision), decision, retry_after_s)
-        headers = [*_headers(decision, _HTML, body), *retry_after(retry_after_s)]
-        return Answer(status_of(decision), headers, body, 0)
+        return status_of(decision), [*_headers(decision, _HTML, body), *retry_after(retry_after_s)], body
+
+    def _retry_after(self, wait_us: int) -> Headers:
+        return retry_after(self.jittered_s(wait_us / US_PER_S))
 
     def jittered_s(self, wait_s: float) -> int:
         """Whole seconds, never less than the wait and at most a fifth more."""

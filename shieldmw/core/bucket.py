@@ -13,6 +13,7 @@ of the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 from .client import Client
@@ -50,6 +51,26 @@ class Charge(NamedTuple):
 
 
 Charges = tuple[Charge, ...]
+
+
+class Party(IntEnum):
+    """The clients of one request: its address, the site around it, and the verified subject."""
+
+    ADDRESS = 0
+    SITE = 1
+    SUBJECT = 2
+
+
+class Term(NamedTuple):
+    """One limit of a plan: the party that is charged, and the cost in units."""
+
+    party: Party
+    limit: Limit
+    cost: int = 1
+
+
+# What limits say of an outcome does not depend on who is charged.
+Costs = Sequence[Charge] | Sequence[Term]
 
 
 def shared(charges: Charges, workers: int) -> Charges:
@@ -128,10 +149,15 @@ def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
     return (tau_us - 2 * used_us) // (8 * step_us)
 
 
-def levels(charges: Sequence[Charge], outcome: Outcome) -> tuple[LimitStatus, ...]:
+def levels(charges: Costs, outcome: Outcome) -> tuple[LimitStatus, ...]:
     """How each bucket of the charges stands after their outcome."""
     allowed, now_us, tats_us, *_ = outcome
-    return tuple([_level(charge, tat_us - now_us, allowed) for charge, tat_us in zip(charges, tats_us, strict=True)])
+    return tuple(
+        [
+            _level(limit, cost, tat_us - now_us, allowed)
+            for (_, limit, cost), tat_us in zip(charges, tats_us, strict=True)
+        ]
+    )
 
 
 def remaining(limit: Limit, full_after_us: int) -> int:
@@ -140,14 +166,13 @@ def remaining(limit: Limit, full_after_us: int) -> int:
     return spare_us // limit.unit_us if spare_us > 0 else 0
 
 
-def _level(charge: Charge, full_after_us: int, allowed: bool) -> LimitStatus:
-    _, limit, cost = charge
+def _level(limit: Limit, cost: int, full_after_us: int, allowed: bool) -> LimitStatus:
     full_after_us = max(full_after_us, 0)
     retry_after_us = 0 if allowed else _retry_after_us(limit, cost, limit.tau_us - full_after_us)
     return LimitStatus(limit, remaining(limit, full_after_us), full_after_us, retry_after_us)
 
 
-def wait_us(charges: Sequence[Charge], outcome: Outcome) -> int:
+def wait_us(charges: Costs, outcome: Outcome) -> int:
     """How long until refused charges fit, all of them; ``NEVER_US`` where that will never be."""
     now_us = outcome.now_us
     waits = [

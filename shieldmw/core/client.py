@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import NamedTuple
 
 from .made import made
 
-IPAddress = IPv4Address | IPv6Address
+# An IP address in network byte order, as ``inet_pton`` makes it: 4 bytes for IPv4, 16 for IPv6.
+Address = bytes
 
 # The IPv6 prefix that a site usually gets (RFC 6177); all addresses of a site share an aggregate limit.
 SITE_PREFIX = 56
@@ -74,39 +74,76 @@ class AddressClients(NamedTuple):
     site: Client | None
 
 
+def address_text(address: Address | None) -> str | None:
+    """The canonical text of an address."""
+    return None if address is None else inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
 def token_client(identity: Identity) -> Client:
     """The client of a verified subject."""
     return Client("token", identity.subject, f"token:{identity.subject}")
 
 
-def address_clients(address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> AddressClients:
-    """The clients of an address; all requests without a known address are one client."""
-    if address is None:
-        return AddressClients(Client("ip", "unknown", "ip:unknown"), None)
-    if type(address) is IPv4Address:
-        one = _network(address, ipv4_prefix, 32, AF_INET)
-        return made(AddressClients, (made(Client, ("ip", one, f"ip:{one}")), None))
-    one = _network(address, ipv6_prefix, 128, AF_INET6)
-    if ipv6_prefix <= SITE_PREFIX:
-        return AddressClients(_ip_client(one, None), None)
-    site = _network(address, SITE_PREFIX, 128, AF_INET6)
-    return AddressClients(_ip_client(one, site), _ip_client(site, None))
+class Prefixes:
+    """How many bits of an address make one client: ``ipv4`` and ``ipv6``. All unknown addresses are one client."""
+
+    __slots__ = ("_has_sites", "_ipv4_mask", "_ipv6", "_ipv6_mask", "ipv4")
+
+    def __init__(self, ipv4: int, ipv6: int) -> None:
+        self.ipv4 = ipv4
+        self._ipv6 = ipv6
+        self._ipv4_mask = _mask(ipv4, 32)
+        self._ipv6_mask = _mask(ipv6, 128)
+        self._has_sites = ipv6 > SITE_PREFIX
+
+    def cut(self, address: Address | None) -> tuple[Address, Address | None]:
+        """The first address of the client's network, and of the site around it if that is another client.
+
+        Empty for an unknown address.
+        """
+        if address is None:
+            return b"", None
+        if len(address) == 4:
+            if self.ipv4 == 32:
+                return address, None
+            return (int.from_bytes(address, "big") & self._ipv4_mask).to_bytes(4, "big"), None
+        number = int.from_bytes(address, "big")
+        one = (number & self._ipv6_mask).to_bytes(16, "big")
+        return one, (number & _SITE_MASK).to_bytes(16, "big") if self._has_sites else None
+
+    def client(self, one: Address, site: Address | None) -> Client:
+        """The client of a network, given its first address and that of the site around it."""
+        if len(one) == 4:
+            text = f"{inet_ntop(AF_INET, one)}/{self.ipv4}"
+            return made(Client, ("ip", text, f"ip:{text}"))
+        if not one:
+            return Client("ip", "unknown", "ip:unknown")
+        text = f"{inet_ntop(AF_INET6, one)}/{self._ipv6}"
+        slot = text if site is None else _site_text(site)
+        return made(Client, ("ip", text, f"ip:{slot}"))
+
+    def clients(self, address: Address | None) -> AddressClients:
+        """The clients of an address."""
+        one, site = self.cut(address)
+        return AddressClients(self.client(one, site), None if site is None else site_client(site))
+
+    def charged(self, identity: Identity | None, address: Address | None) -> Client:
+        """The client that is charged first: the verified subject, or the address if there is none."""
+        return self.client(*self.cut(address)) if identity is None else token_client(identity)
 
 
-def charged_client(identity: Identity | None, address: IPAddress | None, ipv4_prefix: int, ipv6_prefix: int) -> Client:
-    """The client that is charged first: the verified subject, or the address if there is none."""
-    return address_clients(address, ipv4_prefix, ipv6_prefix).one if identity is None else token_client(identity)
+def site_client(site: Address) -> Client:
+    """The client of a site, given its first address."""
+    text = _site_text(site)
+    return made(Client, ("ip", text, f"ip:{text}"))
 
 
-def _network(address: IPAddress, prefix: int, bits: int, family: int) -> str:
-    if prefix == bits:
-        packed = address.packed
-    else:
-        beyond = bits - prefix
-        packed = (int(address) >> beyond << beyond).to_bytes(bits // 8, "big")
-    # The canonical text, at a tenth of the cost of str().
-    return f"{inet_ntop(family, packed)}/{prefix}"
+def _site_text(site: Address) -> str:
+    return f"{inet_ntop(AF_INET6, site)}/{SITE_PREFIX}"
 
 
-def _ip_client(network: str, site: str | None) -> Client:
-    return Client("ip", network, f"ip:{site or network}")
+def _mask(prefix: int, bits: int) -> int:
+    return (1 << bits) - (1 << bits - prefix)
+
+
+_SITE_MASK = _mask(SITE_PREFIX, 128)

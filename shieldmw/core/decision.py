@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .bucket import NEVER_US, Charges, LimitStatus, Outcome, levels, wait_us
-from .client import Identity, IPAddress, ListenerClass
+from .bucket import NEVER_US, Costs, LimitStatus, Outcome, levels, wait_us
+from .client import Address, Identity, ListenerClass
 from .made import made
 from .mode import Mode
 from .waiting import QueuePosition
@@ -62,17 +62,17 @@ class OnStoreFailure(StrEnum):
 class Decision(NamedTuple):
     """The verdict on one request, and what its answer needs.
 
-    ``charges`` are the request's charges and ``outcome`` their outcome; ``retry_after_us`` is the wait until it would
-    pass (0 if that is unknown). ``live``: its response holds a seat. ``place`` and ``signed_ticket``: for a listener
-    without a seat, its place in the waiting room and the signed number to show there. ``kept`` is a slot for the
-    rendered answer of a refusal that may be given again.
+    ``charges`` are what limits the request and what it costs, ``outcome`` what came of it; ``retry_after_us`` is the
+    wait until it would pass (0 if that is unknown). ``live``: its response holds a seat. ``place`` and
+    ``signed_ticket``: for a listener without a seat, its place in the waiting room and the signed number to show there.
+    ``kept`` is a slot for the rendered answer of a refusal that may be given again.
     """
 
     verdict: Verdict
     reason: Reason
-    address: IPAddress | None
+    address: Address | None
     identity: Identity | None = None
-    charges: Charges = ()
+    charges: Costs = ()
     outcome: Outcome | None = None
     retry_after_us: int = 0
     mode: Mode = Mode.NORMAL
@@ -110,9 +110,9 @@ def nearest(levels: Sequence[LimitStatus]) -> LimitStatus:
 
 
 def combine(
-    charges: Charges,
+    charges: Costs,
     outcome: Outcome,
-    address: IPAddress | None,
+    address: Address | None,
     identity: Identity | None,
     mode: Mode = Mode.NORMAL,
     live: bool = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .address import IPNetwork
-from .client import IPAddress
+from .client import Address
 
 MOST_ENTRIES = 10_000
 
@@ -20,7 +20,7 @@ class DenyEntry:
     reason: str
 
 
-# By IP version and number of bits below the prefix: the networks as numbers, each with its end.
+# By length of an address in bytes and number of bits below the prefix: the networks as numbers, each with its end.
 Index = dict[tuple[int, int], dict[int, float]]
 
 
@@ -28,7 +28,7 @@ def add_to_index(index: Index, entry: DenyEntry) -> None:
     """Add an entry to the index."""
     network = entry.network
     shift = network.max_prefixlen - network.prefixlen
-    until = index.setdefault((network.version, shift), {})
+    until = index.setdefault((network.max_prefixlen // 8, shift), {})
     number = int(network.network_address) >> shift
     until[number] = max(entry.until_s, until.get(number, 0.0))
 
@@ -49,15 +49,15 @@ class DenyList:
             for entry in self.entries:
                 add_to_index(self.by_length, entry)
 
-    def until_s(self, address: IPAddress | None, now_s: float) -> float | None:
+    def until_s(self, address: Address | None, now_s: float) -> float | None:
         """The time until which the address is refused; None if it is not."""
         if address is None or not self.by_length:
             return None
-        number = int(address)
+        number = int.from_bytes(address, "big")
         found = [
             until[number >> shift]
-            for (version, shift), until in self.by_length.items()
-            if version == address.version and number >> shift in until
+            for (length, shift), until in self.by_length.items()
+            if length == len(address) and number >> shift in until
         ]
         latest = max(found, default=0.0)
         return latest if latest > now_s else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .client import Identity
 
@@ -18,21 +18,24 @@ class Facts(NamedTuple):
 
     ``peer`` is the other end of the connection (None on a unix socket);
     ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
-    presented, unproven; ``methods`` every method the request may end up as, or ``ANY_METHOD``; ``route_path`` the
-    path below ``root_path``; ``authenticate`` the host app's own check, bound to this request;
-    ``signed_ticket`` the ticket or number that was shown, unproven too. ``kept`` is where the gate may keep what
-    it worked out of them, where the same facts come again. ``preflight``: it is what a browser asks before a
-    request of another origin, and shows no credential.
+    presented, unproven; ``authenticate`` the host app's own check, bound to this request; ``signed_ticket`` the ticket
+    or number that was shown, unproven too. The rest says where the request goes (``target``): ``route_path`` is the
+    path below ``root_path``; ``methods`` are all that the request may end up as, or ``ANY_METHOD``; ``preflight``: it
+    is what a browser asks before a request of another origin, and shows no credential.
     """
 
     peer: str | None
     path: str
     route_path: str
     methods: frozenset[str]
+    root_path: str = ""
+    preflight: bool = False
     forwarded: tuple[str, ...] = ()
     credential: str | None = None
     authenticate: Authenticate | None = None
     signed_ticket: str | None = None
-    root_path: str = ""
-    kept: list[Any] | None = None
-    preflight: bool = False
+
+    @property
+    def target(self) -> tuple[object, ...]:
+        """All that the rules of its route depend on."""
+        return self[1:6]

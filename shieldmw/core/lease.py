@@ -29,16 +29,17 @@ class Unspent(NamedTuple):
 
 
 class Lease:
-    """What is left of prefetched charges.
+    """What is left of prefetched charges, opened at ``opened_us``.
 
     ``shift_us`` is the spender's clock minus the store's, or less, so that the spender's time may seem later than it
     is, but never earlier.
     """
 
-    __slots__ = ("_shift_us", "_steps", "_tats_us", "charges")
+    __slots__ = ("_shift_us", "_steps", "_tats_us", "charges", "opened_us")
 
-    def __init__(self, charges: Charges, outcome: Outcome, shift_us: int = 0) -> None:
+    def __init__(self, charges: Charges, outcome: Outcome, shift_us: int = 0, opened_us: int = 0) -> None:
         self.charges = charges
+        self.opened_us = opened_us
         self._shift_us = shift_us
         ceilings_us = [tat_us + shift_us for tat_us in outcome.tats_us]
         steps_us = [charge.step_us for charge in charges]
@@ -47,6 +48,13 @@ class Lease:
 
     def spend(self, now_us: int) -> Outcome | None:
         """Spend the charges once, by the spender's clock; None if less than that is left."""
+        if len(self._steps) == 1:  # the same in half the time, for each request of a hot client
+            ((_, ceiling_us, step_us),), (tat_us,) = self._steps, self._tats_us
+            new_us = (tat_us if tat_us > now_us else now_us) + step_us
+            if new_us > ceiling_us:
+                return None
+            self._tats_us = (new_us,)
+            return made(Outcome, (True, now_us, self._tats_us, 0, 0))
         tats_us = []
         for at, ceiling_us, step_us in self._steps:
             tat_us = self._tats_us[at]

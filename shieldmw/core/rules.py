@@ -8,11 +8,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from .address import Networks
-from .bucket import Charge, Charges
-from .client import AddressClients, Client, Identity, token_client
+from .bucket import Charge, Charges, Party, Term
+from .client import AddressClients
 from .facts import ANY_METHOD, Facts
 from .limits import Limit, aggregate, of_preflights
-from .made import made
 from .mode import Mode
 from .paths import PathPattern, has_one_reading, readings
 
@@ -148,20 +147,23 @@ class Policy:
         """Whether the default limits are charged on every path that is not exempt."""
         return all(rule.cost > 0 for rule in self.rules)
 
-    def charges(
-        self, route_rules: RouteRules, identity: Identity | None, clients: AddressClients, mode: Mode = Mode.NORMAL
-    ) -> Charges:
-        """The charges of a request, the narrowest client first; empty if nothing limits it."""
+    def terms(self, route_rules: RouteRules, *, is_guest: bool, has_site: bool, mode: Mode) -> tuple[Term, ...]:
+        """What a request is charged, the narrowest client first; empty if nothing limits it.
+
+        ``has_site``: its address belongs to a site, which shares aggregates of all limits.
+        """
         own, cost = route_rules.limits, route_rules.cost
-        if identity is None:
+        if is_guest:
             ip = self.preflight if route_rules.preflight else self.ip if mode is Mode.NORMAL else self.emergency_ip
-            return tuple(_address_charges(clients, own + ip + self.address, cost))
-        charges = _client_charges(token_client(identity), (*own, *self.token), cost)
-        return (*charges, *_address_charges(clients, self.address, cost))
+            return _address_terms(own + ip + self.address, cost, has_site=has_site)
+        subject = _terms(Party.SUBJECT, own + self.token, cost)
+        return subject + _address_terms(self.address, cost, has_site=has_site)
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """The charges of a failed credential against its address; a cost of 0 only looks."""
-        return tuple(_address_charges(clients, self.failed_auth, cost))
+        terms = _address_terms(self.failed_auth, cost, has_site=clients.site is not None)
+        found = [(clients.one if party is Party.ADDRESS else clients.site, limit, cost) for party, limit, cost in terms]
+        return tuple([Charge(client, limit, cost) for client, limit, cost in found if client is not None])
 
     def _rules_for(self, found: Sequence[str], methods: frozenset[str]) -> Sequence[Rule | None]:
         """The first rule that matches each reading of the path under each method, each rule once."""
@@ -191,16 +193,14 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
     return route_rules._replace(access=access, limits=limits, cost=max(1, route_rules.cost), preflight=True)
 
 
-def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:
+def _terms(party: Party, limits: Sequence[Limit], cost: int) -> tuple[Term, ...]:
     # No single rule costs more than a burst, but two rules for different readings of a path together might.
-    return [made(Charge, (client, limit, cost if cost < limit.burst else limit.burst)) for limit in limits]
+    return tuple([Term(party, limit, min(cost, limit.burst)) for limit in limits])
 
 
-def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int) -> list[Charge]:
-    charges = _client_charges(clients.one, limits, cost)
-    if clients.site is not None:
-        charges += _client_charges(clients.site, [aggregate(limit) for limit in limits], cost)
-    return charges
+def _address_terms(limits: Sequence[Limit], cost: int, *, has_site: bool) -> tuple[Term, ...]:
+    terms = _terms(Party.ADDRESS, limits, cost)
+    return terms + _terms(Party.SITE, [aggregate(limit) for limit in limits], cost) if has_site else terms
 
 
 def all_limits(policy: Policy) -> Iterator[Limit]:

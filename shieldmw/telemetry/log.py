@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from shieldmw.core.client import address_text
 from shieldmw.gate.events import Decided, Evicted
 from shieldmw.gate.log_throttle import LogThrottle
 
@@ -46,5 +47,5 @@ def _who(event: Decided) -> str:
     """The client's address; if it was refused before that was determined, what the request says."""
     facts, decision = event
     if decision.address is not None:
-        return str(decision.address)
+        return address_text(decision.address) or ""
     return repr((", ".join(facts.forwarded) or facts.peer or "")[-100:])

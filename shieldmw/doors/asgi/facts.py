@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 from starlette.types import Scope
 
@@ -18,15 +18,11 @@ from shieldmw.core.bounds import (
 )
 from shieldmw.core.client import Identity
 from shieldmw.core.facts import ANY_METHOD, Facts
+from shieldmw.core.made import made
 from shieldmw.core.paths import below_root
-from shieldmw.core.table import Doorkeeper
 
 from .credentials import PROTOCOLS_HEADER, bearer, cookie_value, offered, query_value
 from .tickets import TICKET_COOKIE, TICKET_HEADER
-
-# Looks kept, and the longest look that is; a longer one is read anew.
-LOOKS_KEPT = 16_384
-LONGEST_KEPT = 1536
 
 AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 
@@ -38,6 +34,9 @@ _OF_A_PREFLIGHT = frozenset((b"origin", b"access-control-request-method"))
 
 _TICKET_NAME = TICKET_COOKIE.encode()
 _ANY = frozenset((ANY_METHOD,))
+
+# OPTIONS is not one of them: it may be a preflight.
+_KNOWN_METHODS = {name: frozenset((name,)) for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +51,9 @@ class CredentialSources:
 
 Header = tuple[bytes, bytes]
 
-# All of a request that its facts depend on: peer, path, root path, method, query, and the headers that are read.
-Look = tuple[str | bytes | Header | None, ...]
-
 
 class FactsReader:
-    """Reads facts the way the settings say. Of looks that come again it keeps the facts."""
+    """Reads facts the way the settings say."""
 
     def __init__(self, sources: CredentialSources, authenticate: AuthenticateScope | None) -> None:
         self._forwarded = _name(sources.forwarded_header)
@@ -67,57 +63,45 @@ class FactsReader:
         self._presented = offered if self._token_header == PROTOCOLS_HEADER else bearer
         self._authenticate = authenticate
         self._names = frozenset((self._forwarded, self._token_header, b"cookie", _METHOD_OVERRIDE, TICKET_HEADER))
-        self._kept: list[tuple[Look, Facts] | None] = [None] * LOOKS_KEPT
-        self._seen_once = Doorkeeper(LOOKS_KEPT)
 
     def read(self, scope: Scope) -> Facts:
         """The facts of an http or websocket scope."""
-        lines = scope["headers"]
+        lines, names = scope["headers"], self._names
         if len(lines) > MOST_LINES:
-            return self.read_once(scope)
-        names = self._names
+            return self._with_too_many_lines(scope)
         headers: list[Header] = []
-        for name, value in lines:
-            if name in names:
-                headers.append((name, value))
-        client, query = scope.get("client"), scope.get("query_string") or b""
+        for line in lines:
+            if line[0] in names:
+                headers.append(line)
+        # Most requests of a flood show nothing but where they come from; they should cost little.
+        methods, query = _KNOWN_METHODS.get(scope.get("method", "GET")), scope.get("query_string")
+        if methods is None or len(headers) > 1 or self._authenticate is not None:
+            return self._facts(scope, query or b"", headers)
+        if query and (self._token_query is not None or _TICKET_NAME in query):
+            return self._facts(scope, query, headers)
+        forwarded: tuple[str, ...] = ()
+        if headers:
+            ((name, value),) = headers
+            if name != self._forwarded or name == self._token_header:
+                return self._facts(scope, query or b"", headers)
+            forwarded = (value[-LONGEST_HEADER:].decode("latin-1"),)
+        client, path, root_path = scope.get("client"), scope["path"], scope.get("root_path", "")
         peer = client[0] or None if client else None  # on a unix socket granian's is ''
-        method = scope.get("method")
-        if method == "OPTIONS" and _is_preflight(scope):
-            return self._preflight(scope, peer, headers)
-        if query and self._token_query is None and _TICKET_NAME not in query:
-            query = b""
-        look: Look = (peer, scope["path"], scope.get("root_path"), method, query, *headers)
-        number = hash(look)
-        known = self._kept[number % LOOKS_KEPT]
-        if known is not None and known[0] == look:
-            return known[1]
-        if self._seen_once.add(number) or self._authenticate is not None or _length(look) > LONGEST_KEPT:
-            return self._facts(scope, peer, query, headers, None)
-        facts = self._facts(scope, peer, query, headers, [])
-        self._kept[number % LOOKS_KEPT] = (look, facts)
-        return facts
+        route_path = below_root(path, root_path) if root_path else path
+        return made(Facts, (peer, path, route_path, methods, root_path, False, forwarded, None, None, None))
 
-    def read_once(self, scope: Scope) -> Facts:
-        """The same without keeping anything: for requests that show secrets, and for heads with too many lines."""
+    def _with_too_many_lines(self, scope: Scope) -> Facts:
+        """The facts of a head whose last lines are not read, except for the proxies' header."""
         lines = scope["headers"]
-        headers = [(name, value) for name, value in lines[:MOST_LINES] if name in self._names]
-        client = scope.get("client")
-        peer = client[0] or None if client else None  # on a unix socket granian's is ''
-        facts = self._facts(scope, peer, scope.get("query_string") or b"", headers, None)
-        if len(lines) <= MOST_LINES:
-            return facts
+        headers = [line for line in lines[:MOST_LINES] if line[0] in self._names]
         forwarded = [value for name, value in lines if name == self._forwarded] if self._forwarded else []
+        facts = self._facts(scope, scope.get("query_string") or b"", headers)
         return facts._replace(methods=_ANY, forwarded=_texts(forwarded))
 
-    def _preflight(self, scope: Scope, peer: str | None, headers: Sequence[Header]) -> Facts:
-        """The facts of a preflight: where it comes from, and nothing that could be a credential."""
-        forwarded = [line for line in headers if line[0] == self._forwarded]
-        return self._facts(scope, peer, b"", forwarded, None)._replace(authenticate=None, preflight=True)
-
-    def _facts(
-        self, scope: Scope, peer: str | None, query: bytes, headers: Sequence[Header], kept: list[object] | None
-    ) -> Facts:
+    def _facts(self, scope: Scope, query: bytes, headers: Sequence[Header]) -> Facts:
+        preflight = scope.get("method") == "OPTIONS" and _is_preflight(scope)
+        if preflight:  # where it comes from, and nothing that could be a credential
+            query, headers = b"", [line for line in headers if line[0] == self._forwarded]
         forwarded: list[bytes] = []
         cookies: list[bytes] = []
         overrides: list[bytes] = []
@@ -135,18 +119,18 @@ class FactsReader:
             elif name == TICKET_HEADER:
                 signed_ticket = value
         cookie = b";".join(cookies) if len(cookies) > 1 else cookies[0] if cookies else b""
-        path, root_path = scope["path"], scope.get("root_path", "")
+        client, path, root_path = scope.get("client"), scope["path"], scope.get("root_path", "")
         return Facts(
-            peer,
+            client[0] or None if client else None,
             path,
             below_root(path, root_path) if root_path else path,
             _methods(scope.get("method", "GET"), overrides),
-            _texts(forwarded) if forwarded else (),
-            self._credential(token, cookie, query) if token is not None or cookie or query else None,
-            None if self._authenticate is None else partial(self._authenticate, scope),
-            _signed_ticket(signed_ticket, cookie, query) if signed_ticket is not None or cookie or query else None,
             root_path,
-            kept,
+            preflight,
+            _texts(forwarded),
+            self._credential(token, cookie, query),
+            None if self._authenticate is None or preflight else partial(self._authenticate, scope),
+            _signed_ticket(signed_ticket, cookie, query),
         )
 
     def _credential(self, token: bytes | None, cookie: bytes, query: bytes) -> str | None:
@@ -164,11 +148,6 @@ def _is_preflight(scope: Scope) -> bool:
     """Whether an OPTIONS is a CORS preflight; one with a method override is not."""
     names = {name for name, _ in scope["headers"]}
     return names >= _OF_A_PREFLIGHT and _METHOD_OVERRIDE not in names
-
-
-def _length(look: Look) -> int:
-    """How long a look is, in characters and bytes."""
-    return sum(sum(map(len, part)) if isinstance(part, tuple) else len(part or "") for part in look)
 
 
 def _name(text: str | None) -> bytes | None:
@@ -202,6 +181,6 @@ def _methods(method: str, overrides: Sequence[bytes]) -> frozenset[str]:
     return _method(method) | _method(overrides[0].decode("latin-1").strip())
 
 
-@lru_cache(maxsize=64)
 def _method(name: str) -> frozenset[str]:
-    return frozenset((name.upper(),))
+    name = name.upper()
+    return _KNOWN_METHODS.get(name) or frozenset((name,))

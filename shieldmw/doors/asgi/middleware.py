@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldmw.answers.rate_limit import Headers, limit_headers
-from shieldmw.core.client import Identity, IPAddress, ListenerClass
+from shieldmw.core.client import Address, Identity, ListenerClass, address_text
 from shieldmw.core.decision import ALLOWED, REFUSED, Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.made import made
@@ -38,19 +38,19 @@ _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "life
 class ShieldScope(NamedTuple):
     """What the app may read from ``scope["shield"]``, as attributes or as keys.
 
-    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket. ``by`` is for nested
-    shields, not for apps.
+    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket. ``address``, the same in
+    packed form, and ``by`` are not for apps.
     """
 
     identity: Identity | None
-    address: IPAddress | None
+    address: Address | None
     mode: Mode
     by: Nesting
 
     @property
     def client_address(self) -> str | None:
         """The client's address, as text."""
-        return None if self.address is None else str(self.address)
+        return address_text(self.address)
 
     @property
     def listener_class(self) -> ListenerClass:
@@ -242,6 +242,8 @@ class Shield:
 
     def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Send the refusal, then read on what the client still sends."""
+        if scope.get("method") in WITHOUT_A_BODY:
+            return self._replies.refuse(decision, scope, receive, send)
         return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
 
     def _renewed(self, worker: Worker, signed_ticket: str, decision: Decision, scope: Scope) -> Headers:

@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shieldmw.answers.problems import close_code, problem_of
 from shieldmw.answers.rate_limit import Headers
-from shieldmw.answers.refusals import RefusalAnswers, retry_after
+from shieldmw.answers.refusals import RefusalAnswers
 from shieldmw.core.bounds import LONGEST_ACCEPT, MOST_LINES_BEFORE_ACCEPT
 from shieldmw.core.decision import Decision
 
@@ -41,9 +41,8 @@ class Replies:
             # Before accept, servers turn a close into a plain HTTP 403; the code is for those that can pass it on.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
-        status, headers, body, wait_s = self.answers.answer(decision, wants_html=_wants_html(scope))
-        # A new list, since the servers and middleware that receive it may change it.
-        headers = [*headers, *retry_after(self.answers.jittered_s(wait_s))]
+        status, headers, body = self.answers.answer(decision, wants_html=_wants_html(scope))
+        headers = [*headers]  # a new list, since the servers and middleware that receive it may change it
         if decision.signed_ticket is not None:
             headers += _place_cookie(decision, scope)
         if self._cors is not None:

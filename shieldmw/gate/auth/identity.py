@@ -15,7 +15,6 @@ from shieldmw.core.client import AddressClients, Identity, Proof
 from shieldmw.core.credentials import NOT_OF_THE_CREDENTIAL, Failure, Rejected
 from shieldmw.core.facts import Facts
 from shieldmw.core.table import BoundedCache
-from shieldmw.gate.limiter.client_state import ClientStates
 from shieldmw.gate.log_throttle import LogThrottle
 
 from .api_keys import ApiKeys
@@ -49,28 +48,24 @@ class TokenVerifier(Protocol):
 class Verified:
     """The outcome for a credential, and how long it holds (Unix time).
 
-    ``api_key``: the digest of the API key that proved it. ``epoch``: when that key was last seen to be in force.
+    ``subject`` is a digest of the subject, empty for a guest. ``api_key``: the digest of the API key that proved it.
+    ``epoch``: when that key was last seen to be in force.
     """
 
-    __slots__ = ("_asked", "_client_states", "api_key", "epoch", "identity", "until_s")
+    __slots__ = ("api_key", "epoch", "identity", "subject", "until_s")
 
     def __init__(
         self, identity: Identity | None, until_s: float = 0.0, api_key: str | None = None, epoch: object = None
     ) -> None:
         self.identity = identity
+        self.subject = b"" if identity is None else _digest(identity.subject)
         self.until_s = until_s
         self.api_key = api_key
         self.epoch = epoch
-        self._asked = False
-        self._client_states: ClientStates | None = None
 
-    @property
-    def client_states(self) -> ClientStates | None:
-        """The state of its subject; kept from the second request on, since most of a live audience make only one."""
-        if self._asked and self._client_states is None:
-            self._client_states = ClientStates()
-        self._asked = True
-        return self._client_states
+
+def _digest(subject: str) -> bytes:
+    return blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 GUEST = Verified(None)
@@ -117,10 +112,6 @@ class Identifier:
         """Have failed credentials and API keys checked again, since keys have changed. Proven tokens stay cached."""
         self._failed.clear()
         self.epoch = object()
-
-    def stands(self, verified: Verified, epoch: object) -> bool:
-        """Whether the outcome for a credential, learnt in ``epoch``, still holds."""
-        return epoch is self.epoch and verified.until_s > self._now_s()
 
     def identify_now(self, facts: Facts) -> Verified | None:
         """The outcome for the request's credential, if it is known without awaiting anything; otherwise None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from shieldmw.core.client import IPAddress
+from shieldmw.core.client import Address
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import DenyRegister
@@ -26,7 +26,7 @@ class DenyWatch:
         self._version: int | None = None
         self._refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
-    def left_s(self, address: IPAddress | None) -> float:
+    def left_s(self, address: Address | None) -> float:
         """For how long the address is still refused; 0 if it is not."""
         now_s = self._now_s()
         until_s = self.entries.until_s(address, now_s)

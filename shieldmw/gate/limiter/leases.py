@@ -11,13 +11,13 @@ from contextlib import suppress
 
 from shieldmw.core.bucket import Charge, Charges
 from shieldmw.core.lease import Lease, Unspent
-from shieldmw.core.limits import AGGREGATE_FACTOR
+from shieldmw.core.plan import Requester
+from shieldmw.core.table import BoundedCache
 from shieldmw.errors import StoreError
 from shieldmw.gate import clock
 from shieldmw.gate.refresher import Refresher
 
 from .batch import TakeReply
-from .client_state import ClientState
 
 HOT_US = 100_000
 FIRST_PREFETCH = 8
@@ -28,6 +28,9 @@ LASTS_US = 100_000
 
 # Clients charged ahead at once; the others ask for each request.
 MOST_LEASES = 4096
+
+# Clients for which it is known when they last asked the store.
+CLIENTS_KEPT = 65_536
 
 OLD_US = 500_000
 SWEEP_S = 0.25
@@ -48,57 +51,61 @@ class Leases:
         self._give_back = give_back
         self._most = most
         self._now_us = now_us
-        self._open: dict[ClientState, None] = {}
-        self._asking = 0
+        self.open: dict[bytes, Lease] = {}  # by the client's key
+        self._asking: dict[bytes, Charges] = {}
+        # When clients last asked the store. Numbers alone: the garbage collector would walk over a table of objects
+        # again and again, and a flood of new clients fills this one.
+        self._asked_us: BoundedCache[bytes, int] = BoundedCache(CLIENTS_KEPT)
+        # For those that are hot: how much was last prefetched, and when the last lease was opened.
+        self._paces: BoundedCache[bytes, tuple[int, int]] = BoundedCache(2 * MOST_LEASES)
         self._sweeper = Refresher("leases", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def exhausted(self, key: bytes, now_us: int) -> None:
+        """Close the lease of a client, which has too little left for the current request."""
+        del self.open[key]
+        self._asked_us.put(key, now_us)
 
-    def exhausted(self, client_state: ClientState, now_us: int) -> None:
-        """Close a lease that has too little left for the current request."""
-        client_state.asked_us = now_us
-        self._close(client_state)
-
-    def prefetch(self, client_state: ClientState, now_us: int) -> int:
+    def prefetch(self, requester: Requester, charges: Charges, now_us: int) -> int:
         """How many times more the next call should take the charges; its end must be reported (``answered``).
 
         0 for a client that is not hot. While one request asks for a lease the client's others ask for themselves alone.
         """
-        hot = now_us - client_state.asked_us <= HOT_US
-        client_state.asked_us = now_us
-        if not hot:
-            client_state.prefetch = 0
+        key = requester.key
+        asked_us = self._asked_us.get(key)
+        self._asked_us.put(key, now_us)
+        if asked_us is None:
             return 0
-        full = len(self._open) + self._asking >= self._most
-        if full or client_state.asking or client_state.lease is not None or not _of_one_pace(client_state.charges):
+        if now_us - asked_us > HOT_US:
+            self._paces.drop(key)
             return 0
-        if now_us - client_state.opened_us <= HOT_US:
-            client_state.prefetch *= 2
-        client_state.prefetch = min(max(FIRST_PREFETCH, client_state.prefetch), MOST_PREFETCH)
-        client_state.asking = True
-        self._asking += 1
-        return client_state.prefetch + max(_while_refilling(charge) for charge in client_state.charges)
+        full = len(self.open) + len(self._asking) >= self._most
+        if full or key in self._asking or key in self.open or not requester.plan.is_of_one_pace:
+            return 0
+        prefetch, opened_us = self._paces.get(key) or (0, 0)
+        if now_us - opened_us <= HOT_US:
+            prefetch *= 2
+        prefetch = min(max(FIRST_PREFETCH, prefetch), MOST_PREFETCH)
+        self._paces.put(key, (prefetch, opened_us))
+        self._asking[key] = charges
+        return prefetch + max(_while_refilling(charge) for charge in charges)
 
-    def answered(self, client_state: ClientState, told: TakeReply | None) -> None:
-        """The call that asked for a prefetch has ended; None if its reply must not be used."""
-        client_state.asking = False
-        self._asking -= 1
+    def answered(self, key: bytes, told: TakeReply | None) -> None:
+        """The call that asked for a client's prefetch has ended; None if its reply must not be used."""
+        charges = self._asking.pop(key)
         if told is None or told.sent_us is None or not told.outcome.leased:
             return
-        client_state.lease = Lease(client_state.charges, told.outcome, told.sent_us - told.outcome.now_us)
-        client_state.opened_us = told.sent_us
-        self._open[client_state] = None
+        self.open[key] = Lease(charges, told.outcome, told.sent_us - told.outcome.now_us, told.sent_us)
+        prefetch, _ = self._paces.get(key) or (0, 0)
+        self._paces.put(key, (prefetch, told.sent_us))
 
     def clear(self) -> None:
         """Forget all leases, because buckets were reset."""
-        for client_state in list(self._open):
-            self._close(client_state)
+        self.open.clear()
 
     async def sweep(self) -> None:
         """Give back what old leases still hold."""
         until_us = self._now_us() - OLD_US
-        await self._end([client_state for client_state in self._open if client_state.opened_us <= until_us])
+        await self._end([key for key, lease in self.open.items() if lease.opened_us <= until_us])
 
     async def start(self) -> None:
         """Sweep in the background."""
@@ -111,28 +118,17 @@ class Leases:
     async def give_all_back(self) -> None:
         """Give everything back; if the store is away, the buckets refill by themselves."""
         with suppress(StoreError):
-            await self._end(list(self._open))
+            await self._end(list(self.open))
 
-    async def _end(self, client_states: Sequence[ClientState]) -> None:
+    async def _end(self, keys: Sequence[bytes]) -> None:
         now_us = self._now_us()
         unspent: list[Unspent] = []
-        for client_state in client_states:
-            if client_state.lease is not None:
-                unspent += client_state.lease.unspent(now_us)
-                client_state.prefetch //= 2
-            self._close(client_state)
+        for key in keys:
+            unspent += self.open.pop(key).unspent(now_us)
+            prefetch, opened_us = self._paces.get(key) or (0, 0)
+            self._paces.put(key, (prefetch // 2, opened_us))
         for start in range(0, len(unspent), GIVE_BACK_AT_ONCE):
             await self._give_back(unspent[start : start + GIVE_BACK_AT_ONCE])
-
-    def _close(self, client_state: ClientState) -> None:
-        client_state.lease = None
-        self._open.pop(client_state, None)
-
-
-def _of_one_pace(charges: Charges) -> bool:
-    """Whether the buckets refill at a similar rate: otherwise the slow one would be charged for units never spent."""
-    steps_us = [charge.step_us for charge in charges if charge.cost]
-    return bool(steps_us) and max(steps_us) <= AGGREGATE_FACTOR * min(steps_us)
 
 
 def _while_refilling(charge: Charge) -> int:

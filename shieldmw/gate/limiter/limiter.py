@@ -9,13 +9,13 @@ from typing import Protocol
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
+from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreError
 from shieldmw.gate import clock
 from shieldmw.store.memory import MemoryBuckets
 
 from .batch import Batch, TakeReply
 from .breaker_store import BreakerStore
-from .client_state import ClientState
 from .fallback import Fallback
 from .leases import Leases
 from .refusals import Refusals
@@ -28,13 +28,13 @@ class Limiter(Protocol):
     def is_away(self) -> bool:
         """Whether the store is away, so that charges are decided locally."""
 
-    def take_now(self, client_state: ClientState, now_us: int) -> Outcome | None:
+    def take_now(self, requester: Requester, now_us: int) -> Outcome | None:
         """The outcome if it is known without a call."""
 
-    def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
-        """The refusal of some charges if it is known without a call; spends nothing."""
+    def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
+        """The refusal if it is known without a call; spends nothing."""
 
-    def take(self, client_state: ClientState, now_us: int) -> Awaitable[TakeReply | None]:
+    def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
         """The outcome otherwise, without prefetched charges; None if the store is away and there is no fallback."""
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
@@ -61,7 +61,7 @@ class FleetLimiter:
         self._fallback = fallback
         self._leases = leases
         self._refusals = Refusals()
-        self._batch = Batch[ClientState | None, TakeReply | None](store, self._answered, self._failed, now_us=now_us)
+        self._batch = Batch[Requester | None, TakeReply | None](store, self._answered, self._failed, now_us=now_us)
         self._now_us = now_us
         self._invalidated_us = now_us() - 1
 
@@ -70,64 +70,65 @@ class FleetLimiter:
         """Whether the store is away, so that charges are decided locally."""
         return self._store.is_away
 
-    def take_now(self, client_state: ClientState, now_us: int) -> Outcome | None:
+    def take_now(self, requester: Requester, now_us: int) -> Outcome | None:
         """Spend the client's lease, or refuse by the last known state of its buckets."""
-        if client_state.lease is not None:
-            outcome = client_state.lease.spend(now_us)
+        lease = self._leases.open.get(requester.key)
+        if lease is not None:
+            outcome = lease.spend(now_us)
             if outcome is not None:
                 return outcome
-            self._leases.exhausted(client_state, now_us)
-        return self._refusals.find(client_state.charges, now_us)
+            self._leases.exhausted(requester.key, now_us)
+        return self._refusals.find(requester, now_us)
 
-    def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
-        """A refusal by the last known state of the buckets."""
-        return self._refusals.find(charges, now_us)
+    def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
+        """A refusal by the last known state of the buckets; none for a client with a lease."""
+        return None if requester.key in self._leases.open else self._refusals.find(requester, now_us)
 
-    def take(self, client_state: ClientState, now_us: int) -> Awaitable[TakeReply | None]:
+    def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
         """Ask the store, with a prefetch for a hot client."""
-        prefetch = self._leases.prefetch(client_state, now_us)
-        return self._ask(client_state, made(TakeRequest, (client_state.charges, prefetch)))
+        charges = requester.charges()
+        prefetch = self._leases.prefetch(requester, charges, now_us)
+        return self._ask(requester, made(TakeRequest, (charges, prefetch)))
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
         """Ask the store."""
         return self._ask(None, TakeRequest(charges))
 
-    def _ask(self, client_state: ClientState | None, request: TakeRequest) -> Awaitable[TakeReply | None]:
+    def _ask(self, requester: Requester | None, request: TakeRequest) -> Awaitable[TakeReply | None]:
         if self._store.may_be_asked():
-            return self._batch.take(client_state, request)
+            return self._batch.take(requester, request)
         reply: asyncio.Future[TakeReply | None] = asyncio.get_running_loop().create_future()
-        reply.set_result(self._decided_here(client_state, request))
+        reply.set_result(self._decided_here(requester, request))
         return reply
 
-    def _answered(
-        self, client_state: ClientState | None, request: TakeRequest, outcome: Outcome, sent_us: int
-    ) -> TakeReply:
+    def _answered(self, requester: Requester | None, request: TakeRequest, outcome: Outcome, sent_us: int) -> TakeReply:
         charges, prefetch = request
         is_current = sent_us > self._invalidated_us
         if is_current:
             self._fallback.remember(charges, outcome)
         self._fallback.pay()
         reply = made(TakeReply, (charges, outcome, sent_us))
-        if client_state is None:
+        if requester is None:
             return reply
         if prefetch:
-            self._leases.answered(client_state, reply if is_current else None)
+            self._leases.answered(requester.key, reply if is_current else None)
+        lease = self._leases.open.get(requester.key)
         if is_current and not outcome.allowed:
-            self._refusals.remember(charges, outcome, sent_us)
+            self._refusals.remember(requester, outcome, sent_us)
             # What its bucket lacks may be what was prefetched for this client in the same call.
-            spent = None if client_state.lease is None else client_state.lease.spend(self._now_us())
+            spent = None if lease is None else lease.spend(self._now_us())
             if spent is not None:
                 return made(TakeReply, (charges, spent, sent_us))
-        elif is_current and client_state.lease is not None:
-            client_state.lease.absorb(outcome)
+        elif is_current and lease is not None:
+            lease.absorb(outcome)
         return made(TakeReply, (charges, without_lease(charges, outcome), sent_us)) if outcome.leased else reply
 
-    def _failed(self, client_state: ClientState | None, request: TakeRequest, error: StoreError) -> TakeReply | None:
-        return self._decided_here(client_state, request)
+    def _failed(self, requester: Requester | None, request: TakeRequest, error: StoreError) -> TakeReply | None:
+        return self._decided_here(requester, request)
 
-    def _decided_here(self, client_state: ClientState | None, request: TakeRequest) -> TakeReply | None:
-        if client_state is not None and request.prefetch:
-            self._leases.answered(client_state, None)
+    def _decided_here(self, requester: Requester | None, request: TakeRequest) -> TakeReply | None:
+        if requester is not None and request.prefetch:
+            self._leases.answered(requester.key, None)
         return self._fallback.take_now(request.charges)
 
     def invalidate(self) -> None:
@@ -153,17 +154,18 @@ class LocalLimiter:
         self._buckets = buckets
         self._now_us = now_us
 
-    def take_now(self, client_state: ClientState, now_us: int) -> Outcome:
+    def take_now(self, requester: Requester, now_us: int) -> Outcome:
         """Always at once."""
-        return self._buckets.take_now(client_state.charges)
+        return self._buckets.take_now(requester.charges())
 
-    def refused_now(self, charges: Charges, now_us: int) -> Outcome | None:
+    def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
         """By the buckets as they stand."""
-        return self._buckets.refused_now(charges)
+        return self._buckets.refused_now(requester.charges())
 
-    async def take(self, client_state: ClientState, now_us: int) -> TakeReply:
+    async def take(self, requester: Requester, now_us: int) -> TakeReply:
         """The same."""
-        return TakeReply(client_state.charges, self.take_now(client_state, now_us), now_us)
+        charges = requester.charges()
+        return TakeReply(charges, self._buckets.take_now(charges), now_us)
 
     async def ask(self, charges: Charges) -> TakeReply:
         """At once, too."""

@@ -1,84 +1,87 @@
-"""The address and the route rules of a request, computed from the settings and cached.
-
-Both caches are bounded, and hold nothing that cannot be computed again.
-"""
+"""Finds the address and the route of a request, as the settings say."""
 
 from __future__ import annotations
 
 import logging
+from socket import AF_INET, inet_pton
 
-from shieldmw.core.address import Addressing, Located, locate
-from shieldmw.core.client import IPAddress, address_clients
+from shieldmw.core.address import Addressing, locate, locate_peer
+from shieldmw.core.client import Address, AddressClients
 from shieldmw.core.facts import Facts
+from shieldmw.core.made import made
 from shieldmw.core.paths import is_plain
+from shieldmw.core.plan import AddressInfo
+from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy, RouteRules
-from shieldmw.core.table import BoundedCache, Doorkeeper
+from shieldmw.core.table import BoundedCache
 from shieldmw.gate.log_throttle import LogThrottle
-
-from .client_state import ClientStates
 
 log = logging.getLogger(__name__)
 
-ADDRESSES_KEPT = 4096
 PATHS_KEPT = 4096
 
-# Longest proxy header or path that is cached, in characters, and most lines of the header.
+# Routes are few: one for each combination of rules that the readings of a path can lead to.
+ROUTES_KEPT = 256
+
+# Longest path that is cached, in characters, with its methods.
 LONGEST_KEPT = 512
-MOST_LINES_KEPT = 8
 
 # Characters of an unreadable header shown in the log.
 LONGEST_SHOWN = 100
 
 
-class AddressInfo:
-    """What is known of an address: itself, the clients that it stands for, and whether it is allowed or denied.
-
-    ``client_states`` are kept with it where requests have come from there more than once. An address that stands for
-    clients that a trusted proxy did not name is never on the allow list: all of them would be without a limit.
-    """
-
-    __slots__ = ("address", "allowed", "client_states", "clients", "denied")
-
-    def __init__(self, located: Located, addressing: Addressing, policy: Policy) -> None:
-        address, is_fallback, _ = located
-        self.address: IPAddress | None = address
-        self.clients = address_clients(address, addressing.ipv4_prefix, addressing.ipv6_prefix)
-        self.denied = address in policy.deny
-        self.allowed = not is_fallback and address in policy.allow
-        self.client_states: ClientStates | None = None
-
-
 class Lookups:
-    """Finds the address of a request and the rules of its path."""
+    """Finds the address of a request and the route of its path. Paths are cached, as far as they are short."""
 
     def __init__(self, policy: Policy, addressing: Addressing) -> None:
         self._policy = policy
         self._addressing = addressing
-        self._address_infos: BoundedCache[tuple[str | None, tuple[str, ...]], AddressInfo] = BoundedCache(
-            ADDRESSES_KEPT
-        )
-        self._seen_once = Doorkeeper(ADDRESSES_KEPT)
-        self._route_rules: BoundedCache[tuple[object, ...], RouteRules] = BoundedCache(PATHS_KEPT)
+        lists = policy.allow or policy.deny
+        self._is_plain = addressing.is_plain and not lists
+        self._trusted = addressing.trusted.ipv4
+        self._proxy: str | None = None  # the last one that was trusted
+        self._routes: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
+        self._by_path: BoundedCache[tuple[object, ...], Route] = BoundedCache(PATHS_KEPT)
         self._unreadable = LogThrottle()
+        self.any_path = self._route(RouteRules())
+        self.any_preflight = self._route(RouteRules(preflight=True))
 
     def address_info(self, facts: Facts) -> AddressInfo:
-        """What is known of the request's address; cached from the second request on."""
-        key = (facts.peer, facts.forwarded)
-        known = self._address_infos.get(key)
-        if known is not None:
-            return known
-        how = self._addressing
-        located = locate(facts.peer, facts.forwarded, how.trusted, how.header)
-        address_info = AddressInfo(located, how, self._policy)
-        if located.is_unreadable:
+        """What is known of the request's address."""
+        if not self._is_plain:
+            return self._address_info(facts)
+        # The same without further calls, for the requests that make up a flood: their address is IPv4, and either the
+        # peer's or the only one that the proxy names.
+        peer, forwarded = facts.peer, facts.forwarded
+        try:
+            if not forwarded:
+                address = inet_pton(AF_INET, peer or "")
+            elif len(forwarded) == 1 and peer is not None and peer == self._proxy:
+                address = inet_pton(AF_INET, forwarded[0])
+                number = int.from_bytes(address, "big")
+                for shift, prefix in self._trusted:
+                    if number >> shift == prefix:
+                        return self._address_info(facts)
+            else:
+                return self._address_info(facts)
+        except (OSError, ValueError):
+            return self._address_info(facts)
+        return made(AddressInfo, (address, address, None, False, False))
+
+    def _address_info(self, facts: Facts) -> AddressInfo:
+        how, policy = self._addressing, self._policy
+        address, is_fallback, is_unreadable = locate(facts.peer, facts.forwarded, how.trusted, how.header)
+        if is_unreadable:
             self._log_unreadable(facts)
-            return address_info
-        if self._seen_once.add(hash(key)):
-            return address_info
-        if len(facts.forwarded) <= MOST_LINES_KEPT and sum(map(len, facts.forwarded)) <= LONGEST_KEPT:
-            address_info.client_states = ClientStates()
-            self._address_infos.put(key, address_info)
-        return address_info
+        elif facts.forwarded and locate_peer(facts.peer, how.trusted)[1]:
+            self._proxy = facts.peer
+        one, site = how.prefixes.cut(address)
+        allowed = not is_fallback and address in policy.allow
+        return made(AddressInfo, (address, one, site, allowed, address in policy.deny))
+
+    def clients(self, address: Address | None) -> AddressClients:
+        """The clients of an address."""
+        return self._addressing.prefixes.clients(address)
 
     def _log_unreadable(self, facts: Facts) -> None:
         """Count a proxy header that cannot be parsed."""
@@ -89,27 +92,30 @@ class Lookups:
                 *(self._addressing.header, counts, facts.peer, ascii(", ".join(facts.forwarded)[-LONGEST_SHOWN:])),
             )
 
-    def route_rules(self, facts: Facts) -> RouteRules:
-        """What the policy says of the request's path and methods."""
-        route_rules = self.route_rules_at_hand(facts)
-        return self._worked_out(facts) if route_rules is None else route_rules
+    def route(self, facts: Facts) -> Route:
+        """The route of the request's path and methods."""
+        return self.route_at_hand(facts) or self._worked_out(facts)
 
-    def route_rules_at_hand(self, facts: Facts) -> RouteRules | None:
+    def route_at_hand(self, facts: Facts) -> Route | None:
         """The same; None if it is not cached and slow to compute, and so better left to the end."""
-        route_rules = self._route_rules.get(_key(facts))
-        if route_rules is None and _is_short(facts) and is_plain(facts.path):
+        route = self._by_path.get(facts.target)
+        if route is None and _is_short(facts) and is_plain(facts.path):
             return self._worked_out(facts)
-        return route_rules
+        return route
 
-    def _worked_out(self, facts: Facts) -> RouteRules:
-        route_rules = self._policy.route_rules(facts)
+    def _worked_out(self, facts: Facts) -> Route:
+        route = self._route(self._policy.route_rules(facts))
         if _is_short(facts):
-            self._route_rules.put(_key(facts), route_rules)
-        return route_rules
+            self._by_path.put(facts.target, route)
+        return route
 
-
-def _key(facts: Facts) -> tuple[object, ...]:
-    return facts.path, facts.route_path, facts.root_path, facts.methods, facts.preflight
+    def _route(self, route_rules: RouteRules) -> Route:
+        """The route with these rules; the same ones make the same route, so its clients are the same, too."""
+        route = self._routes.get(route_rules)
+        if route is None:
+            route = Route(route_rules, self._policy, self._addressing.prefixes)
+            self._routes.put(route_rules, route)
+        return route
 
 
 def _is_short(facts: Facts) -> bool:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from shieldmw.core.address import IPNetwork, parse_address, parse_networks
+from shieldmw.core.address import IPNetwork, Networks, parse_address, parse_networks
 from shieldmw.core.bucket import Charge
-from shieldmw.core.client import Client, Identity, IPAddress, address_clients, token_client
+from shieldmw.core.client import Address, Client, Identity, Prefixes, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import ModeChange
@@ -131,10 +131,10 @@ class Control:
         return next((entry for entry in await self.denied() if entry.network == network), None)
 
     async def deny(
-        self, network: IPNetwork, for_s: int, *, actor: str, reason: str, own: IPAddress | None, force: bool
+        self, network: IPNetwork, for_s: int, *, actor: str, reason: str, own: Address | None, force: bool
     ) -> DenyEntry | DenyRefusal:
         """Deny a network at once on every worker; the operator's ``own`` address only with ``force``."""
-        if own is not None and own.version == network.version and own in network and not force:
+        if own in Networks((network,)) and not force:
             return DenyRefusal.OWN_ADDRESS
         deny_list = await self._fresh_list()
         known = any(entry.network == network for entry in deny_list.entries)
@@ -197,7 +197,7 @@ class Control:
             ValueError: the text does not name a client.
         """
         settings = self._settings
-        clients = clients_of(client_text, settings.ipv4_prefix, settings.ipv6_prefix)
+        clients = clients_of(client_text, Prefixes(settings.ipv4_prefix, settings.ipv6_prefix))
         names = limit_names(settings.policy)
         # Logged before it is done: a superfluous entry is better than a reset that is missing from the audit log.
         await self._store.note(AuditEntry(0, actor, f"reset {clients[0]}", "", "full", reason))
@@ -207,7 +207,7 @@ class Control:
         return clients
 
 
-def clients_of(text: str, ipv4_prefix: int, ipv6_prefix: int) -> tuple[Client, ...]:
+def clients_of(text: str, prefixes: Prefixes) -> tuple[Client, ...]:
     """The clients that a text such as ``ip:203.0.113.7`` or ``token:alice`` stands for, including an IPv6 site.
 
     Raises:
@@ -219,11 +219,11 @@ def clients_of(text: str, ipv4_prefix: int, ipv6_prefix: int) -> tuple[Client, .
     if kind != "ip":
         raise ValueError("write it like 'ip:203.0.113.7' or 'token:alice'")
     address = None if name == UNKNOWN_ADDRESS else _address(name)
-    clients = address_clients(address, ipv4_prefix, ipv6_prefix)
+    clients = prefixes.clients(address)
     return (clients.one,) if clients.site is None else (clients.one, clients.site)
 
 
-def _address(text: str) -> IPAddress:
+def _address(text: str) -> Address:
     try:
         ip_address(text)  # parse_address is for headers: it accepts ports and brackets, too
         address = parse_address(text)

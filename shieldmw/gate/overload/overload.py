@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import choice, random
 
-from shieldmw.core.client import Identity, IPAddress
+from shieldmw.core.client import Address, Identity
 from shieldmw.core.decision import EXEMPT, REFUSED, Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.lane import RANKS, Rank
@@ -60,7 +60,7 @@ class Overload:
         self,
         keeper: Gatekeeper,
         holding: Holding,
-        is_returning: Callable[[str, Identity | None, IPAddress | None], bool],
+        is_returning: Callable[[str, Identity | None, Address | None], bool],
         observers: Sequence[Observer] = (),
         *,
         shadow: bool = False,
@@ -116,7 +116,7 @@ class Overload:
                 return passage
         return await self.shed(facts, rank, identity, address, decision.mode)
 
-    def sheds(self, facts: Facts, identity: Identity | None, address: IPAddress | None) -> Rank | None:
+    def sheds(self, facts: Facts, identity: Identity | None, address: Address | None) -> Rank | None:
         """The rank of a request that would have to wait too long, so that it can be shed before it costs a charge."""
         if self._shadow or not self.lane.waiting:
             return None
@@ -124,7 +124,7 @@ class Overload:
         return rank if self._keeper.would_refuse(rank) else None
 
     async def shed(
-        self, facts: Facts, rank: Rank, identity: Identity | None, address: IPAddress | None, mode: Mode
+        self, facts: Facts, rank: Rank, identity: Identity | None, address: Address | None, mode: Mode
     ) -> Decision:
         """The refusal of a request, returned when it is time to send it."""
         if identity is None:
@@ -158,7 +158,7 @@ class Overload:
             return Rank.HOST
         return self._rank(facts, decision.identity, decision.address)
 
-    def _rank(self, facts: Facts, identity: Identity | None, address: IPAddress | None) -> Rank:
+    def _rank(self, facts: Facts, identity: Identity | None, address: Address | None) -> Rank:
         rank = _GUEST if identity is None else RANKS[identity.listener_class]
         if rank is not _GUEST:
             return rank
@@ -181,6 +181,6 @@ class Overload:
         self._log.shed(rank)
 
 
-def _refusal(wait_s: float, mode: Mode, address: IPAddress | None = None, identity: Identity | None = None) -> Decision:
+def _refusal(wait_s: float, mode: Mode, address: Address | None = None, identity: Identity | None = None) -> Decision:
     retry_after_us = int(wait_s * US_PER_S)
     return Decision(REFUSED, Reason.OVERLOAD, address, identity, retry_after_us=retry_after_us, mode=mode, kept=[])

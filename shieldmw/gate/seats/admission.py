@@ -13,7 +13,7 @@ from random import random
 from secrets import token_bytes, token_hex
 
 from shieldmw.core.bounds import LONGEST_PATH
-from shieldmw.core.client import Identity, IPAddress, ListenerClass, charged_client
+from shieldmw.core.client import Address, Identity, ListenerClass, Prefixes
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.table import BoundedCache
@@ -63,11 +63,14 @@ class TurnedAway:
     is_vacating: bool = False
 
 
+DEFAULT_PREFIXES = Prefixes(32, 64)
+
+
 class Admission:
     """Admits listeners in their order of favour, and numbers the members that must wait.
 
     A seat belongs to the client that is charged: a member's to its subject, a guest's to its address, cut to
-    ``prefixes`` (IPv4, IPv6).
+    ``prefixes``.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Admission:
         event: str,
         *,
         caps: StreamCaps = NO_CAPS,
-        prefixes: tuple[int, int] = (32, 64),
+        prefixes: Prefixes = DEFAULT_PREFIXES,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.seats = seats
@@ -139,7 +142,7 @@ class Admission:
             self._signer.read_ticket(signed_ticket, now_s) or self._signer.read_number(signed_ticket, now_s)
         ) is not None
 
-    def is_returning(self, signed_ticket: str, identity: Identity | None, address: IPAddress | None) -> bool:
+    def is_returning(self, signed_ticket: str, identity: Identity | None, address: Address | None) -> bool:
         """Whether a text is a valid ticket of the client that shows it."""
         shown = self._signer.read_ticket(signed_ticket, self._now_s())
         return shown is not None and shown.client == self._signer.client_digest(self._who(identity, address))
@@ -154,9 +157,9 @@ class Admission:
         renewed = Ticket(seat.ticket_id, client, seat.listener_class, int(now_s) + TICKET_S)
         return Entry(seat, self._signer.sign_ticket(renewed))
 
-    def _who(self, identity: Identity | None, address: IPAddress | None) -> str:
+    def _who(self, identity: Identity | None, address: Address | None) -> str:
         """The client that owns the seat: the one that is charged."""
-        return str(charged_client(identity, address, *self._prefixes))
+        return str(self._prefixes.charged(identity, address))
 
     def _ticket(
         self, signed_ticket: str | None, client: str, listener_class: ListenerClass, now_s: float, called: int | None

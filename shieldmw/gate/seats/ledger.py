@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import ceil, inf, isfinite
 from typing import TypeVar
 
-from shieldmw.core.client import IPAddress, ListenerClass
+from shieldmw.core.client import Address, ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.seats import COHORTS, Audience, Grant
 
@@ -41,7 +41,7 @@ class Seat:
     back_ms: int = 0
     client: int = 0
     began_ms: int = 0
-    address: IPAddress | None = None
+    address: Address | None = None
     api_key: str | None = None
     until_s: float = inf
     why: Reason = Reason.NO_SEAT

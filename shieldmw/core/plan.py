@@ -1,0 +1,114 @@
+"""Plans: what a request is charged, worked out once for all clients of a class. Pure.
+
+A request's limits depend on the rules of its path, the mode, its client's class and the family of its address. For each
+combination there is one plan, and all that differs from client to client is who is charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .bucket import Charge, Charges, Party, Term
+from .client import Address, Identity, Prefixes, site_client, token_client
+from .limits import AGGREGATE_FACTOR
+from .made import made
+from .mode import Mode
+from .refusals import PreparedRefusals
+
+# Length of what the keys of all clients under one plan begin with.
+TAG_BYTES = 4
+
+
+class AddressInfo(NamedTuple):
+    """What is known of a request's address: itself, and the first addresses of its client's network and of the site
+    around that (``Prefixes.cut``); whether it is on the allow list, and whether it is denied by the settings.
+
+    An address that stands for clients that a trusted proxy did not name is never on the allow list: all of them would
+    be without a limit.
+    """
+
+    address: Address | None
+    one: Address
+    site: Address | None
+    allowed: bool
+    denied: bool
+
+
+class Plan:
+    """What requests of one kind are charged. Each plan has a ``number`` of its own.
+
+    ``terms``: the limits, the narrowest client's first. ``closed``: such requests may not be here now; ``live``: their
+    responses hold seats. ``refusals`` are those that were given under this plan. ``only``: where there is a single
+    limit, what its buckets' names begin with, the cost in microseconds, and how much its bucket holds.
+    """
+
+    __slots__ = (
+        *("_has_address", "_has_site", "_names", "_prefixes", "_tag"),
+        *("closed", "live", "mode", "only", "refusals", "terms"),
+    )
+
+    def __init__(
+        self, number: int, terms: Sequence[Term], prefixes: Prefixes, mode: Mode, *, live: bool, closed: bool
+    ) -> None:
+        self.terms = tuple(terms)
+        self.mode = mode
+        self.live = live
+        self.closed = closed
+        self.refusals = PreparedRefusals(self.terms, mode, live=live)
+        self._prefixes = prefixes
+        self._tag = number.to_bytes(TAG_BYTES, "big")
+        self._names = [(int(term.party), f"{term.limit.name} ".encode()) for term in terms]
+        self._has_address = any(term.party is Party.ADDRESS for term in terms)
+        self._has_site = any(term.party is Party.SITE for term in terms)
+        self.only: tuple[bytes, int, int] | None = None
+        if len(self.terms) == 1:
+            ((_, limit, cost),) = self.terms
+            self.only = (self._names[0][1], cost * limit.unit_us, limit.tau_us)
+
+    def requester(self, address_info: AddressInfo, identity: Identity | None, subject: bytes) -> Requester:
+        """The client of a request under this plan; ``subject`` is the digest of a verified one, empty for a guest."""
+        key = self._tag + subject + address_info.one if self._has_address else self._tag + subject
+        return made(Requester, (self, address_info, identity, subject, key))
+
+    def buckets(self, requester: Requester) -> tuple[bytes, ...]:
+        """The names of a client's buckets in this process."""
+        address_info = requester.address_info
+        parties = (address_info.one, address_info.site or b"", requester.subject)
+        return tuple([name + parties[party] for party, name in self._names])
+
+    def charges(self, address_info: AddressInfo, identity: Identity | None) -> Charges:
+        """The charges of one request."""
+        one, site = address_info.one, address_info.site
+        if identity is None and not self._has_site:
+            address = self._prefixes.client(one, site)
+            return tuple([made(Charge, (address, limit, cost)) for _, limit, cost in self.terms])
+        clients = (
+            self._prefixes.client(one, site),
+            None if site is None else site_client(site),
+            None if identity is None else token_client(identity),
+        )
+        found = [(clients[party], limit, cost) for party, limit, cost in self.terms]
+        return tuple([Charge(client, limit, cost) for client, limit, cost in found if client is not None])
+
+    @property
+    def is_of_one_pace(self) -> bool:
+        """Whether the buckets refill at a similar rate: otherwise a slow one would be charged ahead for units never
+        spent."""
+        steps_us = [term.cost * term.limit.unit_us for term in self.terms if term.cost]
+        return bool(steps_us) and max(steps_us) <= AGGREGATE_FACTOR * min(steps_us)
+
+
+class Requester(NamedTuple):
+    """The client of one request under a plan. ``subject`` is the digest of a verified one, empty for a guest; ``key``
+    is the client's name under the plan."""
+
+    plan: Plan
+    address_info: AddressInfo
+    identity: Identity | None
+    subject: bytes
+    key: bytes
+
+    def charges(self) -> Charges:
+        """The charges of its request, for the store."""
+        return self.plan.charges(self.address_info, self.identity)

@@ -1,0 +1,50 @@
+"""Routes: what the policy says of a path and a method, with the plans that follow from it."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from .client import Identity, ListenerClass, Prefixes
+from .mode import Mode
+from .plan import Plan
+from .rules import Access, Policy, RouteRules
+
+_numbers = count()
+
+
+class Route:
+    """Route rules, and their plans by mode, class and family of the address; each is made when it is first needed."""
+
+    __slots__ = ("_of_subjects", "_policy", "_prefixes", "exempt", "of_guests", "route_rules")
+
+    def __init__(self, route_rules: RouteRules, policy: Policy, prefixes: Prefixes) -> None:
+        self.route_rules = route_rules
+        self.exempt = route_rules.exempt
+        self._policy = policy
+        self._prefixes = prefixes
+        self.of_guests: tuple[dict[Mode, Plan], dict[Mode, Plan]] = {}, {}
+        self._of_subjects: dict[tuple[Mode, ListenerClass, bool], Plan] = {}
+
+    def plan(self, mode: Mode, identity: Identity | None, *, has_site: bool) -> Plan:
+        """The plan of requests with this identity; ``has_site``: their address belongs to a site."""
+        if identity is None:
+            plans = self.of_guests[has_site]
+            if mode not in plans:
+                plans[mode] = self._new_plan(mode, None, has_site=has_site)
+            return plans[mode]
+        key = (mode, identity.listener_class, has_site)
+        if key not in self._of_subjects:
+            self._of_subjects[key] = self._new_plan(mode, identity, has_site=has_site)
+        return self._of_subjects[key]
+
+    def _new_plan(self, mode: Mode, identity: Identity | None, *, has_site: bool) -> Plan:
+        rules = self.route_rules
+        terms = self._policy.terms(rules, is_guest=identity is None, has_site=has_site, mode=mode)
+        closed = mode is Mode.EMERGENCY and not _may_enter(rules.access, identity)
+        return Plan(next(_numbers), terms, self._prefixes, mode, live=rules.live, closed=closed)
+
+
+def _may_enter(access: Access, identity: Identity | None) -> bool:
+    """Whether a path is open to this class in an emergency."""
+    guest = identity is None or identity.listener_class is ListenerClass.GUEST
+    return access is Access.OPEN or (access is Access.MEMBERS and not guest)
