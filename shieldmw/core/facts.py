@@ -19,7 +19,7 @@ class Facts(NamedTuple):
     ``peer`` is the other end of the connection (None on a unix socket);
     ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
     presented, unproven; ``authenticate`` the host app's own check, bound to this request; ``signed_ticket`` the ticket
-    or number that was shown, unproven too. The rest says where the request goes (``target``): ``route_path`` is the
+    or number that was shown, unproven too. The rest says where the request goes (``TARGET``): ``route_path`` is the
     path below ``root_path``; ``methods`` are all that the request may end up as, or ``ANY_METHOD``; ``preflight``: it
     is what a browser asks before a request of another origin, and shows no credential.
     """
@@ -35,7 +35,6 @@ class Facts(NamedTuple):
     authenticate: Authenticate | None = None
     signed_ticket: str | None = None
 
-    @property
-    def target(self) -> tuple[object, ...]:
-        """All that the rules of its route depend on."""
-        return self[1:6]
+
+# The fields that the rules of its route depend on: where the request goes.
+TARGET = slice(1, 6)

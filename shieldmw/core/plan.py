@@ -66,10 +66,9 @@ class Plan:
             ((_, limit, cost),) = self.terms
             self.only = (self._names[0][1], cost * limit.unit_us, limit.tau_us)
 
-    def requester(self, address_info: AddressInfo, identity: Identity | None, subject: bytes) -> Requester:
-        """The client of a request under this plan; ``subject`` is the digest of a verified one, empty for a guest."""
-        key = self._tag + subject + address_info.one if self._has_address else self._tag + subject
-        return made(Requester, (self, address_info, identity, subject, key))
+    def key(self, address_info: AddressInfo, subject: bytes) -> bytes:
+        """The name of a client under this plan; ``subject`` is the digest of a verified one, empty for a guest."""
+        return self._tag + subject + address_info.one if self._has_address else self._tag + subject
 
     def buckets(self, requester: Requester) -> tuple[bytes, ...]:
         """The names of a client's buckets in this process."""

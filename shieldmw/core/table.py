@@ -44,9 +44,11 @@ class BoundedCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Write an entry."""
-        if len(self._young) >= self._half and key not in self._young:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
+        young = self._young
+        if len(young) >= self._half and key not in young:
+            self._old, self._young = young, {}
+            young = self._young
+        young[key] = value
         if self._old:
             self._old.pop(key, None)
 

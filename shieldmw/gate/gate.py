@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
-from shieldmw.core.facts import Facts
+from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.made import made
 from shieldmw.core.plan import AddressInfo, Plan, Requester
@@ -67,7 +67,7 @@ class Gate:
     def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
         """The decision, made without a task, a future or a lock; if that is not possible, what to await for it."""
         lookups = self._lookups
-        route = lookups.route_at_hand(facts)
+        route = lookups.routes.get(facts[TARGET]) or lookups.route_at_hand(facts)
         address_info = lookups.address_info(facts)
         if route is None:
             return self._path_last(facts, address_info)
@@ -133,7 +133,8 @@ class Gate:
         if not plan.terms:
             return None
         now_us = self._now_us()
-        who = plan.requester(address_info, verified.identity, verified.subject)
+        key = plan.key(address_info, verified.subject)
+        who = Requester(plan, address_info, verified.identity, verified.subject, key)
         outcome = self._limiter.refused_now(who, now_us)
         return None if outcome is None else self._refused(facts, who, outcome)
 
@@ -145,8 +146,8 @@ class Gate:
         plan = route.plan(self._mode_watch.mode, identity, has_site=site is not None)
         if plan.closed or address_info.allowed or not plan.terms:
             return self._uncharged(facts, address_info, plan, identity)
-        who = plan.requester(address_info, identity, verified.subject)
-        now_us = self._now_us()
+        key, now_us = plan.key(address_info, verified.subject), self._now_us()
+        who = made(Requester, (plan, address_info, identity, verified.subject, key))
         if self._overload is not None and self._overload.lane.waiting:
             refusal = self._refused_uncharged(self._overload, facts, who, now_us)
             if refusal is not None:

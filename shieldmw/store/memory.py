@@ -67,12 +67,14 @@ class MemoryBuckets:
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
         """Note how buckets of another store stand, on this store's own clock. What is known to be later stays."""
-        shift_us = self.now_us() - outcome.now_us
+        tats, now_us = self._tats, outcome.now_us
+        shift_us = self.now_us() - now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
-            if tat_us > outcome.now_us:
+            if tat_us > now_us:
                 key, mine_us = self._key(charge), tat_us + shift_us
-                known_us = self._tats.get(key)
-                self._tats.put(key, mine_us if known_us is None or known_us < mine_us else known_us)
+                known_us = tats.get(key)
+                if known_us is None or known_us < mine_us:
+                    tats.put(key, mine_us)
 
     def refill_now(self, client: Client, limit_names: Iterable[str]) -> None:
         """Make a client's buckets full again."""

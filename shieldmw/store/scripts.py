@@ -35,10 +35,10 @@ async def take(run: Run, requests: Sequence[TakeRequest], key_of: KeyOf) -> list
     for charges, prefetch in requests:
         numbers += (len(charges), prefetch)
         for charge in charges:
-            limit = charge.limit
+            _, limit, cost = charge
             bucket = buckets.setdefault(key_of(charge), len(buckets) + 1)
-            numbers += (bucket, limit.unit_us, limit.tau_us, charge.cost)
-    count = 1 + len(requests) + sum([len(ask.charges) for ask in requests])
+            numbers += (bucket, limit.unit_us, limit.tau_us, cost)
+    count = 1 + len(requests) + sum([len(charges) for charges, _ in requests])
     reply = whole_numbers("take", await run("take", list(buckets), (packed(numbers),)), count)
     now_us, at = reply[0], 1
     outcomes = []
@@ -113,6 +113,6 @@ def whole_numbers(script: str, reply: object, count: int) -> list[int]:
     Raises:
         StoreError: the reply is none of that script's.
     """
-    if not isinstance(reply, list) or len(reply) != count or any(type(number) is not int for number in reply):
+    if not isinstance(reply, list) or len(reply) != count or set(map(type, reply)) - {int}:
         raise StoreError(f"{script}.lua returned {reply!r:.200}: expected {count} whole numbers")
     return reply

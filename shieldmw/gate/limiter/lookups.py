@@ -7,7 +7,7 @@ from socket import AF_INET, inet_pton
 
 from shieldmw.core.address import Addressing, locate, locate_peer
 from shieldmw.core.client import Address, AddressClients
-from shieldmw.core.facts import Facts
+from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.made import made
 from shieldmw.core.paths import is_plain
 from shieldmw.core.plan import AddressInfo
@@ -31,7 +31,10 @@ LONGEST_SHOWN = 100
 
 
 class Lookups:
-    """Finds the address of a request and the route of its path. Paths are cached, as far as they are short."""
+    """Finds the address and the route of a request.
+
+    ``routes`` are those found lately, by target; targets are kept as far as they are short.
+    """
 
     def __init__(self, policy: Policy, addressing: Addressing) -> None:
         self._policy = policy
@@ -40,8 +43,8 @@ class Lookups:
         self._is_plain = addressing.is_plain and not lists
         self._trusted = addressing.trusted.ipv4
         self._proxy: str | None = None  # the last one that was trusted
-        self._routes: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
-        self._by_path: BoundedCache[tuple[object, ...], Route] = BoundedCache(PATHS_KEPT)
+        self._by_rules: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
+        self.routes: BoundedCache[object, Route] = BoundedCache(PATHS_KEPT)
         self._unreadable = LogThrottle()
         self.any_path = self._route(RouteRules())
         self.any_preflight = self._route(RouteRules(preflight=True))
@@ -98,7 +101,7 @@ class Lookups:
 
     def route_at_hand(self, facts: Facts) -> Route | None:
         """The same; None if it is not cached and slow to compute, and so better left to the end."""
-        route = self._by_path.get(facts.target)
+        route = self.routes.get(facts[TARGET])
         if route is None and _is_short(facts) and is_plain(facts.path):
             return self._worked_out(facts)
         return route
@@ -106,15 +109,15 @@ class Lookups:
     def _worked_out(self, facts: Facts) -> Route:
         route = self._route(self._policy.route_rules(facts))
         if _is_short(facts):
-            self._by_path.put(facts.target, route)
+            self.routes.put(facts[TARGET], route)
         return route
 
     def _route(self, route_rules: RouteRules) -> Route:
         """The route with these rules; the same ones make the same route, so its clients are the same, too."""
-        route = self._routes.get(route_rules)
+        route = self._by_rules.get(route_rules)
         if route is None:
             route = Route(route_rules, self._policy, self._addressing.prefixes)
-            self._routes.put(route_rules, route)
+            self._by_rules.put(route_rules, route)
         return route
 
 
