@@ -69,7 +69,8 @@ def _place_cookie(decision: Decision, scope: Scope) -> Headers:
 
 
 def _wants_html(scope: Scope) -> bool:
-    for name, value in scope["headers"][:MOST_LINES_BEFORE_ACCEPT]:
-        if name == b"accept":
-            return b"text/html" in value[:LONGEST_ACCEPT].lower()
+    lines = scope["headers"]
+    for line in lines if len(lines) <= MOST_LINES_BEFORE_ACCEPT else lines[:MOST_LINES_BEFORE_ACCEPT]:
+        if line[0] == b"accept":
+            return b"text/html" in line[1][:LONGEST_ACCEPT].lower()
     return False
