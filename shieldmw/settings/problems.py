@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "SHIELD_"
 
@@ -21,10 +22,32 @@ URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
 PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # public, unless a password is in them by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
+_WHOLE, _NUMBER, _TEXT, _LIST = "write a whole number", "write a number", "write text", "write a list"
+
+# What would be right, by pydantic's type of error; {} are the members of its context.
 _WORDS = {
     "bool_parsing": "write true or false",
-    "int_parsing": "write a whole number",
-    "int_type": "write a whole number",
+    "bool_type": "write true or false",
+    "dict_type": "write an object",
+    "enum": "write {expected}",
+    "extra_forbidden": "there is no such member",
+    "finite_number": _NUMBER,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than_equal": "write {ge:g} or more",
+    "int_from_float": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
+    "int_type": _WHOLE,
+    "less_than_equal": "write {le:g} or less",
+    "list_type": _LIST,
+    "literal_error": "write {expected}",
+    "missing": "it is missing",
+    "model_type": "write an object",
+    "path_type": "write the path of a file",
+    "string_too_short": "write some text",
+    "string_type": _TEXT,
+    "tuple_type": _LIST,
 }
 
 
@@ -80,5 +103,11 @@ def problems_of(error: ValidationError) -> Iterator[str]:
         if detail["type"] == "extra_forbidden":
             yield f"{field}: there is no such setting"
         else:
-            message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-            yield problem(field, detail["input"], message)
+            yield problem(field, detail["input"], right_of(detail))
+
+
+def right_of(detail: ErrorDetails) -> str:
+    """What would be right in the place of an error: our words for pydantic's, or those of our own check."""
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    return _WORDS.get(detail["type"], "not a value of the right type").format_map(detail.get("ctx", {}))
