@@ -61,6 +61,28 @@ def test_the_code_of_the_documents_comes_back(tmp_path: Path) -> None:
         wait_until(lambda: heard()[-1] == "welcome", TIMEOUT_S, "the way back in", server.log)
 
 
+LISTENERS = 8
+WAITS = """(count) => {
+  window.waits = [];
+  window.setTimeout = (_, wait_ms) => window.waits.push(wait_ms);
+  for (let i = 0; i < count; i++) listen("/live", { message() {} });
+}"""
+
+
+def test_listeners_refused_together_do_not_return_together(tmp_path: Path) -> None:
+    """The refusal's figure is the same for all; the code of the documents lengthens it by up to a fifth, at random."""
+    wait_s = 60
+    with serving(tmp_path, wait_s) as server, chromium_page() as page:
+        put_mode(server, "emergency")
+        page.goto(f"{server.base_url}/healthz")
+        page.add_script_tag(content=LISTEN_JS)
+        page.evaluate(WAITS, LISTENERS)
+        wait_until(lambda: page.evaluate("waits.length") == LISTENERS, TIMEOUT_S, "all refusals", server.log)
+        waits: list[float] = page.evaluate("waits")
+    assert len(set(waits)) > LISTENERS / 2
+    assert wait_s * 1000 <= min(waits) <= max(waits) <= wait_s * 1200
+
+
 def test_a_long_wait_is_kept_for_once_only(tmp_path: Path) -> None:
     """A plain EventSource waits as long as the goodbye says, and is back at once when its next stream breaks."""
     wait_s = 8
