@@ -200,7 +200,11 @@ class Settings(BaseSettings):
         "(accepted, then closed with 1013, 1012 or 1008 and a reason that holds the wait)",
     )
     retry_after: int = Field(
-        300, ge=1, le=86_400, description="seconds to wait for those who are turned away; jittered up to +20 %"
+        300,
+        ge=1,
+        le=86_400,
+        description="seconds to wait for those who are turned away, from live paths only until an emergency ends; "
+        "jittered up to +20 %",
     )
     admin_token: AdminToken | None = Field(
         None, description="bearer token of the admin routes, at least 16 characters; unset, there are none"
