@@ -127,6 +127,8 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> c
         line = somebody_else(answer.get("current") or {})
     elif status == 429:
         line = f"{title}: {detail} Try again in {response.headers.get('retry-after', 'some')} s."
+    elif status == 503:  # the shield's own: no worker and no command can change anything until the store is back
+        return click.ClickException(harmless(f"{title}: {detail} Bring the store back, then repeat the command."))
     else:
         line = f"{title} ({status}): {detail}"
     return (Unanswered if status >= HTTPStatus.INTERNAL_SERVER_ERROR else click.ClickException)(harmless(line))
