@@ -215,12 +215,8 @@ def _stream_warnings(settings: Settings) -> Iterator[str]:
 
 def _emergency_warnings(settings: Settings) -> Iterator[str]:
     """Warnings if an emergency would admit more than normal mode."""
-    normal, emergency = settings.policy.ip, settings.policy.emergency_ip
-    if normal and _is_looser(emergency, normal):
-        yield (
-            f"SHIELD_EMERGENCY_IP_LIMIT={settings.emergency_ip_limit} admits more than "
-            f"SHIELD_IP_LIMIT={settings.ip_limit}: in an emergency guests may do more than usual"
-        )
+    if settings.policy.ip and (looser := _looser_in_emergency(settings)):
+        yield f"SHIELD_EMERGENCY_IP_LIMIT={settings.emergency_ip_limit} {looser}"
     seats = settings.seats_in_emergency
     if settings.capacity and (not seats or seats > settings.capacity):
         yield (
@@ -229,12 +225,22 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
         )
 
 
-def _is_looser(limits: Sequence[Limit], than: Sequence[Limit]) -> bool:
-    """Whether it has a larger burst or a higher rate than the other; no limit is the loosest."""
-    if not limits:
-        return True
-    rate = min(limit.rate_per_s for limit in limits) > min(limit.rate_per_s for limit in than)
-    return rate or min(limit.burst for limit in limits) > min(limit.burst for limit in than)
+def _looser_in_emergency(settings: Settings) -> str | None:
+    """In what respect the limit of an emergency is looser than the normal one, and what would be right."""
+    normal, emergency = settings.policy.ip, settings.policy.emergency_ip
+    if not emergency:
+        return f"takes the limit off guests, who otherwise have SHIELD_IP_LIMIT={settings.ip_limit}: set a lower one"
+    if _rate_per_s(emergency) > _rate_per_s(normal):
+        return f"is a higher rate than SHIELD_IP_LIMIT={settings.ip_limit}: set a lower one"
+    at_once, usually = (min(limit.burst for limit in limits) for limits in (emergency, normal))
+    if at_once > usually:
+        tighter = f"{usually}/second,{settings.emergency_ip_limit}"
+        return f"lets a guest send {at_once} requests at once, more than the usual {usually}: {tighter} would not"
+    return None
+
+
+def _rate_per_s(limits: Sequence[Limit]) -> float:
+    return min(limit.rate_per_s for limit in limits)
 
 
 _MORE_THAN_ONE_CLIENT_SENDS = 10_000
