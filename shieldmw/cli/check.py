@@ -15,7 +15,7 @@ from shieldmw.core.api_keys import MOST_MEANT
 from shieldmw.core.limits import Limit
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
-from shieldmw.core.text import harmless
+from shieldmw.core.text import counted, harmless
 from shieldmw.errors import NotPermitted, SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, variable
@@ -76,7 +76,7 @@ def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
     yield from sorted(versions - {""})
     scheme = scheme_of(settings.redis_url)
     if scheme in CLUSTERS:
-        yield f"{len(servers)} masters" if len(servers) > 1 else "1 master"
+        yield counted(len(servers), "master")
     elif scheme in SENTINELS:
         yield f"master {', '.join(servers)}"
 

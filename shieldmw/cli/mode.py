@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import click
 
-from shieldmw.core.text import harmless
+from shieldmw.core.text import counted, harmless
 
 from .operator import Unanswered
 
@@ -174,7 +174,7 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
     yield "seats", _seats(now)
     yield "present", _listeners(now)
     workers = now["workers"]
-    count = "every worker" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
+    count = "every worker" if workers is None else counted(workers, "worker")
     yield "on", f"{count}, within a second" if workers != 0 else _NOBODY
     from .load_lines import load_lines  # imported late, when the process has its priority
 
@@ -198,7 +198,7 @@ def _listeners(now: Status) -> str:
     if here is None:
         return "not known: the store does not tell"
     where = "" if now["counted"] == "fleet" else " on the worker that answered"
-    text = f"{here['host']:,} hosts, {here['member']:,} members, {here['guest']:,} guests{where}"
+    text = ", ".join(counted(here[name], name) for name in ("host", "member", "guest")) + where
     demand = now["demand"]
     away = 0 if demand is None else sum(demand.values()) - sum(here.values())
     return f"{text}; {away:,} more would like to be" if away > 0 else text
@@ -242,7 +242,12 @@ def _clock(unix_s: float, now_s: float) -> str:
 
 
 def _span(seconds: int, *, exact: bool = False) -> str:
+    """A time in words, in the one or two units that matter; ``exact``, as it can be typed for --for."""
     if exact or seconds < 120:
         return f"{seconds}s" if exact else f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 2:
+        return f"{60 * hours + minutes} min"
+    days, hours = divmod(hours, 24) if hours >= 48 else (0, hours)
+    words = (counted(days, "day"), f"{hours} h") if days else (f"{hours} h", f"{minutes} min")
+    return words[0] if words[1].startswith("0 ") else " ".join(words)

@@ -75,5 +75,5 @@ class Refresher:
 
     def _failed(self, error: Exception) -> None:
         if not self._failing:
-            log.warning("%s: cannot be refreshed, keeping what was known and trying again: %s", self._name, harmless(error))
+            log.warning("%s: cannot be refreshed, keeping what is known and retrying: %s", self._name, harmless(error))
         self._failing = True

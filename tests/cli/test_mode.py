@@ -135,8 +135,11 @@ def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None
         ("90", "in 90 s"),
         ("30m", "in 30 min"),
         ("1h30m", "in 90 min"),
-        ("2h", "in 2 h 0 min"),
-        ("1D", "in 24 h 0 min"),
+        ("2h", "in 2 h;"),
+        ("2h5m", "in 2 h 5 min;"),
+        ("1D", "in 24 h;"),
+        ("2d", "in 2 days;"),
+        ("3d5h", "in 3 days 5 h;"),
     ],
 )
 def test_durations_are_written_as_people_do(url: str, written: str, read: str) -> None:

@@ -135,7 +135,7 @@ def test_failures_are_logged_when_they_begin_and_end(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.DEBUG, logger="shieldmw"):
         run(story())
     assert [record.message for record in caplog.records] == [
-        "keys: cannot be refreshed, keeping what was known and trying again: away",
+        "keys: cannot be refreshed, keeping what is known and retrying: away",
         "keys: refreshed again",
     ]
 

@@ -182,7 +182,7 @@ def test_while_the_store_is_away_the_last_table_stays(error: StoreError, caplog:
     with caplog.at_level(logging.WARNING, logger=REFRESHER):
         run(story())
     assert [record.message for record in caplog.records if record.name == REFRESHER] == [
-        f"API keys: cannot be refreshed, keeping what was known and trying again: {error}",
+        f"API keys: cannot be refreshed, keeping what is known and retrying: {error}",
         "API keys: refreshed again",
     ]
 
