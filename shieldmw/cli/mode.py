@@ -111,10 +111,10 @@ class _Client(Protocol):
 
 def _through_a_worker(url: str, *, to_look: bool) -> AbstractContextManager[_Client]:
     try:
-        from .admin_client import AdminClient, admin_url, token_or_exit
+        from .admin_client import admin_client
     except ModuleNotFoundError as error:
         raise Unanswered(f"the admin routes need {error.name}: pip install 'shieldmw[cli]'") from None
-    return AdminClient(admin_url(url), token_or_exit(to_look=to_look))
+    return admin_client(url, to_look=to_look)
 
 
 @contextmanager
