@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from shieldmw.admin.client import Unanswered as NoAnswer
 from shieldmw.core.text import harmless
 from shieldmw.settings.problems import masked_url
 
+from .listening import is_loopback
 from .load import EXIT_WRONG_INPUT
 from .operator import PATIENCE_S, Unanswered, WrongInput, actor, somebody_else
 
@@ -28,7 +28,7 @@ def admin_client(text: str, *, to_look: bool) -> Iterator[AdminClient]:
     url = admin_url(text)
     token = _token_or_exit(to_look=to_look)
     parts = urlsplit(url)
-    if parts.scheme == "http" and not _is_here(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         click.echo(f"warning: {url} is not encrypted: the token can be read on the way, use https://", err=True)
     try:
         with AdminClient(url, token, actor(), patience_s=PATIENCE_S, path=_path()) as client:
@@ -56,7 +56,7 @@ def admin_url(text: str) -> str:
     try:
         if "://" not in text:
             host = urlsplit(f"//{text}").hostname
-            text = f"{'http' if _is_here(host) else 'https'}://{text}"
+            text = f"{'http' if is_loopback(host) else 'https'}://{text}"
         parts = urlsplit(text)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a bracket that is not closed, a port that is none
@@ -70,15 +70,6 @@ def admin_url(text: str) -> str:
 
 def _path() -> str:
     return os.environ.get("SHIELD_ADMIN_PATH") or DEFAULT_PATH
-
-
-def _is_here(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _token_or_exit(*, to_look: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote, urlsplit
@@ -25,6 +24,7 @@ from shieldmw.store.opener import store_opener
 from shieldmw.store.redis.embedded import EmbeddedServer
 from shieldmw.wiring import build_worker
 
+from .listening import is_loopback
 from .load import exit_with, settings_or_exit
 
 # INFO of each writable server, by address.
@@ -134,7 +134,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     if settings.jwt_audience is None and (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         yield "SHIELD_JWT_AUDIENCE is unset: a token that the issuer made for another service is a member here too"
     url = settings.jwt_jwks_url
-    if url is not None and url.startswith("http://") and not _is_loopback(urlsplit(url).hostname):
+    if url is not None and url.startswith("http://") and not is_loopback(urlsplit(url).hostname):
         yield f"SHIELD_JWT_JWKS_URL={masked_url(url)}: keys fetched without TLS can be replaced on the way, use https://"
     if not (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         for name in ("jwt_audience", "jwt_issuer"):
@@ -262,7 +262,7 @@ def store_warnings(settings: Settings, servers: Servers) -> Iterator[str]:
             yield f"{store} evicts ({policy}): a bucket that is evicted is full again, use maxmemory-policy noeviction"
     scheme = scheme_of(settings.redis_url)
     hosts, has_password = _data_hosts(settings.redis_url, servers)
-    far = ", ".join(dict.fromkeys(host for host in hosts if not _is_loopback(host)))
+    far = ", ".join(dict.fromkeys(host for host in hosts if not is_loopback(host)))
     if far and not has_password:
         yield f"the store at {far} is reachable without a password: set one, in SHIELD_REDIS_URL too"
     if far and not scheme.startswith("rediss"):
@@ -279,12 +279,3 @@ def _data_hosts(url: str, servers: Servers) -> tuple[Sequence[str], bool]:
     parts = urlsplit(url)
     hosts = [parts.hostname or ""] if parts.scheme in ("redis", "rediss") else []
     return hosts, bool(parts.password)
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False

@@ -208,7 +208,7 @@ def _again(was: Status) -> str:
     """The command that restores the emergency as it was before."""
     words = ["shieldmw", "mode", "emergency"]
     if was["seconds_left"]:
-        words += ["--for", _span(was["seconds_left"], exact=True)]
+        words += ["--for", _written(was["seconds_left"])]
     words += ["--capacity", str(was["capacity"] or 0), "--guest-share", f"{was['guest_share']:g}"]
     if was["reason"]:
         words += ["--reason", was["reason"]]
@@ -241,10 +241,10 @@ def _clock(unix_s: float, now_s: float) -> str:
     return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%d %b %H:%M:%S", there)
 
 
-def _span(seconds: int, *, exact: bool = False) -> str:
-    """A time in words, in the one or two units that matter; ``exact``, as it can be typed for --for."""
-    if exact or seconds < 120:
-        return f"{seconds}s" if exact else f"{seconds} s"
+def _span(seconds: int) -> str:
+    """A time in words, in the one or two units that matter."""
+    if seconds < 120:
+        return f"{seconds} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     if hours < 2:
         return f"{60 * hours + minutes} min"

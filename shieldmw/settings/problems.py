@@ -22,32 +22,20 @@ URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
 PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # public, unless a password is in them by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
-_WHOLE, _NUMBER, _TEXT, _LIST = "write a whole number", "write a number", "write text", "write a list"
-
 # What would be right, by pydantic's type of error; {} are the members of its context.
 _WORDS = {
-    "bool_parsing": "write true or false",
-    "bool_type": "write true or false",
-    "dict_type": "write an object",
-    "enum": "write {expected}",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
+    **dict.fromkeys(("dict_type", "model_type"), "write an object"),
+    **dict.fromkeys(("enum", "literal_error"), "write {expected}"),
+    **dict.fromkeys(("finite_number", "float_parsing", "float_type"), "write a number"),
+    **dict.fromkeys(("int_from_float", "int_parsing", "int_parsing_size", "int_type"), "write a whole number"),
+    **dict.fromkeys(("list_type", "tuple_type"), "write a list"),
+    **dict.fromkeys(("string_too_short", "string_type"), "write text"),
     "extra_forbidden": "there is no such member",
-    "finite_number": _NUMBER,
-    "float_parsing": _NUMBER,
-    "float_type": _NUMBER,
     "greater_than_equal": "write {ge:g} or more",
-    "int_from_float": _WHOLE,
-    "int_parsing": _WHOLE,
-    "int_parsing_size": _WHOLE,
-    "int_type": _WHOLE,
     "less_than_equal": "write {le:g} or less",
-    "list_type": _LIST,
-    "literal_error": "write {expected}",
     "missing": "it is missing",
-    "model_type": "write an object",
     "path_type": "write the path of a file",
-    "string_too_short": "write some text",
-    "string_type": _TEXT,
-    "tuple_type": _LIST,
 }
 
 
