@@ -59,6 +59,10 @@ def refusal() -> ASGIApp:
     return app
 
 
+served: Final = bare()
+"""The app that ``shieldmw serve`` wraps by itself."""
+
+
 def build() -> ASGIApp:
     """The app that the environment names."""
     return {"bare": bare, "shield": shield, "refusal": refusal}[os.environ["BENCH_APP"]]()
