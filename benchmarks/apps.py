@@ -21,7 +21,7 @@ READY_PATH: Final = "/healthz"
 
 
 async def hello(request: Request) -> PlainTextResponse:
-    """The app's only work."""
+    """The app's only route."""
     return PlainTextResponse("hello")
 
 

@@ -50,7 +50,7 @@ class Case:
         return self.titled.format(self.clients)
 
     def smaller(self, part: float) -> Case:
-        """The same with a part of the clients."""
+        """The same case with a part of the clients."""
         return replace(self, clients=max(1, int(self.clients * part)))
 
 

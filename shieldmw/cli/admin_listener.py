@@ -20,7 +20,7 @@ import click
 
 from .listening import Address, TcpAddress, is_loopback
 
-# Backoff between restarts: the first value, doubled with each early end, up to the second.
+# Backoff between restarts: the first value, doubled each time the process ends early, up to the second.
 AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
 STOP_S = 5.0
 

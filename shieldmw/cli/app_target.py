@@ -41,7 +41,7 @@ def _load_or_exit(target: str) -> None:
 
 
 def _own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The frames of the app: those that lead to it, ours and the import system's, say nothing to its author."""
+    """The app's own frames, without those before them, which are ours and the import system's."""
     ours = (__file__, importlib.__file__, "<frozen importlib")
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
         trace = trace.tb_next

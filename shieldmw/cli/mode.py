@@ -73,7 +73,7 @@ def mode(
     """Show the mode of the fleet, or switch it, through the admin routes.
 
     Needs SHIELD_ADMIN_TOKEN; with --direct the SHIELD_* variables of the workers instead.
-    Exit status: 0 done, 1 not done, 2 asked wrongly.
+    Exit status: 0 done, 1 not done, 2 wrong usage.
     """
     given = {name: value for name, value in numbers.items() if value is not None}
     if what != "emergency" and given:

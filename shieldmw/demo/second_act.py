@@ -56,7 +56,7 @@ class SecondAct:
 
     @property
     def flood(self) -> Flood:
-        """What members and bots asked and got during the botnet's flood."""
+        """What members and bots requested and got during the botnet's flood."""
         words = (f"from {LEARNT_AFTER_S:g} s after it came until the flip", "after the flip")
         spells = (
             Spell(when, span.ends_s - span.begins_s, span.tallies[MEMBERS], span.tallies[BOTNET])
@@ -96,7 +96,7 @@ class SecondAct:
             self.cut = measured(self.audience, when, propagation, status["mode"] == "normal", shares)
 
     async def _flip(self, operator: AdminClient, probes: Probes) -> tuple[Flip, Propagation]:
-        """The probes knock from the moment the flip is requested, not only once it is confirmed."""
+        """Flip the switch. Probes start knocking when the flip is requested, not only once it is confirmed."""
         knocking = asyncio.create_task(probes.obeyed())
         try:
             flip = await asyncio.to_thread(emergency, operator, self._plan.emergency_s)

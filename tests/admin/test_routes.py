@@ -1,4 +1,4 @@
-"""The admin routes as an operator, and an attacker, meets them: in process, through the whole shield."""
+"""The admin routes as operators and attackers see them: in process, through the whole shield."""
 
 from __future__ import annotations
 

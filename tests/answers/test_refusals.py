@@ -1,4 +1,4 @@
-"""What is answered to those who are refused, and what is added for those who are not."""
+"""The answers to refused requests, and the headers added to the answers of admitted ones."""
 
 from __future__ import annotations
 

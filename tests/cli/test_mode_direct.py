@@ -1,4 +1,4 @@
-"""`shieldmw mode --direct` on a real store: words, rules and audit of the admin routes, without any worker."""
+"""`shieldmw mode --direct` on a real store: the output, checks and audit of the admin routes, without a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shieldmw serve`: what it says of a target it cannot serve. Serving itself is tested end to end."""
+"""`shieldmw serve`: its messages for a target that it cannot serve. Serving itself is tested end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from outside is shown as it is where it can be printed, and as escapes where it would do something."""
+"""Outside text is shown as it is if printable, and otherwise as escapes; numbers come with their noun."""
 
 from __future__ import annotations
 

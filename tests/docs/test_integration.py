@@ -1,4 +1,4 @@
-"""docs/integration.md: what it says is done with the code that it shows."""
+"""docs/integration.md: its code does what its text says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps keys fresh in the background: when it works, and what it says of failures."""
+"""The background refresher: when it runs, and what it logs of failures."""
 
 from __future__ import annotations
 

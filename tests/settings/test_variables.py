@@ -1,4 +1,4 @@
-"""Every variable: its default, and the one line that is said where its value is wrong."""
+"""Every variable: its default, and the one-line message if its value is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals in the log: one line for many, and no request can write a line of its own."""
+"""Refusals in the log: one line for many, and no request can forge a line."""
 
 from __future__ import annotations
 

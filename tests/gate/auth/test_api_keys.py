@@ -1,4 +1,4 @@
-"""API keys: of the file and of the store, never more than a second old, and never gone because the store is."""
+"""API keys from the file and the store: at most a second out of date, and kept while the store is away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known when a listener enters counts, not what was known when its request was decided."""
+"""What is known when a listener enters decides, not what was known at its request's decision."""
 
 from __future__ import annotations
 
