@@ -14,6 +14,7 @@ from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.status import OverloadStatus, Status
+from shieldmw.settings.problems import right_of
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
 from .load import OverloadAnswer, WorkerLoadItem
@@ -278,9 +279,9 @@ def field_errors(error: ValidationError) -> list[FieldError]:
     return [
         FieldError(
             field=".".join(str(part) for part in detail["loc"]) or "body",
-            message=_WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, "),
+            message=right_of(detail),
         )
-        for detail in error.errors(include_url=False, include_input=False)
+        for detail in error.errors(include_url=False)
     ]
 
 
@@ -288,14 +289,6 @@ def not_valid(errors: list[FieldError]) -> str:
     """All errors in one line."""
     listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
     return f"Nothing was changed. {listed}"
-
-
-_WORDS = {
-    "missing": "is missing",
-    "extra_forbidden": "there is no such field",
-    "string_pattern_mismatch": "is not in the expected form",
-    "model_type": "must be a JSON object",
-}
 
 
 class ProblemAnswer(BaseModel):

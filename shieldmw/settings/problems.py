@@ -22,7 +22,7 @@ URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
 PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # public, unless a password is in them by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
-# What would be right, by pydantic's type of error; {} are the members of its context.
+# What would be right, by pydantic's type of error; {} are the members of its context. Bounds are whole numbers.
 _WORDS = {
     **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
     **dict.fromkeys(("dict_type", "model_type"), "write an object"),
@@ -31,11 +31,14 @@ _WORDS = {
     **dict.fromkeys(("int_from_float", "int_parsing", "int_parsing_size", "int_type"), "write a whole number"),
     **dict.fromkeys(("list_type", "tuple_type"), "write a list"),
     **dict.fromkeys(("string_too_short", "string_type"), "write text"),
-    "extra_forbidden": "there is no such member",
-    "greater_than_equal": "write {ge:g} or more",
-    "less_than_equal": "write {le:g} or less",
-    "missing": "it is missing",
+    "extra_forbidden": "there is no such field",
+    "greater_than_equal": "write {ge:.0f} or more",
+    "less_than_equal": "write {le:.0f} or less",
+    "missing": "is missing",
+    "json_invalid": "not JSON: {error}",
     "path_type": "write the path of a file",
+    "string_pattern_mismatch": "is not in the expected form",
+    "string_too_long": "write at most {max_length} characters",
 }
 
 
