@@ -35,7 +35,6 @@ _WORDS = {
     "greater_than_equal": "write {ge:.0f} or more",
     "less_than_equal": "write {le:.0f} or less",
     "missing": "is missing",
-    "json_invalid": "not JSON: {error}",
     "path_type": "write the path of a file",
     "string_pattern_mismatch": "is not in the expected form",
     "string_too_long": "write at most {max_length} characters",
