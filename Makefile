@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 # Two at a time by default; PYTEST_ARGS=-n0 for one, or any other argument of pytest.
 PYTEST_ARGS ?= -n 2
-# All of it takes about half an hour: BENCH_ARGS=--quick to try, BENCH_ARGS='--into docs/performance.md' to write it down.
+# All of it takes about an hour: BENCH_ARGS=--quick to try, BENCH_ARGS='--into docs/performance.md' to write it down.
 BENCH_ARGS ?=
 
 .PHONY: test test-all check demo bench clean

@@ -21,7 +21,7 @@ READY_PATH: Final = "/healthz"
 
 
 async def hello(request: Request) -> PlainTextResponse:
-    """The app's only work."""
+    """The app's only route."""
     return PlainTextResponse("hello")
 
 
@@ -57,6 +57,10 @@ def refusal() -> ASGIApp:
         await send(body)
 
     return app
+
+
+served: Final = bare()
+"""The app that ``shieldmw serve`` wraps by itself."""
 
 
 def build() -> ASGIApp:

@@ -34,7 +34,7 @@ class Seeker:
 
 
 class Listener(asyncio.Protocol):
-    """One connection: whether it began to listen, whether it was told why it was evicted, and when it ended."""
+    """One connection: whether it got a seat, whether it was told why it was evicted, and when it ended."""
 
     __slots__ = ("_request", "_tail", "_transport", "began", "ended_s", "member", "seated", "shed")
 
@@ -107,7 +107,7 @@ class Crowd:
         ]
 
     async def come(self, progress: Callable[[int, int], None]) -> float:
-        """Connect everybody who is not here, members and guests alternating; returns the seconds that took."""
+        """Connect all listeners that are not connected, members and guests alternating; returns the seconds it took."""
         wanted = [seeker for pair in zip(*self._seekers.values(), strict=True) for seeker in pair]
         coming = iter([seeker for seeker in wanted if not self._is_here(seeker)])
         started_s = time.monotonic()

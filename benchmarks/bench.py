@@ -1,4 +1,4 @@
-"""What the shield costs: the bare app, the shielded one, bytes of a refusal and the peers take turns in rounds."""
+"""What the shield costs: the bare app, the shielded one, the bytes of a refusal and the peers, by turns."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _ALL_CLIENTS: Final = 10_000_000
 _ROUNDS_OF_GROWTH: Final = 3
 _HELP: Final = f"""{(__doc__ or "").partition(chr(10))[0]}
 
-Everything runs on this machine: uvicorn with one worker for each app, wrk with 64 connections, and one Redis server.
-Each app is checked to do what it claims before it is measured. Tables go to stdout, progress to stderr.
+Everything runs on this machine: one worker of uvicorn, or of granian, for each app, wrk with 64 connections, and one
+Redis server. Each round launches all servers of a case anew and measures each once, since one launch is faster or
+slower than the next; figures are medians of the rounds. Each app is checked to do what it claims before it is measured.
+Tables go to stdout, progress to stderr.
 
 \b
 {chr(10).join(f"  {case.name:<15} {case.title}" for case in CASES)}
@@ -104,9 +106,9 @@ _folder = click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=
 
 @click.command(help=_HELP)
 @click.option("--only", multiple=True, type=click.Choice(_NAMES), metavar="CASE", help="only this; may be repeated")
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="turns of each app")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="launches of each server")
 @click.option("--seconds", default=5, show_default=True, type=click.IntRange(1), help="length of a turn")
-@click.option("--quick", is_flag=True, help="3 rounds of 2 s, a tenth of the clients: for tuning, not for the document")
+@click.option("--quick", is_flag=True, help="3 launches, 2 s, a tenth of the clients: for tuning, not for the document")
 @click.option("--long", is_flag=True, help="let growth go to ten million clients")
 @click.option("--also", multiple=True, type=_folder, help="another checkout of shieldmw, measured in the same rounds")
 @click.option("--into", type=_document, help="a document to write the tables to; plots go to images/ beside it")

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from benchmarks.load import Load
+from benchmarks.servers import ServerName
 
 PLENTY: Final = "1000000/minute"
 ONCE: Final = "1/day"
@@ -25,7 +26,8 @@ _FIRST: Final = IPv4Address("10.0.0.1")
 class Case:
     """One case. Title and load depend on the number of clients: a quick run has fewer.
 
-    ``yardstick`` is the least that a limiter could do there (``yardsticks.py``).
+    ``yardstick`` is the least that a limiter could do there (``yardsticks.py``). Under granian, the shield is that of
+    ``shieldmw serve``.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Case:
     limit: str = PLENTY
     clients: int = 1
     passes: int = 1
+    server: ServerName = "uvicorn"
 
     @property
     def title(self) -> str:
@@ -47,7 +50,7 @@ class Case:
         return self.titled.format(self.clients)
 
     def smaller(self, part: float) -> Case:
-        """The same with a part of the clients."""
+        """The same case with a part of the clients."""
         return replace(self, clients=max(1, int(self.clients * part)))
 
 
@@ -141,6 +144,15 @@ CASES: Final = (
         clients=100_000,
         limit=ONCE,
         passes=2,
+    ),
+    Case("serve", "one hot guest under shieldmw serve", one_guest, _guest_limit(PLENTY), server="granian"),
+    Case(
+        "serve-guests",
+        "{:,} guests in turn under shieldmw serve",
+        guests,
+        _guest_limit("300/minute", **_PROXY),
+        clients=100_000,
+        server="granian",
     ),
     Case("peers", "the peers, one client, allowed", one_guest, _guest_limit(PLENTY), peers=True),
     Case(

@@ -43,24 +43,22 @@ class Pace:
 async def measure(case: Case, plan: Plan, store: Store) -> str:
     """Measure the bare app, the shielded one, Redis, and an app that only sends Redis a PING."""
     say("latency: at a tenth of what the bare app can answer")
-    store.client.flushall()
     load = case.load(case.clients)
     paces: dict[str, list[Pace]] = {}
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        apps = [App("bare", "bare"), App("shield", "shield"), App("ping", "ping")]
-        servers = await start(case, apps, store, load, folder, stack)
-        wrk = Wrk(load, folder)
-        rate = (await wrk.run(servers[0].url, 2)).rate / 10
-        await wrk.run(servers[1].url, 2)
-        for number in range(plan.rounds):
+    rate = 0.0
+    for number in range(plan.rounds):
+        store.client.flushall()
+        async with AsyncExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            apps = [App("bare", "bare"), App("shield", "shield"), App("ping", "ping")]
+            servers = await start(case, apps, store, load, folder, stack)
+            wrk = Wrk(load, folder)
+            rate = rate or (await wrk.run(servers[0].url, 2)).rate / 10
+            await wrk.run(servers[1].url, 2)
             for name, url in [*((server.app.name, server.url) for server in servers), ("Redis", store.url(0))]:
                 pace = await _pace(url, rate, max(_LEAST_S, plan.seconds), folder / "lines")
                 paces.setdefault(name, []).append(pace)
-            say(
-                f"  round {number + 1}: "
-                + "  ".join(f"{name} {mine[-1].p50_us:.0f} µs" for name, mine in paces.items())
-            )
+        say(f"  launch {number + 1}: " + "  ".join(f"{name} {mine[-1].p50_us:.0f} µs" for name, mine in paces.items()))
     return _table(case, paces, rate)
 
 

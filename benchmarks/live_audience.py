@@ -202,7 +202,7 @@ async def cut(worker: Worker, crowd: Crowd, target: int, body: Mapping[str, obje
     await worker.set_mode(mode="emergency", for_seconds=600, reason="benchmark", **body)
     done = await crowd.until_at_most(target, within_s=30)
     lag = await worker.probe("lag")
-    await asyncio.sleep(2.5)  # a listener who leaves now is one too many
+    await asyncio.sleep(2.5)  # no further listener may leave from now on
     lost, evicted = crowd.gone(member=True), crowd.gone(member=False)
     ends = [entry.ended_s for entry in (*lost, *evicted) if entry.ended_s is not None and entry.ended_s > started_s]
     return Cut(

@@ -21,7 +21,7 @@ _MB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """Memory of the worker by number of clients, and of Redis per live bucket."""
+    """The worker's memory by number of clients, and Redis's per live bucket."""
 
     clients: int
     seconds: float
@@ -54,7 +54,7 @@ async def measure(store: Store, clients: int) -> Grown:
 
 
 def of(grown: Grown) -> str:
-    """The table."""
+    """The figures as a Markdown table."""
     rows = [
         ["the worker grows by", f"{grown.most / _MB:.1f} MB", f"{_TARGET_BYTES / _MB:.0f} MB"],
         ["of that in the second half", f"{grown.late / _MB:.1f} MB", "about 0"],

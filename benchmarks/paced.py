@@ -70,7 +70,7 @@ class Lane(threading.Thread):
 def ask_server(url: str, rate: float, seconds: float, lines: Sequence[str]) -> list[float]:
     """Latencies of a server at ``rate`` requests a second."""
     until_s = time.perf_counter() + seconds
-    # A random start: each run takes other clients, so that none is hot.
+    # A random start: each run begins with different clients, so that none is hot.
     first = random.randrange(len(lines))
     turned = [f"{line}\r\n" for line in (*lines[first:], *lines[:first])] if lines[0] else [""]
     lanes = [Lane(url, turned[n::LANES] or turned, LANES / rate, until_s) for n in range(LANES)]

@@ -20,7 +20,7 @@ AXES: Final = {
 
 
 def require() -> None:
-    """Check that matplotlib is installed, before anything is measured in vain.
+    """Check that matplotlib is installed, before measuring for nothing.
 
     Raises:
         click.ClickException: it is not installed.

@@ -18,6 +18,7 @@ from benchmarks.rounds import Plan, Turn, Turns
 from benchmarks.servers import CHECKOUT, PEERS, peer_name
 
 Row = Sequence[str]
+_PACKAGES: Final = ("uvicorn", "granian", "uvloop", "httptools", "starlette", "redis")
 _MOST_CALLS: Final = 0.1
 _MOST_REDIS_US: Final = 4.0
 
@@ -117,7 +118,7 @@ def verdict(reached: bool) -> str:
 
 def circumstances(plan: Plan, store: str, benchmark: str = "bench") -> str:
     """The machine, the versions, and the command of the measurement."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "httptools", "starlette", "redis"))
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, cwd=CHECKOUT, capture_output=True, text=True, check=False)  # noqa: S603
     return (

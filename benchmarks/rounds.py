@@ -1,4 +1,4 @@
-"""Measures one case: its apps take turns in rounds, and each is checked before it is measured."""
+"""Measures one case: in each round all its apps are launched, checked, and measured by turns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ _PATIENT: Final = {"SHIELD_REDIS_TIMEOUT_MS": "2000"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Length and number of turns; ``part`` of the clients; and further checkouts of shieldmw beside this one."""
+    """Number of launches of each server, and the length of a turn in seconds; ``part`` of the clients; and further
+    checkouts of shieldmw beside this one.
+    """
 
     rounds: int = 5
     seconds: int = 5
@@ -36,8 +38,9 @@ class Plan:
 
     def apps(self, case: Case) -> list[App]:
         """The apps to measure, the reference first."""
-        apps = [App(case.reference, case.reference), App("shield", "shield")]
-        apps += [App(f"shield of {path.name}", "shield", path) for path in self.also]
+        apps = [App(case.reference, case.reference, case.server), App("shield", "shield", case.server)]
+        if case.server == "uvicorn":  # shieldmw serve is always this checkout's
+            apps += [App(f"shield of {path.name}", "shield", case.server, path) for path in self.also]
         if case.yardstick is not None:
             apps.append(App(YARDSTICKS[case.yardstick], case.yardstick))
         if case.peers:
@@ -58,10 +61,25 @@ Turns = Mapping[str, Sequence[Turn]]
 
 
 async def measure(case: Case, plan: Plan, store: Store) -> Turns:
-    """Measure a case: all turns, by the name of the app."""
+    """Measure a case: all turns, by the name of the app.
+
+    Each round launches every server anew: one launch is faster or slower than the next by up to 15 %, for as long as it
+    runs.
+    """
     say(f"{case.name}: {case.title}")
-    store.client.flushall()
     load = case.load(case.clients)
+    turns: dict[str, list[Turn]] = {app.name: [] for app in plan.apps(case)}
+    for number in range(plan.rounds):
+        for name, turn in (await _round(case, plan, store, load, number)).items():
+            turns[name].append(turn)
+        rates = "  ".join(f"{name} {mine[-1].seen.rate:,.0f}" for name, mine in turns.items())
+        say(f"  launch {number + 1} of {plan.rounds}, answers a second: {rates}")
+    return turns
+
+
+async def _round(case: Case, plan: Plan, store: Store, load: Load, number: int) -> dict[str, Turn]:
+    """Launch all servers on an empty store and measure each once, beginning with another one each time."""
+    store.client.flushall()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         servers = await start(case, plan.apps(case), store, load, folder, stack)
@@ -69,14 +87,11 @@ async def measure(case: Case, plan: Plan, store: Store) -> Turns:
         for server in servers:
             await _warm_up(case, server, wrks[server.app.name])
         idle = await _idle(store)
-        turns: dict[str, list[Turn]] = {server.app.name: [] for server in servers}
-        for number in range(plan.rounds):
-            for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                await check(case, server, load)
-                turn = await _turn(case, server, wrks[server.app.name], plan.seconds, store, idle)
-                turns[server.app.name].append(turn)
-            rates = "  ".join(f"{name} {mine[-1].seen.rate:,.0f}" for name, mine in turns.items())
-            say(f"  round {number + 1} of {plan.rounds}, answers a second: {rates}")
+        turns = {}
+        first = number % len(servers)
+        for server in servers[first:] + servers[:first]:
+            await check(case, server, load)
+            turns[server.app.name] = await _turn(case, server, wrks[server.app.name], plan.seconds, store, idle)
         return turns
 
 

@@ -1,4 +1,4 @@
-"""The servers under load: uvicorn with one worker, uvloop and httptools, for each app; and the venv of the peers."""
+"""The servers under load, one worker each: uvicorn with uvloop and httptools, or granian; and the venv of the peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import click
 
@@ -35,15 +35,18 @@ YARDSTICKS: Final = {
 SHARED: Final = ("starlette", "uvicorn", "uvloop", "httptools", "hiredis")
 _PEERS_VENV: Final = HOME / ".venv-bench"
 _PEERS_LIST: Final = Path(__file__).with_name("peers.txt")
+# Under granian, the shield is that of ``shieldmw serve``.
+ServerName = Literal["uvicorn", "granian"]
 _TICKS_A_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """One app to measure: its name in the table, its kind (``BENCH_APP``), and the checkout of shieldmw it imports."""
+    """One app to measure: its name in the table, its kind (``BENCH_APP``), its server, and the checkout of shieldmw."""
 
     name: str
     kind: str
+    server: ServerName = "uvicorn"
     checkout: Path = CHECKOUT
 
     @property
@@ -74,9 +77,14 @@ class Server:
     last_lines: Callable[[int], str]
 
     def cpu_s(self) -> float:
-        """The processor time that it has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_A_S
+        """The processor time that it and its workers have used."""
+        workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(_cpu_s(pid) for pid in (str(self.pid), *workers))
+
+
+def _cpu_s(pid: str) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_S
 
 
 def peer_name(kind: str) -> str:
@@ -88,14 +96,23 @@ def peer_name(kind: str) -> str:
 async def running(app: App, settings: Mapping[str, str]) -> AsyncIterator[Server]:
     """A server from its first answer to its end."""
     port = free_port(HOST)
-    python = peers_python() if app.is_peer else sys.executable
-    command = [python, "-m", "uvicorn", "--factory", f"{app.module}:build", "--host", HOST, "--port", str(port)]
-    command += ["--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
-    command += ["--no-proxy-headers"]  # otherwise uvicorn trusts any header from loopback before the shield sees it
+    command = [*_command(app), "--host", HOST, "--port", str(port), "--log-level", "warning"]
     environ = own_environment() | dict(settings) | {"BENCH_APP": app.kind, "BENCH_CHECKOUT": str(app.checkout)}
     async with serving(command, HOME, environ) as server:
         await server.ready(f"http://{HOST}:{port}{READY_PATH}", 30, lambda _: None)
         yield Server(app, f"http://{HOST}:{port}/", server._process.pid, server.last_lines)
+
+
+def _command(app: App) -> list[str]:
+    if app.server == "granian":
+        if app.kind == "shield":
+            return [sys.executable, "-m", "shieldmw", "serve", "benchmarks.apps:served"]
+        command = [sys.executable, "-m", "granian", "--factory", f"{app.module}:build"]
+        return [*command, "--interface", "asgi", "--loop", "uvloop"]
+    python = peers_python() if app.is_peer else sys.executable
+    command = [python, "-m", "uvicorn", "--factory", f"{app.module}:build", "--loop", "uvloop", "--http", "httptools"]
+    # Otherwise uvicorn trusts any header from loopback before the shield sees it.
+    return [*command, "--no-access-log", "--no-proxy-headers"]
 
 
 def own_environment() -> dict[str, str]:

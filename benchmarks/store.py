@@ -75,7 +75,7 @@ class Store:
     def writes(self, database: int) -> Iterator[Callable[[], list[str]]]:
         """The keys that are written in a database during the block, without those that the shield has once per fleet.
 
-        From events, since a bucket that is full again within a microsecond is gone when one looks for its key.
+        Taken from keyspace events, since the key of a bucket that refills within a microsecond is already gone.
         """
         self.client.config_set("notify-keyspace-events", "KA")
         channel = f"__keyspace@{database}__:"

@@ -1,4 +1,4 @@
-"""Failed asserts of the harness say what differs, as those of tests do."""
+"""Makes failed asserts in the harness show what differs, as in tests."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _SHED: Final = 503
 class Served:
     """The outcome of requests: how many there were, were served within a second, or were shed; and how long they took.
 
-    A request that was not served took infinitely long.
+    An unserved request counts as infinitely slow.
     """
 
     asked: int

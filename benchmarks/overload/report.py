@@ -19,7 +19,7 @@ _NEVER: Final = "never"
 
 
 def of_attacks(attacks: Rounds[Attack]) -> str:
-    """What members get, then how much of the app is used and how soon the operator is answered."""
+    """Tables of what members get, how much of the app's capacity is used, and how soon the operator is answered."""
     return f"{_of_members(attacks)}\n\n{_of_app(attacks)}"
 
 
@@ -62,7 +62,7 @@ def _of_app(attacks: Rounds[Attack]) -> str:
 
 
 def of_halves(halves: Rounds[Halves]) -> str:
-    """What members and guests get if both want more than there is."""
+    """What members and guests get if both together send more than the app can serve."""
     header = ["members half, guests thrice", "members within 1 s", "p50 ms", "p99", "most", "guests' part of the rest"]
     return table(
         header,

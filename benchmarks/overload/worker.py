@@ -67,7 +67,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Requests that an app can serve a second, and the worker's processor time for each."""
+    """The requests per second that an app can serve, and the worker's processor time for each."""
 
     per_s: float
     cpu_us: float
@@ -187,7 +187,7 @@ async def starting(setup: Setup, store: Store) -> AsyncIterator[tuple[Worker, as
             "OVERLOAD_TALLY": str(folder / "tally"),
             "SHIELD_REDIS_URL": store.url(0),
             "SHIELD_OVERLOAD": setup.overload,
-            # Far above what anybody sends: only the lane sheds.
+            # Far above what any client sends: only the lane sheds.
             "SHIELD_IP_LIMIT": "100000/minute",
             "SHIELD_TOKEN_LIMIT": "100000/minute",
             "SHIELD_EMERGENCY_IP_LIMIT": "100000/minute",

@@ -8,17 +8,18 @@ from pydantic import BaseModel, Field
 
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.seats import Audience
+from shieldmw.gate.operator.status import OverloadStatus
 
 
-class RequestsByClass(BaseModel):
-    """Numbers of requests by class; returning guests count as guests."""
+class ByClass(BaseModel):
+    """Numbers of listeners or requests by class; returning guests count as guests."""
 
     host: int
     member: int
     guest: int
 
     @classmethod
-    def of(cls, counts: Audience) -> RequestsByClass:
+    def of(cls, counts: Audience) -> ByClass:
         """The counts of the core."""
         return cls(host=counts.hosts, member=counts.members, guest=counts.guests)
 
@@ -40,8 +41,8 @@ class WorkerLoadItem(BaseModel):
     turn_ms: float = Field(description="The longest turn of its event loop in the last seconds.")
     in_flight: int = Field(description="Requests inside the app whose responses have not begun.")
     in_flight_limit: int
-    waiting: RequestsByClass = Field(description="Requests that wait for their turn.")
-    shed: RequestsByClass = Field(description="Requests refused for overload since the worker's start.")
+    waiting: ByClass = Field(description="Requests that wait for their turn.")
+    shed: ByClass = Field(description="Requests refused for overload since the worker's start.")
     shed_per_second: RatesByClass = Field(description="The same, in the last seconds.")
 
     @classmethod
@@ -56,8 +57,8 @@ class WorkerLoadItem(BaseModel):
             turn_ms=round(load.turn_us / 1000, 1),
             in_flight=load.in_flight,
             in_flight_limit=load.in_flight_limit,
-            waiting=RequestsByClass.of(load.waiting),
-            shed=RequestsByClass.of(load.shed),
+            waiting=ByClass.of(load.waiting),
+            shed=ByClass.of(load.shed),
             shed_per_second=RatesByClass(host=rates[0], member=rates[1], guest=rates[2]),
         )
 
@@ -70,3 +71,9 @@ class OverloadAnswer(BaseModel):
     )
     counted: Literal["fleet", "worker"] = Field(description="`worker`: the store is away, so the others are unknown.")
     workers: list[WorkerLoadItem] = Field(description="One for each worker that has lately reported.")
+
+    @classmethod
+    def of(cls, status: OverloadStatus) -> OverloadAnswer:
+        """The status that the gate reports."""
+        workers = [WorkerLoadItem.of(load) for load in status.workers]
+        return cls(setting=status.setting, counted="fleet" if status.fleet_wide else "worker", workers=workers)

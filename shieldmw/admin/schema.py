@@ -12,12 +12,12 @@ from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
-from shieldmw.core.seats import Audience
 from shieldmw.gate.operator.control import clients_of, network_of
-from shieldmw.gate.operator.status import OverloadStatus, Status
+from shieldmw.gate.operator.status import Status
+from shieldmw.settings.problems import right_of
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
-from .load import OverloadAnswer, WorkerLoadItem
+from .load import ByClass, OverloadAnswer
 
 MOST_SEATS = 1_000_000_000
 LONGEST_DENY_S = 30 * 86_400
@@ -139,27 +139,6 @@ def admin_called(name: str) -> str:
     return f"admin ({name})"
 
 
-class ByClass(BaseModel):
-    """Numbers of listeners by class."""
-
-    host: int
-    member: int
-    guest: int
-
-    @classmethod
-    def of(cls, audience: Audience) -> ByClass:
-        """The counts of the core."""
-        return cls(host=audience.hosts, member=audience.members, guest=audience.guests)
-
-
-def _overload(status: OverloadStatus) -> OverloadAnswer:
-    return OverloadAnswer(
-        setting=status.setting,
-        counted="fleet" if status.fleet_wide else "worker",
-        workers=[WorkerLoadItem.of(load) for load in status.workers],
-    )
-
-
 class StatusAnswer(BaseModel):
     """The state of the fleet. Times are Unix seconds by the store's clock, which ``now`` shows."""
 
@@ -207,7 +186,7 @@ class StatusAnswer(BaseModel):
             granted_here=None if seats.granted is None else seats.granted.seats,
             workers=seats.workers,
             store="up" if status.store_is_up else "away",
-            overload=_overload(status.overload),
+            overload=OverloadAnswer.of(status.overload),
             settings=dict(status.settings),
         )
 
@@ -279,9 +258,9 @@ def field_errors(error: ValidationError) -> list[FieldError]:
     return [
         FieldError(
             field=".".join(str(part) for part in detail["loc"]) or "body",
-            message=_WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, "),
+            message=right_of(detail),
         )
-        for detail in error.errors(include_url=False, include_input=False)
+        for detail in error.errors(include_url=False)
     ]
 
 
@@ -289,14 +268,6 @@ def not_valid(errors: list[FieldError]) -> str:
     """All errors in one line."""
     listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
     return f"Nothing was changed. {listed}"
-
-
-_WORDS = {
-    "missing": "is missing",
-    "extra_forbidden": "there is no such field",
-    "string_pattern_mismatch": "is not in the expected form",
-    "model_type": "must be a JSON object",
-}
 
 
 class ProblemAnswer(BaseModel):

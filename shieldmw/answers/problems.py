@@ -115,6 +115,9 @@ def close_code(decision: Decision) -> int:
     return WEBSOCKET_POLICY_VIOLATION if decision.reason in _AGAINST_POLICY else WEBSOCKET_TRY_AGAIN_LATER
 
 
-def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT) -> Decision:
-    """The decision for a client whose seat is taken away."""
-    return decision._replace(verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, kept=None)
+def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT, emergency_left_us: int = 0) -> Decision:
+    """The decision for a client whose seat is taken away, maybe in an emergency that ends by itself."""
+    left_us = emergency_left_us if why is Reason.NO_SEAT else 0
+    return decision._replace(
+        verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, retry_after_us=left_us, kept=None
+    )

@@ -87,7 +87,7 @@ class RefusalAnswers:
         The empty line before it ends any event that the app has begun.
         """
         at_once = decision.reason in _AT_ONCE
-        wait_us = self._wait_us(decision) if at_once else self._refusal_links.retry_after_s * US_PER_S
+        wait_us = self._wait_us(decision) if at_once else _at_most(decision, self._refusal_links.retry_after_s)
         wait_ms = math.ceil(wait_us / 1000 * (1 + JITTER * self._jitter()))
         why = self._problem_json(decision, wait_ms * 1000)
         return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (wait_ms, why)
@@ -133,10 +133,11 @@ class RefusalAnswers:
             return int(decision.place.poll_s * US_PER_S)
         if decision.reason in _AT_ONCE:
             return int(RESTART_RETRY_S * US_PER_S * (1 + RESTART_SPREAD * self._jitter()))
+        if decision.reason is Reason.NO_SEAT:
+            is_guest = decision.listener_class is ListenerClass.GUEST
+            return _at_most(decision, self._refusal_links.retry_after_s if is_guest else NO_PLACE_RETRY_S)
         if decision.retry_after_us:
             return decision.retry_after_us
-        if decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST:
-            return NO_PLACE_RETRY_S * US_PER_S
         return _WAITS_S.get(decision.reason, self._refusal_links.retry_after_s) * US_PER_S
 
     def _problem_json(self, decision: Decision, wait_us: int) -> bytes:
@@ -181,6 +182,11 @@ class RefusalAnswers:
         if self._refusal_links.sign_in_url and decision.identity is None:
             links["sign_in_url"] = self._refusal_links.sign_in_url
         return links
+
+
+def _at_most(decision: Decision, wait_s: int) -> int:
+    """The wait of a client that is turned away, in microseconds: shorter if a seat or the emergency's end is near."""
+    return min(decision.retry_after_us or wait_s * US_PER_S, wait_s * US_PER_S)
 
 
 def _headers(decision: Decision, content_type: bytes, body: bytes) -> Headers:

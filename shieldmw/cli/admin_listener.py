@@ -18,9 +18,9 @@ from typing import Self
 
 import click
 
-from .listening import Address, TcpAddress
+from .listening import Address, TcpAddress, is_loopback
 
-# Backoff between restarts: the first value, doubled with each early end, up to the second.
+# Backoff between restarts: the first value, doubled each time the process ends early, up to the second.
 AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
 STOP_S = 5.0
 
@@ -72,7 +72,7 @@ class AdminListener:
 
 def warn_of_strangers(address: Address) -> None:
     """Warn if other machines can connect, since the token would travel unencrypted."""
-    if isinstance(address, TcpAddress) and not address.is_loopback:
+    if isinstance(address, TcpAddress) and not is_loopback(address.ip):
         click.echo(
             f"shieldmw: warning: --admin {address} can be reached from other machines and is not encrypted: the token "
             "can be read on the way, use 127.0.0.1 or unix:PATH",

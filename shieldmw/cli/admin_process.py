@@ -53,7 +53,7 @@ async def serve(host: str, port_or_path: str) -> None:
 
 
 def main() -> None:
-    """``admin_process PARENT LOG_LEVEL HOST PORT``, or ``… unix PATH``."""
+    """Run ``admin_process PARENT LOG_LEVEL HOST PORT``, or ``… unix PATH``."""
     parent, log_level, host, port_or_path = sys.argv[1:]
     end_with(int(parent), DRAIN_S)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -5,10 +5,17 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import click
+
+from shieldmw.core.text import harmless
 
 
 def try_app(target: str) -> None:
@@ -26,6 +33,19 @@ def _load_or_exit(target: str) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except Exception as error:
+        traceback.print_exception(error.with_traceback(_own_frames(error.__traceback__)))
+        message = next(iter(str(error).splitlines()), "")
+        click.echo(f"Error: {target} cannot be loaded: {type(error).__name__}: {harmless(message)}", err=True)
+        sys.exit(1)
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The app's own frames, without those before them, which are ours and the import system's."""
+    ours = (__file__, importlib.__file__, "<frozen importlib")
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
+        trace = trace.tb_next
+    return trace
 
 
 def load_app(target: str) -> Any:
@@ -54,4 +74,20 @@ def load_app(target: str) -> Any:
             raise click.BadParameter(f"module {module_name!r} has no {path!r}", param_hint="MODULE:APP") from None
     if not callable(app):
         raise click.BadParameter(f"{target!r} is no ASGI app: it cannot be called", param_hint="MODULE:APP")
+    if not _takes_requests(app):
+        raise click.BadParameter(
+            f"{target!r} is no ASGI app: it does not take (scope, receive, send); of a factory, name what it returns, "
+            "as in app = create_app()",
+            param_hint="MODULE:APP",
+        )
     return app
+
+
+def _takes_requests(app: Callable[..., object]) -> bool:
+    """Whether it can be called as an ASGI app; true if its signature is unknown."""
+    with suppress(ValueError):
+        try:
+            signature(app).bind({}, None, None)
+        except TypeError:
+            return False
+    return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote, urlsplit
@@ -15,7 +14,7 @@ from shieldmw.core.api_keys import MOST_MEANT
 from shieldmw.core.limits import Limit
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import all_limits
-from shieldmw.core.text import harmless
+from shieldmw.core.text import counted, harmless
 from shieldmw.errors import NotPermitted, SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, variable
@@ -25,6 +24,7 @@ from shieldmw.store.opener import store_opener
 from shieldmw.store.redis.embedded import EmbeddedServer
 from shieldmw.wiring import build_worker
 
+from .listening import is_loopback
 from .load import exit_with, settings_or_exit
 
 # INFO of each writable server, by address.
@@ -76,7 +76,7 @@ def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
     yield from sorted(versions - {""})
     scheme = scheme_of(settings.redis_url)
     if scheme in CLUSTERS:
-        yield f"{len(servers)} masters" if len(servers) > 1 else "1 master"
+        yield counted(len(servers), "master")
     elif scheme in SENTINELS:
         yield f"master {', '.join(servers)}"
 
@@ -134,7 +134,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     if settings.jwt_audience is None and (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         yield "SHIELD_JWT_AUDIENCE is unset: a token that the issuer made for another service is a member here too"
     url = settings.jwt_jwks_url
-    if url is not None and url.startswith("http://") and not _is_loopback(urlsplit(url).hostname):
+    if url is not None and url.startswith("http://") and not is_loopback(urlsplit(url).hostname):
         yield f"SHIELD_JWT_JWKS_URL={masked_url(url)}: keys fetched without TLS can be replaced on the way, use https://"
     if not (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         for name in ("jwt_audience", "jwt_issuer"):
@@ -215,12 +215,8 @@ def _stream_warnings(settings: Settings) -> Iterator[str]:
 
 def _emergency_warnings(settings: Settings) -> Iterator[str]:
     """Warnings if an emergency would admit more than normal mode."""
-    normal, emergency = settings.policy.ip, settings.policy.emergency_ip
-    if normal and _is_looser(emergency, normal):
-        yield (
-            f"SHIELD_EMERGENCY_IP_LIMIT={settings.emergency_ip_limit} admits more than "
-            f"SHIELD_IP_LIMIT={settings.ip_limit}: in an emergency guests may do more than usual"
-        )
+    if settings.policy.ip and (looser := _looser_in_emergency(settings)):
+        yield f"SHIELD_EMERGENCY_IP_LIMIT={settings.emergency_ip_limit} {looser}"
     seats = settings.seats_in_emergency
     if settings.capacity and (not seats or seats > settings.capacity):
         yield (
@@ -229,12 +225,22 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
         )
 
 
-def _is_looser(limits: Sequence[Limit], than: Sequence[Limit]) -> bool:
-    """Whether it has a larger burst or a higher rate than the other; no limit is the loosest."""
-    if not limits:
-        return True
-    rate = min(limit.rate_per_s for limit in limits) > min(limit.rate_per_s for limit in than)
-    return rate or min(limit.burst for limit in limits) > min(limit.burst for limit in than)
+def _looser_in_emergency(settings: Settings) -> str | None:
+    """In what respect the limit of an emergency is looser than the normal one, and what would be right."""
+    normal, emergency = settings.policy.ip, settings.policy.emergency_ip
+    if not emergency:
+        return f"takes the limit off guests, who otherwise have SHIELD_IP_LIMIT={settings.ip_limit}: set a lower one"
+    if _rate_per_s(emergency) > _rate_per_s(normal):
+        return f"is a higher rate than SHIELD_IP_LIMIT={settings.ip_limit}: set a lower one"
+    at_once, usually = (min(limit.burst for limit in limits) for limits in (emergency, normal))
+    if at_once > usually:
+        tighter = f"{usually}/second,{settings.emergency_ip_limit}"
+        return f"lets a guest send {at_once} requests at once, more than the usual {usually}: {tighter} would not"
+    return None
+
+
+def _rate_per_s(limits: Sequence[Limit]) -> float:
+    return min(limit.rate_per_s for limit in limits)
 
 
 _MORE_THAN_ONE_CLIENT_SENDS = 10_000
@@ -256,7 +262,7 @@ def store_warnings(settings: Settings, servers: Servers) -> Iterator[str]:
             yield f"{store} evicts ({policy}): a bucket that is evicted is full again, use maxmemory-policy noeviction"
     scheme = scheme_of(settings.redis_url)
     hosts, has_password = _data_hosts(settings.redis_url, servers)
-    far = ", ".join(dict.fromkeys(host for host in hosts if not _is_loopback(host)))
+    far = ", ".join(dict.fromkeys(host for host in hosts if not is_loopback(host)))
     if far and not has_password:
         yield f"the store at {far} is reachable without a password: set one, in SHIELD_REDIS_URL too"
     if far and not scheme.startswith("rediss"):
@@ -273,12 +279,3 @@ def _data_hosts(url: str, servers: Servers) -> tuple[Sequence[str], bool]:
     parts = urlsplit(url)
     hosts = [parts.hostname or ""] if parts.scheme in ("redis", "rediss") else []
     return hosts, bool(parts.password)
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False

@@ -179,7 +179,7 @@ async def _second_act(console: Console, event: _Event, seconds: float) -> Verdic
 
 
 def _let_sigterm_cancel_this() -> None:
-    """SIGTERM ends the demo the way Ctrl-C does: through the `finally` that stops the server."""
+    """Let SIGTERM end the demo as Ctrl-C does: through the `finally` that stops the server."""
     if (this := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
 
@@ -202,7 +202,7 @@ async def _wait_until_ready(console: Console, server: Server, url: str) -> None:
 
 
 async def _keep(console: Console, server: Server, event: _Event) -> None:
-    """Until Ctrl-C, SIGTERM or the end of the server."""
+    """Wait until Ctrl-C, SIGTERM or the end of the server."""
     from shieldmw.demo.emergency import switch_lines
     from shieldmw.demo.live_event import curl_lines
 

@@ -95,7 +95,7 @@ async def _watch_lines(console: Console, view: View, running: asyncio.Task[None]
 
 
 def show_figures(console: Console, tallies: Mapping[str, GroupTally]) -> None:
-    """What each group asked for and got."""
+    """What each group requested and got."""
     table = _table("What they asked for, what they got, and what the limits allow", FINAL_COLUMNS)
     for group in tallies.values():
         table.add_row(*final_row(group))
@@ -117,7 +117,7 @@ def show_refusals(console: Console, refusals: Mapping[tuple[int, str], Refusal],
 
 
 def show_cut(console: Console, cut: Cut) -> None:
-    """What became of the audience."""
+    """What happened to the audience."""
     console.print()
     table = _table("The switch was flipped, and let go again", CUT_COLUMNS, words=CUT_COLUMNS)
     for row in cut_rows(cut):

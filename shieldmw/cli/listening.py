@@ -26,11 +26,6 @@ class TcpAddress:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can connect."""
-        return ip_address(self.ip).is_loopback
-
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
@@ -43,6 +38,14 @@ class UnixAddress:
 
 
 Address = TcpAddress | UnixAddress
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is this machine, by its address or as ``localhost``."""
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def overlap(one: Address, other: Address) -> bool:

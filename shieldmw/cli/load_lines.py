@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shieldmw.admin.load import OverloadAnswer, WorkerLoadItem
+from shieldmw.core.text import counted
 
 # Overloaded workers that get a line of their own.
 MOST_SHOWN = 3
@@ -43,8 +44,8 @@ def _fleet_lines(overload: OverloadAnswer, silent: int) -> Iterator[Line]:
     waiting = sum(_waiting(each) for each in workers)
     turns = f"turns {_up_to(max(each.turn_ms for each in workers))}"
     is_alone = overload.counted == "worker"
-    where = "the worker that answered" if is_alone else _count(len(workers), "worker")
-    in_flight = f"{_count(sum(each.in_flight for each in workers), 'request')} in flight on {where}"
+    where = "the worker that answered" if is_alone else counted(len(workers), "worker")
+    in_flight = f"{counted(sum(each.in_flight for each in workers), 'request')} in flight on {where}"
     if overloaded:
         many = f"{where} is" if is_alone else f"{len(overloaded)} of {where}"
         told = f"{many} overloaded: {turns}, {waiting:,} waiting, {_shed(overloaded, shadow)}"
@@ -52,7 +53,7 @@ def _fleet_lines(overload: OverloadAnswer, silent: int) -> Iterator[Line]:
         told = f"busy: {turns}, {waiting:,} waiting, {in_flight}"
     else:
         told = f"calm: {turns}, {in_flight}"
-    yield "load", told + (f"; {_count(silent, 'worker')} silent" if silent else "")
+    yield "load", told + (f"; {counted(silent, 'worker')} silent" if silent else "")
     if overloaded and len(workers) > 1:
         for number, each in enumerate(overloaded[:MOST_SHOWN]):
             yield "" if number else "worst", _worker(each)
@@ -93,7 +94,3 @@ def _rate(per_s: float) -> str:
 
 def _up_to(milliseconds: float) -> str:
     return f"up to {milliseconds:,.0f} ms" if milliseconds >= 1 else "under 1 ms"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import click
 
-from shieldmw.core.text import harmless
+from shieldmw.core.text import counted, harmless
 
 from .operator import Unanswered
 
@@ -73,7 +73,7 @@ def mode(
     """Show the mode of the fleet, or switch it, through the admin routes.
 
     Needs SHIELD_ADMIN_TOKEN; with --direct the SHIELD_* variables of the workers instead.
-    Exit status: 0 done, 1 not done, 2 asked wrongly.
+    Exit status: 0 done, 1 not done, 2 wrong usage.
     """
     given = {name: value for name, value in numbers.items() if value is not None}
     if what != "emergency" and given:
@@ -111,10 +111,10 @@ class _Client(Protocol):
 
 def _through_a_worker(url: str, *, to_look: bool) -> AbstractContextManager[_Client]:
     try:
-        from .admin_client import AdminClient, admin_url, token_or_exit
+        from .admin_client import admin_client
     except ModuleNotFoundError as error:
         raise Unanswered(f"the admin routes need {error.name}: pip install 'shieldmw[cli]'") from None
-    return AdminClient(admin_url(url), token_or_exit(to_look=to_look))
+    return admin_client(url, to_look=to_look)
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
     yield "seats", _seats(now)
     yield "present", _listeners(now)
     workers = now["workers"]
-    count = "every worker" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
+    count = "every worker" if workers is None else counted(workers, "worker")
     yield "on", f"{count}, within a second" if workers != 0 else _NOBODY
     from .load_lines import load_lines  # imported late, when the process has its priority
 
@@ -198,7 +198,7 @@ def _listeners(now: Status) -> str:
     if here is None:
         return "not known: the store does not tell"
     where = "" if now["counted"] == "fleet" else " on the worker that answered"
-    text = f"{here['host']:,} hosts, {here['member']:,} members, {here['guest']:,} guests{where}"
+    text = ", ".join(counted(here[name], name) for name in ("host", "member", "guest")) + where
     demand = now["demand"]
     away = 0 if demand is None else sum(demand.values()) - sum(here.values())
     return f"{text}; {away:,} more would like to be" if away > 0 else text
@@ -208,7 +208,7 @@ def _again(was: Status) -> str:
     """The command that restores the emergency as it was before."""
     words = ["shieldmw", "mode", "emergency"]
     if was["seconds_left"]:
-        words += ["--for", _span(was["seconds_left"], exact=True)]
+        words += ["--for", _written(was["seconds_left"])]
     words += ["--capacity", str(was["capacity"] or 0), "--guest-share", f"{was['guest_share']:g}"]
     if was["reason"]:
         words += ["--reason", was["reason"]]
@@ -241,8 +241,13 @@ def _clock(unix_s: float, now_s: float) -> str:
     return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%d %b %H:%M:%S", there)
 
 
-def _span(seconds: int, *, exact: bool = False) -> str:
-    if exact or seconds < 120:
-        return f"{seconds}s" if exact else f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+def _span(seconds: int) -> str:
+    """A time in words, in the one or two units that matter."""
+    if seconds < 120:
+        return f"{seconds} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 2:
+        return f"{60 * hours + minutes} min"
+    days, hours = divmod(hours, 24) if hours >= 48 else (0, hours)
+    words = (counted(days, "day"), f"{hours} h") if days else (f"{hours} h", f"{minutes} min")
+    return words[0] if words[1].startswith("0 ") else " ".join(words)

@@ -59,7 +59,7 @@ def end_with_parent(drain_s: float) -> None:
 
 
 def end_with(parent: int, drain_s: float) -> None:
-    """The same for a process that was not forked by its parent, but given its id."""
+    """The same for a process that was not forked by its parent but knows its id."""
     threading.Thread(target=_watch, args=(parent, drain_s), name="shieldmw parent", daemon=True).start()
 
 

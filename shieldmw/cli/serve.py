@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from shieldmw.core.text import counted
 from shieldmw.errors import SettingsError
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
@@ -164,8 +165,7 @@ def _admin_address(text: str, app: Address, settings: Settings) -> Address:
 
 
 def _first_line(target: str, chosen: ServerOptions, store: str) -> str:
-    many = "s" if chosen.workers > 1 else ""
-    return f"shieldmw: {target} on {chosen.url}, {chosen.workers} worker{many}, store {store}"
+    return f"shieldmw: {target} on {chosen.url}, {counted(chosen.workers, 'worker')}, store {store}"
 
 
 def _started(stack: ExitStack) -> EmbeddedServer:

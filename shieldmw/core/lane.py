@@ -119,11 +119,6 @@ class Lane(Generic[W]):
         """Whether a turn is under way, so that ``turn`` must be called at its end."""
         return self._began_us is not None
 
-    @property
-    def cost_us(self) -> float:
-        """Measured loop time of one request."""
-        return self._cost_us
-
     def waiting_of(self, rank: Rank) -> int:
         """How many requests of a rank are waiting."""
         return len(self._queues[rank])

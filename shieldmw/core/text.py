@@ -1,4 +1,4 @@
-"""Makes outside text safe to show: in a terminal or a log it must be visible and have no effect. Pure."""
+"""Text for people: outside text is made safe to show in a terminal or a log, and numbers get their noun. Pure."""
 
 from __future__ import annotations
 
@@ -8,3 +8,8 @@ def harmless(text: object) -> str:
     titles, and those that change the writing direction or begin a new line."""
     line = str(text)
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, in the plural unless it is 1: ``1 worker``, ``1,200 guests``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What became of the audience in an emergency, in figures, and which promises were kept. Pure.
+"""What happened to the audience in an emergency, in figures, and which promises were kept. Pure.
 
 It must not know how listeners listen: it reads their records, and when the switch was flipped.
 """
@@ -53,7 +53,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Guests:
-    """Guests' streams in the emergency, and how long after the flip the first and the last was gone."""
+    """Guests' streams in the emergency, and how long after the flip the first and the last ended."""
 
     streams: int
     gone: int
@@ -71,7 +71,7 @@ class Door:
 
     @property
     def knocks(self) -> int:
-        """All of them."""
+        """The number of all answers."""
         return sum(self.answers.values())
 
 

@@ -36,7 +36,7 @@ _NEW_MEMBERS: Final = 6
 
 # Clients that are turned away are told to wait this long, and do; a real event asks for minutes.
 _RETRY_AFTER_S: Final = 3
-# One request a second: more than a listener needs who comes back when told, and far less than an attacker sends.
+# One request a second: more than a listener needs that returns when told, and far less than an attacker sends.
 _EMERGENCY_IP_LIMIT: Final = "6 per 6 second"
 _GUEST_PACE: Final = Pace(per_s=0.4)
 # A third of the first act's: the machine has to carry the botnet as well.
@@ -113,7 +113,7 @@ def emergency_settings(url: str, admin_token: str) -> Mapping[str, str]:
 
 
 def switch_lines(url: str, admin_token: str) -> tuple[str, ...]:
-    """Commands to flip the switch oneself."""
+    """Commands to try the switch by hand."""
     return (
         "# flip the switch, with listeners on: open the page above in a browser, or",
         f"curl -N {url}/live &",
@@ -125,14 +125,14 @@ def switch_lines(url: str, admin_token: str) -> tuple[str, ...]:
 
 
 def _first(signed_by: Issuer, within_s: float) -> Iterable[Arrival]:
-    """Members and guests arrive one after the other."""
+    """The arrivals of the first members and guests, one after the other."""
     members = [_member(signed_by, f"listener-{n:02}", MEMBERS) for n in range(1, _MEMBERS_LISTENING + 1)]
     guests = [(source, GUESTS, source, "/live") for source in _GUEST_SOURCES]
     return _spread([*members, *guests], 0.0, within_s)
 
 
 def _late(signed_by: Issuer, from_s: float, within_s: float) -> Iterable[Arrival]:
-    """Members who arrive in the middle of the emergency."""
+    """The arrivals of members in the middle of the emergency."""
     late = [_member(signed_by, f"latecomer-{n}", NEW_MEMBERS) for n in range(1, _NEW_MEMBERS + 1)]
     return _spread(late, from_s, within_s)
 

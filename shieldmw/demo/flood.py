@@ -1,4 +1,4 @@
-"""What became of members and bots while a botnet overloaded the app, and which promises were kept.
+"""What happened to members and bots while a botnet overloaded the app, and which promises were kept.
 
 Pure. It must not know how the load was made: it reads the counts from before and after the flip of the switch.
 """

@@ -81,7 +81,7 @@ def serve_command(host: str, port: int) -> list[str]:
 
 
 def curl_lines(url: str) -> tuple[str, ...]:
-    """Commands to try the shield oneself."""
+    """Commands to try the shield by hand."""
     many = "for n in $(seq 40); do curl -so /dev/null -w '%{http_code} '"
     return (
         "# as a guest, until the limit of this address is reached; then one refused answer in full",

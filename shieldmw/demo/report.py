@@ -34,7 +34,7 @@ _SHOWN_HEADERS: Final = ("content-type", "retry-after", "ratelimit-policy", "rat
 
 @dataclass(slots=True)
 class Speeds:
-    """How fast each group asks and gets, between two samples. ``at_s`` is seconds since the start."""
+    """Requests per second of each group, sent and served, between two samples. ``at_s`` is seconds since the start."""
 
     _seen: dict[str, tuple[float, Counts]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ def progress_line(phase: str, at_s: float, groups: Mapping[str, GroupTally], spe
 
 
 def audience_line(audience: Audience) -> str:
-    """How many listen, and how many wait at the door, by group."""
+    """How many listen and how many wait, by group."""
     parts = []
     for group in audience.groups():
         waiting = audience.waiting(group)

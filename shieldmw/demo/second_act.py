@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
+from shieldmw.admin.client import AdminClient, AdminError
 from shieldmw.demo import cut as figures
 from shieldmw.demo.botnet import BOTNET, app_can_do_per_s
 from shieldmw.demo.cut import Cut, Moments, Roles
@@ -16,12 +18,21 @@ from shieldmw.demo.live_event import ATTACKER, GUESTS, MEMBERS, WORKERS, tally_o
 from shieldmw.rehearsal.load.audience import Audience
 from shieldmw.rehearsal.load.drill import Drill, Span
 from shieldmw.rehearsal.load.listeners import Listeners
-from shieldmw.rehearsal.load.operator import Flip, NotObeyed, Operator
 from shieldmw.rehearsal.load.propagation import Probes, Propagation
 from shieldmw.rehearsal.load.tally import GroupTally
 
 ROLES: Final = Roles(MEMBERS, NEW_MEMBERS, GUESTS)
 _PROBES_READY_S: Final = 2.0  # before the flip they need this long to find the workers
+_OPERATOR_WAITS_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """An emergency that was started. Seconds of the local monotonic clock."""
+
+    asked_s: float
+    answered_s: float
+    ends_s: float
 
 
 class SecondAct:
@@ -45,7 +56,7 @@ class SecondAct:
 
     @property
     def flood(self) -> Flood:
-        """What members and bots asked and got during the botnet's flood."""
+        """What members and bots requested and got during the botnet's flood."""
         words = (f"from {LEARNT_AFTER_S:g} s after it came until the flip", "after the flip")
         spells = (
             Spell(when, span.ends_s - span.begins_s, span.tallies[MEMBERS], span.tallies[BOTNET])
@@ -62,35 +73,33 @@ class SecondAct:
                 operating = tasks.create_task(self._operate())
                 await asyncio.wait({load, operating}, return_when=asyncio.FIRST_EXCEPTION)
                 listening.cancel()
-        except* NotObeyed as failed:
+        except* AdminError as failed:
             self.why_not = "; ".join(str(error) for error in failed.exceptions)
 
     async def _operate(self) -> None:
         plan = self._plan
-        async with (
-            Operator(*self._admin) as operator,
-            Probes(*self._place, PROBE_SOURCES, WORKERS) as probes,
-        ):
-            await self._until(plan.attack_at_s)
-            before = self._let_through()
-            await self._until(plan.flip_at_s - _PROBES_READY_S)
-            await probes.prepare()
-            await self._until(plan.flip_at_s)
-            at_flip = self._let_through()
-            flip, propagation = await self._flip(operator, probes)
-            await asyncio.sleep(flip.ends_s - time.monotonic())
-            at_end = self._let_through()
-            await self._until(plan.story.seconds)
-            status = await operator.status()
+        with AdminClient(*self._admin, "demo", patience_s=_OPERATOR_WAITS_S) as operator:
+            async with Probes(*self._place, PROBE_SOURCES, WORKERS) as probes:
+                await self._until(plan.attack_at_s)
+                before = self._let_through()
+                await self._until(plan.flip_at_s - _PROBES_READY_S)
+                await probes.prepare()
+                await self._until(plan.flip_at_s)
+                at_flip = self._let_through()
+                flip, propagation = await self._flip(operator, probes)
+                await asyncio.sleep(flip.ends_s - time.monotonic())
+                at_end = self._let_through()
+                await self._until(plan.story.seconds)
+                status = await asyncio.to_thread(operator.status)
             when = Moments(flip.asked_s, flip.answered_s, flip.ends_s, time.monotonic())
             shares = figures.share(ATTACKER, before, at_flip), figures.share(ATTACKER, at_flip, at_end)
             self.cut = measured(self.audience, when, propagation, status["mode"] == "normal", shares)
 
-    async def _flip(self, operator: Operator, probes: Probes) -> tuple[Flip, Propagation]:
-        """The probes knock from the moment the flip is requested, not only once it is confirmed."""
+    async def _flip(self, operator: AdminClient, probes: Probes) -> tuple[Flip, Propagation]:
+        """Flip the switch. Probes start knocking when the flip is requested, not only once it is confirmed."""
         knocking = asyncio.create_task(probes.obeyed())
         try:
-            flip = await operator.emergency(self._plan.emergency_s, REASON)
+            flip = await asyncio.to_thread(emergency, operator, self._plan.emergency_s)
             return flip, await knocking
         finally:
             knocking.cancel()
@@ -101,6 +110,18 @@ class SecondAct:
 
     def _let_through(self) -> dict[str, int]:
         return {name: tally.counts().let_through for name, tally in self.drill.tallies.items()}
+
+
+def emergency(operator: AdminClient, for_s: int) -> Flip:
+    """Start an emergency that ends by itself.
+
+    Raises:
+        AdminError: anything but the new status came back.
+    """
+    asked_s = time.monotonic()
+    status = operator.set_mode({"mode": "emergency", "for_seconds": for_s, "reason": REASON})
+    answered_s = time.monotonic()
+    return Flip(asked_s, answered_s, answered_s + float(status["until"]) - float(status["now"]))
 
 
 def spans_of(plan: Plan) -> tuple[Span, Span]:

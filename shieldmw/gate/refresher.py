@@ -70,10 +70,10 @@ class Refresher:
             self._failed(error)
         else:
             if self._failing:
-                log.warning("%s can be refreshed again", self._name)
+                log.warning("%s: refreshed again", self._name)
             self._failing = False
 
     def _failed(self, error: Exception) -> None:
         if not self._failing:
-            log.warning("%s cannot be refreshed, the last stay in force: %s", self._name, harmless(error))
+            log.warning("%s: cannot be refreshed, keeping what is known and retrying: %s", self._name, harmless(error))
         self._failing = True

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         True,
         description="a hot client is charged a little ahead; what it does not use is given back in a second",
     )
-    ip_limit: LimitText = Field("300/minute", description="guests, per address; several with `;`, or `off`")
+    ip_limit: LimitText = Field("300/minute", description="guests, per address; several with `,` or `;`, or `off`")
     ip_burst: int | None = Field(
         None, ge=1, description="how many at once, beside a single limit; the limit's amount if unset"
     )
@@ -200,7 +200,11 @@ class Settings(BaseSettings):
         "(accepted, then closed with 1013, 1012 or 1008 and a reason that holds the wait)",
     )
     retry_after: int = Field(
-        300, ge=1, le=86_400, description="seconds to wait for those who are turned away; jittered up to +20 %"
+        300,
+        ge=1,
+        le=86_400,
+        description="seconds to wait for those who are turned away, from live paths only until an emergency ends; "
+        "jittered up to +20 %",
     )
     admin_token: AdminToken | None = Field(
         None, description="bearer token of the admin routes, at least 16 characters; unset, there are none"
@@ -227,13 +231,13 @@ class Settings(BaseSettings):
         """The settings that ``SHIELD_*`` variables describe; an empty variable counts as unset.
 
         Raises:
-            SettingsError: holds a line for each variable that is unknown or wrong.
+            SettingsError: holds a line for each variable that is unknown, not in capitals, or wrong.
         """
         environ = os.environ if environ is None else environ
         given = {
             name: value.strip()
             for name, value in environ.items()
-            if name.startswith(ENV_PREFIX) and name not in COMMAND_VARIABLES
+            if name.upper().startswith(ENV_PREFIX) and name not in COMMAND_VARIABLES
         }
         known = {variable(name): name for name in cls.model_fields}
         problems = [_unknown(name, known) for name in given if name not in known]
@@ -342,9 +346,11 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:
+    if name.upper() in known or name.upper() in COMMAND_VARIABLES:
+        return f"{name}: names are in capitals, write {name.upper()}"
     # Without the prefix, which all have in common: with it any two names look alike.
     names = {each.removeprefix(ENV_PREFIX): each for each in known}
-    nearest = get_close_matches(name.removeprefix(ENV_PREFIX).upper(), names, n=1)
+    nearest = get_close_matches(name.upper().removeprefix(ENV_PREFIX), names, n=1)
     return f"{name}: there is no such setting" + (
         f", did you mean {names[nearest[0]]}?" if nearest else ": see 'shieldmw env'"
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from pydantic import SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "SHIELD_"
 
@@ -21,10 +22,22 @@ URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
 PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # public, unless a password is in them by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
+# What would be right, by pydantic's type of error; {} are the members of its context. Bounds are whole numbers.
 _WORDS = {
-    "bool_parsing": "write true or false",
-    "int_parsing": "write a whole number",
-    "int_type": "write a whole number",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
+    **dict.fromkeys(("dict_type", "model_type"), "write an object"),
+    **dict.fromkeys(("enum", "literal_error"), "write {expected}"),
+    **dict.fromkeys(("finite_number", "float_parsing", "float_type"), "write a number"),
+    **dict.fromkeys(("int_from_float", "int_parsing", "int_parsing_size", "int_type"), "write a whole number"),
+    **dict.fromkeys(("list_type", "tuple_type"), "write a list"),
+    **dict.fromkeys(("string_too_short", "string_type"), "write text"),
+    "extra_forbidden": "there is no such field",
+    "greater_than_equal": "write {ge:.0f} or more",
+    "less_than_equal": "write {le:.0f} or less",
+    "missing": "is missing",
+    "path_type": "write the path of a file",
+    "string_pattern_mismatch": "is not in the expected form",
+    "string_too_long": "write at most {max_length} characters",
 }
 
 
@@ -80,5 +93,11 @@ def problems_of(error: ValidationError) -> Iterator[str]:
         if detail["type"] == "extra_forbidden":
             yield f"{field}: there is no such setting"
         else:
-            message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-            yield problem(field, detail["input"], message)
+            yield problem(field, detail["input"], right_of(detail))
+
+
+def right_of(detail: ErrorDetails) -> str:
+    """What would be right in the place of an error: our words for pydantic's, or those of our own check."""
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    return _WORDS.get(detail["type"], "not a value of the right type").format_map(detail.get("ctx", {}))

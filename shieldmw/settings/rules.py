@@ -13,6 +13,8 @@ from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import Access, Rule
 
+from .problems import right_of
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _METHOD = re.compile(r"[A-Z-]{1,32}")
 
@@ -68,7 +70,7 @@ def parse_rules(value: object) -> object:
         return value
     try:
         rules = json.loads(value)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error}): write a list such as [{_EXAMPLE}]") from None
     return _rules(rules)
 
@@ -110,7 +112,7 @@ def _rules(value: object) -> tuple[Rule, ...]:
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join(f"rule {part + 1}" if isinstance(part, int) else f"'{part}'" for part in first["loc"][:2])
-        raise ValueError(f"{where or 'rules'}: {first['msg']}; a rule is written like {_EXAMPLE}") from None
+        raise ValueError(f"{where or 'rules'}: {right_of(first)}; a rule is written like {_EXAMPLE}") from None
     rules = []
     for number, spec in enumerate(specs, 1):
         try:

@@ -1,35 +1,37 @@
-"""The settings as a table, for ``shieldmw env``, the README and ``examples/shield.env``."""
+"""The settings as a table, for ``shieldmw env``, the README and ``examples/shield.env``, and values as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
 
-from shieldmw.core.address import Networks
+from shieldmw.core.address import UNIX_PEER, Networks
 from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Rule
 
 from .model import Settings
 from .problems import variable
 
-__all__ = ["default_text", "rows", "variable"]
+__all__ = ["rows", "variable", "written"]
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
-    """The variable, default (as it would be written) and meaning of every setting."""
+    """The variable, default (as it would be written, empty if there is none) and meaning of every setting."""
     for name, field in Settings.model_fields.items():
-        yield variable(name), default_text(field.default), field.description or ""
+        default = "" if field.default is None else written(field.default)
+        yield variable(name), default, field.description or ""
 
 
-def default_text(value: object) -> str:
-    """A default as it would be written in the variable; empty if there is none."""
+def written(value: object) -> str:
+    """A value as it would be written in its variable; a rule by its name."""
     match value:
-        case None | Networks() | ():
-            return ""
+        case Networks():
+            words = [str(network) for network in value.networks]
+            return ",".join([*words, UNIX_PEER] if value.unix else words)
+        case tuple():
+            return ",".join(written(item) for item in value)
         case bool():
             return str(value).lower()
-        case Enum():
-            return str(value.value)
-        case tuple():
-            return ",".join(item.text if isinstance(item, PathPattern) else str(item) for item in value)
-        case _:
-            return str(value)
+        case PathPattern() | Rule():
+            return value.text if isinstance(value, PathPattern) else value.name
+    return str(value.value if isinstance(value, Enum) else value)

@@ -118,7 +118,7 @@ class AuditEntry:
 
 
 class ModeRegister(Protocol):
-    """Keeps the mode, and the audit log of all changes."""
+    """Keeps the mode."""
 
     async def mode(self) -> StoredMode:
         """The stored mode; version 0 if there is none."""
@@ -134,11 +134,19 @@ class ModeRegister(Protocol):
     async def restore_mode(self, state: ModeState) -> StoredMode:
         """Restore the mode if the store has lost it; one of a higher version stays."""
 
+
+class AuditRegister(Protocol):
+    """Keeps the audit log of all changes."""
+
     async def audit(self, count: int) -> list[AuditEntry]:
         """The last changes, newest first."""
 
     async def note(self, entry: AuditEntry) -> None:
         """Add a change to the audit log that no other method logs; the store sets its time."""
+
+
+class ChangeFeed(Protocol):
+    """Announces changes to all workers."""
 
     async def tell(self, change: str) -> None:
         """Announce a change to every worker; it is not stored, so a worker that is not subscribed misses it."""
@@ -185,7 +193,9 @@ class LoadRegister(Protocol):
         """Drop the report of a worker that stops."""
 
 
-class Store(Buckets, ApiKeyRegister, DenyRegister, ModeRegister, SeatRegister, LoadRegister, Protocol):
+class Store(
+    Buckets, ApiKeyRegister, DenyRegister, ModeRegister, AuditRegister, ChangeFeed, SeatRegister, LoadRegister, Protocol
+):
     """The whole port."""
 
     async def secret(self) -> bytes:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from shieldmw.core.client import address_text
+from shieldmw.core.text import counted
 from shieldmw.gate.events import Decided, Evicted
 from shieldmw.gate.log_throttle import LogThrottle
 
@@ -40,7 +41,7 @@ class RefusalLog:
 
     def evicted(self, event: Evicted) -> None:
         """Log how many listeners were evicted; a cut has at most one step a second."""
-        evictions.info("%d live %ss had to leave", event.count, event.listener_class)
+        evictions.info("%s had to leave", counted(event.count, f"live {event.listener_class}"))
 
 
 def _who(event: Decided) -> str:

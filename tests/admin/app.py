@@ -1,4 +1,4 @@
-"""A shielded app with admin routes, and operators who speak to it in process."""
+"""A shielded app with admin routes, and operators that call it in process."""
 
 from __future__ import annotations
 

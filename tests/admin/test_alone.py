@@ -1,4 +1,4 @@
-"""The admin routes without an app: the same routes over the same control, in a process that is no worker."""
+"""The admin routes without an app: the same routes and the same control, in a process that is not a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who comes in to the admin routes: on a clock that moves when told, since waits are what is tested."""
+"""Access to the admin routes, on a fake clock, since it is waits that are tested."""
 
 from __future__ import annotations
 

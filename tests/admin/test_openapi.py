@@ -1,4 +1,4 @@
-"""What the OpenAPI document says is what the admin routes do: schemathesis looks for a request that shows otherwise."""
+"""The OpenAPI document describes what the admin routes do: schemathesis searches for a counterexample."""
 
 from __future__ import annotations
 

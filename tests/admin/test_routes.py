@@ -1,4 +1,4 @@
-"""The admin routes as an operator, and an attacker, meets them: in process, through the whole shield."""
+"""The admin routes as operators and attackers see them: in process, through the whole shield."""
 
 from __future__ import annotations
 
@@ -597,3 +597,28 @@ def test_while_the_store_is_away_looking_works_and_changes_say_that_nothing_chan
         assert [(await guesser.get("/status")).status_code for _ in range(4)] == [401, 401, 401, 429]
 
     run(work)
+
+
+WRONG_BODIES = [
+    (b'{"mode": "panic"}', "mode", "write 'normal' or 'emergency'"),
+    (b'{"mode": "emergency", "for_seconds": 0}', "for_seconds", "write 1 or more"),
+    (b'{"mode": "emergency", "for_seconds": "9"}', "for_seconds", "write a whole number"),
+    (b'{"mode": "emergency", "capacity": 2000000000}', "capacity", "write 1000000000 or less"),
+    (b'{"mode": "emergency", "guest_share": "half"}', "guest_share", "write a number"),
+    (b'{"mode": "emergency", "reason": "%s"}' % (b"x" * 201), "reason", "write at most 200 characters"),
+    (b'{"for_seconds": 9}', "mode", "is missing"),
+    (b'{"mode": "emergency", "x": 1}', "x", "there is no such field"),
+    (b"[]", "body", "write an object"),
+]
+
+
+@pytest.mark.parametrize(("body", "field", "message"), WRONG_BODIES, ids=[row[2] for row in WRONG_BODIES])
+def test_what_is_wrong_with_a_body_is_said_in_our_words(body: bytes, field: str, message: str) -> None:
+    """What would be right, as for settings, and none of the words of the library that validates."""
+
+    async def story() -> None:
+        answer = await Operator(shielded()).ask("PUT", "/mode", content=body, headers=JSON_HEADER)
+        assert answer.status_code == 422
+        assert answer.json()["errors"] == [{"field": field, "message": message}]
+
+    run(story)

@@ -1,4 +1,4 @@
-"""Answers that are kept, and what a decision leaves behind: each request gets what it would get alone."""
+"""Cached answers, and leftovers of decisions: each request gets the answer it would get alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is answered to those who are refused, and what is added for those who are not."""
+"""The answers to refused requests, and the headers added to the answers of admitted ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from doors.asgi.harness import PEER, Headers, Record, Server, call, http_scope, run, websocket_scope
 from doors.asgi.shields import ok, part, start
 from shieldmw import Identity, Settings, ShieldMiddleware
+from shieldmw.answers.problems import turned_away
 from shieldmw.answers.rate_limit import limit_headers
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.address import Networks, parse_networks
@@ -24,6 +25,7 @@ from shieldmw.core.bucket import Charge, TakeRequest, shared, take
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict, combine
 from shieldmw.core.limits import LONGEST_TAU_US, Limit
+from shieldmw.core.mode import Mode
 from shieldmw.doors.asgi.replies import Replies
 
 TYPES = "https://iana.org/assignments/http-problem-types#"
@@ -123,6 +125,19 @@ def test_retry_after_is_never_early_and_at_most_a_fifth_late(wait_us: int, jitte
         assert b"try again in %d seconds" % seconds in content
     else:
         assert wait_us <= json.loads(content)["retry_after_ms"] * 1000 < wait_us + 1000
+
+
+@pytest.mark.parametrize(("left_s", "wait_s"), [(0, 300), (40, 40), (4000, 300)])
+def test_a_guest_waits_no_longer_than_the_emergency_lasts(left_s: int, wait_s: int) -> None:
+    """What is left of it, or SHIELD_RETRY_AFTER if that is shorter: in a refusal, in a page, and in a stream's end."""
+    answers = RefusalAnswers(RefusalLinks(None, None, 300), lambda: 0.0)
+    admitted = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, None, mode=Mode.EMERGENCY)
+    away = turned_away(admitted, Reason.NO_SEAT, left_s * 1_000_000)
+    assert json.loads(answers.answer(away, wants_html=False).body)["retry_after_ms"] == wait_s * 1000
+    assert b"%d seconds" % wait_s in answers.answer(away, wants_html=True).body
+    assert b"\nretry: %d\n" % (wait_s * 1000) in answers.shed_event(away)
+    restarting = turned_away(admitted, Reason.RESTARTING, left_s * 1_000_000)
+    assert b"\nretry: 1000\n" in answers.shed_event(restarting)
 
 
 def test_retry_after_is_jittered() -> None:

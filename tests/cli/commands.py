@@ -1,4 +1,4 @@
-"""Running `shieldmw` for tests: in this process where that is enough, else as users do."""
+"""Runs `shieldmw` for tests: in this process if that is enough, otherwise as users do."""
 
 from __future__ import annotations
 

@@ -306,22 +306,29 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
     ("everything is exempt", {"SHIELD_EXEMPT_PATHS": "/*"}, (), r"EXEMPT_PATHS exempts every path"),
     ("everyone is allowed", {"SHIELD_ALLOW_IPS": "0.0.0.0/0"}, (), r"ALLOW_IPS allows every address"),
     (
-        "an emergency that admits more at once",
+        "an emergency that admits more in all",
         {"SHIELD_IP_LIMIT": "20/minute"},
         (),
-        r"SHIELD_EMERGENCY_IP_LIMIT=30/minute admits more than SHIELD_IP_LIMIT=20/minute",
+        r"SHIELD_EMERGENCY_IP_LIMIT=30/minute is a higher rate than SHIELD_IP_LIMIT=20/minute: set a lower one",
+    ),
+    (
+        "an emergency that admits more at once at a lower rate",
+        {"SHIELD_IP_LIMIT": "10/second"},
+        (),
+        r"SHIELD_EMERGENCY_IP_LIMIT=30/minute lets a guest send 30 requests at once, more than the usual 10: "
+        r"10/second,30/minute would not",
     ),
     (
         "an emergency that admits more in the long run",
         {"SHIELD_IP_LIMIT": "20/minute; 100/hour", "SHIELD_EMERGENCY_IP_LIMIT": "10/minute"},
         (),
-        r"SHIELD_EMERGENCY_IP_LIMIT=10/minute admits more than",
+        r"SHIELD_EMERGENCY_IP_LIMIT=10/minute is a higher rate than",
     ),
     (
         "an emergency without a limit",
         {"SHIELD_EMERGENCY_IP_LIMIT": "off"},
         (),
-        r"SHIELD_EMERGENCY_IP_LIMIT=off admits more than",
+        r"SHIELD_EMERGENCY_IP_LIMIT=off takes the limit off guests",
     ),
     (
         "an emergency with more seats",

@@ -1,4 +1,4 @@
-"""`shieldmw keys` on a real server: shown once, never stored, in force and out of force within a second."""
+"""`shieldmw keys` on a real server: a key is shown once, never stored, and valid or revoked within a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator reads of the workers' load: one line, and the worst workers where somebody is told to come later."""
+"""What an operator reads about the workers' load: one line, and the worst workers if requests are shed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands as such: help, mistakes, and what is said where a part is not installed."""
+"""The command group: help, mistakes, and the message if an optional part is not installed."""
 
 from __future__ import annotations
 

@@ -135,8 +135,11 @@ def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None
         ("90", "in 90 s"),
         ("30m", "in 30 min"),
         ("1h30m", "in 90 min"),
-        ("2h", "in 2 h 0 min"),
-        ("1D", "in 24 h 0 min"),
+        ("2h", "in 2 h;"),
+        ("2h5m", "in 2 h 5 min;"),
+        ("1D", "in 24 h;"),
+        ("2d", "in 2 days;"),
+        ("3d5h", "in 3 days 5 h;"),
     ],
 )
 def test_durations_are_written_as_people_do(url: str, written: str, read: str) -> None:
@@ -262,7 +265,8 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\r"
     [
         (500, "oops", True),
         (502, "<html>", True),
-        (503, '{"title": "The store is away", "detail": "x"}', True),
+        (503, "", True),
+        (503, '{"title": "The store is away", "detail": "x"}', False),
         (504, "", True),
         (404, "", False),
         (401, '{"title": "No", "detail": "x"}', False),
@@ -273,7 +277,7 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\r"
     ],
 )
 def test_only_where_nobody_could_do_it_the_line_names_the_other_way(status: int, body: str, has_way_out: bool) -> None:
-    """A server that is drowned or broken, or a proxy that says so; not a wrong token or a wrong request."""
+    """A server that is drowned or broken, or a proxy that says so; not a wrong token, a wrong request, or no store."""
 
     async def answer(_: Request) -> PlainTextResponse:
         return PlainTextResponse(body, status)
@@ -283,6 +287,18 @@ def test_only_where_nobody_could_do_it_the_line_names_the_other_way(status: int,
     assert (ran.status, ran.err.count("\n")) == (2 if status == 422 else 1, 1)
     assert ran.err.endswith("try: shieldmw mode emergency --for 30m --direct\n") == has_way_out
     assert ("--direct" in ran.err) == has_way_out
+
+
+def test_a_fleet_without_its_store_is_not_sent_to_the_store() -> None:
+    """The other way leads to the same store: the line says what must come first."""
+    body = {"title": "The store is away", "detail": "Nothing was changed."}
+
+    async def answer(_: Request) -> JSONResponse:
+        return JSONResponse(body, 503)
+
+    with served(Starlette(routes=[Route("/-/shield/status", answer)])) as url:
+        ran = mode(url, "normal")
+    assert ran.err == "Error: The store is away: Nothing was changed. Bring the store back, then repeat the command.\n"
 
 
 def test_a_server_that_never_answers_is_told_with_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`shieldmw mode --direct` on a real store: words, rules and audit of the admin routes, without any worker."""
+"""`shieldmw mode --direct` on a real store: the output, checks and audit of the admin routes, without a worker."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_what_is_not_said_is_as_configured(store: RedisServer) -> None:
     configured = {"SHIELD_CAPACITY": "100", "SHIELD_EMERGENCY_CAPACITY": "60", "SHIELD_EMERGENCY_GUEST_SHARE": "0.25"}
     ran = direct(store, "emergency", SHIELD_KEY_PREFIX="other", **configured)
     assert line(ran, "seats") == "60, at most 15 for guests"
-    assert "in 168 h 0 min" in line(ran, "until")
+    assert "in 7 days" in line(ran, "until")
     assert store.client().exists("other:{control}:mode")
 
 

@@ -1,7 +1,8 @@
-"""`shieldmw serve`: what it says of a target it cannot serve. Serving itself is tested end to end."""
+"""`shieldmw serve`: its messages for a target that it cannot serve. Serving itself is tested end to end."""
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -19,6 +20,8 @@ MODULES = {
     "needs.py": "import no_such_package\n",
     "broken.py": "def app(:\n",
     "raises.py": "raise RuntimeError('the database is away')\n",
+    "calls.py": "def make():\n    raise RuntimeError('no settings\\nat all')\n\napp = make()\n",
+    "factory.py": "def make():\n    raise RuntimeError('never called')\n",
 }
 
 
@@ -71,9 +74,34 @@ def test_a_target_that_cannot_be_found_is_said_clearly(folder: Path, target: str
 def test_a_module_that_fails_is_not_said_to_be_missing(folder: Path, target: str, names: str) -> None:
     """The mistake inside the app's own module is shown, whatever its name is like."""
     ran = shieldmw("serve", target, cwd=folder, SHIELD_REDIS_URL="memory://")
-    assert ran.status != 0
+    assert ran.status == 1
     assert names in ran.err
     assert "there is no module" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("target", "files", "line"),
+    [
+        ("calls:app", ["calls.py", "calls.py"], "calls:app cannot be loaded: RuntimeError: no settings"),
+        ("webapp:app", ["webapp.py"], "webapp:app cannot be loaded: ModuleNotFoundError: No module named 'web'"),
+    ],
+)
+def test_of_an_app_that_fails_only_its_own_frames_are_shown(
+    folder: Path, target: str, files: list[str], line: str
+) -> None:
+    """The last line says what failed; the frames before it are the app's, not those that led to it."""
+    ran = shieldmw("serve", target, cwd=folder, SHIELD_REDIS_URL="memory://")
+    assert ran.status == 1
+    assert [Path(name).name for name in re.findall(r'File "([^"]+)"', ran.err)] == files
+    assert ran.err.splitlines()[-1] == f"Error: {line}"
+
+
+def test_a_factory_is_not_served(folder: Path) -> None:
+    """Each request would be a 500: a function without an app's parameters is refused at the start."""
+    ran = shieldmw("serve", "factory:make", cwd=folder, SHIELD_REDIS_URL="memory://")
+    assert ran.status == 2
+    assert "'factory:make' is no ASGI app: it does not take (scope, receive, send)" in ran.err
+    assert "app = create_app()" in ran.err
 
 
 WRONG_OPTIONS = [

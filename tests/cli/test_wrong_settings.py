@@ -1,4 +1,4 @@
-"""Wrong variables: every command says each in one line that names and shows it, and exits with 2."""
+"""Wrong variables: every command reports each in one line that names and shows it, and exits with 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which address is asking: spellings, trusted hops, and headers that must change nothing."""
+"""The client's address: spellings, trusted hops, and headers that must not change it."""
 
 from __future__ import annotations
 

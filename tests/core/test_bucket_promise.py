@@ -1,4 +1,4 @@
-"""The bucket's promise, held against random limits, traces and clocks.
+"""The bucket's promise, tested with random limits, traces and clocks.
 
 In any span D the admitted cost is at most burst + rate * D. It holds for a clock that only goes forward; for one
 that is set back and forward, D counts every forward movement of the clock: setting it back never admits anything.

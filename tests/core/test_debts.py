@@ -1,4 +1,4 @@
-"""Debts: what workers admit alone and charge later leaves every bucket as if the store had been asked."""
+"""Debts: if workers admit alone and charge later, every bucket ends as if the store had been queried."""
 
 from __future__ import annotations
 

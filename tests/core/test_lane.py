@@ -1,4 +1,4 @@
-"""The lane in virtual time: order of favour, work-conserving, bounded, nobody forgotten."""
+"""The lane in virtual time: priority order, work-conserving, bounded, no request forgotten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker's app stands, as it is told to operators."""
+"""The load of a worker's app, as reported to operators."""
 
 from __future__ import annotations
 

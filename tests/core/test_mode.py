@@ -1,4 +1,4 @@
-"""The mode as a value: when it is over, and what is then in force."""
+"""The mode as a value: when it ends, and which mode follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from outside is shown as it is where it can be printed, and as escapes where it would do something."""
+"""Outside text is shown as it is if printable, and otherwise as escapes; numbers come with their noun."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldmw.core.text import harmless
+from shieldmw.core.text import counted, harmless
 
 SHOWN = [
     ("a flood from 203.0.113.0/24", "a flood from 203.0.113.0/24"),
@@ -30,3 +30,11 @@ def test_what_is_shown(text: object, shown: str) -> None:
 def test_it_is_one_printable_line(text: str) -> None:
     """Whatever comes, nothing is left that a terminal would obey."""
     assert harmless(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0, "0 workers"), (1, "1 worker"), (2, "2 workers"), (1_200_000, "1,200,000 workers")]
+)
+def test_a_number_with_its_noun(number: int, shown: str) -> None:
+    """Only 1 has the singular."""
+    assert counted(number, "worker") == shown

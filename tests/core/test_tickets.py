@@ -1,4 +1,4 @@
-"""Signed papers: only what this event signed, for this client and until then, is worth anything."""
+"""Signed tickets and numbers: valid only if signed for this event and client, and not expired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real botnet before the served event: the lane is what keeps the promise, for without it the promise is broken."""
+"""A real botnet against the served event: with the lane the promise is kept, without it the promise is broken."""
 
 from __future__ import annotations
 

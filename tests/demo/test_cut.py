@@ -1,4 +1,4 @@
-"""The cut's figures and promises, for evenings made by hand."""
+"""The cut's figures and promises, for hand-made records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises in a flood, for floods made by hand."""
+"""The promises in a flood, for hand-made counts."""
 
 from __future__ import annotations
 

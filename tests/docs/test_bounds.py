@@ -1,4 +1,4 @@
-"""What is installed beside the shield: no release with a hole that is known, and none that lacks what we use."""
+"""Lower bounds of dependencies: no release with a known vulnerability, none without a feature that we use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process imports what it needs: what only some settings use comes with those settings."""
+"""A process imports only what it needs: optional parts are imported only if the settings use them."""
 
 from __future__ import annotations
 

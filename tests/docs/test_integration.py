@@ -1,4 +1,4 @@
-"""docs/integration.md: what it says is done with the code that it shows."""
+"""docs/integration.md: its code does what its text says."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def _listen(server: HttpServer, protocols: list[str]) -> Any:
 
 def _emergency(server: HttpServer) -> None:
     with client("127.0.0.1", {"authorization": f"Bearer {TOKEN}"}) as operator:
-        change = {"mode": "emergency", "for_seconds": 60, "reason": "a test"}
+        change = {"mode": "emergency", "for_seconds": 600, "reason": "a test"}
         assert operator.put(f"{server.base_url}/-/shield/mode", json=change).status_code == 200
 
 

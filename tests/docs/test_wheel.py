@@ -1,4 +1,4 @@
-"""The wheel: all that runs is in it, and nothing else."""
+"""The wheel contains everything that runs, and nothing else."""
 
 from __future__ import annotations
 

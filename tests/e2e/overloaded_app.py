@@ -1,4 +1,4 @@
-"""An app that is easily asked for more than it can do, bare for ``shieldmw serve`` and behind the shield for others.
+"""An app that is easy to overload, bare for ``shieldmw serve`` and behind the shield for other servers.
 
 Its work blocks the event loop, or takes one of four connections of a pool; it waits instead of computing, so that what
 it can do is the same on a busy machine.

@@ -1,4 +1,4 @@
-"""Members behind an address where others forge, over real sockets: they are members, before and in an emergency."""
+"""Members who share an address with forgers, over real sockets: they stay members, also in an emergency."""
 
 from __future__ import annotations
 

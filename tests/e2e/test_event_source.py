@@ -35,11 +35,11 @@ def serving(tmp_path: Path, retry_after_s: int) -> Iterator[HttpServer]:
         yield server
 
 
-def put_mode(server: HttpServer, mode: str) -> None:
+def put_mode(server: HttpServer, mode: str, **more: int) -> None:
     """Flip the switch."""
     headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
     url = f"{server.base_url}/-/shield/mode"
-    assert httpx.put(url, headers=headers, json={"mode": mode}, timeout=TIMEOUT_S).status_code == 200
+    assert httpx.put(url, headers=headers, json={"mode": mode, **more}, timeout=TIMEOUT_S).status_code == 200
 
 
 def test_the_code_of_the_documents_comes_back(tmp_path: Path) -> None:
@@ -59,6 +59,38 @@ def test_the_code_of_the_documents_comes_back(tmp_path: Path) -> None:
             assert 1000 <= problem["retry_after_ms"] <= 1200
         put_mode(server, "normal")
         wait_until(lambda: heard()[-1] == "welcome", TIMEOUT_S, "the way back in", server.log)
+
+
+def test_nobody_is_sent_away_for_longer_than_the_emergency(tmp_path: Path) -> None:
+    """A guest without a seat is asked back when it ends, although SHIELD_RETRY_AFTER is longer."""
+    with serving(tmp_path, 300) as server:
+        put_mode(server, "emergency", for_seconds=40)
+        answer = httpx.get(f"{server.base_url}/live", timeout=TIMEOUT_S)
+    assert answer.status_code == 503
+    assert 5_000 <= answer.json()["retry_after_ms"] <= 40_000
+    assert 5 <= int(answer.headers["retry-after"]) <= 48
+
+
+LISTENERS = 8
+WAITS = """(count) => {
+  window.waits = [];
+  window.setTimeout = (_, wait_ms) => window.waits.push(wait_ms);
+  for (let i = 0; i < count; i++) listen("/live", { message() {} });
+}"""
+
+
+def test_listeners_refused_together_do_not_return_together(tmp_path: Path) -> None:
+    """The refusal's figure is the same for all; the code of the documents lengthens it by up to a fifth, at random."""
+    wait_s = 60
+    with serving(tmp_path, wait_s) as server, chromium_page() as page:
+        put_mode(server, "emergency")
+        page.goto(f"{server.base_url}/healthz")
+        page.add_script_tag(content=LISTEN_JS)
+        page.evaluate(WAITS, LISTENERS)
+        wait_until(lambda: page.evaluate("waits.length") == LISTENERS, TIMEOUT_S, "all refusals", server.log)
+        waits: list[float] = page.evaluate("waits")
+    assert len(set(waits)) > LISTENERS / 2
+    assert wait_s * 1000 <= min(waits) <= max(waits) <= wait_s * 1200
 
 
 def test_a_long_wait_is_kept_for_once_only(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Heads that are expensive to read, sent to real servers: other clients do not wait for them."""
+"""Request heads that are expensive to read, sent to real servers: other clients do not wait for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An app that a botnet asks for more than it can do: members first, the operator at once, nobody shed without need.
+"""An app overloaded by a botnet: members first, the operator at once, no request shed needlessly.
 
 Bounds are far from what a quiet machine does, and as far from what happens without the lane, which is measured beside
 it where that is the point.

@@ -1,4 +1,4 @@
-"""Behind a real nginx, and past it: whatever a client writes, it is one client, and nobody else."""
+"""Behind a real nginx, and around it: whatever a client sends, it stays the same one client."""
 
 from __future__ import annotations
 

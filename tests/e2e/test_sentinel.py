@@ -1,4 +1,4 @@
-"""A worker whose store is behind Sentinels: the master is replaced, and no visitor sees it."""
+"""A worker whose store is behind Sentinels: the master is replaced, and no client notices."""
 
 from __future__ import annotations
 

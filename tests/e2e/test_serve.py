@@ -1,4 +1,4 @@
-"""`shieldmw serve` as an operator has it: starts, stops, dies, comes back, and says what is wrong."""
+"""`shieldmw serve` as operators see it: it starts, stops, crashes, restarts, and reports errors."""
 
 from __future__ import annotations
 

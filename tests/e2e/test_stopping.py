@@ -1,4 +1,4 @@
-"""SIGTERM with a full house: who listens is told at once, and the seats are back before the server has drained."""
+"""SIGTERM with a full house: listeners are told at once, and seats are free before the server has drained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listeners who never read: they lose their seats like all others, and keep no server from ending."""
+"""Listeners that never read: they lose their seats like all others, and do not keep a server from stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the apps of all workers stand, as an operator sees it who asks one of them, calm and in a flood."""
+"""The load of all workers' apps as any one of them reports it, in calm and in a flood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the gate share: time that stands still, and stores and verifiers that misbehave for real."""
+"""Shared by the gate's tests: a fake clock, and real stores and verifiers that fail on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps keys fresh in the background: when it works, and what it says of failures."""
+"""The background refresher: when it runs, and what it logs of failures."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def test_failures_are_logged_when_they_begin_and_end(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.DEBUG, logger="shieldmw"):
         run(story())
     assert [record.message for record in caplog.records] == [
-        "keys cannot be refreshed, the last stay in force: away",
-        "keys can be refreshed again",
+        "keys: cannot be refreshed, keeping what is known and retrying: away",
+        "keys: refreshed again",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Two kinds of Redis server as processes: started, ended, killed. What they are used for is in `redis`."""
+"""Redis and Valkey as processes: started, stopped, killed. How tests use them is in `redis`."""
 
 from __future__ import annotations
 

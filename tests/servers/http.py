@@ -1,4 +1,4 @@
-"""A running HTTP server, whatever it is, and waiting until it serves."""
+"""A running HTTP server of any kind, and waiting until it serves."""
 
 from __future__ import annotations
 

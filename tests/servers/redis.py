@@ -1,4 +1,4 @@
-"""Redis and Valkey: real servers on a unix socket and a TCP port, with what a test may do to them."""
+"""Redis and Valkey: real servers on a unix socket and a TCP port, and what a test can do to them."""
 
 from __future__ import annotations
 

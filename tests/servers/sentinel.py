@@ -1,4 +1,4 @@
-"""Sentinels: one master with replicas, and three sentinels that replace it when it is gone."""
+"""Sentinels: one master with replicas, and three sentinels that replace it if it fails."""
 
 from __future__ import annotations
 

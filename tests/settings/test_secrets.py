@@ -1,4 +1,4 @@
-"""Secrets never reach a message: not the shield's, not those of tokens, not the store's password, no API key."""
+"""Secrets never reach a message: neither the shield's, nor those of tokens, the store's password or an API key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that are wrong together, or against each other: every problem is told, once and of the right variable."""
+"""Several wrong settings, or settings that conflict: each problem is reported once, for the right variable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs of stores that are several servers, taken apart."""
+"""Parsing the URLs of stores with several servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TCP proxy before a real server that harms connections on demand, and counts what passes through it."""
+"""A TCP proxy in front of a real server that breaks connections on demand, and counts what passes through it."""
 
 from __future__ import annotations
 

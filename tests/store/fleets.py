@@ -1,4 +1,4 @@
-"""What the tests of Cluster and Sentinel share: stores as the settings open them, and what a bucket must hold."""
+"""Shared by the tests of Cluster and Sentinel: stores opened as by the settings, and what a bucket must contain."""
 
 from __future__ import annotations
 

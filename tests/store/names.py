@@ -1,4 +1,4 @@
-"""A name that stands for one server and then for another, as a managed Redis has it at a failover."""
+"""A host name that moves from one server to another, as a managed Redis's does at a failover."""
 
 from __future__ import annotations
 

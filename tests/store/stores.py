@@ -1,4 +1,4 @@
-"""What the store tests share: limits and clients to charge, stores to open, and what lies in a server."""
+"""Shared by the store tests: limits and clients to charge, stores to open, and the contents of a server."""
 
 from __future__ import annotations
 

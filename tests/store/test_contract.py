@@ -1,4 +1,4 @@
-"""What every store promises, whichever it is: the one suite for all of them."""
+"""What every store promises: one suite for all of them."""
 
 from __future__ import annotations
 

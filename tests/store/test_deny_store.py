@@ -1,4 +1,4 @@
-"""A deny list that was lost is told again once; one that is there, be it empty, is kept."""
+"""A lost deny list is restored once; an existing one, even an empty one, is kept."""
 
 from __future__ import annotations
 

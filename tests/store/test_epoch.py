@@ -1,4 +1,4 @@
-"""The epoch: how workers that hear nothing learn that buckets were made full again."""
+"""The epoch: how workers that miss announcements learn that buckets were refilled."""
 
 from __future__ import annotations
 

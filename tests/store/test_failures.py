@@ -1,4 +1,4 @@
-"""A store that fails, on real servers: always a StoreError, within its budget, sent only once, and over in the end."""
+"""Store failures on real servers: always a StoreError, within the budget, sent only once, and recovered from."""
 
 from __future__ import annotations
 

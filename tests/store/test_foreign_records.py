@@ -1,4 +1,4 @@
-"""What somebody else wrote under our keys: told as such where it is read, and replaced by the next change."""
+"""Foreign data under our keys: reported where it is read, and replaced by the next change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server whose memory is full: what operators do works, seats are divided, and only buckets cannot be charged."""
+"""A server whose memory is full: operators' changes and seats still work, only buckets cannot be charged."""
 
 from __future__ import annotations
 

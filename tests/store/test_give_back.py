@@ -1,4 +1,4 @@
-"""give_back.lua: nothing that is given back lets more pass than the burst, and garbage in one bucket harms no other."""
+"""give_back.lua: giving back never admits more than the burst, and garbage in one bucket harms no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Key names: nothing a client says becomes part of one, and one request's buckets share a slot."""
+"""Key names: no text of a client becomes part of one, and one request's buckets share a slot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables with a version are copied by pages, and then only what has changed; the copy is what the store has."""
+"""Versioned tables are copied in pages, then only their changes; the copy equals the store's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mode in a real server: versions, two operators at once, a store that lost it, the audit, and being told."""
+"""The mode in a real server: versions, two operators at once, a store that lost it, the audit, announcements."""
 
 from __future__ import annotations
 

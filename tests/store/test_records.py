@@ -1,4 +1,4 @@
-"""Records as they are kept in the store, read when they are asked for."""
+"""Records as the store keeps them, parsed on demand."""
 
 from __future__ import annotations
 

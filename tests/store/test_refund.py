@@ -1,4 +1,4 @@
-"""refund.lua: a charge that was never spent goes back, and never so far that more could pass than the bucket holds."""
+"""refund.lua: an unspent charge is refunded, but never beyond a full bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rights of a store's user: those that the runbook gives are enough, and each that is missing is named."""
+"""The rights of a store's user: those in the runbook are enough, and each missing one is named."""
 
 from __future__ import annotations
 

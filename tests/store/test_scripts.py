@@ -1,4 +1,4 @@
-"""The scripts as files, and what their typed functions make of a reply."""
+"""The scripts as files, and how their typed functions parse replies."""
 
 from __future__ import annotations
 

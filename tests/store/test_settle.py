@@ -1,4 +1,4 @@
-"""settle.lua: what is owed moves any TAT, never beyond an empty bucket, and the key ends when that is full."""
+"""settle.lua: a debt advances the TAT, never beyond an empty bucket, and the key expires when it is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes with one call to a cluster, and what is taken in turn: the plan, and the calls that it makes."""
+"""Which charges share one call to a cluster, and which are taken one by one: the plan, and its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every bucket's key ends when the bucket is full again, never earlier: a key that is gone is a full bucket."""
+"""Every bucket's key expires when the bucket is full again, never earlier: a missing key is a full bucket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals in the log: one line for many, and no request can write a line of its own."""
+"""Refusals in the log: one line for many, and no request can forge a line."""
 
 from __future__ import annotations
 
@@ -157,4 +157,6 @@ def test_a_step_of_a_cut_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """An operator sees in the log how many had to leave, not who."""
     caplog.set_level(logging.INFO)
     RefusalLog().evicted(Evicted(ListenerClass.GUEST, 120))
-    assert [record.getMessage() for record in caplog.records] == ["120 live guests had to leave"]
+    RefusalLog().evicted(Evicted(ListenerClass.MEMBER, 1))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["120 live guests had to leave", "1 live member had to leave"]

@@ -309,7 +309,8 @@ class LiveStream:
         phase, self._phase = self._phase, Phase.OVER
         if phase in _ENDS_SOON:
             return False
-        goodbye = turned_away(self._goodbye, Reason.RESTARTING if self._seats.is_leaving else self._seat.why)
+        why = Reason.RESTARTING if self._seats.is_leaving else self._seat.why
+        goodbye = turned_away(self._goodbye, why, self._seats.retry_after_us)
         if phase is Phase.BEFORE:
             await self._replies.refuse(goodbye, self._scope, self._receive, self._send)
         elif phase is Phase.WEBSOCKET:

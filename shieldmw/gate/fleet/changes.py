@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from shieldmw.errors import NotPermitted
-from shieldmw.store.port import ModeRegister
+from shieldmw.store.port import ChangeFeed
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +17,8 @@ class ChangeListener:
 
     AGAIN_S = 1.0
 
-    def __init__(self, register: ModeRegister, heard: Callable[[str], None]) -> None:
-        self._register = register
+    def __init__(self, feed: ChangeFeed, heard: Callable[[str], None]) -> None:
+        self._feed = feed
         self._heard = heard
         self._task: asyncio.Task[None] | None = None
         self._told = False
@@ -37,7 +37,7 @@ class ChangeListener:
     async def _listen(self) -> None:
         while True:
             try:
-                async for change in self._register.changes():
+                async for change in self._feed.changes():
                     self._heard(change)
             except NotPermitted as error:
                 if not self._told:

@@ -58,6 +58,12 @@ class ModeWatch:
         return state.at(self.store_now_s())
 
     @property
+    def emergency_left_s(self) -> float:
+        """Seconds until an emergency ends by itself; 0 if there is none, or it has no end."""
+        until_s = self._state.until_s
+        return 0.0 if until_s is None or self.mode is Mode.NORMAL else max(0.0, until_s - self.store_now_s())
+
+    @property
     def state(self) -> ModeState:
         """The last change: the mode, its actor and its end time."""
         return self._state

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Literal
 
 from pydantic import SecretStr
 
-from shieldmw.core.address import UNIX_PEER, Networks
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode
-from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Rule
 from shieldmw.core.seats import Audience, Capacity
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
+from shieldmw.settings.table import written
 
 MASK = "********"
 
@@ -95,18 +92,4 @@ def _shown(name: str, value: object) -> str | None:
         return MASK
     if name in URLS_WITH_SECRETS:
         return masked_url(str(value))
-    return _text(value)
-
-
-def _text(value: object) -> str:
-    match value:
-        case Networks():
-            words = [str(network) for network in value.networks]
-            return ",".join([*words, UNIX_PEER] if value.unix else words)
-        case tuple():
-            return ",".join(_text(item) for item in value)
-        case bool():
-            return str(value).lower()
-        case PathPattern() | Rule():
-            return value.text if isinstance(value, PathPattern) else value.name
-    return str(value.value if isinstance(value, Enum) else value)
+    return written(value)

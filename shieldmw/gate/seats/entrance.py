@@ -102,7 +102,8 @@ class Entrance:
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
         if entry is not None:
             reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
-            wait_us = SEAT_DUE_US if entry.is_due or entry.is_vacating else 0
+            is_free_soon = entry.is_due or entry.is_vacating
+            wait_us = SEAT_DUE_US if is_free_soon else self.seats.retry_after_us if reason is Reason.NO_SEAT else 0
             refused = refused._replace(
                 reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket
             )

@@ -19,7 +19,7 @@ from shieldmw.core.decision import Reason
 from shieldmw.core.seats import LEASE_S
 from shieldmw.core.table import BoundedCache
 from shieldmw.gate.refresher import Refresher
-from shieldmw.store.port import ModeRegister
+from shieldmw.store.port import ChangeFeed
 
 from .ledger import Seat
 from .seats import Seats
@@ -84,7 +84,7 @@ class ClientStreams:
 
     def __init__(
         self,
-        register: ModeRegister,
+        feed: ChangeFeed,
         seats: Seats,
         caps: StreamCaps,
         takeovers: Takeovers,
@@ -92,7 +92,7 @@ class ClientStreams:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._takeovers = takeovers
-        self._register = register
+        self._feed = feed
         self._seats = seats
         self._caps = caps
         self._now_s = now_s
@@ -224,7 +224,7 @@ class ClientStreams:
         # Only messages that were sent are counted: after a failure the next one has the same number.
         text = f"{STREAMS}{self._seats.worker}:{self._number + 1} {','.join(map(_text, told))}"
         try:
-            await self._register.tell(text)
+            await self._feed.tell(text)
         except Exception:
             self._to_tell = batch | self._to_tell
             raise
@@ -267,7 +267,7 @@ class ClientStreams:
             return
         await self._refresher.stop()
         with suppress(Exception):  # the others forget this worker anyway when its lease ends
-            await self._register.tell(f"{STREAMS}{self._seats.worker}:{GOODBYE} ")
+            await self._feed.tell(f"{STREAMS}{self._seats.worker}:{GOODBYE} ")
 
 
 def _oldest_first(streams: Sequence[Seat]) -> Sequence[Seat]:

@@ -16,7 +16,7 @@ from itertools import islice
 from shieldmw.core.decision import Reason
 from shieldmw.core.table import BoundedCache
 from shieldmw.gate.refresher import Refresher
-from shieldmw.store.port import ModeRegister
+from shieldmw.store.port import ChangeFeed
 
 from .ledger import Seat
 from .seats import Seats
@@ -64,8 +64,8 @@ class SpentNumbers:
 class Takeovers:
     """Announces listeners that came back here, and ends the older streams of those that came back elsewhere."""
 
-    def __init__(self, register: ModeRegister, seats: Seats) -> None:
-        self._register = register
+    def __init__(self, feed: ChangeFeed, seats: Seats) -> None:
+        self._feed = feed
         self._seats = seats
         self.spent = SpentNumbers()
         self._back: dict[tuple[str, str], None] = {}
@@ -96,7 +96,7 @@ class Takeovers:
         taken = [f"{seat.ticket_id}:{seat.path}:{seat.back_ms}" for seat in found if seat is not None]
         try:
             if taken:
-                await self._register.tell(f"{TAKEN}{self._seats.worker} {','.join(taken)}")
+                await self._feed.tell(f"{TAKEN}{self._seats.worker} {','.join(taken)}")
         except Exception:
             self._back = dict.fromkeys(batch) | self._back
             raise

@@ -1,6 +1,6 @@
-"""The records of a drill's listeners: each stay in the room, each refusal at the door.
+"""The records of a drill's listeners: each stay, each refusal.
 
-Pure: no socket, no clock (times are seconds of one monotonic clock). It must not know the shield, nor who
+Pure: no socket, no clock (times are seconds of one monotonic clock). It must not know the shield, nor which listener
 deserved what.
 """
 

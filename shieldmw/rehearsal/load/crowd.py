@@ -1,7 +1,7 @@
 """The crowd of a drill, as data: groups of clients, their requests, and the phases with their pace.
 
-Pure: it must not know sockets or clocks, nor what any answer was. Another act is other data, not another
-branch.
+Pure: it must not know sockets or clocks, nor what any answer was. A different act is
+different data, not another branch.
 """
 
 from __future__ import annotations

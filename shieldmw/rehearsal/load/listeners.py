@@ -37,7 +37,7 @@ class Arrival:
 
 
 class Listeners:
-    """Runs all arrivals until it is cancelled; in ``audience``, listeners who are in then stay in.
+    """Runs all arrivals until it is cancelled; in ``audience``, listeners that are in at that moment stay in.
 
     ``elapsed_s`` returns the time of the act.
     """

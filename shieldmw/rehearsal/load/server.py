@@ -102,7 +102,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Server]:
-    """Start the server, and stop it in the end if nobody has."""
+    """Start the server, and stop it at the end if it still runs."""
     libc = ctypes.CDLL(None)
 
     def end_with_the_drill() -> None:

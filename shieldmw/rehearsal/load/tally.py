@@ -14,7 +14,7 @@ from typing import Final
 
 
 class Outcome(Enum):
-    """What became of one request."""
+    """The outcome of one request."""
 
     SERVED = "served"
     """The app answered with what was asked for (a status below 400)."""

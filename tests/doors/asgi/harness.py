@@ -1,4 +1,4 @@
-"""Drives an ASGI app with a script of messages and records all it does. Knows nothing of the shield's inside."""
+"""Drives an ASGI app with scripted messages and records everything it does. Knows nothing of the shield's internals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads that are dear to read: one for each place of a request that a client fills, as large as one likes."""
+"""Request heads that are expensive to read: one for each part that a client controls, of any size."""
 
 from __future__ import annotations
 

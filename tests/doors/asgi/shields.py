@@ -1,4 +1,4 @@
-"""The shields that an app is put behind to see that nothing changes for it."""
+"""The shields that an app is put behind to check that nothing changes for it."""
 
 from __future__ import annotations
 

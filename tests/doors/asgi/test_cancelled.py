@@ -1,4 +1,4 @@
-"""A client may go at every await: the shield stays usable, and nothing is charged twice."""
+"""A client may disconnect at any await: the shield stays usable, and nothing is charged twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a live response has ended, and that it does: with listeners who read nothing and apps that do not obey."""
+"""The end of live responses: when it counts, and that it comes, even with stalled readers and stubborn apps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A busy app behind the shield: what those hear who are shed, and what those find who are let in after a wait."""
+"""A busy app behind the shield: the answers to shed requests, and to those admitted after a wait."""
 
 from __future__ import annotations
 

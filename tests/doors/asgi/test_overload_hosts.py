@@ -1,4 +1,4 @@
-"""Apps of frameworks behind the lane: each favours a member over guests who have waited for longer."""
+"""Apps of several frameworks behind the lane: a member comes before guests that have waited longer."""
 
 from __future__ import annotations
 

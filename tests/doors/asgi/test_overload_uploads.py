@@ -1,4 +1,4 @@
-"""Requests with bodies and slow clients: who has lost the place in the app comes back through the lane."""
+"""Requests with bodies, and slow clients: a request that lost its place in the app comes back through the lane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lifespan protocol comes through unharmed, whatever an app makes of it."""
+"""The lifespan protocol passes through unchanged, however an app handles it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the app may read of the shield: `scope["shield"]`."""
+"""What the app can read from the shield: `scope["shield"]`."""
 
 from __future__ import annotations
 

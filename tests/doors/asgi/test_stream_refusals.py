@@ -1,4 +1,4 @@
-"""What an address hears that has all the live streams it may have."""
+"""The answer to an address that already has all the live streams it may have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live response that must leave: in every phase, whatever the app makes of being cancelled."""
+"""Evicting a live response: in every phase, however the app reacts to cancellation."""
 
 from __future__ import annotations
 

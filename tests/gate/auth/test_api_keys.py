@@ -1,4 +1,4 @@
-"""API keys: of the file and of the store, never more than a second old, and never gone because the store is."""
+"""API keys from the file and the store: at most a second out of date, and kept while the store is away."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ def test_while_the_store_is_away_the_last_table_stays(error: StoreError, caplog:
     with caplog.at_level(logging.WARNING, logger=REFRESHER):
         run(story())
     assert [record.message for record in caplog.records if record.name == REFRESHER] == [
-        f"API keys cannot be refreshed, the last stay in force: {error}",
-        "API keys can be refreshed again",
+        f"API keys: cannot be refreshed, keeping what is known and retrying: {error}",
+        "API keys: refreshed again",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Who is asking: what a credential was worth is remembered, and the host app's own word comes first."""
+"""Identification: results are cached by credential, and the host app's own check comes first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A share of the worker's time: what may be computed in it, whose turn it is, and how long anybody waits."""
+"""A share of the worker's time: how much may be computed, whose turn it is, and how long a wait may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The switch of one worker: latched whatever fails, over when its time has come."""
+"""The switch of one worker: latched whatever fails, and over at its end time."""
 
 from __future__ import annotations
 

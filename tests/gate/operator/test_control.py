@@ -1,4 +1,4 @@
-"""What an operator can do: every change counts on every worker, and every change is in the audit."""
+"""What an operator can do: every change applies on every worker, and is in the audit."""
 
 from __future__ import annotations
 

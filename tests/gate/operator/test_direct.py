@@ -1,4 +1,4 @@
-"""The switch of a process that is no worker: the rules of the workers, and nothing left behind."""
+"""The switch in a process that is not a worker: the same rules as in workers, and nothing left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the lane on an event loop share: a gatekeeper in virtual time, and what it has left behind."""
+"""Shared by the tests of the lane on an event loop: a gatekeeper in virtual time, and a check for leftovers."""
 
 from __future__ import annotations
 

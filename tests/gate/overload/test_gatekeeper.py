@@ -1,4 +1,4 @@
-"""The lane on an event loop: nobody is forgotten, nothing is left behind, whoever goes away and when."""
+"""The lane on an event loop: no request is forgotten and nothing left behind, whichever client leaves when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workers report how their apps stand, and an operator who asks any process hears of all."""
+"""Workers report the load of their apps, and an operator can read all reports from any process."""
 
 from __future__ import annotations
 

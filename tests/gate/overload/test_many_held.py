@@ -1,4 +1,4 @@
-"""Answers that are held longer where many are: however large the botnet, refusals take a small part of the worker."""
+"""Answers are held longer if many are held: however large the botnet, refusals cost little of the worker's time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits and who is shed: ranks, refusals, and what they cost; the gate asks before it charges."""
+"""Which requests wait and which are shed: ranks, refusals and their cost; the gate checks before it charges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator reads in the log of an overload: its beginning, how it goes on, and its end."""
+"""What the log says of an overload: its beginning, its course, and its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live room: tickets bring back, numbers keep the order, guests hear the truth. No call on a request's way."""
+"""Admission: tickets bring listeners back, numbers keep the order, guests get an honest answer; no call per request."""
 
 from __future__ import annotations
 

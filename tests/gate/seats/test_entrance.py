@@ -1,4 +1,4 @@
-"""What is known when a listener enters counts, not what was known when its request was decided."""
+"""What is known when a listener enters decides, not what was known at its request's decision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from shieldmw.core.api_keys import ApiKey, digest
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import Reason, Verdict
 from shieldmw.core.deny import DenyEntry
+from shieldmw.core.mode import Mode, ModeChange
 
 KEY = "shk_the-key"
 
@@ -35,6 +36,30 @@ def test_a_client_that_is_denied_after_the_decision_gets_no_seat() -> None:
             assert entry is None
             assert (refused.verdict, refused.reason) == (Verdict.REFUSED, Reason.DENY_LIST)
             assert 0 < refused.retry_after_us <= 600_000_000
+
+    run(story())
+
+
+def test_a_guest_is_asked_back_when_the_emergency_ends() -> None:
+    """The wait is what is left of it, but for its last seconds; in normal mode and without an end none is known."""
+
+    async def story() -> None:
+        clock = FakeClock()
+        store = memory_store(clock)
+        one = worker(store, clock, live_paths="/live", capacity=10)
+        asked = facts(path="/live")
+        decision = await one.gate.decide(asked)
+        assert one.seats.retry_after_us == 0
+        await one.mode_watch.set(ModeChange(Mode.EMERGENCY, "ops", for_s=60), None)
+        began_s = clock.now_s
+        for after_s, wait_s in ((0, 60), (18, 42), (58, 5)):
+            clock.now_s = began_s + after_s
+            refused, entry = one.entrance.enter(asked, decision, leave)
+            assert entry is None
+            assert (refused.reason, refused.retry_after_us) == (Reason.NO_SEAT, wait_s * 1_000_000)
+        clock.now_s = began_s + 60
+        assert one.mode_watch.mode is Mode.NORMAL
+        assert one.seats.retry_after_us == 0
 
     run(story())
 

@@ -1,4 +1,4 @@
-"""Streams of those who may no longer be here end, and their listeners are told why; all others go on."""
+"""Streams of clients that lost their right to be here end, and are told why; all others go on."""
 
 from __future__ import annotations
 

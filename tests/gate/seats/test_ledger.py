@@ -1,4 +1,4 @@
-"""Who has a seat on this worker: the order of favour, and a cut that takes it in ten steps."""
+"""The seats of this worker: the order of priority, and a cut in ten steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams of one client, fleet-wide: of a member the newest stay, of an address the oldest; with no call a listener."""
+"""Streams of one client, fleet-wide: a member keeps the newest, an address the oldest; no call per listener."""
 
 from __future__ import annotations
 

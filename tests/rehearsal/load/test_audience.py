@@ -1,4 +1,4 @@
-"""What listeners lived through: who was there when, and whether a line was missed."""
+"""The records of listeners: who was present when, and whether a line was missed."""
 
 from __future__ import annotations
 

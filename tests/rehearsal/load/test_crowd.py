@@ -1,4 +1,4 @@
-"""Phases and paces as data: when each lane of a client asks."""
+"""Phases and paces as data: when each lane of a client sends."""
 
 from __future__ import annotations
 

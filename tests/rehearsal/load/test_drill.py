@@ -1,4 +1,4 @@
-"""Real load over real sockets, against a small server of the test's own: what is counted is what happened."""
+"""Real load over real sockets, against a small server of the test's own: the counts are what happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listeners, probes and the operator over real sockets, against a small event of the test's own."""
+"""Listeners and probes over real sockets, against a small event of the test's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from aiohttp import web
 
 from shieldmw.rehearsal.load.listeners import Arrival, Listeners, refused, told_to_wait_s
-from shieldmw.rehearsal.load.operator import NotObeyed, Operator
 from shieldmw.rehearsal.load.propagation import Probes, Propagation
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -186,39 +185,3 @@ def test_a_door_that_was_never_open_proves_nothing() -> None:
         return web.json_response({"worker": "a"}) if request.method == "GET" else web.Response(status=503)
 
     assert probed(handler, workers=1).after_s(0.0) is None
-
-
-def test_the_operator_flips_and_is_told_when_it_ends() -> None:
-    """The token and the reason are sent; the end is put on the clock of the drill."""
-    seen: list[tuple[str, str, object]] = []
-
-    async def handler(request: web.BaseRequest) -> web.StreamResponse:
-        seen.append((f"{request.method} {request.path}", request.headers["Authorization"], await request.json()))
-        return web.json_response({"mode": "emergency", "now": 1000.5, "until": 1014.5})
-
-    async def use(port: int) -> None:
-        async with Operator(f"http://{HOST}:{port}/-/shield", "the token") as operator:
-            flip = await operator.emergency(14, "a flood")
-            assert flip.asked_s < flip.answered_s
-            assert flip.ends_s == flip.answered_s + 14
-
-    asyncio.run(served(handler, use))
-    body = {"mode": "emergency", "for_seconds": 14, "reason": "a flood"}
-    assert seen == [("PUT /-/shield/mode", "Bearer the token", body)]
-
-
-def test_an_operator_who_is_not_obeyed_says_what_came_back() -> None:
-    """No admin route here: the words of the answer, and no traceback of a client."""
-
-    async def handler(_request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(status=404, text="Not Found")
-
-    async def use(port: int) -> None:
-        async with Operator(f"http://{HOST}:{port}", "the token") as operator:
-            with pytest.raises(NotObeyed, match="GET /status was answered 404: Not Found"):
-                await operator.status()
-        async with Operator("http://127.0.0.1:1", "the token") as operator:
-            with pytest.raises(NotObeyed, match="PUT /mode got no answer"):
-                await operator.emergency(1, "nobody there")
-
-    asyncio.run(served(handler, use))

@@ -1,4 +1,4 @@
-"""A served process is started, waited for and stopped, and whatever goes wrong is said."""
+"""A served process is started, waited for and stopped, and every failure is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted, what the limits allow for it, and how long answers took. No clock: times are arguments."""
+"""The counts, what the limits allow, and latencies. No clock: times are arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The budget of a call: it ends what takes too long, and forgives once what this process was late by itself."""
+"""The budget of a call: it ends slow calls, and once makes up for time that this process itself was late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cluster and the sentinels of `servers`, and what such servers answer: on that the store is built."""
+"""What the clusters and sentinels of `servers` answer: the store relies on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not a bucket, in a Redis Cluster: the mode, seats, API keys, the deny list, and hearing of changes."""
+"""Everything except buckets in a Redis Cluster: the mode, seats, API keys, the deny list, announcements."""
 
 from __future__ import annotations
 

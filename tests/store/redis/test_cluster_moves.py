@@ -1,4 +1,4 @@
-"""Slots of a Redis Cluster on the move, and replicas that take over: nobody is refused, or let in, falsely."""
+"""Moving slots and failovers in a Redis Cluster: no request is wrongly refused or admitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nodes of a Redis Cluster: how they are found, and what a request is told while one is gone."""
+"""The nodes of a Redis Cluster: how they are found, and what happens to requests while one is down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways to a server, as SHIELD_REDIS_URL spells them."""
+"""Connections to a server, as SHIELD_REDIS_URL describes them."""
 
 from __future__ import annotations
 

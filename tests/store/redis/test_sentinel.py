@@ -1,4 +1,4 @@
-"""The store behind Sentinels: whoever is the master is charged, found anew when it is replaced, without a restart."""
+"""The store behind Sentinels: charges go to the current master, which is found again after a failover."""
 
 from __future__ import annotations
 

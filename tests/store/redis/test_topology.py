@@ -1,4 +1,4 @@
-"""Looking again in the background: one look at a time, not too often, and what it found out is told to all who wait."""
+"""Refreshing the topology in the background: one refresh at a time, not too often, with one result for all waiters."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""Client of the admin routes, for commands and the demo: one request, one answer, or an error of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import httpx
+
+from shieldmw.errors import ShieldError
+from shieldmw.settings.problems import masked_url
+
+
+class AdminError(ShieldError):
+    """The admin routes did not do what was asked; the message says why in one line."""
+
+
+class NotValid(AdminError):
+    """It cannot be done as it was asked."""
+
+
+class Unanswered(AdminError):
+    """No worker answered, or it could not do it now. Access through the store may still work."""
+
+
+class Overtaken(AdminError):
+    """The mode is no longer of the expected version; ``current`` is the status by now."""
+
+    def __init__(self, current: Mapping[str, Any]) -> None:
+        super().__init__("the mode is of another version by now")
+        self.current = current
+
+
+class AdminClient:
+    """The admin routes at a URL, or below ``path`` at the unix socket that ``unix:…`` names."""
+
+    def __init__(self, url: str, token: str, actor: str, *, patience_s: float, path: str = "") -> None:
+        self._url = url
+        self._patience_s = patience_s
+        is_socket = url.startswith("unix:")
+        self._base = f"http://localhost{path.rstrip('/')}" if is_socket else url
+        transport = httpx.HTTPTransport(uds=url.removeprefix("unix:")) if is_socket else None
+        try:
+            headers = {b"authorization": f"Bearer {token}".encode("ascii"), b"shield-actor": actor.encode()}
+        except UnicodeEncodeError:
+            raise NotValid("SHIELD_ADMIN_TOKEN has characters that no header can carry") from None
+        self._client = httpx.Client(headers=headers, timeout=patience_s, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def status(self) -> dict[str, Any]:
+        """The status of the fleet.
+
+        Raises:
+            AdminError: anything else came back, as from every method here.
+        """
+        return self._ask("GET", "/status")
+
+    def set_mode(self, body: Mapping[str, object], if_version: int | None = None) -> dict[str, Any]:
+        """Change the mode; the status of the fleet afterwards."""
+        headers = {} if if_version is None else {"if-match": f'"{if_version}"'}
+        return self._ask("PUT", "/mode", json=body, headers=headers)
+
+    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, self._base + path, **request)
+        except httpx.ReadTimeout:
+            doubt = "" if method == "GET" else " It may be done all the same: see 'shieldmw mode status'."
+            raise Unanswered(f"{self._url} did not answer within {self._patience_s:.0f} s.{doubt}") from None
+        except httpx.TransportError as error:
+            raise Unanswered(f"cannot reach {self._url}: {str(error) or type(error).__name__}") from None
+        except httpx.InvalidURL as error:
+            raise NotValid(f"'{masked_url(self._url)}' is not a URL: {error}") from None
+        answer = _json(response)
+        if response.status_code == 200 and "version" in answer:
+            return answer
+        raise _failure(response, answer, self._url)
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> AdminError:
+    """The error for an unsuccessful answer."""
+    status, title, detail = response.status_code, answer.get("title", ""), answer.get("detail", "")
+    if status == 422:
+        return NotValid(detail)
+    if status == 412 and detail:
+        return Overtaken(answer.get("current") or {})
+    if status == 503 and detail:  # the shield's own: neither a worker nor --direct can do it until the store is back
+        return AdminError(f"{title}: {detail} Bring the store back, then repeat the command.")
+    if not detail or status in (404, 405):
+        line = _not_ours(response, url)
+    elif status == 401:
+        line = f"wrong token: {url} does not know the SHIELD_ADMIN_TOKEN that is set here"
+    elif status == 429:
+        line = f"{title}: {detail} Try again in {response.headers.get('retry-after', 'some')} s."
+    else:
+        line = f"{title} ({status}): {detail}"
+    return (Unanswered if response.is_server_error else AdminError)(line)
+
+
+def _not_ours(response: httpx.Response, url: str) -> str:
+    if response.is_redirect:
+        location = masked_url(response.headers.get("location", "somewhere else"))
+        return f"{url} sends to {location}: use that as --url"
+    hint = "are there admin routes (SHIELD_ADMIN_TOKEN set on the server), and is the path right?"
+    return f"{url} is not the shield's (it answered {response.status_code}): {hint}"
