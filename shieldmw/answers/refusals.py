@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason
 from shieldmw.core.limits import US_PER_S
+from shieldmw.core.made import made
 from shieldmw.core.waiting import QueuePosition
 
 from .problems import Problem, problem_of, status_of
@@ -45,9 +46,6 @@ _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
 # last delay it received, and a goodbye sends a long one.
 RECONNECT_MS = 3000
 
-# Heads of a refusal that is given again, each with a wait of its own: rendering one costs more than all else.
-HEADS = 16
-
 _PROBLEM_JSON = b"application/problem+json"
 _HTML = b"text/html; charset=utf-8"
 
@@ -62,11 +60,20 @@ class RefusalLinks:
 
 
 class Answer(NamedTuple):
-    """A refusal as it is sent. Its ``heads`` differ in how long they ask the client to wait; any may be picked."""
+    """A refusal as it is sent."""
 
     status: int
-    heads: Sequence[Headers]
+    headers: Headers
     body: bytes
+
+
+class _Rendered(NamedTuple):
+    """An answer but for ``Retry-After``, since the wait is jittered each time."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    wait_s: float
 
 
 class RefusalAnswers:
@@ -97,29 +104,26 @@ class RefusalAnswers:
         title, seconds = problem_of(decision).title, self.jittered_s(self._wait_us(decision) / US_PER_S)
         return f"{title}; retry-after={seconds}" if seconds else title
 
-    def answer(self, decision: Decision, *, wants_html: bool) -> tuple[int, Headers, bytes]:
-        """Status, headers and body. JSON is cached in the decision, which may be given again."""
+    def answer(self, decision: Decision, *, wants_html: bool) -> Answer:
+        """The answer, with headers of its own; JSON is cached in the decision, which may be given again."""
         if wants_html:
             return self._page_for(decision)
         kept = decision.kept
         if kept:
-            status, heads, body = cast("Answer", kept[0])
-            return status, heads[int(len(heads) * self._jitter())], body
-        wait_us = self._wait_us(decision)
-        body = self._problem_json(decision, wait_us)
-        status, headers = status_of(decision), _headers(decision, _PROBLEM_JSON, body)
-        if kept is not None:
-            kept.append(Answer(status, [headers + self._retry_after(wait_us) for _ in range(HEADS)], body))
-        return status, headers + self._retry_after(wait_us), body
+            status, headers, body, wait_s = cast("_Rendered", kept[0])
+        else:
+            wait_us = self._wait_us(decision)
+            body = self._problem_json(decision, wait_us)
+            status, headers, wait_s = status_of(decision), _headers(decision, _PROBLEM_JSON, body), wait_us / US_PER_S
+            if kept is not None:
+                kept.append(_Rendered(status, headers, body, wait_s))
+        return made(Answer, (status, [*headers, *retry_after(self.jittered_s(wait_s))], body))
 
-    def _page_for(self, decision: Decision) -> tuple[int, Headers, bytes]:
+    def _page_for(self, decision: Decision) -> Answer:
         """A page for a browser, which shows the same wait as its header."""
         retry_after_s = self.jittered_s(self._wait_us(decision) / US_PER_S)
         body = self._html(problem_of(decision), decision, retry_after_s)
-        return status_of(decision), [*_headers(decision, _HTML, body), *retry_after(retry_after_s)], body
-
-    def _retry_after(self, wait_us: int) -> Headers:
-        return retry_after(self.jittered_s(wait_us / US_PER_S))
+        return Answer(status_of(decision), [*_headers(decision, _HTML, body), *retry_after(retry_after_s)], body)
 
     def jittered_s(self, wait_s: float) -> int:
         """Whole seconds, never less than the wait and at most a fifth more."""
@@ -133,9 +137,9 @@ class RefusalAnswers:
             return int(decision.place.poll_s * US_PER_S)
         if decision.reason in _AT_ONCE:
             return int(RESTART_RETRY_S * US_PER_S * (1 + RESTART_SPREAD * self._jitter()))
-        if decision.reason is Reason.NO_SEAT:
-            is_guest = decision.listener_class is ListenerClass.GUEST
-            return _at_most(decision, self._refusal_links.retry_after_s if is_guest else NO_PLACE_RETRY_S)
+        if decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY):
+            gets_a_number = decision.reason is Reason.NO_SEAT and decision.listener_class is not ListenerClass.GUEST
+            return _at_most(decision, NO_PLACE_RETRY_S if gets_a_number else self._refusal_links.retry_after_s)
         if decision.retry_after_us:
             return decision.retry_after_us
         return _WAITS_S.get(decision.reason, self._refusal_links.retry_after_s) * US_PER_S

@@ -163,7 +163,10 @@ class Gate:
     def _uncharged(self, facts: Facts, address_info: AddressInfo, plan: Plan, identity: Identity | None) -> Decision:
         """The decision on a request that no limit is charged for."""
         if plan.closed:
-            closed = Decision(Verdict.REFUSED, Reason.EMERGENCY, address_info.address, identity, mode=plan.mode)
+            address, wait_us = address_info.address, self._mode_watch.retry_after_us
+            closed = Decision(
+                Verdict.REFUSED, Reason.EMERGENCY, address, identity, retry_after_us=wait_us, mode=plan.mode
+            )
             return self.announce(facts, closed)
         reason = Reason.ALLOW_LIST if address_info.allowed else Reason.UNLIMITED
         return self.announce(facts, _passes(plan, address_info, identity, reason))

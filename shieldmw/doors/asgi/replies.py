@@ -42,7 +42,6 @@ class Replies:
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
         status, headers, body = self.answers.answer(decision, wants_html=_wants_html(scope))
-        headers = [*headers]  # a new list, since the servers and middleware that receive it may change it
         if decision.signed_ticket is not None:
             headers += _place_cookie(decision, scope)
         if self._cors is not None:

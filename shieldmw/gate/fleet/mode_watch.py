@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
 from shieldmw.gate.refresher import Refresher
@@ -18,6 +19,9 @@ POLL_S = 1.0
 
 # By how much the store's clock may shift, beyond what a slow answer explains, before it counts as a step.
 STEP_S = 0.25
+
+# Shortest wait of clients that are turned away until an emergency ends: the last ones should not all return at once.
+SOONEST_RETRY_S = 5.0
 
 
 class ModeWatch:
@@ -58,10 +62,12 @@ class ModeWatch:
         return state.at(self.store_now_s())
 
     @property
-    def emergency_left_s(self) -> float:
-        """Seconds until an emergency ends by itself; 0 if there is none, or it has no end."""
+    def retry_after_us(self) -> int:
+        """When to come back to a fleet that turns clients away: when the emergency ends; 0 if it does not by itself."""
         until_s = self._state.until_s
-        return 0.0 if until_s is None or self.mode is Mode.NORMAL else max(0.0, until_s - self.store_now_s())
+        if until_s is None or self.mode is Mode.NORMAL:
+            return 0
+        return int(max(until_s - self.store_now_s(), SOONEST_RETRY_S) * US_PER_S)
 
     @property
     def state(self) -> ModeState:

@@ -14,7 +14,6 @@ from secrets import token_hex
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
-from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
 from shieldmw.gate.events import Evicted, Observer
@@ -40,9 +39,6 @@ MOST_ASKING = 4096
 
 # Interval between two steps of a cut.
 STEP_S = 1.0
-
-# Shortest wait of listeners that are turned away until an emergency ends: the last ones should not all return at once.
-SOONEST_RETRY_S = 5.0
 
 # Reported where capacity is unlimited, so that the fleet is counted all the same.
 UNLIMITED = Capacity(2**31, 2**31)
@@ -159,8 +155,7 @@ class Seats:
     @property
     def retry_after_us(self) -> int:
         """When to come back to a fleet that turns listeners away: at the end of the emergency; 0 if there is none."""
-        left_s = self._mode_watch.emergency_left_s
-        return int(max(left_s, SOONEST_RETRY_S) * US_PER_S) if left_s else 0
+        return self._mode_watch.retry_after_us
 
     def pace_s(self, least_s: float) -> float:
         """The shortest interval between two messages of this worker: ``least_s``, longer in a large fleet."""
