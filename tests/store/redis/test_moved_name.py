@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from redis.exceptions import ResponseError
 
 from servers import RedisKind, RedisServer, redis_server
 from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.redis import connection as store_redis
+from shieldmw.store.redis.failures import failure_of
 from store.fleets import listening, until
 from store.names import becomes_a_replica, named
 from store.stores import AMPLE_S, calls, one, opened, run, slow_limit, take
@@ -132,6 +132,6 @@ def test_a_listener_leaves_a_server_that_falls_silent(
 )
 def test_answers_that_mean_not_now(text: str, nothing_done: bool) -> None:
     """Also as servers before version 7 quote them."""
-    error = store_redis._failure(ResponseError(text))
+    error = failure_of(text)
     assert isinstance(error, StoreError)
     assert isinstance(error, NotApplied) is nothing_done
