@@ -231,6 +231,53 @@ def test_a_late_loop_is_forgiven_once(loop: Loop) -> None:
     run_on(loop, work())
 
 
+# --- leaving a server that may have been replaced
+
+
+@EVERY_LOOP
+def test_a_server_is_left_after_the_round_trip(loop: Loop) -> None:
+    """Not in the middle of it: what else it answers holds."""
+
+    async def replica(peer: Peer) -> None:
+        await peer.shake_hands()
+        commands = await peer.commands(3)
+        await peer.send(bulk(b"0") + b"-READONLY You can't write against a read only replica.\r\n")
+        await asyncio.sleep(0)
+        await peer.send(bulk(commands[2][-1]))
+        assert await peer.ended()
+
+    async def work() -> None:
+        async with scripted(replica, echoes) as (server, url), connected(url) as connection:
+            first, error, last = await asyncio.gather(*all_of(connection, 3), return_exceptions=True)
+            assert (first, last) == (b"0", b"2")
+            assert isinstance(error, NotApplied)
+            for number in range(3):
+                assert await echo(connection, number) == str(number).encode()
+            assert server.connections == 2
+
+    run_on(loop, work())
+
+
+@EVERY_LOOP
+def test_a_server_that_is_left_and_fails_is_left_once(loop: Loop) -> None:
+    """The connection after it stays."""
+
+    async def replica(peer: Peer) -> None:
+        await peer.shake_hands()
+        await peer.commands(2)
+        await peer.send(b"-READONLY You can't write against a read only replica.\r\n")
+
+    async def work() -> None:
+        async with scripted(replica, echoes) as (server, url), connected(url) as connection:
+            errors = await asyncio.gather(*all_of(connection, 2), return_exceptions=True)
+            assert [type(error) for error in errors] == [NotApplied, StoreUnavailable]
+            for number in range(3):
+                assert await echo(connection, number) == str(number).encode()
+            assert server.connections == 2
+
+    run_on(loop, work())
+
+
 # --- the end
 
 
