@@ -80,6 +80,8 @@ class Peer:
 
     async def send(self, data: bytes) -> None:
         """Send it, and let the other side read."""
+        if self._writer.transport.is_closing():  # for which uvloop has an error of its own
+            raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
 

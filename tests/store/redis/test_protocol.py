@@ -47,7 +47,7 @@ def test_replies_of_any_size_on_every_kind_of_connection(tls_server: RedisServer
 @EVERY_LOOP
 @pytest.mark.parametrize("way", ["url", "tcp_url", "tls_url"])
 def test_cancelled_calls_shift_no_replies(tls_server: RedisServer, loop: Loop, way: str) -> None:
-    """Of ten thousand calls cancelled at any point; the connection stays the same one."""
+    """Two thousand of them, cancelled at any point; the connection stays the same one."""
     chance = random.Random(20261127)
 
     async def cancel_later(task: asyncio.Task[bytes], turns: int) -> None:
@@ -59,7 +59,7 @@ def test_cancelled_calls_shift_no_replies(tls_server: RedisServer, loop: Loop, w
         cancelled = answered = 0
         async with connected(getattr(tls_server, way)) as connection:
             before = await connection.command("CLIENT", "ID")
-            while cancelled < 10_000:
+            while cancelled < 2_000:
                 texts = [f"{answered} {number}" for number in range(200)]
                 tasks = [asyncio.create_task(echo(connection, text)) for text in texts]
                 hit = [cancel_later(task, chance.randrange(20)) for task in chance.sample(tasks, 150)]
@@ -70,7 +70,7 @@ def test_cancelled_calls_shift_no_replies(tls_server: RedisServer, loop: Loop, w
                     else:
                         assert result == text.encode()
                         answered += 1
-            assert answered > 1000
+            assert answered > 200
             assert await connection.command("CLIENT", "ID") == before
 
     run_on(loop, work())
