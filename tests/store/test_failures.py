@@ -343,8 +343,8 @@ def test_a_reset_is_unavailable_and_not_retried(server: RedisServer, harm: Calla
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def test_a_reset_while_nobody_waits_is_unavailable(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """Something on the way forgets idle connections: the next call fails, whatever a loop calls that, and ends."""
+def test_a_reset_while_nobody_waits_fails_nothing(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Something on the way forgets idle connections: the next call opens another."""
     forgets = threading.Event()
 
     def serve(listening: socket.socket) -> None:
@@ -363,8 +363,6 @@ def test_a_reset_while_nobody_waits_is_unavailable(loop: Callable[[], asyncio.Ab
             await connection.command("PING")
             forgets.set()
             await asyncio.sleep(0.1)
-            with pytest.raises(StoreUnavailable):
-                await connection.command("PING")
             assert await connection.command("PING") == b"OK"
         await connection.aclose()
 

@@ -1,47 +1,89 @@
-"""The time budget of a call: bounds the wait for the store, not counting delays of this process itself."""
+"""The time that the store may take. A delay of this process itself does not count: the reply may be there, unread."""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
-# Lateness of a timer from which on the event loop counts as blocked: the reply may have arrived, unread.
+# Lateness of a timer from which on the event loop counts as blocked.
 LATE_S = 0.005
 
+# Shortest delay: uvloop rounds them to milliseconds, and without one the loop would spin.
+TICK_S = 0.001
 
-class Budget:
-    """Ends the block after ``seconds``. If the loop itself was late, the block gets that much longer, once.
 
-    A class rather than a generator, for speed: it wraps every call to the store.
+class Deadline:
+    """Calls ``expired`` ``seconds`` after ``start``, unless ``stop`` comes first. If the loop itself was late then, it
+    waits that much longer, once, and not longer than ``seconds``.
+
+    ``stop`` does not cancel the timer but leaves it to the next ``start``, so few of those need a new one.
+    """
+
+    __slots__ = ("_at_s", "_expired", "_extended", "_seconds", "_timer")
+
+    def __init__(self, seconds: float, expired: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._expired = expired
+        self._at_s: float | None = None
+        self._extended = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and neither stopped nor expired."""
+        return self._at_s is not None
+
+    def start(self) -> None:
+        """Start, or start again."""
+        self._at_s = asyncio.get_running_loop().time() + self._seconds
+        self._extended = False
+        if self._timer is None:
+            self._arm(self._seconds)
+
+    def stop(self) -> None:
+        """Do not expire."""
+        self._at_s = None
+
+    def close(self) -> None:
+        """Stop, and leave no timer behind."""
+        self._at_s = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, delay_s: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._ring)
+
+    def _ring(self) -> None:
+        """Expire, or wait for what is left: the timer is that of an earlier start, or the loop was late."""
+        self._timer = None
+        if self._at_s is None:
+            return
+        late_s = asyncio.get_running_loop().time() - self._at_s
+        if late_s < 0:
+            self._arm(max(-late_s, TICK_S))
+        elif late_s > LATE_S and not self._extended:
+            self._extended = True
+            more_s = min(late_s, self._seconds)
+            self._at_s += late_s + more_s
+            self._arm(more_s)
+        else:
+            self._at_s = None
+            self._expired()
+
+
+@asynccontextmanager
+async def budget(seconds: float) -> AsyncGenerator[None]:
+    """End the block once its ``Deadline`` expires.
 
     Raises:
         TimeoutError: the budget is used up.
     """
-
-    __slots__ = ("_deadline_s", "_limit", "_loop", "_seconds", "_timer")
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    async def __aenter__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._limit = asyncio.timeout(None)
-        await self._limit.__aenter__()
-        self._deadline_s = self._loop.time() + self._seconds
-        self._timer = self._loop.call_at(self._deadline_s, self._spent)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        await self._limit.__aexit__(kind, error, trace)
-
-    def _spent(self) -> None:
-        late_s = self._loop.time() - self._deadline_s
-        if late_s > LATE_S:
-            self._timer = self._loop.call_later(min(late_s, self._seconds), self._end)
-        else:
-            self._end()
-
-    def _end(self) -> None:
-        self._limit.reschedule(self._loop.time())
+    async with asyncio.timeout(None) as limit:
+        deadline = Deadline(seconds, lambda: limit.reschedule(asyncio.get_running_loop().time()))
+        deadline.start()
+        try:
+            yield
+        finally:
+            deadline.close()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from shieldmw.errors import StoreError, StoreUnavailable
 
-from .budget import Budget
+from .budget import budget
 
 
 class TopologyRefresher:
@@ -44,7 +44,7 @@ class TopologyRefresher:
         """
         refreshing = self._begin()
         try:
-            async with Budget(self._within_s):
+            async with budget(self._within_s):
                 # Shielded: a request that is cancelled while waiting must not end it for the others.
                 error = await asyncio.shield(refreshing)
         except TimeoutError:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from redis.exceptions import ResponseError
 
 from servers import RedisKind, RedisServer, redis_server
-from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
+from shieldmw.errors import NotApplied, StoreUnavailable
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.redis import connection as store_redis
 from store.fleets import listening, until
@@ -117,21 +116,3 @@ def test_a_listener_leaves_a_server_that_falls_silent(
             await until(lambda: heard.count("") == 2, "the subscription there")
 
     run(work())
-
-
-@pytest.mark.parametrize(
-    ("text", "nothing_done"),
-    [
-        ("MISCONF Redis is configured to save RDB snapshots", True),
-        ("BUSY Redis is busy running a script", True),
-        ("NOREPLICAS Not enough good replicas to write.", True),
-        ("Error running script (call to f_1): @user_script:14: -OOM command not allowed", True),
-        ("Error running script (call to f_1): @user_script:14: -READONLY You can't write", True),
-        ("WRONGTYPE Operation against a key", False),
-    ],
-)
-def test_answers_that_mean_not_now(text: str, nothing_done: bool) -> None:
-    """Also as servers before version 7 quote them."""
-    error = store_redis._failure(ResponseError(text))
-    assert isinstance(error, StoreError)
-    assert isinstance(error, NotApplied) is nothing_done

@@ -1,0 +1,86 @@
+"""Translates the errors of servers and of redis-py into ours, in this one place."""
+
+from __future__ import annotations
+
+import re
+
+from redis import exceptions as redis_errors
+
+from shieldmw.errors import NotApplied, NotPermitted, StoreError, StoreUnavailable
+
+from .calls import Asked, ClusterDown, Moved, Redirected, TryAgain
+
+# Codes that mean "not now" rather than "never". Before Redis 7 an error in a script is quoted in another error.
+_NOT_NOW = re.compile(r"(?:^|: -)(BUSY|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOREPLICAS|OOM|READONLY|CLUSTERDOWN) ")
+
+# Codes of a server that may have been replaced: it is a replica now, its master or replicas are away, its cluster is
+# down, it has just started, or it has a password now.
+_REPLACED = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOAUTH", "NOREPLICAS", "READONLY")
+
+# What redis-py raises where the server is away. RuntimeError is uvloop's for a connection that is closed.
+_AWAY = (
+    OSError,
+    RuntimeError,
+    TimeoutError,
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.MasterDownError,
+)
+
+
+class ScriptForgotten(StoreError):
+    """NOSCRIPT: the server does not know the script, and did nothing."""
+
+
+# Codes with an exception of their own.
+_KINDS: dict[str, type[StoreError]] = {"NOSCRIPT": ScriptForgotten, "TRYAGAIN": TryAgain, "CLUSTERDOWN": ClusterDown}
+
+
+def failure_of(reply: str) -> StoreError:
+    """The exception for an error that a server answers; its code is the first word."""
+    code = reply.partition(" ")[0]
+    if code in ("MOVED", "ASK"):
+        return _redirection(Moved if code == "MOVED" else Asked, reply)
+    if "NOPERM " in reply:  # also if it aborts a transaction
+        return NotPermitted(reply)
+    if code in _KINDS:
+        return _KINDS[code](reply)
+    return NotApplied(reply) if _NOT_NOW.search(reply) else StoreError(reply)
+
+
+def of_one_replaced(reply: str) -> bool:
+    """Whether an error is that of a server that may have been replaced by another."""
+    found = _NOT_NOW.search(reply)
+    return found is not None and found[1] in _REPLACED
+
+
+def text_of(error: BaseException) -> str:
+    """What our exception says of another."""
+    return f"{type(error).__name__} {error}".strip()
+
+
+def _redirection(kind: type[Redirected], reply: str) -> StoreError:
+    try:
+        _code, _slot, address = reply.split(" ")
+        host, _, port = address.rpartition(":")
+        return kind(reply, host, int(port))
+    except ValueError:
+        return StoreError(reply)
+
+
+class _Translated:
+    """Translates the exceptions of redis-py."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _AWAY):
+            raise StoreUnavailable(text_of(error)) from error
+        if isinstance(error, redis_errors.NoPermissionError):
+            raise NotPermitted(text_of(error)) from error
+        if isinstance(error, redis_errors.RedisError):
+            raise StoreError(text_of(error)) from error
+
+
+TRANSLATED = _Translated()

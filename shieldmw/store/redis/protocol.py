@@ -1,0 +1,121 @@
+"""Speaks RESP 2 over an open connection: commands go out, and their replies come back in the same order.
+
+Knows nothing of connecting, of time, or of what commands and replies mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hiredis import PushNotification, Reader, pack_command
+
+from shieldmw.errors import StoreError, StoreUnavailable
+
+from .calls import Command
+from .failures import text_of
+
+_INCOMPLETE = object()
+
+
+class Call:
+    """Commands to be sent one after the other, and the future of their replies: errors are replies as well.
+
+    Raises:
+        StoreError: an argument cannot be sent.
+    """
+
+    __slots__ = ("expected", "packed", "replies")
+
+    def __init__(self, commands: Sequence[Command], replies: asyncio.Future[list[Any]]) -> None:
+        try:
+            self.packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # of any length
+        except (TypeError, UnicodeError) as error:
+            raise StoreError(text_of(error)) from error
+        self.expected = len(commands)
+        self.replies = replies
+
+    def fail(self, error: StoreError) -> None:
+        """End with an error, a copy for each call: raising adds to its traceback."""
+        if not self.replies.done():
+            self.replies.set_exception(type(error)(*error.args))
+
+
+class ReplyProtocol(asyncio.Protocol):
+    """Sends groups of calls, one after the other, and completes each call as its replies come.
+
+    Calls ``answered`` when all calls of a group have been, and ``failed`` when the connection cannot be used any more:
+    it is lost, or what the server sent is no reply, or none to what was asked. The replies to a group are not bounded
+    in size, only by the time that the caller waits before it closes. ``error_of`` makes an exception of an error reply.
+    """
+
+    def __init__(
+        self,
+        *,
+        answered: Callable[[], None],
+        failed: Callable[[StoreError], None],
+        error_of: Callable[[str], StoreError],
+    ) -> None:
+        self._answered = answered
+        self._failed = failed
+        self._reader = Reader(replyError=error_of, notEnoughData=_INCOMPLETE)
+        self._calls: deque[Call] = deque()
+        self._replies: list[Any] = []  # to the first of the calls
+        self._writer: asyncio.StreamWriter | None = None
+
+    def take_over(self, writer: asyncio.StreamWriter) -> None:
+        """Speak over a stream from now on. It is kept, since it closes its transport when it is deleted."""
+        self._writer = writer
+        writer.transport.set_protocol(self)
+
+    def send(self, calls: Sequence[Call]) -> None:
+        """Send a group, which was packed before. The former one must have been answered."""
+        assert self._writer is not None
+        self._calls.extend(calls)
+        self._writer.transport.write(b"".join([call.packed for call in calls]))
+
+    def close(self) -> list[Call]:
+        """Close at once, and return the calls that were not answered. What has not left yet is not sent."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._writer = None
+        unanswered = list(self._calls)
+        self._calls.clear()
+        return unanswered
+
+    def data_received(self, data: bytes) -> None:
+        """Complete the calls that are answered by what has come so far."""
+        try:
+            self._reader.feed(data)
+            self._complete()
+        except Exception as error:  # no reply, or one that Python cannot hold: nobody may wait for ever
+            self._fail(StoreError(text_of(error)))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail, unless we have closed it."""
+        self._fail(StoreUnavailable("the server closed the connection" if error is None else text_of(error)))
+
+    def _complete(self) -> None:
+        calls = self._calls
+        while calls:
+            reply = self._reader.gets()
+            if reply is _INCOMPLETE:
+                return
+            if type(reply) is PushNotification:
+                break
+            self._replies.append(reply)
+            if len(self._replies) == calls[0].expected:
+                call = calls.popleft()
+                if not call.replies.done():
+                    call.replies.set_result(self._replies)
+                self._replies = []
+        if calls or self._reader.has_data():
+            self._fail(StoreError("the server sent what was not asked for"))
+        else:
+            self._answered()
+
+    def _fail(self, error: StoreError) -> None:
+        if self._writer is not None:
+            self._failed(error)
