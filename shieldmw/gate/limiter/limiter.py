@@ -87,7 +87,8 @@ class FleetLimiter:
     def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
         """Ask the store, with a prefetch for a hot client."""
         charges = requester.charges()
-        prefetch = self._leases.prefetch(requester, charges, now_us)
+        # While the store is away debts are due: what it says of a bucket next is too good to be leased.
+        prefetch = 0 if self._store.is_away else self._leases.prefetch(requester, charges, now_us)
         return self._ask(requester, made(TakeRequest, (charges, prefetch)))
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
