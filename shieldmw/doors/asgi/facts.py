@@ -73,22 +73,27 @@ class FactsReader:
         for line in lines:
             if line[0] in names:
                 headers.append(line)
-        # Most requests of a flood show nothing but where they come from; they should cost little.
         methods, query = _KNOWN_METHODS.get(scope.get("method", "GET")), scope.get("query_string")
-        if methods is None or len(headers) > 1 or self._authenticate is not None:
+        if methods is None or self._authenticate is not None:
             return self._facts(scope, query or b"", headers)
         if query and (self._token_query is not None or _TICKET_NAME in query):
             return self._facts(scope, query, headers)
+        # Most requests show where they come from and a token, or less than that; they should cost little.
         forwarded: tuple[str, ...] = ()
-        if headers:
-            ((name, value),) = headers
-            if name != self._forwarded or name == self._token_header:
+        credential: str | None = None
+        for name, value in headers:
+            if name == self._forwarded and not forwarded and name != self._token_header:
+                forwarded = (value[-LONGEST_HEADER:].decode("latin-1"),)
+            elif name == self._token_header and credential is None and name != self._forwarded:
+                credential = self._presented(value[:LONGEST_TOKEN_LINE].decode("latin-1"))
+                if credential is None:
+                    return self._facts(scope, query or b"", headers)
+            else:
                 return self._facts(scope, query or b"", headers)
-            forwarded = (value[-LONGEST_HEADER:].decode("latin-1"),)
         client, path, root_path = scope.get("client"), scope["path"], scope.get("root_path", "")
         peer = client[0] or None if client else None  # on a unix socket granian's is ''
         route_path = below_root(path, root_path) if root_path else path
-        return made(Facts, (peer, path, route_path, methods, root_path, False, forwarded, None, None, None))
+        return made(Facts, (peer, path, route_path, methods, root_path, False, forwarded, credential, None, None))
 
     def _with_too_many_lines(self, scope: Scope) -> Facts:
         """The facts of a head whose last lines are not read, except for the proxies' header."""

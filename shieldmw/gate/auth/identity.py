@@ -118,7 +118,7 @@ class Identifier:
         credential = facts.credential
         if credential is None:
             return GUEST if facts.authenticate is None else None
-        if not (facts.authenticate or self._api_keys or self._tokens):
+        if self._tokens is None and facts.authenticate is None and not self._api_keys:
             return GUEST
         return self._recalled(self._digest(credential))
 
