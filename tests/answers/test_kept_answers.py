@@ -17,7 +17,7 @@ from doors.asgi.shields import part, start
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.answers.problems import status_of, turned_away
 from shieldmw.answers.rate_limit import limit_headers
-from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
+from shieldmw.answers.refusals import HEADS, RefusalAnswers, RefusalLinks
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict, combine, nearest
@@ -70,8 +70,9 @@ def alone(wait_us: int, scope: Scope) -> list[Message]:
     wants_html = HTML[0] in scope["headers"]
     replies = Replies(RefusalAnswers(LINKS, jitter=lambda: 0.5))
     decision = refused(wait_us)._replace(kept=None)
-    _, headers, body, wait_s = replies.answers.answer(decision, wants_html=wants_html)
-    headers = [*headers, *([(b"retry-after", b"%d" % replies.answers.jittered_s(wait_s))] if wait_s else [])]
+    status, headers, body = replies.answers.answer(decision, wants_html=wants_html)
+    assert status == 429
+    assert (b"retry-after", b"%d" % replies.answers.jittered_s(decision.retry_after_us / US_PER_S)) in headers
     assert (b"content-length", b"%d" % len(body)) in headers
     assert body.startswith(b"<!doctype html>" if wants_html else b"{")
     kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
@@ -113,7 +114,8 @@ def test_a_refusal_without_a_wait_keeps_its_headers_too() -> None:
 
 def test_each_answer_has_its_own_jitter() -> None:
     """Those who share a refusal do not come back together."""
-    jitters = iter([0.0, 0.75, 0.25])
+    of_heads = [number / HEADS for number in range(HEADS)]
+    jitters = iter([*of_heads, 0.0, 0.75, 0.25])
     replies, shared = Replies(RefusalAnswers(LINKS, jitter=lambda: next(jitters))), refused(100 * US_PER_S)
 
     async def waits() -> list[str]:
