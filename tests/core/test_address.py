@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from core.addresses import PREFIXES, clients_at, packed
-from shieldmw.core.address import Networks, client_address, locate, parse_address, parse_networks
+from shieldmw.core.address import (
+    Addressing,
+    IPNetwork,
+    Networks,
+    client_address,
+    locate,
+    parse_address,
+    parse_networks,
+)
 from shieldmw.core.bounds import LONGEST_HEADER
-from shieldmw.core.client import address_text
+from shieldmw.core.client import Prefixes, address_text
 
 XFF = "x-forwarded-for"
 HEADERS = [XFF, "forwarded", "cf-connecting-ip"]
@@ -347,3 +355,55 @@ def test_how_an_address_was_found_is_told(
     located = locate(peer, forwarded, TRUSTED, XFF)
     assert (located.is_fallback, located.is_unreadable) == (is_fallback, is_unreadable)
     assert located.address == client_address(peer, forwarded, TRUSTED, XFF)
+
+
+networks = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).flatmap(
+    lambda address: st.integers(0, address.max_prefixlen).map(lambda bits: ip_network((address, bits), strict=False))
+)
+
+
+@given(
+    st.lists(networks, max_size=4).map(tuple),
+    st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
+    st.booleans(),
+    st.integers(0, 128),
+)
+def test_networks_hold_what_the_standard_library_says(
+    found: tuple[IPNetwork, ...], address: IPv4Address | IPv6Address, unix: bool, bits: int
+) -> None:
+    """Of random networks, and one around the address itself or just beside it."""
+    around = ip_network((address, min(bits, address.max_prefixlen)), strict=False)
+    for listed in (found, (*found, around)):
+        networks = Networks(listed, unix=unix)
+        for number in (int(address), int(around.network_address), int(around.broadcast_address)):
+            for beside in (number - 1, number, number + 1):
+                if 0 <= beside < 2**address.max_prefixlen:
+                    other = type(address)(beside)
+                    assert (other.packed in networks) is any(other in network for network in listed)
+        assert (None in networks) is unix
+
+
+@given(st.lists(networks, max_size=4).map(tuple))
+def test_ipv4_networks_as_numbers(found: tuple[IPNetwork, ...]) -> None:
+    """Each by its shift and prefix; those of IPv6 are not among them."""
+    assert [IPv4Network((prefix << shift, 32 - shift)) for shift, prefix in Networks(found).ipv4] == [
+        network for network in found if network.version == 4
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "header", "is_plain"),
+    [
+        pytest.param(32, XFF, True, id="an-address-alone-is-a-header-of-one-hop"),
+        pytest.param(32, "cf-connecting-ip", True, id="or-all-of-it"),
+        pytest.param(24, XFF, False, id="an-address-is-no-client"),
+        pytest.param(32, "forwarded", False, id="addresses-are-written-in-another-way"),
+        pytest.param(32, CLOUDFRONT, False, id="a-port-follows"),
+    ],
+)
+def test_where_a_header_of_one_address_is_its_client(prefix: int, header: str, is_plain: bool) -> None:
+    """Where that is so, the address is read without further ado; and then it is the one that is located."""
+    assert Addressing(TRUSTED, header, Prefixes(prefix, 64)).is_plain is is_plain
+    found = locate(PROXY, (CLIENT,), TRUSTED, header)
+    is_named = not found.is_fallback and found.address == packed(CLIENT)
+    assert (is_named and Prefixes(prefix, 64).cut(found.address) == (packed(CLIENT), None)) is is_plain

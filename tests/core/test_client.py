@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 from hypothesis import given
@@ -149,3 +150,52 @@ def test_an_identity_cannot_be_changed() -> None:
     identity = Identity("alice")
     with pytest.raises(FrozenInstanceError):
         identity.listener_class = ListenerClass.HOST  # type: ignore[misc]
+
+
+@given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(8, 32), st.integers(16, 128))
+def test_a_client_is_the_network_of_its_address(
+    address: IPv4Address | IPv6Address, ipv4_prefix: int, ipv6_prefix: int
+) -> None:
+    """As the standard library cuts it; the site around it is a /56, where that is wider."""
+    prefixes = Prefixes(ipv4_prefix, ipv6_prefix)
+    own = ip_network((address, ipv4_prefix if address.version == 4 else ipv6_prefix), strict=False)
+    site = ip_network((address, 56), strict=False) if address.version == 6 and ipv6_prefix > 56 else None
+    cut = prefixes.cut(address.packed)
+    assert cut == (own.network_address.packed, None if site is None else site.network_address.packed)
+    clients = prefixes.clients(address.packed)
+    # The text of a network is that of its first address: for IPv6 as inet_ntop spells it, which the tests above fix.
+    assert clients.one.text == f"{address_text(cut[0])}/{own.prefixlen}"
+    assert ip_network(clients.one.text) == own
+    assert clients.site is None or ip_network(clients.site.text) == site
+    assert (clients.site is None) is (site is None)
+    assert prefixes.client(*cut) == clients.one
+    assert clients.one.slot == f"ip:{(clients.site or clients.one).text}"
+
+
+def test_an_unknown_address_is_cut_to_nothing() -> None:
+    """It has no first address, and no site around it."""
+    assert PREFIXES.cut(None) == (b"", None)
+    assert PREFIXES.client(b"", None) == Client("ip", "unknown", "ip:unknown")
+
+
+@given(addresses)
+def test_a_client_is_charged_first(address: Address | None) -> None:
+    """The verified subject, or the address if there is none."""
+    assert PREFIXES.charged(None, address) == PREFIXES.clients(address).one
+    assert PREFIXES.charged(Identity("alice"), address) == token_client(Identity("alice"))
+
+
+@given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
+def test_the_text_of_an_address_is_canonical(address: IPv4Address | IPv6Address) -> None:
+    """One text for each address, in lower case, which spells just this one."""
+    text = address_text(address.packed)
+    assert text is not None
+    assert packed(text) == address.packed
+    assert text == text.lower()
+    if "." not in text or address.version == 4:  # inet_ntop spells ::192.0.2.1 with dots
+        assert text == str(address)
+
+
+def test_no_address_has_no_text() -> None:
+    """A unix socket."""
+    assert address_text(None) is None
