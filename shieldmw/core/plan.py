@@ -44,7 +44,7 @@ class Plan:
     """
 
     __slots__ = (
-        *("_has_address", "_has_site", "_names", "_prefixes", "_tag"),
+        *("_has_address", "_has_site", "_has_subject", "_names", "_prefixes", "_tag"),
         *("closed", "live", "mode", "only", "refusals", "terms"),
     )
 
@@ -58,17 +58,22 @@ class Plan:
         self.refusals = PreparedRefusals(self.terms, mode, live=live)
         self._prefixes = prefixes
         self._tag = number.to_bytes(TAG_BYTES, "big")
-        self._names = [(int(term.party), f"{term.limit.name} ".encode()) for term in terms]
+        # With the party: a network and the site around it may begin with the same address.
+        self._names = [(int(term.party), f"{term.party:d}{term.limit.name} ".encode()) for term in terms]
         self._has_address = any(term.party is Party.ADDRESS for term in terms)
         self._has_site = any(term.party is Party.SITE for term in terms)
+        self._has_subject = any(term.party is Party.SUBJECT for term in terms)
         self.only: tuple[bytes, int, int] | None = None
         if len(self.terms) == 1:
             ((_, limit, cost),) = self.terms
             self.only = (self._names[0][1], cost * limit.unit_us, limit.tau_us)
 
-    def key(self, address_info: AddressInfo, subject: bytes) -> bytes:
-        """The name of a client under this plan; ``subject`` is the digest of a verified one, empty for a guest."""
-        return self._tag + subject + address_info.one if self._has_address else self._tag + subject
+    def requester(self, address_info: AddressInfo, identity: Identity | None, subject: bytes) -> Requester:
+        """The client of a request under this plan; ``subject`` is the digest of a verified one, empty for a guest."""
+        key = self._tag + subject if self._has_subject else self._tag
+        if self._has_address:
+            key += address_info.one
+        return made(Requester, (self, address_info, identity, subject, key))
 
     def buckets(self, requester: Requester) -> tuple[bytes, ...]:
         """The names of a client's buckets in this process."""

@@ -67,25 +67,3 @@ class BoundedCache(Generic[K, V]):
         """Drop all entries."""
         self._young.clear()
         self._old.clear()
-
-
-class Doorkeeper:
-    """Recognizes what comes a second time, by a number; there are ``most`` places, and a new number replaces an older.
-
-    What comes only once should not be cached: objects that live for a while and then die are what makes Python's
-    garbage collector pause the worker. It does not track numbers.
-    """
-
-    __slots__ = ("_numbers",)
-
-    def __init__(self, most: int) -> None:
-        self._numbers = [0] * most
-
-    def add(self, number: int) -> bool:
-        """Whether the number is new; it is known from now on."""
-        numbers = self._numbers
-        place = number % len(numbers)
-        if numbers[place] == number:
-            return False
-        numbers[place] = number
-        return True

@@ -133,8 +133,7 @@ class Gate:
         if not plan.terms:
             return None
         now_us = self._now_us()
-        key = plan.key(address_info, verified.subject)
-        who = Requester(plan, address_info, verified.identity, verified.subject, key)
+        who = plan.requester(address_info, verified.identity, verified.subject)
         outcome = self._limiter.refused_now(who, now_us)
         return None if outcome is None else self._refused(facts, who, outcome)
 
@@ -146,8 +145,7 @@ class Gate:
         plan = route.plan(self._mode_watch.mode, identity, has_site=site is not None)
         if plan.closed or address_info.allowed or not plan.terms:
             return self._uncharged(facts, address_info, plan, identity)
-        key, now_us = plan.key(address_info, verified.subject), self._now_us()
-        who = made(Requester, (plan, address_info, identity, verified.subject, key))
+        who, now_us = plan.requester(address_info, identity, verified.subject), self._now_us()
         if self._overload is not None and self._overload.lane.waiting:
             refusal = self._refused_uncharged(self._overload, facts, who, now_us)
             if refusal is not None:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from admin.app import ADMIN, HOME, VIEW, WRONG
+from core.addresses import PREFIXES
 from shieldmw.admin.auth import GUESSES_LIMIT, LIMIT, TOKEN_LIMIT, AdminAuth, Operator, Role
 from shieldmw.core.address import Addressing, Networks, parse_networks
 from shieldmw.core.limits import aggregate
@@ -37,7 +38,7 @@ class Doorway:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        addressing = Addressing(Networks(parse_networks("10.0.0.0/8")), "x-forwarded-for", 32, 64)
+        addressing = Addressing(Networks(parse_networks("10.0.0.0/8")), "x-forwarded-for", PREFIXES)
         reader = FactsReader(CredentialSources("x-forwarded-for", "authorization", None, None), None)
         buckets = MemoryBuckets(now_us=self.clock.us)
         self.admin_auth = AdminAuth(ADMIN, VIEW, addressing, reader, limit=buckets, now_s=self.clock.s)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.address import Networks, client_address, locate, parse_address, parse_networks
+from core.addresses import PREFIXES, clients_at, packed
+from shieldmw.core.address import (
+    Addressing,
+    IPNetwork,
+    Networks,
+    client_address,
+    locate,
+    parse_address,
+    parse_networks,
+)
 from shieldmw.core.bounds import LONGEST_HEADER
-from shieldmw.core.client import IPAddress, address_clients
+from shieldmw.core.client import Prefixes, address_text
 
 XFF = "x-forwarded-for"
 HEADERS = [XFF, "forwarded", "cf-connecting-ip"]
@@ -61,10 +70,10 @@ header_text = st.one_of(
 )
 def test_all_spellings_of_an_address_are_one_key(meant: str, spelling: str) -> None:
     """However a peer or a proxy spells an address, it is the same client."""
-    assert parse_address(spelling) == ip_address(meant)
-    assert client_address(spelling, (), Networks(), XFF) == ip_address(meant)
+    assert parse_address(spelling) == packed(meant)
+    assert client_address(spelling, (), Networks(), XFF) == packed(meant)
     through_proxy = client_address(PROXY, (spelling,), TRUSTED, XFF)
-    assert address_clients(through_proxy, 32, 64) == address_clients(ip_address(meant), 32, 64)
+    assert PREFIXES.clients(through_proxy) == clients_at(meant)
 
 
 NO_ADDRESS = [
@@ -124,7 +133,7 @@ NO_ADDRESS = [
 def test_text_that_is_no_address_is_never_a_key(text: str) -> None:
     """What cannot be read strictly is no address; from a proxy it leaves the proxy, from a peer nobody."""
     assert parse_address(text) is None
-    assert client_address(PROXY, (text,), TRUSTED, XFF) == ip_address(PROXY)
+    assert client_address(PROXY, (text,), TRUSTED, XFF) == packed(PROXY)
     assert client_address(text, (CLIENT,), TRUSTED, XFF) is None
 
 
@@ -132,16 +141,16 @@ def test_text_that_is_no_address_is_never_a_key(text: str) -> None:
 def test_any_text_can_be_read(text: str) -> None:
     """No text makes the parser raise, and what it reads, it reads the same when spelled canonically."""
     address = parse_address(text)
-    assert address is None or parse_address(str(address)) == address
+    assert address is None or parse_address(address_text(address) or "") == address
 
 
 @given(st.ip_addresses(), st.integers(0, 65_535))
-def test_every_address_can_be_read(address: IPAddress, port: int) -> None:
+def test_every_address_can_be_read(address: IPv4Address | IPv6Address, port: int) -> None:
     """Every address is read from its canonical text, in full, in upper case and with a port."""
     mapped = getattr(address, "ipv4_mapped", None) or address
     with_port = f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
     for spelling in (str(address), address.exploded, str(address).upper(), with_port):
-        assert parse_address(spelling) == mapped
+        assert parse_address(spelling) == mapped.packed
 
 
 @pytest.mark.parametrize(
@@ -176,7 +185,7 @@ def test_every_address_can_be_read(address: IPAddress, port: int) -> None:
 )
 def test_the_first_hop_from_the_right_that_is_not_trusted(forwarded: tuple[str, ...], found: str) -> None:
     """Behind a trusted peer the header is read from the right; where it cannot be read, the peer it is."""
-    assert client_address(PROXY, forwarded, TRUSTED, XFF) == ip_address(found)
+    assert client_address(PROXY, forwarded, TRUSTED, XFF) == packed(found)
 
 
 @relaxed
@@ -186,13 +195,13 @@ def test_the_first_hop_from_the_right_that_is_not_trusted(forwarded: tuple[str, 
 def test_whatever_stands_left_of_the_client_is_not_read(left: str, proxies: list[str]) -> None:
     """The hop that the outermost trusted proxy wrote is the client, whatever the client put before it."""
     lines = (left, ", ".join([CLIENT, *proxies]))
-    assert client_address(PROXY, lines, TRUSTED, XFF) == ip_address(CLIENT)
-    assert client_address(PROXY, (", ".join(lines),), TRUSTED, XFF) == ip_address(CLIENT)
+    assert client_address(PROXY, lines, TRUSTED, XFF) == packed(CLIENT)
+    assert client_address(PROXY, (", ".join(lines),), TRUSTED, XFF) == packed(CLIENT)
 
 
 def test_a_very_long_header_does_not_hide_the_client() -> None:
     """A client that sends 16 KiB of hops is still found, or it would shed a deny list and its own bucket."""
-    assert client_address(PROXY, ("1" * LONGEST_HEADER, CLIENT), TRUSTED, XFF) == ip_address(CLIENT)
+    assert client_address(PROXY, ("1" * LONGEST_HEADER, CLIENT), TRUSTED, XFF) == packed(CLIENT)
 
 
 @relaxed
@@ -202,10 +211,10 @@ def test_a_very_long_header_does_not_hide_the_client() -> None:
     st.sampled_from(HEADERS),
     st.sampled_from([Networks(), TRUSTED, Networks(unix=True)]),
 )
-@example(ip_address("203.0.113.7"), ("10.0.0.1",), XFF, TRUSTED)
-@example(ip_address("203.0.113.7"), ("for=10.0.0.1",), "forwarded", TRUSTED)
+@example(IPv4Address("203.0.113.7"), ("10.0.0.1",), XFF, TRUSTED)
+@example(IPv4Address("203.0.113.7"), ("for=10.0.0.1",), "forwarded", TRUSTED)
 def test_from_an_untrusted_peer_no_header_changes_anything(
-    peer: IPAddress, forwarded: tuple[str, ...], header: str, trusted: Networks
+    peer: IPv4Address | IPv6Address, forwarded: tuple[str, ...], header: str, trusted: Networks
 ) -> None:
     """A peer that is not trusted is the client, whatever headers it sends."""
     address = parse_address(str(peer))
@@ -235,7 +244,7 @@ def test_no_header_makes_the_reader_raise(peer: str | None, forwarded: tuple[str
 )
 def test_a_peer_on_a_unix_socket(peer: str | None, trusted: Networks, found: str | None) -> None:
     """A unix socket has no address, and is trusted only where the settings say so."""
-    expected = None if found is None else ip_address(found)
+    expected = None if found is None else packed(found)
     assert client_address(peer, (CLIENT,), trusted, XFF) == expected
 
 
@@ -252,7 +261,7 @@ def test_a_peer_on_a_unix_socket(peer: str | None, trusted: Networks, found: str
 )
 def test_a_header_with_a_single_value(value: tuple[str, ...], found: str) -> None:
     """A header such as cf-connecting-ip holds one address; a second one means that somebody forged it."""
-    assert client_address(PROXY, value, TRUSTED, "cf-connecting-ip") == ip_address(found)
+    assert client_address(PROXY, value, TRUSTED, "cf-connecting-ip") == packed(found)
 
 
 @pytest.mark.parametrize(
@@ -292,11 +301,11 @@ def test_what_is_no_network_is_told_what_would_be(text: str, right: str) -> None
 def test_networks_hold_addresses_of_their_own_version_only() -> None:
     """0.0.0.0/0 is every IPv4 address, no IPv6 address and no unix socket; ``unix`` is only the latter."""
     every_v4 = Networks(parse_networks("0.0.0.0/0"))
-    assert ip_address(CLIENT) in every_v4
-    assert ip_address("::1") not in every_v4
+    assert packed(CLIENT) in every_v4
+    assert packed("::1") not in every_v4
     assert None not in every_v4
     assert None in Networks(unix=True)
-    assert ip_address(CLIENT) not in Networks(unix=True)
+    assert packed(CLIENT) not in Networks(unix=True)
     assert (bool(Networks()), bool(every_v4), bool(Networks(unix=True))) == (False, True, True)
 
 
@@ -324,7 +333,7 @@ CLOUDFRONT = "cloudfront-viewer-address"
 )
 def test_the_address_and_port_that_cloudfront_writes(value: str, found: str) -> None:
     """IPv6 has no brackets there: whatever is behind the last colon is the port."""
-    assert client_address(PROXY, (value,), TRUSTED, CLOUDFRONT) == ip_address(found)
+    assert client_address(PROXY, (value,), TRUSTED, CLOUDFRONT) == packed(found)
 
 
 @pytest.mark.parametrize(
@@ -346,3 +355,55 @@ def test_how_an_address_was_found_is_told(
     located = locate(peer, forwarded, TRUSTED, XFF)
     assert (located.is_fallback, located.is_unreadable) == (is_fallback, is_unreadable)
     assert located.address == client_address(peer, forwarded, TRUSTED, XFF)
+
+
+networks = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).flatmap(
+    lambda address: st.integers(0, address.max_prefixlen).map(lambda bits: ip_network((address, bits), strict=False))
+)
+
+
+@given(
+    st.lists(networks, max_size=4).map(tuple),
+    st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
+    st.booleans(),
+    st.integers(0, 128),
+)
+def test_networks_hold_what_the_standard_library_says(
+    found: tuple[IPNetwork, ...], address: IPv4Address | IPv6Address, unix: bool, bits: int
+) -> None:
+    """Of random networks, and one around the address itself or just beside it."""
+    around = ip_network((address, min(bits, address.max_prefixlen)), strict=False)
+    for listed in (found, (*found, around)):
+        networks = Networks(listed, unix=unix)
+        for number in (int(address), int(around.network_address), int(around.broadcast_address)):
+            for beside in (number - 1, number, number + 1):
+                if 0 <= beside < 2**address.max_prefixlen:
+                    other = type(address)(beside)
+                    assert (other.packed in networks) is any(other in network for network in listed)
+        assert (None in networks) is unix
+
+
+@given(st.lists(networks, max_size=4).map(tuple))
+def test_ipv4_networks_as_numbers(found: tuple[IPNetwork, ...]) -> None:
+    """Each by its shift and prefix; those of IPv6 are not among them."""
+    assert [IPv4Network((prefix << shift, 32 - shift)) for shift, prefix in Networks(found).ipv4] == [
+        network for network in found if network.version == 4
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "header", "is_plain"),
+    [
+        pytest.param(32, XFF, True, id="an-address-alone-is-a-header-of-one-hop"),
+        pytest.param(32, "cf-connecting-ip", True, id="or-all-of-it"),
+        pytest.param(24, XFF, False, id="an-address-is-no-client"),
+        pytest.param(32, "forwarded", False, id="addresses-are-written-in-another-way"),
+        pytest.param(32, CLOUDFRONT, False, id="a-port-follows"),
+    ],
+)
+def test_where_a_header_of_one_address_is_its_client(prefix: int, header: str, is_plain: bool) -> None:
+    """Where that is so, the address is read without further ado; and then it is the one that is located."""
+    assert Addressing(TRUSTED, header, Prefixes(prefix, 64)).is_plain is is_plain
+    found = locate(PROXY, (CLIENT,), TRUSTED, header)
+    is_named = not found.is_fallback and found.address == packed(CLIENT)
+    assert (is_named and Prefixes(prefix, 64).cut(found.address) == (packed(CLIENT), None)) is is_plain

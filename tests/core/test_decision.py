@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.addresses import packed
 from shieldmw.core.bucket import Charge, LimitStatus, TakeRequest, take
 from shieldmw.core.client import Client, Identity, ListenerClass
 from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine, nearest
@@ -16,7 +15,7 @@ from shieldmw.core.mode import Mode
 
 ALICE = Identity("alice")
 HOST = Identity("host", ListenerClass.HOST)
-ADDRESS = ip_address("203.0.113.7")
+ADDRESS = packed("203.0.113.7")
 CLIENT = Client("token", "alice", "token:alice")
 
 FAST = Limit("fast", 10, 1, 10)

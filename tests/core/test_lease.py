@@ -407,3 +407,36 @@ def test_several_charges_are_spent_all_or_nothing(narrow: int) -> None:
     assert len(before) == 2
     assert lease.spend(START_US + S) is None
     assert lease.unspent(START_US + S) == before
+
+
+@relaxed
+@given(
+    st.builds(Limit, st.just("x"), st.integers(1, 100), st.sampled_from([1, 60]), st.integers(1, 200)),
+    st.integers(0, 5),
+    st.integers(0, 10),
+    st.integers(-S, S),
+    st.lists(st.tuples(st.integers(0, 100), st.booleans()), max_size=40),
+)
+def test_one_bucket_is_spent_as_one_of_several(
+    limit: Limit, cost: int, prefetch: int, shift_us: int, steps: list[tuple[int, bool]]
+) -> None:
+    """The short way for a single bucket gives what the way for several does; also after the store was asked again."""
+    charge = Charge(ALICE, limit, min(cost, limit.burst))
+    outcome = take([None], TakeRequest((charge,), prefetch), START_US)
+    twice = outcome._replace(tats_us=outcome.tats_us * 2)
+    single, general = Lease((charge,), outcome, shift_us), Lease((charge, charge), twice, shift_us)
+    now_us, stored_us = START_US + shift_us, outcome.tats_us[0]
+    for hundredths, asks in steps:
+        now_us += hundredths * limit.unit_us // 100
+        if asks:
+            told = take([stored_us], TakeRequest((charge,)), now_us - shift_us)
+            if told.allowed:
+                stored_us = told.tats_us[0]
+            single.absorb(told)
+            general.absorb(told._replace(tats_us=told.tats_us * 2))
+        else:
+            spent, expected = single.spend(now_us), general.spend(now_us)
+            assert (spent is None) is (expected is None)
+            if spent is not None and expected is not None:
+                assert spent == expected._replace(tats_us=expected.tats_us[:1])
+        assert single.unspent(now_us) == general.unspent(now_us)[:1]

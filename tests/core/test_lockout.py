@@ -6,18 +6,14 @@ from ipaddress import ip_address
 
 import pytest
 
-from shieldmw.core.client import AddressClients, address_clients
+from core.addresses import clients_at
+from shieldmw.core.client import AddressClients
 from shieldmw.core.lockout import ADDRESSES_KEPT, FIRST_S, LONGEST_S, Lockout
 
 DAY_S = 86_400.0
 
 
-def at(text: str) -> AddressClients:
-    """The clients of an address."""
-    return address_clients(ip_address(text), 32, 64)
-
-
-ATTACKER = at("203.0.113.7")
+ATTACKER = clients_at("203.0.113.7")
 
 
 def failed(lockout: Lockout, times: int, clients: AddressClients = ATTACKER, now_s: float = 0.0) -> float:
@@ -84,27 +80,27 @@ def test_others_do_not_wait() -> None:
     """One address's failures cost its neighbour nothing."""
     lockout = Lockout()
     failed(lockout, 20)
-    assert lockout.wait_s(at("203.0.113.8"), 0.0) == 0.0
+    assert lockout.wait_s(clients_at("203.0.113.8"), 0.0) == 0.0
 
 
 def test_an_ipv6_site_waits_as_one() -> None:
     """Another address, or another /64, of the same /56 does not begin anew; another site does."""
     lockout = Lockout()
-    failed(lockout, 20, at("2001:db8:0:1::1"))
-    assert lockout.wait_s(at("2001:db8:0:1::2"), 0.0) == LONGEST_S
-    assert lockout.wait_s(at("2001:db8:0:ff::1"), 0.0) == LONGEST_S
-    assert lockout.wait_s(at("2001:db8:0:100::1"), 0.0) == 0.0
+    failed(lockout, 20, clients_at("2001:db8:0:1::1"))
+    assert lockout.wait_s(clients_at("2001:db8:0:1::2"), 0.0) == LONGEST_S
+    assert lockout.wait_s(clients_at("2001:db8:0:ff::1"), 0.0) == LONGEST_S
+    assert lockout.wait_s(clients_at("2001:db8:0:100::1"), 0.0) == 0.0
 
 
 def test_memory_is_bounded() -> None:
     """A crowd of other addresses makes the oldest forgotten; whoever fails again is among the newest."""
     lockout = Lockout()
-    first, second = at("198.51.100.1"), at("198.51.100.2")
+    first, second = clients_at("198.51.100.1"), clients_at("198.51.100.2")
     failed(lockout, 5, first)
     failed(lockout, 5, second)
     for number in range(ADDRESSES_KEPT - 2):
-        lockout.failed(at(str(ip_address(0x0A000000 + number))), 0.0)
+        lockout.failed(clients_at(str(ip_address(0x0A000000 + number))), 0.0)
     lockout.failed(first, 0.0)
-    lockout.failed(at("192.0.2.1"), 0.0)
+    lockout.failed(clients_at("192.0.2.1"), 0.0)
     assert lockout.wait_s(second, 0.0) == 0.0
     assert lockout.wait_s(first, 0.0) > 0.0

@@ -6,23 +6,26 @@ import ast
 import asyncio
 import importlib
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import shieldmw
+from core.addresses import packed
+from core.plans import charges_of
 from doors.asgi.harness import call, http_scope
 from doors.asgi.shields import ok
 from shieldmw import Identity, Settings, ShieldMiddleware
 from shieldmw.core.address import Located
 from shieldmw.core.bucket import Charge, Outcome, TakeRequest
-from shieldmw.core.client import AddressClients, Client, address_clients
+from shieldmw.core.client import Client, Prefixes
 from shieldmw.core.decision import Decision, Reason, Verdict, combine
+from shieldmw.core.facts import Facts
 from shieldmw.core.lease import Lease
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
+from shieldmw.core.plan import AddressInfo, Requester
 from shieldmw.core.rules import Policy, RouteRules
 from shieldmw.doors.asgi.middleware import ShieldScope
 from shieldmw.doors.asgi.nesting import Nesting
@@ -31,7 +34,7 @@ from shieldmw.gate.limiter.batch import TakeReply
 from shieldmw.store import scripts
 
 ROOT = Path(shieldmw.__file__).parent
-ADDRESS = ip_address("203.0.113.7")
+ADDRESS = packed("203.0.113.7")
 ALICE = Identity("alice")
 IP = Limit("ip", 10, 1, 10)
 GUEST = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
@@ -71,8 +74,16 @@ def test_each_has_as_many_values_as_its_class_has_fields(use: Use) -> None:
 
 def test_the_uses_are_found() -> None:
     """The classes whose values are driven below, and those whose fields are only put together."""
-    driven = {Outcome, ShieldScope, AddressClients, Client, Decision, Charge}
-    assert {use.kind for use in USES} == driven | {TakeRequest, TakeReply, Decided, Located}
+    driven = {Outcome, ShieldScope, Client, Decision, Charge}
+    assert {use.kind for use in USES} == driven | {
+        TakeRequest,
+        TakeReply,
+        Decided,
+        Located,
+        AddressInfo,
+        Requester,
+        Facts,
+    }
 
 
 def the_same(value: Any, by_class: Any) -> None:
@@ -103,11 +114,11 @@ def test_a_decision() -> None:
 
 def test_clients_and_charges() -> None:
     """Of an IPv4 address; a cost is no more than the burst."""
-    clients = address_clients(ADDRESS, 24, 64)
+    prefixes = Prefixes(24, 64)
+    clients = prefixes.clients(ADDRESS)
     the_same(clients.one, Client(kind="ip", text="203.0.113.0/24", slot="ip:203.0.113.0/24"))
-    the_same(clients, AddressClients(one=clients.one, site=None))
     for cost, charged in ((1, 1), (9, 9), (11, 10)):
-        (charge,) = Policy(ip=(IP,)).charges(RouteRules(cost=cost), None, clients)
+        (charge,) = charges_of(Policy(ip=(IP,)), RouteRules(cost=cost), None, ADDRESS, prefixes=prefixes)
         the_same(charge, Charge(client=clients.one, limit=IP, cost=charged))
 
 

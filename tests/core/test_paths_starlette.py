@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
-from shieldmw.core.client import address_clients
+from core.plans import charges_of
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit
 from shieldmw.core.paths import PathPattern, below_root
@@ -26,8 +26,6 @@ from shieldmw.core.rules import Policy, Rule
 Scope = MutableMapping[str, Any]
 
 relaxed = settings(deadline=None, max_examples=1000)
-
-NOBODY = address_clients(None, 32, 64)
 
 
 def never(_: Request) -> Response:
@@ -79,7 +77,7 @@ def facts_of(scope: Scope) -> Facts:
 
 
 def charged(policy: Policy, facts: Facts) -> set[str]:
-    return {charge.limit.name for charge in policy.charges(policy.route_rules(facts), None, NOBODY)}
+    return {charge.limit.name for charge in charges_of(policy, policy.route_rules(facts), None, None)}
 
 
 PIECES = [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.addresses import PREFIXES, packed
+from core.plans import charges_of
 from shieldmw.core.bucket import Charge
-from shieldmw.core.client import AddressClients, Client, Identity, address_clients, token_client
+from shieldmw.core.client import Address, Client, Identity, token_client
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.core.mode import Mode
@@ -26,8 +26,9 @@ LIVE = Limit("live", 5, 1, 5)
 
 ALICE = Identity("alice")
 ALICE_CLIENT = Client("token", "alice", "token:alice")
-V4 = address_clients(ip_address("203.0.113.7"), 32, 64)
-V6 = address_clients(ip_address("2001:db8::1"), 32, 64)
+V4 = packed("203.0.113.7")
+V6 = packed("2001:db8::1")
+V6_CLIENTS = PREFIXES.clients(V6)
 
 SEARCH_RULE = Rule("search", PathPattern("/search/*"), limits=(SEARCH, SEARCH_2), cost=3)
 LIVE_RULE = Rule("live", PathPattern("/live"), frozenset({"GET"}), limits=(LIVE,))
@@ -51,7 +52,7 @@ SITE_V6 = "ip:2001:db8::/56"
 
 
 @pytest.mark.parametrize(
-    ("identity", "clients", "path", "charges"),
+    ("identity", "address", "path", "charges"),
     [
         pytest.param(None, V4, "/", [(GUEST_V4, "ip", 1), (GUEST_V4, "address", 1)], id="a-guest-to-ip-and-address"),
         pytest.param(
@@ -102,17 +103,17 @@ SITE_V6 = "ip:2001:db8::/56"
     ],
 )
 def test_who_is_charged_what(
-    identity: Identity | None, clients: AddressClients, path: str, charges: list[tuple[str, str, int]]
+    identity: Identity | None, address: Address, path: str, charges: list[tuple[str, str, int]]
 ) -> None:
     """A request is charged to its client and its address, the narrowest client first."""
-    assert named(EVERYTHING.charges(EVERYTHING.route_rules(facts(path)), identity, clients)) == charges
+    assert named(charges_of(EVERYTHING, EVERYTHING.route_rules(facts(path)), identity, address)) == charges
 
 
 def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
     """A site has four times the limit of one of its networks, not the limit itself."""
-    (one, site) = Policy(ip=(IP,)).charges(RouteRules(), None, V6)
-    assert (one.client, one.limit) == (V6.one, IP)
-    assert (site.client, site.limit) == (V6.site, aggregate(IP))
+    (one, site) = charges_of(Policy(ip=(IP,)), RouteRules(), None, V6)
+    assert (one.client, one.limit) == (V6_CLIENTS.one, IP)
+    assert (site.client, site.limit) == (V6_CLIENTS.site, aggregate(IP))
 
 
 PREFLIGHTS = Limit("preflight", 300, 60, 300)
@@ -145,7 +146,7 @@ def test_a_preflight_has_the_route_rules_of_its_path_in_buckets_of_its_own(
     """A rule's limits and its cost hold for preflights too, in an emergency as well, and cost requests nothing."""
     asked = facts(path, "OPTIONS")._replace(preflight=True)
     route_rules = WITH_PREFLIGHTS.route_rules(asked)
-    charges = WITH_PREFLIGHTS.charges(route_rules, None, V6, mode)
+    charges = charges_of(WITH_PREFLIGHTS, route_rules, None, V6, mode)
     names = [*own, "preflight", "address"]
     assert named(charges) == [
         *((GUEST_V6, name, cost) for name in names),
@@ -189,14 +190,14 @@ def test_live_paths_are_those_of_the_settings_and_of_rules(policy: Policy, has: 
 
 def test_no_limit_no_charge() -> None:
     """Where nothing limits a request there is nothing to ask the store."""
-    assert Policy().charges(RouteRules(), None, V6) == ()
-    assert Policy(ip=(IP,)).charges(RouteRules(), ALICE, V6) == ()
+    assert charges_of(Policy(), RouteRules(), None, V6) == ()
+    assert charges_of(Policy(ip=(IP,)), RouteRules(), ALICE, V6) == ()
 
 
 @pytest.mark.parametrize("cost", [0, 1])
 def test_failed_credentials_are_charged_to_the_address(cost: int) -> None:
     """A credential that fails costs its address, and the site around it; with cost 0 it only looks."""
-    charges = EVERYTHING.failed_auth_charges(V6, cost)
+    charges = EVERYTHING.failed_auth_charges(V6_CLIENTS, cost)
     assert named(charges) == [(GUEST_V6, "failed-auth", cost), (SITE_V6, "failed-auth-prefix", cost)]
 
 
@@ -290,7 +291,7 @@ def test_below_an_exempt_prefix() -> None:
 )
 def test_no_spelling_of_a_path_slips_past_its_rule(path: str) -> None:
     """Whatever a server makes of the path, it is charged as /live."""
-    assert LIVE in [charge.limit for charge in EVERYTHING.charges(EVERYTHING.route_rules(facts(path)), None, V4)]
+    assert LIVE in [charge.limit for charge in charges_of(EVERYTHING, EVERYTHING.route_rules(facts(path)), None, V4)]
 
 
 A = Rule("a", PathPattern("/a"), limits=(Limit("a", 1, 1, 10),), cost=2)
@@ -316,7 +317,7 @@ A_AGAIN = Rule("again", PathPattern("/a"), limits=(Limit("again", 1, 1, 10),), c
 def test_a_path_with_several_readings(path: str, below: str | None, limits: list[str], cost: int) -> None:
     """The first rule of each reading counts, each once: all their limits, and the highest of their costs."""
     policy = Policy(ip=(IP,), rules=(A, B, FREE, A_AGAIN))
-    charges = policy.charges(policy.route_rules(facts(path, below=below)), None, V4)
+    charges = charges_of(policy, policy.route_rules(facts(path, below=below)), None, V4)
     assert [charge.limit.name for charge in charges] == limits
     assert {charge.cost for charge in charges} == {cost}
 
@@ -326,7 +327,7 @@ def test_a_spelling_never_makes_a_path_impossible() -> None:
     dear = Rule("dear", PathPattern("/live"), cost=20)
     strict = Rule("strict", PathPattern("/live/*"), limits=(Limit("strict", 10, 60, 10),))
     policy = Policy(ip=(IP,), rules=(dear, strict))
-    charges = policy.charges(policy.route_rules(facts("/live/")), None, V4)
+    charges = charges_of(policy, policy.route_rules(facts("/live/")), None, V4)
     assert all(charge.cost <= charge.limit.burst for charge in charges)
 
 
@@ -340,7 +341,7 @@ pieces = st.lists(
 @given(st.one_of(st.text(max_size=30), pieces), st.one_of(st.text(max_size=30), pieces))
 def test_no_path_raises_or_goes_free(path: str, below: str) -> None:
     """Any text can be a path: it is charged the default limits at least, and once each."""
-    charges = EVERYTHING.charges(EVERYTHING.route_rules(facts(path, below=below)), None, V6)
+    charges = charges_of(EVERYTHING, EVERYTHING.route_rules(facts(path, below=below)), None, V6)
     names = [charge.limit.name for charge in charges]
     assert {"ip", "address", "ip-prefix", "address-prefix"} <= set(names)
     assert len(names) == len(set(names))
@@ -355,6 +356,6 @@ def test_all_limits_of_a_policy() -> None:
 
 def test_a_token_is_charged_the_same_on_every_address() -> None:
     """A verified subject has one bucket, wherever it comes from."""
-    first, second = (Policy(token=(TOKEN,)).charges(RouteRules(), ALICE, clients) for clients in (V4, V6))
+    first, second = (charges_of(Policy(token=(TOKEN,)), RouteRules(), ALICE, address) for address in (V4, V6))
     assert first == second == (Charge(token_client(ALICE), TOKEN),)
     assert first[0].client == ALICE_CLIENT

@@ -7,15 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from core.addresses import clients_at
 from e2e.clients import client, fresh_address
 from e2e.test_exactness import WORKERS, flood, settings
 from servers import HttpServer, RedisCluster, asgi_server, redis_cluster, slot_of, wait_until
-from shieldmw.core.client import address_clients
 from shieldmw.core.limits import parse_limits
 from shieldmw.store.keys import Keys
 
@@ -97,7 +96,7 @@ class Crowd:
 
 def slot_of_guest(address: str) -> int:
     """The slot of the buckets of an address."""
-    guest = address_clients(ip_address(address), 32, 64).one
+    guest = clients_at(address).one
     return slot_of(Keys("shield", SECRET.encode()).bucket_of(guest, "ip"))
 
 

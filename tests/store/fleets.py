@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import pytest
 
+from core.addresses import clients_at
 from servers import RedisCluster, RedisServer, slot_of
 from shieldmw.core import bucket
 from shieldmw.core.bucket import Charge, Outcome, TakeRequest, levels
-from shieldmw.core.client import AddressClients, Client, address_clients
+from shieldmw.core.client import AddressClients, Client
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.changes import ChangeListener
@@ -81,7 +81,7 @@ def key(client: Client, limit: Limit) -> str:
 
 def ipv6(site: int, number: int) -> AddressClients:
     """A /64 of a /56: both are charged, and share a slot."""
-    return address_clients(ip_address(f"2001:db8:{site:x}:{number:x}::1"), 32, 64)
+    return clients_at(f"2001:db8:{site:x}:{number:x}::1")
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import cast
 
 import pytest
 
+from core.addresses import clients_at
 from servers import RedisCluster, RedisKind, RedisSentinels, redis_cluster, redis_sentinels, redis_server
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import NEVER_US, Charge, levels
-from shieldmw.core.client import Client, Identity, ListenerClass, address_clients
+from shieldmw.core.client import Client, Identity, ListenerClass
 from shieldmw.core.debts import Debt
 from shieldmw.core.limits import aggregate
 from shieldmw.core.load import FRESH_S, WorkerLoad
@@ -224,7 +224,7 @@ def test_an_address_and_its_site_are_charged_together(open_store: Open) -> None:
         async with open_store() as store:
             taken = []
             for number in range(5):
-                clients = address_clients(ip_address(f"2001:db8:0:{number:x}::1"), 32, 64)
+                clients = clients_at(f"2001:db8:0:{number:x}::1")
                 assert clients.site is not None
                 charges = [Charge(clients.one, limit), Charge(clients.site, aggregate(limit))]
                 taken += [await allowed(store, charges) for _ in range(2)]

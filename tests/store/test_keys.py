@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.addresses import clients_at
 from servers import RedisServer
 from shieldmw.core.bucket import Charge
-from shieldmw.core.client import Client, Identity, address_clients, token_client
+from shieldmw.core.client import Client, Identity, token_client
 from shieldmw.core.limits import aggregate
 from shieldmw.store.keys import Keys, Names
 from store.stores import BUCKET_KEY, PREFIX, SECRET, all_keys, opened, run, slow_limit, take
@@ -85,20 +84,20 @@ def test_a_64_shares_the_slot_of_its_56() -> None:
     make = keys()
     tags = set()
     for address in ("2001:db8:0:0::1", "2001:db8:0:ff::1"):
-        clients = address_clients(ip_address(address), 32, 64)
+        clients = clients_at(address)
         assert clients.site is not None
         names = [make.bucket(charge(clients.one)), make.bucket(Charge(clients.site, aggregate(slow_limit(10))))]
         assert len(set(names)) == 2
         tags |= {hash_tag(name) for name in names}
     assert len(tags) == 1
-    elsewhere = address_clients(ip_address("2001:db8:0:100::1"), 32, 64)
+    elsewhere = clients_at("2001:db8:0:100::1")
     assert hash_tag(make.bucket(charge(elsewhere.one))) not in tags
 
 
 def test_two_64s_of_one_56_have_buckets_of_their_own() -> None:
     """Sharing a slot is not sharing a bucket."""
     make = keys()
-    one, two = (address_clients(ip_address(text), 32, 64).one for text in ("2001:db8::1", "2001:db8:0:1::1"))
+    one, two = (clients_at(text).one for text in ("2001:db8::1", "2001:db8:0:1::1"))
     assert make.bucket(charge(one)) != make.bucket(charge(two))
 
 

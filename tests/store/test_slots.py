@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from itertools import product
 from struct import unpack
 
 import pytest
 
+from core.addresses import clients_at, packed
+from core.plans import charges_of
 from servers import slot_of as slot_by_the_library
 from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest
-from shieldmw.core.client import Client, Identity, address_clients, token_client
+from shieldmw.core.client import Client, Identity, token_client
 from shieldmw.core.debts import Debt
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
@@ -103,7 +104,7 @@ def test_asks_are_grouped_by_slot(asked: list[list[str]], expected: list[list[in
 
 def test_a_site_and_its_addresses_go_together() -> None:
     """They share a slot, though they are several clients."""
-    address = address_clients(ip_address("2001:db8::1"), 32, 64)
+    address = clients_at("2001:db8::1")
     assert address.site is not None
     charges = (Charge(address.one, A), Charge(address.site, A))
     assert slots.parts(charges) == [charges]
@@ -147,13 +148,14 @@ def test_what_tells_no_slots_is_an_error(reply: object) -> None:
 def test_no_bucket_is_both_refunded_and_leased() -> None:
     """With any policy: a bucket that is charged first of several slots is never charged within one slot."""
     every = PathPattern("/*")
-    clients = [address_clients(ip_address(text), 32, 64) for text in ("192.0.2.1", "2001:db8::1", "2001:db8::2:1")]
-    clients.append(address_clients(None, 32, 64))
+    addresses = [packed(text) for text in ("192.0.2.1", "2001:db8::1", "2001:db8::2:1")]
     for token, address, own in product([(), (A,)], [(), (B,)], [(), (C,)]):
         policy = Policy(ip=(A,), token=token, address=address, rules=(Rule("r", every, limits=own),))
         refunded, leased = set[str](), set[str]()
-        for who, identity, mode, own_limits in product(clients, (None, Identity("alice")), Mode, ((), own)):
-            charges = policy.charges(RouteRules(limits=own_limits), identity, who, mode)
+        for source, identity, mode, own_limits in product(
+            [*addresses, None], (None, Identity("alice")), Mode, ((), own)
+        ):
+            charges = charges_of(policy, RouteRules(limits=own_limits), identity, source, mode)
             if not charges:
                 continue
             *first, _ = slots.parts(charges)

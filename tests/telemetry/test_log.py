@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 import pytest
 
+from core.addresses import packed
 from shieldmw import Identity, ListenerClass
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.client import Client
@@ -17,7 +17,7 @@ from shieldmw.core.limits import Limit
 from shieldmw.gate.events import Decided, Evicted
 from shieldmw.telemetry.log import RefusalLog
 
-ADDRESS = ip_address("203.0.113.7")
+ADDRESS = packed("203.0.113.7")
 LIMIT = Limit("ip", 300, 60, 300)
 CLIENT = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
 
