@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from shieldmw.gate.limiter.client_state import ClientState
 
 from gate.doubles import (
     FakeClock,
@@ -33,7 +34,6 @@ from shieldmw.core.mode import Mode
 from shieldmw.core.rules import RouteRules
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.batch import TakeReply
-from shieldmw.gate.limiter.client_state import ClientState
 from shieldmw.gate.limiter.leases import Leases
 
 PEER = "203.0.113.7"
