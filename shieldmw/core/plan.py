@@ -44,7 +44,7 @@ class Plan:
     """
 
     __slots__ = (
-        *("_has_address", "_has_site", "_names", "_prefixes", "_tag"),
+        *("_has_address", "_has_site", "_has_subject", "_names", "_prefixes", "_tag"),
         *("closed", "live", "mode", "only", "refusals", "terms"),
     )
 
@@ -61,6 +61,7 @@ class Plan:
         self._names = [(int(term.party), f"{term.limit.name} ".encode()) for term in terms]
         self._has_address = any(term.party is Party.ADDRESS for term in terms)
         self._has_site = any(term.party is Party.SITE for term in terms)
+        self._has_subject = any(term.party is Party.SUBJECT for term in terms)
         self.only: tuple[bytes, int, int] | None = None
         if len(self.terms) == 1:
             ((_, limit, cost),) = self.terms
@@ -68,7 +69,10 @@ class Plan:
 
     def requester(self, address_info: AddressInfo, identity: Identity | None, subject: bytes) -> Requester:
         """The client of a request under this plan; ``subject`` is the digest of a verified one, empty for a guest."""
-        key = self._tag + subject + address_info.one if self._has_address else self._tag + subject
+        if not self._has_subject:
+            key = self._tag + address_info.one
+        else:
+            key = self._tag + subject + address_info.one if self._has_address else self._tag + subject
         return made(Requester, (self, address_info, identity, subject, key))
 
     def buckets(self, requester: Requester) -> tuple[bytes, ...]:

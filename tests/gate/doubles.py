@@ -14,14 +14,15 @@ from shieldmw import Identity, Settings
 from shieldmw.core import bucket
 from shieldmw.core.address import Addressing
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
-from shieldmw.core.bucket import Outcome, TakeRequest
+from shieldmw.core.bucket import Outcome, TakeRequest, Term
 from shieldmw.core.client import Address, Client, Prefixes, Proof
 from shieldmw.core.credentials import Rejected
 from shieldmw.core.debts import Debt
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
-from shieldmw.core.plan import Requester
+from shieldmw.core.mode import Mode
+from shieldmw.core.plan import AddressInfo, Plan, Requester
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.failed_auth import FailedAuth
@@ -428,6 +429,22 @@ def worker(
 def packed(text: str) -> Address:
     """An address as the gate has it."""
     return ip_address(text).packed
+
+
+def nth_address(number: int) -> str:
+    """One of many addresses, each another one."""
+    return str(ip_address(0x0A000000 + number))
+
+
+def plan_of(*terms: Term, number: int = 0, mode: Mode = Mode.NORMAL, live: bool = False) -> Plan:
+    """A plan of these limits."""
+    return Plan(number, terms, Prefixes(32, 64), mode, live=live, closed=False)
+
+
+def requester_at(plan: Plan, address: str = "203.0.113.7") -> Requester:
+    """A guest at an address of its own."""
+    one = packed(address)
+    return plan.requester(AddressInfo(one, one, None, False, False), None, b"")
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:
