@@ -80,12 +80,19 @@ def test_the_verdict_is_exact_and_the_wait_at_most_a_grain_longer(
 
 
 @settings(deadline=None, max_examples=400)
-@given(st.lists(st.tuples(LIMITS, st.integers(0, 3), st.floats(0, 2)), min_size=2, max_size=3))
+@given(st.lists(st.tuples(LIMITS, st.integers(0, 3), st.floats(0, 2) | st.integers(-2, 2)), min_size=2, max_size=3))
+@example([(Limit("ip", 1, 60, 1), 1, 1.0), (Limit("ip", 1, 60, 3), 2, 0)])
 def test_of_several_limits_those_refuse_that_truly_do(some: list[tuple[Limit, int, float]]) -> None:
     """However near the others are to it: none is named that has enough left, and none is left out."""
     terms = [Term(Party.ADDRESS, limit, min(cost, limit.burst)) for limit, cost, _ in some]
     plan = plan_of(*terms)
-    full_after_us = tuple([round(used * limit.tau_us) for limit, _, used in some])
+    # A share of the bucket is used, or just so much that the cost fits, give or take some microseconds.
+    full_after_us = tuple(
+        round(used * term.limit.tau_us)
+        if isinstance(used, float)
+        else max(0, term.limit.tau_us - term.cost * term.limit.unit_us + used)
+        for term, (_, _, used) in zip(terms, some, strict=True)
+    )
     true = combine(terms, Outcome(False, 0, full_after_us), ADDRESS, None)
     if not true.violated:
         return
