@@ -7,19 +7,22 @@ import selectors
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from shieldmw import Identity, Settings
 from shieldmw.core import bucket
 from shieldmw.core.address import Addressing
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
-from shieldmw.core.bucket import Outcome, TakeRequest
-from shieldmw.core.client import Client, Proof
+from shieldmw.core.bucket import Outcome, TakeRequest, Term
+from shieldmw.core.client import Address, Client, Prefixes, Proof
 from shieldmw.core.credentials import Rejected
 from shieldmw.core.debts import Debt
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
+from shieldmw.core.mode import Mode
+from shieldmw.core.plan import AddressInfo, Plan, Requester
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.failed_auth import FailedAuth
@@ -30,7 +33,6 @@ from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.gate import Gate
 from shieldmw.gate.limiter.batch import Batch, TakeReply
 from shieldmw.gate.limiter.breaker_store import BreakerStore
-from shieldmw.gate.limiter.client_state import ClientState
 from shieldmw.gate.limiter.fallback import Fallback
 from shieldmw.gate.limiter.leases import MOST_LEASES, Leases
 from shieldmw.gate.limiter.limiter import FleetLimiter
@@ -282,10 +284,10 @@ class PartlyAway(FlakyStore):
         return left
 
 
-class BatchOfAnyLoop(Batch[ClientState | None, TakeReply | None]):
+class BatchOfAnyLoop(Batch[Requester | None, TakeReply | None]):
     """The same for tests that run each step on a loop of its own: a real gate belongs to one."""
 
-    def take(self, asker: ClientState | None, request: TakeRequest) -> asyncio.Future[TakeReply | None]:
+    def take(self, asker: Requester | None, request: TakeRequest) -> asyncio.Future[TakeReply | None]:
         """The reply to the request."""
         self._loop = asyncio.get_running_loop()
         return super().take(asker, request)
@@ -392,7 +394,7 @@ def worker(
     deny_list = DenyWatch(store, mode_watch.store_now_s)
     seats = Seats(store, mode_watch, SeatPlan(0, 0, 0), now_s=clock.s)
     addressing = Addressing(
-        settings.trusted_proxies, settings.forwarded_header, settings.ipv4_prefix, settings.ipv6_prefix
+        settings.trusted_proxies, settings.forwarded_header, Prefixes(settings.ipv4_prefix, settings.ipv6_prefix)
     )
     gate = Gate(
         settings.policy,
@@ -422,6 +424,27 @@ def worker(
         deny_list,
         seats,
     )
+
+
+def packed(text: str) -> Address:
+    """An address as the gate has it."""
+    return ip_address(text).packed
+
+
+def nth_address(number: int) -> str:
+    """One of many addresses, each another one."""
+    return str(ip_address(0x0A000000 + number))
+
+
+def plan_of(*terms: Term, number: int = 0, mode: Mode = Mode.NORMAL, live: bool = False) -> Plan:
+    """A plan of these limits."""
+    return Plan(number, terms, Prefixes(32, 64), mode, live=live, closed=False)
+
+
+def requester_at(plan: Plan, address: str = "203.0.113.7") -> Requester:
+    """A guest at an address of its own."""
+    one = packed(address)
+    return plan.requester(AddressInfo(one, one, None, False, False), None, b"")
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:

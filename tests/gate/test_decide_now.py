@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import Awaitable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from gate.doubles import CountingVerifier, FakeClock, FlakyStore, Heard, LeasingStore, WorkerParts, facts, run, worker
+from gate.doubles import (
+    CountingVerifier,
+    FakeClock,
+    FlakyStore,
+    Heard,
+    LeasingStore,
+    WorkerParts,
+    facts,
+    nth_address,
+    packed,
+    run,
+    worker,
+)
 from shieldmw import Identity
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -18,11 +30,11 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.gate.auth import identity
-from shieldmw.gate.limiter import lookups
+from shieldmw.gate.limiter import leases, lookups
 from shieldmw.gate.limiter import refusals as refusals_module
 
 PEER, OTHER = "203.0.113.7", "203.0.113.8"
-KEPT_S = 0.25
+GRAIN_S = 0.25
 
 POLICY: dict[str, Any] = {
     "deny_ips": "198.51.100.0/24",
@@ -141,11 +153,11 @@ def test_a_credential_that_is_not_known_yet_must_be_proved_first() -> None:
     run(story())
 
 
-# --- the same refusal for a moment ------------------------------------------------------------------
+# --- the same refusal for a whole grain -------------------------------------------------------------
 
 
-async def refused_by_client_state(one: WorkerParts, **of: Any) -> Decision:
-    """A refusal that is kept with the client."""
+async def used_up(one: WorkerParts, **of: Any) -> Decision:
+    """A refusal of a client that has nothing left."""
     return await ask(one, 120, **of)
 
 
@@ -155,9 +167,9 @@ def test_the_same_refusal_is_given_for_a_quarter_of_a_second(credential: str | N
     one, _ = make()
 
     async def story() -> None:
-        refusal = await refused_by_client_state(one, credential=credential)
+        refusal = await used_up(one, credential=credential)
         assert refusal.refused
-        one.clock.now_s += KEPT_S - 0.001
+        one.clock.now_s += GRAIN_S - 0.001
         again = at_once(one, credential=credential)
         assert (again, again.kept is refusal.kept) == (refusal, True)
         one.clock.now_s += 0.001
@@ -193,7 +205,7 @@ def test_no_refusal_outlives_a_reset(credential: str | None) -> None:
     one, store = make()
 
     async def story() -> None:
-        assert (await refused_by_client_state(one, credential=credential)).refused
+        assert (await used_up(one, credential=credential)).refused
         inner = store.inner
         assert isinstance(inner, LeasingStore)
         inner.tats_us.clear()
@@ -205,65 +217,25 @@ def test_no_refusal_outlives_a_reset(credential: str | None) -> None:
     run(story())
 
 
-async def known_by_its_requests_only(one: WorkerParts) -> Decision:
-    """A guest who was refused again and is told so without anybody working out who it is."""
-    await refused_by_client_state(one)
-    one.clock.now_s += 1
-    at_once(one)
-    one.gate._lookups._address_infos.clear()
-    decision = at_once(one)
-    assert (decision.reason, decision.address) == (Reason.QUOTA, None)
-    return decision
-
-
-def test_a_guest_known_by_its_requests_waits_to_the_microsecond() -> None:
-    """Refused until a unit is back, and not a moment longer; what is told is at most a quarter of a second more."""
-    one, _ = make()
-
-    async def story() -> None:
-        refusal = await known_by_its_requests_only(one)
-        one.clock.now_s = round(one.clock.now_s * 1e6 + refusal.retry_after_us - 1) / 1e6
-        assert 1 <= at_once(one).retry_after_us <= 250_001
-        one.clock.now_s += 1e-6
-        assert must_wait(one)
-        assert not (await ask(one)).refused
-
-    run(story())
-
-
-def test_a_guest_known_by_its_requests_is_forgotten_with_the_others() -> None:
-    """A reset makes its bucket full too."""
-    one, store = make()
-
-    async def story() -> None:
-        await known_by_its_requests_only(one)
-        assert isinstance(store.inner, LeasingStore)
-        store.inner.tats_us.clear()
-        one.gate.invalidate()
-        assert not (await ask(one)).refused
-
-    run(story())
-
-
 def test_members_at_several_addresses_are_each_told_their_own() -> None:
     """One member, refused on two addresses by turns: no decision names the address of another."""
     one, store = make()
 
     async def story() -> None:
         for peer in (PEER, OTHER):
-            await refused_by_client_state(one, credential="alice", peer=peer)
+            await used_up(one, credential="alice", peer=peer)
         calls = store.calls
         for _ in range(5):
             for peer in (PEER, OTHER):
                 decision = at_once(one, credential="alice", peer=peer)
-                assert (decision.refused, decision.address) == (True, ip_address(peer))
+                assert (decision.refused, decision.address) == (True, packed(peer))
         assert store.calls == calls
 
     run(story())
 
 
 def test_guests_are_never_told_anothers_address() -> None:
-    """Behind one proxy, in one bucket or in several: the own one, or none where nobody worked it out."""
+    """Behind one proxy, in one bucket or in several: each its own."""
     one, _ = make(trusted_proxies="10.0.0.1", ip_limit="1/hour", ipv4_prefix=24)
     addresses = [f"203.0.113.{number}" for number in range(9)]
 
@@ -272,7 +244,7 @@ def test_guests_are_never_told_anothers_address() -> None:
             for address in addresses:
                 asked = Facts("10.0.0.1", "/", "/", frozenset({"GET"}), forwarded=(address,))
                 decision = await one.gate.decide(asked)
-                assert decision.address in (None, ip_address(address))
+                assert decision.address == packed(address)
 
     run(story())
 
@@ -330,7 +302,7 @@ def test_the_limit_of_an_emergency_holds_at_once_for_a_leased_client() -> None:
     run(story())
 
 
-@pytest.mark.parametrize("state", ["unknown", "leased", "refused", "refused and not remembered as one who comes again"])
+@pytest.mark.parametrize("state", ["unknown", "leased", "refused"])
 @pytest.mark.parametrize("credential", [None, "alice"], ids=["guest", "member"])
 def test_a_denied_network_is_denied_at_once_until_its_time(credential: str | None, state: str) -> None:
     """Leased or refused a moment ago: the deny list comes first, and is told as the reason; later it is as before."""
@@ -341,11 +313,6 @@ def test_a_denied_network_is_denied_at_once_until_its_time(credential: str | Non
         times = {"unknown": 0, "leased": 6}.get(state, 200)
         if times:
             assert (await ask(one, times, **of)).refused == (times > 100)
-        if "remembered" in state:
-            one.clock.now_s += 1
-            at_once(one, **of)
-            one.gate._lookups._address_infos.clear()
-            assert at_once(one, **of).reason is Reason.QUOTA
         until_s = one.mode_watch.store_now_s() + 60
         await store.inner.deny(DenyEntry(ip_network("203.0.113.0/24"), until_s, "eve", "a test"))
         await one.deny_list.refresh()
@@ -418,7 +385,7 @@ def asked(number: int, what: str) -> Facts:
     """A request that is like no other in one way."""
     peer, path, forwarded, methods = PEER, "/", (), frozenset({"GET"})
     if what == "addresses":
-        peer = str(ip_address(0x0A000000 + number))
+        peer = nth_address(number)
     elif what == "paths":
         path = f"/{number}"
     elif what == "long paths":
@@ -454,9 +421,8 @@ def asked(number: int, what: str) -> Facts:
 )
 def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever differs from request to request, each coming three times: so many entries, and none is a large one."""
-    for name in ("ADDRESSES_KEPT", "PATHS_KEPT"):
-        monkeypatch.setattr(lookups, name, 512)
-    monkeypatch.setattr(refusals_module.RefusedGuests.__init__, "__defaults__", (512,))
+    monkeypatch.setattr(lookups, "PATHS_KEPT", 512)
+    monkeypatch.setattr(leases, "CLIENTS_KEPT", 512)
     monkeypatch.setattr(refusals_module.Refusals.__init__, "__defaults__", (512,))
     one, _ = make(ip_limit="1/day" if refused else "off")
 
@@ -467,9 +433,11 @@ def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pyte
 
     grown = grown_mb(lambda: run(flood()))
     tables = one.gate._lookups
-    assert len(tables._address_infos) <= 512
-    assert len(tables._route_rules) <= 512
+    assert len(tables._by_path) <= 512
+    assert len(tables._routes) == 2
     assert len(one.limiter._refusals) <= 512
+    assert len(one.leases._asked_us) <= 512
+    assert len(one.leases.open) <= 1
     # 512 entries of a kB each, beside the store's and the outage's buckets of 1,200 clients.
     assert grown < 4.0
 
@@ -481,7 +449,7 @@ def test_a_flood_of_credentials_leaves_a_small_table(monkeypatch: pytest.MonkeyP
 
     async def flood() -> None:
         for number in range(1200):
-            peer = str(ip_address(0x0A000000 + number % 100))
+            peer = nth_address(number % 100)
             await one.gate.decide(facts(f"{number:08000}", peer=peer))
 
     verifier = one.identifier._tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from gate.doubles import (
     at_once,
     facts,
     memory_store,
+    packed,
     pass_time,
     run,
     worker,
@@ -75,7 +75,7 @@ def test_deny_comes_before_exempt_before_identity_before_allow(
     decision = run(worker(store, clock, tokens=tokens, **POLICY).gate.decide(facts(credential, peer=peer, path=path)))
     assert (decision.verdict, decision.reason) == (Verdict(verdict), Reason(reason)), why
     assert (tokens.calls, store.calls) == (checks, calls), why
-    assert decision.address == (None if peer is None else ip_address(peer))
+    assert decision.address == (None if peer is None else packed(peer))
     assert decision.identity == (Identity("good") if checks else None)
 
 

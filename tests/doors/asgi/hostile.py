@@ -30,7 +30,7 @@ from shieldmw import Settings, ShieldMiddleware
 from shieldmw.admin.answers import validated
 from shieldmw.admin.schema import ActorHeader, AuditQuery, CidrPath, DenyBody, ModeBody, ResetBody
 from shieldmw.core.address import Networks, client_address, parse_address, parse_networks
-from shieldmw.core.client import ListenerClass, address_clients
+from shieldmw.core.client import ListenerClass, Prefixes
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern, below_root, plain, readings
 from shieldmw.core.tickets import Signer, Ticket
@@ -124,7 +124,7 @@ def reads_addresses(hostile: Hostile) -> None:
     lines = tuple(hostile.text() for _ in range(hostile.random.randint(0, 3)))
     client_address(hostile.either("127.0.0.1", None, hostile.text(20)), lines, TRUSTED, header)
     if (address := parse_address(hostile.text(6))) is not None:
-        address_clients(address, hostile.either(8, 24, 32), hostile.either(16, 56, 64, 128))
+        Prefixes(hostile.either(8, 24, 32), hostile.either(16, 56, 64, 128)).clients(address)
 
 
 def reads_paths(hostile: Hostile) -> None:
@@ -180,7 +180,7 @@ def reads_admin_requests(hostile: Hostile) -> None:
     for parameters, name in ((CidrPath, "cidr"), (AuditQuery, "count"), (ActorHeader, "Shield-Actor")):
         validated(parameters, {name: hostile.text(12)})
     bearing(network_of, hostile.text(12))
-    bearing(clients_of, hostile.either("ip:", "token:", "") + hostile.text(12), 32, 64)
+    bearing(clients_of, hostile.either("ip:", "token:", "") + hostile.text(12), Prefixes(32, 64))
 
 
 def reads_records(hostile: Hostile) -> None:

@@ -86,7 +86,7 @@ def assert_linear(work_on: Callable[[int], Callable[[], object]]) -> None:
 
 
 def facts_of(scope: Scope) -> Facts:
-    return READER.read_once(scope)
+    return READER.read(scope)
 
 
 READER = FactsReader(CredentialSources("x-forwarded-for", "authorization", "token", "token"), None)
@@ -100,7 +100,7 @@ def test_reading_a_head_never_costs_more_than_its_size_allows(name: str) -> None
 
     def work_on(size: int) -> Callable[[], object]:
         scope = scope_of(HEADS[name](size))
-        return lambda: (POLICY.route_rules(facts_of(scope)), PROTOCOLS.read_once(scope))
+        return lambda: (POLICY.route_rules(facts_of(scope)), PROTOCOLS.read(scope))
 
     assert_linear(work_on)
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +20,7 @@ from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.lane import Lane
 from shieldmw.doors.asgi.passages import LONGEST_ROUTE, receive_if_there, route_of
-from shieldmw.gate.overload.gatekeeper import Passage
+from shieldmw.gate.overload.gatekeeper import Gatekeeper, Passage
 
 T = TypeVar("T")
 
@@ -301,6 +302,43 @@ def test_members_go_before_guests_who_came_first() -> None:
         return one.order
 
     assert busy(story, queue_ms=1000) == ["/hang", "/member", "/guest0", "/guest1", "/guest2"]
+
+
+def test_whoever_is_known_to_be_refused_hears_of_its_limit_and_all_others_of_the_overload() -> None:
+    """While others wait too long: 429 for whoever has used up its limit, 503 for everybody else, who is not charged."""
+
+    def asking(path: str, peer: str, member: str = "") -> Scope:
+        headers = [(b"x-member", member.encode())] if member else []
+        return http_scope(path, client=(peer, 1), headers=headers)
+
+    used_up, new = "192.0.2.7", "192.0.2.8"
+    scopes = [
+        (asking("/", used_up), 429),
+        (asking("/other", used_up), 429),
+        (asking("/%2e/other", used_up), 429),
+        (asking("/", used_up, "alice"), 429),
+        (asking("/", new, "alice"), 429),
+        (asking("/", new), 503),
+        (asking("/", used_up, "bob"), 503),
+    ]
+
+    async def statuses(one: Busy) -> list[int]:
+        return [(await call(one.shield, scope, NO_BODY)).status for scope, _ in scopes]
+
+    async def story(one: Busy) -> list[int]:
+        for scope in (asking("/", used_up), asking("/", used_up, "alice")):
+            assert [(await call(one.shield, scope, NO_BODY)).status for _ in range(3)] == [200, 200, 429]
+        await one.fill()
+        waits = await one.waiting(asking("/", "198.51.100.1"))
+        with patch.object(Gatekeeper, "would_refuse", return_value=True):
+            heard = await statuses(one) + await statuses(one)
+        await one.end()
+        assert (await waits).status == 200
+        after = [(await call(one.shield, asking("/", new), NO_BODY)).status for _ in range(3)]
+        assert after == [200, 200, 429], "nobody was charged for what was shed"
+        return heard
+
+    assert busy(story, ip_limit="2/hour", token_limit="2/hour", queue_ms=10_000) == 2 * [status for _, status in scopes]
 
 
 def test_what_is_exempt_and_what_is_the_operators_never_waits() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from typing import Any
 
 import anyio
@@ -19,6 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gate.doubles import packed
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -34,7 +34,7 @@ TICKET = "a.ticket"
 ENTRY = Entry(Seat(ListenerClass.GUEST, 0, "ticket /live", lambda: None), TICKET)
 RETRY_MS = 300_000
 REPLIES = Replies(RefusalAnswers(RefusalLinks("https://example.org/recording", None, 300), jitter=lambda: 0.0))
-ADMITTED = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ip_address("203.0.113.7"), live=True)
+ADMITTED = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, packed("203.0.113.7"), live=True)
 LIMIT_S = 20
 
 SSE_START: Message = {

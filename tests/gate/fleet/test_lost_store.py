@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
 import redis
 
-from gate.doubles import facts
+from gate.doubles import facts, packed
 from servers import RedisServer, redis_server
 from shieldmw import Identity, Settings
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -25,7 +24,7 @@ from shieldmw.store.redis.connection import RedisConnection
 from shieldmw.wiring import build_worker
 
 SECRET = b"a secret of at least 32 characters"
-ADDRESS = ip_address("203.0.113.7")
+ADDRESS = packed("203.0.113.7")
 LIMIT_S = 20
 PAUSE_S = 0.01
 

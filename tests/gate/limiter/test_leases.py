@@ -20,20 +20,21 @@ from gate.doubles import (
     at_once,
     facts,
     loop_time,
+    nth_address,
     pass_time,
+    plan_of,
+    requester_at,
     run,
     worker,
     yield_often,
 )
-from shieldmw.core.bucket import Charge, TakeRequest, take
+from shieldmw.core.bucket import Party, TakeRequest, Term, take
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason
 from shieldmw.core.limits import Limit, parse_limits
-from shieldmw.core.mode import Mode
-from shieldmw.core.rules import RouteRules
+from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.batch import TakeReply
-from shieldmw.gate.limiter.client_state import ClientState
 from shieldmw.gate.limiter.leases import Leases
 
 PEER = "203.0.113.7"
@@ -42,8 +43,8 @@ BUCKET = f"ip {IP}"
 AWAY = StoreUnavailable("away")
 SLOW = "10000/day"
 
-# Who comes for the first time is not remembered, and who was seen once is not hot: then comes the lease.
-COLD = 2
+# Whoever comes for the first time is not hot: with the second request comes the lease.
+COLD = 1
 
 [SLOW_LIMIT] = parse_limits(SLOW, name="ip")
 
@@ -92,7 +93,7 @@ def fleet(workers: int = 1, *, ahead_us: int = 987_654_321, **values: Any) -> Fl
 def open_leases(one: WorkerParts) -> int:
     """How many clients are charged ahead."""
     assert one.leases is not None
-    return len(one.leases)
+    return len(one.leases.open)
 
 
 def passed(decisions: list[Decision]) -> int:
@@ -458,26 +459,28 @@ def test_a_failed_ask_for_a_lease_is_asked_again() -> None:
 # --- bounds -----------------------------------------------------------------------------------------
 
 
-def client_states() -> Iterator[ClientState]:
-    """Clients without end, each with a charge of its own."""
+def requesters() -> Iterator[Requester]:
+    """Clients without end."""
+    plan = plan_of(Term(Party.ADDRESS, SLOW_LIMIT))
     for number in count():
-        charges = (Charge(Client("ip", str(number), str(number)), SLOW_LIMIT),)
-        yield ClientState(charges, None, Mode.NORMAL, RouteRules())
+        yield requester_at(plan, nth_address(number))
 
 
-def hot(leases: Leases, client_state: ClientState, now_us: int) -> int:
-    """How much a client would have ahead that asks for the second time."""
-    leases.prefetch(client_state, now_us)
-    return leases.prefetch(client_state, now_us + 1)
+def prefetch_of(leases: Leases, requester: Requester, now_us: int) -> int:
+    """How much a client would have ahead."""
+    return leases.prefetch(requester, requester.charges(), now_us)
 
 
-def leased(client_state: ClientState, prefetch: int, now_us: int) -> TakeReply:
+def hot(leases: Leases, requester: Requester, now_us: int) -> int:
+    """The same of one that asks for the second time."""
+    prefetch_of(leases, requester, now_us)
+    return prefetch_of(leases, requester, now_us + 1)
+
+
+def leased(requester: Requester, prefetch: int, now_us: int) -> TakeReply:
     """A store's answer that grants it."""
-    return TakeReply(
-        client_state.charges,
-        take([None] * len(client_state.charges), TakeRequest(client_state.charges, prefetch), now_us),
-        now_us,
-    )
+    charges = requester.charges()
+    return TakeReply(charges, take([None] * len(charges), TakeRequest(charges, prefetch), now_us), now_us)
 
 
 def test_no_more_than_so_many_clients_are_charged_ahead() -> None:
@@ -486,16 +489,16 @@ def test_no_more_than_so_many_clients_are_charged_ahead() -> None:
     leases = Leases(LeasingStore(clock).give_back, most=10, now_us=clock.us)
 
     async def story() -> None:
-        for number, client_state in zip(range(50), client_states(), strict=False):
-            prefetch = hot(leases, client_state, clock.us())
+        for number, requester in zip(range(50), requesters(), strict=False):
+            prefetch = hot(leases, requester, clock.us())
             assert (prefetch > 0) == (number < 10)
             if prefetch:
-                leases.answered(client_state, leased(client_state, prefetch, clock.us()))
-        assert len(leases) == 10
+                leases.answered(requester.key, leased(requester, prefetch, clock.us()))
+        assert len(leases.open) == 10
         clock.now_s += 1
         await leases.sweep()
-        assert len(leases) == 0
-        assert hot(leases, next(client_states()), clock.us())
+        assert len(leases.open) == 0
+        assert hot(leases, next(requesters()), clock.us())
 
     run(story())
 
@@ -505,35 +508,34 @@ def test_no_more_than_so_many_clients_are_charged_ahead_at_once() -> None:
     clock = FakeClock()
     leases = Leases(LeasingStore(clock).give_back, most=10, now_us=clock.us)
     asking = [
-        (client_state, hot(leases, client_state, clock.us()))
-        for _, client_state in zip(range(50), client_states(), strict=False)
+        (requester, hot(leases, requester, clock.us())) for _, requester in zip(range(50), requesters(), strict=False)
     ]
-    for client_state, prefetch in asking:
+    for requester, prefetch in asking:
         if prefetch:
-            leases.answered(client_state, leased(client_state, prefetch, clock.us()))
-    assert len(leases) == 10
+            leases.answered(requester.key, leased(requester, prefetch, clock.us()))
+    assert len(leases.open) == 10
 
 
 def test_a_lease_grows_while_it_is_used_up_at_once_and_shrinks_where_it_is_not() -> None:
     """8, 16, … up to 1,024 as long as each is spent within a tenth of a second; halved by each that is swept."""
     clock = FakeClock()
     leases = Leases(LeasingStore(clock).give_back, now_us=clock.us)
-    client_state = ClientState((Charge(IP, Limit("ip", 1, 60, 10**6)),), None, Mode.NORMAL, RouteRules())
+    requester = requester_at(plan_of(Term(Party.ADDRESS, Limit("ip", 1, 60, 10**6))))
 
     async def story() -> None:
-        asked = [hot(leases, client_state, clock.us())]
+        asked = [hot(leases, requester, clock.us())]
         for _ in range(10):
-            leases.answered(client_state, leased(client_state, asked[-1], clock.us()))
-            while client_state.lease is not None and client_state.lease.spend(clock.us()) is not None:
+            leases.answered(requester.key, leased(requester, asked[-1], clock.us()))
+            while leases.open[requester.key].spend(clock.us()) is not None:
                 pass
-            leases.exhausted(client_state, clock.us())
+            leases.exhausted(requester.key, clock.us())
             clock.now_s += 0.09
-            asked.append(leases.prefetch(client_state, clock.us()))
+            asked.append(prefetch_of(leases, requester, clock.us()))
         assert asked == [8, 16, 32, 64, 128, 256, 512, 1024, 1024, 1024, 1024]
-        leases.answered(client_state, leased(client_state, asked[-1], clock.us()))
+        leases.answered(requester.key, leased(requester, asked[-1], clock.us()))
         clock.now_s += 0.6
         await leases.sweep()
-        assert (hot(leases, client_state, clock.us()), len(leases)) == (8, 0)
+        assert (hot(leases, requester, clock.us()), len(leases.open)) == (8, 0)
 
     run(story())
 

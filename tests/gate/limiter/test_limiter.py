@@ -13,7 +13,6 @@ from shieldmw.core.bucket import Charge, TakeRequest, take
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision
 from shieldmw.core.limits import Limit, parse_limits
-from shieldmw.gate.gate import REFUSAL_KEPT_US
 from shieldmw.gate.limiter.limiter import LocalLimiter
 from shieldmw.store.memory import MemoryBuckets
 
@@ -56,15 +55,14 @@ def play(steps: list[Step], *, plain: bool = False, **values: Any) -> tuple[list
 
 
 def alike(decision: Decision, reference: Decision) -> bool:
-    """The same to whoever is answered: but a refusal that is given again may tell of a wait that began just now."""
-    late_us = decision.retry_after_us - reference.retry_after_us
+    """The same to whoever is answered, the wait of a refusal too."""
     return (
         decision.verdict is reference.verdict
         and decision.reason is reference.reason
         and decision.identity == reference.identity
         and decision.violated == reference.violated
         and [level.remaining for level in decision.levels] == [level.remaining for level in reference.levels]
-        and 0 <= late_us <= REFUSAL_KEPT_US
+        and decision.retry_after_us == reference.retry_after_us
     )
 
 
@@ -85,13 +83,7 @@ def test_every_way_is_the_same_way(seed: int, limit: str, burst: int | None) -> 
         decisions, store = play(steps, leases=leases, **values)
         assert store.calls <= len(decisions)
         for number, (decision, expected) in enumerate(zip(decisions, reference, strict=True)):
-            assert alike(decision, expected) or is_kept(decision, expected), f"leases {leases}, request {number}"
-
-
-def is_kept(decision: Decision, expected: Decision) -> bool:
-    """A refusal of a moment ago: its levels are of then, and nothing else is different."""
-    same = (decision.verdict, decision.reason) == (expected.verdict, expected.reason)
-    return same and decision.refused and abs(decision.retry_after_us - expected.retry_after_us) <= REFUSAL_KEPT_US
+            assert alike(decision, expected), f"leases {leases}, request {number}"
 
 
 @pytest.mark.parametrize(

@@ -23,19 +23,22 @@ from gate.doubles import (
     at_once,
     facts,
     memory_store,
+    nth_address,
     pass_time,
+    plan_of,
+    requester_at,
     run,
     worker,
     yield_often,
 )
-from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest, take
+from shieldmw.core.bucket import Charges, Outcome, Party, TakeRequest, Term, take
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.limits import Limit
+from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.refusals import Refusals
 
-ALICE = Client("ip", "alice", "ip:alice")
 IP = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
 S = 1_000_000
 START_US = 10**12
@@ -46,9 +49,10 @@ LIMITS = (Limit("a", 1, 1, 5), Limit("b", 10, 1, 7), Limit("c", 1, 60, 3))
 relaxed = settings(deadline=None, max_examples=400)
 
 
-def charges_of(costs: tuple[int | None, ...]) -> Charges:
-    """A charge for each limit that has a cost."""
-    return tuple(Charge(ALICE, limit, cost) for limit, cost in zip(LIMITS, costs, strict=True) if cost is not None)
+def asking(costs: tuple[int | None, ...]) -> Requester:
+    """A client that is charged each limit that has a cost."""
+    found = zip(LIMITS, costs, strict=True)
+    return requester_at(plan_of(*(Term(Party.ADDRESS, limit, cost) for limit, cost in found if cost is not None)))
 
 
 @dataclass
@@ -59,7 +63,7 @@ class World:
     now_us: int = START_US
     tats_us: dict[str, int] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
-    under_way: list[tuple[Charges, Outcome, int]] = field(default_factory=list)
+    under_way: list[tuple[Requester, Outcome, int]] = field(default_factory=list)
     answered: int = 0
 
     @property
@@ -79,8 +83,9 @@ class World:
 
     def ask(self, costs: tuple[int | None, ...], way_us: int) -> None:
         """A request: answered by what is known, else by the store, whose word comes when it ``arrives``."""
-        charges = charges_of(costs)
-        known = self.refusals.find(charges, self.ticks_us)
+        requester = asking(costs)
+        charges = requester.charges()
+        known = self.refusals.find(requester, self.ticks_us)
         if known is not None:
             self.answered += 1
             true = self._decide(charges)
@@ -94,11 +99,11 @@ class World:
         self.now_us += way_us
         outcome = self._charge(charges)
         if not outcome.allowed:
-            self.under_way.append((charges, outcome, sent_us))
+            self.under_way.append((requester, outcome, sent_us))
 
     def other(self, costs: tuple[int | None, ...]) -> None:
         """A request on another worker."""
-        self._charge(charges_of(costs))
+        self._charge(asking(costs).charges())
 
     def arrive(self, which: int) -> None:
         """One of the store's refusals is told."""
@@ -157,11 +162,12 @@ def test_what_was_told_at_once_is_the_whole_truth(
     for _ in range(taken):
         world.other((1, 1, 1))
     costs, again = (tuple(map(_within, LIMITS, some)) for some in (costs, again))
-    charges = charges_of(costs)
+    requester = asking(costs)
+    charges = requester.charges()
     refused = world._charge(charges)
     if refused.allowed:
         return
-    world.refusals.remember(charges, refused, world.ticks_us)
+    world.refusals.remember(requester, refused, world.ticks_us)
     waits_us = [
         tat_us - refused.now_us + charge.step_us - charge.limit.tau_us
         for charge, tat_us in zip(charges, refused.tats_us, strict=True)
@@ -169,24 +175,25 @@ def test_what_was_told_at_once_is_the_whole_truth(
     same = tuple(None if cost is None else more for cost, more in zip(costs, again, strict=True))
     for wait_us in (0, later_us, max([0, *waits_us]), max([1, *waits_us]) - 1):
         world.now_us = refused.now_us + wait_us
-        for asked in filter(None, (charges, charges_of(same))):
+        for asked in (requester, asking(same)):
             known = world.refusals.find(asked, world.ticks_us)
-            assert (known is None) == world._decide(asked).allowed
+            assert (known is None) == world._decide(asked.charges()).allowed
 
 
 def test_a_flood_of_clients_leaves_no_more_than_so_many() -> None:
     """Memory is bounded whoever is refused, and those who were refused last are known."""
     refusals = Refusals(most_buckets=100)
     limit = Limit("ip", 1, 60, 1)
+    plan = plan_of(Term(Party.ADDRESS, limit))
     for number in range(10_000):
-        charges = (Charge(Client("ip", str(number), ""), limit),)
-        refusals.remember(charges, Outcome(False, START_US, (START_US + limit.tau_us,)), 0)
+        requester = requester_at(plan, nth_address(number))
+        refusals.remember(requester, Outcome(False, START_US, (START_US + limit.tau_us,)), 0)
         assert len(refusals) <= 100
-        assert refusals.find(charges, 0) is not None
+        assert refusals.find(requester, 0) is not None
     assert len(refusals) >= 50
     refusals.clear()
     assert len(refusals) == 0
-    assert refusals.find(charges, 0) is None
+    assert refusals.find(requester, 0) is None
 
 
 # --- through the gate -------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from gate.doubles import packed
 from shieldmw import Settings
-from shieldmw.core.client import Identity, address_clients, token_client
+from shieldmw.core.client import Identity, Prefixes, token_client
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
@@ -310,7 +310,7 @@ def test_operators_do_not_deny_themselves_by_mistake() -> None:
 
     async def work() -> None:
         _, control = worker(MemoryStore(b"secret"))
-        network, own = network_of("2001:db8::/32"), ip_address("2001:db8::7")
+        network, own = network_of("2001:db8::/32"), packed("2001:db8::7")
         refused = await control.deny(network, 60, actor="kim", reason="", own=own, force=False)
         assert refused is DenyRefusal.OWN_ADDRESS
         assert await control.audit() == []
@@ -398,18 +398,20 @@ def test_a_reset_forgets_what_the_worker_would_decide_by_alone() -> None:
     run(work)
 
 
+PREFIXES = Prefixes(32, 64)
+
 CLIENTS = [
     ("token:alice", (token_client(Identity("alice")),)),
     ("token:a:b", (token_client(Identity("a:b")),)),
-    ("ip:203.0.113.7", (address_clients(ip_address("203.0.113.7"), 32, 64).one,)),
-    ("ip:unknown", (address_clients(None, 32, 64).one,)),
+    ("ip:203.0.113.7", (PREFIXES.clients(packed("203.0.113.7")).one,)),
+    ("ip:unknown", (PREFIXES.clients(None).one,)),
 ]
 
 
 @pytest.mark.parametrize(("text", "clients"), CLIENTS)
 def test_a_text_names_the_client_that_is_charged(text: str, clients: tuple[object, ...]) -> None:
     """The same client that requests are charged to, so that the same buckets are meant."""
-    assert clients_of(text, 32, 64) == clients
+    assert clients_of(text, PREFIXES) == clients
 
 
 NOBODY = [
@@ -429,7 +431,7 @@ NOBODY = [
 def test_a_text_that_names_nobody_is_an_error(text: str) -> None:
     """Nothing is guessed."""
     with pytest.raises(ValueError, match=r"."):
-        clients_of(text, 32, 64)
+        clients_of(text, PREFIXES)
 
 
 def test_every_name_under_which_a_bucket_is_kept_is_known() -> None:

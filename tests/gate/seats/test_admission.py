@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 import pytest
 
+from gate.doubles import packed
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -24,7 +24,7 @@ from shieldmw.gate.seats.seats import SeatPlan, Seats
 from shieldmw.store.memory import MemoryStore
 
 SECRET = b"a secret of at least 32 characters"
-ADDRESS = ip_address("203.0.113.7")
+ADDRESS = packed("203.0.113.7")
 MEMBER, GUEST, HOST = ListenerClass.MEMBER, ListenerClass.GUEST, ListenerClass.HOST
 
 
@@ -75,7 +75,7 @@ class Worker:
     def ask(self, who: str, name: ListenerClass = MEMBER, signed_ticket: str | None = None) -> Entry | TurnedAway:
         """Somebody asks for a seat, perhaps with a paper."""
         facts = Facts(str(ADDRESS), "/live", "/live", frozenset({"GET"}), signed_ticket=signed_ticket)
-        address, identity = (ip_address(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
+        address, identity = (packed(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, live=True)
         return self.admission.admit(facts, decision, lambda: self.left.append(who))
 
@@ -149,7 +149,7 @@ def test_a_ticket_brings_its_listener_back_before_new_ones(store: QueueStore, cl
 
 def renewed(worker: Worker, signed_ticket: str, who: str = "in-0", name: ListenerClass = MEMBER) -> str | None:
     """What another request of somebody who shows a ticket gets."""
-    address, identity = (ip_address(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
+    address, identity = (packed(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
     return worker.admission.renewed(signed_ticket, Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity))
 
 

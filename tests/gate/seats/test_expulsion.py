@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import pytest
 
-from gate.doubles import Heard
+from gate.doubles import Heard, packed
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -71,7 +71,7 @@ class Hall:
             0,
             who,
             lambda: self.left.update({who: seat.why}),
-            address=ip_address(address),
+            address=packed(address),
             api_key=api_key,
             until_s=until_s,
         )
@@ -219,14 +219,14 @@ def entered(**settings: str) -> Callable[[str], Seat]:
 def test_a_seat_knows_what_it_depends_on() -> None:
     """The gate notes the address and the key with the seat; a key has no end, though it is looked up again."""
     seat = entered()("a key")
-    assert (seat.address, seat.until_s) == (ip_address("203.0.113.7"), float("inf"))
+    assert (seat.address, seat.until_s) == (packed("203.0.113.7"), float("inf"))
     assert seat.api_key == digest("a key", derive_digest_key(SECRET))
 
 
 def test_what_the_host_app_proves_has_no_end() -> None:
     """A member whom nothing here proved stays for as long as it listens."""
     worker = build_worker(Settings(redis_url="memory://"), MemoryStore(SECRET))
-    decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ip_address("203.0.113.7"), Identity("alice"), live=True)
+    decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, packed("203.0.113.7"), Identity("alice"), live=True)
     entry = worker.entrance.admission.admit(
         Facts("203.0.113.7", "/live", "/live", frozenset({"GET"})), decision, lambda: None
     )

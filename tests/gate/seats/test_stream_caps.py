@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 import pytest
 
+from gate.doubles import packed
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -81,7 +81,7 @@ class Worker:
         self.clock.now_s += 0.01
         facts = Facts(at, path, path, frozenset({"GET"}), signed_ticket=signed_ticket)
         identity = Identity(who) if who else None
-        decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, ip_address(at), identity, live=True)
+        decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, packed(at), identity, live=True)
 
         def leave() -> None:
             assert isinstance(answer, Entry)

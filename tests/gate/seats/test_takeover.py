@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from gate.doubles import packed
 from servers import RedisServer, redis_server
 from shieldmw import Identity, Settings
 from shieldmw.core.client import ListenerClass
@@ -27,7 +27,7 @@ from shieldmw.store.redis.connection import RedisConnection
 from shieldmw.wiring import build_worker
 
 SECRET = b"a secret of at least 32 characters"
-ADDRESS = ip_address("203.0.113.7")
+ADDRESS = packed("203.0.113.7")
 LIMIT_S = 20
 PAUSE_S = 0.01
 
