@@ -59,9 +59,9 @@ def test_a_plan_has_what_the_policy_says_of_its_kind(mode: Mode, identity: Ident
 def test_the_plans_of_guests_are_found_by_family_and_mode() -> None:
     """Those that were made; the others are not there."""
     route = Route(RouteRules(), POLICY, PREFIXES)
-    assert route.of_guests == ({}, {})
+    assert route._of_guests == ({}, {})
     plan = route.plan(Mode.EMERGENCY, None, has_site=True)
-    assert route.of_guests == ({}, {Mode.EMERGENCY: plan})
+    assert route._of_guests == ({}, {Mode.EMERGENCY: plan})
 
 
 @pytest.mark.parametrize("exempt", [True, False])

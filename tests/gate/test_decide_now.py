@@ -433,8 +433,8 @@ def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pyte
 
     grown = grown_mb(lambda: run(flood()))
     tables = one.gate._lookups
-    assert len(tables._by_path) <= 512
-    assert len(tables._routes) == 2
+    assert len(tables.routes) <= 512
+    assert len(tables._by_rules) == 2
     assert len(one.limiter._refusals) <= 512
     assert len(one.leases._asked_us) <= 512
     assert len(one.leases.open) <= 1

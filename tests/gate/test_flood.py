@@ -66,8 +66,8 @@ def test_a_flood_of_new_clients_leaves_no_objects(asked: Callable[[int], Facts])
         assert len(one.leases._asked_us) <= CLIENTS_KEPT
         assert len(one.leases._paces) <= 2 * MOST_LEASES
         assert len(one.leases.open) + len(one.leases._asking) == 0
-        assert len(one.gate._lookups._by_path) <= PATHS_KEPT
-        assert len(one.gate._lookups._routes) <= 2
+        assert len(one.gate._lookups.routes) <= PATHS_KEPT
+        assert len(one.gate._lookups._by_rules) <= 2
 
     run(story())
 

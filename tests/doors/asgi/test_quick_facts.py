@@ -115,14 +115,16 @@ FORWARDED = (b"x-forwarded-for", b"192.0.2.1")
         ([FORWARDED, (b"accept", b"*/*"), (b"x-api-key", b"a")], b"a=1", 0),
         ([FORWARDED, FORWARDED], b"", 1),
         ([FORWARDED, (b"cookie", b"a=1")], b"", 1),
-        ([(b"authorization", b"Bearer a")], b"", 1),
+        ([FORWARDED, (b"authorization", b"Bearer a")], b"", 0),
+        ([(b"authorization", b"Basic a")], b"", 1),
+        ([(b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")], b"", 1),
         ([(TICKET_HEADER, b"a")], b"", 1),
         ([(b"x-http-method-override", b"PUT")], b"", 1),
         ([], IN_COOKIE + b"=a", 1),
     ],
 )
-def test_what_a_flood_sends_is_read_quickly(headers: Headers, query: bytes, careful: int) -> None:
-    """And what may be a credential is not."""
+def test_what_most_requests_show_is_read_quickly(headers: Headers, query: bytes, careful: int) -> None:
+    """Where they come from, and a token; all else is read with care."""
     reader = Reader(SOURCES[0], None)
     reader.read(http_scope(headers=headers, query_string=query))
     assert reader.careful == careful
