@@ -20,6 +20,7 @@ from shieldmw.core.debts import Debt
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
+from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.failed_auth import FailedAuth
@@ -35,6 +36,7 @@ from shieldmw.gate.limiter.fallback import Fallback
 from shieldmw.gate.limiter.leases import MOST_LEASES, Leases
 from shieldmw.gate.limiter.limiter import FleetLimiter
 from shieldmw.gate.limiter.lookups import Lookups
+from shieldmw.gate.limiter.shared_limits import SharedLimits
 from shieldmw.gate.seats.admission import Admission
 from shieldmw.gate.seats.entrance import Entrance
 from shieldmw.gate.seats.seats import SeatPlan, Seats
@@ -170,6 +172,13 @@ class LeasingStore(MemoryStore):
                     self.tats_us[charge.bucket] = tat_us
         return outcome
 
+    async def portion(self, request: PortionRequest) -> Portion:
+        """Take several units at once from a bucket that many clients share."""
+        charge, want, least = request
+        portion = grant(self.tats_us.get(charge.bucket), charge.limit, want, least, self.now_us())
+        self.tats_us[charge.bucket] = portion.tat_us
+        return portion
+
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Take back what was not spent, of buckets that nobody has charged since."""
         for charge, ceiling_us, give_us in unspent:
@@ -212,6 +221,25 @@ class FlakyStore:
             self.under_way -= 1
 
     async def _take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        await self._before()
+        outcomes = await self.inner.take(requests)
+        if self.answer_held is not None:
+            await self.answer_held.wait()
+        if self.lags:
+            await asyncio.sleep(0)
+        return outcomes
+
+    async def portion(self, request: PortionRequest) -> Portion:
+        """Take several units at once, if it may."""
+        self.calls += 1
+        await self._before()
+        portion = await self.inner.portion(request)
+        if self.answer_held is not None:
+            await self.answer_held.wait()
+        return portion
+
+    async def _before(self) -> None:
+        """What stands in the way of a call."""
         if self.held is not None:
             await self.held.wait()
         if self.hangs_for_s is not None:
@@ -221,12 +249,6 @@ class FlakyStore:
             raise self.failing
         if self.lags:
             await asyncio.sleep(0)
-        outcomes = await self.inner.take(requests)
-        if self.answer_held is not None:
-            await self.answer_held.wait()
-        if self.lags:
-            await asyncio.sleep(0)
-        return outcomes
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Take back what was not spent, if it may."""
@@ -383,7 +405,8 @@ def worker(
         settings.on_redis_failure, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time
     )
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.us)
-    limiter = FleetLimiter(breaker_store, fallback, leases, now_us=clock.us)
+    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=lambda: seats.workers, now_us=clock.us)
+    limiter = FleetLimiter(breaker_store, fallback, leases, shared, now_us=clock.us)
     limiter._batch = BatchOfAnyLoop(breaker_store, limiter._answered, limiter._failed, now_us=clock.us)
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.keys_changed())
@@ -411,7 +434,7 @@ def worker(
     return WorkerParts(
         gate,
         entrance,
-        (leases, api_keys),
+        (leases, shared, api_keys),
         identifier,
         limiter,
         local,
