@@ -35,6 +35,7 @@ from .gate.limiter.fallback import Fallback
 from .gate.limiter.leases import MOST_LEASES, Leases
 from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Lookups
+from .gate.limiter.shared_limits import SharedLimits
 from .gate.operator.control import Control
 from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.holding import Holding
@@ -309,7 +310,9 @@ def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tu
     local = WarmBuckets(most_buckets=WARM_BUCKETS_KEPT)
     fallback = Fallback(settings.on_redis_failure, local, workers, store.settle)
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0)
-    return FleetLimiter(BreakerStore(store, settings.on_redis_failure), fallback, leases), (leases,)
+    breaker_store = BreakerStore(store, settings.on_redis_failure)
+    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers)
+    return FleetLimiter(breaker_store, fallback, leases, shared), (leases, shared)
 
 
 def _identifier(

@@ -193,7 +193,7 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
     elif settings.overload != "on":
         yield f"SHIELD_OVERLOAD={settings.overload}: clients who each keep to their limits can drown the app together"
     yield from _emergency_warnings(settings)
-    if not (policy.ip or policy.address or any(rule.limits for rule in policy.rules)):
+    if not (policy.ip or policy.address or policy.guests or any(rule.limits for rule in policy.rules)):
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
     elif all(limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in (*policy.ip, *policy.address)):
         yield "the limits of guests are above 10,000 a second for one address: they will hardly ever refuse anything"
@@ -220,6 +220,11 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
         yield (
             f"SHIELD_EMERGENCY_IP_LIMIT={settings.emergency_ip_limit} admits more than "
             f"SHIELD_IP_LIMIT={settings.ip_limit}: in an emergency guests may do more than usual"
+        )
+    if settings.policy.guests and _is_looser(settings.policy.emergency_guests, settings.policy.guests):
+        yield (
+            f"SHIELD_EMERGENCY_GUESTS_LIMIT={settings.emergency_guests_limit} admits more than "
+            f"SHIELD_GUESTS_LIMIT={settings.guests_limit}: in an emergency all guests together may do more than usual"
         )
     seats = settings.seats_in_emergency
     if settings.capacity and (not seats or seats > settings.capacity):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .address import Networks
 from .bucket import Charge, Charges
-from .client import AddressClients, Client, Identity, token_client
+from .client import AddressClients, Client, Identity, ListenerClass, shared_client, token_client
 from .facts import ANY_METHOD, Facts
 from .limits import Limit, aggregate, of_preflights
 from .made import made
@@ -17,7 +17,7 @@ from .mode import Mode
 from .paths import PathPattern, has_one_reading, readings
 
 # Names of the default limits, which rules cannot use.
-RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight")
+RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight", "guests")
 
 
 class Access(StrEnum):
@@ -30,6 +30,16 @@ class Access(StrEnum):
     __hash__ = str.__hash__  # as fast as that of a string
 
 
+class Per(StrEnum):
+    """What a rule's limits count: each client for itself, all guests together, or everyone together."""
+
+    CLIENT = "client"
+    GUESTS = "guests"
+    EVERYONE = "everyone"
+
+    __hash__ = str.__hash__  # as fast as that of a string
+
+
 _STRICTEST_FIRST = (Access.CLOSED, Access.MEMBERS, Access.OPEN)
 
 
@@ -38,7 +48,7 @@ class Rule:
     """A path's own limits, the cost of a request there, and who may use the path in an emergency.
 
     Empty ``methods`` means all of them. The limits are charged in addition to the client's default limits, and each
-    of all these limits is charged ``cost``. Responses on a ``live`` path hold a seat.
+    of all these limits is charged ``cost``. ``per`` says who shares them. Responses on a ``live`` path hold a seat.
     """
 
     name: str
@@ -48,6 +58,7 @@ class Rule:
     cost: int = 1
     live: bool = False
     emergency: Access = Access.OPEN
+    per: Per = Per.CLIENT
 
     def matches(self, reading: str, method: str) -> bool:
         """Whether the rule applies to this reading of a path and this method; a rule for GET applies to HEAD."""
@@ -60,7 +71,7 @@ class RouteRules(NamedTuple):
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may use the path in an emergency.
     ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``. ``preflight``: these are
-    the rules of preflights, which have buckets of their own.
+    the rules of preflights, which have buckets of their own. ``shared`` are its own limits that many clients share.
     """
 
     exempt: bool = False
@@ -69,6 +80,7 @@ class RouteRules(NamedTuple):
     limits: tuple[Limit, ...] = ()
     cost: int = 1
     preflight: bool = False
+    shared: tuple[tuple[Per, Limit], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,8 @@ class Policy:
     Guests are charged against ``ip``, verified subjects against ``token``, everyone against ``address``; credentials
     that fail are charged against ``failed_auth``. In an emergency, guests are charged in the same bucket, but against
     ``emergency_ip``. Preflights are charged against ``preflight``, in an emergency as well, since those of members
-    carry no credential.
+    carry no credential. All guests together are charged against ``guests``; in an emergency in the same bucket, but
+    against ``emergency_guests``.
     """
 
     ip: tuple[Limit, ...] = ()
@@ -92,6 +105,8 @@ class Policy:
     live: tuple[PathPattern, ...] = ()
     allow: Networks = field(default_factory=Networks)
     deny: Networks = field(default_factory=Networks)
+    guests: tuple[Limit, ...] = ()
+    emergency_guests: tuple[Limit, ...] = ()
 
     @property
     def has_live_paths(self) -> bool:
@@ -128,8 +143,9 @@ class Policy:
             exempt=exempt,
             live=live or any(rule.live for rule in named),
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
-            limits=tuple(limit for rule in named for limit in rule.limits),
+            limits=tuple(limit for rule in named if rule.per is Per.CLIENT for limit in rule.limits),
             cost=max((1 if rule is None else rule.cost for rule in rules), default=1),
+            shared=tuple((rule.per, limit) for rule in named if rule.per is not Per.CLIENT for limit in rule.limits),
         )
 
     def may_be_exempt(self, facts: Facts) -> bool:
@@ -158,6 +174,23 @@ class Policy:
             return tuple(_address_charges(clients, own + ip + self.address, cost))
         charges = _client_charges(token_client(identity), (*own, *self.token), cost)
         return (*charges, *_address_charges(clients, self.address, cost))
+
+    def shared_charges(self, route_rules: RouteRules, identity: Identity | None, mode: Mode = Mode.NORMAL) -> Charges:
+        """The charges of a request against limits that many clients share, the narrowest first.
+
+        None for preflights: they carry no credential, so those of members would be refused when guests are too many.
+        """
+        cost = route_rules.cost
+        if route_rules.preflight or not cost:
+            return ()
+        is_guest = identity is None or identity.listener_class is ListenerClass.GUEST
+        shared = [(per, limit) for per, limit in route_rules.shared if is_guest or per is Per.EVERYONE]
+        if is_guest:
+            guests = self.guests if mode is Mode.NORMAL else self.emergency_guests
+            shared += [(Per.GUESTS, limit) for limit in guests]
+        return tuple(
+            [Charge(shared_client(per.value, limit.name), limit, min(cost, limit.burst)) for per, limit in shared]
+        )
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """The charges of a failed credential against its address; a cost of 0 only looks."""
@@ -188,7 +221,8 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
     """
     access = Access.CLOSED if route_rules.access is Access.CLOSED else Access.OPEN
     limits = tuple(of_preflights(limit) for limit in route_rules.limits)
-    return route_rules._replace(access=access, limits=limits, cost=max(1, route_rules.cost), preflight=True)
+    cost = max(1, route_rules.cost)
+    return route_rules._replace(access=access, limits=limits, cost=cost, preflight=True, shared=())
 
 
 def _client_charges(client: Client, limits: Sequence[Limit], cost: int) -> list[Charge]:
@@ -206,5 +240,6 @@ def _address_charges(clients: AddressClients, limits: Sequence[Limit], cost: int
 def all_limits(policy: Policy) -> Iterator[Limit]:
     """Every configured limit, the default ones first; not those of preflights, which are derived from these."""
     yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
+    yield from (*policy.guests, *policy.emergency_guests)
     for rule in policy.rules:
         yield from rule.limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -23,13 +24,17 @@ from .limiter.batch import TakeReply
 from .limiter.client_state import ClientState
 from .limiter.limiter import Limiter
 from .limiter.lookups import AddressInfo, Lookups
+from .limiter.pool import SharedReply
 from .limiter.refusals import RefusedGuests
+from .limiter.shared_limits import SharedCharges
 from .overload.overload import Overload
 
 # A refusal may be given again for so long: what it says of the wait is then so much more than true.
 REFUSAL_KEPT_US = 250_000
 
 # What holds for every path that is not exempt, whatever else is said of it.
+NOTHING_SHARED = SharedReply((), True, 0, ())
+
 ANY_PATH, ANY_PREFLIGHT = RouteRules(), RouteRules(preflight=True)
 
 
@@ -201,10 +206,15 @@ class Gate:
         identity = verified.identity
         client_states = address_info.client_states if identity is None else verified.client_states
         if client_states is None:
-            return ClientState(
-                self._policy.charges(route_rules, identity, address_info.clients, mode), identity, mode, route_rules
-            )
-        return client_states.of(self._policy, route_rules, identity, address_info.clients, mode)
+            charges = self._policy.charges(route_rules, identity, address_info.clients, mode)
+            client_state = ClientState(charges, identity, mode, route_rules)
+        else:
+            client_state = client_states.of(self._policy, route_rules, identity, address_info.clients, mode)
+        if not client_state.knows_shared:
+            client_state.knows_shared = True
+            client_state.shared = self._limiter.shared.of(self._policy.shared_charges(route_rules, identity, mode))
+            client_state.all_charges += () if client_state.shared is None else client_state.shared.charges
+        return client_state
 
     def _charge(
         self, facts: Facts, address_info: AddressInfo, client_state: ClientState
@@ -215,7 +225,8 @@ class Gate:
                 Verdict.REFUSED, Reason.EMERGENCY, address_info.address, client_state.identity, mode=client_state.mode
             )
             return self.announce(facts, closed)
-        if address_info.allowed or not client_state.charges:
+        shared = client_state.shared
+        if address_info.allowed or not (client_state.charges or shared is not None):
             reason = Reason.ALLOW_LIST if address_info.allowed else Reason.UNLIMITED
             return self.announce(facts, _passes(client_state, address_info, reason))
         now_us = self._now_us()
@@ -223,10 +234,10 @@ class Gate:
             refusal = self._refused_uncharged(facts, address_info, client_state, now_us)
             if refusal is not None:
                 return refusal
+        if shared is not None:
+            return self._charge_shared(facts, address_info, client_state, shared, now_us)
         outcome = self._limiter.take_now(client_state, now_us)
-        if outcome is None:
-            return self._ask_store(facts, address_info, client_state, now_us)
-        if outcome.allowed and not self._dry_run:
+        if outcome is not None and outcome.allowed and not self._dry_run:
             return combine(
                 client_state.charges,
                 outcome,
@@ -235,7 +246,87 @@ class Gate:
                 client_state.mode,
                 client_state.live,
             )
-        return self._combined(facts, address_info, client_state, TakeReply(client_state.charges, outcome, now_us))
+        return (
+            self._ask_store(facts, address_info, client_state, now_us)
+            if outcome is None
+            else self._combined(facts, address_info, client_state, TakeReply(client_state.charges, outcome, now_us))
+        )
+
+    def _charge_shared(
+        self, facts: Facts, address_info: AddressInfo, client_state: ClientState, shared: SharedCharges, now_us: int
+    ) -> Decision | Awaitable[Decision]:
+        """The decision of a request that is charged shared limits. They come first: if they refuse, nothing else is
+        charged, and if the client's own refuse, they get back what was taken.
+        """
+        tats_us = shared.spend(now_us)
+        if tats_us is None:
+            refusal = shared.refused_now(now_us)
+            if refusal is None:
+                return self._wait_for_shared(facts, address_info, client_state, shared)
+            return self._charge_behind(facts, address_info, client_state, refusal, None, now_us)
+        outcome = self._limiter.take_now(client_state, now_us) if client_state.charges else None
+        if outcome is not None and outcome.allowed and not self._dry_run:
+            return combine(
+                client_state.all_charges,
+                made(Outcome, (True, outcome.now_us, outcome.tats_us + tats_us, 0, 0)),
+                address_info.address,
+                client_state.identity,
+                client_state.mode,
+                client_state.live,
+            )
+        return self._charge_behind(facts, address_info, client_state, shared.last(now_us, tats_us), outcome, now_us)
+
+    async def _wait_for_shared(
+        self, facts: Facts, address_info: AddressInfo, client_state: ClientState, shared: SharedCharges
+    ) -> Decision:
+        taken = await shared.take()
+        if taken is None:
+            if self._on_store_failure is not OnStoreFailure.OPEN or not client_state.charges:
+                return self._without_store(facts, address_info, client_state)
+            taken = NOTHING_SHARED
+        now_us, outcome = self._now_us(), None
+        if taken.allowed and client_state.charges:
+            outcome = self._limiter.take_now(client_state, now_us)
+        decision = self._charge_behind(facts, address_info, client_state, taken, outcome, now_us)
+        return decision if isinstance(decision, Decision) else await decision
+
+    def _charge_behind(
+        self,
+        facts: Facts,
+        address_info: AddressInfo,
+        client_state: ClientState,
+        taken: SharedReply,
+        outcome: Outcome | None,
+        now_us: int,
+    ) -> Decision | Awaitable[Decision]:
+        """The decision once shared limits were charged, and with the outcome of the client's own charges, if known."""
+        if not taken.allowed:
+            refused = Outcome(False, taken.now_us, taken.tats_us)
+            identity, mode, live = client_state.identity, client_state.mode, client_state.live
+            decision = combine(taken.charges, refused, address_info.address, identity, mode, live)
+            if identity is None:  # guests share an answer; a member's has no link to sign in
+                decision = decision._replace(kept=taken.kept)
+            return self.announce(facts, decision)
+        if not client_state.charges:
+            outcome = Outcome(True, taken.now_us, ())
+        if outcome is None:
+            return self._ask_store_behind(facts, address_info, client_state, taken, now_us)
+        told = _with_shared(TakeReply(client_state.charges, outcome, now_us), taken)
+        return self._combined(facts, address_info, client_state, told)
+
+    async def _ask_store_behind(
+        self, facts: Facts, address_info: AddressInfo, client_state: ClientState, taken: SharedReply, now_us: int
+    ) -> Decision:
+        try:
+            told = await self._limiter.take(client_state, now_us)
+        except asyncio.CancelledError:
+            taken.refund()
+            raise
+        if told is None:
+            if self._on_store_failure is not OnStoreFailure.OPEN:
+                taken.refund()
+            return self._without_store(facts, address_info, client_state)
+        return self._combined(facts, address_info, client_state, _with_shared(told, taken))
 
     def _refused_uncharged(
         self, facts: Facts, address_info: AddressInfo, client_state: ClientState, now_us: int
@@ -268,6 +359,10 @@ class Gate:
         told = await self._limiter.take(client_state, now_us)
         if told is not None:
             return self._combined(facts, address_info, client_state, told)
+        return self._without_store(facts, address_info, client_state)
+
+    def _without_store(self, facts: Facts, address_info: AddressInfo, client_state: ClientState) -> Decision:
+        """The decision while the store is away, if there is no fallback."""
         if self._on_store_failure is OnStoreFailure.OPEN:
             return self.announce(facts, _passes(client_state, address_info, Reason.STORE_OPEN))
         identity, mode = client_state.identity, client_state.mode
@@ -316,6 +411,15 @@ class Gate:
             for observer in self._observers:
                 observer.decided(event)
         return decision
+
+
+def _with_shared(told: TakeReply, taken: SharedReply) -> TakeReply:
+    """The reply to the client's own charges and those that were taken from shared limits."""
+    charges, outcome, sent_us = told
+    if not outcome.allowed:
+        taken.refund()
+        return told
+    return TakeReply(charges + taken.charges, taken.joined(outcome), sent_us)
 
 
 def _is_guest(facts: Facts) -> bool:

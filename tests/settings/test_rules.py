@@ -10,7 +10,7 @@ import pytest
 from shieldmw import Settings, SettingsError
 from shieldmw.core.limits import Limit
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Rule
+from shieldmw.core.rules import Per, Rule
 
 SEARCH = {"name": "search", "path": "/search/*", "methods": ["get"], "limits": "10/minute", "burst": 5, "cost": 2}
 LIVE = {"name": "live", "path": "/live"}
@@ -46,6 +46,14 @@ def test_rules_in_a_variable() -> None:
     settings = Settings.from_environ({"SHIELD_RULES": json.dumps([SEARCH, LIVE])})
     assert settings.policy.rules == settings.rules == PARSED
     assert Settings(rules=PARSED).policy.rules == PARSED, "or as values, in Python"
+
+
+@pytest.mark.parametrize("per", list(Per))
+def test_who_shares_the_limits_of_a_rule(per: Per) -> None:
+    """``per`` is `client` if it is not set, or all guests, or everyone."""
+    rules = [LIVE, {"name": "r", "path": "/r", "per": str(per)}]
+    live, other = Settings.from_environ({"SHIELD_RULES": json.dumps(rules)}).rules
+    assert (live.per, other.per) == (Per.CLIENT, per)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +99,8 @@ def rule(**changes: object) -> str:
             rule(limits="1/second;9/minute", burst=5), "remove it, or keep one limit", id="a-burst-beside-several"
         ),
         pytest.param(rule(limits="1/second", burst=0), "rule 2 'burst': Input should be greater", id="a-burst-of-0"),
+        pytest.param(rule(per="foo"), "rule 2: per 'foo': use client, guests or everyone", id="shared-by-nobody"),
+        pytest.param(rule(per=["guests"]), "rule 2 'per': Input should be a valid string", id="shared-by-a-list"),
         pytest.param(rule(cost=-1), "rule 2 'cost': Input should be greater than or equal to 0", id="a-negative-cost"),
         pytest.param(rule(cost="2"), "rule 2 'cost': Input should be a valid integer", id="a-cost-as-text"),
         pytest.param(rule(cost=1.5), "rule 2 'cost': Input should be a valid integer", id="half-a-unit"),

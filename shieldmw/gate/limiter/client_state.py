@@ -9,10 +9,11 @@ from shieldmw.core.lease import Lease
 from shieldmw.core.mode import Mode
 from shieldmw.core.rules import Access, Policy, RouteRules
 
+from .pool import LONG_AGO_US
+from .shared_limits import SharedCharges
+
 # What one client can be charged differs by rules and mode: a handful of ways.
 MOST_CLIENT_STATES = 16
-
-LONG_AGO_US = -1_000_000_000
 
 
 class ClientState:
@@ -21,13 +22,15 @@ class ClientState:
     ``closed``: its class may not be here now. ``lease`` is its open lease, ``opened_us`` since when; ``prefetch``
     how much was last asked for; ``asked_us`` when its requests last had to ask the store, ``asking`` whether
     one of them asks for a lease now. ``refusal`` was decided at ``refused_us`` and may be given again until
-    ``refusal_until_us``. Times are this worker's ticks.
+    ``refusal_until_us``. Times are this worker's ticks. ``shared`` is what it is charged together with others, once
+    that is known, and ``all_charges`` are both.
     """
 
     __slots__ = (
         *("charges", "closed", "identity", "live", "mode", "route_rules"),
         *("prefetch", "asked_us", "asking", "lease", "opened_us"),
         *("refusal", "refusal_until_us", "refused_us"),
+        *("all_charges", "knows_shared", "shared"),
     )
 
     def __init__(self, charges: Charges, identity: Identity | None, mode: Mode, route_rules: RouteRules) -> None:
@@ -45,6 +48,9 @@ class ClientState:
         self.refusal: Decision | None = None
         self.refused_us = 0
         self.refusal_until_us = LONG_AGO_US
+        self.all_charges = charges
+        self.knows_shared = False
+        self.shared: SharedCharges | None = None
 
 
 class ClientStates:

@@ -19,10 +19,15 @@ from .client_state import ClientState
 from .fallback import Fallback
 from .leases import Leases
 from .refusals import Refusals
+from .shared_limits import LocalSharedLimits, SharedLimiter, SharedLimits
 
 
 class Limiter(Protocol):
     """Takes charges. ``now_us`` is this worker's clock."""
+
+    @property
+    def shared(self) -> SharedLimiter:
+        """The limits that many clients share."""
 
     @property
     def is_away(self) -> bool:
@@ -55,11 +60,13 @@ class FleetLimiter:
         store: BreakerStore,
         fallback: Fallback,
         leases: Leases,
+        shared: SharedLimits,
         now_us: Callable[[], int] = clock.now_us,
     ) -> None:
         self._store = store
         self._fallback = fallback
         self._leases = leases
+        self.shared = shared
         self._refusals = Refusals()
         self._batch = Batch[ClientState | None, TakeReply | None](store, self._answered, self._failed, now_us=now_us)
         self._now_us = now_us
@@ -136,9 +143,11 @@ class FleetLimiter:
         self._fallback.invalidate()
         self._refusals.clear()
         self._leases.clear()
+        self.shared.invalidate()
 
     async def aclose(self) -> None:
         """Give back leases and connections."""
+        await self.shared.aclose()
         await self._leases.give_all_back()
         await self._fallback.aclose()
         await self._batch.aclose()
@@ -150,6 +159,7 @@ class LocalLimiter:
     is_away = False
 
     def __init__(self, buckets: MemoryBuckets, now_us: Callable[[], int] = clock.now_us) -> None:
+        self.shared = LocalSharedLimits(buckets)
         self._buckets = buckets
         self._now_us = now_us
 
