@@ -36,6 +36,8 @@ from .gate.limiter.fallback import Fallback
 from .gate.limiter.leases import MOST_LEASES, Leases
 from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Lookups
+from .gate.limiter.shared_limits import LocalSharedLimits, SharedLimits
+from .gate.limiter.sharing import SharingLimiter
 from .gate.operator.control import Control
 from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.holding import Holding
@@ -306,12 +308,19 @@ def _listener(
 
 def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tuple[Limiter, Sequence[Background]]:
     """The limiter, and its background tasks. A store in this process does without what makes a remote one fast."""
+    limiter: Limiter
     if isinstance(store, MemoryStore):
-        return LocalLimiter(store), ()
+        limiter = LocalLimiter(store)
+        return (SharingLimiter(limiter, LocalSharedLimits(store)) if settings.policy.has_shared_limits else limiter), ()
     local = WarmBuckets(most_buckets=WARM_BUCKETS_KEPT)
     fallback = Fallback(settings.on_redis_failure, local, workers, store.settle)
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0)
-    return FleetLimiter(BreakerStore(store, settings.on_redis_failure), fallback, leases), (leases,)
+    breaker_store = BreakerStore(store, settings.on_redis_failure)
+    limiter = FleetLimiter(breaker_store, fallback, leases)
+    if not settings.policy.has_shared_limits:
+        return limiter, (leases,)
+    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers)
+    return SharingLimiter(limiter, shared), (leases, shared)
 
 
 def _identifier(

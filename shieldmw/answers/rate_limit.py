@@ -19,8 +19,10 @@ def limit_headers(decision: Decision) -> Headers:
         _, policies, rate = _fields(limit)
         full_after_us = outcome.tats_us[0] - outcome.now_us
     else:
-        limit, _, full_after_us, _ = nearest(decision.levels)
-        policies, rate = b", ".join([_fields(charge.limit)[1] for charge in decision.charges]), _fields(limit)[2]
+        at = nearest(decision.charges, outcome)
+        limit, full_after_us = decision.charges[at].limit, outcome.tats_us[at] - outcome.now_us
+        fields = [_fields(charge.limit) for charge in decision.charges]
+        policies, rate = b", ".join([policy for _, policy, _ in fields]), fields[at][2]
     seconds = -(-full_after_us // US_PER_S) if full_after_us > 0 else 0
     return [(b"ratelimit-policy", policies), (b"ratelimit", rate % (remaining(limit, full_after_us), seconds))]
 

@@ -193,7 +193,7 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
     elif settings.overload != "on":
         yield f"SHIELD_OVERLOAD={settings.overload}: clients who each keep to their limits can drown the app together"
     yield from _emergency_warnings(settings)
-    if not (policy.ip or policy.address or any(rule.limits for rule in policy.rules)):
+    if not (policy.ip or policy.address or policy.guests or any(rule.limits for rule in policy.rules)):
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
     elif all(limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in (*policy.ip, *policy.address)):
         yield "the limits of guests are above 10,000 a second for one address: they will hardly ever refuse anything"
@@ -215,8 +215,12 @@ def _stream_warnings(settings: Settings) -> Iterator[str]:
 
 def _emergency_warnings(settings: Settings) -> Iterator[str]:
     """Warnings if an emergency would admit more than normal mode."""
-    if settings.policy.ip and (looser := _looser_in_emergency(settings)):
-        yield f"SHIELD_EMERGENCY_IP_LIMIT={settings.emergency_ip_limit} {looser}"
+    policy = settings.policy
+    of_all = ("ip_limit", policy.ip, policy.emergency_ip), ("guests_limit", policy.guests, policy.emergency_guests)
+    for name, normal, emergency in of_all:
+        if normal and (looser := _looser_in_emergency(settings, name, normal, emergency)):
+            emergency_name = f"emergency_{name}"
+            yield f"{variable(emergency_name)}={getattr(settings, emergency_name)} {looser}"
     seats = settings.seats_in_emergency
     if settings.capacity and (not seats or seats > settings.capacity):
         yield (
@@ -225,17 +229,20 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
         )
 
 
-def _looser_in_emergency(settings: Settings) -> str | None:
+def _looser_in_emergency(
+    settings: Settings, name: str, normal: Sequence[Limit], emergency: Sequence[Limit]
+) -> str | None:
     """In what respect the limit of an emergency is looser than the normal one, and what would be right."""
-    normal, emergency = settings.policy.ip, settings.policy.emergency_ip
+    usual = f"{variable(name)}={getattr(settings, name)}"
     if not emergency:
-        return f"takes the limit off guests, who otherwise have SHIELD_IP_LIMIT={settings.ip_limit}: set a lower one"
+        return f"takes the limit off guests, who otherwise have {usual}: set a lower one"
     if _rate_per_s(emergency) > _rate_per_s(normal):
-        return f"is a higher rate than SHIELD_IP_LIMIT={settings.ip_limit}: set a lower one"
+        return f"is a higher rate than {usual}: set a lower one"
     at_once, usually = (min(limit.burst for limit in limits) for limits in (emergency, normal))
     if at_once > usually:
-        tighter = f"{usually}/second,{settings.emergency_ip_limit}"
-        return f"lets a guest send {at_once} requests at once, more than the usual {usually}: {tighter} would not"
+        whose = "a guest" if name == "ip_limit" else "all guests together"
+        tighter = f"{usually}/second,{getattr(settings, f'emergency_{name}')}"
+        return f"lets {whose} send {at_once} requests at once, more than the usual {usually}: {tighter} would not"
     return None
 
 

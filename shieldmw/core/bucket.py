@@ -54,11 +54,12 @@ Charges = tuple[Charge, ...]
 
 
 class Party(IntEnum):
-    """The clients of one request: its address, the site around it, and the verified subject."""
+    """Whom a limit is of: a request's address, the site around it, the verified subject, or many clients together."""
 
     ADDRESS = 0
     SITE = 1
     SUBJECT = 2
+    MANY = 3
 
 
 class Term(NamedTuple):

@@ -54,6 +54,7 @@ class Proof:
 
 class Client(NamedTuple):
     """The party that a request is charged to: ``kind`` is ``ip`` or ``token``; ``text`` is its canonical spelling.
+    ``shared`` stands for many clients together.
 
     Buckets of clients with the same ``slot`` are kept together, so that one request's charges are decided in one place
     (in a Redis Cluster: in one hash slot).
@@ -82,6 +83,11 @@ def address_text(address: Address | None) -> str | None:
 def token_client(identity: Identity) -> Client:
     """The client of a verified subject."""
     return Client("token", identity.subject, f"token:{identity.subject}")
+
+
+def shared_client(whose: str, limit_name: str) -> Client:
+    """Stands for all clients, or all of a kind, that share a limit; the slot of each such limit is its own."""
+    return Client("shared", whose, f"shared:{whose}:{limit_name}")
 
 
 class Prefixes:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .bucket import NEVER_US, Costs, LimitStatus, Outcome, levels, wait_us
+from .bucket import NEVER_US, Costs, LimitStatus, Outcome, levels, remaining, wait_us
 from .client import Address, Identity, ListenerClass
 from .made import made
 from .mode import Mode
@@ -104,9 +103,15 @@ class Decision(NamedTuple):
         return tuple([level.limit.name for level in self.levels if level.retry_after_us])
 
 
-def nearest(levels: Sequence[LimitStatus]) -> LimitStatus:
-    """The limit nearest to exhaustion: the one with the smallest share of its burst remaining."""
-    return min(levels, key=lambda level: level.remaining / level.limit.burst)
+def nearest(charges: Costs, outcome: Outcome) -> int:
+    """The index of the limit nearest to exhaustion: the first with the smallest share of its burst remaining."""
+    now_us, least, nearest_at = outcome.now_us, 2.0, 0
+    for at, tat_us in enumerate(outcome.tats_us):
+        limit = charges[at].limit
+        share = remaining(limit, tat_us - now_us) / limit.burst
+        if share < least:
+            least, nearest_at = share, at
+    return nearest_at
 
 
 def combine(

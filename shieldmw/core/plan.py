@@ -38,20 +38,31 @@ class AddressInfo(NamedTuple):
 class Plan:
     """What requests of one kind are charged. Each plan has a ``number`` of its own.
 
-    ``terms``: the limits, the narrowest client's first. ``closed``: such requests may not be here now; ``live``: their
-    responses hold seats. ``refusals`` are those that were given under this plan. ``only``: where there is a single
-    limit, what its buckets' names begin with, the cost in microseconds, and how much its bucket holds.
+    ``own``: the limits that each client has, the narrowest client's first; ``shared``: the charges against those that
+    many clients share; ``terms``: all of them. ``closed``: such requests may not be here now; ``live``: their responses
+    hold seats. ``refusals`` are those that were given under this plan. ``only``: where clients have a single limit,
+    what its buckets' names begin with, the cost in microseconds, and how much its bucket holds.
     """
 
     __slots__ = (
         *("_has_address", "_has_site", "_has_subject", "_names", "_prefixes", "_tag"),
-        *("closed", "live", "mode", "only", "refusals", "terms"),
+        *("closed", "live", "mode", "only", "own", "refusals", "shared", "terms"),
     )
 
     def __init__(
-        self, number: int, terms: Sequence[Term], prefixes: Prefixes, mode: Mode, *, live: bool, closed: bool
+        self,
+        number: int,
+        own: Sequence[Term],
+        prefixes: Prefixes,
+        mode: Mode,
+        *,
+        shared: Charges = (),
+        live: bool = False,
+        closed: bool = False,
     ) -> None:
-        self.terms = tuple(terms)
+        self.own = tuple(own)
+        self.shared = shared
+        self.terms = self.own + tuple([Term(Party.MANY, limit, cost) for _, limit, cost in shared])
         self.mode = mode
         self.live = live
         self.closed = closed
@@ -59,13 +70,13 @@ class Plan:
         self._prefixes = prefixes
         self._tag = number.to_bytes(TAG_BYTES, "big")
         # With the party: a network and the site around it may begin with the same address.
-        self._names = [(int(term.party), f"{term.party:d}{term.limit.name} ".encode()) for term in terms]
-        self._has_address = any(term.party is Party.ADDRESS for term in terms)
-        self._has_site = any(term.party is Party.SITE for term in terms)
-        self._has_subject = any(term.party is Party.SUBJECT for term in terms)
+        self._names = [(int(term.party), f"{term.party:d}{term.limit.name} ".encode()) for term in own]
+        self._has_address = any(term.party is Party.ADDRESS for term in own)
+        self._has_site = any(term.party is Party.SITE for term in own)
+        self._has_subject = any(term.party is Party.SUBJECT for term in own)
         self.only: tuple[bytes, int, int] | None = None
-        if len(self.terms) == 1:
-            ((_, limit, cost),) = self.terms
+        if len(self.own) == 1:
+            ((_, limit, cost),) = self.own
             self.only = (self._names[0][1], cost * limit.unit_us, limit.tau_us)
 
     def requester(self, address_info: AddressInfo, identity: Identity | None, subject: bytes) -> Requester:
@@ -82,24 +93,24 @@ class Plan:
         return tuple([name + parties[party] for party, name in self._names])
 
     def charges(self, address_info: AddressInfo, identity: Identity | None) -> Charges:
-        """The charges of one request."""
+        """What one request is charged of the client's own limits."""
         one, site = address_info.one, address_info.site
         if identity is None and not self._has_site:
             address = self._prefixes.client(one, site)
-            return tuple([made(Charge, (address, limit, cost)) for _, limit, cost in self.terms])
+            return tuple([made(Charge, (address, limit, cost)) for _, limit, cost in self.own])
         clients = (
             self._prefixes.client(one, site),
             None if site is None else site_client(site),
             None if identity is None else token_client(identity),
         )
-        found = [(clients[party], limit, cost) for party, limit, cost in self.terms]
+        found = [(clients[party], limit, cost) for party, limit, cost in self.own]
         return tuple([Charge(client, limit, cost) for client, limit, cost in found if client is not None])
 
     @property
     def is_of_one_pace(self) -> bool:
         """Whether the buckets refill at a similar rate: otherwise a slow one would be charged ahead for units never
         spent."""
-        steps_us = [term.cost * term.limit.unit_us for term in self.terms if term.cost]
+        steps_us = [term.cost * term.limit.unit_us for term in self.own if term.cost]
         return bool(steps_us) and max(steps_us) <= AGGREGATE_FACTOR * min(steps_us)
 
 

@@ -40,9 +40,10 @@ class Route:
 
     def _new_plan(self, mode: Mode, identity: Identity | None, *, has_site: bool) -> Plan:
         rules = self.route_rules
-        terms = self._policy.terms(rules, is_guest=identity is None, has_site=has_site, mode=mode)
+        own = self._policy.terms(rules, is_guest=identity is None, has_site=has_site, mode=mode)
+        shared = self._policy.shared_charges(rules, identity, mode)
         closed = mode is Mode.EMERGENCY and not _may_enter(rules.access, identity)
-        return Plan(next(_numbers), terms, self._prefixes, mode, live=rules.live, closed=closed)
+        return Plan(next(_numbers), own, self._prefixes, mode, shared=shared, live=rules.live, closed=closed)
 
 
 def _may_enter(access: Access, identity: Identity | None) -> bool:

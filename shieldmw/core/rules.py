@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from .address import Networks
 from .bucket import Charge, Charges, Party, Term
-from .client import AddressClients
+from .client import AddressClients, Identity, ListenerClass, shared_client
 from .facts import ANY_METHOD, Facts
 from .limits import Limit, aggregate, of_preflights
 from .mode import Mode
 from .paths import PathPattern, has_one_reading, readings
 
 # Names of the default limits, which rules cannot use.
-RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight")
+RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight", "guests")
 
 
 class Access(StrEnum):
@@ -29,6 +29,16 @@ class Access(StrEnum):
     __hash__ = str.__hash__  # as fast as that of a string
 
 
+class Per(StrEnum):
+    """What a rule's limits count: each client for itself, all guests together, or everyone together."""
+
+    CLIENT = "client"
+    GUESTS = "guests"
+    EVERYONE = "everyone"
+
+    __hash__ = str.__hash__  # as fast as that of a string
+
+
 _STRICTEST_FIRST = (Access.CLOSED, Access.MEMBERS, Access.OPEN)
 
 
@@ -37,7 +47,7 @@ class Rule:
     """A path's own limits, the cost of a request there, and who may use the path in an emergency.
 
     Empty ``methods`` means all of them. The limits are charged in addition to the client's default limits, and each
-    of all these limits is charged ``cost``. Responses on a ``live`` path hold a seat.
+    of all these limits is charged ``cost``. ``per`` says who shares them. Responses on a ``live`` path hold a seat.
     """
 
     name: str
@@ -47,6 +57,7 @@ class Rule:
     cost: int = 1
     live: bool = False
     emergency: Access = Access.OPEN
+    per: Per = Per.CLIENT
 
     def matches(self, reading: str, method: str) -> bool:
         """Whether the rule applies to this reading of a path and this method; a rule for GET applies to HEAD."""
@@ -59,7 +70,7 @@ class RouteRules(NamedTuple):
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may use the path in an emergency.
     ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``. ``preflight``: these are
-    the rules of preflights, which have buckets of their own.
+    the rules of preflights, which have buckets of their own. ``shared`` are its own limits that many clients share.
     """
 
     exempt: bool = False
@@ -68,6 +79,7 @@ class RouteRules(NamedTuple):
     limits: tuple[Limit, ...] = ()
     cost: int = 1
     preflight: bool = False
+    shared: tuple[tuple[Per, Limit], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,8 @@ class Policy:
     Guests are charged against ``ip``, verified subjects against ``token``, everyone against ``address``; credentials
     that fail are charged against ``failed_auth``. In an emergency, guests are charged in the same bucket, but against
     ``emergency_ip``. Preflights are charged against ``preflight``, in an emergency as well, since those of members
-    carry no credential.
+    carry no credential. All guests together are charged against ``guests``; in an emergency in the same bucket, but
+    against ``emergency_guests``.
     """
 
     ip: tuple[Limit, ...] = ()
@@ -91,6 +104,13 @@ class Policy:
     live: tuple[PathPattern, ...] = ()
     allow: Networks = field(default_factory=Networks)
     deny: Networks = field(default_factory=Networks)
+    guests: tuple[Limit, ...] = ()
+    emergency_guests: tuple[Limit, ...] = ()
+
+    @property
+    def has_shared_limits(self) -> bool:
+        """Whether there are limits that many clients share."""
+        return bool(self.guests or self.emergency_guests) or any(rule.per is not Per.CLIENT for rule in self.rules)
 
     @property
     def has_live_paths(self) -> bool:
@@ -127,8 +147,9 @@ class Policy:
             exempt=exempt,
             live=live or any(rule.live for rule in named),
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
-            limits=tuple(limit for rule in named for limit in rule.limits),
+            limits=tuple(limit for rule in named if rule.per is Per.CLIENT for limit in rule.limits),
             cost=max((1 if rule is None else rule.cost for rule in rules), default=1),
+            shared=tuple((rule.per, limit) for rule in named if rule.per is not Per.CLIENT for limit in rule.limits),
         )
 
     def may_be_exempt(self, facts: Facts) -> bool:
@@ -158,6 +179,23 @@ class Policy:
             return _address_terms(own + ip + self.address, cost, has_site=has_site)
         subject = _terms(Party.SUBJECT, own + self.token, cost)
         return subject + _address_terms(self.address, cost, has_site=has_site)
+
+    def shared_charges(self, route_rules: RouteRules, identity: Identity | None, mode: Mode = Mode.NORMAL) -> Charges:
+        """The charges of a request against limits that many clients share, the narrowest first.
+
+        None for preflights: they carry no credential, so those of members would be refused when guests are too many.
+        """
+        cost = route_rules.cost
+        if route_rules.preflight or not cost:
+            return ()
+        is_guest = identity is None or identity.listener_class is ListenerClass.GUEST
+        shared = [(per, limit) for per, limit in route_rules.shared if is_guest or per is Per.EVERYONE]
+        if is_guest:
+            guests = self.guests if mode is Mode.NORMAL else self.emergency_guests
+            shared += [(Per.GUESTS, limit) for limit in guests]
+        return tuple(
+            [Charge(shared_client(per.value, limit.name), limit, min(cost, limit.burst)) for per, limit in shared]
+        )
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """The charges of a failed credential against its address; a cost of 0 only looks."""
@@ -190,7 +228,8 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
     """
     access = Access.CLOSED if route_rules.access is Access.CLOSED else Access.OPEN
     limits = tuple(of_preflights(limit) for limit in route_rules.limits)
-    return route_rules._replace(access=access, limits=limits, cost=max(1, route_rules.cost), preflight=True)
+    cost = max(1, route_rules.cost)
+    return route_rules._replace(access=access, limits=limits, cost=cost, preflight=True, shared=())
 
 
 def _terms(party: Party, limits: Sequence[Limit], cost: int) -> tuple[Term, ...]:
@@ -206,5 +245,6 @@ def _address_terms(limits: Sequence[Limit], cost: int, *, has_site: bool) -> tup
 def all_limits(policy: Policy) -> Iterator[Limit]:
     """Every configured limit, the default ones first; not those of preflights, which are derived from these."""
     yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
+    yield from (*policy.guests, *policy.emergency_guests)
     for rule in policy.rules:
         yield from rule.limits

@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     token_burst: int | None = Field(None, ge=1, description="likewise")
     address_limit: LimitText = Field("off", description="everyone on an address, guests and verified subjects alike")
     address_burst: int | None = Field(None, ge=1, description="likewise")
+    guests_limit: LimitText = Field("off", description="all guests together, on all workers; preflights do not count")
     failed_auth_limit: LimitText = Field(
         "10/minute",
         description="signatures that fail, per address; beyond it tokens there are verified within a share of the "
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
     rules: Annotated[tuple[Rule, ...], NoDecode, BeforeValidator(parse_rules)] = Field(
         (),
         description="limits for paths, as JSON: a list of "
-        "`{name, path, methods, limits, burst, cost, live, emergency}`",
+        "`{name, path, methods, limits, burst, cost, per, live, emergency}`",
     )
     rules_file: Path | None = Field(None, description="the same in a `.json` or `.toml` file (`[[rules]]`)")
     exempt_paths: Patterns = Field(
@@ -157,6 +158,7 @@ class Settings(BaseSettings):
         "paths whatever the capacity",
     )
     emergency_ip_limit: LimitText = Field("30/minute", description="guests, per address, in emergency")
+    emergency_guests_limit: LimitText = Field("off", description="all guests together, on all workers, in emergency")
     streams_per_member: int = Field(
         3, ge=0, description="live streams of one subject, fleet-wide: the newest stay; 0 for no limit"
     )
@@ -260,6 +262,8 @@ class Settings(BaseSettings):
             address=self._limits("address"),
             failed_auth=parse_limits(self.failed_auth_limit, name="failed-auth"),
             emergency_ip=parse_limits(self.emergency_ip_limit, name="ip"),
+            guests=parse_limits(self.guests_limit, name="guests"),
+            emergency_guests=parse_limits(self.emergency_guests_limit, name="guests"),
             preflight=parse_limits(self.ip_limit, name="preflight", burst=self.ip_burst),
             live=self.live_paths,
             rules=self.rules if self.rules_file is None else read_rules(self.rules_file),

@@ -18,7 +18,8 @@ def rule_problems(policy: Policy) -> Iterator[str]:
     for rule in policy.rules:
         if rule.name in RESERVED_NAMES:
             yield f"rule '{rule.name}': this name belongs to a default limit, use another"
-        for limit in (*rule.limits, *policy.ip, *policy.token, *policy.address):
+        default = (*policy.ip, *policy.token, *policy.address, *policy.guests, *policy.emergency_guests)
+        for limit in (*rule.limits, *default):
             if rule.cost > limit.burst:
                 yield (
                     f"rule '{rule.name}': a cost of {rule.cost} is above the burst of limit '{limit.name}' "
@@ -29,7 +30,7 @@ def rule_problems(policy: Policy) -> Iterator[str]:
 
 def _name_clashes(policy: Policy) -> Iterator[str]:
     owners: dict[str, str] = {}
-    default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth, *policy.preflight)
+    default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth, *policy.preflight, *policy.guests)
     groups: list[tuple[str, tuple[Limit, ...]]] = [("the default limits", default)]
     groups += [(f"rule '{rule.name}'", (*rule.limits, *map(of_preflights, rule.limits))) for rule in policy.rules]
     for owner, limits in groups:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Access, Rule
+from shieldmw.core.rules import Access, Per, Rule
 
 from .problems import right_of
 
@@ -36,6 +36,7 @@ class RuleSpec(BaseModel):
     limits: str = "off"
     burst: int | None = Field(None, ge=1)
     cost: int = Field(1, ge=0)
+    per: str = "client"
     live: bool = False
     emergency: Literal["open", "members", "closed"] = "open"
 
@@ -50,6 +51,8 @@ class RuleSpec(BaseModel):
         for method in self.methods:
             if not _METHOD.fullmatch(method):
                 raise ValueError(f"methods: '{method}' is not a method such as GET")
+        if self.per not in list(Per):
+            raise ValueError(f"per '{self.per}': use client, guests or everyone")
         try:
             limits = parse_limits(self.limits, name=self.name, burst=self.burst)
         except ValueError as error:
@@ -58,7 +61,8 @@ class RuleSpec(BaseModel):
             path = PathPattern(self.path)
         except ValueError as error:
             raise ValueError(f"path: {error}") from None
-        return Rule(self.name, path, frozenset(self.methods), limits, self.cost, self.live, Access(self.emergency))
+        methods, access = frozenset(self.methods), Access(self.emergency)
+        return Rule(self.name, path, methods, limits, self.cost, self.live, access, Per(self.per))
 
 
 _SPECS = TypeAdapter(list[RuleSpec])

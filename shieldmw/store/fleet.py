@@ -16,6 +16,7 @@ from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import NotApplied, StoreError
@@ -69,6 +70,11 @@ class RedisStore:
         keys = self._keys or await self._learn_keys()
         take = slots.take if self._redis.slotted else scripts.take
         return await take(self._redis.run, requests, keys.bucket)
+
+    async def portion(self, request: PortionRequest) -> Portion:
+        """Take several units at once from a bucket that many clients share, which is a slot of its own."""
+        keys = self._keys or await self._learn_keys()
+        return await scripts.portion(self._redis.run, request, keys.bucket)
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was leased and not spent."""

@@ -17,6 +17,7 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
 from shieldmw.core.table import BoundedCache
 from shieldmw.core.waiting import EMPTY, QueueCounters
@@ -54,6 +55,13 @@ class MemoryBuckets:
                 if charge.cost:
                     self._tats.put(key, tat_us)
         return outcome
+
+    def refund_now(self, charges: Charges) -> None:
+        """Take back charges that were just allowed."""
+        for charge in charges:
+            key = self._key(charge)
+            if (tat_us := self._tats.get(key)) is not None:
+                self._tats.put(key, tat_us - charge.step_us)
 
     def would_pass(self, charges: Charges) -> bool:
         """Whether the charges fit, without taking them."""
@@ -122,8 +130,19 @@ class MemoryStore(MemoryBuckets):
         """Take the charges of each ask, all or nothing. Nothing is taken ahead: nothing is far away."""
         return [self.take_now(request.charges) for request in requests]
 
+    async def portion(self, request: PortionRequest) -> Portion:
+        """Take several units at once."""
+        charge, want, least = request
+        portion = grant(self._tats.get(charge.bucket), charge.limit, want, least, self.now_us())
+        if portion.units:
+            self._tats.put(charge.bucket, portion.tat_us)
+        return portion
+
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
-        """Nothing was taken ahead."""
+        """Give back what is left of portions."""
+        for charge, ceiling_us, give_us in unspent:
+            if self._tats.get(charge.bucket) == ceiling_us:
+                self._tats.put(charge.bucket, ceiling_us - give_us)
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
         """Charge debts, each once, whether they fit or not. All are confirmed: returns none."""

@@ -19,6 +19,7 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import StoreError, StoreUnavailable
@@ -48,6 +49,9 @@ class Buckets(Protocol):
         Raises:
             PartialFailure: holds an outcome or an error for each request.
         """
+
+    async def portion(self, request: PortionRequest) -> Portion:
+        """Take several units at once from a bucket that many clients share, by the store's own clock."""
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was prefetched and not spent."""

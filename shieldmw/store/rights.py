@@ -21,6 +21,7 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.portion import PortionRequest
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.core.waiting import EMPTY
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
@@ -151,6 +152,7 @@ class _Trial:
         key = ApiKey("0" * 64, Identity("check"), 0)
         return (
             ("take", lambda: store.take([TakeRequest((_CHARGE,))])),
+            ("portion", lambda: store.portion(PortionRequest(_CHARGE, 1))),
             ("give_back", lambda: store.give_back([Unspent(_CHARGE, 0, 0)])),
             ("refund", lambda: scripts.refund(run, _CHARGE, 0, 0, key_of)),
             ("settle", lambda: store.settle([debt], 0, "check")),

@@ -10,11 +10,12 @@ from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.debts import Debt, deepest_us
 from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
+from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "give_back", "settle", "refund", "mode", "seats", "queue", "change")
+NAMES = ("take", "portion", "give_back", "settle", "refund", "mode", "seats", "queue", "change")
 
 # What can be run for each of its keys alone as well, where they cannot be had together.
 OF_BUCKETS = frozenset({"take", "give_back", "settle", "refund"})
@@ -53,6 +54,13 @@ async def take(run: Run, requests: Sequence[TakeRequest], key_of: KeyOf) -> list
 def packed(numbers: Sequence[int]) -> bytes:
     """Whole numbers as one argument of a script; each must be exact in a double."""
     return pack(f"<{len(numbers)}d", *numbers)
+
+
+async def portion(run: Run, request: PortionRequest, key_of: KeyOf) -> Portion:
+    """Run ``portion.lua``."""
+    limit = request.charge.limit
+    arguments = (limit.unit_us, limit.tau_us, request.want, request.least)
+    return Portion(*whole_numbers("portion", await run("portion", [key_of(request.charge)], arguments), 3))
 
 
 async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:

@@ -20,7 +20,7 @@ from shieldmw.answers.rate_limit import limit_headers
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.client import Client
-from shieldmw.core.decision import Decision, Reason, Verdict, combine, nearest
+from shieldmw.core.decision import Decision, Reason, Verdict, combine
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.doors.asgi.replies import Replies
@@ -169,7 +169,7 @@ def test_limit_headers_are_what_the_levels_say(
         + (f";burst={limit.burst}" if limit.burst != limit.amount else "")
         for limit, _, _ in charged
     ]
-    least = nearest(decision.levels)
+    least = min(decision.levels, key=lambda level: level.remaining / level.limit.burst)
     for level, (limit, _, _), tat_us in zip(decision.levels, charged, tats_us, strict=True):
         full_us = max(0, tat_us - now_us)
         assert (level.limit, level.full_after_us) == (limit, full_us)

@@ -331,6 +331,19 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
         r"SHIELD_EMERGENCY_IP_LIMIT=off takes the limit off guests",
     ),
     (
+        "an emergency that admits more guests together",
+        {"SHIELD_GUESTS_LIMIT": "2000/second"},
+        (),
+        "SHIELD_EMERGENCY_GUESTS_LIMIT=off takes the limit off guests, who otherwise have "
+        "SHIELD_GUESTS_LIMIT=2000/second",
+    ),
+    (
+        "a limit of all guests that is rounded",
+        {"SHIELD_EMERGENCY_GUESTS_LIMIT": "900000/second"},
+        (),
+        r"limit 'guests' admits 500000 a second rather than 900000",
+    ),
+    (
         "an emergency with more seats",
         {"SHIELD_CAPACITY": "10", "SHIELD_EMERGENCY_CAPACITY": "20", "SHIELD_LIVE_PATHS": "/live"},
         (),
@@ -452,6 +465,9 @@ def test_a_jwks_that_refuses_is_said_in_one_line() -> None:
         ({"SHIELD_JWT_JWKS_URL": "http://127.0.0.1/jwks"}, (), "without TLS"),
         ({"SHIELD_JWT_JWKS_URL": "http://localhost:9/jwks"}, (), "without TLS"),
         ({"SHIELD_IP_LIMIT": "off", "SHIELD_ADDRESS_LIMIT": "5/minute"}, (), "no limit at all"),
+        ({"SHIELD_IP_LIMIT": "off", "SHIELD_GUESTS_LIMIT": "5/minute"}, (), "no limit at all"),
+        ({"SHIELD_EMERGENCY_GUESTS_LIMIT": "5/minute"}, (), "EMERGENCY_GUESTS_LIMIT"),
+        ({"SHIELD_GUESTS_LIMIT": "5/minute", "SHIELD_EMERGENCY_GUESTS_LIMIT": "2/minute"}, (), "GUESTS_LIMIT"),
         ({"SHIELD_EXEMPT_PATHS": "/healthz,/static/*"}, (), "every path"),
         ({"SHIELD_ALLOW_IPS": "10.0.0.0/8"}, (), "every address"),
         ({"SHIELD_CORS_ORIGINS": "https://example.org"}, (), "CORS_ORIGINS"),

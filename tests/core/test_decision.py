@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.addresses import packed
-from shieldmw.core.bucket import Charge, LimitStatus, TakeRequest, take
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest, take
 from shieldmw.core.client import Client, Identity, ListenerClass
 from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine, nearest
 from shieldmw.core.limits import Limit
@@ -91,7 +91,9 @@ def test_combining(
     assert (decision.verdict, decision.reason) == (verdict, reason)
     assert decision.retry_after_us == retry_after_us
     assert decision.violated == violated
-    assert (nearest(decision.levels).limit.name if decision.levels else None) == nearest_name
+    assert decision.outcome is not None
+    at = nearest(decision.charges, decision.outcome)
+    assert (decision.levels[at].limit.name if decision.levels else None) == nearest_name
     assert (decision.address, decision.identity) == (ADDRESS, ALICE)
     assert decision.refused is (verdict is Verdict.REFUSED)
 
@@ -144,8 +146,8 @@ def test_what_a_dry_run_would_have_refused_passes() -> None:
 
 def test_of_two_buckets_as_near_the_first_is_told() -> None:
     """The narrowest client's bucket comes first and wins a tie."""
-    first, second = LimitStatus(FAST, 10, 0, 0), LimitStatus(SLOW, 2, 0, 0)
-    assert nearest((first, second)) is first
+    charges = (Charge(CLIENT, FAST), Charge(CLIENT, SLOW))
+    assert nearest(charges, Outcome(True, NOW_US, (NOW_US, NOW_US))) == 0
 
 
 def test_the_words_that_reach_metrics_and_settings() -> None:

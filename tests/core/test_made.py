@@ -17,6 +17,7 @@ from core.plans import charges_of
 from doors.asgi.harness import call, http_scope
 from doors.asgi.shields import ok
 from shieldmw import Identity, Settings, ShieldMiddleware
+from shieldmw.answers.refusals import Answer
 from shieldmw.core.address import Located
 from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.client import Client, Prefixes
@@ -76,6 +77,7 @@ def test_the_uses_are_found() -> None:
     """The classes whose values are driven below, and those whose fields are only put together."""
     driven = {Outcome, ShieldScope, Client, Decision, Charge}
     assert {use.kind for use in USES} == driven | {
+        Answer,
         TakeRequest,
         TakeReply,
         Decided,

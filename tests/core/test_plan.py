@@ -86,7 +86,7 @@ policies = st.builds(
     address=some(ADDRESS),
     preflight=some(PREFLIGHT),
 )
-rules = st.builds(RouteRules, limits=some(*OWN), cost=st.integers(0, 20), preflight=st.booleans())
+rules = st.builds(RouteRules, limits=some(*OWN), cost=st.integers(0, 20), preflight=st.booleans(), shared=st.just(()))
 any_prefixes = st.builds(Prefixes, st.integers(8, 32), st.integers(16, 128))
 addresses = st.one_of(ipv4, ipv6, st.sampled_from(ADDRESSES))
 

@@ -23,6 +23,7 @@ from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import Mode
 from shieldmw.core.plan import AddressInfo, Plan, Requester
+from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.failed_auth import FailedAuth
@@ -37,6 +38,8 @@ from shieldmw.gate.limiter.fallback import Fallback
 from shieldmw.gate.limiter.leases import MOST_LEASES, Leases
 from shieldmw.gate.limiter.limiter import FleetLimiter
 from shieldmw.gate.limiter.lookups import Lookups
+from shieldmw.gate.limiter.shared_limits import SharedLimits
+from shieldmw.gate.limiter.sharing import SharingLimiter
 from shieldmw.gate.seats.admission import Admission
 from shieldmw.gate.seats.entrance import Entrance
 from shieldmw.gate.seats.seats import SeatPlan, Seats
@@ -172,6 +175,13 @@ class LeasingStore(MemoryStore):
                     self.tats_us[charge.bucket] = tat_us
         return outcome
 
+    async def portion(self, request: PortionRequest) -> Portion:
+        """Take several units at once from a bucket that many clients share."""
+        charge, want, least = request
+        portion = grant(self.tats_us.get(charge.bucket), charge.limit, want, least, self.now_us())
+        self.tats_us[charge.bucket] = portion.tat_us
+        return portion
+
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Take back what was not spent, of buckets that nobody has charged since."""
         for charge, ceiling_us, give_us in unspent:
@@ -214,6 +224,25 @@ class FlakyStore:
             self.under_way -= 1
 
     async def _take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+        await self._before()
+        outcomes = await self.inner.take(requests)
+        if self.answer_held is not None:
+            await self.answer_held.wait()
+        if self.lags:
+            await asyncio.sleep(0)
+        return outcomes
+
+    async def portion(self, request: PortionRequest) -> Portion:
+        """Take several units at once, if it may."""
+        self.calls += 1
+        await self._before()
+        portion = await self.inner.portion(request)
+        if self.answer_held is not None:
+            await self.answer_held.wait()
+        return portion
+
+    async def _before(self) -> None:
+        """What stands in the way of a call."""
         if self.held is not None:
             await self.held.wait()
         if self.hangs_for_s is not None:
@@ -223,12 +252,6 @@ class FlakyStore:
             raise self.failing
         if self.lags:
             await asyncio.sleep(0)
-        outcomes = await self.inner.take(requests)
-        if self.answer_held is not None:
-            await self.answer_held.wait()
-        if self.lags:
-            await asyncio.sleep(0)
-        return outcomes
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Take back what was not spent, if it may."""
@@ -364,7 +387,7 @@ class WorkerParts:
         """End that, and give back leases and connections."""
         for background in reversed(self.background):
             await background.stop()
-        await self.limiter.aclose()
+        await self.gate._limiter.aclose()
 
 
 def worker(
@@ -385,8 +408,10 @@ def worker(
         settings.on_redis_failure, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time
     )
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.us)
-    limiter = FleetLimiter(breaker_store, fallback, leases, now_us=clock.us)
-    limiter._batch = BatchOfAnyLoop(breaker_store, limiter._answered, limiter._failed, now_us=clock.us)
+    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=lambda: seats.workers, now_us=clock.us)
+    own = FleetLimiter(breaker_store, fallback, leases, now_us=clock.us)
+    own._batch = BatchOfAnyLoop(breaker_store, own._answered, own._failed, now_us=clock.us)
+    limiter = SharingLimiter(own, shared, now_us=clock.us) if settings.policy.has_shared_limits else own
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.keys_changed())
     identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s, timer_s=timer_s)
@@ -413,9 +438,9 @@ def worker(
     return WorkerParts(
         gate,
         entrance,
-        (leases, api_keys),
+        (leases, shared, api_keys),
         identifier,
-        limiter,
+        own,
         local,
         api_keys,
         clock,

@@ -10,7 +10,7 @@ import pytest
 from shieldmw import Settings, SettingsError
 from shieldmw.core.limits import Limit
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Rule
+from shieldmw.core.rules import Per, Rule
 
 SEARCH = {"name": "search", "path": "/search/*", "methods": ["get"], "limits": "10/minute", "burst": 5, "cost": 2}
 LIVE = {"name": "live", "path": "/live"}
@@ -46,6 +46,14 @@ def test_rules_in_a_variable() -> None:
     settings = Settings.from_environ({"SHIELD_RULES": json.dumps([SEARCH, LIVE])})
     assert settings.policy.rules == settings.rules == PARSED
     assert Settings(rules=PARSED).policy.rules == PARSED, "or as values, in Python"
+
+
+@pytest.mark.parametrize("per", list(Per))
+def test_who_shares_the_limits_of_a_rule(per: Per) -> None:
+    """``per`` is `client` if it is not set, or all guests, or everyone."""
+    rules = [LIVE, {"name": "r", "path": "/r", "per": str(per)}]
+    live, other = Settings.from_environ({"SHIELD_RULES": json.dumps(rules)}).rules
+    assert (live.per, other.per) == (Per.CLIENT, per)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,8 @@ def rule(**changes: object) -> str:
         pytest.param(rule(cost="2"), "rule 2 'cost': write a whole number", id="a-cost-as-text"),
         pytest.param(rule(cost=1.5), "rule 2 'cost': write a whole number", id="half-a-unit"),
         pytest.param(rule(cost=True), "rule 2 'cost': write a whole number", id="a-truth-as-a-cost"),
+        pytest.param(rule(per="foo"), "rule 2: per 'foo': use client, guests or everyone", id="shared-by-nobody"),
+        pytest.param(rule(per=["guests"]), "rule 2 'per': write text", id="shared-by-a-list"),
     ],
 )
 def test_rules_that_are_wrong(text: str, right: str, tmp_path: Path) -> None:

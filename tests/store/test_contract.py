@@ -14,10 +14,12 @@ from core.addresses import clients_at
 from servers import RedisCluster, RedisKind, RedisSentinels, redis_cluster, redis_sentinels, redis_server
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import NEVER_US, Charge, levels
-from shieldmw.core.client import Client, Identity, ListenerClass
+from shieldmw.core.client import Client, Identity, ListenerClass, shared_client
 from shieldmw.core.debts import Debt
+from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import aggregate
 from shieldmw.core.load import FRESH_S, WorkerLoad
+from shieldmw.core.portion import PortionRequest
 from shieldmw.core.seats import Audience
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
@@ -84,6 +86,33 @@ async def remaining(store: Store, client: Client, burst: int, name: str = "ip") 
     """How many units a bucket still has; takes none."""
     charges = one(slow_limit(burst, name), 0, client)
     return levels(charges, await take(store, charges))[0].remaining
+
+
+# --- portions -------------------------------------------------------------------------------------
+
+
+def test_portions_come_from_the_bucket_that_charges_are_taken_from(open_store: Open) -> None:
+    """Several units at once, as many as there are; what is unspent goes back if nobody has charged it since."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            guests, votes = shared_client("guests", "guests"), shared_client("everyone", "votes")
+            limit = slow_limit(10, "guests")
+            charge = Charge(guests, limit)
+            first = await store.portion(PortionRequest(charge, 4))
+            assert (first.units, first.tat_us) == (4, first.now_us + 4 * limit.unit_us)
+            assert await remaining(store, guests, 10, "guests") == 6
+            assert (await store.portion(PortionRequest(charge, 9, least=7))).units == 0
+            second = await store.portion(PortionRequest(charge, 9))
+            assert second.units == 6
+            assert not await allowed(store, [charge])
+            await store.give_back([Unspent(charge, first.tat_us, 4 * limit.unit_us)])
+            assert await remaining(store, guests, 10, "guests") == 0
+            await store.give_back([Unspent(charge, second.tat_us, 5 * limit.unit_us)])
+            assert await remaining(store, guests, 10, "guests") == 5
+            assert await remaining(store, votes, 10, "votes") == 10
+
+    run(work())
 
 
 # --- taking ---------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from shieldmw.core.bucket import Outcome, TakeRequest
 from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.text import harmless
 from shieldmw.store.port import PartialFailure
 
@@ -17,11 +19,20 @@ from .breaker import Breaker
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+
+class Asked(Called, Protocol):
+    """The store, as far as a breaker stands before it."""
+
+    async def portion(self, request: PortionRequest) -> Portion:
+        """One call, for a portion of a shared bucket. Raises ``StoreError``."""
+
 
 class BreakerStore:
     """The store behind a breaker. A call is reported to the breaker once, however many requests share it."""
 
-    def __init__(self, store: Called, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Asked, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
         self.on_failure = on_failure
         self._store = store
         self._now_s = now_s
@@ -36,11 +47,19 @@ class BreakerStore:
         """Whether to ask now; while the breaker is open, True permits one probe, which the caller must make."""
         return not self._breaker.is_open or self._breaker.permits(self._now_s())
 
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
+    def take(self, requests: Sequence[TakeRequest]) -> Coroutine[Any, Any, Sequence[Outcome]]:
         """One call."""
+        return self._reported(self._store.take(requests))
+
+    def portion(self, request: PortionRequest) -> Coroutine[Any, Any, Portion]:
+        """One call, for a portion of a shared bucket."""
+        return self._reported(self._store.portion(request))
+
+    async def _reported(self, call: Coroutine[Any, Any, T]) -> T:
+        """Make a call, and report to the breaker how it ended."""
         is_probe = self._breaker.is_open
         try:
-            outcomes = await self._store.take(requests)
+            reply = await call
         except PartialFailure:
             # Some of its servers answer: to leave all of them alone would fail their clients too.
             self._succeeded()
@@ -54,7 +73,7 @@ class BreakerStore:
             self._failed(error)
             raise
         self._succeeded()
-        return outcomes
+        return reply
 
     async def aclose(self) -> None:
         """Close the connections. A permitted probe may never have been made."""

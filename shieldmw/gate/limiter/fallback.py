@@ -82,6 +82,12 @@ class Fallback:
             self._debts.add(charges, shares, outcome)
         return TakeReply(shares, outcome, None)
 
+    def refund(self, spent: tuple[Charges, TakeReply]) -> None:
+        """Take back charges that were allowed here, with the reply to them: another limit has refused the request."""
+        charges, told = spent
+        self._local.refund_now(told.charges)
+        self._debts.forgive(charges, told.charges)
+
     async def _settle_all(self) -> None:
         """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""
         debts = self._debts.collect(self._now_us())

@@ -45,7 +45,7 @@ class Refusals:
         if not tats:
             return None
         known = [tats.get(bucket) for bucket in plan.buckets(requester)]
-        for tat_us, (_, limit, cost) in zip(known, plan.terms, strict=True):
+        for tat_us, (_, limit, cost) in zip(known, plan.own, strict=True):
             if tat_us is not None and cost and tat_us + cost * limit.unit_us - now_us > limit.tau_us:
                 return made(Outcome, (False, now_us, tuple([tat_us or now_us for tat_us in known]), 0, 0))
         return None

@@ -1,0 +1,155 @@
+"""Portions of a bucket that many clients share: a worker takes several units at once, and spends them here. Pure.
+
+Each unit occupies ``unit_us`` of the bucket's line of TATs. The store grants a worker the units between two TATs, a
+*piece* that nobody else gets. A unit is spent only while it begins in the future, the rule of a lease (``lease``): so
+those spent in any span D occupy distinct units within D + tau, and that is the bucket's promise, over all workers to
+the unit. An idle piece shrinks as the bucket refills.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from .bucket import Charge
+from .lease import Unspent
+from .limits import Limit
+
+
+class PortionRequest(NamedTuple):
+    """What a worker asks of a shared bucket: ``want`` units, or what is there, but nothing if that is below ``least``.
+
+    The charge names the bucket; its cost does not matter.
+    """
+
+    charge: Charge
+    want: int
+    least: int = 1
+
+
+class Portion(NamedTuple):
+    """The units that were granted, and the TAT of the bucket afterwards."""
+
+    now_us: int
+    units: int
+    tat_us: int
+
+
+def grant(stored_us: int | None, limit: Limit, want: int, least: int, now_us: int) -> Portion:
+    """Decide a request for a portion against the stored TAT. ``store/lua/portion.lua`` is its twin."""
+    tau_us, unit_us = limit.tau_us, limit.unit_us
+    old_us = now_us if stored_us is None else min(max(stored_us, now_us), now_us + 2 * tau_us)
+    units = min(want, (now_us + tau_us - old_us) // unit_us)
+    if units < least:
+        return Portion(now_us, 0, old_us)
+    return Portion(now_us, units, old_us + units * unit_us)
+
+
+class Piece:
+    """Units that follow each other, on the spender's clock: from ``tat_us`` on they are unspent, up to ``ceiling_us``.
+
+    ``shift_us`` is the spender's clock minus the store's, or less (see ``lease.Lease``).
+    """
+
+    __slots__ = ("ceiling_us", "shift_us", "tat_us")
+
+    def __init__(self, tat_us: int, ceiling_us: int, shift_us: int) -> None:
+        self.tat_us = tat_us
+        self.ceiling_us = ceiling_us
+        self.shift_us = shift_us
+
+
+# Spent units: of each piece that they are from, the piece, and the TATs between which they are.
+Spent = tuple[tuple[Piece, int, int], ...]
+
+
+class Holding:
+    """The units of one bucket that this worker holds. ``spent`` counts those it has spent; others may set it to 0."""
+
+    __slots__ = ("_pieces", "_spread", "_unit_us", "spent")
+
+    def __init__(self, limit: Limit) -> None:
+        self.spent = 0
+        self._spread: Spent = ()
+        self._unit_us = limit.unit_us
+        self._pieces: deque[Piece] = deque()
+
+    def add(self, portion: Portion, shift_us: int) -> None:
+        """Add what was granted."""
+        ceiling_us = portion.tat_us + shift_us
+        start_us = ceiling_us - portion.units * self._unit_us
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and last.ceiling_us - last.shift_us == start_us - shift_us:
+            last.ceiling_us += portion.units * self._unit_us  # nobody charged the bucket in between
+        elif portion.units:
+            self._pieces.append(Piece(start_us, ceiling_us, shift_us))
+
+    def spend(self, cost: int, now_us: int) -> int:
+        """Spend units, by the spender's clock; returns the TAT after them, or 0 if there are too few."""
+        pieces, step_us = self._pieces, cost * self._unit_us
+        while pieces:
+            piece = pieces[0]
+            tat_us = piece.tat_us
+            new_us = (tat_us if tat_us > now_us else now_us) + step_us
+            if new_us <= piece.ceiling_us:
+                piece.tat_us = new_us
+                self.spent += cost
+                return new_us
+            if cost > 1 and self._units_of(piece, now_us):
+                return self._spend_several(cost, now_us)
+            pieces.popleft()
+        return 0
+
+    def _spend_several(self, cost: int, now_us: int) -> int:
+        """Spend units of more than one piece."""
+        if self.units(now_us) < cost:
+            return 0
+        spread: Spent = ()
+        tat_us = 0
+        while cost:
+            units = min(cost, self._units_of(self._pieces[0], now_us))
+            if not units:
+                self._pieces.popleft()
+            else:
+                tat_us = self.spend(units, now_us)
+                spread += self.last(units, tat_us)
+            cost -= units
+        self._spread = spread
+        return tat_us
+
+    def last(self, cost: int, tat_us: int) -> Spent:
+        """What was just spent, before anything else happens, by its cost and the TAT after it; for a refund."""
+        spread, self._spread = self._spread, ()
+        if spread and spread[-1][2] == tat_us:
+            return spread
+        return ((self._pieces[0], tat_us - cost * self._unit_us, tat_us),)
+
+    def refund(self, spent: Spent) -> None:
+        """Take back what was spent: the request was not admitted after all."""
+        for piece, start_us, end_us in spent:
+            if piece.tat_us == end_us:
+                piece.tat_us = start_us
+                if piece not in self._pieces:
+                    self._pieces.appendleft(piece)
+            else:
+                self._pieces.appendleft(Piece(start_us, end_us, piece.shift_us))
+
+    def units(self, now_us: int) -> int:
+        """How many units are left."""
+        return sum(self._units_of(piece, now_us) for piece in self._pieces)
+
+    def end(self, charge: Charge, now_us: int) -> Unspent | None:
+        """Empty the holding; returns what may be given back, which is only of the last piece.
+
+        Behind the others somebody has charged the bucket.
+        """
+        unspent = None
+        for piece in self._pieces:
+            ceiling_us, tat_us = piece.ceiling_us, max(piece.tat_us, now_us)
+            unspent = Unspent(charge, ceiling_us - piece.shift_us, ceiling_us - tat_us) if ceiling_us > tat_us else None
+            piece.ceiling_us = piece.tat_us  # a refund brings back no more than what was spent
+        self._pieces.clear()
+        return unspent
+
+    def _units_of(self, piece: Piece, now_us: int) -> int:
+        return max(0, piece.ceiling_us - max(piece.tat_us, now_us)) // self._unit_us

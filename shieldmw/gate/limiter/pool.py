@@ -1,0 +1,260 @@
+"""One shared limit on a worker: the portion that it holds, and its requests that wait for more.
+
+It asks the store for what its requests need now and in the next 20 ms, at most once at a time, and, once the store has
+said that the bucket is empty, refuses by itself until the next unit can be there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from shieldmw.core.bucket import Charge, Charges, Outcome
+from shieldmw.core.lease import Unspent
+from shieldmw.core.made import made
+from shieldmw.core.portion import Holding, PortionRequest
+from shieldmw.errors import StoreError
+
+from .breaker_store import BreakerStore
+from .fallback import Fallback
+
+LONG_AGO_US = -1_000_000_000
+
+# A portion lasts for so long, and so often an empty bucket is asked again.
+AHEAD_US = 20_000
+
+# Besides what requests wait for, a portion is at most what refills in AHEAD_US, or this part of the worker's share of
+# the burst: more would be missing elsewhere if the demand ended here.
+MOST_OF_SHARE = 4
+
+
+class Refunds(Protocol):
+    """Where something was spent that can be taken back."""
+
+    def refund(self, spent: Any) -> None:
+        """Take it back."""
+
+
+class SharedReply(NamedTuple):
+    """What became of a request's charges against shared limits. The TATs are on the clock of ``now_us``.
+
+    ``spent`` is what a refund needs.
+    """
+
+    charges: Charges
+    allowed: bool
+    now_us: int
+    tats_us: tuple[int, ...]
+    spent: Sequence[tuple[Refunds, Any]] = ()
+
+    def joined(self, outcome: Outcome) -> Outcome:
+        """The outcome of the client's own charges together with these, which come last."""
+        now_us, tats_us = outcome.now_us, self.tats_us
+        if now_us != self.now_us:
+            tats_us = tuple([tat_us + now_us - self.now_us for tat_us in tats_us])
+        return made(Outcome, (outcome.allowed, now_us, outcome.tats_us + tats_us, 0, 0))
+
+    def refund(self) -> None:
+        """Take back charges that were allowed: the request was not admitted after all, or has gone away."""
+        for where, spent in self.spent:
+            where.refund(spent)
+
+
+class _Waiter(NamedTuple):
+    """A request that waits for a portion."""
+
+    charge: Charge
+    reply: asyncio.Future[SharedReply | None]
+
+
+class Pool:
+    """What this worker holds of one shared bucket, and its requests that wait for more."""
+
+    def __init__(
+        self,
+        charge: Charge,
+        store: BreakerStore,
+        fallback: Fallback,
+        workers: Callable[[], int],
+        now_us: Callable[[], int],
+    ) -> None:
+        self.holding = Holding(charge.limit)
+        self._charge = charge
+        self._store = store
+        self._fallback = fallback
+        self._workers = workers
+        self._now_us = now_us
+        self._waiting: list[_Waiter] = []
+        self._asking: asyncio.Task[None] | None = None
+        # What the store last said: the bucket's TAT, a lower bound from then on, and when to ask it again.
+        self._tat_us = LONG_AGO_US
+        self._ask_from_us = LONG_AGO_US
+        self._granted_us = LONG_AGO_US
+        self._demand = _Demand()
+
+    def refused_now(self, charge: Charge, now_us: int) -> SharedReply | None:
+        """The refusal of a charge, if this worker holds too little for it and the store need not be asked."""
+        held = self.holding.units(now_us)
+        if held >= charge.cost:
+            return None
+        limit = charge.limit
+        missing_us = limit.unit_us * (charge.cost - held)
+        free_us = max(self._tat_us + missing_us - limit.tau_us, self._ask_from_us)
+        if now_us >= free_us:
+            return None
+        self._demand.refused += charge.cost
+        tat_us = free_us + limit.tau_us - charge.step_us  # the TAT that this wait follows from
+        return SharedReply((charge,), False, now_us, (tat_us,))
+
+    async def take(self, charge: Charge) -> SharedReply | None:
+        """The reply to one charge; None if the store is away and there is no fallback."""
+        now_us = self._now_us()
+        tat_us = self.holding.spend(charge.cost, now_us)
+        reply = _allowed(charge, self.holding, tat_us, now_us) if tat_us else self.refused_now(charge, now_us)
+        if reply is not None:
+            return reply
+        if self._asking is None and not self._store.may_be_asked():
+            return self._decided_here(charge)
+        future: asyncio.Future[SharedReply | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiter(charge, future))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_while_waiting(), name="shieldmw portions")
+        try:
+            return await future
+        except asyncio.CancelledError:
+            late = future.result() if future.done() and not future.cancelled() else None
+            if late is not None:
+                late.refund()
+            raise
+
+    def invalidate(self) -> None:
+        """Forget the portion, and ignore what a call under way leaves over: buckets were reset or lost."""
+        self.holding = Holding(self._charge.limit)  # the old one is void: a refund to it helps nobody
+        self._believe(LONG_AGO_US, LONG_AGO_US)
+
+    def _believe(self, tat_us: int, ask_from_us: int) -> None:
+        """What is known of the bucket from now on."""
+        self._tat_us, self._ask_from_us = tat_us, ask_from_us
+
+    def end(self, granted_until_us: int) -> Unspent | None:
+        """Give up a portion that was granted by then; returns what may be given back of it."""
+        if self._granted_us > granted_until_us:
+            return None
+        unspent = self.holding.end(self._charge, self._now_us())
+        if unspent is not None:
+            self._believe(LONG_AGO_US, LONG_AGO_US)  # the bucket's TAT goes back
+        return unspent
+
+    async def aclose(self) -> None:
+        """End a call under way; for waiting requests it has failed."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+            self._asking = None  # one that was cancelled before it began has not said so
+            self._fail(self._waiting)
+
+    # --- asking the store
+
+    async def _ask_while_waiting(self) -> None:
+        """Ask for portions as long as requests wait. Those that wait for a call that fails fail with it."""
+        # Also if the first has gone away by now: its call may be the probe that the breaker permitted.
+        group, self._waiting = self._waiting, []
+        try:
+            while group:
+                await self._ask(group)
+                group = self._still_waiting(self._now_us())
+        except StoreError:
+            pass  # the breaker has counted it
+        finally:
+            self._asking = None
+            self._fail(group)
+
+    def _still_waiting(self, now_us: int) -> list[_Waiter]:
+        """The requests that wait for a call, after those that need none have their replies."""
+        waiting, self._waiting = self._waiting, []
+        left = []
+        for waiter in waiting:
+            if self._served(waiter, self.holding, now_us):
+                continue
+            refusal = self.refused_now(waiter.charge, now_us)
+            if refusal is None:
+                left.append(waiter)
+            else:
+                waiter.reply.set_result(refusal)
+        return left
+
+    async def _ask(self, group: Sequence[_Waiter]) -> None:
+        """One call, for the requests of the group and those of the next moment."""
+        limit, holding, sent_us = self._charge.limit, self.holding, self._now_us()
+        held = holding.units(sent_us)
+        costs = [waiter.charge.cost for waiter in group]
+        refilled = AHEAD_US // limit.unit_us
+        share = limit.burst // (MOST_OF_SHARE * self._workers())
+        ahead = min(self._demand.measure(holding, sent_us), max(share, refilled))
+        if ahead and self._tat_us < sent_us + AHEAD_US:
+            ahead += min(share, refilled)  # a portion shrinks while the bucket is nearly full
+        want = min(sum(costs) - held + ahead, limit.burst)
+        portion = await self._store.portion(PortionRequest(self._charge, want, max(1, min(costs) - held)))
+        self._fallback.remember((self._charge,), Outcome(True, portion.now_us, (portion.tat_us,)))
+        self._fallback.pay()
+        shift_us = sent_us - portion.now_us
+        holding.add(portion, shift_us)
+        if holding is self.holding:  # otherwise it is void by now, except for those who waited for it
+            self._granted_us = sent_us
+            scarce = portion.units < want
+            again_us = sent_us + min(AHEAD_US, limit.tau_us // 4) if scarce else LONG_AGO_US
+            self._believe(portion.tat_us + shift_us, again_us)
+        # They are charged when the store decided, which was after the call was sent.
+        left = [waiter for waiter in group if not self._served(waiter, holding, sent_us)]
+        self._waiting = left + self._waiting
+
+    def _served(self, waiter: _Waiter, holding: Holding, now_us: int) -> bool:
+        """Serve a request from a holding; True also if it has gone away."""
+        if waiter.reply.done():
+            return True
+        tat_us = holding.spend(waiter.charge.cost, now_us)
+        if tat_us:
+            waiter.reply.set_result(_allowed(waiter.charge, holding, tat_us, now_us))
+        return tat_us > 0
+
+    def _fail(self, group: Sequence[_Waiter]) -> None:
+        failed, self._waiting = [*group, *self._waiting], []
+        for waiter in failed:
+            if not waiter.reply.done():
+                waiter.reply.set_result(self._decided_here(waiter.charge))
+
+    def _decided_here(self, charge: Charge) -> SharedReply | None:
+        """The reply by this worker's share of the limit."""
+        told = self._fallback.take_now((charge,))
+        if told is None:
+            return None
+        now_us = self._now_us()
+        tats_us = tuple([tat_us - told.outcome.now_us + now_us for tat_us in told.outcome.tats_us])
+        spent = ((self._fallback, ((charge,), told)),) if told.outcome.allowed else ()
+        return SharedReply(told.charges, told.outcome.allowed, now_us, tats_us, spent)
+
+
+class _Demand:
+    """How many units requests ask for in ``AHEAD_US``, whether they get them or not."""
+
+    __slots__ = ("_from_us", "_units", "refused")
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self._from_us = LONG_AGO_US
+        self._units = 0
+
+    def measure(self, holding: Holding, now_us: int) -> int:
+        """The demand as last measured, or more if more was asked for since."""
+        units, since_us = holding.spent + self.refused, now_us - self._from_us
+        if since_us < AHEAD_US:
+            return max(self._units, units)
+        self._units = units * AHEAD_US // since_us
+        self._from_us = now_us
+        holding.spent = self.refused = 0
+        return self._units
+
+
+def _allowed(charge: Charge, holding: Holding, tat_us: int, now_us: int) -> SharedReply:
+    return SharedReply((charge,), True, now_us, (tat_us,), ((holding, holding.last(charge.cost, tat_us)),))

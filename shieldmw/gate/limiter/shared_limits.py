@@ -1,0 +1,235 @@
+"""Limits that many clients share: a worker takes portions of their buckets, by its demand, and spends them locally.
+
+A call to the store for each request would make a hot key of such a bucket. While the store is away the fallback decides
+by this worker's share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from shieldmw.core.bucket import Charge, Charges
+from shieldmw.core.lease import Unspent
+from shieldmw.core.limits import Limit
+from shieldmw.errors import StoreError
+from shieldmw.gate import clock
+from shieldmw.gate.refresher import Refresher
+from shieldmw.store.memory import MemoryBuckets
+
+from .breaker_store import BreakerStore
+from .fallback import Fallback
+from .pool import Pool, Refunds, SharedReply
+
+# What a worker has not used for so long is given back.
+OLD_US = 500_000
+SWEEP_S = 0.25
+
+
+class SharedCharges(Protocol):
+    """What each request of one kind is charged against shared limits: all of it or nothing."""
+
+    @property
+    def charges(self) -> Charges:
+        """These charges."""
+
+    def spend(self, now_us: int) -> tuple[int, ...] | None:
+        """The TATs after charges that need no call; None if they do, or are refused."""
+
+    def last(self, now_us: int, tats_us: Sequence[int]) -> SharedReply:
+        """What was just spent, before anything else happens, as a reply."""
+
+    def refused_now(self, now_us: int) -> SharedReply | None:
+        """The refusal of charges that could not be spent, if it is known without a call."""
+
+    async def take(self) -> SharedReply | None:
+        """The reply otherwise; None if the store is away and there is no fallback."""
+
+
+class SharedLimiter(Protocol):
+    """The shared limits of a worker."""
+
+    def of(self, charges: Charges) -> SharedCharges:
+        """Charges against shared limits; there is one at least."""
+
+    def invalidate(self) -> None:
+        """Forget what this worker holds, because buckets were reset or lost."""
+
+    async def aclose(self) -> None:
+        """Give back what this worker holds."""
+
+
+class PooledCharges:
+    """What each request of one kind is charged against shared limits, from this worker's pools."""
+
+    def __init__(self, pools: Sequence[tuple[Pool, Charge]]) -> None:
+        self.charges = tuple(charge for _, charge in pools)
+        self._pools = tuple(pools)
+        self._only = pools[0][0] if len(pools) == 1 else None
+        self._cost = self.charges[0].cost
+
+    def spend(self, now_us: int) -> tuple[int, ...] | None:
+        """Spend what this worker holds."""
+        only = self._only
+        if only is None:
+            return self._spend_several(now_us)
+        tat_us = only.holding.spend(self._cost, now_us)
+        return (tat_us,) if tat_us else None
+
+    def _spend_several(self, now_us: int) -> tuple[int, ...] | None:
+        """Spend from several pools: from all or none."""
+        tats_us: list[int] = []
+        for pool, charge in self._pools:
+            tat_us = pool.holding.spend(charge.cost, now_us)
+            if not tat_us:
+                self.last(now_us, tats_us).refund()
+                return None
+            tats_us.append(tat_us)
+        return tuple(tats_us)
+
+    def last(self, now_us: int, tats_us: Sequence[int]) -> SharedReply:
+        """What was just spent, from all pools or the first ones."""
+        spent = [
+            (pool.holding, pool.holding.last(charge.cost, tat_us))
+            for (pool, charge), tat_us in zip(self._pools, tats_us, strict=False)
+        ]
+        return SharedReply(self.charges, True, now_us, tuple(tats_us), spent)
+
+    def refused_now(self, now_us: int) -> SharedReply | None:
+        """Refuse by what the store last said."""
+        for pool, charge in self._pools:
+            if (refusal := pool.refused_now(charge, now_us)) is not None:
+                return refusal
+        return None
+
+    async def take(self) -> SharedReply | None:
+        """Ask the store for what is missing."""
+        charges: Charges = ()
+        tats_us: tuple[int, ...] = ()
+        spent: list[tuple[Refunds, Any]] = []
+        now_us = 0
+        reply = None
+        try:
+            for pool, charge in self._pools:
+                reply = await pool.take(charge)
+                if reply is None or not reply.allowed:
+                    return reply
+                charges, tats_us, now_us = charges + reply.charges, tats_us + reply.tats_us, reply.now_us
+                spent += reply.spent
+            return SharedReply(charges, True, now_us, tats_us, spent)
+        finally:
+            if len(spent) < len(self._pools):
+                SharedReply(charges, True, now_us, tats_us, spent).refund()
+
+
+class SharedLimits:
+    """The shared limits of a fleet: their pools on this worker."""
+
+    def __init__(
+        self,
+        store: BreakerStore,
+        fallback: Fallback,
+        give_back: Callable[[Sequence[Unspent]], Awaitable[None]],
+        *,
+        workers: Callable[[], int],
+        now_us: Callable[[], int] = clock.now_us,
+    ) -> None:
+        self._store = store
+        self._fallback = fallback
+        self._give_back = give_back
+        self._workers = workers
+        self._now_us = now_us
+        self._pools: dict[tuple[str, Limit], Pool] = {}
+        self._sweeper = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
+
+    def of(self, charges: Charges) -> PooledCharges:
+        """Charges against shared limits; there is one at least."""
+        return PooledCharges([(self._pool(charge), charge) for charge in charges])
+
+    def _pool(self, charge: Charge) -> Pool:
+        """The pool of a limit; one whose limit is another in an emergency has two, on the same bucket."""
+        key = (charge.bucket, charge.limit)
+        if key not in self._pools:
+            one = charge._replace(cost=1)
+            self._pools[key] = Pool(one, self._store, self._fallback, self._workers, self._now_us)
+        return self._pools[key]
+
+    def invalidate(self) -> None:
+        """Forget all portions: buckets were reset, or the store has lost them."""
+        for pool in self._pools.values():
+            pool.invalidate()
+
+    async def sweep(self) -> None:
+        """Give back what has not been used for a while."""
+        await self._end(self._now_us() - OLD_US)
+
+    async def start(self) -> None:
+        """Sweep in the background."""
+        await self._sweeper.start(first_s=1.0)
+
+    async def stop(self) -> None:
+        """Stop sweeping."""
+        await self._sweeper.stop()
+
+    async def aclose(self) -> None:
+        """End calls under way, and give everything back."""
+        for pool in self._pools.values():
+            await pool.aclose()
+        await self._end(self._now_us())
+
+    async def _end(self, granted_until_us: int) -> None:
+        """Give back portions that were granted by then; if the store is away, the buckets refill by themselves."""
+        ended = [pool.end(granted_until_us) for pool in self._pools.values()]
+        unspent = [each for each in ended if each is not None]
+        if unspent:
+            with suppress(StoreError):
+                await self._give_back(unspent)
+
+
+class LocalSharedCharges:
+    """What each request of one kind is charged against shared limits of a fleet of one."""
+
+    def __init__(self, buckets: MemoryBuckets, charges: Charges) -> None:
+        self.charges = charges
+        self._buckets = buckets
+
+    def spend(self, now_us: int) -> tuple[int, ...] | None:
+        """Charge the buckets themselves, whose clock is that of the client's own."""
+        outcome = self._buckets.take_now(self.charges)
+        return outcome.tats_us if outcome.allowed else None
+
+    def last(self, now_us: int, tats_us: Sequence[int]) -> SharedReply:
+        """What was just charged."""
+        return SharedReply(self.charges, True, self._buckets.now_us(), tuple(tats_us), ((self, self.charges),))
+
+    def refused_now(self, now_us: int) -> SharedReply | None:
+        """The refusal, by the buckets as they stand."""
+        outcome = self._buckets.refused_now(self.charges)
+        return None if outcome is None else SharedReply(self.charges, False, outcome.now_us, outcome.tats_us)
+
+    async def take(self) -> SharedReply | None:
+        """What was refused a moment ago may fit now."""
+        tats_us = self.spend(0)
+        return self.refused_now(0) if tats_us is None else self.last(0, tats_us)
+
+    def refund(self, spent: Charges) -> None:
+        """Take back charges."""
+        self._buckets.refund_now(spent)
+
+
+class LocalSharedLimits:
+    """The shared limits of a fleet of one, whose buckets are in this process."""
+
+    def __init__(self, buckets: MemoryBuckets) -> None:
+        self._buckets = buckets
+
+    def of(self, charges: Charges) -> LocalSharedCharges:
+        """Charges against shared limits; there is one at least."""
+        return LocalSharedCharges(self._buckets, charges)
+
+    def invalidate(self) -> None:
+        """Nothing is held but the buckets themselves."""
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""

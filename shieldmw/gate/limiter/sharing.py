@@ -1,0 +1,145 @@
+"""Charges the limits that many clients share before the client's own: a request is charged all of them or none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from shieldmw.core.bucket import Charges, Outcome
+from shieldmw.core.made import made
+from shieldmw.core.plan import Plan, Requester
+from shieldmw.core.table import BoundedCache
+from shieldmw.gate import clock
+
+from .batch import TakeReply
+from .limiter import Limiter
+from .pool import SharedReply
+from .shared_limits import SharedCharges, SharedLimiter
+
+# Plans for which it is known where their shared limits are charged.
+PLANS_KEPT = 1024
+
+
+class SharingLimiter:
+    """A limiter of all limits: the shared ones first, then the clients' own by another limiter.
+
+    If a shared limit refuses, nothing else is charged; if one of the client's own does, the shared ones are refunded.
+    An outcome has the TATs of all terms of the plan. Where one was not asked, its bucket is taken to be full, so it is
+    never the one nearest to exhaustion.
+    """
+
+    def __init__(self, own: Limiter, shared: SharedLimiter, now_us: Callable[[], int] = clock.now_us) -> None:
+        self._own = own
+        self._shared = shared
+        self._now_us = now_us
+        self._by_plan: BoundedCache[Plan, SharedCharges] = BoundedCache(PLANS_KEPT)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store is away, so that charges are decided locally."""
+        return self._own.is_away
+
+    def take_now(self, requester: Requester, now_us: int) -> Outcome | None:
+        """Spend what this worker holds, or refuse by what is known."""
+        plan = requester.plan
+        if not plan.shared:
+            return self._own.take_now(requester, now_us)
+        shared = self._charges_of(plan)
+        tats_us = shared.spend(now_us)
+        if tats_us is None:
+            refusal = shared.refused_now(now_us)
+            return None if refusal is None else _refused_by_shared(plan, refusal)
+        if not plan.own:
+            return made(Outcome, (True, shared.last(now_us, tats_us).now_us, tats_us, 0, 0))
+        outcome = self._own.take_now(requester, now_us)
+        if outcome is not None and outcome.allowed:
+            return made(Outcome, (True, outcome.now_us, outcome.tats_us + tats_us, 0, 0))
+        shared.last(now_us, tats_us).refund()
+        return None if outcome is None else _refused_by_own(plan, outcome)
+
+    def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
+        """The refusal if it is known without a call; spends nothing."""
+        plan = requester.plan
+        outcome = self._own.refused_now(requester, now_us) if plan.own else None
+        if not plan.shared:
+            return outcome
+        if outcome is not None:
+            return _refused_by_own(plan, outcome)
+        refusal = self._charges_of(plan).refused_now(now_us)
+        return None if refusal is None else _refused_by_shared(plan, refusal)
+
+    def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
+        """The outcome otherwise; None if the store is away and there is no fallback."""
+        return self._take_both(requester) if requester.plan.shared else self._own.take(requester, now_us)
+
+    async def _take_both(self, requester: Requester) -> TakeReply | None:
+        plan = requester.plan
+        taken = await self._charges_of(plan).take()
+        if taken is None or taken.allowed:
+            return None if taken is None else await self._take_behind(requester, taken)
+        if _is_by_share(plan, taken):
+            return TakeReply(taken.charges, Outcome(False, taken.now_us, taken.tats_us), None)
+        return TakeReply(taken.charges, _refused_by_shared(plan, taken), self._now_us())
+
+    async def _take_behind(self, requester: Requester, taken: SharedReply) -> TakeReply | None:
+        """Take the client's own charges, now that the shared ones were."""
+        plan, now_us = requester.plan, self._now_us()
+        by_share = _is_by_share(plan, taken)
+        if not plan.own:
+            return TakeReply(taken.charges, Outcome(True, taken.now_us, taken.tats_us), None if by_share else now_us)
+        told = await self._take_own(requester, taken, now_us)
+        if told is None:
+            return None
+        charges, outcome, sent_us = told
+        if outcome.allowed:
+            return TakeReply((*charges, *taken.charges), taken.joined(outcome), None if by_share else sent_us)
+        taken.refund()
+        return told if sent_us is None else TakeReply(charges, _refused_by_own(plan, outcome), sent_us)
+
+    async def _take_own(self, requester: Requester, taken: SharedReply, now_us: int) -> TakeReply | None:
+        outcome = self._own.take_now(requester, now_us)
+        if outcome is not None:
+            return TakeReply(requester.charges(), outcome, now_us)
+        try:
+            return await self._own.take(requester, now_us)
+        except asyncio.CancelledError:
+            taken.refund()
+            raise
+
+    def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
+        """The outcome of charges that belong to no request; no limit that is shared is among them."""
+        return self._own.ask(charges)
+
+    def invalidate(self) -> None:
+        """Forget what is known of buckets, because some were reset or lost."""
+        self._shared.invalidate()
+        self._own.invalidate()
+
+    async def aclose(self) -> None:
+        """Give back portions and leases, and close connections."""
+        await self._shared.aclose()
+        await self._own.aclose()
+
+    def _charges_of(self, plan: Plan) -> SharedCharges:
+        charges = self._by_plan.get(plan)
+        if charges is None:
+            charges = self._shared.of(plan.shared)
+            self._by_plan.put(plan, charges)
+        return charges
+
+
+def _is_by_share(plan: Plan, taken: SharedReply) -> bool:
+    """Whether this worker's share of a limit has decided, since the store is away."""
+    return any(charge not in plan.shared for charge in taken.charges)
+
+
+def _refused_by_own(plan: Plan, outcome: Outcome) -> Outcome:
+    full = (outcome.now_us,) * len(plan.shared)
+    return made(Outcome, (False, outcome.now_us, outcome.tats_us + full, 0, 0))
+
+
+def _refused_by_shared(plan: Plan, refusal: SharedReply) -> Outcome:
+    tats_us = [refusal.now_us] * len(plan.terms)
+    at = len(plan.own) + plan.shared.index(refusal.charges[0])
+    tats_us[at : at + len(refusal.tats_us)] = refusal.tats_us
+    return made(Outcome, (False, refusal.now_us, tuple(tats_us), 0, 0))

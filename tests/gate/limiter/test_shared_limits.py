@@ -1,0 +1,475 @@
+"""Limits that many clients share, on several workers in virtual time: never above, used to the full, asked seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from gate.doubles import FlakyStore, LeasingStore, LoopClock, loop_time, pass_time, run, yield_often
+from shieldmw.core.bucket import Charge, Outcome, wait_us
+from shieldmw.core.client import shared_client
+from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.limits import Limit
+from shieldmw.core.portion import Portion, PortionRequest
+from shieldmw.errors import StoreUnavailable
+from shieldmw.gate.limiter.breaker_store import BreakerStore
+from shieldmw.gate.limiter.fallback import Fallback
+from shieldmw.gate.limiter.pool import AHEAD_US, SharedReply
+from shieldmw.gate.limiter.shared_limits import SharedLimits
+from shieldmw.store.memory import WarmBuckets
+
+S = 1_000_000
+
+
+class FarStore(FlakyStore):
+    """A store that takes half a millisecond to answer; ``asked`` holds the requests for portions."""
+
+    def __init__(self, inner: LeasingStore) -> None:
+        super().__init__(inner)
+        self.asked: list[PortionRequest] = []
+        self.on_answer: Callable[[], None] | None = None
+
+    async def portion(self, request: PortionRequest) -> Portion:
+        """A portion, decided half way."""
+        self.asked.append(request)
+        await asyncio.sleep(0.000_25)
+        portion = await super().portion(request)
+        await asyncio.sleep(0.000_25)
+        if self.on_answer is not None:
+            # Happens once all requests that waited have their replies, before any of them goes on.
+            asyncio.get_running_loop().call_soon(self.on_answer)
+        return portion
+
+
+@dataclass
+class Fleet:
+    """Workers with one store; the clock is that of the loop."""
+
+    limits: Sequence[Limit]
+    cost: int = 1
+    size: int = 4
+    on_failure: OnStoreFailure = OnStoreFailure.LOCAL
+    clock: LoopClock = field(default_factory=LoopClock)
+    admitted: list[int] = field(default_factory=list)
+    refused: int = 0
+
+    def __post_init__(self) -> None:
+        self.inner = LeasingStore(self.clock, ahead_us=77_777_777)
+        self.store = FarStore(self.inner)
+        self.charges = tuple(
+            Charge(shared_client("guests", limit.name), limit, min(self.cost, limit.burst)) for limit in self.limits
+        )
+        self.workers = [self.worker() for _ in range(self.size)]
+
+    def worker(self) -> SharedLimits:
+        """One more."""
+        breaker = BreakerStore(self.store, self.on_failure, now_s=loop_time)
+        local = WarmBuckets(now_us=self.clock.us)
+        fallback = Fallback(self.on_failure, local, lambda: self.size, self.inner.settle, now_s=loop_time)
+        return SharedLimits(breaker, fallback, self.store.give_back, workers=lambda: self.size, now_us=self.clock.us)
+
+    async def ask(self, worker: int) -> SharedReply | None:
+        """One request."""
+        charged = self.workers[worker].of(self.charges)
+        assert charged is not None
+        tats_us = charged.spend(self.clock.us())
+        if tats_us is None:
+            reply = charged.refused_now(self.clock.us()) or await charged.take()
+        else:
+            reply = charged.last(self.clock.us(), tats_us)
+        if reply is not None and reply.allowed:
+            self.admitted.append(self.clock.us())
+        else:
+            self.refused += 1
+        return reply
+
+    async def passes(self, worker: int) -> bool:
+        """Whether a request passes."""
+        reply = await self.ask(worker)
+        return reply is not None and reply.allowed
+
+    async def keep_asking(self, worker: int, rate_per_s: float, until_s: float, dice: random.Random) -> None:
+        """Requests at random times, at so many a second."""
+        async with asyncio.TaskGroup() as requests:
+            while loop_time() < until_s:
+                await pass_time(dice.expovariate(rate_per_s))
+                requests.create_task(self.ask(worker))
+
+    def left(self) -> int:
+        """How many units are left in the first limit's bucket."""
+        tat_us = self.inner.tats_us.get(self.charges[0].bucket, 0)
+        limit = self.limits[0]
+        return (limit.tau_us - max(0, tat_us - self.inner.now_us())) // limit.unit_us
+
+    def assert_promise(self, limit: Limit, late_us: int = 1000) -> None:
+        """In any span D at most burst + rate * D was admitted; an answer may be under way for so long."""
+        for first in range(0, len(self.admitted), 7):
+            from_us = self.admitted[first]
+            for count in range(1, len(self.admitted) - first, 5):
+                span_us = self.admitted[first + count] - from_us + late_us
+                assert self.cost * (count + 1) * limit.unit_us <= span_us + limit.tau_us
+
+
+DEMANDS: dict[str, list[float]] = {
+    "even": [1500, 1500, 1500, 1500],
+    "uneven": [4500, 1200, 250, 50],
+    "one-worker": [6000, 0.1, 0.1, 0.1],
+}
+
+
+@pytest.mark.parametrize("burst", [10, 200, 2000])
+@pytest.mark.parametrize("demand", list(DEMANDS))
+def test_thrice_the_limit_uses_it_to_the_full_and_no_more(demand: str, burst: int) -> None:
+    """2,000/s on 4 workers that are asked for 6,000/s: never above burst + rate * D, and at least 95 % of it."""
+    limit = Limit("guests", 2000, 1, burst)
+
+    async def story() -> None:
+        fleet, dice, span_s = Fleet([limit]), random.Random(1), 2.5
+        start_s = loop_time()
+        async with asyncio.TaskGroup() as workers:
+            for worker, rate in enumerate(DEMANDS[demand]):
+                workers.create_task(fleet.keep_asking(worker, rate, start_s + span_s, dice))
+        fleet.assert_promise(limit)
+        late = [at_us for at_us in fleet.admitted if at_us >= (start_s + 1) * S]
+        assert len(late) >= 0.95 * 2000 * (span_s - 1)
+        assert len(fleet.admitted) <= burst + 2000 * (span_s + 0.01)
+        if burst == 2000:
+            # About one call a worker every 20 ms; more only while the demand is not known yet.
+            assert len(fleet.store.asked) <= 1.5 * fleet.size * span_s * S / AHEAD_US
+
+    run(story())
+
+
+@pytest.mark.parametrize("demand", [[300, 300, 300, 300], [1100, 90, 9, 1]])
+def test_below_the_limit_nobody_is_refused(demand: list[int]) -> None:
+    """1,200/s of 2,000/s: all pass, though each worker holds some of the limit."""
+
+    async def story() -> None:
+        fleet, dice, start_s = Fleet([Limit("guests", 2000, 1, 2000)]), random.Random(2), loop_time()
+        async with asyncio.TaskGroup() as workers:
+            for worker, rate in enumerate(demand):
+                workers.create_task(fleet.keep_asking(worker, rate, start_s + 3, dice))
+        assert fleet.refused == 0
+        assert len(fleet.store.asked) <= 2 * fleet.size * 3 * S / AHEAD_US
+
+    run(story())
+
+
+@pytest.mark.parametrize("at_once", [1, 6])
+def test_a_small_limit_is_usable_to_the_last_unit(at_once: int) -> None:
+    """10/minute on four workers: ten requests pass wherever they arrive, one by one or several at once."""
+
+    async def story() -> None:
+        fleet, dice = Fleet([Limit("guests", 10, 60, 10)]), random.Random(3)
+        for _ in range(6):
+            worker = dice.randrange(fleet.size)
+            await asyncio.gather(*(fleet.ask(worker) for _ in range(at_once)))
+            await pass_time(0.05)
+        for worker in range(fleet.size):
+            await asyncio.gather(*(fleet.ask(worker) for _ in range(10)))
+        assert len(fleet.admitted) == 10
+
+    run(story())
+
+
+def test_an_empty_bucket_is_not_asked_again_until_a_unit_can_be_there() -> None:
+    """The refusal says when that is, and until then costs no call; then exactly one passes."""
+
+    async def story() -> None:
+        limit = Limit("guests", 10, 60, 10)
+        fleet = Fleet([limit])
+        await asyncio.gather(*(fleet.ask(0) for _ in range(10)))
+        reply = await fleet.ask(0)
+        calls = len(fleet.store.asked)
+        for _ in range(1000):
+            reply = await fleet.ask(0)
+        assert reply is not None
+        assert len(fleet.store.asked) == calls
+        told_us = wait_us(reply.charges, Outcome(False, reply.now_us, reply.tats_us))
+        assert limit.unit_us - 2000 <= told_us <= limit.unit_us
+        await pass_time(told_us / S - 0.001)
+        assert not await fleet.passes(0)
+        await pass_time(0.001)
+        assert [await fleet.passes(0) for _ in range(2)] == [True, False]
+
+    run(story())
+
+
+@pytest.mark.parametrize("cost", [2, 3, 7])
+def test_requests_that_cost_several_units(cost: int) -> None:
+    """Each is charged in full, on the promise; no worker sits on units that are too few for a request."""
+
+    async def story() -> None:
+        limit = Limit("guests", 600, 1, 60)
+        fleet, dice, start_s = Fleet([limit], cost=cost), random.Random(4), loop_time()
+        async with asyncio.TaskGroup() as workers:
+            for worker in range(fleet.size):
+                workers.create_task(fleet.keep_asking(worker, 600 / cost, start_s + 2, dice))
+        fleet.assert_promise(limit)
+        assert len(fleet.admitted) * cost >= 0.9 * 600 * 2
+
+    run(story())
+
+
+def test_units_that_are_too_few_for_a_request_are_left_to_others() -> None:
+    """Of three units one request of two takes two; the other unit is not taken by a worker that has no use for it."""
+
+    async def story() -> None:
+        limit = Limit("guests", 3, 3600, 3)
+        fleet = Fleet([limit], cost=2, size=2)
+        assert [await fleet.passes(worker) for worker in (0, 1, 1)] == [True, False, False]
+        await pass_time(limit.unit_us / S + 0.01)
+        assert await fleet.passes(0)
+
+    run(story())
+
+
+def test_two_limits_are_charged_both_or_neither() -> None:
+    """A request that the second limit refuses costs the first nothing."""
+
+    async def story() -> None:
+        wide, narrow = Limit("guests", 20, 60, 20), Limit("guests-2", 5, 60, 5)
+        fleet = Fleet([wide, narrow], size=1)
+        replies = [await fleet.ask(0) for _ in range(9)]
+        assert [reply.allowed for reply in replies if reply] == [True] * 5 + [False] * 4
+        assert replies[0] is not None
+        assert replies[-1] is not None
+        assert [charge.limit.name for charge in replies[0].charges] == ["guests", "guests-2"]
+        assert [charge.limit.name for charge in replies[-1].charges] == ["guests-2"]
+        await fleet.workers[0].aclose()
+        assert fleet.left() == 15
+
+    run(story())
+
+
+# --- requests that go away
+
+
+def test_ten_thousand_cancellations_lose_nothing_and_spend_nothing_twice() -> None:
+    """Requests that go away at any moment while they wait leave their units to others: in the end all are used."""
+
+    async def story() -> None:
+        burst = 50_000
+        fleet, dice = Fleet([Limit("guests", burst, 10**8, burst)], size=2), random.Random(5)
+        tasks: list[asyncio.Task[bool]] = []
+        cancelled = 0
+        await fleet.passes(0)  # a bucket that is not full loses nothing while units are idle
+
+        def cancel_some() -> None:
+            nonlocal cancelled
+            cancelled += sum(task.cancel() for task in dice.sample(tasks, 20))
+
+        for _ in range(1000):
+            fleet.store.on_answer = dice.choice([None, cancel_some])
+            tasks = [asyncio.create_task(fleet.passes(dice.randrange(2))) for _ in range(50)]
+            for _ in range(dice.randrange(4)):
+                await asyncio.sleep(0)
+            await pass_time(dice.choice([0, 0.0002, 0.0005, 0.0006]))
+            cancel_some()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await pass_time(1)  # so that little is asked for ahead, and requests wait
+        fleet.store.on_answer = None
+        assert cancelled >= 10_000
+        assert len(fleet.admitted) < burst
+        for worker in (0, 1):
+            while await fleet.passes(worker):
+                pass
+        assert len(fleet.admitted) == burst
+
+    run(story())
+
+
+def test_a_request_that_goes_away_as_it_is_served_gives_its_unit_back() -> None:
+    """Also if it has its reply already and has only not gone on yet."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 4, 86_400, 4)], size=1)
+        await fleet.passes(0)  # a bucket that is not full loses nothing while units are idle
+        tasks = [asyncio.create_task(fleet.passes(0)) for _ in range(3)]
+        fleet.store.on_answer = lambda: [task.cancel() for task in tasks].clear()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+        assert fleet.left() == 0
+        assert [await fleet.passes(0) for _ in range(4)] == [True] * 3 + [False]
+
+    run(story())
+
+
+# --- what is given back
+
+
+def test_what_is_unused_is_given_back() -> None:
+    """On a stop at once, otherwise after half a second: the bucket has what no request has used."""
+
+    async def story() -> None:
+        limit = Limit("guests", 1000, 3600, 1000)
+        for stops in (True, False):
+            fleet = Fleet([limit], size=1)
+            await fleet.workers[0].start()
+            for _ in range(4):
+                await asyncio.gather(*(fleet.ask(0) for _ in range(20)))
+                await pass_time(0.005)
+            assert fleet.left() < 1000 - len(fleet.admitted)
+            if stops:
+                await fleet.workers[0].aclose()
+            else:
+                await pass_time(1.0)
+            assert fleet.left() == 1000 - len(fleet.admitted) == 920
+            await fleet.workers[0].stop()
+
+    run(story())
+
+
+def test_nothing_is_given_back_behind_another_worker() -> None:
+    """If another worker has charged the bucket since, its portion counts on ours."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 1000, 3600, 1000)], size=2)
+        for _ in range(4):
+            await asyncio.gather(*(fleet.ask(0) for _ in range(20)))
+        await fleet.ask(1)
+        left = fleet.left()
+        await fleet.workers[0].aclose()
+        assert fleet.left() == left
+        await fleet.workers[1].aclose()
+
+    run(story())
+
+
+def test_portions_are_forgotten_where_buckets_were_reset() -> None:
+    """A portion is void after that, also one that is under way, but for the requests that wait for it."""
+
+    async def story() -> None:
+        limit = Limit("guests", 100, 86_400, 100)
+        fleet = Fleet([limit], size=1)
+        await asyncio.gather(*(fleet.ask(0) for _ in range(10)))
+        held = asyncio.gather(*(fleet.passes(0) for _ in range(2)))
+        await pass_time(0.000_3)  # the store has decided, and its answer is under way
+        fleet.workers[0].invalidate()
+        fleet.inner.tats_us.clear()
+        assert await held == [True, True]
+        fleet.admitted.clear()
+        fleet.inner.tats_us.clear()
+        for _ in range(150):
+            await fleet.ask(0)
+        assert len(fleet.admitted) == 100
+
+    run(story())
+
+
+def test_what_an_old_answer_says_is_not_believed_after_a_reset() -> None:
+    """A request that waits while buckets are reset is not refused because the bucket was empty before."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 3, 86_400, 3)], size=2)
+        assert [await fleet.passes(0) for _ in range(3)] == [True] * 3
+        held = asyncio.create_task(fleet.passes(1))
+        await pass_time(0.000_3)
+        fleet.workers[1].invalidate()
+        fleet.inner.tats_us.clear()
+        assert await held
+
+    run(story())
+
+
+# --- while the store is away
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "passed"), [(OnStoreFailure.LOCAL, 25), (OnStoreFailure.OPEN, None), (OnStoreFailure.CLOSED, None)]
+)
+def test_without_the_store_each_worker_has_its_share(on_failure: OnStoreFailure, passed: int | None) -> None:
+    """`local`: a quarter of the limit on each of four workers; otherwise there is no reply, and the gate decides."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 100, 86_400, 100)], on_failure=on_failure)
+        fleet.store.failing = StoreUnavailable("away")
+        for worker in range(4):
+            replies = [await fleet.ask(worker) for _ in range(60)]
+            if passed is None:
+                assert replies == [None] * 60
+            else:
+                assert [reply.allowed for reply in replies if reply] == [True] * passed + [False] * 35
+
+    run(story())
+
+
+def test_what_was_admitted_without_the_store_is_charged_afterwards() -> None:
+    """Once the store answers, it has been charged all of that; a request refunded meanwhile is not charged."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 1000, 86_400, 1000)], size=1)
+        fleet.store.failing = StoreUnavailable("away")
+        replies = [await fleet.ask(0) for _ in range(30)]
+        for reply in replies[:10]:
+            assert reply is not None
+            reply.refund()
+        fleet.store.failing = None
+        await pass_time(2)
+        await fleet.ask(0)
+        await pass_time(1)
+        owed = fleet.inner._tats.get(fleet.charges[0].bucket)
+        assert owed is not None
+        assert round((owed - fleet.inner.now_us()) / fleet.limits[0].unit_us) in (19, 20)
+
+    run(story())
+
+
+def test_requests_that_wait_for_a_call_that_fails_are_decided_here() -> None:
+    """Also those that came while it was under way; and on a stop nobody is left waiting."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 100, 86_400, 100)], size=2)
+        fleet.store.hangs_for_s = 0.05
+        assert sum(await asyncio.gather(*(fleet.passes(0) for _ in range(80)))) == 50
+        for times, passed in ((1, 50), (20, 0)):  # before the call is made, and while it is under way
+            asked = asyncio.gather(*(fleet.passes(1) for _ in range(60)))
+            await yield_often(times)
+            await fleet.workers[1].aclose()
+            assert sum(await asked) == passed
+
+    run(story())
+
+
+def test_the_store_is_found_again_though_the_request_that_probes_goes_away() -> None:
+    """While the store is away one request a second asks it; if that one is cancelled at once, the call is made."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 100, 86_400, 100)], size=1)
+        fleet.store.failing = StoreUnavailable("away")
+        for _ in range(9):
+            await fleet.passes(0)
+        fleet.store.failing = None
+        await pass_time(1.5)
+        calls = len(fleet.store.asked)
+        probe = asyncio.create_task(fleet.passes(0))
+        await asyncio.sleep(0)
+        probe.cancel()
+        await pass_time(0.01)
+        await fleet.passes(0)
+        assert probe.cancelled()
+        assert len(fleet.store.asked) > calls
+
+    run(story())
+
+
+def test_a_limit_that_refuses_for_a_while_does_not_hide_units_of_another() -> None:
+    """The first limit's bucket is empty, but this worker has a unit of it in hand."""
+
+    async def story() -> None:
+        scarce, wide = Limit("guests", 2, 86_400, 2), Limit("guests-2", 100, 86_400, 100)
+        fleet = Fleet([scarce, wide], size=1)
+        replies = [await fleet.ask(0) for _ in range(3)]
+        assert [reply.allowed for reply in replies if reply] == [True, True, False]
+        assert replies[1] is not None
+        replies[1].refund()
+        charged = fleet.workers[0].of(fleet.charges)
+        assert charged is not None
+        charged._pools[1][0].invalidate()  # so that this one must ask
+        assert await fleet.passes(0)
+
+    run(story())
