@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
-from shieldmw.core.facts import TARGET, Facts
+from shieldmw.core.facts import SOURCE_AND_TARGET, TARGET, Facts
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.made import made
 from shieldmw.core.plan import AddressInfo, Plan, Requester
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy
+from shieldmw.core.table import BoundedCache
 
 from . import clock
 from .auth.identity import GUEST, Identifier, Verified
@@ -23,6 +24,10 @@ from .limiter.batch import TakeReply
 from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups
 from .overload.overload import Overload
+
+# Guests that are recognised by their facts alone, and how many different clients may come between two requests of one.
+BUSY_KEPT = 4096
+LATELY = 256
 
 
 class Gate:
@@ -54,6 +59,10 @@ class Gate:
         self._mode_watch = mode_watch
         self._now_us = now_us
         self._overload = overload
+        # Guests that came twice within a moment, with what their facts lead to. A number stands for one that came once:
+        # objects that live for a while are what the garbage collector has to walk over.
+        self._busy: BoundedCache[object, Requester] = BoundedCache(BUSY_KEPT)
+        self._lately = [0] * LATELY
 
     def invalidate(self) -> None:
         """Forget what is known of buckets: a client's were reset, or the store has lost them."""
@@ -66,6 +75,11 @@ class Gate:
 
     def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
         """The decision, made without a task, a future or a lock; if that is not possible, what to await for it."""
+        is_guest = facts.credential is None and facts.authenticate is None
+        if is_guest and self._busy:
+            who = self._busy.get(facts[SOURCE_AND_TARGET])
+            if who is not None and who.plan.mode is self._mode_watch.mode and not self._deny_list.entries.entries:
+                return self._take(facts, who)
         lookups = self._lookups
         route = lookups.routes.get(facts[TARGET]) or lookups.route_at_hand(facts)
         address_info = lookups.address_info(facts)
@@ -75,7 +89,7 @@ class Gate:
             for_anyone = self._decided_for_anyone(address_info, route)
             if for_anyone is not None:
                 return self.announce(facts, for_anyone)
-        if facts.credential is None and facts.authenticate is None:
+        if is_guest:
             return self._charge(facts, address_info, route, GUEST)
         verified = self._identifier.identify_now(facts)
         if verified is None:
@@ -145,7 +159,17 @@ class Gate:
         plan = route.plan(self._mode_watch.mode, identity, has_site=site is not None)
         if plan.closed or address_info.allowed or not plan.terms:
             return self._uncharged(facts, address_info, plan, identity)
-        who, now_us = plan.requester(address_info, identity, verified.subject), self._now_us()
+        who = plan.requester(address_info, identity, verified.subject)
+        if facts.credential is None and facts.authenticate is None:
+            number = hash(who.key)
+            if self._lately[number % LATELY] == number:
+                self._busy.put(facts[SOURCE_AND_TARGET], who)
+            self._lately[number % LATELY] = number
+        return self._take(facts, who)
+
+    def _take(self, facts: Facts, who: Requester) -> Decision | Awaitable[Decision]:
+        """The decision on a request whose limits are to be charged."""
+        plan, now_us = who.plan, self._now_us()
         if self._overload is not None and self._overload.lane.waiting:
             refusal = self._refused_uncharged(self._overload, facts, who, now_us)
             if refusal is not None:
@@ -155,7 +179,7 @@ class Gate:
             return self._ask_store(facts, who, now_us)
         if not outcome.allowed:
             return self._refused(facts, who, outcome)
-        decision = combine(plan.terms, outcome, address_info.address, identity, plan.mode, plan.live)
+        decision = combine(plan.terms, outcome, who.address_info.address, who.identity, plan.mode, plan.live)
         return self.announce(facts, decision) if self._dry_run else decision
 
     def _uncharged(self, facts: Facts, address_info: AddressInfo, plan: Plan, identity: Identity | None) -> Decision:
