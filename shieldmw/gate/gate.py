@@ -22,12 +22,15 @@ from .fleet.deny_watch import DenyWatch
 from .fleet.mode_watch import ModeWatch
 from .limiter.batch import TakeReply
 from .limiter.limiter import Limiter
-from .limiter.lookups import Lookups
+from .limiter.lookups import Lookups, may_keep
 from .overload.overload import Overload
 
-# Guests that are recognised by their facts alone, and how many different clients may come between two requests of one.
-BUSY_KEPT = 4096
+# Guests that are recognised by their facts alone; how many others may come between two requests of one; and which of
+# such requests make it recognised. A flood of clients that come a few times each should not replace those that stay:
+# objects that live for a while are what the garbage collector has to walk over.
+BUSY_KEPT = 1024
 LATELY = 256
+ONE_IN = 8
 
 
 class Gate:
@@ -59,10 +62,9 @@ class Gate:
         self._mode_watch = mode_watch
         self._now_us = now_us
         self._overload = overload
-        # Guests that came twice within a moment, with what their facts lead to. A number stands for one that came once:
-        # objects that live for a while are what the garbage collector has to walk over.
         self._busy: BoundedCache[object, Requester] = BoundedCache(BUSY_KEPT)
         self._lately = [0] * LATELY
+        self._repeated = 0
 
     def invalidate(self) -> None:
         """Forget what is known of buckets: a client's were reset, or the store has lost them."""
@@ -161,11 +163,18 @@ class Gate:
             return self._uncharged(facts, address_info, plan, identity)
         who = plan.requester(address_info, identity, verified.subject)
         if facts.credential is None and facts.authenticate is None:
-            number = hash(who.key)
-            if self._lately[number % LATELY] == number:
-                self._busy.put(facts[SOURCE_AND_TARGET], who)
-            self._lately[number % LATELY] = number
+            self._note(facts, who)
         return self._take(facts, who)
+
+    def _note(self, facts: Facts, who: Requester) -> None:
+        """Recognise a guest from now on if it comes again and again."""
+        number = hash(who.key)
+        if self._lately[number % LATELY] != number:
+            self._lately[number % LATELY] = number
+            return
+        self._repeated += 1
+        if self._repeated % ONE_IN == 0 and may_keep(facts):
+            self._busy.put(facts[SOURCE_AND_TARGET], who)
 
     def _take(self, facts: Facts, who: Requester) -> Decision | Awaitable[Decision]:
         """The decision on a request whose limits are to be charged."""

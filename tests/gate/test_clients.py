@@ -19,6 +19,9 @@ from gate.doubles import (
     worker,
 )
 from shieldmw.core.decision import Decision, Reason
+from shieldmw.errors import StoreUnavailable
+from shieldmw.gate.gate import ONE_IN
+from shieldmw.gate.limiter.lookups import LONGEST_KEPT
 
 PEER, OTHER, THIRD = "203.0.113.7", "203.0.113.8", "203.0.113.9"
 RULES = '[{"name": "scarce", "path": "/scarce", "limits": "2/minute"}, {"name": "dear", "path": "/dear", "cost": 3}]'
@@ -189,5 +192,78 @@ def test_a_members_lease_is_shared_between_addresses_that_are_not_limited(addres
         calls = store.calls
         assert await passed(one, 1, credential="bob", peer=PEER) == 1
         assert store.calls == calls + 1
+
+    run(story())
+
+
+# --- guests that are busy -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("of", "kept"),
+    [
+        ({}, 1),
+        ({"path": "/" + "a" * LONGEST_KEPT}, 0),
+        ({"credential": "alice"}, 0),
+        ({"credential": "nobody"}, 0),
+    ],
+    ids=["a guest", "a long path", "a member", "a credential that proves nothing"],
+)
+def test_only_busy_guests_are_recognised_by_their_facts(of: dict[str, Any], kept: int) -> None:
+    """Those that come again and again, as far as their facts are short."""
+    one, _ = make()
+
+    async def story() -> None:
+        await passed(one, ONE_IN, **of)
+        assert len(one.gate._busy) == 0
+        await passed(one, ONE_IN, **of)
+        assert len(one.gate._busy) == kept
+
+    run(story())
+
+
+def test_a_busy_guest_is_not_taken_for_another() -> None:
+    """Neither on another path, nor behind another proxy or with another method: each is charged for itself."""
+    one, store = make(ip_limit="5/minute", rules=RULES, trusted_proxies="192.0.2.1")
+    busy = facts(peer="192.0.2.1")._replace(forwarded=(PEER,))
+    others = [
+        busy._replace(forwarded=(OTHER,)),
+        busy._replace(peer=THIRD, forwarded=()),
+        busy._replace(path="/scarce", route_path="/scarce"),
+    ]
+
+    async def story() -> None:
+        refused = [(await one.gate.decide(busy)).refused for _ in range(3 * ONE_IN)]
+        assert refused == [False] * 5 + [True] * (3 * ONE_IN - 5)
+        assert packed(PEER) in {key[4:] for key in (who.key for who in one.gate._busy._young.values())}
+        decisions = [await one.gate.decide(other) for other in others]
+        assert [decision.refused for decision in decisions] == [False, False, True]
+        assert [decision.address for decision in decisions] == [packed(OTHER), packed(THIRD), packed(PEER)]
+        assert store.calls > 0
+
+    run(story())
+
+
+# --- when the store is back ---------------------------------------------------------------------------
+
+
+def test_the_request_that_finds_the_store_back_is_not_leased() -> None:
+    """However busy its client is: debts are due, so the bucket is emptier than the store says."""
+    one, store = make(ip_limit="100/minute")
+    inner = store.inner
+    assert isinstance(inner, LeasingStore)
+
+    async def story() -> None:
+        store.failing = StoreUnavailable("away")
+        for _ in range(20):
+            await passed(one, 1)
+            await pass_time(0.001)
+        store.failing = None
+        inner.asked_ahead = 0
+        calls = store.calls
+        while store.calls == calls:
+            await passed(one, 1)
+            await pass_time(0.01)
+        assert inner.asked_ahead == 0
 
     run(story())

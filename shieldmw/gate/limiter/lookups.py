@@ -23,7 +23,7 @@ PATHS_KEPT = 4096
 # Routes are few: one for each combination of rules that the readings of a path can lead to.
 ROUTES_KEPT = 256
 
-# Longest path that is cached, in characters, with its methods.
+# Longest path that is cached, in characters, with its methods; and longest line of the proxies that is kept.
 LONGEST_KEPT = 512
 
 # Characters of an unreadable header shown in the log.
@@ -119,6 +119,11 @@ class Lookups:
             route = Route(route_rules, self._policy, self._addressing.prefixes)
             self._by_rules.put(route_rules, route)
         return route
+
+
+def may_keep(facts: Facts) -> bool:
+    """Whether facts are small enough to be kept."""
+    return _is_short(facts) and len(facts.forwarded) <= 1 and sum(map(len, facts.forwarded)) <= LONGEST_KEPT
 
 
 def _is_short(facts: Facts) -> bool:
