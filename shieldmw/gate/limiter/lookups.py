@@ -54,21 +54,22 @@ class Lookups:
         if not self._is_plain:
             return self._address_info(facts)
         # The same without further calls, for the requests that make up a flood: their address is IPv4, and either the
-        # peer's or the only one that the proxy names.
-        peer, forwarded = facts.peer, facts.forwarded
+        # peer's or the only one that a trusted proxy names.
+        forwarded, peer = facts.forwarded, facts.peer
         try:
-            if not forwarded:
-                address = inet_pton(AF_INET, peer or "")
-            elif len(forwarded) == 1 and peer is not None and peer == self._proxy:
+            if forwarded and peer is not None and peer == self._proxy:
+                if len(forwarded) > 1:
+                    return self._address_info(facts)
                 address = inet_pton(AF_INET, forwarded[0])
-                number = int.from_bytes(address, "big")
-                for shift, prefix in self._trusted:
-                    if number >> shift == prefix:
-                        return self._address_info(facts)
             else:
-                return self._address_info(facts)
+                address = inet_pton(AF_INET, peer or "")
         except (OSError, ValueError):
             return self._address_info(facts)
+        if forwarded:
+            number = int.from_bytes(address, "big")
+            for shift, prefix in self._trusted:
+                if number >> shift == prefix:
+                    return self._address_info(facts)
         return made(AddressInfo, (address, address, None, False, False))
 
     def _address_info(self, facts: Facts) -> AddressInfo:
@@ -76,7 +77,7 @@ class Lookups:
         address, is_fallback, is_unreadable = locate(facts.peer, facts.forwarded, how.trusted, how.header)
         if is_unreadable:
             self._log_unreadable(facts)
-        elif facts.forwarded and locate_peer(facts.peer, how.trusted)[1]:
+        elif facts.peer is not None and locate_peer(facts.peer, how.trusted)[1]:
             self._proxy = facts.peer
         one, site = how.prefixes.cut(address)
         allowed = not is_fallback and address in policy.allow
