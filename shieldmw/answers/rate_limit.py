@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shieldmw.core.bucket import remaining
+from shieldmw.core.bucket import Costs, remaining
 from shieldmw.core.decision import Decision, nearest
 from shieldmw.core.limits import US_PER_S, Limit
 
@@ -14,15 +14,13 @@ def limit_headers(decision: Decision) -> Headers:
     outcome = decision.outcome
     if outcome is None or not outcome.tats_us:
         return []
-    if len(decision.charges) == 1:
-        limit = decision.charges[0].limit
-        _, policies, rate = _fields(limit)
-        full_after_us = outcome.tats_us[0] - outcome.now_us
+    charges, at = decision.charges, 0
+    if len(charges) == 1:
+        _, policies, rate = _fields(charges[0].limit)
     else:
-        at = nearest(decision.charges, outcome)
-        limit, full_after_us = decision.charges[at].limit, outcome.tats_us[at] - outcome.now_us
-        fields = [_fields(charge.limit) for charge in decision.charges]
-        policies, rate = b", ".join([policy for _, policy, _ in fields]), fields[at][2]
+        at = nearest(charges, outcome)
+        policies, rate = _policies(charges), _fields(charges[at].limit)[2]
+    limit, full_after_us = charges[at].limit, outcome.tats_us[at] - outcome.now_us
     seconds = -(-full_after_us // US_PER_S) if full_after_us > 0 else 0
     return [(b"ratelimit-policy", policies), (b"ratelimit", rate % (remaining(limit, full_after_us), seconds))]
 
@@ -42,3 +40,20 @@ def _fields(limit: Limit) -> tuple[Limit, bytes, bytes]:
     rate = f'"{limit.name}"'.encode("latin-1").replace(b"%", b"%%") + b";r=%d;t=%d"
     _rendered[limit.name] = rendered = (limit, policy, rate)
     return rendered
+
+
+# By identity, with what was joined: all requests under one plan have the same terms.
+_joined: dict[int, tuple[Costs, bytes]] = {}
+JOINED_KEPT = 1024
+
+
+def _policies(charges: Costs) -> bytes:
+    """``RateLimit-Policy`` of several limits."""
+    known = _joined.get(id(charges))
+    if known is not None and known[0] is charges:
+        return known[1]
+    policies = b", ".join([_fields(charge.limit)[1] for charge in charges])
+    if len(_joined) >= JOINED_KEPT:
+        _joined.clear()
+    _joined[id(charges)] = charges, policies
+    return policies
