@@ -15,8 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 from doors.asgi.harness import Headers, Record, Server, http_scope, run, websocket_scope
 from doors.asgi.shields import part, start
 from shieldmw import Settings, ShieldMiddleware
+from shieldmw.answers import rate_limit
 from shieldmw.answers.problems import status_of, turned_away
-from shieldmw.answers.rate_limit import limit_headers
+from shieldmw.answers.rate_limit import JOINED_KEPT, limit_headers
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.client import Client
@@ -240,3 +241,15 @@ def test_a_response_that_lasts_keeps_nothing_of_its_decision(values: dict[str, A
         assert all(server.record.body == b"ab" for server in servers)
 
     run(story())
+
+
+def test_what_is_kept_of_several_limits_is_bounded_and_of_their_own() -> None:
+    """However many combinations there are: each is answered with its own policies, also when another takes its place."""
+    for number in range(2 * JOINED_KEPT):
+        limits = [Limit(name, number + 1, 60, number + 1) for name in ("one", "two")]
+        charges = tuple([Charge(GUEST, limit) for limit in limits])
+        allowed = combine(charges, Outcome(True, 0, (0, 0)), None, None)
+        for _ in range(2):
+            (_, policies), _ = limit_headers(allowed)
+            assert policies == b'"one";q=%d;w=60, "two";q=%d;w=60' % (number + 1, number + 1)
+    assert len(rate_limit._joined) <= JOINED_KEPT
