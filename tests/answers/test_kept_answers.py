@@ -244,7 +244,7 @@ def test_a_response_that_lasts_keeps_nothing_of_its_decision(values: dict[str, A
 
 
 def test_what_is_kept_of_several_limits_is_bounded_and_of_their_own() -> None:
-    """However many combinations there are: each is answered with its own policies, also when another takes its place."""
+    """However many combinations there are: each is answered with its own policies."""
     for number in range(2 * JOINED_KEPT):
         limits = [Limit(name, number + 1, 60, number + 1) for name in ("one", "two")]
         charges = tuple([Charge(GUEST, limit) for limit in limits])
