@@ -36,7 +36,7 @@ from .gate.limiter.fallback import Fallback
 from .gate.limiter.leases import MOST_LEASES, Leases
 from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Lookups
-from .gate.limiter.shared_limits import LocalSharedLimits, SharedLimits
+from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter
 from .gate.operator.control import Control
 from .gate.overload.gatekeeper import Gatekeeper
@@ -308,10 +308,8 @@ def _listener(
 
 def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tuple[Limiter, Sequence[Background]]:
     """The limiter, and its background tasks. A store in this process does without what makes a remote one fast."""
-    limiter: Limiter
     if isinstance(store, MemoryStore):
-        limiter = LocalLimiter(store)
-        return (SharingLimiter(limiter, LocalSharedLimits(store)) if settings.policy.has_shared_limits else limiter), ()
+        return LocalLimiter(store), ()
     local = WarmBuckets(most_buckets=WARM_BUCKETS_KEPT)
     fallback = Fallback(settings.on_redis_failure, local, workers, store.settle)
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0)

@@ -195,7 +195,9 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
     yield from _emergency_warnings(settings)
     if not (policy.ip or policy.address or policy.guests or any(rule.limits for rule in policy.rules)):
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
-    elif all(limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in (*policy.ip, *policy.address)):
+    elif (limits := (*policy.ip, *policy.address)) and all(
+        limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in limits
+    ):
         yield "the limits of guests are above 10,000 a second for one address: they will hardly ever refuse anything"
     if any(rule.cost == 0 and not rule.methods and _is_everywhere(rule.path) for rule in policy.rules):
         yield "SHIELD_RULES has a rule of cost 0 for every path: nothing is ever refused"

@@ -54,7 +54,7 @@ Charges = tuple[Charge, ...]
 
 
 class Party(IntEnum):
-    """Whom a limit is of: a request's address, the site around it, the verified subject, or many clients together."""
+    """The party whose requests a limit counts: an address, the site around it, a verified subject, or many clients."""
 
     ADDRESS = 0
     SITE = 1
@@ -70,7 +70,7 @@ class Term(NamedTuple):
     cost: int = 1
 
 
-# What limits say of an outcome does not depend on who is charged.
+# Charges or terms: reading an outcome takes only limits and costs.
 Costs = Sequence[Charge] | Sequence[Term]
 
 

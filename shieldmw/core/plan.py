@@ -16,13 +16,13 @@ from .made import made
 from .mode import Mode
 from .refusals import PreparedRefusals
 
-# Length of what the keys of all clients under one plan begin with.
+# Bytes of a plan's number, which its clients' keys begin with.
 TAG_BYTES = 4
 
 
 class AddressInfo(NamedTuple):
-    """What is known of a request's address: itself, and the first addresses of its client's network and of the site
-    around that (``Prefixes.cut``); whether it is on the allow list, and whether it is denied by the settings.
+    """A request's address; its client's network and the site around it, each by its first address (``one`` is empty
+    for an unknown address); whether it is on the allow list, and whether the settings deny it.
 
     An address that stands for clients that a trusted proxy did not name is never on the allow list: all of them would
     be without a limit.

@@ -1,6 +1,6 @@
 """Portions of a bucket that many clients share: a worker takes several units at once, and spends them here. Pure.
 
-Each unit occupies ``unit_us`` of the bucket's line of TATs. The store grants a worker the units between two TATs, a
+Each unit occupies ``unit_us`` of the bucket's timeline. The store grants a worker the units between two TATs, a
 *piece* that nobody else gets. A unit is spent only while it begins in the future, the rule of a lease (``lease``): so
 those spent in any span D occupy distinct units within D + tau, and that is the bucket's promise, over all workers to
 the unit. An idle piece shrinks as the bucket refills.
@@ -127,6 +127,7 @@ class Holding:
     def refund(self, spent: Spent) -> None:
         """Take back what was spent: the request was not admitted after all."""
         for piece, start_us, end_us in spent:
+            self.spent = max(0, self.spent - (end_us - start_us) // self._unit_us)
             if piece.tat_us == end_us:
                 piece.tat_us = start_us
                 if piece not in self._pieces:

@@ -1,4 +1,7 @@
-"""Refusals that many clients share: those who are refused at about the same time, and they make up a flood. Pure."""
+"""Prepared refusals: clients of one plan that must wait about equally long share one, rendered as JSON once. Pure.
+
+A flood consists of those.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from .mode import Mode
 from .table import BoundedCache
 
 # Refusals kept for one plan.
-DECISIONS_KEPT = 4096
+DECISIONS_KEPT = 512
 
 # Upper bound of the step by which a wait is rounded up; a tenth of the time to refill one unit if that is less.
 LONGEST_GRAIN_US = 250_000
 
 
 class PreparedRefusals:
-    """The refusals of one plan, by how long its buckets take to fill, in grains. Their answers are rendered once."""
+    """The refusals of one plan, by how long its buckets take to fill, in grains."""
 
     __slots__ = ("_decisions", "_grains_us", "_live", "_mode", "_terms")
 

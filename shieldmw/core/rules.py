@@ -70,7 +70,8 @@ class RouteRules(NamedTuple):
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may use the path in an emergency.
     ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``. ``preflight``: these are
-    the rules of preflights, which have buckets of their own. ``shared`` are its own limits that many clients share.
+    the rules of preflights, which have buckets of their own. ``shared`` are its own limits that
+    many clients share, each with the cost of its rule.
     """
 
     exempt: bool = False
@@ -79,7 +80,7 @@ class RouteRules(NamedTuple):
     limits: tuple[Limit, ...] = ()
     cost: int = 1
     preflight: bool = False
-    shared: tuple[tuple[Per, Limit], ...] = ()
+    shared: tuple[tuple[Per, Limit, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Policy:
         return bool(self.live) or any(rule.live for rule in self.rules)
 
     def route_rules(self, facts: Facts) -> RouteRules:
-        """What the policy says about a request's path and methods, whoever its client is."""
+        """What the policy says about a request's path and methods."""
         route_rules = self._route_rules_of_path(facts)
         return _of_preflights(route_rules) if facts.preflight else route_rules
 
@@ -135,7 +136,7 @@ class Policy:
     def strictest_route_rules(self) -> RouteRules:
         """The rules of a path that is beyond reading: those of all rules together, and no exemption.
 
-        It may be any path, so every limit is charged; all of these are the client's own.
+        It may be any path, so every limit is charged, including those that many clients share.
         """
         return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live))
 
@@ -149,7 +150,9 @@ class Policy:
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
             limits=tuple(limit for rule in named if rule.per is Per.CLIENT for limit in rule.limits),
             cost=max((1 if rule is None else rule.cost for rule in rules), default=1),
-            shared=tuple((rule.per, limit) for rule in named if rule.per is not Per.CLIENT for limit in rule.limits),
+            shared=tuple(
+                (rule.per, limit, rule.cost) for rule in named if rule.per is not Per.CLIENT for limit in rule.limits
+            ),
         )
 
     def may_be_exempt(self, facts: Facts) -> bool:
@@ -185,16 +188,19 @@ class Policy:
 
         None for preflights: they carry no credential, so those of members would be refused when guests are too many.
         """
-        cost = route_rules.cost
-        if route_rules.preflight or not cost:
+        if route_rules.preflight:
             return ()
         is_guest = identity is None or identity.listener_class is ListenerClass.GUEST
-        shared = [(per, limit) for per, limit in route_rules.shared if is_guest or per is Per.EVERYONE]
+        shared = [each for each in route_rules.shared if is_guest or each[0] is Per.EVERYONE]
         if is_guest:
             guests = self.guests if mode is Mode.NORMAL else self.emergency_guests
-            shared += [(Per.GUESTS, limit) for limit in guests]
+            shared += [(Per.GUESTS, limit, route_rules.cost) for limit in guests]
         return tuple(
-            [Charge(shared_client(per.value, limit.name), limit, min(cost, limit.burst)) for per, limit in shared]
+            [
+                Charge(shared_client(per.value, limit.name), limit, min(cost, limit.burst))
+                for per, limit, cost in shared
+                if cost
+            ]
         )
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
@@ -233,7 +239,7 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
 
 
 def _terms(party: Party, limits: Sequence[Limit], cost: int) -> tuple[Term, ...]:
-    # No single rule costs more than a burst, but two rules for different readings of a path together might.
+    # A cost above the burst would never pass: that of another rule which a reading matches, or in an emergency.
     return tuple([Term(party, limit, min(cost, limit.burst)) for limit in limits])
 
 

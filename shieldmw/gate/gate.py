@@ -25,16 +25,16 @@ from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups, may_keep
 from .overload.overload import Overload
 
-# Guests that are recognised by their facts alone; how many others may come between two requests of one; and which of
-# such requests make it recognised. A flood of clients that come a few times each should not replace those that stay:
-# objects that live for a while are what the garbage collector has to walk over.
+# The cache of busy guests, which are recognised by their facts alone: its size; the slots of the table of recent guests
+# (one is busy if its slot still holds it); and which part of a busy guest's requests add it to the cache. So clients
+# that come a few times each replace few entries: long-lived objects cost the garbage collector time.
 BUSY_KEPT = 1024
 LATELY = 256
 ONE_IN = 8
 
 
 class Gate:
-    """Decides requests, and nothing else. Observers hear of its decisions."""
+    """Decides requests. Observers are notified of refusals, and of those that a dry run lets pass."""
 
     def __init__(  # noqa: PLR0913  (all that a decision needs)
         self,
@@ -139,8 +139,7 @@ class Gate:
     def _refused_anywhere(self, facts: Facts, address_info: AddressInfo, verified: Verified) -> Decision | None:
         """The refusal of a client whose default limits, which every path is charged to, are exhausted.
 
-        What a path is charged beyond them is not looked at. A lease may still have something left: a client that
-        has one is charged in the usual way.
+        The rules of the path are not considered, nor leases opened on paths with rules.
         """
         if self._dry_run or address_info.allowed or not self._policy.charges_everywhere():
             return None
@@ -162,7 +161,7 @@ class Gate:
         if plan.closed or address_info.allowed or not plan.terms:
             return self._uncharged(facts, address_info, plan, identity)
         who = plan.requester(address_info, identity, verified.subject)
-        if facts.credential is None and facts.authenticate is None:
+        if facts.credential is None and facts.authenticate is None and plan.own:
             self._note(facts, who)
         return self._take(facts, who)
 

@@ -86,7 +86,10 @@ class Settings(BaseSettings):
     token_burst: int | None = Field(None, ge=1, description="likewise")
     address_limit: LimitText = Field("off", description="everyone on an address, guests and verified subjects alike")
     address_burst: int | None = Field(None, ge=1, description="likewise")
-    guests_limit: LimitText = Field("off", description="all guests together, on all workers; preflights do not count")
+    guests_limit: LimitText = Field(
+        "off",
+        description="all guests together, on all workers, except in an emergency; preflights do not count",
+    )
     failed_auth_limit: LimitText = Field(
         "10/minute",
         description="signatures that fail, per address; beyond it tokens there are verified within a share of the "
@@ -158,7 +161,11 @@ class Settings(BaseSettings):
         "paths whatever the capacity",
     )
     emergency_ip_limit: LimitText = Field("30/minute", description="guests, per address, in emergency")
-    emergency_guests_limit: LimitText = Field("off", description="all guests together, on all workers, in emergency")
+    emergency_guests_limit: LimitText = Field(
+        "off",
+        description="all guests together, on all workers, in emergency; `off`: no such limit then, whatever "
+        "SHIELD_GUESTS_LIMIT is",
+    )
     streams_per_member: int = Field(
         3, ge=0, description="live streams of one subject, fleet-wide: the newest stay; 0 for no limit"
     )

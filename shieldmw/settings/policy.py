@@ -31,6 +31,7 @@ def rule_problems(policy: Policy) -> Iterator[str]:
 def _name_clashes(policy: Policy) -> Iterator[str]:
     owners: dict[str, str] = {}
     default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth, *policy.preflight, *policy.guests)
+    default += (*policy.emergency_ip, *policy.emergency_guests)
     groups: list[tuple[str, tuple[Limit, ...]]] = [("the default limits", default)]
     groups += [(f"rule '{rule.name}'", (*rule.limits, *map(of_preflights, rule.limits))) for rule in policy.rules]
     for owner, limits in groups:

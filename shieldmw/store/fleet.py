@@ -28,7 +28,6 @@ from .port import AUDIT_LENGTH, AuditEntry, StoredMode
 from .redis.calls import Calls
 from .redis.connection import pairs
 
-# Most entries of the audit log.
 # How late a process that only looks may believe the store's clock to be: its answers are slow on a busy machine.
 LATE_S = 2.0
 

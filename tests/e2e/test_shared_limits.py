@@ -121,6 +121,7 @@ def test_what_a_client_is_told(store: RedisServer, tmp_path: Path) -> None:
     assert answers[0].headers["ratelimit"].startswith('"votes";r=2;t=')
     headers, problem = answers[-1].headers, json.loads(answers[-1].body)
     assert problem["violated-policies"] == ["votes"]
-    assert headers["ratelimit-policy"] == '"votes";q=3;w=3600'
+    assert headers["ratelimit-policy"] == '"ip";q=300;w=60, "votes";q=3;w=3600'
+    assert headers["ratelimit"].startswith('"votes";r=0;t=')
     assert 1_000_000 < problem["retry_after_ms"] <= 1_200_000
     assert int(headers["retry-after"]) * 1000 >= problem["retry_after_ms"]

@@ -19,8 +19,8 @@ from shieldmw.store.port import PartialFailure
 A = TypeVar("A")
 R = TypeVar("R")
 
-# What one call takes along at most. More would make the first wait for the last, and a script can hand at most
-# 8,000 keys to one command.
+# Most requests and charges in one call. More would make the first wait for the last. And take.lua unpacks two numbers
+# a request and four a charge onto Lua's stack, which holds 8,000: 2 * 256 + 4 * 1500 = 6512.
 MOST_REQUESTS = 256
 MOST_CHARGES = 1500
 

@@ -1,7 +1,7 @@
 """Leases: charges are prefetched for a hot client, so that most of its requests need no call.
 
-Whoever asks the store twice within a tenth of a second is hot, and is charged ahead for about what it spends in
-that time. What is left of a lease after half a second is given back.
+A client that asks the store twice within a tenth of a second is hot: about what it spends in that time is prefetched.
+What is left of a lease after half a second is given back.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from shieldmw.gate.refresher import Refresher
 
 from .batch import TakeReply
 
+# Longest time between two calls of a hot client.
 HOT_US = 100_000
+
 FIRST_PREFETCH = 8
 MOST_PREFETCH = 1024
 
 # A lease shrinks while its bucket refills (core/lease.py): it is long enough to last as long as this.
 LASTS_US = 100_000
 
-# Clients charged ahead at once; the others ask for each request.
+# Most clients with a lease; the others ask for each request.
 MOST_LEASES = 4096
 
-# Clients for which it is known when they last asked the store.
+# Most clients whose last call is remembered.
 CLIENTS_KEPT = 65_536
 
+# Age at which a lease is given back.
 OLD_US = 500_000
 SWEEP_S = 0.25
 
+# Most buckets in one call.
 GIVE_BACK_AT_ONCE = 256
 
 

@@ -156,20 +156,20 @@ class LocalLimiter:
         self._now_us = now_us
 
     def take_now(self, requester: Requester, now_us: int) -> Outcome:
-        """Always at once."""
-        return self._buckets.take_now(requester.charges())
+        """Take the charges, also those against limits that many clients share; never None."""
+        return self._buckets.take_now(_all_charges(requester))
 
     def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
         """By the buckets as they stand."""
-        return self._buckets.refused_now(requester.charges())
+        return self._buckets.refused_now(_all_charges(requester))
 
     async def take(self, requester: Requester, now_us: int) -> TakeReply:
-        """The same."""
-        charges = requester.charges()
+        """As ``take_now``."""
+        charges = _all_charges(requester)
         return TakeReply(charges, self._buckets.take_now(charges), now_us)
 
     async def ask(self, charges: Charges) -> TakeReply:
-        """At once, too."""
+        """As ``take``, for charges that belong to no request."""
         return TakeReply(charges, self._buckets.take_now(charges), self._now_us())
 
     def invalidate(self) -> None:
@@ -177,3 +177,7 @@ class LocalLimiter:
 
     async def aclose(self) -> None:
         """Nothing to give back."""
+
+
+def _all_charges(requester: Requester) -> Charges:
+    return requester.charges() + requester.plan.shared

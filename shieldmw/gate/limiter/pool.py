@@ -21,7 +21,7 @@ from .fallback import Fallback
 
 LONG_AGO_US = -1_000_000_000
 
-# A portion lasts for so long, and so often an empty bucket is asked again.
+# How long a portion should last, and the shortest interval between two calls for an empty bucket.
 AHEAD_US = 20_000
 
 # Besides what requests wait for, a portion is at most what refills in AHEAD_US, or this part of the worker's share of
@@ -196,11 +196,11 @@ class Pool:
             ahead += min(share, refilled)  # a portion shrinks while the bucket is nearly full
         want = min(sum(costs) - held + ahead, limit.burst)
         portion = await self._store.portion(PortionRequest(self._charge, want, max(1, min(costs) - held)))
-        self._fallback.remember((self._charge,), Outcome(True, portion.now_us, (portion.tat_us,)))
         self._fallback.pay()
         shift_us = sent_us - portion.now_us
         holding.add(portion, shift_us)
         if holding is self.holding:  # otherwise it is void by now, except for those who waited for it
+            self._fallback.remember((self._charge,), Outcome(True, portion.now_us, (portion.tat_us,)))
             self._granted_us = sent_us
             scarce = portion.units < want
             again_us = sent_us + min(AHEAD_US, limit.tau_us // 4) if scarce else LONG_AGO_US

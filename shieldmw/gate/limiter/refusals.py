@@ -1,8 +1,8 @@
 """Refusals that need no call: a TAT only grows, so one that is remembered refuses as surely as the store would.
 
-What is kept is a lower bound of the true TAT, on this worker's clock (``clock``); a lower bound that refuses a
-client is proof that the bucket would. Only refused clients are kept, so a flood of new clients leaves no trace. A
-lease that is given back makes a refusal late by what was given back, at most.
+A remembered TAT is a lower bound of the bucket's, on this worker's clock; if it refuses a client, so does the bucket.
+Only buckets that have refused are kept, so a flood of new clients leaves no trace. When a lease is given back, its
+client may be refused for longer than needed, by what was given back at most.
 """
 
 from __future__ import annotations

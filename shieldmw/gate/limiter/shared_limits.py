@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from shieldmw.core.bucket import Charge, Charges
 from shieldmw.core.lease import Unspent
@@ -16,48 +16,14 @@ from shieldmw.core.limits import Limit
 from shieldmw.errors import StoreError
 from shieldmw.gate import clock
 from shieldmw.gate.refresher import Refresher
-from shieldmw.store.memory import MemoryBuckets
 
 from .breaker_store import BreakerStore
 from .fallback import Fallback
 from .pool import Pool, Refunds, SharedReply
 
-# What a worker has not used for so long is given back.
+# Age at which an unused portion is given back.
 OLD_US = 500_000
 SWEEP_S = 0.25
-
-
-class SharedCharges(Protocol):
-    """What each request of one kind is charged against shared limits: all of it or nothing."""
-
-    @property
-    def charges(self) -> Charges:
-        """These charges."""
-
-    def spend(self, now_us: int) -> tuple[int, ...] | None:
-        """The TATs after charges that need no call; None if they do, or are refused."""
-
-    def last(self, now_us: int, tats_us: Sequence[int]) -> SharedReply:
-        """What was just spent, before anything else happens, as a reply."""
-
-    def refused_now(self, now_us: int) -> SharedReply | None:
-        """The refusal of charges that could not be spent, if it is known without a call."""
-
-    async def take(self) -> SharedReply | None:
-        """The reply otherwise; None if the store is away and there is no fallback."""
-
-
-class SharedLimiter(Protocol):
-    """The shared limits of a worker."""
-
-    def of(self, charges: Charges) -> SharedCharges:
-        """Charges against shared limits; there is one at least."""
-
-    def invalidate(self) -> None:
-        """Forget what this worker holds, because buckets were reset or lost."""
-
-    async def aclose(self) -> None:
-        """Give back what this worker holds."""
 
 
 class PooledCharges:
@@ -185,51 +151,3 @@ class SharedLimits:
         if unspent:
             with suppress(StoreError):
                 await self._give_back(unspent)
-
-
-class LocalSharedCharges:
-    """What each request of one kind is charged against shared limits of a fleet of one."""
-
-    def __init__(self, buckets: MemoryBuckets, charges: Charges) -> None:
-        self.charges = charges
-        self._buckets = buckets
-
-    def spend(self, now_us: int) -> tuple[int, ...] | None:
-        """Charge the buckets themselves, whose clock is that of the client's own."""
-        outcome = self._buckets.take_now(self.charges)
-        return outcome.tats_us if outcome.allowed else None
-
-    def last(self, now_us: int, tats_us: Sequence[int]) -> SharedReply:
-        """What was just charged."""
-        return SharedReply(self.charges, True, self._buckets.now_us(), tuple(tats_us), ((self, self.charges),))
-
-    def refused_now(self, now_us: int) -> SharedReply | None:
-        """The refusal, by the buckets as they stand."""
-        outcome = self._buckets.refused_now(self.charges)
-        return None if outcome is None else SharedReply(self.charges, False, outcome.now_us, outcome.tats_us)
-
-    async def take(self) -> SharedReply | None:
-        """What was refused a moment ago may fit now."""
-        tats_us = self.spend(0)
-        return self.refused_now(0) if tats_us is None else self.last(0, tats_us)
-
-    def refund(self, spent: Charges) -> None:
-        """Take back charges."""
-        self._buckets.refund_now(spent)
-
-
-class LocalSharedLimits:
-    """The shared limits of a fleet of one, whose buckets are in this process."""
-
-    def __init__(self, buckets: MemoryBuckets) -> None:
-        self._buckets = buckets
-
-    def of(self, charges: Charges) -> LocalSharedCharges:
-        """Charges against shared limits; there is one at least."""
-        return LocalSharedCharges(self._buckets, charges)
-
-    def invalidate(self) -> None:
-        """Nothing is held but the buckets themselves."""
-
-    async def aclose(self) -> None:
-        """Nothing to give back."""

@@ -14,25 +14,26 @@ from shieldmw.gate import clock
 from .batch import TakeReply
 from .limiter import Limiter
 from .pool import SharedReply
-from .shared_limits import SharedCharges, SharedLimiter
+from .shared_limits import PooledCharges, SharedLimits
 
-# Plans for which it is known where their shared limits are charged.
+# Plans whose shared charges are cached.
 PLANS_KEPT = 1024
 
 
 class SharingLimiter:
     """A limiter of all limits: the shared ones first, then the clients' own by another limiter.
 
-    If a shared limit refuses, nothing else is charged; if one of the client's own does, the shared ones are refunded.
+    Neither is charged if the other refuses: a client that is known to be refused is not charged at all, what a shared
+    limit refuses goes no further, and what the client's own limits refuse is refunded to the shared ones.
     An outcome has the TATs of all terms of the plan. Where one was not asked, its bucket is taken to be full, so it is
     never the one nearest to exhaustion.
     """
 
-    def __init__(self, own: Limiter, shared: SharedLimiter, now_us: Callable[[], int] = clock.now_us) -> None:
+    def __init__(self, own: Limiter, shared: SharedLimits, now_us: Callable[[], int] = clock.now_us) -> None:
         self._own = own
         self._shared = shared
         self._now_us = now_us
-        self._by_plan: BoundedCache[Plan, SharedCharges] = BoundedCache(PLANS_KEPT)
+        self._by_plan: BoundedCache[Plan, PooledCharges] = BoundedCache(PLANS_KEPT)
 
     @property
     def is_away(self) -> bool:
@@ -44,13 +45,16 @@ class SharingLimiter:
         plan = requester.plan
         if not plan.shared:
             return self._own.take_now(requester, now_us)
+        known = self._own.refused_now(requester, now_us) if plan.own else None
+        if known is not None:
+            return _refused_by_own(plan, known)
         shared = self._charges_of(plan)
         tats_us = shared.spend(now_us)
         if tats_us is None:
             refusal = shared.refused_now(now_us)
             return None if refusal is None else _refused_by_shared(plan, refusal)
         if not plan.own:
-            return made(Outcome, (True, shared.last(now_us, tats_us).now_us, tats_us, 0, 0))
+            return made(Outcome, (True, now_us, tats_us, 0, 0))
         outcome = self._own.take_now(requester, now_us)
         if outcome is not None and outcome.allowed:
             return made(Outcome, (True, outcome.now_us, outcome.tats_us + tats_us, 0, 0))
@@ -88,7 +92,8 @@ class SharingLimiter:
         if not plan.own:
             return TakeReply(taken.charges, Outcome(True, taken.now_us, taken.tats_us), None if by_share else now_us)
         told = await self._take_own(requester, taken, now_us)
-        if told is None:
+        if told is None:  # the store is away and there is no fallback: nothing of this request is charged
+            taken.refund()
             return None
         charges, outcome, sent_us = told
         if outcome.allowed:
@@ -120,7 +125,7 @@ class SharingLimiter:
         await self._shared.aclose()
         await self._own.aclose()
 
-    def _charges_of(self, plan: Plan) -> SharedCharges:
+    def _charges_of(self, plan: Plan) -> PooledCharges:
         charges = self._by_plan.get(plan)
         if charges is None:
             charges = self._shared.of(plan.shared)

@@ -27,8 +27,6 @@ from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.limiter import LocalLimiter
-from shieldmw.gate.limiter.shared_limits import LocalSharedLimits
-from shieldmw.gate.limiter.sharing import SharingLimiter
 from shieldmw.gate.operator.control import clients_of, limit_names
 from shieldmw.store.memory import MemoryBuckets
 
@@ -47,8 +45,7 @@ class Stage:
         self.worker: WorkerParts = worker(self.store, clock, tokens=verifier, **values)
         if local:
             buckets = MemoryBuckets(now_us=clock.us)
-            own = LocalLimiter(buckets, clock.us)
-            self.worker.gate._limiter = SharingLimiter(own, LocalSharedLimits(buckets), clock.us)
+            self.worker.gate._limiter = LocalLimiter(buckets, clock.us)
 
     async def ask(self, number: int = 0, credential: str | None = None, **values: Any) -> Decision:
         """A request from one of many addresses."""
