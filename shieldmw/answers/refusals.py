@@ -16,7 +16,6 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.made import made
-from shieldmw.core.text import counted
 from shieldmw.core.waiting import QueuePosition
 
 from .problems import Problem, problem_of, status_of
@@ -210,6 +209,7 @@ def retry_after(seconds: int) -> Headers:
 
 def _wait_text(where: QueuePosition | None, retry_after_s: int) -> str:
     if where is None:
-        return f"You can try again in {counted(retry_after_s, 'second')}." if retry_after_s else ""
+        seconds = "1 second" if retry_after_s == 1 else f"{retry_after_s} seconds"
+        return f"You can try again in {seconds}." if retry_after_s else ""
     estimate = "" if where.wait_s is None else f", about {max(1, round(where.wait_s / 60))} min"
     return f"You are number {where.position} in line{estimate}. This page asks again by itself."

@@ -59,6 +59,9 @@ class Piece:
         self.shift_us = shift_us
 
 
+# Most pieces of a holding. What is refunded beyond them is lost: walking over all of them takes time.
+MOST_PIECES = 32
+
 # Spent units: of each piece that they are from, the piece, and the TATs between which they are.
 Spent = tuple[tuple[Piece, int, int], ...]
 
@@ -131,9 +134,18 @@ class Holding:
             if piece.tat_us == end_us:
                 piece.tat_us = start_us
                 if piece not in self._pieces:
-                    self._pieces.appendleft(piece)
+                    self._put_back(piece)
             else:
-                self._pieces.appendleft(Piece(start_us, end_us, piece.shift_us))
+                self._put_back(Piece(start_us, end_us, piece.shift_us))
+
+    def _put_back(self, piece: Piece) -> None:
+        """Put a piece in front, as one with the next if they belong together."""
+        pieces = self._pieces
+        first = pieces[0] if pieces else None
+        if first is not None and (first.tat_us, first.shift_us) == (piece.ceiling_us, piece.shift_us):
+            first.tat_us = piece.tat_us
+        elif len(pieces) < MOST_PIECES:
+            pieces.appendleft(piece)
 
     def units(self, now_us: int) -> int:
         """How many units are left."""

@@ -14,8 +14,9 @@ from .made import made
 from .mode import Mode
 from .table import BoundedCache
 
-# Refusals kept for one plan.
+# Refusals kept for one plan, and for one with several limits: there are many such plans, and a refusal is kilobytes.
 DECISIONS_KEPT = 512
+DECISIONS_OF_SEVERAL = 32
 
 # Upper bound of the step by which a wait is rounded up; a tenth of the time to refill one unit if that is less.
 LONGEST_GRAIN_US = 250_000
@@ -31,7 +32,9 @@ class PreparedRefusals:
         self._mode = mode
         self._live = live
         self._grains_us = [max(1, min(LONGEST_GRAIN_US, term.limit.unit_us // 10)) for term in terms]
-        self._decisions: BoundedCache[object, Decision] = BoundedCache(DECISIONS_KEPT)
+        self._decisions: BoundedCache[object, Decision] = BoundedCache(
+            DECISIONS_KEPT if len(terms) == 1 else DECISIONS_OF_SEVERAL
+        )
 
     def decision(self, outcome: Outcome, address: Address | None, identity: Identity | None) -> Decision:
         """The refusal of a client. Its waits are rounded up, by a grain at most."""

@@ -90,8 +90,8 @@ class Policy:
     Guests are charged against ``ip``, verified subjects against ``token``, everyone against ``address``; credentials
     that fail are charged against ``failed_auth``. In an emergency, guests are charged in the same bucket, but against
     ``emergency_ip``. Preflights are charged against ``preflight``, in an emergency as well, since those of members
-    carry no credential. All guests together are charged against ``guests``; in an emergency in the same bucket, but
-    against ``emergency_guests``.
+    carry no credential. All guests together are charged against ``guests``. In an emergency it is ``emergency_guests``,
+    in another bucket, so that what was spent before keeps nobody out.
     """
 
     ip: tuple[Limit, ...] = ()
@@ -191,17 +191,16 @@ class Policy:
         if route_rules.preflight:
             return ()
         is_guest = identity is None or identity.listener_class is ListenerClass.GUEST
-        shared = [each for each in route_rules.shared if is_guest or each[0] is Per.EVERYONE]
+        shared = [
+            (per.value, limit, cost) for per, limit, cost in route_rules.shared if is_guest or per is Per.EVERYONE
+        ]
         if is_guest:
-            guests = self.guests if mode is Mode.NORMAL else self.emergency_guests
-            shared += [(Per.GUESTS, limit, route_rules.cost) for limit in guests]
-        return tuple(
-            [
-                Charge(shared_client(per.value, limit.name), limit, min(cost, limit.burst))
-                for per, limit, cost in shared
-                if cost
-            ]
-        )
+            whose, guests = ("guests", self.guests) if mode is Mode.NORMAL else ("emergency", self.emergency_guests)
+            shared += [(whose, limit, route_rules.cost) for limit in guests]
+        charges = [
+            Charge(shared_client(whose, limit.name), limit, min(cost, limit.burst)) for whose, limit, cost in shared
+        ]
+        return tuple([charge for charge in charges if charge.cost])
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """The charges of a failed credential against its address; a cost of 0 only looks."""

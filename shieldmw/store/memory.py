@@ -134,8 +134,9 @@ class MemoryStore(MemoryBuckets):
     async def portion(self, request: PortionRequest) -> Portion:
         """Take several units at once."""
         charge, want, least = request
-        portion = grant(self._tats.get(charge.bucket), charge.limit, want, least, self.now_us())
-        if portion.units:
+        stored_us = self._tats.get(charge.bucket)
+        portion = grant(stored_us, charge.limit, want, least, self.now_us())
+        if portion.units or (stored_us is not None and stored_us > portion.tat_us):
             self._tats.put(charge.bucket, portion.tat_us)
         return portion
 

@@ -98,13 +98,17 @@ class Pool:
         held = self.holding.units(now_us)
         if held >= charge.cost:
             return None
-        limit = charge.limit
-        missing_us = limit.unit_us * (charge.cost - held)
-        free_us = max(self._tat_us + missing_us - limit.tau_us, self._ask_from_us)
-        if now_us >= free_us:
-            return None
+        free_us = self._free_us(charge, held)
+        return None if now_us >= free_us else self._refusal(charge, free_us, now_us)
+
+    def _free_us(self, charge: Charge, held: int) -> int:
+        """When the store need be asked for a charge, given how many of its units are here."""
+        missing_us = charge.limit.unit_us * (charge.cost - held)
+        return max(self._tat_us + missing_us - charge.limit.tau_us, self._ask_from_us)
+
+    def _refusal(self, charge: Charge, free_us: int, now_us: int) -> SharedReply:
         self._demand.refused += charge.cost
-        tat_us = free_us + limit.tau_us - charge.step_us  # the TAT that this wait follows from
+        tat_us = free_us + charge.limit.tau_us - charge.step_us  # the TAT that this wait follows from
         return SharedReply((charge,), False, now_us, (tat_us,))
 
     async def take(self, charge: Charge) -> SharedReply | None:
@@ -199,15 +203,22 @@ class Pool:
         self._fallback.pay()
         shift_us = sent_us - portion.now_us
         holding.add(portion, shift_us)
+        scarce = portion.units < want
         if holding is self.holding:  # otherwise it is void by now, except for those who waited for it
             self._fallback.remember((self._charge,), Outcome(True, portion.now_us, (portion.tat_us,)))
             self._granted_us = sent_us
-            scarce = portion.units < want
             again_us = sent_us + min(AHEAD_US, limit.tau_us // 4) if scarce else LONG_AGO_US
             self._believe(portion.tat_us + shift_us, again_us)
         # They are charged when the store decided, which was after the call was sent.
         left = [waiter for waiter in group if not self._served(waiter, holding, sent_us)]
-        self._waiting = left + self._waiting
+        if not scarce or holding is not self.holding:
+            self._waiting = left + self._waiting
+            return
+        # All that there was has been handed out. To ask again for the rest would make requests wait for ever: in the
+        # time that a call takes another unit refills, which each of them could have.
+        for waiter in left:
+            free_us = max(self._free_us(waiter.charge, 0), sent_us + 1)
+            waiter.reply.set_result(self._refusal(waiter.charge, free_us, sent_us))
 
     def _served(self, waiter: _Waiter, holding: Holding, now_us: int) -> bool:
         """Serve a request from a holding; True also if it has gone away."""

@@ -155,9 +155,9 @@ def test_who_is_charged(
     run(story())
 
 
-@pytest.mark.parametrize(("emergency", "passed"), [("2/hour", 0), ("30/hour", 0), ("2/day", 1), ("off", 30)])
-def test_in_an_emergency_another_limit_holds_for_the_same_bucket(emergency: str, passed: int) -> None:
-    """What guests did before counts: they have used an hour of it."""
+@pytest.mark.parametrize(("emergency", "passed"), [("2/hour", 2), ("29/hour", 29), ("2/day", 2), ("off", 30)])
+def test_in_an_emergency_another_limit_holds_with_a_bucket_of_its_own(emergency: str, passed: int) -> None:
+    """What guests did before keeps nobody out, nor does what they did in the emergency afterwards."""
 
     async def story() -> None:
         stage = Stage(ip_limit="off", emergency_ip_limit="off", guests_limit="5/hour", emergency_guests_limit=emergency)
@@ -166,6 +166,8 @@ def test_in_an_emergency_another_limit_holds_for_the_same_bucket(emergency: str,
         await stage.worker.mode_watch.set(ModeChange(Mode.EMERGENCY, "test", for_s=600), None)
         verdicts = [(await stage.ask(number)).verdict for number in range(30)]
         assert verdicts.count(Verdict.ALLOWED) == passed
+        await stage.worker.mode_watch.set(ModeChange(Mode.NORMAL, "test"), None)
+        assert [(await stage.ask(number)).violated for number in range(2)] == [("guests",)] * 2
 
     run(story())
 

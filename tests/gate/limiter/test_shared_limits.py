@@ -14,7 +14,7 @@ from shieldmw.core.bucket import Charge, Outcome, wait_us
 from shieldmw.core.client import shared_client
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.limits import Limit
-from shieldmw.core.portion import Portion, PortionRequest
+from shieldmw.core.portion import MOST_PIECES, Holding, Portion, PortionRequest
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.breaker_store import BreakerStore
 from shieldmw.gate.limiter.fallback import Fallback
@@ -26,19 +26,20 @@ S = 1_000_000
 
 
 class FarStore(FlakyStore):
-    """A store that takes half a millisecond to answer; ``asked`` holds the requests for portions."""
+    """A store that takes half a millisecond to answer, or ``call_s``; ``asked`` holds the requests for portions."""
 
     def __init__(self, inner: LeasingStore) -> None:
         super().__init__(inner)
         self.asked: list[PortionRequest] = []
+        self.call_s = 0.000_5
         self.on_answer: Callable[[], None] | None = None
 
     async def portion(self, request: PortionRequest) -> Portion:
         """A portion, decided half way."""
         self.asked.append(request)
-        await asyncio.sleep(0.000_25)
+        await asyncio.sleep(self.call_s / 2)
         portion = await super().portion(request)
-        await asyncio.sleep(0.000_25)
+        await asyncio.sleep(self.call_s / 2)
         if self.on_answer is not None:
             # Happens once all requests that waited have their replies, before any of them goes on.
             asyncio.get_running_loop().call_soon(self.on_answer)
@@ -374,6 +375,46 @@ def test_what_an_old_answer_says_is_not_believed_after_a_reset() -> None:
         assert await held
 
     run(story())
+
+
+@pytest.mark.parametrize("call_s", [0.001, 0.03, 0.1])
+def test_no_request_waits_for_more_than_two_calls(call_s: float) -> None:
+    """The one under way and its own, however long they take and however many ask: the rest is refused."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 100, 1, 100)], size=1)
+        fleet.store.call_s = call_s
+        longest_s = 0.0
+
+        async def timed() -> None:
+            nonlocal longest_s
+            began_s = loop_time()
+            await fleet.ask(0)
+            longest_s = max(longest_s, loop_time() - began_s)
+
+        async with asyncio.TaskGroup() as requests:
+            for _ in range(1500):
+                requests.create_task(timed())
+                await pass_time(0.001)
+        assert longest_s <= 2 * call_s + 0.001
+        assert fleet.refused > 1000
+        assert len(fleet.admitted) <= 100 + 150 + 10
+
+    run(story())
+
+
+def test_refunds_in_any_order_leave_few_pieces() -> None:
+    """Those of many requests at once, the first one first: to look through what is left takes no time."""
+    limit = Limit("guests", 1000, 1, 1000)
+    for order in (1, -1):
+        holding = Holding(limit)
+        holding.add(Portion(0, 1000, limit.tau_us), 0)
+        spent = [holding.last(1, holding.spend(1, 0)) for _ in range(1000)]
+        for each in spent[::order]:
+            holding.refund(each)
+        assert len(holding._pieces) <= MOST_PIECES
+        assert holding.spent == 0
+        assert holding.units(0) >= (1000 if order == -1 else MOST_PIECES - 1)
 
 
 # --- while the store is away
