@@ -82,7 +82,7 @@ def shared(charges: Charges, workers: int) -> Charges:
 
 
 class TakeRequest(NamedTuple):
-    """What one request asks of the store: its charges, and how often more it would like them ahead."""
+    """One request's charges, and how many more times to prefetch them."""
 
     charges: Charges
     prefetch: int = 0
@@ -122,7 +122,7 @@ class LimitStatus(NamedTuple):
 
 
 def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> Outcome:
-    """Decide an ask against the TATs stored for its charges (None: a full bucket), all or nothing."""
+    """Decide a request against the TATs stored for its charges (None: a full bucket), all or nothing."""
     olds = []
     allowed = True
     leased = request.prefetch

@@ -16,12 +16,11 @@ Authenticate = Callable[[], Awaitable[Identity | None]]
 class Facts(NamedTuple):
     """One request, as far as its verdict needs it.
 
-    ``peer`` is the other end of the connection (None on a unix socket);
-    ``forwarded`` the lines of the configured proxy header, in order; ``credential`` what was
-    presented, unproven; ``authenticate`` the host app's own check, bound to this request; ``signed_ticket`` the ticket
-    or number that was shown, unproven too. The rest says where the request goes (``TARGET``): ``route_path`` is the
-    path below ``root_path``; ``methods`` are all that the request may end up as, or ``ANY_METHOD``; ``preflight``: it
-    is what a browser asks before a request of another origin, and shows no credential.
+    ``peer``: the other end of the connection, None on a unix socket. ``forwarded``: the lines of the configured proxy
+    header, in order. ``credential`` and ``signed_ticket``: as presented, unproven. ``authenticate``: the app's own
+    check, bound to this request. The other fields are the target (``TARGET``): ``route_path`` is the path below
+    ``root_path``; ``methods`` are those that the app may see, or ``ANY_METHOD``; ``preflight``: a CORS preflight, which
+    carries no credential.
     """
 
     peer: str | None

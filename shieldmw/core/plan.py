@@ -115,8 +115,8 @@ class Plan:
 
 
 class Requester(NamedTuple):
-    """The client of one request under a plan. ``subject`` is the digest of a verified one, empty for a guest; ``key``
-    is the client's name under the plan."""
+    """A client under a plan. ``subject``: the digest of a verified subject, empty for a guest. ``key`` names the client
+    in this process."""
 
     plan: Plan
     address_info: AddressInfo

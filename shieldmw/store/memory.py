@@ -128,7 +128,7 @@ class MemoryStore(MemoryBuckets):
         self._charged: BoundedCache[str, Debt] = BoundedCache(most_buckets)
 
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """Take the charges of each ask, all or nothing. Nothing is taken ahead: nothing is far away."""
+        """Take the charges of each request, all or nothing. Nothing is prefetched: the buckets are here."""
         return [self.take_now(request.charges) for request in requests]
 
     async def portion(self, request: PortionRequest) -> Portion:

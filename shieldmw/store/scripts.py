@@ -116,10 +116,10 @@ async def queue(run: Run, key: str, give: int, free: int, known: QueueCounters, 
 
 
 def whole_numbers(script: str, reply: object, count: int) -> list[int]:
-    """The reply as so many whole numbers.
+    """The reply as a list of ``count`` integers.
 
     Raises:
-        StoreError: the reply is none of that script's.
+        StoreError: it is not that.
     """
     if not isinstance(reply, list) or len(reply) != count or set(map(type, reply)) - {int}:
         raise StoreError(f"{script}.lua returned {reply!r:.200}: expected {count} whole numbers")
