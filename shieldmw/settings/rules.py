@@ -57,6 +57,8 @@ class RuleSpec(BaseModel):
             limits = parse_limits(self.limits, name=self.name, burst=self.burst)
         except ValueError as error:
             raise ValueError(f"limits '{self.limits}': {error}") from None
+        if self.per != Per.CLIENT and not limits:
+            raise ValueError(f"per '{self.per}' says who shares the rule's limits, and it has none: add 'limits'")
         try:
             path = PathPattern(self.path)
         except ValueError as error:

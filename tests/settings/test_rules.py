@@ -51,7 +51,7 @@ def test_rules_in_a_variable() -> None:
 @pytest.mark.parametrize("per", list(Per))
 def test_who_shares_the_limits_of_a_rule(per: Per) -> None:
     """``per`` is `client` if it is not set, or all guests, or everyone."""
-    rules = [LIVE, {"name": "r", "path": "/r", "per": str(per)}]
+    rules = [LIVE, {"name": "r", "path": "/r", "limits": "5/minute", "per": str(per)}]
     live, other = Settings.from_environ({"SHIELD_RULES": json.dumps(rules)}).rules
     assert (live.per, other.per) == (Per.CLIENT, per)
 
@@ -104,6 +104,7 @@ def rule(**changes: object) -> str:
         pytest.param(rule(cost=1.5), "rule 2 'cost': write a whole number", id="half-a-unit"),
         pytest.param(rule(cost=True), "rule 2 'cost': write a whole number", id="a-truth-as-a-cost"),
         pytest.param(rule(per="foo"), "rule 2: per 'foo': use client, guests or everyone", id="shared-by-nobody"),
+        pytest.param(rule(per="guests"), "rule 2: per 'guests' says who shares the rule's limits", id="nothing-shared"),
         pytest.param(rule(per=["guests"]), "rule 2 'per': write text", id="shared-by-a-list"),
     ],
 )
