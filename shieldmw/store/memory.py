@@ -49,12 +49,11 @@ class MemoryBuckets:
     def take_now(self, charges: Charges) -> Outcome:
         """Take the charges without ever leaving the current call."""
         keys = [self._key(charge) for charge in charges]
-        stored = [self._tats.get(key) for key in keys]
-        outcome = bucket.take(stored, TakeRequest(charges), self.now_us())
-        for key, charge, old_us, tat_us in zip(keys, charges, stored, outcome.tats_us, strict=True):
-            # A refusal writes only what was overdrawn too far, since its limit was another.
-            if (outcome.allowed and charge.cost) or (old_us is not None and old_us > tat_us):
-                self._tats.put(key, tat_us)
+        outcome = bucket.take([self._tats.get(key) for key in keys], TakeRequest(charges), self.now_us())
+        if outcome.allowed:
+            for key, charge, tat_us in zip(keys, charges, outcome.tats_us, strict=True):
+                if charge.cost:
+                    self._tats.put(key, tat_us)
         return outcome
 
     def refund_now(self, charges: Charges) -> None:
@@ -134,9 +133,8 @@ class MemoryStore(MemoryBuckets):
     async def portion(self, request: PortionRequest) -> Portion:
         """Take several units at once."""
         charge, want, least = request
-        stored_us = self._tats.get(charge.bucket)
-        portion = grant(stored_us, charge.limit, want, least, self.now_us())
-        if portion.units or (stored_us is not None and stored_us > portion.tat_us):
+        portion = grant(self._tats.get(charge.bucket), charge.limit, want, least, self.now_us())
+        if portion.units:
             self._tats.put(charge.bucket, portion.tat_us)
         return portion
 

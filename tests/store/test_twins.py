@@ -129,9 +129,7 @@ def folded(batch: list[TakeRequest], before: Texts, now: int) -> tuple[list[Outc
         outcome = bucket.take([number(texts[charge.limit.name]) for charge in ask.charges], ask, now)
         outcomes.append(outcome)
         for charge, tat_us in zip(ask.charges, outcome.tats_us, strict=True):
-            known_us = number(texts[charge.limit.name])
-            is_too_late = known_us is not None and known_us > tat_us
-            if (outcome.allowed and charge.cost) or is_too_late:
+            if outcome.allowed and charge.cost:
                 texts[charge.limit.name] = str(tat_us).encode()
     return outcomes, texts
 

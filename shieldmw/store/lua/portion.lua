@@ -15,15 +15,11 @@ local want, least = tonumber(ARGV[3]), tonumber(ARGV[4])
 local tat = redis.call('MGET', KEYS[1])[1]
 tat = tonumber(tat or now) or now
 tat = tat == tat and tat or now -- "nan" is a number to Lua
-local stored = tat
 tat = math.min(math.max(tat, now), now + 2 * tau)
 
 local units = math.min(want, math.floor((now + tau - tat) / unit))
 if units < least then
-  if stored <= tat then
-    return {now, 0, tat}
-  end
-  units = 0 -- overdrawn by a longer limit: written back (see take.lua)
+  return {now, 0, tat}
 end
 tat = tat + units * unit
 redis.call('SET', KEYS[1], tat, 'PX', math.max(1, math.ceil((tat - now) / 1000)))

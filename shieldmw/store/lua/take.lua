@@ -8,8 +8,7 @@
 --          then the TAT of each of its charges' buckets}
 -- TTL      until the bucket is full again, never less: a missing key is a full bucket
 --
--- A bucket may be overdrawn by as much as it holds (see settle.lua). One that is overdrawn further, since its limit was
--- another, is written back, also by a refusal: so nobody waits for longer than two buckets take to fill.
+-- A bucket may be overdrawn by as much as it holds (see settle.lua).
 -- Numbers are doubles, exact to 2^53. tostring() and .. would cut them to 14 digits; redis.call() keeps 17.
 
 local time = redis.call('TIME')
@@ -33,10 +32,7 @@ while at < last do
   local olds, steps = {}, {}
   for i = first, after - 1, 4 do
     local tau, step = asked[i + 2], asked[i + 1] * asked[i + 3]
-    local old, bucket = min(max(tats[asked[i]], now), now + 2 * tau), asked[i]
-    if tats[bucket] > old and tats[bucket] > now then
-      tats[bucket], charged[bucket] = old, true -- of a longer limit, or of a clock that was ahead: from now on by this one
-    end
+    local old = min(max(tats[asked[i]], now), now + 2 * tau)
     local used = old + step - now
     fits = fits and (used <= tau or step == 0)
     if prefetch > 0 and step > 0 then
