@@ -130,7 +130,7 @@ class RefusalAnswers:
         return math.ceil(wait_s * (1 + JITTER * self._jitter()))
 
     def _wait_us(self, decision: Decision) -> int:
-        """How long to wait; 0 if no wait would help."""
+        """The wait in microseconds; 0 if no wait would help."""
         if decision.reason in (Reason.QUOTA, Reason.NEVER):
             return decision.retry_after_us
         if decision.place is not None:

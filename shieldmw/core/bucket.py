@@ -143,7 +143,7 @@ def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> 
 
 
 def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
-    """How often more a bucket gives a charge ahead: a quarter of what is left above its half.
+    """How many more times a charge may be prefetched: from a quarter of what the bucket holds above its half.
 
     So the edge stays exact, and several workers that lease at once leave room for one that does not.
     """
@@ -174,7 +174,7 @@ def _level(limit: Limit, cost: int, full_after_us: int, allowed: bool) -> LimitS
 
 
 def wait_us(charges: Costs, outcome: Outcome) -> int:
-    """How long until refused charges fit, all of them; ``NEVER_US`` where that will never be."""
+    """The time until all refused charges fit; ``NEVER_US`` where that will never be."""
     now_us = outcome.now_us
     waits = [
         _retry_after_us(limit, cost, limit.tau_us - max(tat_us - now_us, 0))

@@ -91,7 +91,7 @@ def shared_client(whose: str, limit_name: str) -> Client:
 
 
 class Prefixes:
-    """How many bits of an address make one client: ``ipv4`` and ``ipv6``. All unknown addresses are one client."""
+    """The prefix lengths that identify a client, for IPv4 and IPv6. All unknown addresses are one client."""
 
     __slots__ = ("_has_sites", "_ipv4_mask", "_ipv6", "_ipv6_mask", "ipv4")
 

@@ -23,8 +23,8 @@ PLANS_KEPT = 1024
 class SharingLimiter:
     """A limiter of all limits: the shared ones first, then the clients' own by another limiter.
 
-    Neither is charged if the other refuses: a client that is known to be refused is not charged at all, what a shared
-    limit refuses goes no further, and what the client's own limits refuse is refunded to the shared ones.
+    A request that either refuses is charged neither: a client that is known to be refused is refused first, a request
+    that a shared limit refuses goes no further, and one that the client's own limits refuse is refunded.
     An outcome has the TATs of all terms of the plan. Where one was not asked, its bucket is taken to be full, so it is
     never the one nearest to exhaustion.
     """
