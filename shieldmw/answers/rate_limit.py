@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shieldmw.core.bucket import Costs, remaining
+from collections.abc import Sequence
+
+from shieldmw.core.bucket import Costs
 from shieldmw.core.decision import Decision, nearest
 from shieldmw.core.limits import US_PER_S, Limit
 
@@ -14,46 +16,43 @@ def limit_headers(decision: Decision) -> Headers:
     outcome = decision.outcome
     if outcome is None or not outcome.tats_us:
         return []
-    charges, at = decision.charges, 0
-    if len(charges) == 1:
-        _, policies, rate = _fields(charges[0].limit)
-    else:
-        at = nearest(charges, outcome)
-        policies, rate = _policies(charges), _fields(charges[at].limit)[2]
-    limit, full_after_us = charges[at].limit, outcome.tats_us[at] - outcome.now_us
-    seconds = -(-full_after_us // US_PER_S) if full_after_us > 0 else 0
-    return [(b"ratelimit-policy", policies), (b"ratelimit", rate % (remaining(limit, full_after_us), seconds))]
+    charges = decision.charges
+    known = _fields_of.get(id(charges))
+    if known is None or known[0] is not charges:
+        known = _fields(charges)
+    _, policies, rates = known
+    at = nearest(charges, outcome) if len(rates) > 1 else 0
+    rate, unit_us, tau_us = rates[at]
+    full_after_us = outcome.tats_us[at] - outcome.now_us
+    if full_after_us <= 0:
+        return [policies, (b"ratelimit", rate % (tau_us // unit_us, 0))]
+    spare_us = tau_us - full_after_us
+    units = spare_us // unit_us if spare_us > 0 else 0
+    return [policies, (b"ratelimit", rate % (units, -(-full_after_us // US_PER_S)))]
 
 
-# By name, with the limit itself: in an emergency another limit has the same name. A dictionary of names is much faster
-# than ``lru_cache``, which would hash and compare whole limits.
-_rendered: dict[str, tuple[Limit, bytes, bytes]] = {}
+# The header with the policies, and for each limit its ``RateLimit`` with room for the units and seconds left, its time
+# for a unit, and that for a full bucket.
+_Fields = tuple[Costs, tuple[bytes, bytes], Sequence[tuple[bytes, int, int]]]
+
+# By identity, with the charges themselves: all requests under one plan have the same terms.
+_fields_of: dict[int, _Fields] = {}
+FIELDS_KEPT = 1024
 
 
-def _fields(limit: Limit) -> tuple[Limit, bytes, bytes]:
-    """A limit, its part of ``RateLimit-Policy``, and its ``RateLimit`` with room for the units and seconds left."""
-    known = _rendered.get(limit.name)
-    if known is not None and known[0] is limit:
-        return known
+def _fields(charges: Costs) -> _Fields:
+    policies = b", ".join([_policy(charge.limit) for charge in charges])
+    rates = [(_rate(charge.limit), charge.limit.unit_us, charge.limit.tau_us) for charge in charges]
+    if len(_fields_of) >= FIELDS_KEPT:
+        _fields_of.clear()
+    fields = _fields_of[id(charges)] = (charges, (b"ratelimit-policy", policies), rates)
+    return fields
+
+
+def _policy(limit: Limit) -> bytes:
     burst = "" if limit.burst == limit.amount else f";burst={limit.burst}"
-    policy = f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'.encode("latin-1")
-    rate = f'"{limit.name}"'.encode("latin-1").replace(b"%", b"%%") + b";r=%d;t=%d"
-    _rendered[limit.name] = rendered = (limit, policy, rate)
-    return rendered
+    return f'"{limit.name}";q={limit.amount};w={limit.period_s}{burst}'.encode("latin-1")
 
 
-# By identity, with what was joined: all requests under one plan have the same terms.
-_joined: dict[int, tuple[Costs, bytes]] = {}
-JOINED_KEPT = 1024
-
-
-def _policies(charges: Costs) -> bytes:
-    """``RateLimit-Policy`` of several limits."""
-    known = _joined.get(id(charges))
-    if known is not None and known[0] is charges:
-        return known[1]
-    policies = b", ".join([_fields(charge.limit)[1] for charge in charges])
-    if len(_joined) >= JOINED_KEPT:
-        _joined.clear()
-    _joined[id(charges)] = charges, policies
-    return policies
+def _rate(limit: Limit) -> bytes:
+    return f'"{limit.name}"'.encode("latin-1").replace(b"%", b"%%") + b";r=%d;t=%d"

@@ -93,14 +93,14 @@ def shared_client(whose: str, limit_name: str) -> Client:
 class Prefixes:
     """The prefix lengths that identify a client, for IPv4 and IPv6. All unknown addresses are one client."""
 
-    __slots__ = ("_has_sites", "_ipv4_mask", "_ipv6", "_ipv6_mask", "ipv4")
+    __slots__ = ("_ipv4_mask", "_ipv6", "_ipv6_mask", "has_sites", "ipv4")
 
     def __init__(self, ipv4: int, ipv6: int) -> None:
         self.ipv4 = ipv4
         self._ipv6 = ipv6
         self._ipv4_mask = _mask(ipv4, 32)
         self._ipv6_mask = _mask(ipv6, 128)
-        self._has_sites = ipv6 > SITE_PREFIX
+        self.has_sites = ipv6 > SITE_PREFIX
 
     def cut(self, address: Address | None) -> tuple[Address, Address | None]:
         """The first address of the client's network, and of the site around it if that is another client.
@@ -115,7 +115,7 @@ class Prefixes:
             return (int.from_bytes(address, "big") & self._ipv4_mask).to_bytes(4, "big"), None
         number = int.from_bytes(address, "big")
         one = (number & self._ipv6_mask).to_bytes(16, "big")
-        return one, (number & _SITE_MASK).to_bytes(16, "big") if self._has_sites else None
+        return one, (number & _SITE_MASK).to_bytes(16, "big") if self.has_sites else None
 
     def client(self, one: Address, site: Address | None) -> Client:
         """The client of a network, given its first address and that of the site around it."""

@@ -35,7 +35,5 @@ class Facts(NamedTuple):
     signed_ticket: str | None = None
 
 
-# The fields that the rules of its route depend on: where the request goes. And with where it comes from, all that the
-# charges of a guest depend on.
+# The fields that the rules of its route depend on: where the request goes.
 TARGET = slice(1, 6)
-SOURCE_AND_TARGET = slice(0, 7)

@@ -20,21 +20,6 @@ from .refusals import PreparedRefusals
 TAG_BYTES = 4
 
 
-class AddressInfo(NamedTuple):
-    """A request's address; its client's network and the site around it, each by its first address (``one`` is empty
-    for an unknown address); whether it is on the allow list, and whether the settings deny it.
-
-    An address that stands for clients that a trusted proxy did not name is never on the allow list: all of them would
-    be without a limit.
-    """
-
-    address: Address | None
-    one: Address
-    site: Address | None
-    allowed: bool
-    denied: bool
-
-
 class Plan:
     """What requests of one kind are charged. Each plan has a ``number`` of its own.
 
@@ -45,7 +30,7 @@ class Plan:
     """
 
     __slots__ = (
-        *("_has_address", "_has_site", "_has_subject", "_names", "_prefixes", "_tag"),
+        *("_has_address", "_has_site", "_has_subject", "_names", "_prefixes", "_tag", "_whole_bytes"),
         *("closed", "live", "mode", "only", "own", "refusals", "shared", "terms"),
     )
 
@@ -68,6 +53,7 @@ class Plan:
         self.closed = closed
         self.refusals = PreparedRefusals(self.terms, mode, live=live)
         self._prefixes = prefixes
+        self._whole_bytes = 4 if prefixes.ipv4 == 32 else 0  # the length of addresses that are networks themselves
         self._tag = number.to_bytes(TAG_BYTES, "big")
         # With the party: a network and the site around it may begin with the same address.
         self._names = [(int(term.party), f"{term.party:d}{term.limit.name} ".encode()) for term in own]
@@ -79,25 +65,28 @@ class Plan:
             ((_, limit, cost),) = self.own
             self.only = (self._names[0][1], cost * limit.unit_us, limit.tau_us)
 
-    def requester(self, address_info: AddressInfo, identity: Identity | None, subject: bytes) -> Requester:
+    def requester(self, address: Address | None, identity: Identity | None, subject: bytes) -> Requester:
         """The client of a request under this plan; ``subject`` is the digest of a verified one, empty for a guest."""
         key = self._tag + subject if self._has_subject else self._tag
         if self._has_address:
-            key += address_info.one
-        return made(Requester, (self, address_info, identity, subject, key))
+            if address is not None and len(address) == self._whole_bytes:
+                key += address
+            else:
+                key += self._prefixes.cut(address)[0]
+        return made(Requester, (self, address, identity, subject, key))
 
     def buckets(self, requester: Requester) -> tuple[bytes, ...]:
         """The names of a client's buckets in this process."""
-        address_info = requester.address_info
-        parties = (address_info.one, address_info.site or b"", requester.subject)
+        one, site = self._prefixes.cut(requester.address)
+        parties = (one, site or b"", requester.subject)
         return tuple([name + parties[party] for party, name in self._names])
 
-    def charges(self, address_info: AddressInfo, identity: Identity | None) -> Charges:
+    def charges(self, address: Address | None, identity: Identity | None) -> Charges:
         """What one request is charged of the client's own limits."""
-        one, site = address_info.one, address_info.site
+        one, site = self._prefixes.cut(address)
         if identity is None and not self._has_site:
-            address = self._prefixes.client(one, site)
-            return tuple([made(Charge, (address, limit, cost)) for _, limit, cost in self.own])
+            client = self._prefixes.client(one, site)
+            return tuple([made(Charge, (client, limit, cost)) for _, limit, cost in self.own])
         clients = (
             self._prefixes.client(one, site),
             None if site is None else site_client(site),
@@ -119,11 +108,11 @@ class Requester(NamedTuple):
     in this process."""
 
     plan: Plan
-    address_info: AddressInfo
+    address: Address | None
     identity: Identity | None
     subject: bytes
     key: bytes
 
     def charges(self) -> Charges:
         """The charges of its request, for the store."""
-        return self.plan.charges(self.address_info, self.identity)
+        return self.plan.charges(self.address, self.identity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from .client import Identity, ListenerClass, Prefixes
+from .client import Address, Identity, ListenerClass, Prefixes
 from .mode import Mode
 from .plan import Plan
 from .rules import Access, Policy, RouteRules
@@ -15,24 +15,23 @@ _numbers = count()
 class Route:
     """Route rules, and their plans by mode, class and family of the address; each is made when it is first needed."""
 
-    __slots__ = ("_of_guests", "_of_subjects", "_policy", "_prefixes", "exempt", "route_rules")
+    __slots__ = ("_has_sites", "_of_guests", "_of_subjects", "_policy", "_prefixes", "exempt", "route_rules")
 
     def __init__(self, route_rules: RouteRules, policy: Policy, prefixes: Prefixes) -> None:
         self.route_rules = route_rules
         self.exempt = route_rules.exempt
         self._policy = policy
         self._prefixes = prefixes
+        self._has_sites = prefixes.has_sites
         self._of_guests: tuple[dict[Mode, Plan], dict[Mode, Plan]] = {}, {}
         self._of_subjects: dict[tuple[Mode, ListenerClass, bool], Plan] = {}
 
-    def plan(self, mode: Mode, identity: Identity | None, *, has_site: bool) -> Plan:
-        """The plan of requests with this identity; ``has_site``: their address belongs to a site."""
+    def plan(self, mode: Mode, identity: Identity | None, address: Address | None) -> Plan:
+        """The plan of requests with this identity, from this address."""
+        has_site = self._has_sites and address is not None and len(address) == 16
         if identity is None:
             plans = self._of_guests[has_site]
-            plan = plans.get(mode)
-            if plan is None:
-                plan = plans[mode] = self._new_plan(mode, None, has_site=has_site)
-            return plan
+            return plans.get(mode) or plans.setdefault(mode, self._new_plan(mode, None, has_site=has_site))
         key = (mode, identity.listener_class, has_site)
         if key not in self._of_subjects:
             self._of_subjects[key] = self._new_plan(mode, identity, has_site=has_site)

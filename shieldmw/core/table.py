@@ -18,24 +18,26 @@ class BoundedCache(Generic[K, V]):
     always kept, and dropping costs next to nothing: repeatedly removing the first entry of a full ``dict`` would walk
     over all the gaps left before it.
 
+    Where a call would cost more than the lookup itself, ``young`` may be looked into first.
+
     Python seeds the hashes of strings per process, so no outsider can aim at collisions.
     """
 
-    __slots__ = ("_half", "_old", "_young")
+    __slots__ = ("_half", "_old", "young")
 
     def __init__(self, most: int) -> None:
         if most < 2:
             raise ValueError(f"a table holds at least 2 entries, not {most}")
         self._half = most // 2
-        self._young: dict[K, V] = {}
+        self.young: dict[K, V] = {}
         self._old: dict[K, V] = {}
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self.young) + len(self._old)
 
     def get(self, key: K) -> V | None:
         """The entry, or None."""
-        value = self._young.get(key)
+        value = self.young.get(key)
         if value is None and self._old:
             value = self._old.get(key)
             if value is not None:
@@ -44,26 +46,26 @@ class BoundedCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Write an entry."""
-        young = self._young
+        young = self.young
         if len(young) >= self._half and key not in young:
-            self._old, self._young = young, {}
-            young = self._young
+            self._old, self.young = young, {}
+            young = self.young
         young[key] = value
         if self._old:
             self._old.pop(key, None)
 
     def drop(self, key: K) -> None:
         """Drop an entry, if there is one."""
-        self._young.pop(key, None)
+        self.young.pop(key, None)
         self._old.pop(key, None)
 
     def pop_some(self, most: int) -> list[V]:
         """Take out up to ``most`` entries; none only if there are none."""
-        entries = self._young or self._old
+        entries = self.young or self._old
         keys = list(islice(entries, most))
         return [entries.pop(key) for key in keys]
 
     def clear(self) -> None:
         """Drop all entries."""
-        self._young.clear()
+        self.young.clear()
         self._old.clear()

@@ -17,7 +17,7 @@ from doors.asgi.shields import part, start
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.answers import rate_limit
 from shieldmw.answers.problems import status_of, turned_away
-from shieldmw.answers.rate_limit import JOINED_KEPT, limit_headers
+from shieldmw.answers.rate_limit import FIELDS_KEPT, limit_headers
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.bucket import Charge, Outcome
 from shieldmw.core.client import Client
@@ -246,11 +246,11 @@ def test_a_response_that_lasts_keeps_nothing_of_its_decision(values: dict[str, A
 
 def test_what_is_kept_of_several_limits_is_bounded_and_of_their_own() -> None:
     """However many combinations there are: each is answered with its own policies."""
-    for number in range(2 * JOINED_KEPT):
+    for number in range(2 * FIELDS_KEPT):
         limits = [Limit(name, number + 1, 60, number + 1) for name in ("one", "two")]
         charges = tuple([Charge(GUEST, limit) for limit in limits])
         allowed = combine(charges, Outcome(True, 0, (0, 0)), None, None)
         for _ in range(2):
             (_, policies), _ = limit_headers(allowed)
             assert policies == b'"one";q=%d;w=60, "two";q=%d;w=60' % (number + 1, number + 1)
-    assert len(rate_limit._joined) <= JOINED_KEPT
+    assert len(rate_limit._fields_of) <= FIELDS_KEPT

@@ -26,7 +26,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.lease import Lease
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
-from shieldmw.core.plan import AddressInfo, Requester
+from shieldmw.core.plan import Requester
 from shieldmw.core.rules import Policy, RouteRules
 from shieldmw.doors.asgi.middleware import ShieldScope
 from shieldmw.doors.asgi.nesting import Nesting
@@ -82,7 +82,6 @@ def test_the_uses_are_found() -> None:
         TakeReply,
         Decided,
         Located,
-        AddressInfo,
         Requester,
         Facts,
     }

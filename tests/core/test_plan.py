@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.addresses import ipv4, ipv6, packed
-from core.plans import charges_of, info
+from core.plans import charges_of
 from shieldmw.core.bucket import Charge, Charges, Party, Term
 from shieldmw.core.client import Address, Client, Identity, ListenerClass, Prefixes, token_client
 from shieldmw.core.limits import Limit, aggregate
@@ -113,11 +113,10 @@ def everybody(policy: Policy, route_rules: list[RouteRules], prefixes: Prefixes)
     for rules_here in route_rules:
         route = Route(rules_here, policy, prefixes)
         for mode, identity, address in product(Mode, IDENTITIES, ADDRESSES):
-            address_info = info(address, prefixes)
-            plan = route.plan(mode, identity, has_site=address_info.site is not None)
+            plan = route.plan(mode, identity, address)
             if plan.terms:
                 subject = b"" if identity is None else digest(identity.subject)
-                found.append(plan.requester(address_info, identity, subject))
+                found.append(plan.requester(address, identity, subject))
     return found
 
 
@@ -164,11 +163,11 @@ def test_the_only_limit_of_a_plan(policy: Policy, route_rules: list[RouteRules],
 def test_a_requester_has_what_its_plan_charges() -> None:
     """All that is asked of it later: plan, address, identity, digest and charges."""
     plan = Route(RouteRules(), Policy(token=(TOKEN,), address=(ADDRESS,)), Prefixes(32, 64)).plan(
-        Mode.NORMAL, IDENTITIES[1], has_site=True
+        Mode.NORMAL, IDENTITIES[1], V6
     )
-    requester = plan.requester(info(V6), IDENTITIES[1], digest("alice"))
-    assert requester[:4] == (plan, info(V6), IDENTITIES[1], digest("alice"))
-    assert requester.charges() == plan.charges(info(V6), IDENTITIES[1])
+    requester = plan.requester(V6, IDENTITIES[1], digest("alice"))
+    assert requester[:4] == (plan, V6, IDENTITIES[1], digest("alice"))
+    assert requester.charges() == plan.charges(V6, IDENTITIES[1])
 
 
 _numbers = count()

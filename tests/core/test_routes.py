@@ -7,8 +7,7 @@ from itertools import product
 import pytest
 
 from core.addresses import PREFIXES
-from core.plans import info
-from shieldmw.core.client import Identity, ListenerClass
+from shieldmw.core.client import Address, Identity, ListenerClass
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.plan import TAG_BYTES
@@ -24,35 +23,33 @@ POLICY = Policy(
 GUEST = Identity("zoe", ListenerClass.GUEST)
 MEMBER = Identity("alice", ListenerClass.MEMBER)
 HOST = Identity("kim", ListenerClass.HOST)
-KINDS = list(product(Mode, (None, GUEST, MEMBER, HOST), (False, True)))
+V4, V6 = bytes(4), bytes(16)
+KINDS = list(product(Mode, (None, GUEST, MEMBER, HOST), (V4, V6)))
 
 
 def test_there_is_one_plan_for_each_kind() -> None:
     """Every mode, class and family has a plan of its own, on every route; and is given the same one each time."""
     routes = [Route(RouteRules(cost=cost), POLICY, PREFIXES) for cost in (1, 2)]
-    first, again = (
-        [route.plan(mode, identity, has_site=has_site) for route in routes for mode, identity, has_site in KINDS]
-        for _ in range(2)
-    )
+    first, again = ([route.plan(*kind) for route in routes for kind in KINDS] for _ in range(2))
     assert [id(plan) for plan in first] == [id(plan) for plan in again]
     assert len(set(map(id, first))) == 2 * len(KINDS)
-    numbers = {plan.requester(info(None), None, b"").key[:TAG_BYTES] for plan in first}
+    numbers = {plan.requester(None, None, b"").key[:TAG_BYTES] for plan in first}
     assert len(numbers) == 2 * len(KINDS), "each has a number of its own"
 
 
 def test_members_of_a_class_share_a_plan() -> None:
     """Who it is makes no other plan."""
     route = Route(RouteRules(), POLICY, PREFIXES)
-    assert route.plan(Mode.NORMAL, MEMBER, has_site=False) is route.plan(Mode.NORMAL, Identity("bob"), has_site=False)
+    assert route.plan(Mode.NORMAL, MEMBER, V4) is route.plan(Mode.NORMAL, Identity("bob"), V4)
 
 
-@pytest.mark.parametrize(("mode", "identity", "has_site"), KINDS)
-def test_a_plan_has_what_the_policy_says_of_its_kind(mode: Mode, identity: Identity | None, has_site: bool) -> None:
+@pytest.mark.parametrize(("mode", "identity", "address"), KINDS)
+def test_a_plan_has_what_the_policy_says_of_its_kind(mode: Mode, identity: Identity | None, address: Address) -> None:
     """The policy's terms for it, its mode, and whether responses there hold seats."""
     for live in (False, True):
         rules = RouteRules(live=live)
-        plan = Route(rules, POLICY, PREFIXES).plan(mode, identity, has_site=has_site)
-        assert plan.terms == POLICY.terms(rules, is_guest=identity is None, has_site=has_site, mode=mode)
+        plan = Route(rules, POLICY, PREFIXES).plan(mode, identity, address)
+        assert plan.terms == POLICY.terms(rules, is_guest=identity is None, has_site=address is V6, mode=mode)
         assert (plan.mode, plan.live) == (mode, live)
 
 
@@ -60,7 +57,7 @@ def test_the_plans_of_guests_are_found_by_family_and_mode() -> None:
     """Those that were made; the others are not there."""
     route = Route(RouteRules(), POLICY, PREFIXES)
     assert route._of_guests == ({}, {})
-    plan = route.plan(Mode.EMERGENCY, None, has_site=True)
+    plan = route.plan(Mode.EMERGENCY, None, V6)
     assert route._of_guests == ({}, {Mode.EMERGENCY: plan})
 
 
@@ -83,6 +80,6 @@ def test_a_route_is_exempt_where_its_rules_are(exempt: bool) -> None:
 def test_who_may_enter_in_an_emergency(access: Access, welcome: set[Identity | None]) -> None:
     """In normal mode a path is closed to nobody, whatever its rule says of emergencies."""
     route = Route(RouteRules(access=access), POLICY, PREFIXES)
-    for identity, has_site in product((None, GUEST, MEMBER, HOST), (False, True)):
-        assert not route.plan(Mode.NORMAL, identity, has_site=has_site).closed
-        assert route.plan(Mode.EMERGENCY, identity, has_site=has_site).closed is (identity not in welcome)
+    for identity, address in product((None, GUEST, MEMBER, HOST), (V4, V6)):
+        assert not route.plan(Mode.NORMAL, identity, address).closed
+        assert route.plan(Mode.EMERGENCY, identity, address).closed is (identity not in welcome)

@@ -22,7 +22,7 @@ from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import Mode
-from shieldmw.core.plan import AddressInfo, Plan, Requester
+from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth.api_keys import ApiKeys
@@ -468,8 +468,7 @@ def plan_of(*terms: Term, number: int = 0, mode: Mode = Mode.NORMAL, live: bool 
 
 def requester_at(plan: Plan, address: str = "203.0.113.7") -> Requester:
     """A guest at an address of its own."""
-    one = packed(address)
-    return plan.requester(AddressInfo(one, one, None, False, False), None, b"")
+    return plan.requester(packed(address), None, b"")
 
 
 def memory_store(clock: FakeClock) -> MemoryStore:

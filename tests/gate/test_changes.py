@@ -38,18 +38,11 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.errors import StoreUnavailable
-from shieldmw.gate import gate as gate_module
 from shieldmw.gate.limiter.limiter import LocalLimiter
 from shieldmw.gate.limiter.lookups import Lookups
 from shieldmw.store.memory import MemoryBuckets
 
 Step = tuple[str, Sequence[Any]]
-
-
-@pytest.fixture(autouse=True)
-def every_guest_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each guest is recognised by its facts as soon as it can be."""
-    monkeypatch.setattr(gate_module, "ONE_IN", 1)
 
 
 PEER, OTHER = "203.0.113.7", "203.0.113.8"

@@ -33,7 +33,8 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
             else:
                 passage.end()
         if headers and kind == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            message = {**message}
+            message["headers"] = [*message.get("headers", ()), *headers]
         return send(message)
 
     return send_and_tell

@@ -56,7 +56,8 @@ def send_with(headers: Headers, send: Send) -> Send:
 
     def send_and_add(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            message = {**message}
+            message["headers"] = [*message.get("headers", ()), *headers]
         return send(message)
 
     return send_and_add

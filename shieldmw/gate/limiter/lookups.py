@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from socket import AF_INET, inet_pton
 
-from shieldmw.core.address import Addressing, locate, locate_peer
+from shieldmw.core.address import Addressing, Located, locate, locate_peer
 from shieldmw.core.client import Address, AddressClients
 from shieldmw.core.facts import TARGET, Facts
-from shieldmw.core.made import made
 from shieldmw.core.paths import is_plain
-from shieldmw.core.plan import AddressInfo
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy, RouteRules
 from shieldmw.core.table import BoundedCache
@@ -23,7 +21,7 @@ PATHS_KEPT = 4096
 # Routes are few: one for each combination of rules that the readings of a path can lead to.
 ROUTES_KEPT = 256
 
-# Longest path that is cached, in characters, with its methods; and longest line of the proxies that is kept.
+# Longest path that is cached, in characters, with its methods.
 LONGEST_KEPT = 512
 
 # Characters of an unreadable header shown in the log.
@@ -39,8 +37,7 @@ class Lookups:
     def __init__(self, policy: Policy, addressing: Addressing) -> None:
         self._policy = policy
         self._addressing = addressing
-        lists = policy.allow or policy.deny
-        self._is_plain = addressing.is_plain and not lists
+        self._is_plain = addressing.is_plain
         self._trusted = addressing.trusted.ipv4
         self._proxy: str | None = None  # the last one that was trusted
         self._by_rules: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
@@ -49,39 +46,44 @@ class Lookups:
         self.any_path = self._route(RouteRules())
         self.any_preflight = self._route(RouteRules(preflight=True))
 
-    def address_info(self, facts: Facts) -> AddressInfo:
-        """What is known of the request's address."""
+    def address(self, facts: Facts) -> Address | None:
+        """The address that a request comes from; None if it is unknown."""
         if not self._is_plain:
-            return self._address_info(facts)
+            return self._located(facts).address
         # The same without further calls, for the requests that make up a flood: their address is IPv4, and either the
         # peer's or the only one that a trusted proxy names.
         forwarded, peer = facts.forwarded, facts.peer
         try:
             if forwarded and peer is not None and peer == self._proxy:
                 if len(forwarded) > 1:
-                    return self._address_info(facts)
+                    return self._located(facts).address
                 address = inet_pton(AF_INET, forwarded[0])
             else:
                 address = inet_pton(AF_INET, peer or "")
         except (OSError, ValueError):
-            return self._address_info(facts)
+            return self._located(facts).address
         if forwarded:
             number = int.from_bytes(address, "big")
             for shift, prefix in self._trusted:
                 if number >> shift == prefix:
-                    return self._address_info(facts)
-        return made(AddressInfo, (address, address, None, False, False))
+                    return self._located(facts).address
+        return address
 
-    def _address_info(self, facts: Facts) -> AddressInfo:
-        how, policy = self._addressing, self._policy
-        address, is_fallback, is_unreadable = locate(facts.peer, facts.forwarded, how.trusted, how.header)
-        if is_unreadable:
+    def is_allowed(self, facts: Facts, address: Address | None) -> bool:
+        """Whether the request's address is on the allow list.
+
+        Never one that stands for clients that a trusted proxy did not name: all of them would be without a limit.
+        """
+        return address in self._policy.allow and not self._located(facts).is_fallback
+
+    def _located(self, facts: Facts) -> Located:
+        how = self._addressing
+        located = locate(facts.peer, facts.forwarded, how.trusted, how.header)
+        if located.is_unreadable:
             self._log_unreadable(facts)
         elif facts.peer is not None and locate_peer(facts.peer, how.trusted)[1]:
             self._proxy = facts.peer
-        one, site = how.prefixes.cut(address)
-        allowed = not is_fallback and address in policy.allow
-        return made(AddressInfo, (address, one, site, allowed, address in policy.deny))
+        return located
 
     def clients(self, address: Address | None) -> AddressClients:
         """The clients of an address."""
@@ -120,11 +122,6 @@ class Lookups:
             route = Route(route_rules, self._policy, self._addressing.prefixes)
             self._by_rules.put(route_rules, route)
         return route
-
-
-def may_keep(facts: Facts) -> bool:
-    """Whether facts are small enough to be kept."""
-    return _is_short(facts) and len(facts.forwarded) <= 1 and sum(map(len, facts.forwarded)) <= LONGEST_KEPT
 
 
 def _is_short(facts: Facts) -> bool:

@@ -7,10 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gate.doubles import facts, packed
-from shieldmw.core.address import Addressing, Networks, parse_networks
+from shieldmw.core.address import Addressing, Located, Networks, parse_networks
 from shieldmw.core.client import Address, Prefixes
 from shieldmw.core.facts import Facts
-from shieldmw.core.plan import AddressInfo
 from shieldmw.core.rules import Policy
 from shieldmw.gate.limiter.lookups import Lookups
 
@@ -62,9 +61,9 @@ class Careful(Lookups):
 
     careful = 0
 
-    def _address_info(self, facts: Facts) -> AddressInfo:
+    def _located(self, facts: Facts) -> Located:
         self.careful += 1
-        return super()._address_info(facts)
+        return super()._located(facts)
 
 
 def lookups(trusted: str, header: str, prefixes: tuple[int, int], allow: str = "", deny: str = "") -> Careful:
@@ -95,7 +94,7 @@ def test_an_address_found_quickly_is_the_one_found_carefully(
     peers = [request.peer for request in requests]
     for request in [*requests, *(request._replace(peer=peer) for peer in peers for request in requests)]:
         for _ in range(2):
-            assert quick.address_info(request) == careful._address_info(request)
+            assert quick.address(request) == careful._located(request).address
 
 
 @pytest.mark.parametrize(
@@ -118,9 +117,9 @@ def test_what_a_flood_comes_from_is_found_quickly(
     """Once the proxy is known; a peer that is not trusted never becomes one."""
     found = lookups("127.0.0.0/8", "x-forwarded-for", (32, 64))
     for known in ("127.0.0.1", "203.0.113.8"):
-        found.address_info(asked(known, "198.51.100.1"))
+        found.address(asked(known, "198.51.100.1"))
     assert found._proxy == "127.0.0.1"
     found.careful = 0
     expected: Address | None = None if address is None else packed(address)
-    assert found.address_info(asked(peer, *lines)).address == expected
+    assert found.address(asked(peer, *lines)) == expected
     assert found.careful == careful
