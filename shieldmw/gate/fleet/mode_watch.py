@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister, StoredMode
 
@@ -40,14 +40,14 @@ class ModeWatch:
         on_change: Callable[[], None],
         on_reset: Callable[[], None] = lambda: None,
         *,
-        now_s: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._register = register
         self._on_change = on_change
         self._on_reset = on_reset
-        self._now_s = now_s
+        self._now_s = clock.now_s
         self._state = ModeState()
-        self._ahead_s = time.time() - now_s()
+        self._ahead_s = clock.unix_s() - clock.now_s()
         self._was = Mode.NORMAL
         self._epoch: int | None = None
         self._epoch_ahead_s = 0.0
