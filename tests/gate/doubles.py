@@ -423,7 +423,7 @@ def worker(
     timer_s: Callable[[], float] | None = None,
     **values: Any,
 ) -> WorkerParts:
-    """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings. `timer_s` measures checks of signatures."""
+    """Wire a gate as `wiring` does, on the clock of the test; `values` are Settings, `timer_s` times its checks."""
     settings = Settings(**values)
     own_clock, loops = clock_of(clock.s), clock_of(loop_time)
     local = WarmBuckets(now_us=clock.us)
@@ -435,9 +435,9 @@ def worker(
     own._batch = BatchOfAnyLoop(breaker_store, own._answered, own._failed, now_us=clock.us)
     limiter = SharingLimiter(own, shared, own_clock) if settings.policy.has_shared_limits else own
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(now_us=clock.us))
-    api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.keys_changed())
+    api_keys = ApiKeys(store, file_keys or {})
     identifier = Identifier(api_keys, tokens, failed_auth, replace(own_clock, now_s=timer_s or clock.s))
-    mode_watch = ModeWatch(store, on_change=lambda: None, clock=own_clock)
+    mode_watch = ModeWatch(store, own_clock)
     deny_list = DenyWatch(store, mode_watch.store_now_s)
     seats = Seats(store, mode_watch, SeatPlan(0, 0, 0), clock=own_clock)
     addressing = Addressing(

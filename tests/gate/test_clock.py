@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 
@@ -13,12 +11,6 @@ def test_seconds_and_microseconds_are_of_one_clock() -> None:
     now_s = SYSTEM_CLOCK.now_s()
     after_us = SYSTEM_CLOCK.now_us()
     assert before_us <= now_s * 1e6 <= after_us + 1
-
-
-def test_unix_time_is_apart() -> None:
-    """What is signed, and what tokens say, is in Unix time."""
-    before_s = time.time()
-    assert before_s <= SYSTEM_CLOCK.unix_s() <= time.time()
 
 
 def test_each_clock_draws_its_own_numbers() -> None:

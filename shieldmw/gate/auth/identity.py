@@ -95,6 +95,7 @@ class Identifier:
         self._digest_key = token_bytes(32)
         self._throttle = LogThrottle(clock.now_s)
         self.epoch = object()  # unique to this identifier
+        api_keys.on_change = self.keys_changed
 
     @property
     def failures(self) -> Counter[tuple[str, ...]]:
@@ -105,6 +106,13 @@ class Identifier:
         """Drop all cached proofs, since a key that verified some of them is no longer held."""
         self._known.clear()
         self.keys_changed()
+
+    def token_keys_changed(self, lost: bool) -> None:
+        """Take in that the keys of tokens have changed; ``lost``: some are no longer held."""
+        if lost:
+            self.invalidate()
+        else:
+            self.keys_changed()
 
     def keys_changed(self) -> None:
         """Have failed credentials and API keys checked again, since keys have changed. Proven tokens stay cached."""

@@ -384,14 +384,8 @@ def test_the_leeway_between_the_issuers_clock_and_ours(
 ) -> None:
     """A token counts from a little before `nbf` to a little after `exp`."""
     keys = FixedKey(public_key(pem(RSA), ()))
-    one = JwtVerifier(
-        keys,
-        audience=None,
-        issuer=None,
-        class_claim="c",
-        leeway_s=float(leeway_s),
-        clock=clock_of(lambda: float(NOW_S)),
-    )
+    clock = clock_of(lambda: float(NOW_S))
+    one = JwtVerifier(keys, audience=None, issuer=None, class_claim="c", leeway_s=float(leeway_s), clock=clock)
     token = signed({"sub": "alice"} | times)
     if isinstance(expected, Rejected):
         assert (one.screen(token), one.verify(token)) == (expected, None), reason

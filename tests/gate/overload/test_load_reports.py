@@ -59,7 +59,7 @@ class Worker:
         lane_of = partial(Lane, LanePlan(), AdaptiveLimit(4))
         self.keeper = Gatekeeper(lane_of, now_us=self.clock.us)
         self.overload = Overload(self.keeper, Holding(0), lambda *_: False)
-        self.seats = Seats(self.store, ModeWatch(self.store, on_change=lambda: None), SeatPlan(0, 0, 0))
+        self.seats = Seats(self.store, ModeWatch(self.store), SeatPlan(0, 0, 0))
         overload = self.overload if self.has_lane else None
         self.reports = LoadReports(self.store, self.seats, overload, self.clock.s, clock_of(self.clock.s))
 

@@ -69,8 +69,9 @@ class Worker:
     def __post_init__(self) -> None:
         """Build it as the wiring does."""
         clock = clock_of(self.clock)
-        self.mode_watch = ModeWatch(self.store, on_change=lambda: self.seats.mode_changed(), clock=clock)
+        self.mode_watch = ModeWatch(self.store, clock)
         self.seats = Seats(self.store, self.mode_watch, SeatPlan(self.capacity, self.capacity, 0.0), clock=clock)
+        self.mode_watch.on_change = self.seats.mode_changed
         self.admission = Admission(self.store, self.seats, "interview", clock=clock)
 
     def ask(self, who: str, name: ListenerClass = MEMBER, signed_ticket: str | None = None) -> Entry | TurnedAway:

@@ -47,13 +47,13 @@ class Hall:
         clock = clock_of(self.clock)
         self.seats = Seats(
             self.store,
-            ModeWatch(self.store, lambda: None),
+            ModeWatch(self.store),
             SeatPlan(0, 0, 0),
             observers=(self.heard,),
             clock=clock,
         )
         self.deny_list = DenyWatch(self.store, self.clock)
-        self.api_keys = ApiKeys(self.store, {}, on_change=lambda: self.identifier.invalidate())
+        self.api_keys = ApiKeys(self.store, {})
         failed_auth = FailedAuth(Settings().policy, None, MemoryBuckets(most_buckets=10))  # type: ignore[arg-type]
         self.identifier = Identifier(self.api_keys, None, failed_auth, clock)
         self.expulsion = Expulsion(self.seats, self.deny_list, self.identifier, self.api_keys, clock=clock)

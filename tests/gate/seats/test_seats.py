@@ -80,7 +80,7 @@ class Worker:
     def __post_init__(self) -> None:
         """Build them as the wiring does."""
         clock = clock_of(self.clock)
-        self.mode_watch = ModeWatch(self.store, on_change=lambda: self.seats.mode_changed(), clock=clock)
+        self.mode_watch = ModeWatch(self.store, clock)
         self.seats = Seats(
             self.store,
             self.mode_watch,
@@ -88,6 +88,7 @@ class Worker:
             observers=(self.heard,),
             clock=clock,
         )
+        self.mode_watch.on_change = self.seats.mode_changed
 
     def enter(self, name: ListenerClass, listener: int, *, live: bool = False, cohort: int = 0) -> Seat | None:
         """Somebody comes: the seat, or None. Told to leave, a listener is gone at once."""

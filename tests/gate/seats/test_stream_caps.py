@@ -70,7 +70,7 @@ class Worker:
     def __post_init__(self) -> None:
         """Build it as the wiring does."""
         clock = clock_of(self.clock)
-        self.mode_watch = ModeWatch(self.store, on_change=lambda: None, clock=clock)
+        self.mode_watch = ModeWatch(self.store, clock)
         self.seats = Seats(self.store, self.mode_watch, SeatPlan(self.capacity, self.capacity, 0.0), clock=clock)
         self.admission = Admission(self.store, self.seats, "interview", caps=self.caps, clock=clock)
 
