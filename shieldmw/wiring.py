@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,8 @@ from .errors import SettingsError
 from .gate.auth.api_keys import ApiKeys
 from .gate.auth.failed_auth import FailedAuth
 from .gate.auth.identity import Identifier, TokenVerifier
+from .gate.clock import SYSTEM_CLOCK, Clock
 from .gate.events import Observer
-from .gate.fleet.changes import ChangeListener
 from .gate.fleet.deny_watch import DenyWatch
 from .gate.fleet.mode_watch import ModeWatch
 from .gate.gate import Gate
@@ -47,8 +47,7 @@ from .gate.seats.admission import Admission
 from .gate.seats.entrance import Entrance
 from .gate.seats.expulsion import Expulsion
 from .gate.seats.seats import SeatPlan, Seats
-from .gate.seats.stream_caps import NO_CAPS, STREAMS, StreamCaps
-from .gate.seats.takeover import TAKEN
+from .gate.seats.stream_caps import NO_CAPS, StreamCaps
 from .gate.worker import Background, Worker
 from .settings import Settings
 from .settings.problems import masked_url, problem
@@ -61,6 +60,7 @@ from .telemetry.log import RefusalLog
 if TYPE_CHECKING:
     from .admin.alone import AdminAlone
     from .admin.routing import Admin
+    from .gate.auth.jwks import JwksKeys
     from .gate.operator.desk import Desk
 
 # Modules that only some settings need are imported where those are read, so a process pays only for what it uses.
@@ -181,15 +181,13 @@ def build_desk(settings: Settings, store: Store) -> Desk:
     """Build the operator's side of a fleet, for one event loop."""
     from .gate.operator.desk import Desk, OnlookersGrants
 
-    plan = SeatPlan.of(settings)
-    mode_watch = ModeWatch(store, on_change=lambda: desk.soon())
-    seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, plan)
+    mode_watch = ModeWatch(store)
+    seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, SeatPlan.of(settings))
     deny_list = DenyWatch(store, mode_watch.store_now_s)
-    limiter, _ = _limiter(settings, store, workers=lambda: seats.workers)
+    limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK)
     load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, limiter, mode_watch, seats, deny_list, settings, lambda: None, load_reports)
-    desk = Desk(control, mode_watch, deny_list, seats, limiter)
-    return desk
+    control = Control(store, limiter, mode_watch, seats, deny_list, settings, load_reports)
+    return Desk(control, mode_watch, deny_list, seats, limiter)
 
 
 def _addressing(settings: Settings) -> Addressing:
@@ -209,40 +207,25 @@ def _start_embedded(settings: Settings) -> None:
         shared_server().start()
 
 
-def build_worker(settings: Settings, store: Store) -> Worker:
+def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) -> Worker:
     """Build a worker for one event loop.
 
     Raises:
         SettingsError: the JWT settings cannot be used.
     """
-    policy = settings.policy
-    plan = SeatPlan.of(settings)
-    mode_watch = ModeWatch(store, on_change=lambda: mode_changed(), on_reset=lambda: invalidate())
-    observers = (RefusalLog(),)
-    seats = Seats(store, mode_watch, plan, observers=observers)
-    caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if policy.has_live_paths else NO_CAPS
-    addressing = _addressing(settings)
-    admission = Admission(store, seats, settings.key_prefix, caps=caps, prefixes=addressing.prefixes)
+    observers = (RefusalLog(clock.now_s),)
+    mode_watch = ModeWatch(store, clock)
     deny_list = DenyWatch(store, mode_watch.store_now_s)
-    limiter, leasing = _limiter(settings, store, workers=lambda: seats.workers)
-    failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
-    identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, limiter, failures))
-
-    overload = None if settings.overload == "off" else _overload(settings, admission, observers)
-    load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s)
-
-    def invalidate() -> None:
-        gate.invalidate()
-        failures.clear()
-
-    def mode_changed() -> None:
-        seats.mode_changed()
-        if overload is not None:
-            overload.share(seats.guest_share)
-
+    seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=observers, clock=clock)
+    limiter, leasing = _limiter(settings, store, seats, clock)
+    failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
+    identifier, api_keys, credentials = _identifier(settings, store, failed_auth, clock)
+    admission = _admission(settings, store, seats, clock)
+    overload = None if settings.overload == "off" else _overload(settings, admission, observers, clock)
+    load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     gate = Gate(
-        policy,
-        Lookups(policy, addressing),
+        settings.policy,
+        Lookups(settings.policy, _addressing(settings)),
         identifier,
         limiter,
         on_store_failure=settings.on_redis_failure,
@@ -251,100 +234,86 @@ def build_worker(settings: Settings, store: Store) -> Worker:
         deny_list=deny_list,
         mode_watch=mode_watch,
         overload=overload,
+        now_us=clock.now_us,
     )
+    background = [*leasing, mode_watch, deny_list, *credentials, seats, admission, load_reports]
+    if settings.policy.has_live_paths:
+        background.append(Expulsion(seats, deny_list, identifier, api_keys, clock=clock))
     return Worker(
         gate,
-        limiter,
         Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run),
         overload,
-        Control(store, limiter, mode_watch, seats, deny_list, settings, invalidate, load_reports),
-        (
-            *leasing,
-            mode_watch,
-            deny_list,
-            *credentials,
-            seats,
-            admission,
-            load_reports,
-            *([Expulsion(seats, deny_list, identifier, api_keys)] if policy.has_live_paths else ()),
-            ChangeListener(store, _listener(mode_watch, seats, deny_list, admission, invalidate)),
-            StopSignals(seats.leave),
-        ),
+        Control(store, limiter, mode_watch, seats, deny_list, settings, load_reports),
+        limiter=limiter,
+        failed_auth=failed_auth,
+        mode_watch=mode_watch,
+        deny_list=deny_list,
+        feed=store,
+        background=(*background, StopSignals(seats.leave)),
     )
 
 
-def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer]) -> Overload:
+def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> Admission:
+    """What admits listeners to live paths; where there are none, no client has streams to count."""
+    has_live_paths = settings.policy.has_live_paths
+    caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if has_live_paths else NO_CAPS
+    prefixes = _addressing(settings).prefixes
+    return Admission(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes, clock=clock)
+
+
+def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer], clock: Clock) -> Overload:
     """The lane before the app."""
     plan = LanePlan(wait_us=settings.queue_ms * 1000)
-    keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)))
+    keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)), clock.now_us)
     shadow = settings.overload_in_force == "shadow"
-    return Overload(keeper, Holding(settings.hold_ms / 1000), admission.is_returning, observers, shadow=shadow)
+    return Overload(keeper, Holding(settings.hold_ms / 1000, clock), admission.is_returning, observers, shadow=shadow)
 
 
-def _listener(
-    mode_watch: ModeWatch, seats: Seats, deny_list: DenyWatch, admission: Admission, invalidate: Callable[[], None]
-) -> Callable[[str], None]:
-    """The function called with each change that another worker announces."""
-
-    def heard(change: str) -> None:
-        if change.startswith(STREAMS):
-            admission.streams.heard(change)
-            return
-        if change == "seats":
-            seats.soon()
-            return
-        if change.startswith(TAKEN):
-            admission.takeovers.heard(change)
-            return
-        if not change:
-            admission.streams.listening()
-        mode_watch.soon()
-        deny_list.soon()
-        if change.startswith("client"):
-            invalidate()
-
-    return heard
-
-
-def _limiter(settings: Settings, store: Store, workers: Callable[[], int]) -> tuple[Limiter, Sequence[Background]]:
+def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tuple[Limiter, Sequence[Background]]:
     """The limiter, and its background tasks. A store in this process does without what makes a remote one fast."""
     if isinstance(store, MemoryStore):
-        return LocalLimiter(store), ()
+        return LocalLimiter(store, clock.now_us), ()
+
+    def workers() -> int:
+        return seats.workers
+
     local = WarmBuckets(most_buckets=WARM_BUCKETS_KEPT)
-    fallback = Fallback(settings.on_redis_failure, local, workers, store.settle)
-    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0)
-    breaker_store = BreakerStore(store, settings.on_redis_failure)
-    limiter = FleetLimiter(breaker_store, fallback, leases)
+    fallback = Fallback(settings.on_redis_failure, local, workers, store.settle, clock)
+    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.now_us)
+    breaker_store = BreakerStore(store, settings.on_redis_failure, clock)
+    limiter = FleetLimiter(breaker_store, fallback, leases, clock.now_us)
     if not settings.policy.has_shared_limits:
         return limiter, (leases,)
-    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers)
-    return SharingLimiter(limiter, shared), (leases, shared)
+    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers, clock=clock)
+    return SharingLimiter(limiter, shared, clock), (leases, shared)
 
 
 def _identifier(
-    settings: Settings, store: Store, failed_auth: FailedAuth
+    settings: Settings, store: Store, failed_auth: FailedAuth, clock: Clock
 ) -> tuple[Identifier, ApiKeys, Sequence[Background]]:
     """What identifies clients, and what keeps its keys fresh."""
-    api_keys = ApiKeys(store, settings.file_api_keys, on_change=lambda: identifier.keys_changed())
-    tokens, jwks = _jwt(settings, on_change=lambda lost: identifier.invalidate() if lost else identifier.keys_changed())
-    identifier = Identifier(api_keys, tokens, failed_auth)
-    return identifier, api_keys, (api_keys, *jwks)
+    api_keys = ApiKeys(store, settings.file_api_keys)
+    tokens, jwks = _jwt(settings, clock)
+    identifier = Identifier(api_keys, tokens, failed_auth, clock)
+    if jwks is None:
+        return identifier, api_keys, (api_keys,)
+    jwks.on_change = identifier.token_keys_changed
+    return identifier, api_keys, (api_keys, jwks)
 
 
-def _jwt(settings: Settings, on_change: Callable[[bool], None]) -> tuple[TokenVerifier | None, Sequence[Background]]:
-    """What verifies JWTs, and what keeps its keys fresh."""
+def _jwt(settings: Settings, clock: Clock) -> tuple[TokenVerifier | None, JwksKeys | None]:
+    """What verifies JWTs, and its keys if they are fetched."""
     if settings.jwt_secret is None and settings.jwt_public_key is None and settings.jwt_jwks_url is None:
-        return None, ()
+        return None, None
     try:
         from .gate.auth import jwks, jwt_tokens
     except ImportError as error:
         raise SettingsError([f"SHIELD_JWT_*: verifying JWTs needs {error.name}: pip install 'shieldmw[jwt]'"]) from None
     algorithms = settings.jwt_algorithms
     keys: jwt_tokens.KeySource
-    background: Sequence[Background] = ()
+    fetched = None
     if settings.jwt_jwks_url is not None:
-        keys = fetched = jwks.JwksKeys(settings.jwt_jwks_url, algorithms, on_change)
-        background = (fetched,)
+        keys = fetched = jwks.JwksKeys(settings.jwt_jwks_url, algorithms)
     elif settings.jwt_secret is not None:
         keys = jwt_tokens.FixedKey(jwt_tokens.secret_key(settings.jwt_secret.get_secret_value(), algorithms))
     else:
@@ -359,5 +328,6 @@ def _jwt(settings: Settings, on_change: Callable[[bool], None]) -> tuple[TokenVe
         class_claim=settings.jwt_class_claim,
         subject_claim=settings.jwt_subject_claim,
         leeway_s=settings.jwt_leeway,
+        clock=clock,
     )
-    return verifier, background
+    return verifier, fetched

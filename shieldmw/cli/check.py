@@ -111,7 +111,7 @@ async def _jwks_warnings(settings: Settings) -> list[str]:
         return []
     from shieldmw.gate.auth.jwks import JwksKeys
 
-    keys = JwksKeys(settings.jwt_jwks_url, settings.jwt_algorithms, on_change=lambda lost: None)
+    keys = JwksKeys(settings.jwt_jwks_url, settings.jwt_algorithms)
     try:
         await keys.refresh()
     except ValueError as error:

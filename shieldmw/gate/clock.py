@@ -1,10 +1,30 @@
-"""This worker's own clock: microseconds that never step. What another clock says is moved onto it."""
+"""Where a worker reads the time and draws random numbers. The store's clock is another one: see ``ModeWatch``."""
 
 from __future__ import annotations
 
-from time import monotonic_ns
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
 
 
 def now_us() -> int:
-    """Microseconds since some moment before this worker began."""
-    return monotonic_ns() // 1000
+    """Monotonic microseconds."""
+    return time.monotonic_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The clock of one worker, and its source of randomness. Tests replace it with one that they set.
+
+    ``now_us`` and ``now_s`` are monotonic and have the same origin; ``unix_s`` is Unix time, which may step.
+    ``random`` is for jitter, never for secrets. What reads the time for each request keeps the function, not the clock.
+    """
+
+    now_us: Callable[[], int] = now_us
+    now_s: Callable[[], float] = time.monotonic
+    unix_s: Callable[[], float] = time.time
+    random: Random = field(default_factory=Random)
+
+
+SYSTEM_CLOCK = Clock()

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from shieldmw.store.port import ChangeFeed
+
+from .auth.failed_auth import FailedAuth
+from .fleet.changes import ChangeListener
+from .fleet.deny_watch import DenyWatch
+from .fleet.mode_watch import ModeWatch
 from .gate import Gate
 from .limiter.limiter import Limiter
 from .operator.control import Control
 from .overload.overload import Overload
 from .seats.entrance import Entrance
+from .seats.stream_caps import STREAMS
+from .seats.takeover import TAKEN
 
 
 class Background(Protocol):
@@ -23,17 +31,23 @@ class Background(Protocol):
 
 
 class Worker:
-    """Owns the gate and all that lives beside it. ``start`` before the first request, ``stop`` after the last; both
-    can be repeated.
+    """Owns the gate and all that lives beside it, and passes on what is heard of the rest of the fleet.
+
+    ``start`` before the first request, ``stop`` after the last; both can be repeated.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (all that a worker consists of)
         self,
         gate: Gate,
-        limiter: Limiter,
         entrance: Entrance,
         overload: Overload | None,
         control: Control,
+        *,
+        limiter: Limiter,
+        failed_auth: FailedAuth,
+        mode_watch: ModeWatch,
+        deny_list: DenyWatch,
+        feed: ChangeFeed,
         background: Sequence[Background],
     ) -> None:
         self.gate = gate
@@ -41,7 +55,12 @@ class Worker:
         self.overload = overload
         self.control = control
         self._limiter = limiter
-        self._background = tuple(background)
+        self._failed_auth = failed_auth
+        self._mode_watch = mode_watch
+        self._deny_list = deny_list
+        self._background = (*background, ChangeListener(feed, self.heard))
+        mode_watch.on_change = self.mode_changed
+        mode_watch.on_reset = self.invalidate
 
     async def start(self) -> None:
         """Begin to keep fresh what requests need. Never fails because something is away."""
@@ -53,3 +72,32 @@ class Worker:
         for background in reversed(self._background):
             await background.stop()
         await self._limiter.aclose()
+
+    def mode_changed(self) -> None:
+        """Apply the new mode to the seats, and to the guests' share of the app."""
+        seats = self.entrance.seats
+        seats.mode_changed()
+        if self.overload is not None:
+            self.overload.share(seats.guest_share)
+
+    def invalidate(self) -> None:
+        """Forget what is known of buckets: a client's were reset, or the store has lost them."""
+        self.gate.invalidate()
+        self._failed_auth.invalidate()
+
+    def heard(self, change: str) -> None:
+        """Take in a change that is announced; an empty text means that from now on they are heard."""
+        admission = self.entrance.admission
+        if change.startswith(STREAMS):
+            admission.streams.heard(change)
+        elif change.startswith(TAKEN):
+            admission.takeovers.heard(change)
+        elif change == "seats":
+            admission.seats.soon()
+        else:
+            self._mode_watch.soon()
+            self._deny_list.soon()
+            if not change:
+                admission.streams.listening()
+            if change.startswith("client"):
+                self.invalidate()

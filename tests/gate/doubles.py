@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from itertools import cycle
+from random import Random
 from typing import Any, TypeVar
 
 from shieldmw import Identity, Settings
@@ -28,6 +29,7 @@ from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.failed_auth import FailedAuth
 from shieldmw.gate.auth.identity import Identifier, TokenVerifier
+from shieldmw.gate.clock import Clock
 from shieldmw.gate.events import Decided, Evicted, Observer
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -146,6 +148,27 @@ class LoopClock(FakeClock):
         return round(self.s() * 1_000_000)
 
     monotonic = s
+
+
+def clock_of(now_s: Callable[[], float]) -> Clock:
+    """A worker's clock that shows the seconds of the test, as monotonic and as Unix time."""
+    return Clock(lambda: round(now_s() * 1_000_000), now_s, now_s)
+
+
+class Draws(Random):
+    """Random numbers that the test chooses, in turn."""
+
+    def __new__(cls, *_: float) -> Draws:
+        """Seeded with nothing."""
+        return super().__new__(cls)
+
+    def __init__(self, *numbers: float) -> None:
+        super().__init__()
+        self._numbers = cycle(numbers)
+
+    def random(self) -> float:
+        """The next of them."""
+        return next(self._numbers)
 
 
 class LeasingStore(MemoryStore):
@@ -397,27 +420,26 @@ def worker(
     tokens: TokenVerifier | None = None,
     file_keys: Mapping[str, Identity] | None = None,
     observers: Sequence[Observer] = (),
-    timer_s: Callable[[], float] = time.perf_counter,
+    timer_s: Callable[[], float] | None = None,
     **values: Any,
 ) -> WorkerParts:
-    """Wire a gate as `wiring` does, with the clock of the test; `values` are Settings."""
+    """Wire a gate as `wiring` does, on the clock of the test; `values` are Settings, `timer_s` times its checks."""
     settings = Settings(**values)
+    own_clock, loops = clock_of(clock.s), clock_of(loop_time)
     local = WarmBuckets(now_us=clock.us)
-    breaker_store = BreakerStore(store, settings.on_redis_failure, now_s=loop_time)
-    fallback = Fallback(
-        settings.on_redis_failure, local, workers=lambda: seats.workers, settle=store.settle, now_s=loop_time
-    )
+    breaker_store = BreakerStore(store, settings.on_redis_failure, loops)
+    fallback = Fallback(settings.on_redis_failure, local, lambda: seats.workers, store.settle, loops)
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.us)
-    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=lambda: seats.workers, now_us=clock.us)
+    shared = SharedLimits(breaker_store, fallback, store.give_back, workers=lambda: seats.workers, clock=own_clock)
     own = FleetLimiter(breaker_store, fallback, leases, now_us=clock.us)
     own._batch = BatchOfAnyLoop(breaker_store, own._answered, own._failed, now_us=clock.us)
-    limiter = SharingLimiter(own, shared, now_us=clock.us) if settings.policy.has_shared_limits else own
+    limiter = SharingLimiter(own, shared, own_clock) if settings.policy.has_shared_limits else own
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(now_us=clock.us))
-    api_keys = ApiKeys(store, file_keys or {}, on_change=lambda: identifier.keys_changed())
-    identifier = Identifier(api_keys, tokens, failed_auth, now_s=clock.s, timer_s=timer_s)
-    mode_watch = ModeWatch(store, on_change=lambda: None, now_s=clock.s)
+    api_keys = ApiKeys(store, file_keys or {})
+    identifier = Identifier(api_keys, tokens, failed_auth, replace(own_clock, now_s=timer_s or clock.s))
+    mode_watch = ModeWatch(store, own_clock)
     deny_list = DenyWatch(store, mode_watch.store_now_s)
-    seats = Seats(store, mode_watch, SeatPlan(0, 0, 0), now_s=clock.s)
+    seats = Seats(store, mode_watch, SeatPlan(0, 0, 0), clock=own_clock)
     addressing = Addressing(
         settings.trusted_proxies, settings.forwarded_header, Prefixes(settings.ipv4_prefix, settings.ipv6_prefix)
     )
@@ -433,7 +455,7 @@ def worker(
         mode_watch=mode_watch,
         now_us=clock.us,
     )
-    admission = Admission(store, seats, "event", now_s=clock.s)
+    admission = Admission(store, seats, "event", clock=own_clock)
     entrance = Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run)
     return WorkerParts(
         gate,

@@ -84,7 +84,7 @@ async def until(condition: Callable[[], bool], limit_s: float) -> None:
 
 def switch_of(store: RedisStore) -> ModeWatch:
     """A worker's switch."""
-    return ModeWatch(store, on_change=lambda: None)
+    return ModeWatch(store)
 
 
 def test_a_change_is_kept_with_everything_said(valkey: RedisServer, admin: redis.Redis) -> None:

@@ -17,13 +17,15 @@ POLL_S = 0.5
 class ApiKeys:
     """Proves API keys without a call: holds the whole table, and polls its version.
 
-    While the store is away, the last known table stays in force.
+    While the store is away, the last known table stays in force. ``on_change`` is called after each new one.
     """
 
-    def __init__(self, store: Store, file_entries: Mapping[str, Identity], on_change: Callable[[], None]) -> None:
+    on_change: Callable[[], None]
+
+    def __init__(self, store: Store, file_entries: Mapping[str, Identity]) -> None:
+        self.on_change = lambda: None
         self._store = store
         self._file_entries = file_entries
-        self._on_change = on_change
         self._issued: ApiKeyTable | None = None
         self._refresher = Refresher("API keys", self.refresh, interval_s=POLL_S, least_s=POLL_S / 2)
 
@@ -60,7 +62,7 @@ class ApiKeys:
         table = await self._store.api_keys(None if self._issued is None else self._issued.version)
         if table is not None:
             self._issued = table
-            self._on_change()
+            self.on_change()
 
     async def start(self) -> None:
         """Read the table, and start refreshing it."""

@@ -43,6 +43,10 @@ class FailedAuth:
         """Charge a failure on this worker, at once."""
         self._local.take_now(self._policy.failed_auth_charges(clients, 1))
 
+    def invalidate(self) -> None:
+        """Forget what this worker knows of failures: buckets were reset, or the store has lost them."""
+        self._local.clear()
+
     async def count(self, clients: AddressClients) -> None:
         """Charge a failure for the whole fleet."""
         if charges := self._policy.failed_auth_charges(clients, 1):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from shieldmw.core.client import Identity
 from shieldmw.core.facts import Authenticate
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,8 @@ class HostAnswer(NamedTuple):
 class Host:
     """Asks the host app, and contains its failures: no error, no endless wait, no flood in the log."""
 
-    def __init__(self) -> None:
-        self._throttle = LogThrottle()
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._throttle = LogThrottle(clock.now_s)
 
     @property
     def failures(self) -> Counter[tuple[str, ...]]:

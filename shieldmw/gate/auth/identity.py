@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable
 from hashlib import blake2b
 from secrets import token_bytes
 from typing import Protocol
@@ -15,6 +13,7 @@ from shieldmw.core.client import AddressClients, Identity, Proof
 from shieldmw.core.credentials import NOT_OF_THE_CREDENTIAL, Failure, Rejected
 from shieldmw.core.facts import Facts
 from shieldmw.core.table import BoundedCache
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.log_throttle import LogThrottle
 
 from .api_keys import ApiKeys
@@ -83,20 +82,20 @@ class Identifier:
         api_keys: ApiKeys,
         tokens: TokenVerifier | None,
         failed_auth: FailedAuth,
-        now_s: Callable[[], float] = time.time,
-        timer_s: Callable[[], float] = time.perf_counter,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._api_keys = api_keys
         self._tokens = tokens
         self._failed_auth = failed_auth
-        self._now_s = now_s
-        self._share: TimeShare[Verified] = TimeShare(timer_s)
-        self._host = Host()
+        self._unix_s = clock.unix_s
+        self._share: TimeShare[Verified] = TimeShare(clock)
+        self._host = Host(clock)
         self._known: BoundedCache[bytes, Verified] = BoundedCache(CREDENTIALS_KEPT)
         self._failed: BoundedCache[bytes, Verified] = BoundedCache(FAILURES_KEPT)
         self._digest_key = token_bytes(32)
-        self._throttle = LogThrottle()
+        self._throttle = LogThrottle(clock.now_s)
         self.epoch = object()  # unique to this identifier
+        api_keys.on_change = self.keys_changed
 
     @property
     def failures(self) -> Counter[tuple[str, ...]]:
@@ -107,6 +106,13 @@ class Identifier:
         """Drop all cached proofs, since a key that verified some of them is no longer held."""
         self._known.clear()
         self.keys_changed()
+
+    def token_keys_changed(self, lost: bool) -> None:
+        """Take in that the keys of tokens have changed; ``lost``: some are no longer held."""
+        if lost:
+            self.invalidate()
+        else:
+            self.keys_changed()
 
     def keys_changed(self) -> None:
         """Have failed credentials and API keys checked again, since keys have changed. Proven tokens stay cached."""
@@ -171,7 +177,7 @@ class Identifier:
         found = self._api_keys.find(credential)
         if found is not None:
             digest, identity = found
-            return Proof(identity, self._now_s() + API_KEY_KEPT_S, digest)
+            return Proof(identity, self._unix_s() + API_KEY_KEPT_S, digest)
         return Rejected(Failure.UNKNOWN_KEY) if self._tokens is None else self._tokens.screen(credential)
 
     def _verified(self, digest: bytes, credential: str, *, keep: bool) -> Verified:
@@ -180,7 +186,7 @@ class Identifier:
 
     def _judged(self, digest: bytes, found: Proof | Rejected, *, keep: bool) -> Verified:
         """The outcome as an identity; cached if ``keep`` allows it."""
-        now_s = self._now_s()
+        now_s = self._unix_s()
         if isinstance(found, Proof):
             verified = Verified(found.identity, found.until_s, found.api_key, self.epoch)
             if keep:
@@ -198,7 +204,7 @@ class Identifier:
     def _recalled(self, digest: bytes) -> Verified | None:
         """The cached outcome for a credential, good or bad."""
         known = self._known.get(digest) or self._failed.get(digest)
-        if known is None or known.until_s <= self._now_s():
+        if known is None or known.until_s <= self._unix_s():
             return None
         if known.api_key is not None and known.epoch is not self.epoch:
             if self._api_keys.identity_of(known.api_key) != known.identity:

@@ -35,10 +35,12 @@ class JwksKeys:
     ``on_change`` is called with whether keys were lost, so that what they have proven must be proven again.
     """
 
-    def __init__(self, url: str, algorithms: Sequence[str], on_change: Callable[[bool], None]) -> None:
+    on_change: Callable[[bool], None]
+
+    def __init__(self, url: str, algorithms: Sequence[str]) -> None:
+        self.on_change = lambda lost: None
         self._url = httpx.URL(url)
         self._algorithms = frozenset(algorithms)
-        self._on_change = on_change
         self._text: bytes | None = None
         self._keys: tuple[VerificationKey, ...] = ()
         self._refresher = Refresher(f"JWKS {_shown(self._url)}", self.refresh, interval_s=REFRESH_S, least_s=LEAST_S)
@@ -69,7 +71,7 @@ class JwksKeys:
         keys = parse_jwks(text, self._algorithms)
         lost = any(key not in keys for key in self._keys)
         self._text, self._keys = text, keys
-        self._on_change(lost)
+        self.on_change(lost)
 
     async def start(self) -> None:
         """Fetch the set, and start refreshing it; returns soon even if its server hangs."""

@@ -8,8 +8,7 @@ accepted. A token cannot pick its own key or algorithm: ``kid`` may only name a 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from shieldmw.core.client import Identity, ListenerClass, Proof
 from shieldmw.core.credentials import Failure, Rejected
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.settings.fields import HMAC_ALGORITHMS
 
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -125,7 +125,7 @@ class JwtVerifier:
         class_claim: str,
         subject_claim: str = "sub",
         leeway_s: float = 0.0,
-        now_s: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._keys = keys
         self._audience = audience
@@ -133,7 +133,7 @@ class JwtVerifier:
         self._class_claim = class_claim
         self._subject_claim = subject_claim
         self._leeway_s = leeway_s
-        self._now_s = now_s
+        self._unix_s = clock.unix_s
 
     def screen(self, token: str) -> Rejected | None:
         """Why a token fails, as far as that shows without a signature check; None if the signature must be checked.
@@ -202,7 +202,7 @@ class JwtVerifier:
             identity = Identity(_subject(claims[self._subject_claim]), self._class(claims))
         except (KeyError, ValueError, TypeError, OverflowError):
             return Rejected(Failure.CLAIMS)
-        now_s = self._now_s()
+        now_s = self._unix_s()
         if until_s <= now_s:
             return Rejected(Failure.EXPIRED)
         if from_s > now_s:

@@ -6,11 +6,12 @@ Knows nothing of credentials: it runs slow functions, each on behalf of a client
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from random import randrange
+from random import Random
 from typing import Generic, TypeVar
+
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 T = TypeVar("T")
 
@@ -40,17 +41,13 @@ class TimeShare(Generic[T]):
     wait, all of them are run, and a flood whose senders wait for their answers only makes the wait longer. In random
     order some would wait too long; last come, first served would put the flood, which comes back the moment it is
     answered, ahead of everybody. Beyond that no order helps: all have the same chance, as far as there is time.
-
-    ``timer_s`` measures what a function takes; ``pick`` returns a random number below its argument.
     """
 
-    def __init__(
-        self, timer_s: Callable[[], float] = time.perf_counter, pick: Callable[[int], int] = randrange
-    ) -> None:
-        self._timer_s = timer_s
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._now_s = clock.now_s
         self._left_s = BURST_S
         self._filled_s = float("-inf")
-        self._waiting: _Waiting[T] = _Waiting(pick)
+        self._waiting: _Waiting[T] = _Waiting(clock.random)
         self._turn: asyncio.Handle | None = None
 
     async def run(self, client: Hashable, function: Callable[[], T]) -> T | None:
@@ -85,11 +82,11 @@ class TimeShare(Generic[T]):
                 done.set_exception(error)
 
     def _measured(self, function: Callable[[], T]) -> T:
-        begun_s = self._timer_s()
+        begun_s = self._now_s()
         try:
             return function()
         finally:
-            self._left_s -= self._timer_s() - begun_s
+            self._left_s -= self._now_s() - begun_s
 
     def _wait_s(self, now_s: float) -> float:
         """Seconds until there is time left."""
@@ -106,8 +103,8 @@ class _Waiting(Generic[T]):
     all places to those who come back fastest.
     """
 
-    def __init__(self, pick: Callable[[int], int]) -> None:
-        self._pick = pick
+    def __init__(self, random: Random) -> None:
+        self._random = random
         self._queues: OrderedDict[Hashable, deque[_Entry[T]]] = OrderedDict()
         self._count = 0
         # Clients by how many entries they have waiting, and the largest such number.
@@ -143,7 +140,7 @@ class _Waiting(Generic[T]):
     def _displace(self, client: Hashable) -> None:
         """Drop a random entry of the client. The last one takes its place, which is quicker than moving up the rest."""
         queue = self._queues[client]
-        place = self._pick(len(queue))
+        place = self._random.randrange(len(queue))
         _, gone = queue[place]
         queue[place] = queue[-1]
         queue.pop()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister, StoredMode
 
@@ -30,24 +30,19 @@ class ModeWatch:
     Losing the store changes nothing; if the store has lost the mode, it is restored. An emergency ends at its end time
     by this worker's own clock, which was synchronized with the store's when the mode was read.
 
-    ``on_reset`` is called when what is remembered of buckets is no longer valid: some were refilled, the store has lost
-    them, or its clock has stepped.
+    Its owner sets ``on_change``, called when the mode has changed, and ``on_reset``, called when what is remembered of
+    buckets is no longer valid: some were refilled, the store has lost them, or its clock has stepped.
     """
 
-    def __init__(
-        self,
-        register: ModeRegister,
-        on_change: Callable[[], None],
-        on_reset: Callable[[], None] = lambda: None,
-        *,
-        now_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    on_change: Callable[[], None]
+    on_reset: Callable[[], None]
+
+    def __init__(self, register: ModeRegister, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.on_change = self.on_reset = lambda: None
         self._register = register
-        self._on_change = on_change
-        self._on_reset = on_reset
-        self._now_s = now_s
+        self._now_s = clock.now_s
         self._state = ModeState()
-        self._ahead_s = time.time() - now_s()
+        self._ahead_s = clock.unix_s() - clock.now_s()
         self._was = Mode.NORMAL
         self._epoch: int | None = None
         self._epoch_ahead_s = 0.0
@@ -113,7 +108,7 @@ class ModeWatch:
         """Notify of a mode that has changed by itself, at its end time."""
         if self.mode is not self._was:
             self._was = self.mode
-            self._on_change()
+            self.on_change()
 
     def soon(self) -> None:
         """Read it again now, since it is said to have changed."""
@@ -133,7 +128,7 @@ class ModeWatch:
         stepped = not least_s - STEP_S <= self._epoch_ahead_s <= most_s + STEP_S
         if stored.epoch != self._epoch or stepped:
             if self._epoch is not None:
-                self._on_reset()
+                self.on_reset()
             self._epoch, self._epoch_ahead_s = stored.epoch, most_s
 
     def _adopt(self, stored: StoredMode) -> None:
@@ -150,4 +145,4 @@ class ModeWatch:
             harmless(stored.state.reason or "no reason given"),
         )
         self._was = self.mode
-        self._on_change()
+        self.on_change()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from shieldmw.core.bucket import Outcome, TakeRequest
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.text import harmless
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.port import PartialFailure
 
 from .batch import Called
@@ -32,10 +32,10 @@ class Asked(Called, Protocol):
 class BreakerStore:
     """The store behind a breaker. A call is reported to the breaker once, however many requests share it."""
 
-    def __init__(self, store: Asked, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Asked, on_failure: OnStoreFailure, clock: Clock = SYSTEM_CLOCK) -> None:
         self.on_failure = on_failure
         self._store = store
-        self._now_s = now_s
+        self._now_s = clock.now_s
         self._breaker = Breaker()
 
     @property

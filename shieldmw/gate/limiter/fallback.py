@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 
@@ -12,6 +11,7 @@ from shieldmw.core.bucket import Charges, Outcome, shared
 from shieldmw.core.debts import Debt, Debts
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.errors import StoreError
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.memory import WarmBuckets
 
 from .batch import TakeReply
@@ -50,7 +50,7 @@ class Fallback:
         local: WarmBuckets,
         workers: Callable[[], int],
         settle: Settle,
-        now_s: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._local = local
         self._workers = workers
@@ -60,7 +60,7 @@ class Fallback:
         self._name = token_hex(8)
         self._settling: asyncio.Task[None] | None = None
         self._settle_from_s = float("-inf")
-        self._now_s = now_s
+        self._now_s = clock.now_s
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
         """Remember the buckets' state as reported by the store."""

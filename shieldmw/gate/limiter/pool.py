@@ -15,6 +15,7 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
 from shieldmw.core.portion import Holding, PortionRequest
 from shieldmw.errors import StoreError
+from shieldmw.gate.clock import Clock
 
 from .breaker_store import BreakerStore
 from .fallback import Fallback
@@ -77,14 +78,14 @@ class Pool:
         store: BreakerStore,
         fallback: Fallback,
         workers: Callable[[], int],
-        now_us: Callable[[], int],
+        clock: Clock,
     ) -> None:
         self.holding = Holding(charge.limit)
         self._charge = charge
         self._store = store
         self._fallback = fallback
         self._workers = workers
-        self._now_us = now_us
+        self._now_us = clock.now_us
         self._waiting: list[_Waiter] = []
         self._asking: asyncio.Task[None] | None = None
         # What the store last said: the bucket's TAT, a lower bound from then on, and when to ask it again.

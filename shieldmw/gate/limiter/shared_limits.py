@@ -14,7 +14,7 @@ from shieldmw.core.bucket import Charge, Charges
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
 from shieldmw.errors import StoreError
-from shieldmw.gate import clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 
 from .breaker_store import BreakerStore
@@ -99,13 +99,14 @@ class SharedLimits:
         give_back: Callable[[Sequence[Unspent]], Awaitable[None]],
         *,
         workers: Callable[[], int],
-        now_us: Callable[[], int] = clock.now_us,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
         self._fallback = fallback
         self._give_back = give_back
         self._workers = workers
-        self._now_us = now_us
+        self._clock = clock
+        self._now_us = clock.now_us
         self._pools: dict[tuple[str, Limit], Pool] = {}
         self._sweeper = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
@@ -118,7 +119,7 @@ class SharedLimits:
         key = (charge.bucket, charge.limit)
         if key not in self._pools:
             one = charge._replace(cost=1)
-            self._pools[key] = Pool(one, self._store, self._fallback, self._workers, self._now_us)
+            self._pools[key] = Pool(one, self._store, self._fallback, self._workers, self._clock)
         return self._pools[key]
 
     def invalidate(self) -> None:

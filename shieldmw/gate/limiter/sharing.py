@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from shieldmw.core.bucket import Charges, Outcome
 from shieldmw.core.made import made
 from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.table import BoundedCache
-from shieldmw.gate import clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 from .batch import TakeReply
 from .limiter import Limiter
@@ -29,10 +29,10 @@ class SharingLimiter:
     never the one nearest to exhaustion.
     """
 
-    def __init__(self, own: Limiter, shared: SharedLimits, now_us: Callable[[], int] = clock.now_us) -> None:
+    def __init__(self, own: Limiter, shared: SharedLimits, clock: Clock = SYSTEM_CLOCK) -> None:
         self._own = own
         self._shared = shared
-        self._now_us = now_us
+        self._now_us = clock.now_us
         self._by_plan: BoundedCache[Plan, PooledCharges] = BoundedCache(PLANS_KEPT)
 
     @property

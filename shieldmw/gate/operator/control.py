@@ -6,7 +6,6 @@ change may not have been made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
@@ -51,7 +50,7 @@ class DenyRefusal(StrEnum):
 
 
 class Control:
-    """What operators do, carried out by one worker. ``invalidate`` drops what the worker remembers of buckets."""
+    """What operators do, carried out by one worker, or by a desk."""
 
     def __init__(
         self,
@@ -61,7 +60,6 @@ class Control:
         seats: Seats,
         deny_list: DenyWatch,
         settings: Settings,
-        invalidate: Callable[[], None],
         load_reports: LoadReports,
     ) -> None:
         self._store = store
@@ -70,7 +68,6 @@ class Control:
         self._seats = seats
         self._deny_list = deny_list
         self._settings = settings
-        self._invalidate = invalidate
         self._load_reports = load_reports
 
     def now_s(self) -> float:
@@ -203,7 +200,7 @@ class Control:
         await self._store.note(AuditEntry(0, actor, f"reset {clients[0]}", "", "full", reason))
         for client in clients:
             await self._store.refill(client, names)
-        self._invalidate()
+        self._mode_watch.on_reset()  # here at once: other workers learn of it from the store
         return clients
 
 

@@ -46,16 +46,13 @@ class Desk:
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
         self._deny_list = deny_list
+        mode_watch.on_change = self._look.soon  # with the mode, the number of seats changes
 
     async def start(self) -> None:
         """Read all of it, and start refreshing. Never fails because the store is away."""
         await self._mode_watch.start()
         await self._deny_list.start()
         await self._look.start(first_s=1.0)
-
-    def soon(self) -> None:
-        """Read the seats again now, since the mode has changed and with it their number."""
-        self._look.soon()
 
     async def stop(self) -> None:
         """Stop refreshing, and close the connections."""

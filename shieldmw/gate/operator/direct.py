@@ -26,7 +26,7 @@ class DirectControl:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
-        self._mode_watch = ModeWatch(store, on_change=lambda: None)
+        self._mode_watch = ModeWatch(store)
         self._seats = Seats(store, self._mode_watch, SeatPlan.of(settings))  # never started, so it reports nothing
         self._load_reports = LoadReports(store, self._seats, None, self._mode_watch.store_now_s)
         self._settings = settings

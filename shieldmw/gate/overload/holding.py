@@ -7,8 +7,8 @@ No request gets a task or timer of its own: those held are grouped into time slo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from random import uniform
+
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 # Length of a time slot.
 SLOT_S = 0.02
@@ -28,9 +28,9 @@ MOST_HELD = 4096
 class Holding:
     """Holds answers for about ``hold_s`` seconds, longer if there are many; 0 holds none."""
 
-    def __init__(self, hold_s: float, spread: Callable[[float, float], float] = uniform) -> None:
+    def __init__(self, hold_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self._hold_s = hold_s
-        self._spread = spread
+        self._random = clock.random
         self._slots: dict[int, list[asyncio.Future[None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.held = 0
@@ -41,7 +41,7 @@ class Holding:
             return
         loop = asyncio.get_running_loop()
         hold_s = min(max(self._hold_s, self.held / MOST_A_SECOND), self._hold_s * LONGER)
-        due_s = loop.time() + hold_s * self._spread(1 - SPREAD, 1 + SPREAD)
+        due_s = loop.time() + hold_s * self._random.uniform(1 - SPREAD, 1 + SPREAD)
         let_go = loop.create_future()
         self._slots.setdefault(int(due_s / SLOT_S), []).append(let_go)
         if self._timer is None:

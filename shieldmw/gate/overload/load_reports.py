@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from shieldmw.core.load import WorkerLoad, by_class
 from shieldmw.core.seats import Audience
 from shieldmw.errors import StoreError
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.store.port import LoadRegister
@@ -36,16 +36,16 @@ class LoadReports:
         seats: Seats,
         overload: Overload | None,
         store_now_s: Callable[[], float],
-        now_s: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._register = register
         self._seats = seats
         self._overload = overload
         self._store_now_s = store_now_s
-        self._now_s = now_s
+        self._now_s = clock.now_s
         self._own: WorkerLoad | None = None
         self._shed = Audience()
-        self._measured_s = now_s()
+        self._measured_s = self._now_s()
         self._refresher = Refresher("load reports", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
 
     async def start(self) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 
 from shieldmw.core.lane import Rank
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -23,12 +23,10 @@ class OverloadLog:
     request costs no more than counting it.
     """
 
-    def __init__(
-        self, state: Callable[[], str], *, shadow: bool = False, now_s: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, state: Callable[[], str], *, shadow: bool = False, clock: Clock = SYSTEM_CLOCK) -> None:
         self._state = state
         self._words = "would have shed" if shadow else "shed"
-        self._now_s = now_s
+        self._now_s = clock.now_s
         self._throttle: LogThrottle | None = None
         self._began_s = 0.0
         self._seen = 0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from math import inf
-from random import random
 from secrets import token_bytes, token_hex
 
 from shieldmw.core.bounds import LONGEST_PATH
@@ -20,6 +18,7 @@ from shieldmw.core.table import BoundedCache
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
 from shieldmw.core.waiting import EMPTY, QueuePosition, place
 from shieldmw.gate.auth.identity import GUEST, Verified
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import Store
 
@@ -81,15 +80,16 @@ class Admission:
         *,
         caps: StreamCaps = NO_CAPS,
         prefixes: Prefixes = DEFAULT_PREFIXES,
-        now_s: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.seats = seats
         self.takeovers = Takeovers(store, seats)
-        self.streams = ClientStreams(store, seats, caps, self.takeovers)
+        self.streams = ClientStreams(store, seats, caps, self.takeovers, clock=clock)
         self._prefixes = prefixes
         self._store = store
         self._event = event
-        self._now_s = now_s
+        self._unix_s = clock.unix_s
+        self._random = clock.random
         self._signer = Signer(token_bytes(32), event)
         self._secret: bytes | None = None
         self._numbers: deque[int] = deque()
@@ -103,7 +103,7 @@ class Admission:
         self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
     ) -> Entry | TurnedAway:
         """A seat for the client, if there is one; ``proof`` is the verified credential."""
-        now_s = self._now_s()
+        now_s = self._unix_s()
         who = self._who(decision.identity, decision.address)
         client = self._signer.client_digest(who)
         number = self._number(facts.signed_ticket, client, now_s)
@@ -137,14 +137,14 @@ class Admission:
 
     def is_ours(self, signed_ticket: str) -> bool:
         """Whether a text is a ticket or number that we signed and that is still valid, whichever client shows it."""
-        now_s = self._now_s()
+        now_s = self._unix_s()
         return (
             self._signer.read_ticket(signed_ticket, now_s) or self._signer.read_number(signed_ticket, now_s)
         ) is not None
 
     def is_returning(self, signed_ticket: str, identity: Identity | None, address: Address | None) -> bool:
         """Whether a text is a valid ticket of the client that shows it."""
-        shown = self._signer.read_ticket(signed_ticket, self._now_s())
+        shown = self._signer.read_ticket(signed_ticket, self._unix_s())
         return shown is not None and shown.client == self._signer.client_digest(self._who(identity, address))
 
     def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
@@ -180,7 +180,7 @@ class Admission:
         Only for its own client, and only while a stream with it is here. Otherwise a listener that stays longer than
         a ticket's lifetime would return as a stranger.
         """
-        now_s = self._now_s()
+        now_s = self._unix_s()
         shown = self._signer.read_ticket(signed_ticket, now_s)
         if shown is None or shown.until_s - now_s >= TICKET_S / 2 or not self.seats.ledger.is_live(shown.id):
             return None
@@ -206,7 +206,7 @@ class Admission:
     def _wait(self, number: int | None, client: str, now_s: float) -> TurnedAway:
         if number is None and (number := self._next_number(client)) is None:
             return TurnedAway()
-        stands = place(number, self._queue.called, self._calls_per_s, random())
+        stands = place(number, self._queue.called, self._calls_per_s, self._random.random())
         given = Number(number, client, int(now_s + max(NUMBER_S, 3 * stands.poll_s)))
         self._given.put(client, given)
         return TurnedAway(stands, self._signer.sign_number(given))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 
 from shieldmw.core.decision import Reason
 from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.identity import Identifier
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.refresher import Refresher
 
@@ -32,19 +31,19 @@ class Expulsion:
         identifier: Identifier,
         api_keys: ApiKeys,
         *,
-        now_s: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._seats = seats
         self._deny_list = deny_list
         self._identifier = identifier
         self._api_keys = api_keys
-        self._now_s = now_s
+        self._unix_s = clock.unix_s
         self._seen: tuple[object, object] = (deny_list.entries, identifier.epoch)
         self._refresher = Refresher("expulsion", self.refresh, interval_s=EVERY_S, least_s=EVERY_S / 2)
 
     async def refresh(self) -> None:
         """End the streams that must end now."""
-        self._seats.evict(self._seats.ledger.ended(self._now_s()), Reason.CREDENTIAL_ENDED)
+        self._seats.evict(self._seats.ledger.ended(self._unix_s()), Reason.CREDENTIAL_ENDED)
         now = (self._deny_list.entries, self._identifier.epoch)
         if all(new is old for new, old in zip(now, self._seen, strict=True)):
             return

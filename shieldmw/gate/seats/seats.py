@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import floor
@@ -16,6 +15,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Evicted, Observer
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.refresher import Refresher
@@ -96,7 +96,7 @@ class Seats:
         plan: SeatPlan,
         *,
         observers: Sequence[Observer] = (),
-        now_s: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.worker = token_hex(8)
         self.ledger = SeatLedger()
@@ -104,12 +104,12 @@ class Seats:
         self._mode_watch = mode_watch
         self._plan = plan
         self._observers = tuple(observers)
-        self._now_s = now_s
+        self._now_s = clock.now_s
         self._waiting = _Waiting()
         self._asking: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
         self._in_vain = False
         self._told = Audience()
-        self._began_s = now_s()
+        self._began_s = self._now_s()
         self._now_ms = 0
         self._grant: Grant | None = None
         self._workers = 1

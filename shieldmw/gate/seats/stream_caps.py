@@ -8,8 +8,7 @@ holds while it is heard from, and a worker that has missed a message announces e
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.seats import LEASE_S
 from shieldmw.core.table import BoundedCache
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ChangeFeed
 
@@ -89,13 +89,13 @@ class ClientStreams:
         caps: StreamCaps,
         takeovers: Takeovers,
         *,
-        now_s: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._takeovers = takeovers
         self._feed = feed
         self._seats = seats
         self._caps = caps
-        self._now_s = now_s
+        self._now_s = clock.now_s
         self._number = GOODBYE
         self._peers: dict[str, _Peer] = {}
         self._elsewhere: BoundedCache[int, dict[str, tuple[int, ...]]] = BoundedCache(CLIENTS_KEPT)

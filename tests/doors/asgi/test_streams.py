@@ -95,7 +95,7 @@ class Listener:
     def __post_init__(self) -> None:
         """One seat is taken."""
         store = MemoryStore(b"secret")
-        self.seats = Seats(store, ModeWatch(store, lambda: None), SeatPlan(0, 0, 0))
+        self.seats = Seats(store, ModeWatch(store), SeatPlan(0, 0, 0))
         assert self.seats.admit(self.seat, live=True, listener=1)
 
     @property

@@ -114,7 +114,7 @@ def test_whether_a_key_is_in_force_is_told_without_reading_it(monkeypatch: pytes
     """Of those issued and those of the file; a revoked one is not."""
     filed = sha256(b"filed").hexdigest()
     store = memory_store(FakeClock())
-    keys = ApiKeys(store, {filed: ALICE}, on_change=lambda: None)
+    keys = ApiKeys(store, {filed: ALICE})
 
     async def story() -> list[bool]:
         assert not keys.is_in_force("0" * 64)
@@ -192,7 +192,8 @@ def test_an_unchanged_table_is_not_read_again() -> None:
     changes: list[None] = []
     clock = FakeClock()
     store = memory_store(clock)
-    keys = ApiKeys(store, {}, on_change=lambda: changes.append(None))
+    keys = ApiKeys(store, {})
+    keys.on_change = lambda: changes.append(None)
 
     async def story() -> None:
         await keys.start()
@@ -243,7 +244,7 @@ def test_nonsense_in_the_store_is_ignored_and_spoils_nothing(
 
     async def story() -> None:
         store = RedisStore(RedisConnection(server.url, 2.0), prefix="shield", secret=b"x" * 32, candidate=b"y" * 32)
-        keys = ApiKeys(store, {}, on_change=lambda: None)
+        keys = ApiKeys(store, {})
         try:
             issued = await issue(store)
             client.hset("shield:api-keys", name, value)
@@ -267,7 +268,7 @@ def test_a_table_that_cannot_be_read_leaves_the_last_one(server: RedisServer) ->
 
     async def story() -> None:
         store = RedisStore(RedisConnection(server.url, 2.0), prefix="shield", secret=b"x" * 32, candidate=b"y" * 32)
-        keys = ApiKeys(store, {}, on_change=lambda: None)
+        keys = ApiKeys(store, {})
         try:
             await issue(store)
             await keys.refresh()

@@ -147,7 +147,8 @@ def test_keys_are_fetched_before_the_start_returns_and_chosen_by_kid() -> None:
     async def story() -> None:
         changes = Changes()
         async with issuer(jwk(RSA_ONE, "one"), jwk(P256, "two"), jwk(ED25519, "three")) as server:
-            keys = JwksKeys(server.url, (), changes)
+            keys = JwksKeys(server.url, ())
+            keys.on_change = changes
             await keys.start()
             verify = verifying(keys)
             assert verify(signed(RSA_ONE, "one")) == ALICE
@@ -167,7 +168,7 @@ def test_a_token_without_kid_is_verified_with_the_only_key() -> None:
 
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, None)) as server:
-            keys = JwksKeys(server.url, (), Changes())
+            keys = JwksKeys(server.url, ())
             await keys.start()
             assert verifying(keys)(signed(RSA_ONE, None)) == ALICE
             assert verifying(keys)(signed(ATTACKER, None)) is None
@@ -182,7 +183,8 @@ def test_an_unchanged_set_is_no_change() -> None:
     async def story() -> None:
         changes = Changes()
         async with issuer(jwk(RSA_ONE, "one")) as server:
-            keys = JwksKeys(server.url, (), changes)
+            keys = JwksKeys(server.url, ())
+            keys.on_change = changes
             await keys.start()
             await pass_time(5 * REFRESH_S)
             await keys.stop()
@@ -198,7 +200,8 @@ def test_a_new_key_is_picked_up_when_a_token_names_it() -> None:
     async def story() -> None:
         changes = Changes()
         async with issuer(jwk(RSA_ONE, "one")) as server:
-            keys = JwksKeys(server.url, (), changes)
+            keys = JwksKeys(server.url, ())
+            keys.on_change = changes
             await keys.start()
             verify = verifying(keys)
             await pass_time(LEAST_S * 2)
@@ -218,7 +221,7 @@ def test_forged_kids_cause_no_storm_of_fetches() -> None:
 
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, "one")) as server:
-            keys = JwksKeys(server.url, (), Changes())
+            keys = JwksKeys(server.url, ())
             await keys.start()
             verify = verifying(keys)
             good, forged = signed(RSA_ONE, "one"), [signed(ATTACKER, f"kid-{n}") for n in range(20)]
@@ -270,7 +273,8 @@ def test_an_answer_that_is_no_usable_set_leaves_the_last_keys(answer: bytes, cap
     async def story() -> None:
         changes = Changes()
         async with issuer(jwk(RSA_ONE, "one")) as server:
-            keys = JwksKeys(server.url, (), changes)
+            keys = JwksKeys(server.url, ())
+            keys.on_change = changes
             await keys.start()
             verify = verifying(keys)
             server.now(answer)
@@ -298,7 +302,7 @@ def test_a_server_that_is_down_at_the_start_is_no_reason_not_to_start(caplog: py
         server = Issuer(key_set(jwk(RSA_ONE, "one")))
         await server.start()
         await server.stop()
-        keys = JwksKeys(server.url, (), Changes())
+        keys = JwksKeys(server.url, ())
         await keys.start()
         verify = verifying(keys)
         assert verify(signed(RSA_ONE, "one")) is None
@@ -321,7 +325,7 @@ def test_a_server_that_is_silent_at_the_start_is_asked_again_soon() -> None:
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, None)) as server:
             server.silent = True
-            keys = JwksKeys(server.url, (), Changes())
+            keys = JwksKeys(server.url, ())
             await keys.start()
             server.silent = False
             await pass_time(2 * LEAST_S)
@@ -336,7 +340,7 @@ def test_a_fetch_that_fails_raises_what_the_docstring_says() -> None:
 
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, "one")) as server:
-            keys = JwksKeys(server.url, (), Changes())
+            keys = JwksKeys(server.url, ())
             for reason, answer in BAD_ANSWERS:
                 if reason == "only a key for encryption":
                     continue  # it is held against the set in the test above
@@ -356,7 +360,7 @@ def test_redirects_within_the_origin_are_followed() -> None:
             server.now(server.answers["/jwks"], "/v2/keys")
             server.now(reply(b"", "301 Moved Permanently", f"Location: {server.url}?old"))
             server.now(reply(b"", "302 Found", "Location: v2/keys"), "/jwks?old")
-            keys = JwksKeys(server.url, (), Changes())
+            keys = JwksKeys(server.url, ())
             await keys.start()
             assert verifying(keys)(signed(RSA_ONE, "one")) == ALICE
             assert server.asked == ["/jwks", "/jwks?old", "/v2/keys"]
@@ -372,7 +376,7 @@ def test_where_a_redirect_leads_is_said_without_its_secrets() -> None:
         async with issuer(jwk(RSA_ONE, "one")) as server:
             server.now(reply(b"", "302 Found", "Location: https://me:hidden@other.example/keys?token=hidden"))
             with pytest.raises(ValueError, match=r"another origin \(https://other\.example/keys\)") as caught:
-                await JwksKeys(server.url, (), Changes()).refresh()
+                await JwksKeys(server.url, ()).refresh()
             assert "hidden" not in str(caught.value)
 
     check(story)
@@ -384,7 +388,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_start() -> None:
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, None)) as server:
             server.silent = True
-            keys = JwksKeys(server.url, (), Changes())
+            keys = JwksKeys(server.url, ())
             begun_s = loop_time()
             await keys.start()
             assert loop_time() - begun_s < 1.0
@@ -399,7 +403,8 @@ def test_only_keys_that_are_lost_are_told_as_lost() -> None:
     async def story() -> None:
         changes = Changes()
         async with issuer(jwk(RSA_ONE, "one")) as server:
-            keys = JwksKeys(server.url, (), changes)
+            keys = JwksKeys(server.url, ())
+            keys.on_change = changes
             await keys.refresh()
             server.now(reply(key_set(jwk(RSA_ONE, "one"), jwk(RSA_TWO, "two"))))
             await keys.refresh()
@@ -417,7 +422,7 @@ def test_a_password_in_the_url_is_not_logged(caplog: pytest.LogCaptureFixture) -
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, "one")) as server:
             server.now(reply(b"", "401 Unauthorized"))
-            keys = JwksKeys(server.url.replace("//", "//shield:hidden-password@"), (), Changes())
+            keys = JwksKeys(server.url.replace("//", "//shield:hidden-password@"), ())
             await keys.start()
             await keys.stop()
 

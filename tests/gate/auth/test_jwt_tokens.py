@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from gate.doubles import FAR_AHEAD_S, LONG_AGO_S, FakeClock, facts, memory_store, run, worker
+from gate.doubles import FAR_AHEAD_S, LONG_AGO_S, FakeClock, clock_of, facts, memory_store, run, worker
 from shieldmw import Identity, ListenerClass
 from shieldmw.core.client import Proof
 from shieldmw.core.credentials import Failure, Rejected
@@ -384,9 +384,8 @@ def test_the_leeway_between_the_issuers_clock_and_ours(
 ) -> None:
     """A token counts from a little before `nbf` to a little after `exp`."""
     keys = FixedKey(public_key(pem(RSA), ()))
-    one = JwtVerifier(
-        keys, audience=None, issuer=None, class_claim="c", leeway_s=float(leeway_s), now_s=lambda: float(NOW_S)
-    )
+    clock = clock_of(lambda: float(NOW_S))
+    one = JwtVerifier(keys, audience=None, issuer=None, class_claim="c", leeway_s=float(leeway_s), clock=clock)
     token = signed({"sub": "alice"} | times)
     if isinstance(expected, Rejected):
         assert (one.screen(token), one.verify(token)) == (expected, None), reason
@@ -398,7 +397,7 @@ def test_a_token_that_is_too_early_counts_from_the_moment_that_it_may() -> None:
     """It is not held against it for longer than that."""
     clock = FakeClock(NOW_S)
     keys = FixedKey(public_key(pem(RSA), ()))
-    tokens = JwtVerifier(keys, audience=None, issuer=None, class_claim="c", leeway_s=30.0, now_s=clock.s)
+    tokens = JwtVerifier(keys, audience=None, issuer=None, class_claim="c", leeway_s=30.0, clock=clock_of(clock.s))
     one = worker(memory_store(clock), clock, tokens=tokens)
     token = signed({"sub": "alice", "exp": FAR_AHEAD_S, "nbf": NOW_S + 32})
 

@@ -10,6 +10,7 @@ import pytest
 
 from gate.doubles import VirtualLoop, at_once, loop_time, pass_time, run, yield_often
 from shieldmw.gate.auth.time_share import BURST_S, LONGEST_WAIT_S, MOST_WAITING, MOST_WAITING_EACH, SHARE, TimeShare
+from shieldmw.gate.clock import Clock
 
 
 class Work:
@@ -19,7 +20,7 @@ class Work:
         self.takes_s = takes_s
         self.spent_s = 0.0
         self.done: list[str] = []
-        self.share: TimeShare[str] = TimeShare(lambda: self.spent_s, Random(7).randrange)
+        self.share: TimeShare[str] = TimeShare(Clock(now_s=lambda: self.spent_s, random=Random(7)))
 
     async def run(self, whom: str) -> str | None:
         """Run one."""
@@ -281,7 +282,7 @@ def test_whoever_goes_away_costs_no_turn() -> None:
 
 def test_an_error_is_the_callers() -> None:
     """Run at once or in turn: what a function raises is raised where it was asked for, and the next one runs."""
-    share: TimeShare[int] = TimeShare(lambda: 0.0)
+    share: TimeShare[int] = TimeShare(Clock(now_s=lambda: 0.0))
 
     def fails() -> int:
         raise ValueError("no")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from gate.doubles import clock_of
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.errors import StoreUnavailable
@@ -73,9 +74,8 @@ class Worker:
 
     def __init__(self, store: MemoryStore, clock: Clock) -> None:
         self.told: list[Mode] = []
-        self.mode_watch = ModeWatch(
-            store, on_change=lambda: self.told.append(self.mode_watch.mode), now_s=clock.worker_s
-        )
+        self.mode_watch = ModeWatch(store, clock_of(clock.worker_s))
+        self.mode_watch.on_change = lambda: self.told.append(self.mode_watch.mode)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_an_emergency_ends_by_itself_also_while_the_store_is_away(store: Failing
 def test_a_worker_whose_clock_is_wrong_ends_with_the_others(store: FailingStore, clock: Clock) -> None:
     """What counts is the store's clock at the last read, not when the worker's own clock began."""
     right, wrong = Worker(store, clock), Worker(store, replace(clock))
-    wrong.mode_watch = ModeWatch(store, on_change=lambda: None, now_s=lambda: clock.now_s - 5_000_000.0)
+    wrong.mode_watch = ModeWatch(store, clock_of(lambda: clock.now_s - 5_000_000.0))
 
     async def story() -> None:
         await right.mode_watch.set(EMERGENCY, expected_version=None)
@@ -269,7 +269,7 @@ def test_what_others_wrote_into_the_store_moves_no_cursor(
     store: FailingStore, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Reason and actor are logged on one line, with control characters as escapes."""
-    mode_watch = ModeWatch(store, lambda: None, now_s=clock.worker_s)
+    mode_watch = ModeWatch(store, clock_of(clock.worker_s))
     change = ModeChange(Mode.EMERGENCY, "\x1b]0;owned\x07", "a flood\r\nmode normal\u202e")
     asyncio.run(mode_watch.set(change, None))
     assert r"by \x1b]0;owned\x07: a flood\r\nmode normal\u202e" in caplog.text

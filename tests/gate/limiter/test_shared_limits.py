@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gate.doubles import FlakyStore, LeasingStore, LoopClock, loop_time, pass_time, run, yield_often
+from gate.doubles import FlakyStore, LeasingStore, LoopClock, clock_of, loop_time, pass_time, run, yield_often
 from shieldmw.core.bucket import Charge, Outcome, wait_us
 from shieldmw.core.client import shared_client
 from shieldmw.core.decision import OnStoreFailure
@@ -68,10 +68,11 @@ class Fleet:
 
     def worker(self) -> SharedLimits:
         """One more."""
-        breaker = BreakerStore(self.store, self.on_failure, now_s=loop_time)
+        clock, loops = clock_of(self.clock.s), clock_of(loop_time)
+        breaker = BreakerStore(self.store, self.on_failure, loops)
         local = WarmBuckets(now_us=self.clock.us)
-        fallback = Fallback(self.on_failure, local, lambda: self.size, self.inner.settle, now_s=loop_time)
-        return SharedLimits(breaker, fallback, self.store.give_back, workers=lambda: self.size, now_us=self.clock.us)
+        fallback = Fallback(self.on_failure, local, lambda: self.size, self.inner.settle, loops)
+        return SharedLimits(breaker, fallback, self.store.give_back, workers=lambda: self.size, clock=clock)
 
     async def ask(self, worker: int) -> SharedReply | None:
         """One request."""

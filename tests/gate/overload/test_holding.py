@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from itertools import cycle
 
 import pytest
 
-from gate.doubles import run, yield_often
+from gate.doubles import Draws, run, yield_often
 from gate.overload.lanes import scheduled, until_quiet
+from shieldmw.gate.clock import Clock
 from shieldmw.gate.overload.holding import MOST_HELD, SLOT_S, SPREAD, Holding
-
-
-def spread_evenly(steps: int) -> Callable[[float, float], float]:
-    """Values from the least to the most, in turn."""
-    each = cycle(range(steps))
-    return lambda least, most: least + (most - least) * next(each) / (steps - 1)
 
 
 async def stayed_s(holding: Holding) -> float:
@@ -31,7 +24,7 @@ def test_answers_are_held_and_spread() -> None:
     """Those of one moment come back over a span of time, each within a slot of when it is due."""
 
     async def story() -> None:
-        holding = Holding(0.4, spread_evenly(5))
+        holding = Holding(0.4, Clock(random=Draws(0, 0.25, 0.5, 0.75, 1)))
         took_s = await asyncio.gather(*(stayed_s(holding) for _ in range(5)))
         least_s, most_s = 0.4 * (1 - SPREAD), 0.4 * (1 + SPREAD)
         due_s = [least_s + (most_s - least_s) * step / 4 for step in range(5)]

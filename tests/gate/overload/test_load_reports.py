@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from gate.doubles import FakeClock, LoopClock, facts, memory_store, pass_time, run
+from gate.doubles import FakeClock, LoopClock, clock_of, facts, memory_store, pass_time, run
 from shieldmw.core.concurrency import AdaptiveLimit
 from shieldmw.core.lane import Lane, LanePlan, Rank
 from shieldmw.core.load import FRESH_S, WorkerLoad
@@ -59,9 +59,9 @@ class Worker:
         lane_of = partial(Lane, LanePlan(), AdaptiveLimit(4))
         self.keeper = Gatekeeper(lane_of, now_us=self.clock.us)
         self.overload = Overload(self.keeper, Holding(0), lambda *_: False)
-        self.seats = Seats(self.store, ModeWatch(self.store, on_change=lambda: None), SeatPlan(0, 0, 0))
+        self.seats = Seats(self.store, ModeWatch(self.store), SeatPlan(0, 0, 0))
         overload = self.overload if self.has_lane else None
-        self.reports = LoadReports(self.store, self.seats, overload, self.clock.s, self.clock.s)
+        self.reports = LoadReports(self.store, self.seats, overload, self.clock.s, clock_of(self.clock.s))
 
     async def shed(self, *ranks: Rank) -> None:
         """Tell so many to come later."""

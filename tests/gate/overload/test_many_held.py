@@ -6,20 +6,17 @@ import asyncio
 
 import pytest
 
-from gate.doubles import run
+from gate.doubles import Draws, run
+from shieldmw.gate.clock import Clock
 from shieldmw.gate.overload.holding import LONGER, MOST_A_SECOND, SLOT_S, Holding
 
 HOLD_S = 0.4
-
-
-def as_it_is(least: float, most: float) -> float:
-    """No spread."""
-    return 1.0
+NO_SPREAD = Clock(random=Draws(0.5))
 
 
 async def ask_again_and_again(count: int, seconds: float) -> float:
     """How many answers a second clients get who ask again as soon as they are answered."""
-    holding, loop = Holding(HOLD_S, as_it_is), asyncio.get_running_loop()
+    holding, loop = Holding(HOLD_S, NO_SPREAD), asyncio.get_running_loop()
     from_s, until_s = loop.time() + seconds, loop.time() + 2 * seconds
     answers = 0
 
@@ -49,7 +46,7 @@ def test_nobody_is_held_without_end() -> None:
     """At most some times as long as is set, though thousands are held."""
 
     async def story() -> None:
-        holding, loop = Holding(HOLD_S, as_it_is), asyncio.get_running_loop()
+        holding, loop = Holding(HOLD_S, NO_SPREAD), asyncio.get_running_loop()
         began_s = loop.time()
         await asyncio.gather(*(holding.stay() for _ in range(4000)))
         assert loop.time() - began_s == pytest.approx(HOLD_S * LONGER, abs=2 * SLOT_S)

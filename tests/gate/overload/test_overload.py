@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from gate.doubles import CountingVerifier, FlakyStore, Heard, LoopClock, facts, memory_store, run, worker, yield_often
+from gate.doubles import (
+    CountingVerifier,
+    FlakyStore,
+    Heard,
+    LoopClock,
+    clock_of,
+    facts,
+    memory_store,
+    run,
+    worker,
+    yield_often,
+)
 from gate.overload.lanes import MS, assert_nothing_left, gatekeeper, until_quiet
 from shieldmw import Settings
 from shieldmw.core.address import Networks, parse_networks
@@ -379,9 +390,8 @@ def test_what_the_settings_make_of_it(values: dict[str, Any], waits: bool, sheds
     """A dry run delays nobody and refuses nobody, nor does the shadow."""
 
     async def story() -> None:
-        worker = build_worker(
-            Settings(redis_url="memory://", max_in_flight=1, queue_ms=1, hold_ms=0, **values), MemoryStore(b"fleet")
-        )
+        settings = Settings(redis_url="memory://", max_in_flight=1, queue_ms=1, hold_ms=0, **values)
+        worker = build_worker(settings, MemoryStore(b"fleet"), clock_of(LoopClock().s))
         overload = worker.overload
         assert overload is not None
         decision = await worker.gate.decide(GUEST)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from gate.doubles import FakeClock
+from gate.doubles import FakeClock, clock_of
 from shieldmw.core.lane import Rank
 from shieldmw.gate.log_throttle import EVERY_S
 from shieldmw.gate.overload.overload_log import OVER_S, OverloadLog
@@ -19,7 +19,7 @@ class Story:
 
     def __init__(self, caplog: pytest.LogCaptureFixture, *, shadow: bool = False) -> None:
         self.clock = FakeClock()
-        self._log = OverloadLog(lambda: "3 of 4 requests in flight", shadow=shadow, now_s=self.clock.s)
+        self._log = OverloadLog(lambda: "3 of 4 requests in flight", shadow=shadow, clock=clock_of(self.clock.s))
         self._caplog = caplog
 
     def shed(self, *ranks: Rank) -> None:

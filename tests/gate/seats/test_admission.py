@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gate.doubles import packed
+from gate.doubles import clock_of, packed
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -68,9 +68,11 @@ class Worker:
 
     def __post_init__(self) -> None:
         """Build it as the wiring does."""
-        self.mode_watch = ModeWatch(self.store, on_change=lambda: self.seats.mode_changed(), now_s=self.clock)
-        self.seats = Seats(self.store, self.mode_watch, SeatPlan(self.capacity, self.capacity, 0.0), now_s=self.clock)
-        self.admission = Admission(self.store, self.seats, "interview", now_s=self.clock)
+        clock = clock_of(self.clock)
+        self.mode_watch = ModeWatch(self.store, clock)
+        self.seats = Seats(self.store, self.mode_watch, SeatPlan(self.capacity, self.capacity, 0.0), clock=clock)
+        self.mode_watch.on_change = self.seats.mode_changed
+        self.admission = Admission(self.store, self.seats, "interview", clock=clock)
 
     def ask(self, who: str, name: ListenerClass = MEMBER, signed_ticket: str | None = None) -> Entry | TurnedAway:
         """Somebody asks for a seat, perhaps with a paper."""
@@ -240,7 +242,7 @@ def test_a_ticket_of_another_event_is_no_ticket(store: QueueStore, clock: Clock)
     """Papers of one event are worth nothing at another of the same fleet."""
     worker, (mine, *_) = full(store, clock)
     worker.admission.seats.release(mine.seat)
-    other = Admission(store, worker.seats, "debate", now_s=clock)
+    other = Admission(store, worker.seats, "debate", clock=clock_of(clock))
     asyncio.run(other.refresh())
     worker.admission = other
     worker.turned("in-0", signed_ticket=mine.ticket)

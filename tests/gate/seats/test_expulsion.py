@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from gate.doubles import Heard, packed
+from gate.doubles import Heard, clock_of, packed
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -44,18 +44,19 @@ class Hall:
 
     def __post_init__(self) -> None:
         """Build it as the wiring does."""
+        clock = clock_of(self.clock)
         self.seats = Seats(
             self.store,
-            ModeWatch(self.store, lambda: None),
+            ModeWatch(self.store),
             SeatPlan(0, 0, 0),
             observers=(self.heard,),
-            now_s=self.clock,
+            clock=clock,
         )
         self.deny_list = DenyWatch(self.store, self.clock)
-        self.api_keys = ApiKeys(self.store, {}, on_change=lambda: self.identifier.invalidate())
+        self.api_keys = ApiKeys(self.store, {})
         failed_auth = FailedAuth(Settings().policy, None, MemoryBuckets(most_buckets=10))  # type: ignore[arg-type]
-        self.identifier = Identifier(self.api_keys, None, failed_auth, self.clock)
-        self.expulsion = Expulsion(self.seats, self.deny_list, self.identifier, self.api_keys, now_s=self.clock)
+        self.identifier = Identifier(self.api_keys, None, failed_auth, clock)
+        self.expulsion = Expulsion(self.seats, self.deny_list, self.identifier, self.api_keys, clock=clock)
 
     def clock(self) -> float:
         """Unix time."""

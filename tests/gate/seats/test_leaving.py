@@ -179,7 +179,7 @@ def test_the_fleet_hears_of_seats_that_are_still_in_use() -> None:
 
     async def story() -> None:
         store = MemoryStore(b"secret")
-        mode_watch = ModeWatch(store, lambda: None)
+        mode_watch = ModeWatch(store)
         one, other = (Seats(store, mode_watch, SeatPlan(10, 10, 1)) for _ in range(2))
         guests = [seat(G) for _ in range(10)]
         await one.refresh()

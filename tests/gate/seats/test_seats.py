@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gate.doubles import Heard
+from gate.doubles import Heard, clock_of
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.mode import Mode, ModeChange
@@ -79,14 +79,16 @@ class Worker:
 
     def __post_init__(self) -> None:
         """Build them as the wiring does."""
-        self.mode_watch = ModeWatch(self.store, on_change=lambda: self.seats.mode_changed(), now_s=self.clock)
+        clock = clock_of(self.clock)
+        self.mode_watch = ModeWatch(self.store, clock)
         self.seats = Seats(
             self.store,
             self.mode_watch,
             self.plan,
             observers=(self.heard,),
-            now_s=self.clock,
+            clock=clock,
         )
+        self.mode_watch.on_change = self.seats.mode_changed
 
     def enter(self, name: ListenerClass, listener: int, *, live: bool = False, cohort: int = 0) -> Seat | None:
         """Somebody comes: the seat, or None. Told to leave, a listener is gone at once."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from gate.doubles import packed
+from gate.doubles import clock_of, packed
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
@@ -69,10 +69,10 @@ class Worker:
 
     def __post_init__(self) -> None:
         """Build it as the wiring does."""
-        self.mode_watch = ModeWatch(self.store, on_change=lambda: None, now_s=self.clock)
-        self.seats = Seats(self.store, self.mode_watch, SeatPlan(self.capacity, self.capacity, 0.0), now_s=self.clock)
-        self.admission = Admission(self.store, self.seats, "interview", caps=self.caps, now_s=self.clock)
-        self.admission.streams._now_s = self.clock
+        clock = clock_of(self.clock)
+        self.mode_watch = ModeWatch(self.store, clock)
+        self.seats = Seats(self.store, self.mode_watch, SeatPlan(self.capacity, self.capacity, 0.0), clock=clock)
+        self.admission = Admission(self.store, self.seats, "interview", caps=self.caps, clock=clock)
 
     def ask(
         self, who: str, at: str = OFFICE, *, signed_ticket: str | None = None, path: str = "/live"

@@ -1,0 +1,169 @@
+"""A worker as a whole: what it does when the mode, the buckets or the keys change, and the one clock of its parts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from types import MethodType
+
+import pytest
+
+from gate.doubles import FakeClock, FlakyStore, LoopClock, clock_of, facts, memory_store, packed, pass_time, run
+from shieldmw import Settings
+from shieldmw.core.client import Prefixes
+from shieldmw.core.deny import DenyList
+from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.gate.auth.jwks import JwksKeys
+from shieldmw.gate.auth.jwt_tokens import JwtVerifier
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
+from shieldmw.gate.limiter.lookups import Lookups
+from shieldmw.gate.overload.overload_log import OverloadLog
+from shieldmw.store.memory import MemoryStore
+from shieldmw.store.port import StoredMode
+from shieldmw.wiring import build_worker
+
+EVERYTHING = {
+    "redis_url": "redis://127.0.0.1",
+    "live_paths": "/live",
+    "guests_limit": "100/second",
+    "jwt_jwks_url": "http://127.0.0.1:1/jwks",
+}
+
+PREFIXES = Prefixes(32, 64)
+
+# Their log lines are on the system's clock.
+LOGS_ONLY = Lookups | OverloadLog
+
+
+class PolledStore(MemoryStore):
+    """Notes what of the fleet's state is read."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(b"fleet", now_us=clock.us)
+        self.read: set[str] = set()
+
+    async def mode(self) -> StoredMode:
+        """The mode."""
+        self.read.add("mode")
+        return await super().mode()
+
+    async def deny_list(self, known_version: int | None) -> DenyList | None:
+        """The deny list."""
+        self.read.add("deny list")
+        return await super().deny_list(known_version)
+
+    async def seats(self, report: Report, capacity: Capacity) -> Grant:
+        """The seats."""
+        self.read.add("seats")
+        return await super().seats(report, capacity)
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ("", {"mode", "deny list"}),
+        ("mode", {"mode", "deny list"}),
+        ("deny", {"mode", "deny list"}),
+        ("client ip:203.0.113.7", {"mode", "deny list"}),
+        ("seats", {"seats"}),
+        ("taken other 1:2:3", set()),
+        ("streams other:1 ", set()),
+    ],
+)
+def test_a_change_that_is_heard_has_only_its_own_part_read_again(change: str, read: set[str]) -> None:
+    """At once, not at the next poll; a listener that comes back elsewhere costs no call."""
+
+    async def story() -> None:
+        store = PolledStore(LoopClock())
+        worker = build_worker(Settings(redis_url="memory://", capacity=10), store, clock_of(LoopClock().s))
+        await worker.start()
+        await pass_time(0.3)  # what the start has asked for
+        store.read.clear()
+        worker.heard(change)
+        await pass_time(0.3)
+        assert store.read == read
+        await worker.stop()
+
+    run(story())
+
+
+@pytest.mark.parametrize(("change", "refused"), [("mode", True), ("client ip:203.0.113.7", False)])
+def test_a_client_that_was_reset_elsewhere_is_not_refused_by_memory(change: str, refused: bool) -> None:
+    """A known refusal holds without a call, until the worker hears that buckets were reset."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        store = FlakyStore(memory_store(clock))
+        worker = build_worker(Settings(ip_limit="1/hour", leases=False), store, clock_of(clock.s))
+        assert not (await worker.gate.decide(facts())).refused
+        assert (await worker.gate.decide(facts())).refused
+        store.inner.clear()
+        worker.heard(change)
+        assert (await worker.gate.decide(facts())).refused is refused
+        await worker.stop()
+
+    run(story())
+
+
+def test_a_reset_here_forgets_failed_credentials_too() -> None:
+    """The operator's own worker needs to hear of it from nobody."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        worker = build_worker(Settings(failed_auth_limit="1/hour"), memory_store(clock), clock_of(clock.s))
+        clients = PREFIXES.clients(packed("203.0.113.7"))
+        worker._failed_auth.count_now(clients)
+        assert not worker._failed_auth.may_verify_now(clients)
+        await worker.control.reset("ip:203.0.113.7", "kim")
+        assert worker._failed_auth.may_verify_now(clients)
+
+    run(story())
+
+
+def test_what_is_known_of_credentials_follows_the_keys() -> None:
+    """Issued API keys and fetched keys of tokens: each change reaches what remembers their proofs."""
+    worker = build_worker(Settings.model_validate(EVERYTHING), memory_store(FakeClock()))
+    identifier = worker.gate._identifier
+    assert isinstance(identifier._tokens, JwtVerifier)
+    assert isinstance(identifier._tokens._keys, JwksKeys)
+    for tell in (identifier._api_keys.on_change, lambda: identifier._tokens._keys.on_change(True)):
+        epoch = identifier.epoch
+        tell()
+        assert identifier.epoch is not epoch
+
+
+def parts(of: object) -> Iterator[object]:
+    """All objects of ours that a worker consists of."""
+    found, waiting = {id(of)}, deque([of])
+    while waiting:
+        part = waiting.popleft()
+        yield part
+        for value in held_by(part):
+            if id(value) not in found:
+                found.add(id(value))
+                waiting.append(value)
+
+
+def held_by(part: object) -> Iterator[object]:
+    """What an object of ours holds, and whose methods."""
+    if isinstance(part, list | tuple):
+        yield from part
+    elif isinstance(part, MethodType):
+        yield part.__self__
+    elif type(part).__module__.startswith("shieldmw.gate") and not isinstance(part, Clock | LOGS_ONLY):
+        yield from getattr(part, "__dict__", {}).values()
+        yield from (getattr(part, name) for name in getattr(type(part), "__slots__", ()) if hasattr(part, name))
+
+
+def test_all_parts_of_a_worker_share_its_clock() -> None:
+    """None of them has been left on another one, by which time would pass otherwise."""
+    settings, store = Settings.model_validate(EVERYTHING), FlakyStore(memory_store(FakeClock()))
+    of_others = {
+        id(one)
+        for one in (SYSTEM_CLOCK, SYSTEM_CLOCK.now_us, SYSTEM_CLOCK.now_s, SYSTEM_CLOCK.unix_s, SYSTEM_CLOCK.random)
+    }
+    everything = list(parts(build_worker(settings, store, clock_of(FakeClock().s))))
+    assert {"JwtVerifier", "TimeShare", "SharedLimits", "ClientStreams", "Holding", "Leases"} <= {
+        type(part).__name__ for part in everything
+    }
+    assert not [part for part in everything for value in held_by(part) if id(value) in of_others]
