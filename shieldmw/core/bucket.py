@@ -22,11 +22,12 @@ from .limits import Limit, share
 # 2025-01-01T00:00:00Z: counting from here keeps a TAT exact in a double until the year 2310.
 EPOCH_S = 1_735_689_600
 
-NEVER_US = -1
-
 
 class Charge(NamedTuple):
-    """One request's cost, in units, against the bucket of one limit for one client."""
+    """One request's cost, in units, against the bucket of one limit for one client.
+
+    It is at most the limit's burst (the policy caps it), since more would never fit.
+    """
 
     client: Client
     limit: Limit
@@ -74,8 +75,8 @@ class Term(NamedTuple):
 Costs = Sequence[Charge] | Sequence[Term]
 
 
-def shared(charges: Charges, workers: int) -> Charges:
-    """The charges against the share that each of so many workers has of their limits."""
+def worker_shares(charges: Charges, workers: int) -> Charges:
+    """The charges against one worker's share of their limits, among ``workers`` of them."""
     if workers == 1:
         return charges
     return tuple([charge._replace(limit=share(charge.limit, workers, charge.cost)) for charge in charges])
@@ -105,20 +106,12 @@ class Outcome(NamedTuple):
 
 
 class LimitStatus(NamedTuple):
-    """How one bucket stands after a decision, in units and microseconds.
-
-    ``retry_after_us`` is 0 where the charge fits, ``NEVER_US`` where it never will.
-    """
+    """How one bucket stands after a decision, in units and microseconds; ``retry_after_us`` is 0 if the charge fits."""
 
     limit: Limit
     remaining: int
     full_after_us: int
     retry_after_us: int
-
-    @property
-    def refuses(self) -> bool:
-        """Whether this bucket is a reason for the refusal."""
-        return self.retry_after_us != 0
 
 
 def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> Outcome:
@@ -150,12 +143,12 @@ def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
     return (tau_us - 2 * used_us) // (8 * step_us)
 
 
-def levels(charges: Costs, outcome: Outcome) -> tuple[LimitStatus, ...]:
+def statuses(charges: Costs, outcome: Outcome) -> tuple[LimitStatus, ...]:
     """How each bucket of the charges stands after their outcome."""
     allowed, now_us, tats_us, *_ = outcome
     return tuple(
         [
-            _level(limit, cost, tat_us - now_us, allowed)
+            _status(limit, cost, tat_us - now_us, allowed)
             for (_, limit, cost), tat_us in zip(charges, tats_us, strict=True)
         ]
     )
@@ -167,23 +160,20 @@ def remaining(limit: Limit, full_after_us: int) -> int:
     return spare_us // limit.unit_us if spare_us > 0 else 0
 
 
-def _level(limit: Limit, cost: int, full_after_us: int, allowed: bool) -> LimitStatus:
+def _status(limit: Limit, cost: int, full_after_us: int, allowed: bool) -> LimitStatus:
     full_after_us = max(full_after_us, 0)
     retry_after_us = 0 if allowed else _retry_after_us(limit, cost, limit.tau_us - full_after_us)
     return LimitStatus(limit, remaining(limit, full_after_us), full_after_us, retry_after_us)
 
 
 def wait_us(charges: Costs, outcome: Outcome) -> int:
-    """The time until all refused charges fit; ``NEVER_US`` where that will never be."""
+    """The time until all refused charges fit."""
     now_us = outcome.now_us
-    waits = [
+    return max(
         _retry_after_us(limit, cost, limit.tau_us - max(tat_us - now_us, 0))
         for (_, limit, cost), tat_us in zip(charges, outcome.tats_us, strict=True)
-    ]
-    return NEVER_US if NEVER_US in waits else max(waits)
+    )
 
 
 def _retry_after_us(limit: Limit, cost: int, spare_us: int) -> int:
-    if cost > limit.burst:
-        return NEVER_US
     return max(0, cost * limit.unit_us - spare_us) if cost else 0

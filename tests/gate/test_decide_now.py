@@ -361,7 +361,7 @@ def test_a_revoked_key_stops_at_once() -> None:
         await store.inner.revoke_api_keys([issued])
         await one.api_keys.refresh()
         decision = await ask(one, credential=key)
-        assert (decision.identity, decision.levels[0].limit.name) == (None, "ip")
+        assert (decision.identity, decision.statuses[0].limit.name) == (None, "ip")
 
     run(story())
 

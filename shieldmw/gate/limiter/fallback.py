@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 
-from shieldmw.core.bucket import Charges, Outcome, shared
+from shieldmw.core.bucket import Charges, Outcome, worker_shares
 from shieldmw.core.debts import Debt, Debts
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.errors import StoreError
@@ -76,7 +76,7 @@ class Fallback:
         """Decide locally; None unless ``on_failure`` is ``local``."""
         if not self._is_local:
             return None
-        shares = shared(charges, self._workers())
+        shares = worker_shares(charges, self._workers())
         outcome = self._local.take_now(shares)
         if outcome.allowed:
             self._debts.add(charges, shares, outcome)

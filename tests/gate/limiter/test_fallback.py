@@ -646,12 +646,12 @@ def test_a_refusal_here_tells_of_the_share() -> None:
         assert allowed(await decide(one, 3)) == 3  # seven are left
         stores[0].failing = AWAY
         passed, refused = await decide(one, 2)
-        assert [(level.limit.name, level.limit.burst, level.remaining) for level in passed.levels] == [("ip", 2, 0)]
+        assert [(level.limit.name, level.limit.burst, level.remaining) for level in passed.statuses] == [("ip", 2, 0)]
         assert refused.reason is Reason.QUOTA
         assert refused.violated == ("ip",)
-        (level,) = refused.levels
+        (level,) = refused.statuses
         assert (level.limit.name, level.limit.burst, level.remaining) == ("ip", 2, 0)
-        assert level.refuses
+        assert refused.violated == ("ip",)
         # A unit is 24 s of the bucket's 60: 18 were owed, 42 are now, and the next would make it 66.
         assert refused.retry_after_us == level.retry_after_us == 6_000_000
         clock.now_s += 5.999_999
@@ -677,7 +677,7 @@ def test_a_worker_that_never_heard_of_a_fleet_is_alone() -> None:
 
     decisions = run(story())
     assert allowed(decisions) == 10
-    assert {level.limit.tau_us for decision in decisions for level in decision.levels} == {86_400_000_000}
+    assert {level.limit.tau_us for decision in decisions for level in decision.statuses} == {86_400_000_000}
 
 
 def test_the_last_number_of_workers_that_was_heard_holds() -> None:
