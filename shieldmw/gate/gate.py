@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from shieldmw.core.bucket import Outcome
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import SOURCE_AND_TARGET, TARGET, Facts
@@ -13,7 +14,6 @@ from shieldmw.core.made import made
 from shieldmw.core.plan import AddressInfo, Plan, Requester
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy
-from shieldmw.core.table import BoundedCache
 
 from . import clock
 from .auth.identity import GUEST, Identifier, Verified

@@ -11,6 +11,7 @@ from dataclasses import replace
 from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import EPOCH_S, Charge, Charges, Outcome, TakeRequest
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
@@ -19,7 +20,6 @@ from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
-from shieldmw.core.table import BoundedCache
 from shieldmw.core.waiting import EMPTY, QueueCounters
 
 from .port import AUDIT_LENGTH, AuditEntry, StoredMode

@@ -6,6 +6,7 @@ import logging
 from socket import AF_INET, inet_pton
 
 from shieldmw.core.address import Addressing, locate, locate_peer
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Address, AddressClients
 from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.made import made
@@ -13,7 +14,6 @@ from shieldmw.core.paths import is_plain
 from shieldmw.core.plan import AddressInfo
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy, RouteRules
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from shieldmw.core.bucket import Charges, Outcome
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.made import made
 from shieldmw.core.plan import Plan, Requester
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate import clock
 
 from .batch import TakeReply

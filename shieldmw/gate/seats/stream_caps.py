@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.seats import LEASE_S
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ChangeFeed
 
