@@ -1,6 +1,6 @@
 """Every setting: its variable, default, meaning and check."""
 
-from .table import rows, variable
 from .model import Settings
+from .table import rows, variable
 
 __all__ = ["Settings", "rows", "variable"]

@@ -9,6 +9,7 @@ from shieldmw import Settings, SettingsError
 from shieldmw.core.address import Networks
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Scope
 from shieldmw.settings import rows
 
 DEFAULTS: dict[str, object] = {
@@ -81,10 +82,13 @@ def test_the_defaults() -> None:
 def test_the_default_policy() -> None:
     """Guests have 300 a minute, verified subjects 1200, failed credentials 10, and /healthz is exempt."""
     policy = Settings().policy
-    named = {limit.name: (limit.amount, limit.period_s, limit.burst) for limit in (*policy.ip, *policy.token)}
+    named = {
+        limit.name: (limit.amount, limit.period_s, limit.burst)
+        for limit in policy.limits(Scope.IP) + policy.limits(Scope.TOKEN)
+    }
     assert named == {"ip": (300, 60, 300), "token": (1200, 60, 1200)}
-    assert [(limit.name, limit.amount) for limit in policy.failed_auth] == [("failed-auth", 10)]
-    assert policy.address == ()
+    assert [(limit.name, limit.amount) for limit in policy.limits(Scope.FAILED_AUTH)] == [("failed-auth", 10)]
+    assert policy.limits(Scope.ADDRESS) == ()
     assert policy.rules == ()
     assert policy.exempt == (PathPattern("/healthz"),)
     assert not policy.allow

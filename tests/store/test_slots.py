@@ -19,7 +19,7 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Policy, RouteRules, Rule
+from shieldmw.core.rules import Policy, RouteRules, Rule, Scope
 from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address
 from shieldmw.store import slots
@@ -150,7 +150,9 @@ def test_no_bucket_is_both_refunded_and_leased() -> None:
     every = PathPattern("/*")
     addresses = [packed(text) for text in ("192.0.2.1", "2001:db8::1", "2001:db8::2:1")]
     for token, address, own in product([(), (A,)], [(), (B,)], [(), (C,)]):
-        policy = Policy(ip=(A,), token=token, address=address, rules=(Rule("r", every, limits=own),))
+        policy = Policy(
+            {Scope.IP: (A,), Scope.TOKEN: token, Scope.ADDRESS: address}, rules=(Rule("r", every, limits=own),)
+        )
         refunded, leased = set[str](), set[str]()
         for source, identity, mode, own_limits in product(
             [*addresses, None], (None, Identity("alice")), Mode, ((), own)
