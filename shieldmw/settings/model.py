@@ -298,7 +298,7 @@ class Settings(BaseSettings):
 
     def _problems(self, unreadable: Container[str]) -> Iterator[str]:
         """Contradictions between settings."""
-        limits = list(self._limit_problems())
+        limits = list(dict.fromkeys(self._limit_problems()))  # preflights have the setting of guests
         yield from limits
         if self.rules and self.rules_file is not None:
             yield problem("rules_file", self.rules_file, "SHIELD_RULES is set too: keep one of the two")
@@ -315,9 +315,7 @@ class Settings(BaseSettings):
             try:
                 self._limits(scope, field)
             except ValueError as error:
-                if scope is not Scope.PREFLIGHT:  # its setting is that of guests
-                    burst = _burst_field(field)
-                    yield problem(burst, getattr(self, burst), str(error))
+                yield problem(_burst_field(field), getattr(self, _burst_field(field)), str(error))
 
     def _jwt_problems(self) -> Iterator[str]:
         sources = [name for name in ("jwt_secret", "jwt_public_key", "jwt_jwks_url") if getattr(self, name) is not None]

@@ -11,7 +11,7 @@ from shieldmw.core.limits import aggregate, of_preflights
 from shieldmw.core.rules import Limits, Policy, Rule, Scope
 
 # The setting of each scope's limits, and the one that replaces it in an emergency.
-LIMIT_FIELDS: Mapping[Scope, str] = {
+LIMIT_FIELDS = {
     Scope.IP: "ip_limit",
     Scope.TOKEN: "token_limit",
     Scope.ADDRESS: "address_limit",
@@ -19,10 +19,7 @@ LIMIT_FIELDS: Mapping[Scope, str] = {
     Scope.PREFLIGHT: "ip_limit",
     Scope.GUESTS: "guests_limit",
 }
-EMERGENCY_LIMIT_FIELDS: Mapping[Scope, str] = {
-    Scope.IP: "emergency_ip_limit",
-    Scope.GUESTS: "emergency_guests_limit",
-}
+EMERGENCY_LIMIT_FIELDS = {Scope.IP: "emergency_ip_limit", Scope.GUESTS: "emergency_guests_limit"}
 
 # Scopes whose limits are charged a rule's cost. Preflights have the same limits as guests.
 _CHARGED_THE_COST = [scope for scope in Scope if scope not in (Scope.FAILED_AUTH, Scope.PREFLIGHT)]
