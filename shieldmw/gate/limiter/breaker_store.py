@@ -32,7 +32,9 @@ class BreakerTarget(BatchTarget, Protocol):
 class BreakerStore:
     """The store behind a breaker. A call is reported to the breaker once, however many requests share it."""
 
-    def __init__(self, store: BreakerTarget, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: BreakerTarget, on_failure: OnStoreFailure, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self.on_failure = on_failure
         self._store = store
         self._now_s = now_s

@@ -82,11 +82,11 @@ class Fallback:
             self._debts.add(charges, shares, outcome)
         return TakeReply(shares, outcome, None)
 
-    def refund(self, spent: tuple[Charges, TakeReply]) -> None:
-        """Take back charges that were allowed here, with the reply to them: another limit has refused the request."""
-        charges, told = spent
-        self._local.refund_now(told.charges)
-        self._debts.forgive(charges, told.charges)
+    def refund(self, spent: tuple[Charges, Charges]) -> None:
+        """Take back charges, and those against this worker's shares: another limit has refused the request."""
+        charges, shares = spent
+        self._local.refund_now(shares)
+        self._debts.forgive(charges, shares)
 
     async def _settle_all(self) -> None:
         """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""

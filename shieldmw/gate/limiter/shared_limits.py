@@ -35,32 +35,17 @@ class PooledCharges:
         self._only = pools[0][0] if len(pools) == 1 else None
         self._cost = self.charges[0].cost
 
-    def spend(self, now_us: int) -> tuple[int, ...] | None:
-        """Spend what this worker holds."""
-        only = self._only
-        if only is None:
-            return self._spend_several(now_us)
-        tat_us = only.holding.spend(self._cost, now_us)
-        return (tat_us,) if tat_us else None
+    def has_enough(self, now_us: int) -> bool:
+        """Whether this worker holds enough in all pools."""
+        if self._only is not None:
+            return self._only.held.has(self._cost, now_us)
+        return all(pool.held.has(charge.cost, now_us) for pool, charge in self._pools)
 
-    def _spend_several(self, now_us: int) -> tuple[int, ...] | None:
-        """Spend from several pools: from all or none."""
-        tats_us: list[int] = []
-        for pool, charge in self._pools:
-            tat_us = pool.holding.spend(charge.cost, now_us)
-            if not tat_us:
-                self.last(now_us, tats_us).refund()
-                return None
-            tats_us.append(tat_us)
-        return tuple(tats_us)
-
-    def last(self, now_us: int, tats_us: Sequence[int]) -> SharedReply:
-        """What was just spent, from all pools or the first ones."""
-        spent = [
-            (pool.holding, pool.holding.last(charge.cost, tat_us))
-            for (pool, charge), tat_us in zip(self._pools, tats_us, strict=False)
-        ]
-        return SharedReply(self.charges, True, now_us, tuple(tats_us), spent)
+    def spend(self, now_us: int) -> tuple[int, ...]:
+        """Spend what ``has_enough`` found; returns the TATs of the buckets."""
+        if self._only is not None:
+            return (self._only.held.spend(self._cost, now_us),)
+        return tuple([pool.held.spend(charge.cost, now_us) for pool, charge in self._pools])
 
     def refused_now(self, now_us: int) -> SharedReply | None:
         """Refuse by what the store last said."""
@@ -74,8 +59,7 @@ class PooledCharges:
         charges: Charges = ()
         tats_us: tuple[int, ...] = ()
         spent: list[tuple[Refunds, Any]] = []
-        now_us = 0
-        reply = None
+        now_us, by_share = 0, False
         try:
             for pool, charge in self._pools:
                 reply = await pool.take(charge)
@@ -83,7 +67,8 @@ class PooledCharges:
                     return reply
                 charges, tats_us, now_us = charges + reply.charges, tats_us + reply.tats_us, reply.now_us
                 spent += reply.spent
-            return SharedReply(charges, True, now_us, tats_us, spent)
+                by_share = by_share or reply.by_share
+            return SharedReply(charges, True, now_us, tats_us, spent, by_share)
         finally:
             if len(spent) < len(self._pools):
                 SharedReply(charges, True, now_us, tats_us, spent).refund()

@@ -49,17 +49,15 @@ class SharingLimiter:
         if known is not None:
             return _refused_by_own(plan, known)
         shared = self._charges_of(plan)
-        tats_us = shared.spend(now_us)
-        if tats_us is None:
+        if not shared.has_enough(now_us):
             refusal = shared.refused_now(now_us)
             return None if refusal is None else _refused_by_shared(plan, refusal)
         if not plan.own:
-            return made(Outcome, (True, now_us, tats_us, 0, 0))
+            return made(Outcome, (True, now_us, shared.spend(now_us), 0, 0))
         outcome = self._own.take_now(requester, now_us)
-        if outcome is not None and outcome.allowed:
-            return made(Outcome, (True, outcome.now_us, outcome.tats_us + tats_us, 0, 0))
-        shared.last(now_us, tats_us).refund()
-        return None if outcome is None else _refused_by_own(plan, outcome)
+        if outcome is None or not outcome.allowed:
+            return None if outcome is None else _refused_by_own(plan, outcome)
+        return made(Outcome, (True, outcome.now_us, outcome.tats_us + shared.spend(now_us), 0, 0))
 
     def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
         """The refusal if it is known without a call; spends nothing."""
@@ -81,25 +79,25 @@ class SharingLimiter:
         taken = await self._charges_of(plan).take()
         if taken is None or taken.allowed:
             return None if taken is None else await self._take_behind(requester, taken)
-        if _is_by_share(plan, taken):
+        if taken.by_share:
             return TakeReply(taken.charges, Outcome(False, taken.now_us, taken.tats_us), None)
         return TakeReply(taken.charges, _refused_by_shared(plan, taken), self._now_us())
 
     async def _take_behind(self, requester: Requester, taken: SharedReply) -> TakeReply | None:
         """Take the client's own charges, now that the shared ones were."""
         plan, now_us = requester.plan, self._now_us()
-        by_share = _is_by_share(plan, taken)
         if not plan.own:
-            return TakeReply(taken.charges, Outcome(True, taken.now_us, taken.tats_us), None if by_share else now_us)
-        told = await self._take_own(requester, taken, now_us)
-        if told is None:  # the store is away and there is no fallback: nothing of this request is charged
+            sent_us = None if taken.by_share else now_us
+            return TakeReply(taken.charges, Outcome(True, taken.now_us, taken.tats_us), sent_us)
+        reply = await self._take_own(requester, taken, now_us)
+        if reply is None:  # the store is away and there is no fallback: nothing of this request is charged
             taken.refund()
             return None
-        charges, outcome, sent_us = told
+        charges, outcome, sent_us = reply
         if outcome.allowed:
-            return TakeReply((*charges, *taken.charges), taken.joined(outcome), None if by_share else sent_us)
+            return TakeReply((*charges, *taken.charges), taken.joined(outcome), None if taken.by_share else sent_us)
         taken.refund()
-        return told if sent_us is None else TakeReply(charges, _refused_by_own(plan, outcome), sent_us)
+        return reply if sent_us is None else TakeReply(charges, _refused_by_own(plan, outcome), sent_us)
 
     async def _take_own(self, requester: Requester, taken: SharedReply, now_us: int) -> TakeReply | None:
         outcome = self._own.take_now(requester, now_us)
@@ -131,11 +129,6 @@ class SharingLimiter:
             charges = self._shared.of(plan.shared)
             self._by_plan.put(plan, charges)
         return charges
-
-
-def _is_by_share(plan: Plan, taken: SharedReply) -> bool:
-    """Whether this worker's share of a limit has decided, since the store is away."""
-    return any(charge not in plan.shared for charge in taken.charges)
 
 
 def _refused_by_own(plan: Plan, outcome: Outcome) -> Outcome:
