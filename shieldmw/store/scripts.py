@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from struct import pack
 
@@ -15,8 +16,6 @@ from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "portion", "give_back", "settle", "refund", "mode", "seats", "queue", "change")
-
 # What can be run for each of its keys alone as well, where they cannot be had together.
 OF_BUCKETS = frozenset({"take", "give_back", "settle", "refund"})
 
@@ -24,6 +23,7 @@ Run = Callable[[str, Sequence[str], Sequence[str | int | bytes]], Awaitable[obje
 KeyOf = Callable[[Charge], str]
 
 
+@cache
 def source(name: str) -> str:
     """The text of ``lua/<name>.lua``."""
     return files("shieldmw.store").joinpath("lua", f"{name}.lua").read_text("ascii")

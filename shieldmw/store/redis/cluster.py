@@ -18,7 +18,7 @@ from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address, parse_servers
 from shieldmw.store.scripts import OF_BUCKETS
 
-from .calls import Asked, ClusterDown, Command, Moved, TryAgain
+from .calls import Ask, ClusterDown, Command, Moved, TryAgain
 from .connection import RedisConnection
 from .topology import TopologyRefresher
 
@@ -153,10 +153,10 @@ class Cluster:
         while True:
             try:
                 return await self._ask(address, call, asking)
-            except (Moved, Asked) as elsewhere:
+            except (Moved, Ask) as elsewhere:
                 failure = StoreUnavailable(str(elsewhere))
                 address = Address(elsewhere.host or address.host, elsewhere.port)
-                asking = isinstance(elsewhere, Asked)
+                asking = isinstance(elsewhere, Ask)
                 if not asking:
                     self._owners[slot] = address
                     self._topology.suspect()
@@ -234,9 +234,9 @@ class Cluster:
 
     async def _refresh(self) -> None:
         """Learn the owners from the first node that answers, and drop nodes that own nothing any more."""
-        failure = StoreError("nobody was asked")
-        async with aclosing(self._told()) as told:
-            async for asked, reply in told:
+        failure = StoreError("no node was asked")
+        async with aclosing(self._slot_replies()) as replies:
+            async for asked, reply in replies:
                 if not isinstance(reply, StoreError):
                     self._owners = owners_of(reply, asked)
                     break
@@ -250,7 +250,7 @@ class Cluster:
             self._told_s.pop(address, None)
             await self._nodes.pop(address).retire()
 
-    async def _told(self) -> AsyncGenerator[tuple[Address, Any], None]:
+    async def _slot_replies(self) -> AsyncGenerator[tuple[Address, Any], None]:
         """Nodes' replies to ``CLUSTER SLOTS``, or their errors: of the known masters, then of those in the URL."""
         for address in sorted(_shuffled(self._masters()), key=self._rests):
             yield address, await _slots_by(self._node(address))

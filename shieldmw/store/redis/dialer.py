@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from shieldmw.errors import SettingsError, StoreUnavailable
 from shieldmw.settings.problems import problem
 
-from .failures import TRANSLATED
+from .failures import translated
 from .protocol import ReplyProtocol
 
 
@@ -68,7 +68,7 @@ class Dialer:
         """
         connection = self._connection
         try:
-            with TRANSLATED:
+            with translated():
                 await connection.connect()
                 # Nothing arrives between the two protocols: from here on there is no await that waits.
                 if await connection.can_read() or connection._writer.transport.is_closing():
