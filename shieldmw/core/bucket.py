@@ -35,13 +35,13 @@ class Charge(NamedTuple):
 
     @property
     def bucket(self) -> str:
-        """What its bucket is called inside a process: neither a kind nor a limit has a blank in its name."""
+        """The name of its bucket inside a process; unambiguous, since no kind or limit has a blank in its name."""
         client, limit, _ = self
         return f"{limit.name} {client.kind}:{client.text}"
 
     @property
     def number(self) -> int:
-        """Stands for its bucket where text would take too much memory; seeded per process, so nobody can aim at it."""
+        """The hash of its bucket, which takes less memory than a name; seeded per process, so nobody can aim at it."""
         client, limit, _ = self
         return hash((limit.name, client.kind, client.text))
 
@@ -71,7 +71,7 @@ class Term(NamedTuple):
     cost: int = 1
 
 
-# Charges or terms: reading an outcome takes only limits and costs.
+# Charges or terms: an outcome is read by limits and costs alone.
 Costs = Sequence[Charge] | Sequence[Term]
 
 
@@ -92,10 +92,10 @@ class TakeRequest(NamedTuple):
 class Outcome(NamedTuple):
     """What became of charges that were taken together, all or nothing.
 
-    ``tats_us`` are the TATs in force afterwards, in the order of the charges: the new ones where
-    ``allowed``, else the old ones, since a refusal changes nothing. ``leased`` says how often more
-    the charges were taken ahead; the TATs hold that too. The TATs of the first ``refundable``
-    charges may hold what others are still to be refunded.
+    ``tats_us`` are the TATs in force afterwards, in the order of the charges: the new ones where ``allowed``, otherwise
+    the old ones, since a refusal changes nothing. ``leased`` is how many more times the charges were prefetched, which
+    the TATs include. The TATs of the first ``refundable`` charges may include charges of others that are still to be
+    refunded.
     """
 
     allowed: bool
@@ -155,7 +155,7 @@ def statuses(charges: Costs, outcome: Outcome) -> tuple[LimitStatus, ...]:
 
 
 def remaining(limit: Limit, full_after_us: int) -> int:
-    """The units left in a bucket that will be full after so long."""
+    """The units left in a bucket that will be full in ``full_after_us``."""
     spare_us = limit.tau_us - full_after_us if full_after_us > 0 else limit.tau_us
     return spare_us // limit.unit_us if spare_us > 0 else 0
 

@@ -139,7 +139,7 @@ class Pool:
         self._believe(LONG_AGO_US, LONG_AGO_US)
 
     def _believe(self, tat_us: int, ask_from_us: int) -> None:
-        """What is known of the bucket from now on."""
+        """Set what is known of the bucket."""
         self._tat_us, self._ask_from_us = tat_us, ask_from_us
 
     def end(self, granted_until_us: int) -> Unspent | None:
@@ -176,7 +176,7 @@ class Pool:
             self._fail(group)
 
     def _still_waiting(self, now_us: int) -> list[_Waiter]:
-        """The requests that wait for a call, after those that need none have their replies."""
+        """Reply to waiting requests that need no call; returns the others."""
         waiting, self._waiting = self._waiting, []
         left = []
         for waiter in waiting:

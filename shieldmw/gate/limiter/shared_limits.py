@@ -12,7 +12,6 @@ from typing import Any
 
 from shieldmw.core.bucket import Charge, Charges
 from shieldmw.core.lease import Unspent
-from shieldmw.core.limits import Limit
 from shieldmw.errors import StoreError
 from shieldmw.gate import clock
 from shieldmw.gate.refresher import Refresher
@@ -91,16 +90,16 @@ class SharedLimits:
         self._give_back = give_back
         self._workers = workers
         self._now_us = now_us
-        self._pools: dict[tuple[str, Limit], Pool] = {}
+        self._pools: dict[str, Pool] = {}
         self._sweeper = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
     def of(self, charges: Charges) -> PooledCharges:
-        """Charges against shared limits; there is one at least."""
+        """The pools of charges against shared limits, at least one."""
         return PooledCharges([(self._pool(charge), charge) for charge in charges])
 
     def _pool(self, charge: Charge) -> Pool:
-        """The pool of a limit; one whose limit is another in an emergency has two, on the same bucket."""
-        key = (charge.bucket, charge.limit)
+        """The pool of a bucket."""
+        key = charge.bucket
         if key not in self._pools:
             one = charge._replace(cost=1)
             self._pools[key] = Pool(one, self._store, self._fallback, self._workers, self._now_us)

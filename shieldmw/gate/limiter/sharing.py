@@ -110,7 +110,7 @@ class SharingLimiter:
             raise
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
-        """The outcome of charges that belong to no request; no limit that is shared is among them."""
+        """The outcome of charges that belong to no request; none is against a shared limit."""
         return self._own.ask(charges)
 
     def invalidate(self) -> None:

@@ -1,5 +1,5 @@
-"""Opens connections to the server of a URL. redis-py does it, with its TLS, passwords, databases and unix sockets; then
-the connection is taken from it, and our own protocol speaks.
+"""Opens connections to the server of a URL. redis-py connects, with its TLS, passwords, databases and unix sockets;
+then our own protocol takes over the connection.
 """
 
 from __future__ import annotations

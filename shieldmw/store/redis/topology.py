@@ -1,4 +1,4 @@
-"""Refreshes the knowledge of which servers to call, in the background while they are in use: one look at a time."""
+"""Keeps up to date which servers to call: one refresh at a time, in the background while they are in use."""
 
 from __future__ import annotations
 

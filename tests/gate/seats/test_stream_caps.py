@@ -374,7 +374,7 @@ def test_clients_are_told_in_batches_and_once_each() -> None:
     assert told[:4] == [MOST_AT_ONCE, MOST_AT_ONCE, 200, 0]
     for seat in seats:
         first.seats.release(seat)
-    assert first.admission.streams._to_tell == {}
+    assert first.admission.streams._to_announce == {}
 
 
 def test_without_caps_nothing_is_limited_and_nothing_told() -> None:
@@ -384,7 +384,7 @@ def test_without_caps_nothing_is_limited_and_nothing_told() -> None:
     for _ in range(100):
         worker.opens("alice")
         worker.opens("")
-    assert (fleet.total(), fleet.total(GUEST), worker.admission.streams._to_tell) == (100, 100, {})
+    assert (fleet.total(), fleet.total(GUEST), worker.admission.streams._to_announce) == (100, 100, {})
 
 
 def test_without_caps_nothing_runs_and_nothing_is_kept() -> None:
@@ -405,7 +405,7 @@ def test_without_caps_nothing_runs_and_nothing_is_kept() -> None:
 
     assert asyncio.run(story()) == 0
     assert worker.store.told == []
-    assert (streams._to_tell, streams._to_tell_again, len(streams._elsewhere)) == ({}, [], 0)
+    assert (streams._to_announce, streams._to_announce_again, len(streams._elsewhere)) == ({}, [], 0)
 
 
 NONSENSE = ["", "x", "x:1", "x:one ", "x:-1 ", "x:1 y", "x:1 zz?1", "x:1 1", "x:1 1?x.y", "x:1 1?1,,", ":1 ", "x:²  "]
