@@ -109,7 +109,7 @@ def test_the_help_names_the_formats_in_the_order_of_their_use() -> None:
 
 
 def test_env_works_with_wrong_settings() -> None:
-    """Whoever wants to know what can be set may have set something wrong."""
+    """The settings are listed even if one of them is wrong."""
     assert invoke("env", SHIELD_IP_LIMIT="nonsense").status == 0
 
 

@@ -43,7 +43,7 @@ def test_there_is_one_plan_for_each_kind() -> None:
 
 
 def test_members_of_a_class_share_a_plan() -> None:
-    """Who it is makes no other plan."""
+    """The subject itself makes no other plan."""
     route = Route(RouteRules(), POLICY, PREFIXES)
     assert route.plan(Mode.NORMAL, MEMBER, has_site=False) is route.plan(Mode.NORMAL, Identity("bob"), has_site=False)
 

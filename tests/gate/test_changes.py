@@ -159,7 +159,7 @@ class World:
             await self.one.api_keys.refresh()
 
     async def sign_in(self, token: str, for_s: float) -> None:
-        """The issuer proves a token from now on; whoever has tried it before may have to wait."""
+        """The issuer proves a token from now on; a client that has tried it before may have to wait."""
         self.issuer.until_s[token] = self.clock.s() + for_s
 
     async def new_keys(self, *gone: str) -> None:

@@ -133,7 +133,7 @@ def owner(cluster: RedisCluster, client: Client) -> RedisServer:
 
 
 def clients_of(cluster: RedisCluster, count: int) -> list[Client]:
-    """So many clients on each master."""
+    """``count`` clients on each master."""
     found: dict[int, list[Client]] = {master.port: [] for master in cluster.masters()}
     number = 0
     while any(len(clients) < count for clients in found.values()):

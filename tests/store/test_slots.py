@@ -209,7 +209,7 @@ def test_a_slot_on_the_move_is_asked_bucket_by_bucket() -> None:
 
 
 def test_asks_fail_one_by_one() -> None:
-    """Who asks of a node that is away is told so; the others have their outcome."""
+    """Requests to a node that is away fail; the others have their outcomes."""
     nodes = Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)
     requests = [TakeRequest((charge(name),)) for name in "xyzy"]
     with pytest.raises(PartialFailure, match="2 of 4 requests failed, the first with: hung") as part:
@@ -234,7 +234,7 @@ def test_leases_are_given_back_slot_by_slot() -> None:
 
 
 def settled(nodes: Nodes) -> list[str]:
-    """Who is left where three clients owe something."""
+    """The debts that are left when three clients owe something."""
     debts = [Debt(charge(name), 1, A.unit_us, A.unit_us, 1) for name in "xyz"]
     left = run(slots.settle(nodes.run, debts, 0, "me", key_of))
     return [one.charge.client.text for one in left]

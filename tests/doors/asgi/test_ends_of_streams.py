@@ -176,7 +176,7 @@ def test_the_seat_is_held_until_the_last_word_is_sent() -> None:
 
 @pytest.mark.parametrize("start", [SSE_START, KNOWN_START, ACCEPT], ids=["events", "known length", "websocket"])
 def test_a_start_on_its_way_is_sent_before_anything_else(start: Message) -> None:
-    """Who must leave while the start is being sent hears the start first, then what its kind of response says."""
+    """A listener that must leave while the start is being sent gets the start first, then the end of its kind."""
     scope = WEBSOCKET if start is ACCEPT else HTTP
 
     async def story(listener: Listener) -> None:
@@ -256,7 +256,7 @@ def waiting_seat() -> Seat:
 
 
 def test_an_app_begins_when_the_seat_is_empty() -> None:
-    """Who has been given the seat of somebody who is still leaving waits for it."""
+    """A listener that was given the seat of one that is still leaving waits for it."""
 
     async def story(listener: Listener) -> None:
         other = Listener(dict(HTTP), seat=waiting_seat())
@@ -274,7 +274,7 @@ def test_an_app_begins_when_the_seat_is_empty() -> None:
 
 
 def test_who_must_leave_while_waiting_is_refused_and_passes_the_seat_on_later() -> None:
-    """The refusal comes at once, but who is next must still wait for whoever was here first."""
+    """The refusal comes at once, but the next listener must still wait for the one that was here first."""
 
     async def story(listener: Listener) -> None:
         other = Listener(dict(HTTP), seat=waiting_seat())

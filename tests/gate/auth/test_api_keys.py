@@ -141,7 +141,7 @@ def test_keys_of_the_file_work_without_any_store() -> None:
 
 
 def test_what_is_kept_of_a_key_proves_nothing() -> None:
-    """Whoever reads the store's digests cannot use them as keys."""
+    """The store's digests cannot be used as keys."""
     clock = FakeClock()
     store = memory_store(clock)
     one = worker(store, clock)

@@ -125,7 +125,7 @@ def test_who_asks_while_a_call_is_under_way_goes_with_the_next() -> None:
 
 
 def test_who_asks_in_one_turn_of_the_loop_shares_a_call() -> None:
-    """The first call takes along whoever asked before it began."""
+    """The first call takes along all requests that came before it began."""
 
     async def story() -> None:
         batch, store = make()
@@ -226,7 +226,7 @@ def test_a_failing_call_fails_those_who_queue_behind_it(failure: StoreError) -> 
 
 
 def test_one_call_that_fails_leaves_the_outcomes_before_it() -> None:
-    """Who was answered by an earlier call of the same run keeps that answer."""
+    """Requests that were answered by an earlier call of the same run keep their answers."""
 
     async def story() -> None:
         batch, store = make()
@@ -277,7 +277,7 @@ def test_whoever_goes_away_takes_nothing_along(seed: int) -> None:
 
 
 def test_a_call_that_everybody_has_left_goes_on() -> None:
-    """Its charges may be taken; whoever comes next is not answered with its outcomes."""
+    """Its charges may be taken; the next request is not answered with its outcomes."""
 
     async def story() -> None:
         batch, store = make()
@@ -315,7 +315,7 @@ def test_closing_ends_the_call_under_way_and_tells_all_who_wait() -> None:
 
 
 def test_closing_before_the_call_has_begun_leaves_nobody_waiting() -> None:
-    """Whoever asked in the same turn of the loop is told too, and the batch can be used again."""
+    """Requests of the same turn of the loop have replies too, and the batch can be used again."""
 
     async def story() -> None:
         batch, _ = make()

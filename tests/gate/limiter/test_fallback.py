@@ -334,13 +334,13 @@ def test_an_answer_that_is_lost_costs_one_charge_more() -> None:
 
 
 async def crowd(one: WorkerParts, clients: int, each: int = 1) -> None:
-    """So many clients ask so often."""
+    """``each`` requests of each of ``clients`` clients."""
     for number in range(clients):
         await decide(one, each, peer=f"10.0.{number // 250}.{number % 250}")
 
 
 def test_a_thousand_clients_are_charged_call_by_call() -> None:
-    """So many with one call that none takes long; those whose calls failed are among them."""
+    """In calls that are short enough, and those whose calls failed are charged too."""
     one, store = make(ip_limit="10/day", leases=False)
     sizes = []
 
@@ -529,7 +529,7 @@ def test_a_call_that_failed_in_part_is_an_answer() -> None:
 
 
 def test_a_probe_of_a_batch_goes_on_without_who_asked() -> None:
-    """A call in common is never cancelled: whoever made the probe goes away, and its answer ends the outage."""
+    """A shared call is never cancelled: the request that made the probe goes away, and the answer ends the outage."""
     one, store = make("closed", failing=AWAY)
 
     async def story() -> None:

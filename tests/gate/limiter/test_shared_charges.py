@@ -213,7 +213,10 @@ def test_while_the_store_is_away(
     costs the others nothing."""
 
     async def story() -> None:
-        limits = {"guests_limit": f"{5 * workers}/hour", "ip_limit": f"{3 * workers}/hour" if has_ip_limit else "off"}
+        limits: dict[str, Any] = {
+            "guests_limit": f"{5 * workers}/hour",
+            "ip_limit": f"{3 * workers}/hour" if has_ip_limit else "off",
+        }
         stage = Stage(**limits, on_redis_failure=on_failure)
         stage.worker.seats._workers = workers
         stage.store.failing = StoreUnavailable("away")

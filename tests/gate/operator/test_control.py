@@ -62,7 +62,7 @@ def request(peer: str, path: str = "/") -> Facts:
 
 
 def test_a_change_of_mode_is_seen_at_once_by_a_worker_that_is_asked() -> None:
-    """Whoever asks for the status gets the mode as it is in the store, not as this worker remembers it."""
+    """The status shows the mode as it is in the store, not as this worker remembers it."""
 
     async def work() -> None:
         store = MemoryStore(b"secret")

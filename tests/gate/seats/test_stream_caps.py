@@ -256,7 +256,7 @@ def test_a_guest_comes_back_with_a_ticket_though_its_address_is_full() -> None:
 
 
 def test_of_an_address_the_newest_stream_goes_though_another_came_back_after_it() -> None:
-    """Whoever comes back with a ticket was there before, however late: the newest guest leaves in its place."""
+    """A guest with a ticket was there before, however late it comes back: the newest guest leaves in its place."""
     fleet = Fleet(2, StreamCaps(per_address=4))
     first, second = fleet.workers
     entries = [first.opens("") for _ in range(3)]
@@ -300,7 +300,7 @@ def test_what_was_missed_is_told_again() -> None:
 
 
 def test_a_worker_that_begins_to_listen_asks() -> None:
-    """Who was not listening while others told has the answer soon, and forgets what it knew before."""
+    """A worker that missed announcements has the answers soon, and forgets what it knew before."""
     fleet = Fleet(2)
     first, second = fleet.workers
     for _ in range(3):

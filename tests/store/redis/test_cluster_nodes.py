@@ -249,7 +249,7 @@ def test_nodes_may_have_names_or_none(cluster: RedisCluster, endpoint: str, host
 
 
 def test_a_password_opens_every_node() -> None:
-    """It is asked for by each of them; a wrong one is told, whoever is asked."""
+    """Each of them requires it; a wrong one is reported, whichever node is asked."""
     with redis_cluster("redis", password="p:/@ß,w") as cluster:
 
         async def work() -> None:
