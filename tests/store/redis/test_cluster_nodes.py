@@ -133,10 +133,10 @@ def test_a_node_that_is_away_is_told_once(
 
         async with opened(cluster.url) as store:
             assert await answers()
-            monkeypatch.setattr("shieldmw.store.redis.cluster.TELL_EVERY_S", 3600.0)
+            monkeypatch.setattr("shieldmw.store.redis.cluster.LOG_EVERY_S", 3600.0)
             assert await comes_and_goes() == told
             assert await comes_and_goes() == []
-            monkeypatch.setattr("shieldmw.store.redis.cluster.TELL_EVERY_S", 0.0)
+            monkeypatch.setattr("shieldmw.store.redis.cluster.LOG_EVERY_S", 0.0)
             assert await comes_and_goes() == told
 
     run(work())
