@@ -154,7 +154,7 @@ class HeldUnits:
     def end(self, charge: Charge, now_us: int) -> Unspent | None:
         """Give up all units; returns what may be given back, which is only of the last piece.
 
-        Behind the others somebody has charged the bucket.
+        Other workers have charged the bucket behind the rest.
         """
         unspent = None
         for piece in self._pieces:

@@ -244,7 +244,7 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
 
 
 def _terms(party: Party, limits: Sequence[Limit], cost: int) -> tuple[Term, ...]:
-    # A cost above the burst would never pass: that of another rule which a reading matches, or in an emergency.
+    # Capped, since more than the burst would never fit: the cost may be another rule's, the limit an emergency's.
     return tuple([Term(party, limit, min(cost, limit.burst)) for limit in limits])
 
 

@@ -26,9 +26,9 @@ MOST_CHARGES = 1500
 class TakeReply(NamedTuple):
     """An outcome, its charges, and when the store was asked, by this worker's clock.
 
-    That was before the store decided: so a TAT, moved by the difference between that and the store's time, is
-    never later on this worker's clock than it truly is. None where the store was not asked: then the charges are
-    against this worker's share of their limits.
+    The store decided after that. So a TAT that is moved by ``sent_us - outcome.now_us`` is never later on this worker's
+    clock than it truly is. If the store was not asked, ``sent_us`` is None, and the charges are against this worker's
+    share of their limits.
     """
 
     charges: Charges
@@ -88,7 +88,7 @@ class Batch:
         if self._calling is not None:
             self._calling.cancel()
             await asyncio.gather(self._calling, return_exceptions=True)
-            # A task that was cancelled before it began has done neither.
+            # If the task was cancelled before it began, it has done neither.
             self._calling = None
             self._fail(())
         await self._store.aclose()

@@ -117,4 +117,4 @@ class Fallback:
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
-            self._settling = None  # one that was cancelled before it began has not said so
+            self._settling = None  # if it was cancelled before it began, it has not done so

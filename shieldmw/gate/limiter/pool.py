@@ -156,7 +156,7 @@ class Pool:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
-            self._asking = None  # one that was cancelled before it began has not said so
+            self._asking = None  # if it was cancelled before it began, it has not done so
             self._fail(self._waiting)
 
     # --- asking the store
