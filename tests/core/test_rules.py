@@ -351,6 +351,15 @@ def test_no_path_raises_or_goes_free(path: str, below: str) -> None:
     assert EVERYTHING.route_rules(facts(path, below=below)).exempt in (True, False)
 
 
+def test_an_emergency_replaces_only_the_limits_that_it_names() -> None:
+    """Also by none at all; the others stay, and a scope without limits has none."""
+    policy = Policy({Scope.IP: (IP,), Scope.TOKEN: (TOKEN,)}, emergency={Scope.IP: (), Scope.GUESTS: (LIVE,)})
+    assert [policy.limits(Scope.IP, mode) for mode in Mode] == [(IP,), ()]
+    assert [policy.limits(Scope.TOKEN, mode) for mode in Mode] == [(TOKEN,), (TOKEN,)]
+    assert [policy.limits(Scope.GUESTS, mode) for mode in Mode] == [(), (LIVE,)]
+    assert [policy.limits(Scope.ADDRESS, mode) for mode in Mode] == [(), ()]
+
+
 def test_all_limits_of_a_policy() -> None:
     """Every limit is told of once, the default ones first."""
     assert list(all_limits(EVERYTHING)) == [IP, TOKEN, ADDRESS, FAILED, SEARCH, SEARCH_2, LIVE]

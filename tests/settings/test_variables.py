@@ -11,6 +11,7 @@ from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import Scope
 from shieldmw.settings import rows
+from shieldmw.settings.policy import EMERGENCY_LIMIT_FIELDS, LIMIT_FIELDS
 
 DEFAULTS: dict[str, object] = {
     "redis_url": "memory://",
@@ -93,6 +94,13 @@ def test_the_default_policy() -> None:
     assert policy.exempt == (PathPattern("/healthz"),)
     assert not policy.allow
     assert not policy.deny
+
+
+def test_every_scope_has_a_setting() -> None:
+    """A default limit that nobody can set would never be charged."""
+    assert set(LIMIT_FIELDS) == set(Scope)
+    assert {*LIMIT_FIELDS.values(), *EMERGENCY_LIMIT_FIELDS.values()} <= set(Settings.model_fields)
+    assert set(Settings().policy.default) == set(Scope)
 
 
 def test_the_table_of_variables_is_made_of_the_settings() -> None:
