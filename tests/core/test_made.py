@@ -115,7 +115,7 @@ def test_a_decision() -> None:
 
 
 def test_clients_and_charges() -> None:
-    """Of an IPv4 address; a cost is no more than the burst."""
+    """The client of an IPv4 address; a cost is at most the burst."""
     prefixes = Prefixes(24, 64)
     clients = prefixes.clients(ADDRESS)
     the_same(clients.one, Client(kind="ip", text="203.0.113.0/24", slot="ip:203.0.113.0/24"))

@@ -53,7 +53,7 @@ def make(*, observers: list[Heard] | None = None, **values: Any) -> tuple[Worker
 
 
 async def ask(one: WorkerParts, times: int = 1, **of: Any) -> Decision:
-    """So many requests one after the other; the decision on the last."""
+    """Several requests one after the other; returns the decision on the last."""
     for _ in range(times):
         decision = await one.gate.decide(facts(**of))
     return decision

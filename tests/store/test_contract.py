@@ -134,7 +134,7 @@ def test_a_full_bucket_holds_its_burst_and_not_one_more(open_store: Open, burst:
 
 
 def test_what_is_owed_is_charged_whether_it_fits_or_not(open_store: Open) -> None:
-    """Of several clients at once; a bucket is not emptier than empty, and nobody else's is touched."""
+    """Debts of several clients are charged at once; no bucket is overdrawn too far, and no other is touched."""
 
     async def work() -> None:
         alice, bob, carol = map(someone, ("alice", "bob", "carol"))

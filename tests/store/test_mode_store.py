@@ -142,7 +142,7 @@ def test_if_match(valkey: RedisServer, admin: redis.Redis, expected_version: int
 
 
 def test_of_operators_who_expect_the_same_version_exactly_one_wins(valkey: RedisServer, admin: redis.Redis) -> None:
-    """Of ten operators at once with the same If-Match one changes the mode, and the audit has his word alone."""
+    """One of ten concurrent operators with the same If-Match changes the mode, and only that is in the audit log."""
     assert admin.dbsize() == 0
 
     async def story() -> None:

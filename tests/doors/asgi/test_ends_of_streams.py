@@ -345,7 +345,7 @@ def test_a_byte_order_mark_hides_no_event() -> None:
     ],
 )
 def test_an_endless_response_is_the_last_of_its_connection(version: str, start: Message, closes: bool) -> None:
-    """So that what is still there after a goodbye is not another request's."""
+    """A connection that is still there after a goodbye then carries no other request."""
     headers = started(start, END, scope={**HTTP, "http_version": version}).sent[0]["headers"]
     assert ((b"connection", b"close") in headers) is closes
 
@@ -398,7 +398,7 @@ def listening(request: pytest.FixtureRequest) -> socket.socket:
 
 
 def test_one_connection_is_dropped_and_no_other(listening: socket.socket) -> None:
-    """Of many that were asked for at once each is shut down; their neighbours and the listening socket live on."""
+    """All that were asked for at once are shut down; their neighbours and the listening socket live on."""
 
     async def drop(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
         connections, port = Connections(), listening.getsockname()[1]

@@ -111,7 +111,7 @@ def test_revoking_stops_at_the_next_refresh_and_spares_the_others() -> None:
 
 
 def test_whether_a_key_is_in_force_is_told_without_reading_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those issued and those of the file; a revoked one is not."""
+    """Issued keys and those of the file are in force; a revoked one is not."""
     filed = sha256(b"filed").hexdigest()
     store = memory_store(FakeClock())
     keys = ApiKeys(store, {filed: ALICE}, on_change=lambda: None)

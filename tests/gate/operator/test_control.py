@@ -410,7 +410,7 @@ CLIENTS = [
 
 @pytest.mark.parametrize(("text", "clients"), CLIENTS)
 def test_a_text_names_the_client_that_is_charged(text: str, clients: tuple[object, ...]) -> None:
-    """The same client that requests are charged to, so that the same buckets are meant."""
+    """It is the client that requests are charged to, so the same buckets are refilled."""
     assert clients_of(text, PREFIXES) == clients
 
 

@@ -73,7 +73,7 @@ class Worker:
         self.admission = Admission(self.store, self.seats, "interview", now_s=self.clock)
 
     def ask(self, who: str, name: ListenerClass = MEMBER, signed_ticket: str | None = None) -> Entry | TurnedAway:
-        """Somebody asks for a seat, perhaps with a paper."""
+        """A client asks for a seat, perhaps with a signed ticket."""
         facts = Facts(str(ADDRESS), "/live", "/live", frozenset({"GET"}), signed_ticket=signed_ticket)
         address, identity = (packed(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, live=True)
@@ -171,7 +171,7 @@ def test_a_ticket_is_renewed_while_its_stream_is_here(store: QueueStore, clock: 
 
 
 def test_a_ticket_is_renewed_on_whatever_path_its_stream_is(store: QueueStore, clock: Clock) -> None:
-    """Of several streams with one ticket any one will do, and none of them leaves for it."""
+    """Any one of several streams with one ticket will do, and none of them leaves for it."""
     worker = Worker(store, clock, 4)
     asyncio.run(worker.refresh())
     mine = worker.enters("in-0")
@@ -287,7 +287,7 @@ def test_members_get_numbers_in_order(store: QueueStore, clock: Clock) -> None:
 
 
 def test_a_number_is_its_owners_alone(store: QueueStore, clock: Clock) -> None:
-    """Somebody else's number, a forged one and one that was not shown for too long are none."""
+    """Another member's number, a forged one and one that was not shown for too long do not count."""
     worker, _ = full(store, clock)
     first, signed_ticket = worker.number("alice")
     assert worker.number("mallory", signed_ticket)[0] == first + 1

@@ -155,7 +155,7 @@ def test_without_a_limit_of_seats_guests_may_still_be_turned_away(guest_seats: i
 
 
 def test_a_ticket_has_one_live_connection() -> None:
-    """Of a ticket replayed a thousand times one stream is here: each time the old one is told to leave, once."""
+    """A ticket replayed a thousand times has one stream here: each time the older one is told to leave, once."""
     hall = Hall().limit(10, 10)
     seats = [hall.seat(M, 5, "alice") for _ in range(1000)]
     for seat in seats:

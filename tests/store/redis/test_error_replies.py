@@ -36,7 +36,7 @@ STAYS = [
 
 @pytest.mark.parametrize(("reply", "kind"), [*LEAVES, *STAYS])
 def test_an_error_reply_has_an_exception_by_its_code(reply: str, kind: type[StoreError]) -> None:
-    """Of exactly that kind, and in the server's own words."""
+    """The exception is of exactly that class, with the server's own words."""
     error = failure_of(reply)
     assert type(error) is kind
     assert str(error) == reply
