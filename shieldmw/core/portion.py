@@ -86,28 +86,29 @@ class HeldUnits:
         elif portion.units:
             self._pieces.append(Piece(start_us, ceiling_us, shift_us))
 
-    def has(self, cost: int, now_us: int) -> bool:
-        """Whether there are enough units, by the spender's clock."""
-        pieces = self._pieces
-        if not pieces:
-            return False
-        piece, tat_us = pieces[0], pieces[0].tat_us
-        if (tat_us if tat_us > now_us else now_us) + cost * self._unit_us <= piece.ceiling_us:
-            return True  # as nearly always
-        return self.units(now_us) >= cost
-
     def spend(self, cost: int, now_us: int) -> int:
-        """Spend units; returns the TAT after them, or 0 if there are too few."""
-        if self._pieces:
-            piece = self._pieces[0]
+        """Spend units of one piece, by the spender's clock; returns the TAT after them.
+
+        Returns 0 if there are too few, or only in several pieces, which ``take`` can spend as well.
+        """
+        pieces, step_us = self._pieces, cost * self._unit_us
+        while pieces:
+            piece = pieces[0]
             tat_us = piece.tat_us
-            new_us = (tat_us if tat_us > now_us else now_us) + cost * self._unit_us
+            new_us = (tat_us if tat_us > now_us else now_us) + step_us
             if new_us <= piece.ceiling_us:
                 piece.tat_us = new_us
                 self.spent += cost
                 return new_us
-        spent = self.take(cost, now_us)
-        return spent[-1][2] if spent else 0
+            if cost > 1 and self._units_of(piece, now_us):
+                return 0
+            pieces.popleft()
+        return 0
+
+    def undo(self, cost: int) -> None:
+        """Take back what ``spend`` has spent, before anything else has happened."""
+        self._pieces[0].tat_us -= cost * self._unit_us
+        self.spent -= cost
 
     def take(self, cost: int, now_us: int) -> Spent:
         """Spend units, of several pieces if need be; returns what a refund needs, empty if there are too few."""

@@ -68,9 +68,14 @@ class World:
     def spend(self, worker: int, cost: int, times: int) -> None:
         """Some requests."""
         for _ in range(times):
-            has_enough = self.held[worker].has(cost, self.now_us - AHEAD_US)
-            spent = self.held[worker].take(cost, self.now_us - AHEAD_US)
-            assert bool(spent) is has_enough
+            held, now_us = self.held[worker], self.now_us - AHEAD_US
+            before = held.units(now_us), held.spent
+            tat_us = held.spend(cost, now_us)
+            if tat_us:
+                held.undo(cost)
+            assert (held.units(now_us), held.spent) == before
+            spent = held.take(cost, now_us)
+            assert not tat_us or spent[-1][2] == tat_us
             if spent:
                 self.spent.append((worker, len(self.admitted), spent))
                 self.admitted += [self.now_us] * cost

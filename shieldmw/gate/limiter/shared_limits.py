@@ -34,17 +34,24 @@ class PooledCharges:
         self._only = pools[0][0] if len(pools) == 1 else None
         self._cost = self.charges[0].cost
 
-    def has_enough(self, now_us: int) -> bool:
-        """Whether this worker holds enough in all pools."""
+    def spend(self, now_us: int) -> tuple[int, ...] | None:
+        """Spend what this worker holds, from all pools or none; returns the TATs of the buckets."""
         if self._only is not None:
-            return self._only.held.has(self._cost, now_us)
-        return all(pool.held.has(charge.cost, now_us) for pool, charge in self._pools)
+            tat_us = self._only.held.spend(self._cost, now_us)
+            return (tat_us,) if tat_us else None
+        tats_us: list[int] = []
+        for pool, charge in self._pools:
+            tat_us = pool.held.spend(charge.cost, now_us)
+            if not tat_us:
+                self.undo(len(tats_us))
+                return None
+            tats_us.append(tat_us)
+        return tuple(tats_us)
 
-    def spend(self, now_us: int) -> tuple[int, ...]:
-        """Spend what ``has_enough`` found; returns the TATs of the buckets."""
-        if self._only is not None:
-            return (self._only.held.spend(self._cost, now_us),)
-        return tuple([pool.held.spend(charge.cost, now_us) for pool, charge in self._pools])
+    def undo(self, pools: int | None = None) -> None:
+        """Take back what ``spend`` has spent from the first pools, or all, before anything else has happened."""
+        for pool, charge in self._pools[:pools]:
+            pool.held.undo(charge.cost)
 
     def refused_now(self, now_us: int) -> SharedReply | None:
         """Refuse by what the store last said."""

@@ -49,15 +49,17 @@ class SharingLimiter:
         if known is not None:
             return _refused_by_own(plan, known)
         shared = self._charges_of(plan)
-        if not shared.has_enough(now_us):
+        tats_us = shared.spend(now_us)
+        if tats_us is None:
             refusal = shared.refused_now(now_us)
             return None if refusal is None else _refused_by_shared(plan, refusal)
         if not plan.own:
-            return made(Outcome, (True, now_us, shared.spend(now_us), 0, 0))
+            return made(Outcome, (True, now_us, tats_us, 0, 0))
         outcome = self._own.take_now(requester, now_us)
-        if outcome is None or not outcome.allowed:
-            return None if outcome is None else _refused_by_own(plan, outcome)
-        return made(Outcome, (True, outcome.now_us, outcome.tats_us + shared.spend(now_us), 0, 0))
+        if outcome is not None and outcome.allowed:
+            return made(Outcome, (True, outcome.now_us, outcome.tats_us + tats_us, 0, 0))
+        shared.undo()
+        return None if outcome is None else _refused_by_own(plan, outcome)
 
     def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
         """The refusal if it is known without a call; spends nothing."""

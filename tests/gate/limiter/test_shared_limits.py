@@ -77,8 +77,8 @@ class Fleet:
         """One request."""
         charged = self.workers[worker].of(self.charges)
         assert charged is not None
-        if charged.has_enough(self.clock.us()):
-            tats_us = charged.spend(self.clock.us())
+        tats_us = charged.spend(self.clock.us())
+        if tats_us is not None:
             reply: SharedReply | None = SharedReply(charged.charges, True, self.clock.us(), tats_us)
         else:
             reply = charged.refused_now(self.clock.us()) or await charged.take()
