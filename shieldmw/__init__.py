@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 
 __all__ = ["Identity", "ListenerClass", "Settings", "SettingsError", "ShieldError", "ShieldMiddleware"]
 
-# Imported with the first look at them: a command that needs no middleware starts in a third of the time, which an
-# operator feels where workers have taken all of the machine.
+# Imported on first access: a command that needs no middleware starts in a third of the time, which an operator feels
+# while workers take up the whole machine.
 _HOMES = {
     "Identity": ".core.client",
     "ListenerClass": ".core.client",

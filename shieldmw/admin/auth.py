@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from shieldmw.core.address import Addressing, client_address
-from shieldmw.core.bucket import Charge, Charges, levels
+from shieldmw.core.bucket import Charge, Charges, statuses
 from shieldmw.core.client import Address, AddressClients, Client, address_text
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.lockout import Lockout
@@ -127,7 +127,7 @@ class AdminAuth:
         outcome = self._limit.take_now(charges)
         if outcome.allowed:
             return None
-        wait_s = max(level.retry_after_us for level in levels(charges, outcome)) / US_PER_S
+        wait_s = max(status.retry_after_us for status in statuses(charges, outcome)) / US_PER_S
         return wait_problem(wait_s, "Too many requests", f"At most {charges[0].limit.amount} a minute {whose}.")
 
     def _role(self, token: bytes) -> Role | None:

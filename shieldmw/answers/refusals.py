@@ -131,7 +131,7 @@ class RefusalAnswers:
 
     def _wait_us(self, decision: Decision) -> int:
         """The wait in microseconds; 0 if no wait would help."""
-        if decision.reason in (Reason.QUOTA, Reason.NEVER):
+        if decision.reason is Reason.QUOTA:
             return decision.retry_after_us
         if decision.place is not None:
             return int(decision.place.poll_s * US_PER_S)

@@ -12,11 +12,13 @@ import click
 from shieldmw.core.address import CLOUDFRONT_HEADER
 from shieldmw.core.api_keys import MOST_MEANT
 from shieldmw.core.limits import Limit
+from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import all_limits
+from shieldmw.core.rules import Scope, all_limits
 from shieldmw.core.text import counted, harmless
 from shieldmw.errors import NotPermitted, SettingsError, StoreError
 from shieldmw.settings import Settings
+from shieldmw.settings.policy import EMERGENCY_LIMIT_FIELDS, LIMIT_FIELDS
 from shieldmw.settings.problems import masked_url, variable
 from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 from shieldmw.store.fleet import RedisStore
@@ -193,11 +195,10 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
     elif settings.overload != "on":
         yield f"SHIELD_OVERLOAD={settings.overload}: clients who each keep to their limits can drown the app together"
     yield from _emergency_warnings(settings)
-    if not (policy.ip or policy.address or policy.guests or any(rule.limits for rule in policy.rules)):
+    of_one = policy.limits(Scope.IP) + policy.limits(Scope.ADDRESS)
+    if not (of_one or policy.limits(Scope.GUESTS) or any(rule.limits for rule in policy.rules)):
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
-    elif (limits := (*policy.ip, *policy.address)) and all(
-        limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in limits
-    ):
+    elif of_one and all(limit.rate_per_s > _MORE_THAN_ONE_CLIENT_SENDS for limit in of_one):
         yield "the limits of guests are above 10,000 a second for one address: they will hardly ever refuse anything"
     if any(rule.cost == 0 and not rule.methods and _is_everywhere(rule.path) for rule in policy.rules):
         yield "SHIELD_RULES has a rule of cost 0 for every path: nothing is ever refused"
@@ -217,12 +218,9 @@ def _stream_warnings(settings: Settings) -> Iterator[str]:
 
 def _emergency_warnings(settings: Settings) -> Iterator[str]:
     """Warnings if an emergency would admit more than normal mode."""
-    policy = settings.policy
-    of_all = ("ip_limit", policy.ip, policy.emergency_ip), ("guests_limit", policy.guests, policy.emergency_guests)
-    for name, normal, emergency in of_all:
-        if normal and (looser := _looser_in_emergency(settings, name, normal, emergency)):
-            emergency_name = f"emergency_{name}"
-            yield f"{variable(emergency_name)}={getattr(settings, emergency_name)} {looser}"
+    for scope, name in EMERGENCY_LIMIT_FIELDS.items():
+        if looser := _looser_in_emergency(settings, scope):
+            yield f"{variable(name)}={getattr(settings, name)} {looser}"
     seats = settings.seats_in_emergency
     if settings.capacity and (not seats or seats > settings.capacity):
         yield (
@@ -231,10 +229,12 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
         )
 
 
-def _looser_in_emergency(
-    settings: Settings, name: str, normal: Sequence[Limit], emergency: Sequence[Limit]
-) -> str | None:
+def _looser_in_emergency(settings: Settings, scope: Scope) -> str | None:
     """In what respect the limit of an emergency is looser than the normal one, and what would be right."""
+    normal, emergency = (settings.policy.limits(scope, mode) for mode in (Mode.NORMAL, Mode.EMERGENCY))
+    if not normal:
+        return None
+    name = LIMIT_FIELDS[scope]
     usual = f"{variable(name)}={getattr(settings, name)}"
     if not emergency:
         return f"takes the limit off guests, who otherwise have {usual}: set a lower one"
@@ -242,8 +242,8 @@ def _looser_in_emergency(
         return f"is a higher rate than {usual}: set a lower one"
     at_once, usually = (min(limit.burst for limit in limits) for limits in (emergency, normal))
     if at_once > usually:
-        whose = "a guest" if name == "ip_limit" else "all guests together"
-        tighter = f"{usually}/second,{getattr(settings, f'emergency_{name}')}"
+        whose = "a guest" if scope is Scope.IP else "all guests together"
+        tighter = f"{usually}/second,{getattr(settings, EMERGENCY_LIMIT_FIELDS[scope])}"
         return f"lets {whose} send {at_once} requests at once, more than the usual {usually}: {tighter} would not"
     return None
 

@@ -80,8 +80,8 @@ class DirectClient:
 
     async def _status(self) -> dict[str, Any]:
         status = await self._control.status()
-        told = StatusAnswer.of(status).model_dump(mode="json")
-        return told if status.seats.fleet_wide else {**told, "seats": None}
+        answer = StatusAnswer.of(status).model_dump(mode="json")
+        return answer if status.seats.fleet_wide else {**answer, "seats": None}
 
     def _ask(self, work: Callable[[], Awaitable[T]], *, maybe: str = "", surely: str = "") -> T:
         """Run ``work`` within what is left of the budget.

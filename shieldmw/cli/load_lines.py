@@ -48,12 +48,12 @@ def _fleet_lines(overload: OverloadAnswer, silent: int) -> Iterator[Line]:
     in_flight = f"{counted(sum(each.in_flight for each in workers), 'request')} in flight on {where}"
     if overloaded:
         many = f"{where} is" if is_alone else f"{len(overloaded)} of {where}"
-        told = f"{many} overloaded: {turns}, {waiting:,} waiting, {_shed(overloaded, shadow)}"
+        text = f"{many} overloaded: {turns}, {waiting:,} waiting, {_shed(overloaded, shadow)}"
     elif waiting:
-        told = f"busy: {turns}, {waiting:,} waiting, {in_flight}"
+        text = f"busy: {turns}, {waiting:,} waiting, {in_flight}"
     else:
-        told = f"calm: {turns}, {in_flight}"
-    yield "load", told + (f"; {counted(silent, 'worker')} silent" if silent else "")
+        text = f"calm: {turns}, {in_flight}"
+    yield "load", text + (f"; {counted(silent, 'worker')} silent" if silent else "")
     if overloaded and len(workers) > 1:
         for number, each in enumerate(overloaded[:MOST_SHOWN]):
             yield "" if number else "worst", _worker(each)
@@ -70,8 +70,8 @@ def _worker(each: WorkerLoadItem) -> str:
 def _shed(workers: Sequence[WorkerLoadItem], shadow: bool) -> str:
     """Requests shed a second: of guests, and of members and hosts together."""
     guests, others = _rates(workers)
-    told = "would be told to come later (shadow: nobody is)" if shadow else "told to come later"
-    return f"{_rate(guests)} guests a second {told}; members: {_rate(others)}"
+    verdict = "would be told to come later (shadow: nobody is)" if shadow else "told to come later"
+    return f"{_rate(guests)} guests a second {verdict}; members: {_rate(others)}"
 
 
 def _rates(workers: Sequence[WorkerLoadItem]) -> tuple[float, float]:

@@ -94,9 +94,9 @@ def mode(
         command = _command(what, {**given, "reason": reason, "if_version": if_version})
         way = f"With SHIELD_REDIS_URL set as for the workers, try: {command} --direct"
         raise click.ClickException(f"{error.message.rstrip('.')}. {harmless(way)}") from None
-    told = " --direct" if direct else f" --url {shlex.quote(url)}" if is_told else ""
+    target = " --direct" if direct else f" --url {shlex.quote(url)}" if is_told else ""
     for label, text in lines:
-        click.echo(f"{label:<8}{harmless(text)}{told if label in _COMMANDS else ''}")
+        click.echo(f"{label:<8}{harmless(text)}{target if label in _COMMANDS else ''}")
 
 
 class _Client(Protocol):

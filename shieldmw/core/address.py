@@ -146,7 +146,7 @@ class Addressing:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each IPv4 address is a client, and an address alone is a valid value of the header."""
+        """Whether each IPv4 address is a client of its own, and the header may hold a bare address."""
         return self.prefixes.ipv4 == 32 and self.header not in ("forwarded", CLOUDFRONT_HEADER)
 
 

@@ -22,11 +22,12 @@ from .limits import Limit, share
 # 2025-01-01T00:00:00Z: counting from here keeps a TAT exact in a double until the year 2310.
 EPOCH_S = 1_735_689_600
 
-NEVER_US = -1
-
 
 class Charge(NamedTuple):
-    """One request's cost, in units, against the bucket of one limit for one client."""
+    """One request's cost, in units, against the bucket of one limit for one client.
+
+    It is at most the limit's burst (the policy caps it), since more would never fit.
+    """
 
     client: Client
     limit: Limit
@@ -34,13 +35,13 @@ class Charge(NamedTuple):
 
     @property
     def bucket(self) -> str:
-        """What its bucket is called inside a process: neither a kind nor a limit has a blank in its name."""
+        """The name of its bucket inside a process; unambiguous, since no kind or limit has a blank in its name."""
         client, limit, _ = self
         return f"{limit.name} {client.kind}:{client.text}"
 
     @property
     def number(self) -> int:
-        """Stands for its bucket where text would take too much memory; seeded per process, so nobody can aim at it."""
+        """The hash of its bucket, which takes less memory than a name; seeded per process, so nobody can aim at it."""
         client, limit, _ = self
         return hash((limit.name, client.kind, client.text))
 
@@ -70,12 +71,12 @@ class Term(NamedTuple):
     cost: int = 1
 
 
-# Charges or terms: reading an outcome takes only limits and costs.
+# Charges or terms: an outcome is read by limits and costs alone.
 Costs = Sequence[Charge] | Sequence[Term]
 
 
-def shared(charges: Charges, workers: int) -> Charges:
-    """The charges against the share that each of so many workers has of their limits."""
+def worker_shares(charges: Charges, workers: int) -> Charges:
+    """The charges against one worker's share of their limits, among ``workers`` of them."""
     if workers == 1:
         return charges
     return tuple([charge._replace(limit=share(charge.limit, workers, charge.cost)) for charge in charges])
@@ -91,10 +92,10 @@ class TakeRequest(NamedTuple):
 class Outcome(NamedTuple):
     """What became of charges that were taken together, all or nothing.
 
-    ``tats_us`` are the TATs in force afterwards, in the order of the charges: the new ones where
-    ``allowed``, else the old ones, since a refusal changes nothing. ``leased`` says how often more
-    the charges were taken ahead; the TATs hold that too. The TATs of the first ``refundable``
-    charges may hold what others are still to be refunded.
+    ``tats_us`` are the TATs in force afterwards, in the order of the charges: the new ones where ``allowed``, otherwise
+    the old ones, since a refusal changes nothing. ``leased`` is how many more times the charges were prefetched, which
+    the TATs include. The TATs of the first ``refundable`` charges may include charges of others that are still to be
+    refunded.
     """
 
     allowed: bool
@@ -105,20 +106,12 @@ class Outcome(NamedTuple):
 
 
 class LimitStatus(NamedTuple):
-    """How one bucket stands after a decision, in units and microseconds.
-
-    ``retry_after_us`` is 0 where the charge fits, ``NEVER_US`` where it never will.
-    """
+    """How one bucket stands after a decision, in units and microseconds; ``retry_after_us`` is 0 if the charge fits."""
 
     limit: Limit
     remaining: int
     full_after_us: int
     retry_after_us: int
-
-    @property
-    def refuses(self) -> bool:
-        """Whether this bucket is a reason for the refusal."""
-        return self.retry_after_us != 0
 
 
 def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> Outcome:
@@ -150,40 +143,37 @@ def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
     return (tau_us - 2 * used_us) // (8 * step_us)
 
 
-def levels(charges: Costs, outcome: Outcome) -> tuple[LimitStatus, ...]:
+def statuses(charges: Costs, outcome: Outcome) -> tuple[LimitStatus, ...]:
     """How each bucket of the charges stands after their outcome."""
     allowed, now_us, tats_us, *_ = outcome
     return tuple(
         [
-            _level(limit, cost, tat_us - now_us, allowed)
+            _status(limit, cost, tat_us - now_us, allowed)
             for (_, limit, cost), tat_us in zip(charges, tats_us, strict=True)
         ]
     )
 
 
 def remaining(limit: Limit, full_after_us: int) -> int:
-    """The units left in a bucket that will be full after so long."""
+    """The units left in a bucket that will be full in ``full_after_us``."""
     spare_us = limit.tau_us - full_after_us if full_after_us > 0 else limit.tau_us
     return spare_us // limit.unit_us if spare_us > 0 else 0
 
 
-def _level(limit: Limit, cost: int, full_after_us: int, allowed: bool) -> LimitStatus:
+def _status(limit: Limit, cost: int, full_after_us: int, allowed: bool) -> LimitStatus:
     full_after_us = max(full_after_us, 0)
     retry_after_us = 0 if allowed else _retry_after_us(limit, cost, limit.tau_us - full_after_us)
     return LimitStatus(limit, remaining(limit, full_after_us), full_after_us, retry_after_us)
 
 
 def wait_us(charges: Costs, outcome: Outcome) -> int:
-    """The time until all refused charges fit; ``NEVER_US`` where that will never be."""
+    """The time until all refused charges fit."""
     now_us = outcome.now_us
-    waits = [
+    return max(
         _retry_after_us(limit, cost, limit.tau_us - max(tat_us - now_us, 0))
         for (_, limit, cost), tat_us in zip(charges, outcome.tats_us, strict=True)
-    ]
-    return NEVER_US if NEVER_US in waits else max(waits)
+    )
 
 
 def _retry_after_us(limit: Limit, cost: int, spare_us: int) -> int:
-    if cost > limit.burst:
-        return NEVER_US
     return max(0, cost * limit.unit_us - spare_us) if cost else 0

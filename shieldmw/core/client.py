@@ -86,7 +86,7 @@ def token_client(identity: Identity) -> Client:
 
 
 def shared_client(whose: str, limit_name: str) -> Client:
-    """Stands for all clients, or all of a kind, that share a limit; the slot of each such limit is its own."""
+    """The client that stands for all who share a limit; each such limit has a slot of its own."""
     return Client("shared", whose, f"shared:{whose}:{limit_name}")
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from .bucket import Charge, Charges, Outcome
+from .cache import BoundedCache
 from .limits import LONGEST_TAU_US, Limit
-from .table import BoundedCache
 
 
 class Debt(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from .bucket import NEVER_US, Costs, LimitStatus, Outcome, levels, remaining, wait_us
+from .bucket import Costs, LimitStatus, Outcome, remaining, statuses, wait_us
 from .client import Address, Identity, ListenerClass
 from .made import made
 from .mode import Mode
@@ -31,7 +31,6 @@ class Reason(StrEnum):
     ALLOW_LIST = "allow_list"
     DENY_LIST = "deny_list"
     QUOTA = "quota"
-    NEVER = "never"
     EMERGENCY = "emergency"
     NO_SEAT = "no_seat"
     TOO_MANY_STREAMS = "too_many_streams"
@@ -91,16 +90,16 @@ class Decision(NamedTuple):
         return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
 
     @property
-    def levels(self) -> tuple[LimitStatus, ...]:
+    def statuses(self) -> tuple[LimitStatus, ...]:
         """The status of each limit that was charged."""
-        return () if self.outcome is None else levels(self.charges, self.outcome)
+        return () if self.outcome is None else statuses(self.charges, self.outcome)
 
     @property
     def violated(self) -> tuple[str, ...]:
         """The names of the limits that refused."""
         if self.reason in (Reason.TOO_MANY_STREAMS, Reason.REPLACED):
             return ("streams",)
-        return tuple([level.limit.name for level in self.levels if level.retry_after_us])
+        return tuple([status.limit.name for status in self.statuses if status.retry_after_us])
 
 
 def nearest(charges: Costs, outcome: Outcome) -> int:
@@ -129,5 +128,4 @@ def combine(
             (ALLOWED, WITHIN_LIMITS, address, identity, charges, outcome, 0, mode, live, None, None, None),
         )
     left_us = wait_us(charges, outcome)
-    reason, left_us = (Reason.NEVER, 0) if left_us == NEVER_US else (Reason.QUOTA, left_us)
-    return Decision(REFUSED, reason, address, identity, charges, outcome, left_us, mode, live, kept=[])
+    return Decision(REFUSED, Reason.QUOTA, address, identity, charges, outcome, left_us, mode, live, kept=[])

@@ -127,8 +127,8 @@ def share(limit: Limit, workers: int, cost: int = 1) -> Limit:
     the whole burst would not fit into the share. **Promise:** in any span D, all workers together admit at most the
     larger of burst and workers * cost, plus rate * D.
     """
-    # A cost that never fits needs no room; a share that would take more than 250 years to fill is made larger.
-    cost = cost if 0 < cost <= limit.burst else 1
+    cost = max(cost, 1)
+    # A share that would take more than 250 years to fill is made larger.
     workers = min(workers, LONGEST_TAU_US // (cost * limit.unit_us))
     unit_us = limit.unit_us * workers
     tau_us = max(limit.tau_us, cost * unit_us)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .cache import BoundedCache
 from .client import AddressClients, Client
-from .table import BoundedCache
 
 FREE_FAILURES = 3
 FIRST_S = 2.0

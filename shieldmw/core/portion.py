@@ -59,21 +59,20 @@ class Piece:
         self.shift_us = shift_us
 
 
-# Most pieces of a holding. What is refunded beyond them is lost: walking over all of them takes time.
+# Most pieces that are held. What is refunded beyond them is lost: walking over all of them takes time.
 MOST_PIECES = 32
 
-# Spent units: of each piece that they are from, the piece, and the TATs between which they are.
+# Spent units: each piece that some of them are from, with the TATs before and after them. The last is the bucket's TAT.
 Spent = tuple[tuple[Piece, int, int], ...]
 
 
-class Holding:
+class HeldUnits:
     """The units of one bucket that this worker holds. ``spent`` counts those it has spent; others may set it to 0."""
 
-    __slots__ = ("_pieces", "_spread", "_unit_us", "spent")
+    __slots__ = ("_pieces", "_unit_us", "spent")
 
     def __init__(self, limit: Limit) -> None:
         self.spent = 0
-        self._spread: Spent = ()
         self._unit_us = limit.unit_us
         self._pieces: deque[Piece] = deque()
 
@@ -88,7 +87,10 @@ class Holding:
             self._pieces.append(Piece(start_us, ceiling_us, shift_us))
 
     def spend(self, cost: int, now_us: int) -> int:
-        """Spend units, by the spender's clock; returns the TAT after them, or 0 if there are too few."""
+        """Spend units of one piece, by the spender's clock; returns the TAT after them.
+
+        Returns 0 if there are too few, or only in several pieces, which ``take`` can spend as well.
+        """
         pieces, step_us = self._pieces, cost * self._unit_us
         while pieces:
             piece = pieces[0]
@@ -99,33 +101,32 @@ class Holding:
                 self.spent += cost
                 return new_us
             if cost > 1 and self._units_of(piece, now_us):
-                return self._spend_several(cost, now_us)
+                return 0
             pieces.popleft()
         return 0
 
-    def _spend_several(self, cost: int, now_us: int) -> int:
-        """Spend units of more than one piece."""
-        if self.units(now_us) < cost:
-            return 0
-        spread: Spent = ()
-        tat_us = 0
-        while cost:
-            units = min(cost, self._units_of(self._pieces[0], now_us))
-            if not units:
-                self._pieces.popleft()
-            else:
-                tat_us = self.spend(units, now_us)
-                spread += self.last(units, tat_us)
-            cost -= units
-        self._spread = spread
-        return tat_us
+    def undo(self, cost: int) -> None:
+        """Take back what ``spend`` has spent, before anything else has happened."""
+        self._pieces[0].tat_us -= cost * self._unit_us
+        self.spent -= cost
 
-    def last(self, cost: int, tat_us: int) -> Spent:
-        """What was just spent, before anything else happens, by its cost and the TAT after it; for a refund."""
-        spread, self._spread = self._spread, ()
-        if spread and spread[-1][2] == tat_us:
-            return spread
-        return ((self._pieces[0], tat_us - cost * self._unit_us, tat_us),)
+    def take(self, cost: int, now_us: int) -> Spent:
+        """Spend units, of several pieces if need be; returns what a refund needs, empty if there are too few."""
+        if self.units(now_us) < cost:
+            return ()
+        self.spent += cost
+        spent: Spent = ()
+        while cost:
+            piece = self._pieces[0]
+            units = min(cost, self._units_of(piece, now_us))
+            if units:
+                start_us = max(piece.tat_us, now_us)
+                piece.tat_us = start_us + units * self._unit_us
+                spent += ((piece, start_us, piece.tat_us),)
+                cost -= units
+            else:
+                self._pieces.popleft()
+        return spent
 
     def refund(self, spent: Spent) -> None:
         """Take back what was spent: the request was not admitted after all."""
@@ -152,9 +153,9 @@ class Holding:
         return sum(self._units_of(piece, now_us) for piece in self._pieces)
 
     def end(self, charge: Charge, now_us: int) -> Unspent | None:
-        """Empty the holding; returns what may be given back, which is only of the last piece.
+        """Give up all units; returns what may be given back, which is only of the last piece.
 
-        Behind the others somebody has charged the bucket.
+        Other workers have charged the bucket behind the rest.
         """
         unspent = None
         for piece in self._pieces:

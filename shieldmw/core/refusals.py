@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .bucket import Outcome, Term
+from .cache import BoundedCache
 from .client import Address, Identity
 from .decision import REFUSED, Decision, combine
 from .made import made
 from .mode import Mode
-from .table import BoundedCache
 
 # Refusals kept for one plan, and for one with several limits: there are many such plans, and a refusal is kilobytes.
 DECISIONS_KEPT = 512

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -15,8 +15,19 @@ from .limits import Limit, aggregate, of_preflights
 from .mode import Mode
 from .paths import PathPattern, has_one_reading, readings
 
-# Names of the default limits, which rules cannot use.
-RESERVED_NAMES = ("ip", "token", "address", "failed-auth", "preflight", "guests")
+
+class Scope(StrEnum):
+    """Whose requests a default limit counts. Also its name, which no rule can have."""
+
+    IP = "ip"  # guests, by address
+    TOKEN = "token"  # a verified subject  # noqa: S105
+    ADDRESS = "address"  # everyone on an address
+    FAILED_AUTH = "failed-auth"  # credentials that fail, by address
+    PREFLIGHT = "preflight"  # CORS preflights, by address: they carry no credential
+    GUESTS = "guests"  # all guests together
+
+
+Limits = tuple[Limit, ...]
 
 
 class Access(StrEnum):
@@ -53,7 +64,7 @@ class Rule:
     name: str
     path: PathPattern
     methods: frozenset[str] = frozenset()
-    limits: tuple[Limit, ...] = ()
+    limits: Limits = ()
     cost: int = 1
     live: bool = False
     emergency: Access = Access.OPEN
@@ -77,7 +88,7 @@ class RouteRules(NamedTuple):
     exempt: bool = False
     live: bool = False
     access: Access = Access.OPEN
-    limits: tuple[Limit, ...] = ()
+    limits: Limits = ()
     cost: int = 1
     preflight: bool = False
     shared: tuple[tuple[Per, Limit, int], ...] = ()
@@ -85,33 +96,27 @@ class RouteRules(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All limits and where they apply.
+    """All limits and where they apply. ``emergency`` holds those that replace the ``default`` ones in an emergency."""
 
-    Guests are charged against ``ip``, verified subjects against ``token``, everyone against ``address``; credentials
-    that fail are charged against ``failed_auth``. In an emergency, guests are charged in the same bucket, but against
-    ``emergency_ip``. Preflights are charged against ``preflight``, in an emergency as well, since those of members
-    carry no credential. All guests together are charged against ``guests``. In an emergency it is ``emergency_guests``,
-    in another bucket, so that what was spent before keeps nobody out.
-    """
-
-    ip: tuple[Limit, ...] = ()
-    token: tuple[Limit, ...] = ()
-    address: tuple[Limit, ...] = ()
-    failed_auth: tuple[Limit, ...] = ()
+    default: Mapping[Scope, Limits] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
-    emergency_ip: tuple[Limit, ...] = ()
-    preflight: tuple[Limit, ...] = ()
+    emergency: Mapping[Scope, Limits] = field(default_factory=dict)
     exempt: tuple[PathPattern, ...] = ()
     live: tuple[PathPattern, ...] = ()
     allow: Networks = field(default_factory=Networks)
     deny: Networks = field(default_factory=Networks)
-    guests: tuple[Limit, ...] = ()
-    emergency_guests: tuple[Limit, ...] = ()
+
+    def limits(self, scope: Scope, mode: Mode = Mode.NORMAL) -> Limits:
+        """The limits of a scope in a mode."""
+        if mode is Mode.EMERGENCY and scope in self.emergency:
+            return self.emergency[scope]
+        return self.default.get(scope, ())
 
     @property
     def has_shared_limits(self) -> bool:
         """Whether there are limits that many clients share."""
-        return bool(self.guests or self.emergency_guests) or any(rule.per is not Per.CLIENT for rule in self.rules)
+        of_rules = any(rule.per is not Per.CLIENT for rule in self.rules)
+        return of_rules or any(self.limits(Scope.GUESTS, mode) for mode in Mode)
 
     @property
     def has_live_paths(self) -> bool:
@@ -176,17 +181,18 @@ class Policy:
 
         ``has_site``: its address belongs to a site, which shares aggregates of all limits.
         """
-        own, cost = route_rules.limits, route_rules.cost
+        own, cost, of_address = route_rules.limits, route_rules.cost, self.limits(Scope.ADDRESS, mode)
         if is_guest:
-            ip = self.preflight if route_rules.preflight else self.ip if mode is Mode.NORMAL else self.emergency_ip
-            return _address_terms(own + ip + self.address, cost, has_site=has_site)
-        subject = _terms(Party.SUBJECT, own + self.token, cost)
-        return subject + _address_terms(self.address, cost, has_site=has_site)
+            scope = Scope.PREFLIGHT if route_rules.preflight else Scope.IP
+            return _address_terms(own + self.limits(scope, mode) + of_address, cost, has_site=has_site)
+        subject = _terms(Party.SUBJECT, own + self.limits(Scope.TOKEN, mode), cost)
+        return subject + _address_terms(of_address, cost, has_site=has_site)
 
     def shared_charges(self, route_rules: RouteRules, identity: Identity | None, mode: Mode = Mode.NORMAL) -> Charges:
         """The charges of a request against limits that many clients share, the narrowest first.
 
         None for preflights: they carry no credential, so those of members would be refused when guests are too many.
+        In an emergency the bucket of all guests is another one, so that what was spent before keeps nobody out.
         """
         if route_rules.preflight:
             return ()
@@ -195,8 +201,8 @@ class Policy:
             (per.value, limit, cost) for per, limit, cost in route_rules.shared if is_guest or per is Per.EVERYONE
         ]
         if is_guest:
-            whose, guests = ("guests", self.guests) if mode is Mode.NORMAL else ("emergency", self.emergency_guests)
-            shared += [(whose, limit, route_rules.cost) for limit in guests]
+            whose = "guests" if mode is Mode.NORMAL else "emergency"
+            shared += [(whose, limit, route_rules.cost) for limit in self.limits(Scope.GUESTS, mode)]
         charges = [
             Charge(shared_client(whose, limit.name), limit, min(cost, limit.burst)) for whose, limit, cost in shared
         ]
@@ -204,7 +210,7 @@ class Policy:
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """The charges of a failed credential against its address; a cost of 0 only looks."""
-        terms = _address_terms(self.failed_auth, cost, has_site=clients.site is not None)
+        terms = _address_terms(self.limits(Scope.FAILED_AUTH), cost, has_site=clients.site is not None)
         found = [(clients.one if party is Party.ADDRESS else clients.site, limit, cost) for party, limit, cost in terms]
         return tuple([Charge(client, limit, cost) for client, limit, cost in found if client is not None])
 
@@ -238,7 +244,7 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
 
 
 def _terms(party: Party, limits: Sequence[Limit], cost: int) -> tuple[Term, ...]:
-    # A cost above the burst would never pass: that of another rule which a reading matches, or in an emergency.
+    # Capped, since more than the burst would never fit: the cost may be another rule's, the limit an emergency's.
     return tuple([Term(party, limit, min(cost, limit.burst)) for limit in limits])
 
 
@@ -249,7 +255,9 @@ def _address_terms(limits: Sequence[Limit], cost: int, *, has_site: bool) -> tup
 
 def all_limits(policy: Policy) -> Iterator[Limit]:
     """Every configured limit, the default ones first; not those of preflights, which are derived from these."""
-    yield from (*policy.ip, *policy.emergency_ip, *policy.token, *policy.address, *policy.failed_auth)
-    yield from (*policy.guests, *policy.emergency_guests)
+    for limits in (policy.default, policy.emergency):
+        for scope in limits:
+            if scope is not Scope.PREFLIGHT:
+                yield from limits[scope]
     for rule in policy.rules:
         yield from rule.limits

@@ -10,7 +10,7 @@ EVERY_S = 10.0
 
 
 class LogThrottle:
-    """Counts events by reason (one or more words); the first is due at once, the rest are told with the next line.
+    """Counts events by reason (one or more words); the first is due at once, the rest are counted in the next line.
 
     Reasons come from a fixed set, never from outside text: each is kept.
     """
@@ -18,22 +18,22 @@ class LogThrottle:
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._next_s = float("-inf")
-        self._told: Counter[tuple[str, ...]] = Counter()
-        self._untold: Counter[tuple[str, ...]] = Counter()
+        self._logged: Counter[tuple[str, ...]] = Counter()
+        self._unlogged: Counter[tuple[str, ...]] = Counter()
 
     @property
     def totals(self) -> Counter[tuple[str, ...]]:
         """Events of each reason since the start."""
-        return self._told + self._untold
+        return self._logged + self._unlogged
 
     def due(self, *reason: str) -> str | None:
         """Count one event. Where a line is due: the counts since the last, such as ``expired: 3, signature: 1``."""
-        self._untold[reason] += 1
+        self._unlogged[reason] += 1
         now_s = self._now_s()
         if now_s < self._next_s:
             return None
         self._next_s = now_s + EVERY_S
-        counts = ", ".join(f"{' '.join(words)}: {count}" for words, count in sorted(self._untold.items()))
-        self._told.update(self._untold)
-        self._untold.clear()
+        counts = ", ".join(f"{' '.join(words)}: {count}" for words, count in sorted(self._unlogged.items()))
+        self._logged.update(self._unlogged)
+        self._unlogged.clear()
         return counts

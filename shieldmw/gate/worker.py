@@ -21,13 +21,13 @@ from .seats.takeover import TAKEN
 
 
 class Background(Protocol):
-    """Something that is kept going while the worker runs."""
+    """A background task of a worker."""
 
     async def start(self) -> None:
-        """Begin; returns soon, whatever fails."""
+        """Start; returns soon, whatever fails."""
 
     async def stop(self) -> None:
-        """End."""
+        """Stop."""
 
 
 class Worker:
@@ -63,12 +63,12 @@ class Worker:
         mode_watch.on_reset = self.invalidate
 
     async def start(self) -> None:
-        """Begin to keep fresh what requests need. Never fails because something is away."""
+        """Start the background tasks. Never fails because the store or another server is away."""
         for background in self._background:
             await background.start()
 
     async def stop(self) -> None:
-        """End everything in the background and give back connections."""
+        """Stop the background tasks, and close the connections."""
         for background in reversed(self._background):
             await background.stop()
         await self._limiter.aclose()

@@ -15,9 +15,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from shieldmw.core.address import Networks
 from shieldmw.core.client import Identity
 from shieldmw.core.decision import OnStoreFailure
-from shieldmw.core.limits import Limit, parse_limits
+from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Policy, Rule
+from shieldmw.core.rules import Limits, Policy, Rule, Scope
 from shieldmw.errors import SettingsError
 
 from .fields import (
@@ -37,7 +37,7 @@ from .fields import (
     Secret,
     StoreUrl,
 )
-from .policy import read_api_keys, read_public_key, rule_problems
+from .policy import EMERGENCY_LIMIT_FIELDS, LIMIT_FIELDS, read_api_keys, read_public_key, rule_problems
 from .problems import COMMAND_VARIABLES, ENV_PREFIX, problem, problems_of, variable
 from .rules import parse_rules, read_rules
 
@@ -264,14 +264,8 @@ class Settings(BaseSettings):
     def policy(self) -> Policy:
         """All limits and where they apply."""
         return Policy(
-            ip=self._limits("ip"),
-            token=self._limits("token"),
-            address=self._limits("address"),
-            failed_auth=parse_limits(self.failed_auth_limit, name="failed-auth"),
-            emergency_ip=parse_limits(self.emergency_ip_limit, name="ip"),
-            guests=parse_limits(self.guests_limit, name="guests"),
-            emergency_guests=parse_limits(self.emergency_guests_limit, name="guests"),
-            preflight=parse_limits(self.ip_limit, name="preflight", burst=self.ip_burst),
+            default={scope: self._limits(scope, name) for scope, name in LIMIT_FIELDS.items()},
+            emergency={scope: self._limits(scope, name) for scope, name in EMERGENCY_LIMIT_FIELDS.items()},
             live=self.live_paths,
             rules=self.rules if self.rules_file is None else read_rules(self.rules_file),
             exempt=self.exempt_paths,
@@ -299,12 +293,12 @@ class Settings(BaseSettings):
         """The PEM of ``jwt_public_key``, read from its file if that is a path."""
         return None if self.jwt_public_key is None else read_public_key(self.jwt_public_key)
 
-    def _limits(self, name: str) -> tuple[Limit, ...]:
-        return parse_limits(getattr(self, f"{name}_limit"), name=name, burst=getattr(self, f"{name}_burst"))
+    def _limits(self, scope: Scope, field: str) -> Limits:
+        return parse_limits(getattr(self, field), name=scope, burst=getattr(self, _burst_field(field), None))
 
     def _problems(self, unreadable: Container[str]) -> Iterator[str]:
         """Contradictions between settings."""
-        limits = [text for name in ("ip", "token", "address") for text in self._limit_problems(name)]
+        limits = list(dict.fromkeys(self._limit_problems()))  # preflights have the setting of guests
         yield from limits
         if self.rules and self.rules_file is not None:
             yield problem("rules_file", self.rules_file, "SHIELD_RULES is set too: keep one of the two")
@@ -316,11 +310,12 @@ class Settings(BaseSettings):
             right = "the same as SHIELD_ADMIN_TOKEN, which may change things: give those who only look another one"
             yield problem("view_token", self.view_token, right)
 
-    def _limit_problems(self, name: str) -> Iterator[str]:
-        try:
-            self._limits(name)
-        except ValueError as error:
-            yield problem(f"{name}_burst", getattr(self, f"{name}_burst"), str(error))
+    def _limit_problems(self) -> Iterator[str]:
+        for scope, field in LIMIT_FIELDS.items():
+            try:
+                self._limits(scope, field)
+            except ValueError as error:
+                yield problem(_burst_field(field), getattr(self, _burst_field(field)), str(error))
 
     def _jwt_problems(self) -> Iterator[str]:
         sources = [name for name in ("jwt_secret", "jwt_public_key", "jwt_jwks_url") if getattr(self, name) is not None]
@@ -343,6 +338,11 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "api_keys_file": lambda value: read_api_keys(Path(value)),
     "jwt_public_key": read_public_key,
 }
+
+
+def _burst_field(limit_field: str) -> str:
+    """The setting of a limit's burst, which only some have."""
+    return f"{limit_field.removesuffix('_limit')}_burst"
 
 
 def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shieldmw.core.client import Identity, ListenerClass
-from shieldmw.core.limits import Limit, aggregate, of_preflights
-from shieldmw.core.rules import RESERVED_NAMES, Policy, Rule
+from shieldmw.core.limits import aggregate, of_preflights
+from shieldmw.core.rules import Limits, Policy, Rule, Scope
+
+# The setting of each scope's limits, and the one that replaces it in an emergency.
+LIMIT_FIELDS = {
+    Scope.IP: "ip_limit",
+    Scope.TOKEN: "token_limit",
+    Scope.ADDRESS: "address_limit",
+    Scope.FAILED_AUTH: "failed_auth_limit",
+    Scope.PREFLIGHT: "ip_limit",
+    Scope.GUESTS: "guests_limit",
+}
+EMERGENCY_LIMIT_FIELDS = {Scope.IP: "emergency_ip_limit", Scope.GUESTS: "emergency_guests_limit"}
+
+# Scopes whose limits are charged a rule's cost. Preflights have the same limits as guests.
+_CHARGED_THE_COST = [scope for scope in Scope if scope not in (Scope.FAILED_AUTH, Scope.PREFLIGHT)]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -16,23 +30,22 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def rule_problems(policy: Policy) -> Iterator[str]:
     """What is wrong with the rules given the default limits, a line for each problem."""
     for rule in policy.rules:
-        if rule.name in RESERVED_NAMES:
+        if rule.name in list(Scope):
             yield f"rule '{rule.name}': this name belongs to a default limit, use another"
-        default = (*policy.ip, *policy.token, *policy.address, *policy.guests, *policy.emergency_guests)
-        for limit in (*rule.limits, *default):
+        charged = [limit for scope in _CHARGED_THE_COST for limit in policy.limits(scope)]
+        for limit in (*rule.limits, *charged):
             if rule.cost > limit.burst:
                 yield (
                     f"rule '{rule.name}': a cost of {rule.cost} is above the burst of limit '{limit.name}' "
-                    f"({limit.burst}), so no request would ever pass: lower the cost or raise the burst"
+                    f"({limit.burst}), so it can never be charged in full: lower the cost or raise the burst"
                 )
     yield from _name_clashes(policy)
 
 
 def _name_clashes(policy: Policy) -> Iterator[str]:
     owners: dict[str, str] = {}
-    default = (*policy.ip, *policy.address, *policy.token, *policy.failed_auth, *policy.preflight, *policy.guests)
-    default += (*policy.emergency_ip, *policy.emergency_guests)
-    groups: list[tuple[str, tuple[Limit, ...]]] = [("the default limits", default)]
+    default = [limit for limits in (policy.default, policy.emergency) for scope in limits for limit in limits[scope]]
+    groups: list[tuple[str, Limits]] = [("the default limits", tuple(default))]
     groups += [(f"rule '{rule.name}'", (*rule.limits, *map(of_preflights, rule.limits))) for rule in policy.rules]
     for owner, limits in groups:
         names = [name for limit in limits for name in (limit.name, aggregate(limit).name)]

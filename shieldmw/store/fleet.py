@@ -26,7 +26,6 @@ from .keys import KEEP_MS, Keys, Names
 from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
 from .port import AUDIT_LENGTH, AuditEntry, StoredMode
 from .redis.calls import Calls
-from .redis.connection import pairs
 
 # How late a process that only looks may believe the store's clock to be: its answers are slow on a busy machine.
 LATE_S = 2.0
@@ -93,8 +92,8 @@ class RedisStore:
         """Delete a client's buckets, and notify every worker."""
         keys = self._keys or await self._learn_keys()
         await self._redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
-        told = f"client {keys.client_digest(client)}"
-        await self._change(self._names.mode, put=("epoch", randbits(52)), told=told)
+        change = f"client {keys.client_digest(client)}"
+        await self._change(self._names.mode, put=("epoch", randbits(52)), announce=change)
 
     # --- the fleet's secret
 
@@ -170,7 +169,7 @@ class RedisStore:
         """Refuse a network, and log it in the audit log."""
         audit = AuditEntry(0, entry.actor, f"deny {entry.network}", "", f"until {entry.until_s:.0f}", entry.reason)
         put = (str(entry.network), records.deny_text(entry))
-        await self._change(self._deny, put=put, audit=audit, told="deny")
+        await self._change(self._deny, put=put, audit=audit, announce="deny")
 
     async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
         """Restore the list if the store has lost it, and log that in the audit log; a list that exists stays."""
@@ -179,12 +178,12 @@ class RedisStore:
         put: list[str] = []
         for entry in entries:
             put += (str(entry.network), records.deny_text(entry))
-        return await self._change(self._deny, put=put, audit=audit, told="deny", when="lost") >= 0
+        return await self._change(self._deny, put=put, audit=audit, announce="deny", when="lost") >= 0
 
     async def undeny(self, network: str, actor: str) -> bool:
         """Stop refusing a network; returns whether it was refused."""
         audit = AuditEntry(0, actor, f"deny {network}", "denied", "not denied", "")
-        return await self._change(self._deny, drop=[network], audit=audit, told="deny") > 0
+        return await self._change(self._deny, drop=[network], audit=audit, announce="deny") > 0
 
     async def _change(
         self,
@@ -193,7 +192,7 @@ class RedisStore:
         drop: Sequence[str] = (),
         put: Sequence[str | int] = (),
         audit: AuditEntry | None = None,
-        told: str = "",
+        announce: str = "",
         when: str = "always",
         keep_ms: int = KEEP_MS,
     ) -> int:
@@ -204,7 +203,7 @@ class RedisStore:
         if audit is not None:
             keys.append(names.audit)
         text = "" if audit is None else records.audit_text(audit)
-        arguments = (keep_ms, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, told, when)
+        arguments = (keep_ms, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, announce, when)
         reply = await self._redis.run("change", keys, (*arguments, len(drop), *drop, *put))
         return scripts.whole_numbers("change", [reply], 1)[0]
 
@@ -281,7 +280,7 @@ class RedisStore:
 
     async def note(self, entry: AuditEntry) -> None:
         """Add a change to the audit log, with the current time."""
-        await self._change(self._names.mode, audit=entry, told="audit")
+        await self._change(self._names.mode, audit=entry, announce="audit")
 
     async def tell(self, change: str) -> None:
         """Announce a change to every worker, without storing it."""
@@ -321,7 +320,7 @@ class RedisStore:
         """The reports that are fresh. Others, whose workers have died, and malformed ones are dropped."""
         _, page = await self._redis.command("HSCAN", self._names.load, 0, "COUNT", MOST_LOADS)
         loads, dropped = [], []
-        for name, value in pairs(page).items():
+        for name, value in records.pairs(page).items():
             load = records.parse_load(name, value)
             if load is not None and load.is_fresh(now_s):
                 loads.append(load)

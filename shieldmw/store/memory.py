@@ -11,6 +11,7 @@ from dataclasses import replace
 from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import EPOCH_S, Charge, Charges, Outcome, TakeRequest
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
@@ -19,7 +20,6 @@ from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
-from shieldmw.core.table import BoundedCache
 from shieldmw.core.waiting import EMPTY, QueueCounters
 
 from .port import AUDIT_LENGTH, AuditEntry, StoredMode
@@ -34,7 +34,7 @@ def steady_now_us() -> Callable[[], int]:
 
 
 class MemoryBuckets:
-    """Buckets in this process, at most ``most_buckets``: those unused for longest are forgotten.
+    """Buckets in this process, at most ``most_buckets``: those unused for longest are dropped.
 
     ``now_us`` is its clock, in microseconds since 2025-01-01.
     """
@@ -47,7 +47,7 @@ class MemoryBuckets:
         return len(self._tats)
 
     def take_now(self, charges: Charges) -> Outcome:
-        """Take the charges without ever leaving the current call."""
+        """Take the charges, without awaiting anything."""
         keys = [self._key(charge) for charge in charges]
         outcome = bucket.take([self._tats.get(key) for key in keys], TakeRequest(charges), self.now_us())
         if outcome.allowed:
@@ -74,7 +74,7 @@ class MemoryBuckets:
         return None if outcome.allowed else outcome
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
-        """Note how buckets of another store stand, on this store's own clock. What is known to be later stays."""
+        """Remember the TATs of another store's buckets, on this store's clock, unless a later one is known."""
         tats, now_us = self._tats, outcome.now_us
         shift_us = self.now_us() - now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
@@ -98,9 +98,9 @@ class MemoryBuckets:
 
 
 class WarmBuckets(MemoryBuckets):
-    """Buckets that only remember what a store said, known by numbers.
+    """Buckets that remember what a store said of its own, keyed by hashes instead of names.
 
-    Among a quarter of a million buckets a stranger is taken for one of them once in 10**13 requests.
+    Among a quarter of a million buckets, one that is not remembered is mistaken for another once in 10**13 requests.
     """
 
     def _key(self, charge: Charge) -> int:
@@ -108,7 +108,7 @@ class WarmBuckets(MemoryBuckets):
 
 
 class MemoryStore(MemoryBuckets):
-    """Everything that a fleet of one worker shares with itself."""
+    """The whole store for a fleet of one worker."""
 
     def __init__(
         self, secret: bytes, *, most_buckets: int = BUCKETS_KEPT, now_us: Callable[[], int] | None = None
@@ -127,7 +127,7 @@ class MemoryStore(MemoryBuckets):
         self._charged: BoundedCache[str, Debt] = BoundedCache(most_buckets)
 
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """Take the charges of each request, all or nothing. Nothing is prefetched: the buckets are here."""
+        """Take each request's charges, all or nothing. Nothing is prefetched: the buckets are here."""
         return [self.take_now(request.charges) for request in requests]
 
     async def portion(self, request: PortionRequest) -> Portion:
@@ -145,7 +145,7 @@ class MemoryStore(MemoryBuckets):
                 self._tats.put(charge.bucket, ceiling_us - give_us)
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
-        """Charge debts, each once, whether they fit or not. All are confirmed: returns none."""
+        """Charge debts, each once, whether they fit or not. Returns none: every charge is confirmed."""
         for debt in debts:
             key = debt.charge.bucket
             before = self._charged.get(f"{key} {worker}")
@@ -161,11 +161,11 @@ class MemoryStore(MemoryBuckets):
         self._tell("client")
 
     async def secret(self) -> bytes:
-        """The secret given."""
+        """The secret that the store was made with."""
         return self._secret
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
-        """The issued API keys, or None where the version is known."""
+        """The issued API keys, or None if their version is known."""
         if known_version == self._api_keys_version:
             return None
         return ApiKeyTable(self._api_keys_version, derive_digest_key(self._secret), self._api_keys)
@@ -176,7 +176,7 @@ class MemoryStore(MemoryBuckets):
         self._api_keys_version += 1
 
     async def revoke_api_keys(self, digests: Sequence[str]) -> int:
-        """Revoke keys by their digests; how many there were."""
+        """Revoke keys by their digests; returns how many there were."""
         kept = {name: entry for name, entry in self._api_keys.items() if name not in digests}
         revoked = len(self._api_keys) - len(kept)
         self._api_keys = kept
@@ -184,7 +184,7 @@ class MemoryStore(MemoryBuckets):
         return revoked
 
     async def deny_list(self, known_version: int | None) -> DenyList | None:
-        """The entries, or None where the version is known."""
+        """The entries, or None if their version is known."""
         return None if known_version == self._deny.version else self._deny
 
     async def deny(self, entry: DenyEntry) -> None:
@@ -195,11 +195,11 @@ class MemoryStore(MemoryBuckets):
         self._note(AuditEntry(self._now_s(), entry.actor, what, "", f"until {entry.until_s:.0f}", entry.reason), "deny")
 
     async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
-        """This store loses none."""
+        """Do nothing: this store loses no list."""
         return False
 
     async def undeny(self, network: str, actor: str) -> bool:
-        """Refuse it no longer; whether it was refused."""
+        """Stop refusing a network; returns whether it was refused."""
         kept = tuple(entry for entry in self._deny.entries if str(entry.network) != network)
         dropped = len(kept) < len(self._deny.entries)
         self._deny = DenyList(self._deny.version + 1, kept)
@@ -207,17 +207,17 @@ class MemoryStore(MemoryBuckets):
         return dropped
 
     async def mode(self) -> StoredMode:
-        """The mode as it is kept."""
+        """The stored mode."""
         return StoredMode(self._mode, self._now_s())
 
     async def look(self) -> StoredMode:
-        """The same: to read it writes nothing."""
+        """As ``mode``: reading it writes nothing."""
         return StoredMode(self._mode, self._now_s())
 
     async def set_mode(
         self, change: ModeChange, *, was: ModeState, expected_version: int | None
     ) -> tuple[bool, StoredMode]:
-        """Change the mode, unless it is of another version than expected."""
+        """Change the mode, unless its version is not the expected one."""
         version, now_s = max(self._mode.version, was.version), self._now_s()
         if expected_version not in (None, version):
             return False, await self.mode()
@@ -235,25 +235,25 @@ class MemoryStore(MemoryBuckets):
         return True, await self.mode()
 
     async def restore_mode(self, state: ModeState) -> StoredMode:
-        """One of a higher version stays; this store loses none."""
+        """Take over a mode of a higher version; this store loses none itself."""
         if state.version > self._mode.version:
             self._mode = replace(state)
         return await self.mode()
 
     async def audit(self, count: int) -> list[AuditEntry]:
-        """The last changes, the newest first."""
+        """The last changes, newest first."""
         return list(self._audit)[::-1][:count]
 
     async def note(self, entry: AuditEntry) -> None:
-        """Add a change to the audit, now."""
+        """Add a change to the audit log, with the current time."""
         self._note(replace(entry, when_s=self._now_s()), "audit")
 
     async def tell(self, change: str) -> None:
-        """Tell every worker of a change that is not kept."""
+        """Announce a change to every worker, without storing it."""
         self._tell(change)
 
     async def changes(self) -> AsyncIterator[str]:
-        """What changed, as it happens."""
+        """Announced changes, as they happen."""
         listener: asyncio.Queue[str] = asyncio.Queue()
         self._listening.append(listener)
         try:
@@ -264,11 +264,11 @@ class MemoryStore(MemoryBuckets):
             self._listening.remove(listener)
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
-        """Report what a worker holds and wants; what it is granted."""
+        """Report what a worker holds and wants; returns what it is granted."""
         return self._seats.refresh(report, capacity, self._now_s())
 
     async def fleet(self, now_s: float) -> Fleet:
-        """How the fleet stands."""
+        """The state of the fleet."""
         return self._seats.fleet(now_s)
 
     async def release_seats(self, worker: str) -> None:
@@ -276,27 +276,27 @@ class MemoryStore(MemoryBuckets):
         self._seats.release(worker)
 
     async def report_load(self, load: WorkerLoad) -> None:
-        """Report how a worker's app stands."""
+        """Store a worker's report."""
         self._loads[load.worker] = load
 
     async def loads(self, now_s: float) -> list[WorkerLoad]:
-        """The reports that are fresh; all others are forgotten."""
+        """The reports that are fresh; others are dropped."""
         self._loads = {name: load for name, load in self._loads.items() if load.is_fresh(now_s)}
         return list(self._loads.values())
 
     async def drop_load(self, worker: str) -> None:
-        """Forget the report of a worker that stops."""
+        """Drop the report of a worker that stops."""
         self._loads.pop(worker, None)
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
-        """Take numbers to give out, and call as many as seats came free."""
+        """Take ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
         given = max(self._queue.given, known.given) + give
         called = max(self._queue.called, known.called)
         self._queue = QueueCounters(given - give + 1, given, max(called, min(given, called + free)))
         return self._queue
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no connections."""
 
     def _now_s(self) -> float:
         return EPOCH_S + self.now_us() / 1_000_000

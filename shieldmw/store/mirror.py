@@ -13,9 +13,8 @@ from typing import Any
 
 from shieldmw.errors import StoreError, StoreUnavailable
 
-from .records import mark
+from .records import mark, pairs
 from .redis.calls import Calls
-from .redis.connection import pairs
 
 VERSION = b"version"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any, TypeVar
 from zlib import crc32
@@ -19,7 +19,6 @@ from shieldmw.core.seats import Audience, SeatEntry, SeatTable
 from shieldmw.errors import StoreError
 
 from .port import AuditEntry, StoredMode
-from .redis.connection import pairs
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,18 @@ MOST_SEATS = 10**10
 # An entry of seats.lua, and the largest sum of its numbers; seats.lua drops one beyond that as foreign.
 _SEAT_ENTRY = re.compile(rb"\d{1,16}(?: \d{1,16}){8}")
 _FOREIGN_SUM = 10**15
+
+
+def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
+    """A flat reply of names and values, as a mapping.
+
+    Raises:
+        StoreError: it is not such a reply.
+    """
+    try:
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+    except (TypeError, ValueError):
+        raise StoreError("a reply of the store is not a list of names and values") from None
 
 
 def mark(value: Any) -> int:

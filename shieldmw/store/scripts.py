@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from struct import pack
 
@@ -15,15 +16,14 @@ from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 
-NAMES = ("take", "portion", "give_back", "settle", "refund", "mode", "seats", "queue", "change")
-
-# What can be run for each of its keys alone as well, where they cannot be had together.
+# Scripts that can be run for each of their keys alone, if the keys are on different nodes.
 OF_BUCKETS = frozenset({"take", "give_back", "settle", "refund"})
 
 Run = Callable[[str, Sequence[str], Sequence[str | int | bytes]], Awaitable[object]]
 KeyOf = Callable[[Charge], str]
 
 
+@cache
 def source(name: str) -> str:
     """The text of ``lua/<name>.lua``."""
     return files("shieldmw.store").joinpath("lua", f"{name}.lua").read_text("ascii")
@@ -64,7 +64,7 @@ async def portion(run: Run, request: PortionRequest, key_of: KeyOf) -> Portion:
 
 
 async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:
-    """Run ``give_back.lua``; how many buckets took something back."""
+    """Run ``give_back.lua``; returns how many buckets took something back."""
     keys = [key_of(given.charge) for given in unspent]
     arguments = [number for given in unspent for number in (given.ceiling_us, given.give_us)]
     reply = await run("give_back", keys, arguments)
@@ -90,7 +90,7 @@ def settled_key(bucket: str, worker: str) -> str:
 
 
 async def refund(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> int:
-    """Run ``refund.lua`` for a charge and the outcome it had; by how many microseconds the TAT went back."""
+    """Run ``refund.lua`` for a charge and its outcome; returns by how many microseconds the TAT went back."""
     reply = await run("refund", [key_of(charge)], (ceiling_us, charge.step_us, charged_us))
     return whole_numbers("refund", [reply], 1)[0]
 

@@ -178,7 +178,7 @@ def test_requests_without_a_token_are_no_guesses() -> None:
 
 
 def test_guesses_of_an_ipv6_site_are_counted_together() -> None:
-    """Who has a /56 has four addresses' guesses; the next /56 has its own."""
+    """A /56 has the guesses of four addresses; the next /56 has its own."""
     doorway = Doorway()
     use_up_guesses(doorway, [f"2001:db8:0:{number:x}::1" for number in range(256)])
     assert doorway.status(ADMIN, "2001:db8:0:1::2") == 429
@@ -202,7 +202,7 @@ def test_each_token_has_a_limit_of_its_own() -> None:
 
 
 def test_the_view_token_earns_no_new_guesses() -> None:
-    """Who may look cannot try the admin token for ever by looking in between."""
+    """The view token does not earn more guesses at the admin token."""
     doorway = Doorway()
     for _ in range(3):
         assert doorway.status(WRONG) == 401
@@ -221,7 +221,7 @@ def test_a_lockout_is_of_one_address_alone() -> None:
 
 
 def test_a_lockout_is_of_a_whole_ipv6_site() -> None:
-    """Who has a /56 has no more guesses than who has an address."""
+    """A /56 has no more guesses than an address has."""
     doorway = Doorway()
     assert [doorway.status(WRONG, f"2001:db8:0:{n}::1") for n in range(4)] == [401, 401, 401, 429]
     assert doorway.status(WRONG, "2001:db8:1:0::1") == 401

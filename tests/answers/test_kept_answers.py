@@ -96,21 +96,6 @@ def test_a_shared_refusal_is_answered_as_one_of_its_own(scopes: list[Scope], wai
     run(story())
 
 
-def test_a_refusal_without_a_wait_keeps_its_headers_too() -> None:
-    """What never fits has no Retry-After to add, and whoever sends its answer must not spoil the next one."""
-    limit = Limit("ip", 1, 3600, 1)
-    never = combine((Charge(GUEST, limit, 2),), Outcome(False, 0, (0,)), None, None)
-    replies = Replies(RefusalAnswers(LINKS))
-
-    async def story() -> list[list[Message]]:
-        return [await answer(replies, never, http_scope()) for _ in range(3)]
-
-    first, *later = [[dict(message) for message in sent] for sent in run(story())]
-    assert b"content-type" in dict(first[0]["headers"])
-    assert b"retry-after" not in dict(first[0]["headers"])
-    assert later == [first, first]
-
-
 def test_each_answer_has_its_own_jitter() -> None:
     """Those who share a refusal do not come back together."""
     jitters = iter([0.0, 0.75, 0.25])
@@ -170,8 +155,8 @@ def test_limit_headers_are_what_the_levels_say(
         + (f";burst={limit.burst}" if limit.burst != limit.amount else "")
         for limit, _, _ in charged
     ]
-    least = min(decision.levels, key=lambda level: level.remaining / level.limit.burst)
-    for level, (limit, _, _), tat_us in zip(decision.levels, charged, tats_us, strict=True):
+    least = min(decision.statuses, key=lambda level: level.remaining / level.limit.burst)
+    for level, (limit, _, _), tat_us in zip(decision.statuses, charged, tats_us, strict=True):
         full_us = max(0, tat_us - now_us)
         assert (level.limit, level.full_after_us) == (limit, full_us)
         assert level.remaining == max(0, limit.tau_us - full_us) // limit.unit_us

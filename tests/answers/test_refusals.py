@@ -21,7 +21,7 @@ from shieldmw.answers.problems import turned_away
 from shieldmw.answers.rate_limit import limit_headers
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.address import Networks, parse_networks
-from shieldmw.core.bucket import Charge, TakeRequest, shared, take
+from shieldmw.core.bucket import Charge, TakeRequest, take, worker_shares
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict, combine
 from shieldmw.core.limits import LONGEST_TAU_US, Limit
@@ -220,7 +220,7 @@ def test_only_the_limits_that_refused_are_violated() -> None:
 
 def test_a_share_of_a_limit_is_told_as_what_it_is() -> None:
     """A worker that decides alone tells of its own bucket: the limit's name, and a quarter of rate and burst."""
-    charges = shared((Charge(Client("ip", "x", "x"), Limit("ip", 300, 60, 300)),), workers=4)
+    charges = worker_shares((Charge(Client("ip", "x", "x"), Limit("ip", 300, 60, 300)),), workers=4)
     decision = combine(charges, take([None], TakeRequest(charges), 0), None, None)
     assert limit_headers(decision) == [
         (b"ratelimit-policy", b'"ip";q=300;w=240;burst=75'),

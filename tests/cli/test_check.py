@@ -227,7 +227,7 @@ def test_sentinels_with_a_password_are_asked_by_it_and_it_is_not_shown() -> None
 )
 @pytest.mark.parametrize("option", ["ssl_cert_reqs=maybe", "ssl_no_such_option=1", "ssl_min_version=new"])
 def test_an_option_of_tls_that_cannot_be_stops_the_start(url: str, option: str) -> None:
-    """Of one server or of many: one line names the variable and the option, with status 2."""
+    """For one server or many, one line names the variable and the option, with status 2."""
     ran = invoke("check", SHIELD_REDIS_URL=f"{url}?{option}")
     assert (ran.status, len(ran.err.splitlines())) == (2, 1)
     assert "SHIELD_REDIS_URL='rediss" in ran.err

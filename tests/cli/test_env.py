@@ -14,6 +14,7 @@ from dotenv import dotenv_values
 
 from cli.commands import invoke
 from shieldmw import Settings
+from shieldmw.core.rules import Scope
 
 VARIABLES = [f"SHIELD_{name.upper()}" for name in Settings.model_fields]
 
@@ -96,7 +97,7 @@ def test_every_way_to_load_the_file_reads_the_same(read: Callable[[Path], dict[s
     loaded = read(file)
     assert sorted(loaded) == sorted(VARIABLES)
     assert Settings.from_environ(loaded) == Settings.from_environ(changed)
-    assert [limit.amount for limit in Settings.from_environ(loaded).policy.ip] == [10, 300]
+    assert [limit.amount for limit in Settings.from_environ(loaded).policy.limits(Scope.IP)] == [10, 300]
 
 
 def test_the_help_names_the_formats_in_the_order_of_their_use() -> None:
@@ -108,7 +109,7 @@ def test_the_help_names_the_formats_in_the_order_of_their_use() -> None:
 
 
 def test_env_works_with_wrong_settings() -> None:
-    """Whoever wants to know what can be set may have set something wrong."""
+    """The settings are listed even if one of them is wrong."""
     assert invoke("env", SHIELD_IP_LIMIT="nonsense").status == 0
 
 

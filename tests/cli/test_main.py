@@ -23,7 +23,7 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS, ids=[" ".join(command) or "shieldmw" for command in COMMANDS])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_has_help(command: tuple[str, ...], flag: str) -> None:
-    """Also with wrong settings, since whoever asks for help may have some."""
+    """Also with wrong settings, which may be why help is needed."""
     ran = invoke(*command, flag, SHIELD_IP_LIMIT="nonsense")
     assert ran.status == 0
     assert ran.out.startswith(f"Usage: {' '.join(('shieldmw', *command))} ")

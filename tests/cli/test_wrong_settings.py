@@ -127,7 +127,7 @@ def test_secrets_are_not_shown(name: str) -> None:
 
 
 def test_a_private_key_in_the_place_of_the_public_one_is_not_shown() -> None:
-    """Whoever mixes up the two keys does not find the private one in the log."""
+    """If the two keys are mixed up, the private one does not get into the log."""
     private = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     ran = invoke("check", SHIELD_JWT_PUBLIC_KEY=private)
     assert ran.status == 2

@@ -371,7 +371,7 @@ networks = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).flatmap(
 def test_networks_hold_what_the_standard_library_says(
     found: tuple[IPNetwork, ...], address: IPv4Address | IPv6Address, unix: bool, bits: int
 ) -> None:
-    """Of random networks, and one around the address itself or just beside it."""
+    """Random networks, and one around the address itself or just beside it."""
     around = ip_network((address, min(bits, address.max_prefixlen)), strict=False)
     for listed in (found, (*found, around)):
         networks = Networks(listed, unix=unix)

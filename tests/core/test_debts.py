@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shieldmw.core import bucket
-from shieldmw.core.bucket import Charge, Charges, TakeRequest, shared
+from shieldmw.core.bucket import Charge, Charges, TakeRequest, worker_shares
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt, Debts, deepest_us, settled_us
 from shieldmw.core.limits import Limit
@@ -31,7 +31,7 @@ class Alone:
         self.store_us = store_us
         self._tats_us = [store_us] * workers
         self._debts = [Debts(16) for _ in range(workers)]
-        self._shares = shared(CHARGES, workers)
+        self._shares = worker_shares(CHARGES, workers)
 
     def ask(self, worker: int, now_us: int) -> bool:
         """Whether a worker lets a request pass."""
@@ -221,7 +221,7 @@ def test_all_that_is_admitted_is_owed_however_many_workers_there_are(phases: lis
     """Units admitted at one instant while the fleet grows and shrinks, some tried in vain: so many are owed."""
     debts, kept, admitted, number = Debts(16), list[Debt](), 0, 0
     for workers, units, in_vain in phases:
-        shares = shared(CHARGES, workers)
+        shares = worker_shares(CHARGES, workers)
         for _ in range(units):
             number, admitted = number + 1, admitted + 1
             debts.add(CHARGES, shares, bucket.Outcome(True, T0_US, (T0_US + number * shares[0].step_us,)))
@@ -240,7 +240,7 @@ def test_what_is_restored_keeps_its_pace(before: int, after: int) -> None:
     """What was admitted since by the shares of another fleet is owed by the measure of the debt that it is added to."""
     debts = Debts(16)
     for workers in (before, after):
-        shares = shared(CHARGES, workers)
+        shares = worker_shares(CHARGES, workers)
         debts.add(CHARGES, shares, bucket.Outcome(True, T0_US, (T0_US + shares[0].step_us,)))
         if workers == before:
             tried = debts.collect(T0_US)

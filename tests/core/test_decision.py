@@ -66,15 +66,6 @@ def decide(*costs_and_debts: tuple[Limit, int, int]) -> Decision:
             "fast",
             id="the-longest-wait-of-all-that-refuse",
         ),
-        pytest.param(
-            [(FAST, 3, S), (SLOW, 3, 0)],
-            Verdict.REFUSED,
-            Reason.NEVER,
-            0,
-            ("fast", "slow"),
-            "fast",
-            id="never-has-no-wait-whatever-the-others-say",
-        ),
         pytest.param([], Verdict.ALLOWED, Reason.WITHIN_LIMITS, 0, (), None, id="nothing-charged"),
     ],
 )
@@ -93,7 +84,7 @@ def test_combining(
     assert decision.violated == violated
     assert decision.outcome is not None
     at = nearest(decision.charges, decision.outcome)
-    assert (decision.levels[at].limit.name if decision.levels else None) == nearest_name
+    assert (decision.statuses[at].limit.name if decision.statuses else None) == nearest_name
     assert (decision.address, decision.identity) == (ADDRESS, ALICE)
     assert decision.refused is (verdict is Verdict.REFUSED)
 
@@ -155,4 +146,4 @@ def test_the_words_that_reach_metrics_and_settings() -> None:
     assert [str(verdict) for verdict in Verdict] == ["allowed", "refused", "dry_run"]
     assert [str(mode) for mode in Mode] == ["normal", "emergency"]
     assert [str(choice) for choice in OnStoreFailure] == ["local", "open", "closed"]
-    assert {"within_limits", "exempt", "deny_list", "quota", "never"} <= {str(reason) for reason in Reason}
+    assert {"within_limits", "exempt", "deny_list", "quota"} <= {str(reason) for reason in Reason}

@@ -306,7 +306,7 @@ def test_a_charge_behind_the_lease_counts_as_if_it_came_before() -> None:
 
 
 def test_a_charge_behind_another_workers_changes_nothing() -> None:
-    """Whoever charged in between may hold a lease, and counts on what was taken before it."""
+    """A worker that charged in between may hold a lease, and counts on what was taken before it."""
     world = World([SLOW])
     world.lease(0, 8, (1,))
     before = world.leases[0].unspent(START_US - AHEAD_US)

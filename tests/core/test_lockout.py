@@ -52,14 +52,14 @@ def test_waiting_ends() -> None:
 
 
 def test_a_wait_that_was_sat_out_is_not_forgotten() -> None:
-    """Who waits and fails again waits twice as long, not as at first."""
+    """An address that waits and fails again must wait twice as long, not as at first."""
     lockout = Lockout()
     wait_s = failed(lockout, 5)
     assert failed(lockout, 1, now_s=wait_s) == 2 * wait_s
 
 
 def test_a_success_forgets() -> None:
-    """Who proves itself begins anew."""
+    """A right password clears the failures."""
     lockout = Lockout()
     failed(lockout, 9)
     lockout.succeeded(ATTACKER)
@@ -93,7 +93,7 @@ def test_an_ipv6_site_waits_as_one() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """A crowd of other addresses makes the oldest forgotten; whoever fails again is among the newest."""
+    """A crowd of other addresses makes the oldest forgotten; one that fails again is among the newest."""
     lockout = Lockout()
     first, second = clients_at("198.51.100.1"), clients_at("198.51.100.2")
     failed(lockout, 5, first)

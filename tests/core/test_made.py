@@ -27,7 +27,7 @@ from shieldmw.core.lease import Lease
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.plan import Requester
-from shieldmw.core.rules import Policy, RouteRules
+from shieldmw.core.rules import Policy, RouteRules, Scope
 from shieldmw.doors.asgi.middleware import ShieldScope
 from shieldmw.doors.asgi.nesting import Nesting
 from shieldmw.gate.events import Decided
@@ -114,12 +114,12 @@ def test_a_decision() -> None:
 
 
 def test_clients_and_charges() -> None:
-    """Of an IPv4 address; a cost is no more than the burst."""
+    """The client of an IPv4 address; a cost is at most the burst."""
     prefixes = Prefixes(24, 64)
     clients = prefixes.clients(ADDRESS)
     the_same(clients.one, Client(kind="ip", text="203.0.113.0/24", slot="ip:203.0.113.0/24"))
     for cost, charged in ((1, 1), (9, 9), (11, 10)):
-        (charge,) = charges_of(Policy(ip=(IP,)), RouteRules(cost=cost), None, ADDRESS, prefixes=prefixes)
+        (charge,) = charges_of(Policy({Scope.IP: (IP,)}), RouteRules(cost=cost), None, ADDRESS, prefixes=prefixes)
         the_same(charge, Charge(client=clients.one, limit=IP, cost=charged))
 
 

@@ -17,7 +17,7 @@ from shieldmw.core.limits import Limit, aggregate
 from shieldmw.core.mode import Mode
 from shieldmw.core.plan import TAG_BYTES, Plan, Requester
 from shieldmw.core.routes import Route
-from shieldmw.core.rules import Policy, RouteRules
+from shieldmw.core.rules import Policy, RouteRules, Scope
 
 IP = Limit("ip", 300, 60, 300)
 EMERGENCY_IP = Limit("ip", 30, 60, 30)
@@ -61,12 +61,12 @@ def expected(
     clients = prefixes.clients(address)
     if identity is not None:
         first: list[tuple[Client, Limit]] = [
-            (token_client(identity), limit) for limit in (*rules.limits, *policy.token)
+            (token_client(identity), limit) for limit in (*rules.limits, *policy.limits(Scope.TOKEN))
         ]
-        of_address = policy.address
+        of_address = policy.limits(Scope.ADDRESS)
     else:
-        ip = policy.preflight if rules.preflight else policy.ip if mode is Mode.NORMAL else policy.emergency_ip
-        first, of_address = [], (*rules.limits, *ip, *policy.address)
+        ip = policy.limits(Scope.PREFLIGHT if rules.preflight else Scope.IP, mode)
+        first, of_address = [], (*rules.limits, *ip, *policy.limits(Scope.ADDRESS))
     charged = first + [(clients.one, limit) for limit in of_address]
     if clients.site is not None:
         charged += [(clients.site, aggregate(limit)) for limit in of_address]
@@ -80,11 +80,15 @@ def some(*limits: Limit) -> st.SearchStrategy[tuple[Limit, ...]]:
 
 policies = st.builds(
     Policy,
-    ip=some(IP),
-    emergency_ip=some(EMERGENCY_IP),
-    token=some(TOKEN),
-    address=some(ADDRESS),
-    preflight=some(PREFLIGHT),
+    st.fixed_dictionaries(
+        {
+            Scope.IP: some(IP),
+            Scope.TOKEN: some(TOKEN),
+            Scope.ADDRESS: some(ADDRESS),
+            Scope.PREFLIGHT: some(PREFLIGHT),
+        }
+    ),
+    emergency=st.fixed_dictionaries({Scope.IP: some(EMERGENCY_IP)}),
 )
 rules = st.builds(RouteRules, limits=some(*OWN), cost=st.integers(0, 20), preflight=st.booleans(), shared=st.just(()))
 any_prefixes = st.builds(Prefixes, st.integers(8, 32), st.integers(16, 128))
@@ -162,7 +166,7 @@ def test_the_only_limit_of_a_plan(policy: Policy, route_rules: list[RouteRules],
 
 def test_a_requester_has_what_its_plan_charges() -> None:
     """All that is asked of it later: plan, address, identity, digest and charges."""
-    plan = Route(RouteRules(), Policy(token=(TOKEN,), address=(ADDRESS,)), Prefixes(32, 64)).plan(
+    plan = Route(RouteRules(), Policy({Scope.TOKEN: (TOKEN,), Scope.ADDRESS: (ADDRESS,)}), Prefixes(32, 64)).plan(
         Mode.NORMAL, IDENTITIES[1], V6
     )
     requester = plan.requester(V6, IDENTITIES[1], digest("alice"))

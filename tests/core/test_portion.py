@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import shared_client
 from shieldmw.core.limits import Limit
-from shieldmw.core.portion import Holding, Portion, Spent, grant
+from shieldmw.core.portion import HeldUnits, Portion, Spent, grant
 
 NOW_US = 10**9
 DAILY = Limit("guests", 1, 86_400, 10)
@@ -44,12 +44,6 @@ def test_what_is_granted(stored_units: int | None, want: int, least: int, grante
     assert portion == Portion(NOW_US, granted, old_us + granted * DAILY.unit_us), reason
 
 
-def spend(holding: Holding, cost: int, now_us: int) -> Spent | None:
-    """Spend units; what was spent, if there were enough."""
-    tat_us = holding.spend(cost, now_us)
-    return holding.last(cost, tat_us) if tat_us else None
-
-
 @dataclass
 class World:
     """A bucket, the true time, which the store's clock shows, and workers whose clocks show less."""
@@ -57,25 +51,32 @@ class World:
     limit: Limit
     now_us: int = NOW_US
     tat_us: int | None = None
-    holdings: list[Holding] = field(default_factory=list)
+    held: list[HeldUnits] = field(default_factory=list)
     admitted: list[int] = field(default_factory=list)
     spent: list[tuple[int, int, Spent]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.holdings = [Holding(self.limit) for _ in range(WORKERS)]
+        self.held = [HeldUnits(self.limit) for _ in range(WORKERS)]
 
     def ask(self, worker: int, want: int, late_us: int) -> None:
         """Ask for a portion, with an answer that takes so long."""
         portion = grant(self.tat_us, self.limit, want, 1, self.now_us)
         if portion.units:
             self.tat_us = portion.tat_us
-        self.holdings[worker].add(portion, -AHEAD_US - late_us)
+        self.held[worker].add(portion, -AHEAD_US - late_us)
 
     def spend(self, worker: int, cost: int, times: int) -> None:
         """Some requests."""
         for _ in range(times):
-            spent = spend(self.holdings[worker], cost, self.now_us - AHEAD_US)
-            if spent is not None:
+            held, now_us = self.held[worker], self.now_us - AHEAD_US
+            before = held.units(now_us), held.spent
+            tat_us = held.spend(cost, now_us)
+            if tat_us:
+                held.undo(cost)
+            assert (held.units(now_us), held.spent) == before
+            spent = held.take(cost, now_us)
+            assert not tat_us or spent[-1][2] == tat_us
+            if spent:
                 self.spent.append((worker, len(self.admitted), spent))
                 self.admitted += [self.now_us] * cost
 
@@ -83,14 +84,14 @@ class World:
         """A request that was charged is not admitted after all."""
         if self.spent:
             worker, first, spent = self.spent.pop(which % len(self.spent))
-            self.holdings[worker].refund(spent)
+            self.held[worker].refund(spent)
             units = sum(end_us - start_us for _, start_us, end_us in spent) // self.limit.unit_us
             self.admitted[first : first + units] = [0] * units
 
     def give_back(self, worker: int) -> None:
         """A worker gives up what it holds, and the store takes it back if nobody has charged the bucket since."""
         charge = Charge(shared_client("guests", self.limit.name), self.limit)
-        unspent = self.holdings[worker].end(charge, self.now_us - AHEAD_US)
+        unspent = self.held[worker].end(charge, self.now_us - AHEAD_US)
         if unspent is not None and unspent.ceiling_us == self.tat_us:
             self.tat_us -= unspent.give_us
 
@@ -136,51 +137,49 @@ def test_no_more_than_the_promise(limit: Limit, trace: list[tuple[Any, ...]]) ->
 @given(limit=small, units=st.integers(1, 12), costs=st.lists(st.integers(1, 4), max_size=12), data=st.data())
 def test_what_is_refunded_can_be_spent_again(limit: Limit, units: int, costs: list[int], data: st.DataObject) -> None:
     """Nothing is lost: at one moment the units held and those spent are what was granted, with refunds in any order."""
-    holding = Holding(limit)
+    held = HeldUnits(limit)
     portion = grant(None, limit, units, 1, NOW_US)
-    holding.add(portion, 0)
-    spent = [one for cost in costs if (one := spend(holding, cost, NOW_US)) is not None]
+    held.add(portion, 0)
+    spent = [one for cost in costs if (one := held.take(cost, NOW_US))]
     for _ in range(data.draw(st.integers(0, len(spent)))):
-        holding.refund(spent.pop(data.draw(st.integers(0, len(spent) - 1))))
+        held.refund(spent.pop(data.draw(st.integers(0, len(spent) - 1))))
     used = sum(end_us - start_us for one in spent for _, start_us, end_us in one) // limit.unit_us
-    assert holding.units(NOW_US) == portion.units - used
-    assert sum(holding.spend(1, NOW_US) > 0 for _ in range(units + 1)) == portion.units - used
+    assert held.units(NOW_US) == portion.units - used
+    assert sum(held.spend(1, NOW_US) > 0 for _ in range(units + 1)) == portion.units - used
 
 
 def test_a_cost_may_be_spread_over_pieces() -> None:
     """Units that were granted apart, with another worker's in between, pay for one request; too few pay for none."""
-    holding, tat_us = Holding(DAILY), None
+    held, tat_us = HeldUnits(DAILY), None
     for units, is_mine in ((2, True), (1, False), (1, True)):
         portion = grant(tat_us, DAILY, units, 1, NOW_US)
         tat_us = portion.tat_us
         if is_mine:
-            holding.add(portion, 0)
-    assert holding.spend(4, NOW_US) == 0
-    spent = spend(holding, 3, NOW_US)
-    assert spent is not None
+            held.add(portion, 0)
+    assert held.spend(4, NOW_US) == 0
+    spent = held.take(3, NOW_US)
     assert len(spent) == 2
-    assert holding.units(NOW_US) == 0
-    holding.refund(spent)
-    assert holding.units(NOW_US) == 3
+    assert held.units(NOW_US) == 0
+    held.refund(spent)
+    assert held.units(NOW_US) == 3
 
 
 def test_an_idle_portion_shrinks_as_the_bucket_refills() -> None:
     """The bucket's clock goes on: a unit that began in the past cannot be spent any more."""
-    holding = Holding(DAILY)
-    holding.add(grant(None, DAILY, 4, 1, NOW_US), 0)
-    assert [holding.units(NOW_US + days * DAILY.unit_us) for days in range(6)] == [4, 3, 2, 1, 0, 0]
+    held = HeldUnits(DAILY)
+    held.add(grant(None, DAILY, 4, 1, NOW_US), 0)
+    assert [held.units(NOW_US + days * DAILY.unit_us) for days in range(6)] == [4, 3, 2, 1, 0, 0]
     later_us = NOW_US + 2 * DAILY.unit_us
-    assert [holding.spend(1, later_us) > 0 for _ in range(4)] == [True, True, False, False]
+    assert [held.spend(1, later_us) > 0 for _ in range(4)] == [True, True, False, False]
 
 
 def test_a_refund_after_giving_back_brings_only_the_refunded_unit() -> None:
     """What was given back belongs to others, also if a request that was charged before is then refunded."""
-    holding = Holding(DAILY)
-    holding.add(grant(None, DAILY, 5, 1, NOW_US), 0)
-    spent = spend(holding, 1, NOW_US)
-    unspent = holding.end(Charge(shared_client("guests", "guests"), DAILY), NOW_US)
+    held = HeldUnits(DAILY)
+    held.add(grant(None, DAILY, 5, 1, NOW_US), 0)
+    spent = held.take(1, NOW_US)
+    unspent = held.end(Charge(shared_client("guests", "guests"), DAILY), NOW_US)
     assert unspent is not None
     assert unspent.give_us == 4 * DAILY.unit_us
-    assert spent is not None
-    holding.refund(spent)
-    assert holding.units(NOW_US) == 1
+    held.refund(spent)
+    assert held.units(NOW_US) == 1

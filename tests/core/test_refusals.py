@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from core.addresses import packed
 from shieldmw.core.bucket import Charge, Outcome, Party, TakeRequest, Term, take
 from shieldmw.core.client import Client, Identity
-from shieldmw.core.decision import Decision, Reason, Verdict, combine
+from shieldmw.core.decision import Decision, Verdict, combine
 from shieldmw.core.limits import LONGEST_TAU_US, Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.refusals import DECISIONS_KEPT, LONGEST_GRAIN_US, PreparedRefusals
@@ -82,7 +82,7 @@ def test_a_shared_refusal_is_late_by_a_grain_at_most(asked: list[tuple[Limit, in
         assert late_us < LONGEST_GRAIN_US
         assert told.violated == exact.violated != ()
         assert (told.verdict, told.reason, told.charges) == (exact.verdict, exact.reason, terms)
-        for level, exact_level in zip(told.levels, exact.levels, strict=True):
+        for level, exact_level in zip(told.statuses, exact.statuses, strict=True):
             assert abs(level.full_after_us - exact_level.full_after_us) < grain_us(level.limit)
         later = [now_us + debt_us for _, _, debt_us in named]
         assert take(later, TakeRequest(charges), now_us + told.retry_after_us).allowed
@@ -91,14 +91,6 @@ def test_a_shared_refusal_is_late_by_a_grain_at_most(asked: list[tuple[Limit, in
 def limit_of(limit: Limit) -> tuple[int, int, int]:
     """All of a limit but its name."""
     return limit.amount, limit.period_s, limit.burst
-
-
-def test_what_never_fits_is_told_so() -> None:
-    """A cost above the burst has no wait, however many ask."""
-    refusals = PreparedRefusals((Term(Party.ADDRESS, LIMIT, 6),), Mode.NORMAL, live=False)
-    for debt_us in (0, 1, LIMIT.tau_us):
-        told = decision(refusals, Outcome(False, NOW_US, (NOW_US + debt_us,)))
-        assert (told.reason, told.retry_after_us, told.violated) == (Reason.NEVER, 0, ("ip",))
 
 
 def test_it_is_the_client_s_own() -> None:

@@ -12,13 +12,15 @@ from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.plan import TAG_BYTES
 from shieldmw.core.routes import Route
-from shieldmw.core.rules import Access, Policy, RouteRules
+from shieldmw.core.rules import Access, Policy, RouteRules, Scope
 
 POLICY = Policy(
-    ip=(Limit("ip", 300, 60, 300),),
-    emergency_ip=(Limit("ip", 30, 60, 30),),
-    token=(Limit("token", 1200, 60, 1200),),
-    address=(Limit("address", 2000, 60, 2000),),
+    {
+        Scope.IP: (Limit("ip", 300, 60, 300),),
+        Scope.TOKEN: (Limit("token", 1200, 60, 1200),),
+        Scope.ADDRESS: (Limit("address", 2000, 60, 2000),),
+    },
+    emergency={Scope.IP: (Limit("ip", 30, 60, 30),)},
 )
 GUEST = Identity("zoe", ListenerClass.GUEST)
 MEMBER = Identity("alice", ListenerClass.MEMBER)
@@ -38,7 +40,7 @@ def test_there_is_one_plan_for_each_kind() -> None:
 
 
 def test_members_of_a_class_share_a_plan() -> None:
-    """Who it is makes no other plan."""
+    """The subject itself makes no other plan."""
     route = Route(RouteRules(), POLICY, PREFIXES)
     assert route.plan(Mode.NORMAL, MEMBER, V4) is route.plan(Mode.NORMAL, Identity("bob"), V4)
 

@@ -14,7 +14,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Access, Policy, RouteRules, Rule, all_limits
+from shieldmw.core.rules import Access, Policy, RouteRules, Rule, Scope, all_limits
 
 IP = Limit("ip", 300, 60, 300)
 TOKEN = Limit("token", 1200, 60, 1200)
@@ -33,7 +33,11 @@ V6_CLIENTS = PREFIXES.clients(V6)
 SEARCH_RULE = Rule("search", PathPattern("/search/*"), limits=(SEARCH, SEARCH_2), cost=3)
 LIVE_RULE = Rule("live", PathPattern("/live"), frozenset({"GET"}), limits=(LIVE,))
 
-EVERYTHING = Policy((IP,), (TOKEN,), (ADDRESS,), (FAILED,), (SEARCH_RULE, LIVE_RULE), exempt=(PathPattern("/healthz"),))
+EVERYTHING = Policy(
+    {Scope.IP: (IP,), Scope.TOKEN: (TOKEN,), Scope.ADDRESS: (ADDRESS,), Scope.FAILED_AUTH: (FAILED,)},
+    rules=(SEARCH_RULE, LIVE_RULE),
+    exempt=(PathPattern("/healthz"),),
+)
 
 
 def facts(path: str, *methods: str, below: str | None = None) -> Facts:
@@ -111,7 +115,7 @@ def test_who_is_charged_what(
 
 def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
     """A site has four times the limit of one of its networks, not the limit itself."""
-    (one, site) = charges_of(Policy(ip=(IP,)), RouteRules(), None, V6)
+    (one, site) = charges_of(Policy({Scope.IP: (IP,)}), RouteRules(), None, V6)
     assert (one.client, one.limit) == (V6_CLIENTS.one, IP)
     assert (site.client, site.limit) == (V6_CLIENTS.site, aggregate(IP))
 
@@ -120,11 +124,9 @@ PREFLIGHTS = Limit("preflight", 300, 60, 300)
 MEMBERS_ONLY = Rule("pay", PathPattern("/pay/*"), limits=(SEARCH,), cost=5, live=True, emergency=Access.MEMBERS)
 CLOSED = Rule("report", PathPattern("/report"), limits=(LIVE,), cost=2, emergency=Access.CLOSED)
 WITH_PREFLIGHTS = Policy(
-    ip=(IP,),
-    address=(ADDRESS,),
+    {Scope.IP: (IP,), Scope.ADDRESS: (ADDRESS,), Scope.PREFLIGHT: (PREFLIGHTS,)},
     rules=(MEMBERS_ONLY, CLOSED, Rule("free", PathPattern("/free"), cost=0)),
-    emergency_ip=(Limit("ip", 30, 60, 30),),
-    preflight=(PREFLIGHTS,),
+    emergency={Scope.IP: (Limit("ip", 30, 60, 30),)},
     exempt=(PathPattern("/healthz"),),
 )
 
@@ -191,7 +193,7 @@ def test_live_paths_are_those_of_the_settings_and_of_rules(policy: Policy, has: 
 def test_no_limit_no_charge() -> None:
     """Where nothing limits a request there is nothing to ask the store."""
     assert charges_of(Policy(), RouteRules(), None, V6) == ()
-    assert charges_of(Policy(ip=(IP,)), RouteRules(), ALICE, V6) == ()
+    assert charges_of(Policy({Scope.IP: (IP,)}), RouteRules(), ALICE, V6) == ()
 
 
 @pytest.mark.parametrize("cost", [0, 1])
@@ -316,7 +318,7 @@ A_AGAIN = Rule("again", PathPattern("/a"), limits=(Limit("again", 1, 1, 10),), c
 )
 def test_a_path_with_several_readings(path: str, below: str | None, limits: list[str], cost: int) -> None:
     """The first rule of each reading counts, each once: all their limits, and the highest of their costs."""
-    policy = Policy(ip=(IP,), rules=(A, B, FREE, A_AGAIN))
+    policy = Policy({Scope.IP: (IP,)}, rules=(A, B, FREE, A_AGAIN))
     charges = charges_of(policy, policy.route_rules(facts(path, below=below)), None, V4)
     assert [charge.limit.name for charge in charges] == limits
     assert {charge.cost for charge in charges} == {cost}
@@ -326,7 +328,7 @@ def test_a_spelling_never_makes_a_path_impossible() -> None:
     """Rules that each admit their requests admit them also where two hold at once: no cost is above a burst."""
     dear = Rule("dear", PathPattern("/live"), cost=20)
     strict = Rule("strict", PathPattern("/live/*"), limits=(Limit("strict", 10, 60, 10),))
-    policy = Policy(ip=(IP,), rules=(dear, strict))
+    policy = Policy({Scope.IP: (IP,)}, rules=(dear, strict))
     charges = charges_of(policy, policy.route_rules(facts("/live/")), None, V4)
     assert all(charge.cost <= charge.limit.burst for charge in charges)
 
@@ -349,6 +351,15 @@ def test_no_path_raises_or_goes_free(path: str, below: str) -> None:
     assert EVERYTHING.route_rules(facts(path, below=below)).exempt in (True, False)
 
 
+def test_an_emergency_replaces_only_the_limits_that_it_names() -> None:
+    """Also by none at all; the others stay, and a scope without limits has none."""
+    policy = Policy({Scope.IP: (IP,), Scope.TOKEN: (TOKEN,)}, emergency={Scope.IP: (), Scope.GUESTS: (LIVE,)})
+    assert [policy.limits(Scope.IP, mode) for mode in Mode] == [(IP,), ()]
+    assert [policy.limits(Scope.TOKEN, mode) for mode in Mode] == [(TOKEN,), (TOKEN,)]
+    assert [policy.limits(Scope.GUESTS, mode) for mode in Mode] == [(), (LIVE,)]
+    assert [policy.limits(Scope.ADDRESS, mode) for mode in Mode] == [(), ()]
+
+
 def test_all_limits_of_a_policy() -> None:
     """Every limit is told of once, the default ones first."""
     assert list(all_limits(EVERYTHING)) == [IP, TOKEN, ADDRESS, FAILED, SEARCH, SEARCH_2, LIVE]
@@ -356,6 +367,6 @@ def test_all_limits_of_a_policy() -> None:
 
 def test_a_token_is_charged_the_same_on_every_address() -> None:
     """A verified subject has one bucket, wherever it comes from."""
-    first, second = (charges_of(Policy(token=(TOKEN,)), RouteRules(), ALICE, address) for address in (V4, V6))
+    first, second = (charges_of(Policy({Scope.TOKEN: (TOKEN,)}), RouteRules(), ALICE, address) for address in (V4, V6))
     assert first == second == (Charge(token_client(ALICE), TOKEN),)
     assert first[0].client == ALICE_CLIENT

@@ -114,8 +114,8 @@ class Fleet:
         return Audience(self.dice.choice([0, 0, 0, 1]), self.dice.choice(some), self.dice.choice(some))
 
     def round(self, *, in_order: bool = False) -> None:
-        """Every worker once in five seconds. Who turned listeners away soon asks again, as the gate does (there: each
-        0.2 s): room that others have made is seen only by asking."""
+        """Every worker reports once in five seconds. One that has turned listeners away reports again soon, as the gate
+        does: room that others have made is seen only by asking."""
         workers = list(self.workers)
         if not in_order:
             self.dice.shuffle(workers)
@@ -143,7 +143,7 @@ class Fleet:
 
 
 def fleets(runs: int, most_workers: int = 200) -> Iterator[Fleet]:
-    """So many random fleets, small ones more often than large ones."""
+    """Random fleets, small ones more often than large ones."""
     for seed in range(runs):
         dice = random.Random(seed)
         workers = dice.choice([1, 2, 3, dice.randint(1, 20), dice.randint(1, most_workers) if seed % 10 == 0 else 8])
@@ -257,7 +257,7 @@ def test_a_worker_that_stops_returns_its_seats_at_once() -> None:
 
 
 def test_a_store_that_lost_its_state_never_promises_seats_twice() -> None:
-    """Whoever reports first to an empty table, with seats or without, what all may take stays within capacity."""
+    """In whatever order workers report to an empty table, what all may take stays within capacity."""
     for fleet in fleets(RUNS, most_workers=40):
         for worker in fleet.workers:
             worker.want = fleet.demand()

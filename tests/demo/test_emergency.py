@@ -112,7 +112,7 @@ def test_no_limit_sees_a_bot_and_together_they_are_a_flood() -> None:
 
 
 def test_probes_are_on_the_allow_list_and_nobody_else_is() -> None:
-    """Their answers must not wait for the app; whoever else is there must."""
+    """Their answers must not wait for the app; those of all others must."""
     allowed = Settings.from_environ({**shield_settings(SECRET), **SETTINGS}).allow_ips
     of_all = {source: packed(source) in allowed for source in (*SOURCES, *SECOND_ACT_SOURCES)}
     assert {source for source, is_allowed in of_all.items() if is_allowed} == set(PROBE_SOURCES)

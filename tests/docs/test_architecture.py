@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_the_map_is_short() -> None:
-    """At most 150 lines: whoever changes the project has read it."""
+    """At most 150 lines, so that every contributor reads it."""
     assert len(ARCHITECTURE.splitlines()) <= 150
 
 

@@ -268,7 +268,7 @@ def tat_us(client: redis.Redis) -> int:
 
 
 async def spend(server: HttpServer, limit: Limit, times: int, connections: int) -> Crowd:
-    """So many requests, shared by some connections."""
+    """Requests, shared by some connections."""
     crowd = Crowd()
     asking = await connected(server, connections)
 

@@ -107,7 +107,7 @@ def test_a_header_longer_than_any_chain_makes_no_new_client(proxy: HttpServer) -
 
 
 def test_a_named_victim_is_not_charged(proxy: HttpServer) -> None:
-    """Whoever writes somebody else's address charges itself alone."""
+    """A client that writes another's address is charged itself."""
     attacker, victim = fresh_address(), fresh_address()
     statuses = _statuses(proxy, attacker, [_forwarded_for([victim]), _forwarded_for([victim] * 3)] * BURST)
     assert statuses.count(200) == BURST

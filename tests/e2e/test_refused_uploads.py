@@ -144,7 +144,7 @@ def test_the_answer_comes_at_once_and_the_wait_is_bounded(server: HttpServer, ad
 
 
 def test_a_client_that_leaves_is_no_mistake(server: HttpServer, address: str) -> None:
-    """Who hangs up in the middle of a refused body leaves no trace in the log, and the worker goes on."""
+    """A client that hangs up in the middle of a refused body leaves no trace in the log, and the worker goes on."""
     with wire(server, address) as connection:
         connection.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n" + b"x" * 9000)
         assert connection.readline().startswith(b"HTTP/1.1 429 ")

@@ -95,7 +95,7 @@ class Visitor:
         return answer
 
     def ask_often(self, times: int) -> list[Answer]:
-        """So many answers."""
+        """The answers to ``times`` requests."""
         return [self.ask() for _ in range(times)]
 
 

@@ -76,7 +76,7 @@ def test_whichever_worker_answers_tells_of_all(tmp_path: Path) -> None:
 
 
 def test_a_flood_is_seen_while_it_goes_on_and_in_the_log(tmp_path: Path) -> None:
-    """Who waits, who is told to come later and how many a second, on both workers; afterwards all is calm again."""
+    """How many wait and how many are told to come later, a second, on both workers; afterwards all is calm again."""
     with asgi_server("shieldmw", "apps:app", env=SETTINGS, cwd=tmp_path, workers=WORKERS) as server:
         goes_on = True
 

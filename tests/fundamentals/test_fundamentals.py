@@ -89,7 +89,7 @@ def test_a_refusal_costs_nothing() -> None:
 
 
 def test_a_refusal_says_when_to_come_back_and_where_to_go_meanwhile() -> None:
-    """Whoever is refused is told how long to wait, which limit it was, and where the recording is."""
+    """A refused client is told how long to wait, which limit it was, and where the recording is."""
     settings = Settings(ip_limit="1/day", recording_url="https://example.org/recording")
     refused = answers(settings, Asked(ALICE), Asked(ALICE))[1]
     assert int(refused.headers["retry-after"]) >= 86_399

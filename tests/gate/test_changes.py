@@ -152,7 +152,7 @@ class World:
             await self.one.api_keys.refresh()
 
     async def sign_in(self, token: str, for_s: float) -> None:
-        """The issuer proves a token from now on; whoever has tried it before may have to wait."""
+        """The issuer proves a token from now on; a client that has tried it before may have to wait."""
         self.issuer.until_s[token] = self.clock.s() + for_s
 
     async def new_keys(self, *gone: str) -> None:
@@ -179,13 +179,13 @@ class World:
 
 def outline(decision: Decision) -> tuple[object, ...]:
     """All of a decision that depends on nothing but what was said and done."""
-    limits = [level.limit for level in decision.levels]
+    limits = [level.limit for level in decision.statuses]
     return (*decision[:4], decision.mode, decision.live, limits)
 
 
 def assert_same(one: Decision, other: Decision) -> None:
     """To the unit and the microsecond."""
-    assert (outline(one), one.retry_after_us, one.levels) == (outline(other), other.retry_after_us, other.levels)
+    assert (outline(one), one.retry_after_us, one.statuses) == (outline(other), other.retry_after_us, other.statuses)
 
 
 def assert_same_but_waits(one: Decision, naive: Decision) -> None:

@@ -53,7 +53,7 @@ def make(*, observers: list[Heard] | None = None, **values: Any) -> tuple[Worker
 
 
 async def ask(one: WorkerParts, times: int = 1, **of: Any) -> Decision:
-    """So many requests one after the other; the decision on the last."""
+    """Several requests one after the other; returns the decision on the last."""
     for _ in range(times):
         decision = await one.gate.decide(facts(**of))
     return decision
@@ -361,7 +361,7 @@ def test_a_revoked_key_stops_at_once() -> None:
         await store.inner.revoke_api_keys([issued])
         await one.api_keys.refresh()
         decision = await ask(one, credential=key)
-        assert (decision.identity, decision.levels[0].limit.name) == (None, "ip")
+        assert (decision.identity, decision.statuses[0].limit.name) == (None, "ip")
 
     run(story())
 

@@ -34,7 +34,7 @@ def at_a_site(number: int) -> Facts:
 
 
 async def flood(one: WorkerParts, asked: Callable[[int], Facts], first: int, count: int) -> int:
-    """So many new clients, each of which asks three times at once; how many requests were refused."""
+    """``count`` new clients send three requests each at once; returns how many were refused."""
     refused = 0
     for start in range(first, first + count, AT_ONCE):
         numbers = range(start, start + AT_ONCE)

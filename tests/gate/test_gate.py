@@ -131,7 +131,7 @@ def test_a_decision_says_what_its_answer_needs() -> None:
         return [await one.gate.decide(facts()) for _ in range(3)]
 
     first, second, third = run(story())
-    assert [level.remaining for level in (*first.levels, *second.levels, *third.levels)] == [1, 0, 0]
+    assert [level.remaining for level in (*first.statuses, *second.statuses, *third.statuses)] == [1, 0, 0]
     assert (third.verdict, third.reason, third.violated) == (Verdict.REFUSED, Reason.QUOTA, ("ip",))
     assert third.retry_after_us == 30_000_000
     assert third.listener_class is ListenerClass.GUEST

@@ -60,7 +60,7 @@ async def reasons(one: WorkerParts, *asked: Facts) -> list[Reason]:
 def test_a_client_that_its_default_limits_refuse_is_refused_without(
     read: list[str], path: str, peer: str, credential: str | None, limits: dict[str, Any]
 ) -> None:
-    """Whoever it is: the first long path of a client that was refused before is not read, nor is any other."""
+    """The first long path of a client that was refused before is not read, nor is any later one."""
     clock = LoopClock()
     values = {"ip_limit": "2/minute", "token_limit": "2/minute", "leases": False, **limits}
     one = worker(LeasingStore(clock), clock, tokens=CountingVerifier(["good"]), **values)

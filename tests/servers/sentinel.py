@@ -197,7 +197,7 @@ class RedisSentinels:
         wait_until(self._is_ready, READY_S, "the sentinels to know everybody", self.log)
 
     def _is_ready(self) -> bool:
-        """Whether all know all; whoever should be a replica and is none is told."""
+        """Whether all know all; a server that should be a replica and is none is told to be one."""
         master = self._agreed()
         if master is None:
             return False

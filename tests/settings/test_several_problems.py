@@ -8,6 +8,7 @@ import pytest
 
 from shieldmw import Settings, SettingsError
 from shieldmw.core.limits import aggregate
+from shieldmw.core.rules import Scope
 
 SECRET = "x" * 32
 PEM = "-----BEGIN PUBLIC KEY-----\\nabc\\n-----END PUBLIC KEY-----"
@@ -109,7 +110,7 @@ def test_settings_that_contradict_each_other(environ: dict[str, str], line: str)
 def test_a_limit_too_large_for_its_aggregate() -> None:
     """Every limit that is accepted has an aggregate for a /56, however large its burst."""
     settings = Settings(ip_limit="1000000/second", ip_burst=10**15)
-    assert aggregate(settings.policy.ip[0]).burst == 4 * 10**15
+    assert aggregate(settings.policy.limits(Scope.IP)[0]).burst == 4 * 10**15
 
 
 def test_a_public_key_may_be_text_or_a_file(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from shieldmw import Settings, SettingsError
 from shieldmw.core.address import Networks
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Scope
 from shieldmw.settings import rows
+from shieldmw.settings.policy import EMERGENCY_LIMIT_FIELDS, LIMIT_FIELDS
 
 DEFAULTS: dict[str, object] = {
     "redis_url": "memory://",
@@ -81,14 +83,24 @@ def test_the_defaults() -> None:
 def test_the_default_policy() -> None:
     """Guests have 300 a minute, verified subjects 1200, failed credentials 10, and /healthz is exempt."""
     policy = Settings().policy
-    named = {limit.name: (limit.amount, limit.period_s, limit.burst) for limit in (*policy.ip, *policy.token)}
+    named = {
+        limit.name: (limit.amount, limit.period_s, limit.burst)
+        for limit in policy.limits(Scope.IP) + policy.limits(Scope.TOKEN)
+    }
     assert named == {"ip": (300, 60, 300), "token": (1200, 60, 1200)}
-    assert [(limit.name, limit.amount) for limit in policy.failed_auth] == [("failed-auth", 10)]
-    assert policy.address == ()
+    assert [(limit.name, limit.amount) for limit in policy.limits(Scope.FAILED_AUTH)] == [("failed-auth", 10)]
+    assert policy.limits(Scope.ADDRESS) == ()
     assert policy.rules == ()
     assert policy.exempt == (PathPattern("/healthz"),)
     assert not policy.allow
     assert not policy.deny
+
+
+def test_every_scope_has_a_setting() -> None:
+    """A default limit that nobody can set would never be charged."""
+    assert set(LIMIT_FIELDS) == set(Scope)
+    assert {*LIMIT_FIELDS.values(), *EMERGENCY_LIMIT_FIELDS.values()} <= set(Settings.model_fields)
+    assert set(Settings().policy.default) == set(Scope)
 
 
 def test_the_table_of_variables_is_made_of_the_settings() -> None:

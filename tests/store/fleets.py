@@ -12,7 +12,7 @@ import pytest
 from core.addresses import clients_at
 from servers import RedisCluster, RedisServer, slot_of
 from shieldmw.core import bucket
-from shieldmw.core.bucket import Charge, Outcome, TakeRequest, levels
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest, statuses
 from shieldmw.core.client import AddressClients, Client
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.errors import StoreUnavailable
@@ -71,7 +71,7 @@ async def take(store: Store, *charges: Charge) -> Outcome:
 async def remaining(store: Store, client: Client, limit: Limit) -> int:
     """How many units a bucket still has; takes none."""
     look = (Charge(client, limit, 0),)
-    return levels(look, await take(store, *look))[0].remaining
+    return statuses(look, await take(store, *look))[0].remaining
 
 
 def key(client: Client, limit: Limit) -> str:
@@ -133,7 +133,7 @@ def owner(cluster: RedisCluster, client: Client) -> RedisServer:
 
 
 def clients_of(cluster: RedisCluster, count: int) -> list[Client]:
-    """So many clients on each master."""
+    """``count`` clients on each master."""
     found: dict[int, list[Client]] = {master.port: [] for master in cluster.masters()}
     number = 0
     while any(len(clients) < count for clients in found.values()):

@@ -24,7 +24,7 @@ async def networks(store: DenyRegister) -> set[DenyEntry]:
 
 
 def test_a_list_that_was_lost_is_told_once(server: RedisServer) -> None:
-    """Of many workers that tell it at the same time one is heard, and the audit has one entry."""
+    """Many workers restore it at the same time: one succeeds, and the audit log has one entry."""
 
     async def story() -> None:
         async with opened(server.url) as store, opened(server.url) as another:

@@ -60,7 +60,7 @@ async def flips(store: RedisStore) -> bool:
     ],
 )
 def test_a_number_that_is_none_of_ours_counts_as_none(server: RedisServer, field: str, value: object) -> None:
-    """So a mode without a version is one that was lost: the next flip is done, and seen."""
+    """A mode without a version counts as lost: the next flip is made, and seen."""
 
     async def work() -> None:
         async with opened(server.url) as store:

@@ -128,7 +128,7 @@ def test_who_has_missed_too_much_reads_all_again(server: RedisServer, many: int)
 
 
 def test_a_change_that_nobody_logged_is_seen(server: RedisServer) -> None:
-    """Somebody takes a key off by hand, or with a release that keeps no log."""
+    """A key is removed by hand, or by a release that keeps no log."""
     client = server.client()
 
     async def story() -> None:

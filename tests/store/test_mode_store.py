@@ -142,7 +142,7 @@ def test_if_match(valkey: RedisServer, admin: redis.Redis, expected_version: int
 
 
 def test_of_operators_who_expect_the_same_version_exactly_one_wins(valkey: RedisServer, admin: redis.Redis) -> None:
-    """Of ten operators at once with the same If-Match one changes the mode, and the audit has his word alone."""
+    """One of ten concurrent operators with the same If-Match changes the mode, and only that is in the audit log."""
     assert admin.dbsize() == 0
 
     async def story() -> None:
@@ -186,7 +186,7 @@ def test_of_operators_who_expect_nothing_none_is_lost_from_the_audit(valkey: Red
 
 
 def test_the_highest_version_known_wins_after_the_store_lost_its_data(valkey: RedisServer, admin: redis.Redis) -> None:
-    """After FLUSHALL workers that know different versions restore the highest, whoever comes first, and audit it."""
+    """After FLUSHALL workers that know different versions restore the highest, in any order, and audit it."""
 
     async def story() -> None:
         async with fleet(valkey, 6) as stores:
@@ -372,7 +372,7 @@ def test_without_any_listener_polling_obeys_within_two_seconds(valkey: RedisServ
 
 
 def test_what_is_told_is_told_once_and_by_name(valkey: RedisServer, admin: redis.Redis) -> None:
-    """Whoever listens is told first that it listens, then each change of the mode."""
+    """A subscriber gets the confirmation first, then each change of the mode."""
 
     async def story() -> list[str]:
         told: list[str] = []

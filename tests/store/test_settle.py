@@ -48,7 +48,7 @@ def test_a_tat_moves_by_what_is_owed(server: RedisServer, owed_us: int) -> None:
 
 @pytest.mark.parametrize("stored", [None, b"nan", b"12", b"garbage"])
 def test_a_full_bucket_is_charged_from_now_on(server: RedisServer, stored: bytes | None) -> None:
-    """So is one whose TAT is past, or none."""
+    """The same holds for a TAT in the past, and for a missing one."""
     client = server.client()
     if stored is not None:
         client.set("ip", stored, px=KEPT_MS)

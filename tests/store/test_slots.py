@@ -19,7 +19,7 @@ from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Policy, RouteRules, Rule
+from shieldmw.core.rules import Policy, RouteRules, Rule, Scope
 from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address
 from shieldmw.store import slots
@@ -150,7 +150,9 @@ def test_no_bucket_is_both_refunded_and_leased() -> None:
     every = PathPattern("/*")
     addresses = [packed(text) for text in ("192.0.2.1", "2001:db8::1", "2001:db8::2:1")]
     for token, address, own in product([(), (A,)], [(), (B,)], [(), (C,)]):
-        policy = Policy(ip=(A,), token=token, address=address, rules=(Rule("r", every, limits=own),))
+        policy = Policy(
+            {Scope.IP: (A,), Scope.TOKEN: token, Scope.ADDRESS: address}, rules=(Rule("r", every, limits=own),)
+        )
         refunded, leased = set[str](), set[str]()
         for source, identity, mode, own_limits in product(
             [*addresses, None], (None, Identity("alice")), Mode, ((), own)
@@ -207,7 +209,7 @@ def test_a_slot_on_the_move_is_asked_bucket_by_bucket() -> None:
 
 
 def test_asks_fail_one_by_one() -> None:
-    """Who asks of a node that is away is told so; the others have their outcome."""
+    """Requests to a node that is away fail; the others have their outcomes."""
     nodes = Nodes(fail=lambda keys: StoreUnavailable("hung") if "y:a" in keys else None)
     requests = [TakeRequest((charge(name),)) for name in "xyzy"]
     with pytest.raises(PartialFailure, match="2 of 4 requests failed, the first with: hung") as part:
@@ -232,7 +234,7 @@ def test_leases_are_given_back_slot_by_slot() -> None:
 
 
 def settled(nodes: Nodes) -> list[str]:
-    """Who is left where three clients owe something."""
+    """The debts that are left when three clients owe something."""
     debts = [Debt(charge(name), 1, A.unit_us, A.unit_us, 1) for name in "xyz"]
     left = run(slots.settle(nodes.run, debts, 0, "me", key_of))
     return [one.charge.client.text for one in left]

@@ -280,7 +280,7 @@ def test_a_call_may_be_as_large_as_a_batch_makes_it(server: RedisServer, count: 
 
 @pytest.mark.parametrize("stored", [None, *NO_NUMBERS, b"nan", b"inf", b"-inf", b"1e400"])
 def test_garbage_in_one_bucket_harms_no_other_request(server: RedisServer, stored: bytes | None) -> None:
-    """Of three requests in one call the one whose bucket holds it, or a list, leaves the others their outcomes."""
+    """Three requests share a call: one whose bucket holds garbage, or a list, leaves the others their outcomes."""
     client = server.client()
     if stored is None:
         client.rpush("broken", "x")

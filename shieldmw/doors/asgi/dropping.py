@@ -61,8 +61,8 @@ def ends_of(scope: Scope) -> Ends | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     lines = scope.get("headers", ())
-    told = any(name in _NAMES_CLIENTS and named in value for name, value in lines[:MOST_LINES])
-    return None if told or len(lines) > MOST_LINES else ends
+    is_named = any(name in _NAMES_CLIENTS and named in value for name, value in lines[:MOST_LINES])
+    return None if is_named or len(lines) > MOST_LINES else ends
 
 
 class Connections:

@@ -14,7 +14,7 @@ from shieldmw.gate.worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A worker to be, the task that it lives in, and the event that ends the task."""
+    """A worker (once it is open), the task that it lives in, and the event that ends the task."""
 
     opened: asyncio.Future[Worker]
     task: asyncio.Task[None]
@@ -22,7 +22,7 @@ class _Running:
 
 
 class Workers:
-    """Opens one worker with ``open_worker`` for each loop; ``on_stop`` is told when one is about to be stopped."""
+    """Opens one worker with ``open_worker`` for each loop; ``on_stop`` is called when one is about to stop."""
 
     def __init__(self, open_worker: Callable[[], Worker], on_stop: Callable[[Worker], None]) -> None:
         self._open_worker = open_worker

@@ -30,9 +30,9 @@ class FailedAuth:
         look = self._policy.failed_auth_charges(clients, 0)
         if not look:
             return True
-        told = await self._limiter.ask(look)
-        if told is not None and told.sent_us is not None:
-            self._local.remember(look, told.outcome)
+        reply = await self._limiter.ask(look)
+        if reply is not None and reply.sent_us is not None:
+            self._local.remember(look, reply.outcome)
         return self.may_verify_now(clients)
 
     def may_verify_now(self, clients: AddressClients) -> bool:

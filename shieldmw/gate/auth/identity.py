@@ -9,10 +9,10 @@ from secrets import token_bytes
 from typing import Protocol
 
 from shieldmw.core.bounds import LONGEST_CREDENTIAL
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import AddressClients, Identity, Proof
 from shieldmw.core.credentials import NOT_OF_THE_CREDENTIAL, Failure, Rejected
 from shieldmw.core.facts import Facts
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.log_throttle import LogThrottle
 

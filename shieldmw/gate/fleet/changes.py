@@ -21,7 +21,7 @@ class ChangeListener:
         self._feed = feed
         self._heard = heard
         self._task: asyncio.Task[None] | None = None
-        self._told = False
+        self._warned = False
 
     async def start(self) -> None:
         """Listen in the background."""
@@ -40,9 +40,9 @@ class ChangeListener:
                 async for change in self._feed.changes():
                     self._heard(change)
             except NotPermitted as error:
-                if not self._told:
+                if not self._warned:
                     log.warning("changes in the store are only polled: its user may not listen (%s)", error)
-                self._told = True
+                self._warned = True
             except Exception as error:
                 log.debug("changes in the store are not heard, only polled: %s", error)
             await asyncio.sleep(self.AGAIN_S)

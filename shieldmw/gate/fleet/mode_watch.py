@@ -58,7 +58,7 @@ class ModeWatch:
 
     @property
     def retry_after_us(self) -> int:
-        """When to come back to a fleet that turns clients away: when the emergency ends; 0 if it does not by itself."""
+        """The wait of clients that are turned away: until the emergency ends; 0 if it does not end by itself."""
         until_s = self._state.until_s
         if until_s is None or self.mode is Mode.NORMAL:
             return 0

@@ -1,26 +1,24 @@
 """Group commit: while one call to the store is under way requests queue up, and the next call takes them all.
 
-No timer: an idle worker calls at once. A request that goes away while it waits cancels nothing: its charges may
-be taken, and nobody else's outcome moves. What follows from an outcome is done here, in the call's own task, so a
-request that waits is one future and no task.
+There is no timer: an idle worker calls at once. A request that is cancelled while it waits is taken all the same, so
+no other's outcome changes. What follows from an outcome is done here, in the call's own task, so a request that waits
+is one future and no task.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.core.plan import Requester
+from shieldmw.errors import StoreError
 from shieldmw.gate import clock
 from shieldmw.store.port import PartialFailure
 
-A = TypeVar("A")
-R = TypeVar("R")
-
 # Most requests and charges in one call. More would make the first wait for the last. And take.lua unpacks two numbers
-# a request and four a charge onto Lua's stack, which holds 8,000: 2 * 256 + 4 * 1500 = 6512.
+# for each request and four for each charge onto Lua's stack, which holds 8,000: 2 * 256 + 4 * 1500 = 6512.
 MOST_REQUESTS = 256
 MOST_CHARGES = 1500
 
@@ -28,9 +26,9 @@ MOST_CHARGES = 1500
 class TakeReply(NamedTuple):
     """An outcome, its charges, and when the store was asked, by this worker's clock.
 
-    That was before the store decided: so a TAT, moved by the difference between that and the store's time, is
-    never later on this worker's clock than it truly is. None where the store was not asked: then the charges are
-    against this worker's share of their limits.
+    The store decided after that. So a TAT that is moved by ``sent_us - outcome.now_us`` is never later on this worker's
+    clock than it truly is. If the store was not asked, ``sent_us`` is None, and the charges are against this worker's
+    share of their limits.
     """
 
     charges: Charges
@@ -38,8 +36,8 @@ class TakeReply(NamedTuple):
     sent_us: int | None
 
 
-class Called(Protocol):
-    """The target of the calls: the store, or a wrapper around it."""
+class BatchTarget(Protocol):
+    """The target of a batch's calls: the store, or a wrapper around it."""
 
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """One call: take the charges of each request. Raises ``StoreError``, for example ``PartialFailure``."""
@@ -48,18 +46,22 @@ class Called(Protocol):
         """Give back connections."""
 
 
-class Batch(Generic[A, R]):
-    """Asks the store for many at once.
+# A request that waits for its reply. It has no requester if it is not part of a request to the app.
+_Waiter = tuple[Requester | None, TakeRequest, "asyncio.Future[TakeReply | None]"]
 
-    ``answered`` makes the reply to a request of its asker, its outcome, and when it was sent; ``failed`` makes the
-    reply where the call has failed. Both are called once for each request, also where nobody waits for it any more.
+
+class Batch:
+    """Makes one call to the store for many requests.
+
+    ``answered`` makes the reply from an outcome and the time at which the call was sent; ``failed`` makes it if the
+    call has failed. One of them is called once for each request, even if that has been cancelled.
     """
 
     def __init__(
         self,
-        store: Called,
-        answered: Callable[[A, TakeRequest, Outcome, int], R],
-        failed: Callable[[A, TakeRequest, StoreError], R],
+        store: BatchTarget,
+        answered: Callable[[Requester | None, TakeRequest, Outcome, int], TakeReply],
+        failed: Callable[[Requester | None, TakeRequest], TakeReply | None],
         *,
         now_us: Callable[[], int] = clock.now_us,
     ) -> None:
@@ -67,16 +69,16 @@ class Batch(Generic[A, R]):
         self._answered = answered
         self._failed = failed
         self._now_us = now_us
-        self._waiting: list[tuple[A, TakeRequest, asyncio.Future[R]]] = []
+        self._waiting: list[_Waiter] = []
         self._calling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call
 
-    def take(self, asker: A, request: TakeRequest) -> asyncio.Future[R]:
-        """The reply to the request."""
+    def take(self, requester: Requester | None, request: TakeRequest) -> asyncio.Future[TakeReply | None]:
+        """The reply to a request."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        reply: asyncio.Future[R] = self._loop.create_future()
-        self._waiting.append((asker, request, reply))
+        reply: asyncio.Future[TakeReply | None] = self._loop.create_future()
+        self._waiting.append((requester, request, reply))
         if self._calling is None:
             self._calling = self._loop.create_task(self._call())
         return reply
@@ -86,19 +88,18 @@ class Batch(Generic[A, R]):
         if self._calling is not None:
             self._calling.cancel()
             await asyncio.gather(self._calling, return_exceptions=True)
-            # A task that was cancelled before it began has told nobody.
+            # If the task was cancelled before it began, it has done neither.
             self._calling = None
-            self._fail((), StoreUnavailable("closed"))
+            self._fail(())
         await self._store.aclose()
 
     async def _call(self) -> None:
         """Call the store as long as requests wait. Requests queued behind a call that fails fail with it."""
-        group: list[tuple[A, TakeRequest, asyncio.Future[R]]] = []
-        told = 0
-        failure = StoreError("closed")
+        group: list[_Waiter] = []
+        done = 0
         try:
             while self._waiting:
-                told, count = 0, _fitting(self._waiting)
+                done, count = 0, _fitting(self._waiting)
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
                 # Prefetches last: what they take must not be missing for others who asked at the same time.
                 group.sort(key=_prefetches)
@@ -106,22 +107,19 @@ class Batch(Generic[A, R]):
                 results = await self._take([request for _, request, _ in group])
                 if len(results) != len(group):
                     raise StoreError(f"{len(results)} outcomes for {len(group)} requests")
-                for (asker, request, reply), result in zip(group, results, strict=True):
+                for (requester, request, reply), result in zip(group, results, strict=True):
                     if isinstance(result, StoreError):
-                        answer = self._failed(asker, request, result)
+                        answer = self._failed(requester, request)
                     else:
-                        answer = self._answered(asker, request, result, sent_us)
+                        answer = self._answered(requester, request, result, sent_us)
                     if not reply.done():
                         reply.set_result(answer)
-                    told += 1
-        except StoreError as error:
-            failure = error
-        except asyncio.CancelledError:
-            failure = StoreUnavailable("closed")
-            raise
+                    done += 1
+        except StoreError:
+            pass  # requests are told by their replies, and the breaker has counted the call
         finally:
             self._calling = None
-            self._fail(group[told:], failure)
+            self._fail(group[done:])
 
     async def _take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome | StoreError]:
         """The result of each."""
@@ -130,19 +128,19 @@ class Batch(Generic[A, R]):
         except PartialFailure as part:
             return part.results
 
-    def _fail(self, group: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]], failure: StoreError) -> None:
+    def _fail(self, group: Sequence[_Waiter]) -> None:
         failed, self._waiting = [*group, *self._waiting], []
-        for asker, request, reply in failed:
-            answer = self._failed(asker, request, failure)
+        for requester, request, reply in failed:
+            answer = self._failed(requester, request)
             if not reply.done():
                 reply.set_result(answer)
 
 
-def _prefetches(waiting: tuple[Any, TakeRequest, Any]) -> bool:
-    return waiting[1].prefetch > 0
+def _prefetches(waiter: _Waiter) -> bool:
+    return waiter[1].prefetch > 0
 
 
-def _fitting(waiting: Sequence[tuple[A, TakeRequest, asyncio.Future[R]]]) -> int:
+def _fitting(waiting: Sequence[_Waiter]) -> int:
     """How many of the waiting requests fit into one call, at least one."""
     charges = 0
     for count, (_, request, _) in enumerate(waiting[:MOST_REQUESTS]):

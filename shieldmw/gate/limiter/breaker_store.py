@@ -14,7 +14,7 @@ from shieldmw.core.text import harmless
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.port import PartialFailure
 
-from .batch import Called
+from .batch import BatchTarget
 from .breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Asked(Called, Protocol):
-    """The store, as far as a breaker stands before it."""
+class BreakerTarget(BatchTarget, Protocol):
+    """What a breaker needs of a store."""
 
     async def portion(self, request: PortionRequest) -> Portion:
         """One call, for a portion of a shared bucket. Raises ``StoreError``."""
@@ -32,7 +32,7 @@ class Asked(Called, Protocol):
 class BreakerStore:
     """The store behind a breaker. A call is reported to the breaker once, however many requests share it."""
 
-    def __init__(self, store: Asked, on_failure: OnStoreFailure, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, store: BreakerTarget, on_failure: OnStoreFailure, clock: Clock = SYSTEM_CLOCK) -> None:
         self.on_failure = on_failure
         self._store = store
         self._now_s = clock.now_s

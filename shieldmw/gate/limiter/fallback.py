@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 
-from shieldmw.core.bucket import Charges, Outcome, shared
+from shieldmw.core.bucket import Charges, Outcome, worker_shares
 from shieldmw.core.debts import Debt, Debts
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.errors import StoreError
@@ -76,17 +76,17 @@ class Fallback:
         """Decide locally; None unless ``on_failure`` is ``local``."""
         if not self._is_local:
             return None
-        shares = shared(charges, self._workers())
+        shares = worker_shares(charges, self._workers())
         outcome = self._local.take_now(shares)
         if outcome.allowed:
             self._debts.add(charges, shares, outcome)
         return TakeReply(shares, outcome, None)
 
-    def refund(self, spent: tuple[Charges, TakeReply]) -> None:
-        """Take back charges that were allowed here, with the reply to them: another limit has refused the request."""
-        charges, told = spent
-        self._local.refund_now(told.charges)
-        self._debts.forgive(charges, told.charges)
+    def refund(self, spent: tuple[Charges, Charges]) -> None:
+        """Take back charges, and those against this worker's shares: another limit has refused the request."""
+        charges, shares = spent
+        self._local.refund_now(shares)
+        self._debts.forgive(charges, shares)
 
     async def _settle_all(self) -> None:
         """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""
@@ -117,4 +117,4 @@ class Fallback:
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
-            self._settling = None  # one that was cancelled before it began has not said so
+            self._settling = None  # if it was cancelled before it began, it has not done so

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from shieldmw.core.bucket import Charge, Charges
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.lease import Lease, Unspent
 from shieldmw.core.plan import Requester
-from shieldmw.core.table import BoundedCache
 from shieldmw.errors import StoreError
 from shieldmw.gate import clock
 from shieldmw.gate.refresher import Refresher

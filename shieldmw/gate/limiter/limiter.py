@@ -10,7 +10,6 @@ from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
 from shieldmw.core.plan import Requester
-from shieldmw.errors import StoreError
 from shieldmw.gate import clock
 from shieldmw.store.memory import MemoryBuckets
 
@@ -61,7 +60,7 @@ class FleetLimiter:
         self._fallback = fallback
         self._leases = leases
         self._refusals = Refusals()
-        self._batch = Batch[Requester | None, TakeReply | None](store, self._answered, self._failed, now_us=now_us)
+        self._batch = Batch(store, self._answered, self._decided_here, now_us=now_us)
         self._now_us = now_us
         self._invalidated_us = now_us() - 1
 
@@ -123,9 +122,6 @@ class FleetLimiter:
         elif is_current and lease is not None:
             lease.absorb(outcome)
         return made(TakeReply, (charges, without_lease(charges, outcome), sent_us)) if outcome.leased else reply
-
-    def _failed(self, requester: Requester | None, request: TakeRequest, error: StoreError) -> TakeReply | None:
-        return self._decided_here(requester, request)
 
     def _decided_here(self, requester: Requester | None, request: TakeRequest) -> TakeReply | None:
         if requester is not None and request.prefetch:

@@ -6,12 +6,12 @@ import logging
 from socket import AF_INET, inet_pton
 
 from shieldmw.core.address import Addressing, Located, locate, locate_peer
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Address, AddressClients
 from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.paths import is_plain
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy, RouteRules
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)

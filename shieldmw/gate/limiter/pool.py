@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from shieldmw.core.bucket import Charge, Charges, Outcome
 from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
-from shieldmw.core.portion import Holding, PortionRequest
+from shieldmw.core.portion import HeldUnits, PortionRequest, Spent
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import Clock
 
@@ -40,7 +40,7 @@ class Refunds(Protocol):
 class SharedReply(NamedTuple):
     """What became of a request's charges against shared limits. The TATs are on the clock of ``now_us``.
 
-    ``spent`` is what a refund needs.
+    ``spent`` is what a refund needs. ``by_share``: the store is away, and this worker's share of a limit has decided.
     """
 
     charges: Charges
@@ -48,6 +48,7 @@ class SharedReply(NamedTuple):
     now_us: int
     tats_us: tuple[int, ...]
     spent: Sequence[tuple[Refunds, Any]] = ()
+    by_share: bool = False
 
     def joined(self, outcome: Outcome) -> Outcome:
         """The outcome of the client's own charges together with these, which come last."""
@@ -80,7 +81,7 @@ class Pool:
         workers: Callable[[], int],
         clock: Clock,
     ) -> None:
-        self.holding = Holding(charge.limit)
+        self.held = HeldUnits(charge.limit)
         self._charge = charge
         self._store = store
         self._fallback = fallback
@@ -96,15 +97,15 @@ class Pool:
 
     def refused_now(self, charge: Charge, now_us: int) -> SharedReply | None:
         """The refusal of a charge, if this worker holds too little for it and the store need not be asked."""
-        held = self.holding.units(now_us)
-        if held >= charge.cost:
+        units = self.held.units(now_us)
+        if units >= charge.cost:
             return None
-        free_us = self._free_us(charge, held)
+        free_us = self._free_us(charge, units)
         return None if now_us >= free_us else self._refusal(charge, free_us, now_us)
 
-    def _free_us(self, charge: Charge, held: int) -> int:
-        """When the store need be asked for a charge, given how many of its units are here."""
-        missing_us = charge.limit.unit_us * (charge.cost - held)
+    def _free_us(self, charge: Charge, units: int) -> int:
+        """The time before which the store need not be asked for a charge, if ``units`` of its cost are held here."""
+        missing_us = charge.limit.unit_us * (charge.cost - units)
         return max(self._tat_us + missing_us - charge.limit.tau_us, self._ask_from_us)
 
     def _refusal(self, charge: Charge, free_us: int, now_us: int) -> SharedReply:
@@ -115,8 +116,8 @@ class Pool:
     async def take(self, charge: Charge) -> SharedReply | None:
         """The reply to one charge; None if the store is away and there is no fallback."""
         now_us = self._now_us()
-        tat_us = self.holding.spend(charge.cost, now_us)
-        reply = _allowed(charge, self.holding, tat_us, now_us) if tat_us else self.refused_now(charge, now_us)
+        spent = self.held.take(charge.cost, now_us)
+        reply = _allowed(charge, self.held, spent, now_us) if spent else self.refused_now(charge, now_us)
         if reply is not None:
             return reply
         if self._asking is None and not self._store.may_be_asked():
@@ -135,18 +136,18 @@ class Pool:
 
     def invalidate(self) -> None:
         """Forget the portion, and ignore what a call under way leaves over: buckets were reset or lost."""
-        self.holding = Holding(self._charge.limit)  # the old one is void: a refund to it helps nobody
+        self.held = HeldUnits(self._charge.limit)  # the old one is void: a refund to it helps nobody
         self._believe(LONG_AGO_US, LONG_AGO_US)
 
     def _believe(self, tat_us: int, ask_from_us: int) -> None:
-        """What is known of the bucket from now on."""
+        """Set what is known of the bucket."""
         self._tat_us, self._ask_from_us = tat_us, ask_from_us
 
     def end(self, granted_until_us: int) -> Unspent | None:
         """Give up a portion that was granted by then; returns what may be given back of it."""
         if self._granted_us > granted_until_us:
             return None
-        unspent = self.holding.end(self._charge, self._now_us())
+        unspent = self.held.end(self._charge, self._now_us())
         if unspent is not None:
             self._believe(LONG_AGO_US, LONG_AGO_US)  # the bucket's TAT goes back
         return unspent
@@ -156,7 +157,7 @@ class Pool:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
-            self._asking = None  # one that was cancelled before it began has not said so
+            self._asking = None  # if it was cancelled before it began, it has not done so
             self._fail(self._waiting)
 
     # --- asking the store
@@ -176,11 +177,11 @@ class Pool:
             self._fail(group)
 
     def _still_waiting(self, now_us: int) -> list[_Waiter]:
-        """The requests that wait for a call, after those that need none have their replies."""
+        """Reply to waiting requests that need no call; returns the others."""
         waiting, self._waiting = self._waiting, []
         left = []
         for waiter in waiting:
-            if self._served(waiter, self.holding, now_us):
+            if self._served(waiter, self.held, now_us):
                 continue
             refusal = self.refused_now(waiter.charge, now_us)
             if refusal is None:
@@ -191,28 +192,28 @@ class Pool:
 
     async def _ask(self, group: Sequence[_Waiter]) -> None:
         """One call, for the requests of the group and those of the next moment."""
-        limit, holding, sent_us = self._charge.limit, self.holding, self._now_us()
-        held = holding.units(sent_us)
+        limit, held, sent_us = self._charge.limit, self.held, self._now_us()
+        units = held.units(sent_us)
         costs = [waiter.charge.cost for waiter in group]
         refilled = AHEAD_US // limit.unit_us
         share = limit.burst // (MOST_OF_SHARE * self._workers())
-        ahead = min(self._demand.measure(holding, sent_us), max(share, refilled))
+        ahead = min(self._demand.measure(held, sent_us), max(share, refilled))
         if ahead and self._tat_us < sent_us + AHEAD_US:
             ahead += min(share, refilled)  # a portion shrinks while the bucket is nearly full
-        want = min(sum(costs) - held + ahead, limit.burst)
-        portion = await self._store.portion(PortionRequest(self._charge, want, max(1, min(costs) - held)))
+        want = min(sum(costs) - units + ahead, limit.burst)
+        portion = await self._store.portion(PortionRequest(self._charge, want, max(1, min(costs) - units)))
         self._fallback.pay()
         shift_us = sent_us - portion.now_us
-        holding.add(portion, shift_us)
+        held.add(portion, shift_us)
         scarce = portion.units < want
-        if holding is self.holding:  # otherwise it is void by now, except for those who waited for it
+        if held is self.held:  # otherwise it is void by now, except for those who waited for it
             self._fallback.remember((self._charge,), Outcome(True, portion.now_us, (portion.tat_us,)))
             self._granted_us = sent_us
             again_us = sent_us + min(AHEAD_US, limit.tau_us // 4) if scarce else LONG_AGO_US
             self._believe(portion.tat_us + shift_us, again_us)
         # They are charged when the store decided, which was after the call was sent.
-        left = [waiter for waiter in group if not self._served(waiter, holding, sent_us)]
-        if not scarce or holding is not self.holding:
+        left = [waiter for waiter in group if not self._served(waiter, held, sent_us)]
+        if not scarce or held is not self.held:
             self._waiting = left + self._waiting
             return
         # All that there was has been handed out. To ask again for the rest would make requests wait for ever: in the
@@ -221,14 +222,14 @@ class Pool:
             free_us = max(self._free_us(waiter.charge, 0), sent_us + 1)
             waiter.reply.set_result(self._refusal(waiter.charge, free_us, sent_us))
 
-    def _served(self, waiter: _Waiter, holding: Holding, now_us: int) -> bool:
-        """Serve a request from a holding; True also if it has gone away."""
+    def _served(self, waiter: _Waiter, held: HeldUnits, now_us: int) -> bool:
+        """Serve a request from the units held; True also if it has gone away."""
         if waiter.reply.done():
             return True
-        tat_us = holding.spend(waiter.charge.cost, now_us)
-        if tat_us:
-            waiter.reply.set_result(_allowed(waiter.charge, holding, tat_us, now_us))
-        return tat_us > 0
+        spent = held.take(waiter.charge.cost, now_us)
+        if spent:
+            waiter.reply.set_result(_allowed(waiter.charge, held, spent, now_us))
+        return bool(spent)
 
     def _fail(self, group: Sequence[_Waiter]) -> None:
         failed, self._waiting = [*group, *self._waiting], []
@@ -238,13 +239,14 @@ class Pool:
 
     def _decided_here(self, charge: Charge) -> SharedReply | None:
         """The reply by this worker's share of the limit."""
-        told = self._fallback.take_now((charge,))
-        if told is None:
+        reply = self._fallback.take_now((charge,))
+        if reply is None:
             return None
+        shares, outcome, _ = reply
         now_us = self._now_us()
-        tats_us = tuple([tat_us - told.outcome.now_us + now_us for tat_us in told.outcome.tats_us])
-        spent = ((self._fallback, ((charge,), told)),) if told.outcome.allowed else ()
-        return SharedReply(told.charges, told.outcome.allowed, now_us, tats_us, spent)
+        tats_us = tuple([tat_us - outcome.now_us + now_us for tat_us in outcome.tats_us])
+        spent = ((self._fallback, ((charge,), shares)),) if outcome.allowed else ()
+        return SharedReply(shares, outcome.allowed, now_us, tats_us, spent, by_share=True)
 
 
 class _Demand:
@@ -257,16 +259,16 @@ class _Demand:
         self._from_us = LONG_AGO_US
         self._units = 0
 
-    def measure(self, holding: Holding, now_us: int) -> int:
+    def measure(self, held: HeldUnits, now_us: int) -> int:
         """The demand as last measured, or more if more was asked for since."""
-        units, since_us = holding.spent + self.refused, now_us - self._from_us
+        units, since_us = held.spent + self.refused, now_us - self._from_us
         if since_us < AHEAD_US:
             return max(self._units, units)
         self._units = units * AHEAD_US // since_us
         self._from_us = now_us
-        holding.spent = self.refused = 0
+        held.spent = self.refused = 0
         return self._units
 
 
-def _allowed(charge: Charge, holding: Holding, tat_us: int, now_us: int) -> SharedReply:
-    return SharedReply((charge,), True, now_us, (tat_us,), ((holding, holding.last(charge.cost, tat_us)),))
+def _allowed(charge: Charge, held: HeldUnits, spent: Spent, now_us: int) -> SharedReply:
+    return SharedReply((charge,), True, now_us, (spent[-1][2],), ((held, spent),))

@@ -8,9 +8,9 @@ client may be refused for longer than needed, by what was given back at most.
 from __future__ import annotations
 
 from shieldmw.core.bucket import Outcome
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.made import made
 from shieldmw.core.plan import TAG_BYTES, Requester
-from shieldmw.core.table import BoundedCache
 
 BUCKETS_KEPT = 262_144
 

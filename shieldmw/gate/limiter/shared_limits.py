@@ -12,7 +12,6 @@ from typing import Any
 
 from shieldmw.core.bucket import Charge, Charges
 from shieldmw.core.lease import Unspent
-from shieldmw.core.limits import Limit
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
@@ -36,31 +35,23 @@ class PooledCharges:
         self._cost = self.charges[0].cost
 
     def spend(self, now_us: int) -> tuple[int, ...] | None:
-        """Spend what this worker holds."""
-        only = self._only
-        if only is None:
-            return self._spend_several(now_us)
-        tat_us = only.holding.spend(self._cost, now_us)
-        return (tat_us,) if tat_us else None
-
-    def _spend_several(self, now_us: int) -> tuple[int, ...] | None:
-        """Spend from several pools: from all or none."""
+        """Spend what this worker holds, from all pools or none; returns the TATs of the buckets."""
+        if self._only is not None:
+            tat_us = self._only.held.spend(self._cost, now_us)
+            return (tat_us,) if tat_us else None
         tats_us: list[int] = []
         for pool, charge in self._pools:
-            tat_us = pool.holding.spend(charge.cost, now_us)
+            tat_us = pool.held.spend(charge.cost, now_us)
             if not tat_us:
-                self.last(now_us, tats_us).refund()
+                self.undo(len(tats_us))
                 return None
             tats_us.append(tat_us)
         return tuple(tats_us)
 
-    def last(self, now_us: int, tats_us: Sequence[int]) -> SharedReply:
-        """What was just spent, from all pools or the first ones."""
-        spent = [
-            (pool.holding, pool.holding.last(charge.cost, tat_us))
-            for (pool, charge), tat_us in zip(self._pools, tats_us, strict=False)
-        ]
-        return SharedReply(self.charges, True, now_us, tuple(tats_us), spent)
+    def undo(self, pools: int | None = None) -> None:
+        """Take back what ``spend`` has spent from the first pools, or all, before anything else has happened."""
+        for pool, charge in self._pools[:pools]:
+            pool.held.undo(charge.cost)
 
     def refused_now(self, now_us: int) -> SharedReply | None:
         """Refuse by what the store last said."""
@@ -74,8 +65,7 @@ class PooledCharges:
         charges: Charges = ()
         tats_us: tuple[int, ...] = ()
         spent: list[tuple[Refunds, Any]] = []
-        now_us = 0
-        reply = None
+        now_us, by_share = 0, False
         try:
             for pool, charge in self._pools:
                 reply = await pool.take(charge)
@@ -83,7 +73,8 @@ class PooledCharges:
                     return reply
                 charges, tats_us, now_us = charges + reply.charges, tats_us + reply.tats_us, reply.now_us
                 spent += reply.spent
-            return SharedReply(charges, True, now_us, tats_us, spent)
+                by_share = by_share or reply.by_share
+            return SharedReply(charges, True, now_us, tats_us, spent, by_share)
         finally:
             if len(spent) < len(self._pools):
                 SharedReply(charges, True, now_us, tats_us, spent).refund()
@@ -107,16 +98,16 @@ class SharedLimits:
         self._workers = workers
         self._clock = clock
         self._now_us = clock.now_us
-        self._pools: dict[tuple[str, Limit], Pool] = {}
+        self._pools: dict[str, Pool] = {}
         self._sweeper = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
     def of(self, charges: Charges) -> PooledCharges:
-        """Charges against shared limits; there is one at least."""
+        """The pools of charges against shared limits, at least one."""
         return PooledCharges([(self._pool(charge), charge) for charge in charges])
 
     def _pool(self, charge: Charge) -> Pool:
-        """The pool of a limit; one whose limit is another in an emergency has two, on the same bucket."""
-        key = (charge.bucket, charge.limit)
+        """The pool of a bucket."""
+        key = charge.bucket
         if key not in self._pools:
             one = charge._replace(cost=1)
             self._pools[key] = Pool(one, self._store, self._fallback, self._workers, self._clock)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable
 
 from shieldmw.core.bucket import Charges, Outcome
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.made import made
 from shieldmw.core.plan import Plan, Requester
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 from .batch import TakeReply
@@ -58,7 +58,7 @@ class SharingLimiter:
         outcome = self._own.take_now(requester, now_us)
         if outcome is not None and outcome.allowed:
             return made(Outcome, (True, outcome.now_us, outcome.tats_us + tats_us, 0, 0))
-        shared.last(now_us, tats_us).refund()
+        shared.undo()
         return None if outcome is None else _refused_by_own(plan, outcome)
 
     def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
@@ -81,25 +81,25 @@ class SharingLimiter:
         taken = await self._charges_of(plan).take()
         if taken is None or taken.allowed:
             return None if taken is None else await self._take_behind(requester, taken)
-        if _is_by_share(plan, taken):
+        if taken.by_share:
             return TakeReply(taken.charges, Outcome(False, taken.now_us, taken.tats_us), None)
         return TakeReply(taken.charges, _refused_by_shared(plan, taken), self._now_us())
 
     async def _take_behind(self, requester: Requester, taken: SharedReply) -> TakeReply | None:
         """Take the client's own charges, now that the shared ones were."""
         plan, now_us = requester.plan, self._now_us()
-        by_share = _is_by_share(plan, taken)
         if not plan.own:
-            return TakeReply(taken.charges, Outcome(True, taken.now_us, taken.tats_us), None if by_share else now_us)
-        told = await self._take_own(requester, taken, now_us)
-        if told is None:  # the store is away and there is no fallback: nothing of this request is charged
+            sent_us = None if taken.by_share else now_us
+            return TakeReply(taken.charges, Outcome(True, taken.now_us, taken.tats_us), sent_us)
+        reply = await self._take_own(requester, taken, now_us)
+        if reply is None:  # the store is away and there is no fallback: nothing of this request is charged
             taken.refund()
             return None
-        charges, outcome, sent_us = told
+        charges, outcome, sent_us = reply
         if outcome.allowed:
-            return TakeReply((*charges, *taken.charges), taken.joined(outcome), None if by_share else sent_us)
+            return TakeReply((*charges, *taken.charges), taken.joined(outcome), None if taken.by_share else sent_us)
         taken.refund()
-        return told if sent_us is None else TakeReply(charges, _refused_by_own(plan, outcome), sent_us)
+        return reply if sent_us is None else TakeReply(charges, _refused_by_own(plan, outcome), sent_us)
 
     async def _take_own(self, requester: Requester, taken: SharedReply, now_us: int) -> TakeReply | None:
         outcome = self._own.take_now(requester, now_us)
@@ -112,7 +112,7 @@ class SharingLimiter:
             raise
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
-        """The outcome of charges that belong to no request; no limit that is shared is among them."""
+        """The outcome of charges that belong to no request; none is against a shared limit."""
         return self._own.ask(charges)
 
     def invalidate(self) -> None:
@@ -131,11 +131,6 @@ class SharingLimiter:
             charges = self._shared.of(plan.shared)
             self._by_plan.put(plan, charges)
         return charges
-
-
-def _is_by_share(plan: Plan, taken: SharedReply) -> bool:
-    """Whether this worker's share of a limit has decided, since the store is away."""
-    return any(charge not in plan.shared for charge in taken.charges)
 
 
 def _refused_by_own(plan: Plan, outcome: Outcome) -> Outcome:

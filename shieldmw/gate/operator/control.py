@@ -15,7 +15,7 @@ from shieldmw.core.client import Address, Client, Identity, Prefixes, token_clie
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import ModeChange
-from shieldmw.core.rules import Policy, all_limits
+from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
@@ -250,5 +250,5 @@ def network_of(text: str) -> IPNetwork:
 def limit_names(policy: Policy) -> tuple[str, ...]:
     """Every limit name under which a client may have a bucket, including those that an IPv6 site shares."""
     of_rules = (of_preflights(limit) for rule in policy.rules for limit in rule.limits)
-    limits = (*all_limits(policy), *policy.preflight, *of_rules)
+    limits = (*all_limits(policy), *policy.limits(Scope.PREFLIGHT), *of_rules)
     return tuple(dict.fromkeys(name for limit in limits for name in (limit.name, aggregate(limit).name)))

@@ -11,10 +11,10 @@ from math import inf
 from secrets import token_bytes, token_hex
 
 from shieldmw.core.bounds import LONGEST_PATH
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Address, Identity, ListenerClass, Prefixes
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
-from shieldmw.core.table import BoundedCache
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
 from shieldmw.core.waiting import EMPTY, QueuePosition, place
 from shieldmw.gate.auth.identity import GUEST, Verified

@@ -52,7 +52,7 @@ class Entrance:
     def enter_now(
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
     ) -> tuple[Decision, Entry | None] | None:
-        """The same; None where the fleet has a seat that this worker was not granted yet: then wait for it."""
+        """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
         entry = self._try_to_enter(facts, decision, leave)
         if isinstance(entry, TurnedAway) and entry.is_due and self.seats.may_ask():
             return None
@@ -61,7 +61,7 @@ class Entrance:
     async def enter_when_due(
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
     ) -> tuple[Decision, Entry | None]:
-        """The same, after the seats were divided again, for a moment at most. One report asks for all who wait."""
+        """As ``enter``, after a moment's wait for the next division of seats; one report serves all who wait."""
         first = facts.signed_ticket is not None and self.admission.is_ours(facts.signed_ticket)
         with suppress(TimeoutError):
             async with asyncio.timeout(SEAT_AWAITED_S):
@@ -78,8 +78,8 @@ class Entrance:
     ) -> Entry | TurnedAway | Decision | None:
         """The seat, or what becomes of a listener without one; None while this worker stops.
 
-        The decision may be a second old, and those who end the streams of clients that are denied or revoked since
-        see only who has a seat. So both are looked at again here.
+        The decision may be a second old. If the client has been denied or its key revoked since, it had no stream yet
+        that could be ended, so both are checked again here.
         """
         if self.seats.is_leaving:
             return None

@@ -108,7 +108,7 @@ class Seats:
         self._waiting = _Waiting()
         self._asking: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
         self._in_vain = False
-        self._told = Audience()
+        self._demand = Audience()
         self._began_s = self._now_s()
         self._now_ms = 0
         self._grant: Grant | None = None
@@ -154,7 +154,7 @@ class Seats:
 
     @property
     def retry_after_us(self) -> int:
-        """When to come back to a fleet that turns listeners away: at the end of the emergency; 0 if there is none."""
+        """The wait of listeners that are turned away: until the emergency ends; 0 if there is none."""
         return self._mode_watch.retry_after_us
 
     def pace_s(self, least_s: float) -> float:
@@ -203,8 +203,8 @@ class Seats:
         if now_s >= self._lease_until_s:
             return False
         want = grant.demand + self.ledger.present() + self._waiting.count()
-        first = want.hosts + want.members - self._told.hosts - self._told.members
-        guests = want.guests - self._told.guests
+        first = want.hosts + want.members - self._demand.hosts - self._demand.members
+        guests = want.guests - self._demand.guests
         if name is not ListenerClass.GUEST:
             return first <= capacity.seats
         return first + guests <= capacity.seats and guests <= capacity.guest_seats
@@ -262,12 +262,12 @@ class Seats:
         """Report to the fleet and apply its grant."""
         capacity = self.capacity()
         asked_s = self._now_s()
-        told = self.ledger.present() + self._waiting.count()
+        demand = self.ledger.present() + self._waiting.count()
         held = self._grant if asked_s < self._lease_until_s else None
         report = Report(
             self.worker,
             self.ledger.held(),
-            told,
+            demand,
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
         )
@@ -275,7 +275,7 @@ class Seats:
         had = self._grant.seats if self._grant else 0
         self._grant = await self._register.seats(report, capacity or UNLIMITED)
         self._in_vain &= self._grant.seats <= had
-        self._told = told
+        self._demand = demand
         self._workers = max(1, self._grant.workers)
         self._refresher.least_s = self.pace_s(LEAST_S)
         self._granted_for = capacity

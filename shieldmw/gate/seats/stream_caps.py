@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.seats import LEASE_S
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ChangeFeed
@@ -63,7 +63,7 @@ class StreamCaps:
 NO_CAPS = StreamCaps()
 
 
-class Told(NamedTuple):
+class Announced(NamedTuple):
     """What a worker announces of one client: when its streams there began; ``asks`` others to announce theirs."""
 
     client: int
@@ -99,8 +99,8 @@ class ClientStreams:
         self._number = GOODBYE
         self._peers: dict[str, _Peer] = {}
         self._elsewhere: BoundedCache[int, dict[str, tuple[int, ...]]] = BoundedCache(CLIENTS_KEPT)
-        self._to_tell: dict[int, bool] = {}
-        self._to_tell_again: list[int] = []
+        self._to_announce: dict[int, bool] = {}
+        self._to_announce_again: list[int] = []
         self._refresher = Refresher("streams", self.refresh, interval_s=HEARTBEAT_S, least_s=LEAST_S)
         seats.ledger.on_release = self._gone
 
@@ -126,7 +126,7 @@ class ClientStreams:
     def came(self, seat: Seat) -> None:
         """Announce a listener that has a seat here now."""
         if seat.client and self._caps.of(seat.listener_class):
-            self._to_tell[seat.client] = True
+            self._to_announce[seat.client] = True
             self._refresher.soon()
 
     def _gone(self, seat: Seat) -> None:
@@ -134,7 +134,7 @@ class ClientStreams:
         if not seat.client or not self._caps.of(seat.listener_class):
             return
         if self._elsewhere.get(seat.client) or self._seats.ledger.streams_of(seat.client):
-            self._to_tell.setdefault(seat.client, False)
+            self._to_announce.setdefault(seat.client, False)
             self._refresher.soon()
 
     def _streams_elsewhere(self, client: int) -> list[tuple[int, str]]:
@@ -167,15 +167,15 @@ class ClientStreams:
             return
         if not self._follows(worker, int(text)):
             return
-        for told in _parsed(items):
-            self._learn(worker, told)
-            mine = self._seats.ledger.streams_of(told.client)
+        for announced in _parsed(items):
+            self._learn(worker, announced)
+            mine = self._seats.ledger.streams_of(announced.client)
             if not mine:
                 continue
-            if told.began_ms:
-                self._hold_to_cap(told.client, mine)
-            if told.asks:
-                self._to_tell.setdefault(told.client, False)
+            if announced.began_ms:
+                self._hold_to_cap(announced.client, mine)
+            if announced.asks:
+                self._to_announce.setdefault(announced.client, False)
                 self._refresher.soon()
 
     def _follows(self, worker: str, number: int) -> bool:
@@ -189,16 +189,16 @@ class ClientStreams:
         self._peers[worker] = _Peer(number, self._now_s() + LEASE_S)
         return True
 
-    def _learn(self, worker: str, told: Told) -> None:
+    def _learn(self, worker: str, announced: Announced) -> None:
         """Remember a worker's streams of a client that is here too, or has several."""
-        known = self._elsewhere.get(told.client)
-        if not told.began_ms:
+        known = self._elsewhere.get(announced.client)
+        if not announced.began_ms:
             if known is not None and known.pop(worker, ()) and not known:
-                self._elsewhere.drop(told.client)
+                self._elsewhere.drop(announced.client)
         elif known is not None:
-            known[worker] = told.began_ms
-        elif len(told.began_ms) > 1 or self._seats.ledger.streams_of(told.client):
-            self._elsewhere.put(told.client, {worker: told.began_ms})
+            known[worker] = announced.began_ms
+        elif len(announced.began_ms) > 1 or self._seats.ledger.streams_of(announced.client):
+            self._elsewhere.put(announced.client, {worker: announced.began_ms})
 
     def _hold_to_cap(self, client: int, mine: Sequence[Seat]) -> None:
         cap, elsewhere = self._caps.of(mine[0].listener_class), self._streams_elsewhere(client)
@@ -220,28 +220,30 @@ class ClientStreams:
         most = int(CLIENTS_PER_S * least_s / self._seats.workers)
         batch = self._batch(min(MOST_AT_ONCE, max(LEAST_AT_ONCE, most)))
         streams_of = self._seats.ledger.streams_of
-        told = [Told(one, asks, tuple([seat.began_ms for seat in streams_of(one)])) for one, asks in batch.items()]
+        announced = [
+            Announced(one, asks, tuple([seat.began_ms for seat in streams_of(one)])) for one, asks in batch.items()
+        ]
         # Only messages that were sent are counted: after a failure the next one has the same number.
-        text = f"{STREAMS}{self._seats.worker}:{self._number + 1} {','.join(map(_text, told))}"
+        text = f"{STREAMS}{self._seats.worker}:{self._number + 1} {','.join(map(_text, announced))}"
         try:
             await self._feed.tell(text)
         except Exception:
-            self._to_tell = batch | self._to_tell
+            self._to_announce = batch | self._to_announce
             raise
         self._number += 1
         now_s = self._now_s()
         self._peers = {worker: peer for worker, peer in self._peers.items() if peer.until_s > now_s}
-        if self._to_tell or self._to_tell_again:
+        if self._to_announce or self._to_announce_again:
             self._refresher.soon()
 
     def _batch(self, most: int) -> dict[int, bool]:
         """Clients to announce: new ones before those announced again."""
         batch: dict[int, bool] = {}
-        while self._to_tell and len(batch) < most:
-            client = next(iter(self._to_tell))
-            batch[client] = self._to_tell.pop(client)
-        while self._to_tell_again and len(batch) < most:
-            batch.setdefault(self._to_tell_again.pop(), True)
+        while self._to_announce and len(batch) < most:
+            client = next(iter(self._to_announce))
+            batch[client] = self._to_announce.pop(client)
+        while self._to_announce_again and len(batch) < most:
+            batch.setdefault(self._to_announce_again.pop(), True)
         return batch
 
     def listening(self) -> None:
@@ -253,7 +255,7 @@ class ClientStreams:
     def _ask_all(self) -> None:
         """Forget what is known, and ask the others about every client that is here."""
         self._elsewhere.clear()
-        self._to_tell_again = self._seats.ledger.clients()
+        self._to_announce_again = self._seats.ledger.clients()
         self._refresher.soon()
 
     async def start(self) -> None:
@@ -275,15 +277,15 @@ def _oldest_first(streams: Sequence[Seat]) -> Sequence[Seat]:
     return sorted(streams, key=lambda seat: seat.began_ms)
 
 
-def _text(told: Told) -> str:
-    return f"{told.client:x}{'?' if told.asks else ':'}{'.'.join(map(str, told.began_ms))}"
+def _text(announced: Announced) -> str:
+    return f"{announced.client:x}{'?' if announced.asks else ':'}{'.'.join(map(str, announced.began_ms))}"
 
 
-def _parsed(items: str) -> Iterator[Told]:
+def _parsed(items: str) -> Iterator[Announced]:
     """What a message announces of each client; none from the point where it is malformed."""
     with suppress(ValueError):
         for item in items.split(",") if items else ():
             name, asks, began = item.partition("?")
             if not asks:
                 name, _, began = item.partition(":")
-            yield Told(int(name, 16), bool(asks), tuple(map(int, began.split("."))) if began else ())
+            yield Announced(int(name, 16), bool(asks), tuple(map(int, began.split("."))) if began else ())

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.decision import Reason
-from shieldmw.core.table import BoundedCache
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ChangeFeed
 

@@ -56,7 +56,7 @@ class Moved(Redirected):
     """MOVED: the slot is owned by that node."""
 
 
-class Asked(Redirected):
+class Ask(Redirected):
     """ASK: the slot is moving; this one call must go to the node that it moves to."""
 
 

@@ -18,7 +18,7 @@ from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address, parse_servers
 from shieldmw.store.scripts import OF_BUCKETS
 
-from .calls import Asked, ClusterDown, Command, Moved, TryAgain
+from .calls import Ask, ClusterDown, Command, Moved, TryAgain
 from .connection import RedisConnection
 from .topology import TopologyRefresher
 
@@ -38,7 +38,7 @@ REST_S = 0.2
 PAUSE_S = 0.005
 
 # Shortest interval between two log lines saying that the same node is away.
-TELL_EVERY_S = 10.0
+LOG_EVERY_S = 10.0
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Cluster:
         self._nodes: dict[Address, RedisConnection] = {}
         self._rests_until_s: dict[Address, float] = {}
         self._away: set[Address] = set()
-        self._told_s: dict[Address, float] = {}
+        self._logged_s: dict[Address, float] = {}
         self._topology = TopologyRefresher(
             self._refresh, every_s=REFRESH_EVERY_S, least_s=REFRESH_LEAST_S, within_s=timeout_s
         )
@@ -121,13 +121,10 @@ class Cluster:
         masters = self._masters()
         awake = [address for address in masters if not self._rests(address)]
         node = self._node(random.choice(awake or masters))
-        try:
+        with self._topology.watching():
             async with aclosing(node.messages(channel)) as messages:
                 async for message in messages:
                     yield message
-        except StoreUnavailable:
-            self._topology.suspect()
-            raise
 
     async def infos(self) -> Mapping[str, bytes]:
         """Each master's INFO."""
@@ -153,10 +150,10 @@ class Cluster:
         while True:
             try:
                 return await self._ask(address, call, asking)
-            except (Moved, Asked) as elsewhere:
+            except (Moved, Ask) as elsewhere:
                 failure = StoreUnavailable(str(elsewhere))
                 address = Address(elsewhere.host or address.host, elsewhere.port)
-                asking = isinstance(elsewhere, Asked)
+                asking = isinstance(elsewhere, Ask)
                 if not asking:
                     self._owners[slot] = address
                     self._topology.suspect()
@@ -186,20 +183,20 @@ class Cluster:
         except StoreUnavailable as failure:
             if loop.time() - sent_s >= self._timeout_s:
                 self._rests_until_s[address] = loop.time() + REST_S
-            self._tell_away(address, failure)
+            self._log_away(address, failure)
             self._topology.suspect()
             raise
         self._no_longer_away(address, "answers again")
         return reply
 
-    def _tell_away(self, address: Address, failure: StoreUnavailable) -> None:
+    def _log_away(self, address: Address, failure: StoreUnavailable) -> None:
         """Log once that a node is away, unless we have dropped it."""
         now_s = asyncio.get_running_loop().time()
         if address in self._away or address not in self._nodes:
             return
-        if now_s - self._told_s.get(address, float("-inf")) >= TELL_EVERY_S:
+        if now_s - self._logged_s.get(address, float("-inf")) >= LOG_EVERY_S:
             self._away.add(address)
-            self._told_s[address] = now_s
+            self._logged_s[address] = now_s
             log.warning("node %s of the cluster is away (%s)", address, failure)
 
     def _no_longer_away(self, address: Address, why: str) -> None:
@@ -234,9 +231,9 @@ class Cluster:
 
     async def _refresh(self) -> None:
         """Learn the owners from the first node that answers, and drop nodes that own nothing any more."""
-        failure = StoreError("nobody was asked")
-        async with aclosing(self._told()) as told:
-            async for asked, reply in told:
+        failure = StoreError("no node was asked")
+        async with aclosing(self._slot_replies()) as replies:
+            async for asked, reply in replies:
                 if not isinstance(reply, StoreError):
                     self._owners = owners_of(reply, asked)
                     break
@@ -247,10 +244,10 @@ class Cluster:
         masters = self._masters()
         for address in [address for address in self._nodes if address not in masters]:
             self._no_longer_away(address, "has been replaced")
-            self._told_s.pop(address, None)
+            self._logged_s.pop(address, None)
             await self._nodes.pop(address).retire()
 
-    async def _told(self) -> AsyncGenerator[tuple[Address, Any], None]:
+    async def _slot_replies(self) -> AsyncGenerator[tuple[Address, Any], None]:
         """Nodes' replies to ``CLUSTER SLOTS``, or their errors: of the known masters, then of those in the URL."""
         for address in sorted(_shuffled(self._masters()), key=self._rests):
             yield address, await _slots_by(self._node(address))

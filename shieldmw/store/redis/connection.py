@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from shieldmw.errors import StoreError, StoreUnavailable
-from shieldmw.store.scripts import NAMES, source
+from shieldmw.store.scripts import source
 
 from .budget import budget
 from .calls import Command
 from .dialer import Dialer
-from .failures import TRANSLATED, ScriptForgotten, failure_of, of_one_replaced
+from .failures import ScriptForgotten, failure_of, of_one_replaced, translated
 from .round_trips import RoundTrips
 
 # Shortest interval between two reconnects to a name because its server has said that it cannot take writes.
@@ -46,7 +46,6 @@ class RedisConnection:
         self._round_trips = RoundTrips(self._dialer.connect, timeout_s, self._error_of)
         self._left_s = float("-inf")
         self._leaving: asyncio.Task[None] | None = None
-        self._scripts = {name: source(name) for name in NAMES}
         self._digests: dict[str, bytes] = {}
 
     async def run(
@@ -83,14 +82,14 @@ class RedisConnection:
         """
         pubsub = self._dialer.pubsub()
         try:
-            with TRANSLATED:
+            with translated():
                 async with budget(self._timeout_s):
                     await pubsub.subscribe(channel)
                     await pubsub.get_message(timeout=None)  # the confirmation
             yield b""
             asked = False
             while True:
-                with TRANSLATED:
+                with translated():
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=QUIET_S)
                     if message is None and asked:
                         raise StoreUnavailable("the server subscribed to has fallen silent")
@@ -117,7 +116,7 @@ class RedisConnection:
         await self._dialer.cut_off()
 
     async def _load(self, script: str) -> None:
-        self._digests[script] = await self.command("SCRIPT", "LOAD", self._scripts[script])
+        self._digests[script] = await self.command("SCRIPT", "LOAD", source(script))
 
     async def _one(self, command: Command, asking: bool) -> Any:
         replies = await self._round_trips.call((_ASKING, command) if asking else (command,))
@@ -143,15 +142,3 @@ def _checked(reply: Any) -> Any:
     if isinstance(reply, StoreError):
         raise reply
     return reply
-
-
-def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
-    """A flat reply of names and values, as a mapping.
-
-    Raises:
-        StoreError: it is not such a reply.
-    """
-    try:
-        return dict(zip(flat[::2], flat[1::2], strict=True))
-    except (TypeError, ValueError):
-        raise StoreError("a reply of the store is not a list of names and values") from None

@@ -1,5 +1,5 @@
-"""Opens connections to the server of a URL. redis-py does it, with its TLS, passwords, databases and unix sockets; then
-the connection is taken from it, and our own protocol speaks.
+"""Opens connections to the server of a URL. redis-py connects, with its TLS, passwords, databases and unix sockets;
+then our own protocol takes over the connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from shieldmw.errors import SettingsError, StoreUnavailable
 from shieldmw.settings.problems import problem
 
-from .failures import TRANSLATED
+from .failures import translated
 from .protocol import ReplyProtocol
 
 
@@ -68,7 +68,7 @@ class Dialer:
         """
         connection = self._connection
         try:
-            with TRANSLATED:
+            with translated():
                 await connection.connect()
                 # Nothing arrives between the two protocols: from here on there is no await that waits.
                 if await connection.can_read() or connection._writer.transport.is_closing():

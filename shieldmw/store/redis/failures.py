@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from redis import exceptions as redis_errors
 
 from shieldmw.errors import NotApplied, NotPermitted, StoreError, StoreUnavailable
 
-from .calls import Asked, ClusterDown, Moved, Redirected, TryAgain
+from .calls import Ask, ClusterDown, Moved, Redirected, TryAgain
 
 # Codes that mean "not now" rather than "never". Before Redis 7 an error in a script is quoted in another error.
 _NOT_NOW = re.compile(r"(?:^|: -)(BUSY|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOREPLICAS|OOM|READONLY|CLUSTERDOWN) ")
@@ -40,7 +42,7 @@ def failure_of(reply: str) -> StoreError:
     """The exception for an error that a server answers; its code is the first word."""
     code = reply.partition(" ")[0]
     if code in ("MOVED", "ASK"):
-        return _redirection(Moved if code == "MOVED" else Asked, reply)
+        return _redirection(Moved if code == "MOVED" else Ask, reply)
     if "NOPERM " in reply:  # also if it aborts a transaction
         return NotPermitted(reply)
     if code in _KINDS:
@@ -68,19 +70,14 @@ def _redirection(kind: type[Redirected], reply: str) -> StoreError:
         return StoreError(reply)
 
 
-class _Translated:
-    """Translates the exceptions of redis-py."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _AWAY):
-            raise StoreUnavailable(text_of(error)) from error
-        if isinstance(error, redis_errors.NoPermissionError):
-            raise NotPermitted(text_of(error)) from error
-        if isinstance(error, redis_errors.RedisError):
-            raise StoreError(text_of(error)) from error
-
-
-TRANSLATED = _Translated()
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise our exceptions in the place of redis-py's."""
+    try:
+        yield
+    except _AWAY as error:
+        raise StoreUnavailable(text_of(error)) from error
+    except redis_errors.NoPermissionError as error:
+        raise NotPermitted(text_of(error)) from error
+    except redis_errors.RedisError as error:
+        raise StoreError(text_of(error)) from error

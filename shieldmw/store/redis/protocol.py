@@ -66,18 +66,18 @@ class ReplyProtocol(asyncio.Protocol):
         self._writer: asyncio.StreamWriter | None = None
 
     def take_over(self, writer: asyncio.StreamWriter) -> None:
-        """Speak over a stream from now on. It is kept, since it closes its transport when it is deleted."""
+        """Speak over a stream from now on. A reference is kept, since a deleted stream closes its transport."""
         self._writer = writer
         writer.transport.set_protocol(self)
 
     def send(self, calls: Sequence[Call]) -> None:
-        """Send a group, which was packed before. The former one must have been answered."""
+        """Send a group of calls; the previous group must have been answered."""
         assert self._writer is not None
         self._calls.extend(calls)
         self._writer.transport.write(b"".join([call.packed for call in calls]))
 
     def close(self) -> list[Call]:
-        """Close at once, and return the calls that were not answered. What has not left yet is not sent."""
+        """Close at once, and return the calls that were not answered. Unsent data is discarded."""
         if self._writer is not None:
             self._writer.transport.abort()
             self._writer = None

@@ -58,13 +58,10 @@ class Sentinels:
     async def messages(self, channel: str) -> AsyncIterator[bytes]:
         """The messages of a channel. Fails once there is another master: the caller then subscribes again."""
         master = await self._master()
-        try:
+        with self._topology.watching():
             async with aclosing(master.messages(channel)) as messages:
                 async for message in messages:
                     yield message
-        except StoreUnavailable:
-            self._topology.suspect()
-            raise
 
     async def infos(self) -> Mapping[str, bytes]:
         """The master's INFO."""
@@ -83,11 +80,8 @@ class Sentinels:
     async def _ask(self, call: Callable[[RedisConnection], Awaitable[T]]) -> T:
         """Call the master; if it is away, or says that it is a replica, look for another."""
         master = await self._master()
-        try:
+        with self._topology.watching():
             return await call(master)
-        except StoreUnavailable:
-            self._topology.suspect()
-            raise
 
     async def _master(self) -> RedisConnection:
         """The last known master; waits only if none is known."""

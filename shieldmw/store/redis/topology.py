@@ -1,9 +1,10 @@
-"""Refreshes the knowledge of which servers to call, in the background while they are in use: one look at a time."""
+"""Keeps up to date which servers to call: one refresh at a time, in the background while they are in use."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from shieldmw.errors import StoreError, StoreUnavailable
 
@@ -34,6 +35,15 @@ class TopologyRefresher:
     def suspect(self) -> None:
         """Note that the servers may have changed: refresh soon. Does not wait."""
         self._begin_after(self._least_s)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Suspect a change if the block fails because a server is away."""
+        try:
+            yield
+        except StoreUnavailable:
+            self.suspect()
+            raise
 
     async def now(self) -> None:
         """Refresh, and wait for the result; concurrent callers share one.

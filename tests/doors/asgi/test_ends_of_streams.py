@@ -176,7 +176,7 @@ def test_the_seat_is_held_until_the_last_word_is_sent() -> None:
 
 @pytest.mark.parametrize("start", [SSE_START, KNOWN_START, ACCEPT], ids=["events", "known length", "websocket"])
 def test_a_start_on_its_way_is_sent_before_anything_else(start: Message) -> None:
-    """Who must leave while the start is being sent hears the start first, then what its kind of response says."""
+    """A listener that must leave while the start is being sent gets the start first, then the end of its kind."""
     scope = WEBSOCKET if start is ACCEPT else HTTP
 
     async def story(listener: Listener) -> None:
@@ -256,7 +256,7 @@ def waiting_seat() -> Seat:
 
 
 def test_an_app_begins_when_the_seat_is_empty() -> None:
-    """Who has been given the seat of somebody who is still leaving waits for it."""
+    """A listener that was given the seat of one that is still leaving waits for it."""
 
     async def story(listener: Listener) -> None:
         other = Listener(dict(HTTP), seat=waiting_seat())
@@ -274,7 +274,7 @@ def test_an_app_begins_when_the_seat_is_empty() -> None:
 
 
 def test_who_must_leave_while_waiting_is_refused_and_passes_the_seat_on_later() -> None:
-    """The refusal comes at once, but who is next must still wait for whoever was here first."""
+    """The refusal comes at once, but the next listener must still wait for the one that was here first."""
 
     async def story(listener: Listener) -> None:
         other = Listener(dict(HTTP), seat=waiting_seat())
@@ -345,7 +345,7 @@ def test_a_byte_order_mark_hides_no_event() -> None:
     ],
 )
 def test_an_endless_response_is_the_last_of_its_connection(version: str, start: Message, closes: bool) -> None:
-    """So that what is still there after a goodbye is not another request's."""
+    """A connection that is still there after a goodbye then carries no other request."""
     headers = started(start, END, scope={**HTTP, "http_version": version}).sent[0]["headers"]
     assert ((b"connection", b"close") in headers) is closes
 
@@ -398,7 +398,7 @@ def listening(request: pytest.FixtureRequest) -> socket.socket:
 
 
 def test_one_connection_is_dropped_and_no_other(listening: socket.socket) -> None:
-    """Of many that were asked for at once each is shut down; their neighbours and the listening socket live on."""
+    """All that were asked for at once are shut down; their neighbours and the listening socket live on."""
 
     async def drop(pairs: list[tuple[socket.socket, socket.socket]]) -> None:
         connections, port = Connections(), listening.getsockname()[1]

@@ -307,7 +307,7 @@ def test_a_path_that_is_beyond_reading_has_the_strictest_rules() -> None:
 
 
 def test_the_proxies_header_is_found_behind_any_number_of_lines() -> None:
-    """So nobody hides an address that is refused."""
+    """A refused client cannot hide its address behind other lines."""
     values: dict[str, Any] = {"trusted_proxies": "203.0.113.0/24", "deny_ips": "198.51.100.7"}
     for before, behind in ((0, 0), (0, 3000), (3000, 0), (3000, 3000)):
         headers = [(b"a", b"")] * before + [(b"x-forwarded-for", b"198.51.100.7")] + [(b"z", b"")] * behind

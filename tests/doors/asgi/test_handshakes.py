@@ -98,7 +98,6 @@ MEMBER = REFUSED._replace(identity=Identity("ada"), reason=Reason.NO_SEAT)
     ("decision", "code", "reason"),
     [
         (REFUSED, 1013, "Too many requests; retry-after=12"),
-        (REFUSED._replace(reason=Reason.NEVER, retry_after_us=0), 1013, "Too many requests"),
         (turned_away(REFUSED), 1013, "Fewer listeners for now; retry-after=300"),
         (REFUSED._replace(reason=Reason.EMERGENCY, retry_after_us=0), 1013, "Fewer listeners for now; retry-after=300"),
         (turned_away(REFUSED, Reason.RESTARTING), 1012, "This server is restarting; retry-after=1"),

@@ -357,7 +357,7 @@ def test_what_is_exempt_and_what_is_the_operators_never_waits() -> None:
 
 
 def test_a_client_that_has_gone_while_it_waited_never_comes_to_the_app() -> None:
-    """Of a GET that is known; nothing is sent any more."""
+    """The disconnect of a GET is known; nothing is sent any more."""
 
     async def story(one: Busy) -> None:
         await one.fill()

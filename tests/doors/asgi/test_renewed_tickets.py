@@ -85,7 +85,7 @@ def test_the_cookie_as_it_is_sent(scheme: str, secure: str) -> None:
 
 
 def test_a_program_gets_the_header_too() -> None:
-    """Whoever shows the ticket in the header reads the new one there."""
+    """A client that shows the ticket in the header gets the new one there."""
     record = asked_for_something_else(header(ticket()))
     assert SIGNER.read_ticket(record.value(b"shield-ticket"), time.time() + TICKET_S - 30)
     assert len(record.values(b"set-cookie")) == 1

@@ -127,7 +127,7 @@ def test_only_the_main_thread_hears_signals() -> None:
 
 
 def test_a_handler_that_came_later_stays() -> None:
-    """Who has chained a handler before ours keeps it, and the server still hears through both; the gate no more."""
+    """A handler chained before ours stays, and the server still gets the signal through both; the gate does not."""
 
     async def story() -> list[str]:
         told = Told()

@@ -187,7 +187,7 @@ def shed(message: Message) -> dict[str, Any]:
 
 
 def test_before_the_response_began_it_is_refused() -> None:
-    """Who must leave before a byte was sent hears a refusal in the app's place, once."""
+    """A listener that must leave before a byte was sent gets a refusal in the app's place, once."""
     for scope in (HTTP, WEBSOCKET):
         listener = evicted_after(scope=scope)
         assert listener.refusals == 1

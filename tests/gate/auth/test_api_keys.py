@@ -111,7 +111,7 @@ def test_revoking_stops_at_the_next_refresh_and_spares_the_others() -> None:
 
 
 def test_whether_a_key_is_in_force_is_told_without_reading_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those issued and those of the file; a revoked one is not."""
+    """Issued keys and those of the file are in force; a revoked one is not."""
     filed = sha256(b"filed").hexdigest()
     store = memory_store(FakeClock())
     keys = ApiKeys(store, {filed: ALICE})
@@ -141,7 +141,7 @@ def test_keys_of_the_file_work_without_any_store() -> None:
 
 
 def test_what_is_kept_of_a_key_proves_nothing() -> None:
-    """Whoever reads the store's digests cannot use them as keys."""
+    """The store's digests cannot be used as keys."""
     clock = FakeClock()
     store = memory_store(clock)
     one = worker(store, clock)

@@ -254,7 +254,7 @@ def test_made_up_credentials_make_nobody_forgotten(monkeypatch: pytest.MonkeyPat
 
 
 def test_api_keys_are_looked_up_whatever_failed_at_their_address() -> None:
-    """A key costs a look into a table: no forger there makes a guest of whoever shows one."""
+    """A key costs one lookup in a table: no forger at its address makes a guest of its owner."""
     clock, tokens = FakeClock(), CountingVerifier()
     keys = {sha256(b"key of alice").hexdigest(): Identity("alice")}
     one = paced(memory_store(clock), clock, tokens, file_keys=keys)

@@ -80,7 +80,7 @@ def test_a_proof_holds_until_it_expires_and_is_checked_once() -> None:
 
 
 def test_a_proof_is_forgotten_when_the_keys_change() -> None:
-    """Whoever turned up with a key that is no longer held has to prove himself again."""
+    """A client whose key is no longer held must prove its identity again."""
     one, tokens, _ = make(valid={"good"})
 
     async def story() -> None:
@@ -308,7 +308,7 @@ def test_a_host_that_hangs_holds_a_request_for_a_second() -> None:
 
 
 def test_a_request_that_is_cancelled_while_the_host_is_asked_is_cancelled() -> None:
-    """Whoever goes away goes away: neither a failure of the host nor an answer."""
+    """A request that is cancelled is cancelled: that is neither a failure of the host nor an answer."""
     one, _, _ = make()
 
     async def authenticate() -> Identity | None:

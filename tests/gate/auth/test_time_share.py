@@ -62,7 +62,7 @@ def test_what_is_rare_waits_for_nothing() -> None:
 
 
 def test_clients_take_turns() -> None:
-    """Whoever queues much comes once a round, as does whoever queues once."""
+    """A client with many functions queued has one turn a round, as does a client with one."""
     work = Work()
 
     async def story() -> None:

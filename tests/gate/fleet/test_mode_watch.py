@@ -140,7 +140,7 @@ def test_losing_the_store_changes_nothing(store: FailingStore, clock: Clock) -> 
 
 
 def test_a_store_that_comes_back_empty_is_told_again(store: FailingStore, clock: Clock) -> None:
-    """The mode outlives the store's data: whoever knows it tells the store, and the others learn it from there."""
+    """The mode outlives the store's data: a worker that knows it restores it, and the others learn it from there."""
     knows, restarted = Worker(store, clock), Worker(store, clock)
 
     async def story() -> None:
@@ -157,7 +157,7 @@ def test_a_store_that_comes_back_empty_is_told_again(store: FailingStore, clock:
 
 
 def test_a_change_that_is_refused_by_an_emptied_store_opens_no_gate(store: FailingStore, clock: Clock) -> None:
-    """Whoever expects the version of an emptied store is refused, and the worker stays in the mode it knows."""
+    """A change that expects the version of an emptied store is refused, and the worker stays in the mode it knows."""
     worker = Worker(store, clock)
 
     async def story() -> None:

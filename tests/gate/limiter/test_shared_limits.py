@@ -14,7 +14,7 @@ from shieldmw.core.bucket import Charge, Outcome, wait_us
 from shieldmw.core.client import shared_client
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.limits import Limit
-from shieldmw.core.portion import MOST_PIECES, Holding, Portion, PortionRequest
+from shieldmw.core.portion import MOST_PIECES, HeldUnits, Portion, PortionRequest
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.breaker_store import BreakerStore
 from shieldmw.gate.limiter.fallback import Fallback
@@ -79,10 +79,10 @@ class Fleet:
         charged = self.workers[worker].of(self.charges)
         assert charged is not None
         tats_us = charged.spend(self.clock.us())
-        if tats_us is None:
-            reply = charged.refused_now(self.clock.us()) or await charged.take()
+        if tats_us is not None:
+            reply: SharedReply | None = SharedReply(charged.charges, True, self.clock.us(), tats_us)
         else:
-            reply = charged.last(self.clock.us(), tats_us)
+            reply = charged.refused_now(self.clock.us()) or await charged.take()
         if reply is not None and reply.allowed:
             self.admitted.append(self.clock.us())
         else:
@@ -408,14 +408,14 @@ def test_refunds_in_any_order_leave_few_pieces() -> None:
     """Those of many requests at once, the first one first: to look through what is left takes no time."""
     limit = Limit("guests", 1000, 1, 1000)
     for order in (1, -1):
-        holding = Holding(limit)
-        holding.add(Portion(0, 1000, limit.tau_us), 0)
-        spent = [holding.last(1, holding.spend(1, 0)) for _ in range(1000)]
+        held = HeldUnits(limit)
+        held.add(Portion(0, 1000, limit.tau_us), 0)
+        spent = [held.take(1, 0) for _ in range(1000)]
         for each in spent[::order]:
-            holding.refund(each)
-        assert len(holding._pieces) <= MOST_PIECES
-        assert holding.spent == 0
-        assert holding.units(0) >= (1000 if order == -1 else MOST_PIECES - 1)
+            held.refund(each)
+        assert len(held._pieces) <= MOST_PIECES
+        assert held.spent == 0
+        assert held.units(0) >= (1000 if order == -1 else MOST_PIECES - 1)
 
 
 # --- while the store is away

@@ -62,7 +62,7 @@ def request(peer: str, path: str = "/") -> Facts:
 
 
 def test_a_change_of_mode_is_seen_at_once_by_a_worker_that_is_asked() -> None:
-    """Whoever asks for the status gets the mode as it is in the store, not as this worker remembers it."""
+    """The status shows the mode as it is in the store, not as this worker remembers it."""
 
     async def work() -> None:
         store = MemoryStore(b"secret")
@@ -410,7 +410,7 @@ CLIENTS = [
 
 @pytest.mark.parametrize(("text", "clients"), CLIENTS)
 def test_a_text_names_the_client_that_is_charged(text: str, clients: tuple[object, ...]) -> None:
-    """The same client that requests are charged to, so that the same buckets are meant."""
+    """It is the client that requests are charged to, so the same buckets are refilled."""
     assert clients_of(text, PREFIXES) == clients
 
 

@@ -86,7 +86,7 @@ def test_a_change_for_another_version_changes_nothing() -> None:
 
 
 def test_an_emergency_without_an_end_gets_one() -> None:
-    """The same one as through a worker."""
+    """The end is the same as through a worker."""
 
     async def work() -> None:
         control = direct(MemoryStore(b"secret"))

@@ -238,7 +238,7 @@ async def _request(keeper: Gatekeeper, rank: Rank, computes_ms: float, awaits_ms
 
 
 def test_ten_thousand_cancellations_leave_nothing_behind() -> None:
-    """Of requests that wait, some of them in the very moment in which their turn has come."""
+    """Waiting requests are cancelled, some of them at the very moment of their turn."""
     gone_waiting = gone_let_in = 0
 
     async def request(keeper: Gatekeeper, random: Random) -> None:

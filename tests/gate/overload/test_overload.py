@@ -258,7 +258,7 @@ def test_a_guest_refused_for_its_limit_is_told_that_also_while_the_app_is_busy()
 
 
 def test_answers_of_guests_are_held_and_those_of_members_are_not() -> None:
-    """Who asks again at once is a botnet; a member has waited long enough."""
+    """Only bots ask again at once; a member has waited long enough."""
 
     async def story() -> None:
         one = one_place(hold_s=0.4)

@@ -75,7 +75,7 @@ class Worker:
         self.admission = Admission(self.store, self.seats, "interview", clock=clock)
 
     def ask(self, who: str, name: ListenerClass = MEMBER, signed_ticket: str | None = None) -> Entry | TurnedAway:
-        """Somebody asks for a seat, perhaps with a paper."""
+        """A client asks for a seat, perhaps with a signed ticket."""
         facts = Facts(str(ADDRESS), "/live", "/live", frozenset({"GET"}), signed_ticket=signed_ticket)
         address, identity = (packed(who), None) if name is GUEST else (ADDRESS, Identity(who, name))
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, live=True)
@@ -173,7 +173,7 @@ def test_a_ticket_is_renewed_while_its_stream_is_here(store: QueueStore, clock: 
 
 
 def test_a_ticket_is_renewed_on_whatever_path_its_stream_is(store: QueueStore, clock: Clock) -> None:
-    """Of several streams with one ticket any one will do, and none of them leaves for it."""
+    """Any one of several streams with one ticket will do, and none of them leaves for it."""
     worker = Worker(store, clock, 4)
     asyncio.run(worker.refresh())
     mine = worker.enters("in-0")
@@ -232,7 +232,7 @@ def test_a_ticket_of_another_client_is_no_ticket(store: QueueStore, clock: Clock
 
 
 def test_a_ticket_of_another_class_is_no_ticket(store: QueueStore, clock: Clock) -> None:
-    """Who is a host by now gets a ticket of its own; the member's ticket stays with the member's stream."""
+    """A member that has become a host gets a ticket of its own; the member's ticket stays with the member's stream."""
     worker, (mine, *_) = full(store, clock)
     entry = worker.enters("in-0", HOST, mine.ticket)
     assert entry.seat.ticket_id != mine.seat.ticket_id
@@ -275,7 +275,7 @@ def test_workers_of_one_fleet_know_each_others_tickets(store: QueueStore, clock:
 
 
 def test_members_get_numbers_in_order(store: QueueStore, clock: Clock) -> None:
-    """Who comes later has a higher number, and who asks again with its number keeps it."""
+    """Later members have higher numbers, and a member that asks again with its number keeps it."""
     worker, _ = full(store, clock)
     numbers = [worker.number(f"m-{n}") for n in range(SMALLEST_BLOCK)]
     assert [number for number, _ in numbers] == list(range(1, SMALLEST_BLOCK + 1))
@@ -289,7 +289,7 @@ def test_members_get_numbers_in_order(store: QueueStore, clock: Clock) -> None:
 
 
 def test_a_number_is_its_owners_alone(store: QueueStore, clock: Clock) -> None:
-    """Somebody else's number, a forged one and one that was not shown for too long are none."""
+    """Another member's number, a forged one and one that was not shown for too long do not count."""
     worker, _ = full(store, clock)
     first, signed_ticket = worker.number("alice")
     assert worker.number("mallory", signed_ticket)[0] == first + 1
@@ -375,7 +375,7 @@ def test_a_closed_cohort_is_open_again_once_a_seat_is_free(store: QueueStore, cl
 
 
 def test_a_number_called_in_vain_is_given_to_nobody_who_comes_later(store: QueueStore, clock: Clock) -> None:
-    """Who comes last gets no number from before those who wait, though numbers of an old block are left."""
+    """A latecomer gets no number below those of members that wait, though numbers of an old block are left."""
     worker, (mine, *_) = full(store, clock)
     worker.number("first")
     asyncio.run(store.queue(100, 0))  # given out by another worker
@@ -423,7 +423,7 @@ def test_a_member_gets_a_guests_seat_without_waiting(store: QueueStore, clock: C
 
 
 def test_members_who_wait_are_demand(store: QueueStore, clock: Clock) -> None:
-    """Whoever must wait counts as demand, so that seats move to the worker where members wait."""
+    """Waiting members count as demand, so that seats move to their worker."""
     worker, _ = full(store, clock)
     for number in range(6):
         worker.turned(f"m-{number}")
@@ -442,7 +442,7 @@ def test_guests_get_no_number(store: QueueStore, clock: Clock) -> None:
 
 
 def test_hosts_never_wait(store: QueueStore, clock: Clock) -> None:
-    """A host gets a member's seat whoever waits."""
+    """A host gets a member's seat even if members wait."""
     worker, _ = full(store, clock)
     worker.number("m-0")
     worker.enters("host", HOST)
@@ -525,7 +525,7 @@ def test_the_background_keeps_the_room_fresh_and_stops(store: QueueStore, clock:
 
 
 def test_a_called_number_is_good_for_one_seat(store: QueueStore, clock: Clock) -> None:
-    """Shown again and again a number seats its member once: whoever replays it waits like everybody."""
+    """A number seats its member once; a member that shows it again waits like everybody."""
     worker, entries = full(store, clock)
     signed_tickets = {name: worker.number(name)[1] for name in ("mallory", "bob", "carol")}
     for entry in entries[:2]:

@@ -19,7 +19,7 @@ def leave() -> None:
 
 
 def test_a_client_that_is_denied_after_the_decision_gets_no_seat() -> None:
-    """An app's own check may take a second; whoever ends the streams of denied clients has looked by then."""
+    """An app's own check may take a second; by then the streams of denied clients have been ended."""
 
     async def story() -> None:
         clock = FakeClock()

@@ -28,7 +28,7 @@ def running(seats: list[Seat]) -> int:
 
 
 def test_a_ticket_replayed_runs_no_more_responses_than_there_are_seats() -> None:
-    """Of a hundred replays two run at once on two seats; each ends before the next begins, in the order they came."""
+    """A hundred replays run two at a time on two seats; each ends before the next begins, in the order they came."""
     ledger = SeatLedger(Allotment(2, 2))
     seats: list[Seat] = []
     for count in range(1, 101):

@@ -34,7 +34,7 @@ class Hall:
         return self.ledger.admit(self.seat(name, cohort), live=live)
 
     def filled(self, hosts: int = 0, members: int = 0, guests: int = 0) -> Hall:
-        """So many are here, their cohorts all over, before anything is limited."""
+        """Seat listeners of all cohorts before anything is limited."""
         for name, number in ((H, hosts), (M, members), (G, guests)):
             for cohort in range(number):
                 assert self.enter(name, cohort * 37 % COHORTS)
@@ -101,7 +101,7 @@ FREE_SEAT = [
 
 @pytest.mark.parametrize(("comes", "live", "cohort", "let_in"), FREE_SEAT)
 def test_live_before_new(comes: ListenerClass, live: bool, cohort: int, let_in: bool) -> None:
-    """Who shows a ticket comes before new ones of its class, and among those the same cohorts are let in everywhere."""
+    """A ticket comes before new listeners of its class, and among those the same cohorts are let in everywhere."""
     hall = Hall().limit(4, 4, members=64, guests=64)
     assert hall.enter(comes, cohort, live=live) is let_in
 
@@ -155,7 +155,7 @@ def test_without_a_limit_of_seats_guests_may_still_be_turned_away(guest_seats: i
 
 
 def test_a_ticket_has_one_live_connection() -> None:
-    """Of a ticket replayed a thousand times one stream is here: each time the old one is told to leave, once."""
+    """A ticket replayed a thousand times has one stream here: each time the older one is told to leave, once."""
     hall = Hall().limit(10, 10)
     seats = [hall.seat(M, 5, "alice") for _ in range(1000)]
     for seat in seats:

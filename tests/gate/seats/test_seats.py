@@ -101,7 +101,7 @@ class Worker:
         return seat if self.seats.admit(seat, live=live, listener=listener) else None
 
     def crowd(self, name: ListenerClass, count: int, first: int = 0) -> int:
-        """So many come: how many have found a seat."""
+        """Let ``count`` listeners come; returns how many have found a seat."""
         return sum(self.enter(name, first + number) is not None for number in range(count))
 
     @property
@@ -138,7 +138,7 @@ EMERGENCY = ModeChange(Mode.EMERGENCY, "ops", "attack")
 
 
 def test_admitting_ten_thousand_listeners_asks_the_store_nothing(store: CountingStore, clock: Clock) -> None:
-    """From one report to the next the store is not asked, whoever comes, is turned away or goes."""
+    """From one report to the next the store is not asked: not for listeners that come, are turned away or go."""
     (worker,) = fleet(store, clock, plan=SeatPlan(10_000, 10_000, 0.0))
 
     async def story() -> None:

@@ -256,7 +256,7 @@ def test_a_guest_comes_back_with_a_ticket_though_its_address_is_full() -> None:
 
 
 def test_of_an_address_the_newest_stream_goes_though_another_came_back_after_it() -> None:
-    """Whoever comes back with a ticket was there before, however late: the newest guest leaves in its place."""
+    """A guest with a ticket was there before, however late it comes back: the newest guest leaves in its place."""
     fleet = Fleet(2, StreamCaps(per_address=4))
     first, second = fleet.workers
     entries = [first.opens("") for _ in range(3)]
@@ -300,7 +300,7 @@ def test_what_was_missed_is_told_again() -> None:
 
 
 def test_a_worker_that_begins_to_listen_asks() -> None:
-    """Who was not listening while others told has the answer soon, and forgets what it knew before."""
+    """A worker that missed announcements has the answers soon, and forgets what it knew before."""
     fleet = Fleet(2)
     first, second = fleet.workers
     for _ in range(3):
@@ -374,7 +374,7 @@ def test_clients_are_told_in_batches_and_once_each() -> None:
     assert told[:4] == [MOST_AT_ONCE, MOST_AT_ONCE, 200, 0]
     for seat in seats:
         first.seats.release(seat)
-    assert first.admission.streams._to_tell == {}
+    assert first.admission.streams._to_announce == {}
 
 
 def test_without_caps_nothing_is_limited_and_nothing_told() -> None:
@@ -384,7 +384,7 @@ def test_without_caps_nothing_is_limited_and_nothing_told() -> None:
     for _ in range(100):
         worker.opens("alice")
         worker.opens("")
-    assert (fleet.total(), fleet.total(GUEST), worker.admission.streams._to_tell) == (100, 100, {})
+    assert (fleet.total(), fleet.total(GUEST), worker.admission.streams._to_announce) == (100, 100, {})
 
 
 def test_without_caps_nothing_runs_and_nothing_is_kept() -> None:
@@ -405,7 +405,7 @@ def test_without_caps_nothing_runs_and_nothing_is_kept() -> None:
 
     assert asyncio.run(story()) == 0
     assert worker.store.told == []
-    assert (streams._to_tell, streams._to_tell_again, len(streams._elsewhere)) == ({}, [], 0)
+    assert (streams._to_announce, streams._to_announce_again, len(streams._elsewhere)) == ({}, [], 0)
 
 
 NONSENSE = ["", "x", "x:1", "x:one ", "x:-1 ", "x:1 y", "x:1 zz?1", "x:1 1", "x:1 1?x.y", "x:1 1?1,,", ":1 ", "x:²  "]

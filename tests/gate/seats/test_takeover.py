@@ -187,7 +187,7 @@ def test_it_costs_no_call_for_each_listener() -> None:
 
 
 def test_an_outage_is_made_up_for() -> None:
-    """Who came back while the store was away is told once it answers, and what waits is bounded."""
+    """Streams taken over while the store was away are announced once it answers, and their number is bounded."""
     store = TellingStore()
 
     async def story() -> None:

@@ -53,7 +53,7 @@ def test_a_stay_knows_when_it_was() -> None:
 
 
 def test_the_audience_counts_who_is_in_and_who_is_at_the_door() -> None:
-    """Who has not come yet is neither; who was refused and is in again is in."""
+    """A listener that has not come yet is neither; one that was refused and is in again is in."""
     absent = Listener("one", "guests")
     inside = Listener("two", "guests", 0.0, [Stay(0.0, 1.0), Stay(3.0)], [Refused(2.0, 503, True)])
     outside = Listener("three", "guests", 0.0, [Stay(0.0, 1.0)])

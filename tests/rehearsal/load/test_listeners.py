@@ -125,7 +125,7 @@ def test_a_stream_that_is_cut_has_ended_without_a_word() -> None:
     ],
 )
 def test_the_longer_wait_counts(header: str | None, body: bytes, wait_s: float, reason: str) -> None:
-    """Who comes back earlier than any part of the answer says, knocks in vain."""
+    """A listener that comes back earlier than any part of the answer says is refused again."""
     assert told_to_wait_s({} if header is None else {"Retry-After": header}, body) == wait_s, reason
 
 

@@ -64,7 +64,7 @@ def test_a_late_loop_is_forgiven() -> None:
 
 
 def test_a_late_loop_is_forgiven_once() -> None:
-    """By no more than the budget again: whoever is silent then is too slow."""
+    """By no more than the budget again: a server that is silent then is too slow."""
 
     async def work() -> None:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from servers import RedisCluster, slot_of
-from shieldmw.core.bucket import Charge, Outcome, TakeRequest, levels
+from shieldmw.core.bucket import Charge, Outcome, TakeRequest, statuses
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit, aggregate
 from store.fleets import (
@@ -149,7 +149,7 @@ def test_cancelled_requests_shift_no_reply(cluster: RedisCluster) -> None:
                 for client, outcome in zip(clients, await asyncio.gather(*tasks, return_exceptions=True), strict=True):
                     if isinstance(outcome, Outcome):
                         look = (Charge(client, limits[client], 0),)
-                        assert levels(look, outcome)[0].remaining == limits[client].burst
+                        assert statuses(look, outcome)[0].remaining == limits[client].burst
             for client in clients:
                 assert await remaining(store, client, limits[client]) == limits[client].burst
 
@@ -189,8 +189,8 @@ def test_charges_in_two_slots_are_all_or_nothing(cluster: RedisCluster, empty: i
                 before = dumps(cluster)
                 for _ in range(3):
                     refused = await take(store, *charges)
-                    stand = levels(charges, refused)
-                    assert [level.refuses for level in stand] == [empty == 0, empty == 1]
+                    stand = statuses(charges, refused)
+                    assert [level.retry_after_us > 0 for level in stand] == [empty == 0, empty == 1]
                     assert [level.remaining for level in stand] == [
                         0 if number == empty else 9 - used for number in range(2)
                     ]

@@ -77,7 +77,7 @@ def test_changes_are_heard_again_after_a_node_died(cluster: RedisCluster) -> Non
 
 
 def test_the_mode_has_one_version_for_all(cluster: RedisCluster) -> None:
-    """Of operators at once one wins, the audit tells it, and a fleet tells a cluster what it lost."""
+    """One of several concurrent operators wins and is in the audit log; a fleet restores what a cluster has lost."""
 
     async def work() -> None:
         change = ModeChange(Mode.EMERGENCY, "ops", "attack", 60, 500, 0.25)

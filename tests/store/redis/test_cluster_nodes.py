@@ -133,10 +133,10 @@ def test_a_node_that_is_away_is_told_once(
 
         async with opened(cluster.url) as store:
             assert await answers()
-            monkeypatch.setattr("shieldmw.store.redis.cluster.TELL_EVERY_S", 3600.0)
+            monkeypatch.setattr("shieldmw.store.redis.cluster.LOG_EVERY_S", 3600.0)
             assert await comes_and_goes() == told
             assert await comes_and_goes() == []
-            monkeypatch.setattr("shieldmw.store.redis.cluster.TELL_EVERY_S", 0.0)
+            monkeypatch.setattr("shieldmw.store.redis.cluster.LOG_EVERY_S", 0.0)
             assert await comes_and_goes() == told
 
     run(work())
@@ -249,7 +249,7 @@ def test_nodes_may_have_names_or_none(cluster: RedisCluster, endpoint: str, host
 
 
 def test_a_password_opens_every_node() -> None:
-    """It is asked for by each of them; a wrong one is told, whoever is asked."""
+    """Each of them requires it; a wrong one is reported, whichever node is asked."""
     with redis_cluster("redis", password="p:/@ß,w") as cluster:
 
         async def work() -> None:

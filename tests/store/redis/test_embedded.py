@@ -95,7 +95,7 @@ def test_what_keeps_it_from_starting_is_one_line(tmp_path: Path, monkeypatch: py
 
 
 def test_another_users_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who may write to the folder could put a server of his own there."""
+    """Anybody who may write to the folder could put a server of their own there."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(os, "getuid", lambda: 12_345)
     with pytest.raises(SettingsError, match=r"not a folder of this user's alone.*set TMPDIR"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shieldmw.errors import NotApplied, NotPermitted, StoreError
-from shieldmw.store.redis.calls import Asked, ClusterDown, Moved, Redirected, TryAgain
+from shieldmw.store.redis.calls import Ask, ClusterDown, Moved, Redirected, TryAgain
 from shieldmw.store.redis.failures import ScriptForgotten, failure_of, of_one_replaced
 
 LEAVES = [
@@ -36,7 +36,7 @@ STAYS = [
 
 @pytest.mark.parametrize(("reply", "kind"), [*LEAVES, *STAYS])
 def test_an_error_reply_has_an_exception_by_its_code(reply: str, kind: type[StoreError]) -> None:
-    """Of exactly that kind, and in the server's own words."""
+    """The exception is of exactly that class, with the server's own words."""
     error = failure_of(reply)
     assert type(error) is kind
     assert str(error) == reply
@@ -51,7 +51,7 @@ def test_a_server_that_may_have_been_replaced_is_told_by_its_errors() -> None:
     ("reply", "kind", "host", "port"),
     [
         ("MOVED 3999 127.0.0.1:6381", Moved, "127.0.0.1", 6381),
-        ("ASK 3999 node-1.example:6381", Asked, "node-1.example", 6381),
+        ("ASK 3999 node-1.example:6381", Ask, "node-1.example", 6381),
         ("MOVED 3999 :6381", Moved, "", 6381),
         ("MOVED 3999 ::1:6381", Moved, "::1", 6381),
     ],

@@ -134,7 +134,7 @@ def test_scripts_that_the_new_master_never_saw_are_loaded(sentinels: RedisSentin
 
 @ONCE
 def test_changes_are_heard_from_the_new_master(sentinels: RedisSentinels) -> None:
-    """Who listened at the old one listens at the new one within seconds, and the mode has survived."""
+    """Subscribers of the old master listen at the new one within seconds, and the mode has survived."""
 
     async def work() -> None:
         async with fleet(sentinels.url, 2) as stores, listening(stores[0]) as heard:

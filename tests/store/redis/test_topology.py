@@ -52,7 +52,7 @@ def test_many_who_wait_share_one_look() -> None:
 
 
 def test_use_and_doubt_look_only_after_a_pause() -> None:
-    """In the background, whoever tells of them waits for nothing."""
+    """In the background: the caller that suspects a change waits for nothing."""
 
     async def work() -> None:
         refresh = Look()

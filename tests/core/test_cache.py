@@ -1,4 +1,4 @@
-"""The bounded table: never more than so many entries, and what was used last stays."""
+"""The bounded cache: never more entries than it has room for, and what was used last stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldmw.core.table import BoundedCache
+from shieldmw.core.cache import BoundedCache
 
 writes = st.tuples(st.just("put"), st.integers(0, 9), st.integers())
 drops = st.tuples(st.just("drop"), st.integers(0, 9), st.just(0))
@@ -15,26 +15,26 @@ reads = st.tuples(st.just("get"), st.integers(0, 9), st.just(0))
 
 
 @given(st.integers(2, 7), st.lists(st.one_of(writes, writes, writes, drops, reads, clears), max_size=60))
-def test_a_table_is_a_mapping_that_keeps_what_was_used_last(most: int, steps: list[tuple[str, int, int]]) -> None:
+def test_it_is_a_mapping_that_keeps_what_was_used_last(most: int, steps: list[tuple[str, int, int]]) -> None:
     """After any steps it holds the half of its room that was last used, nothing that was not written, and no more."""
-    table: BoundedCache[int, int] = BoundedCache(most)
+    cache: BoundedCache[int, int] = BoundedCache(most)
     written: dict[int, int] = {}
     used: list[int] = []
     for step, key, value in steps:
         if step == "put":
-            table.put(key, value)
+            cache.put(key, value)
             written[key] = value
         elif step == "drop":
-            table.drop(key)
+            cache.drop(key)
             written.pop(key, None)
         elif step == "clear":
-            table.clear()
+            cache.clear()
             written, used = {}, []
-        found = table.get(key)
+        found = cache.get(key)
         assert found in (None, written.get(key))
         used = [other for other in used if other != key] + ([key] if found is not None else [])
-        assert len(table) <= most
-        assert {other: table.get(other) for other in used[-(most // 2) :]} == {
+        assert len(cache) <= most
+        assert {other: cache.get(other) for other in used[-(most // 2) :]} == {
             other: written[other] for other in used[-(most // 2) :]
         }
         used = [other for other in used if other not in used[-(most // 2) :]] + used[-(most // 2) :]
@@ -42,24 +42,24 @@ def test_a_table_is_a_mapping_that_keeps_what_was_used_last(most: int, steps: li
 
 def test_what_is_asked_for_outlives_what_is_not() -> None:
     """Reading an entry keeps it, and it takes no second place."""
-    table: BoundedCache[str, int] = BoundedCache(4)
-    table.put("often", 1)
+    cache: BoundedCache[str, int] = BoundedCache(4)
+    cache.put("often", 1)
     for number in range(100):
-        table.put(f"once {number}", number)
-        assert table.get("often") == 1
-    assert table.get("once 1") is None
+        cache.put(f"once {number}", number)
+        assert cache.get("often") == 1
+    assert cache.get("once 1") is None
 
 
 def test_a_flood_of_keys_leaves_the_size_as_it_is() -> None:
-    """A hundred thousand distinct keys fill no more than the table has room for."""
-    table: BoundedCache[int, None] = BoundedCache(100)
+    """A hundred thousand distinct keys fill no more than the cache has room for."""
+    cache: BoundedCache[int, None] = BoundedCache(100)
     for key in range(100_000):
-        table.put(key, None)
-    assert 50 <= len(table) <= 100
+        cache.put(key, None)
+    assert 50 <= len(cache) <= 100
 
 
 @pytest.mark.parametrize("most", [1, 0, -1])
-def test_a_table_without_room(most: int) -> None:
-    """A table that could hold no two generations is a mistake, and says so."""
+def test_a_cache_without_room(most: int) -> None:
+    """A cache that could hold no two generations is a mistake, and says so."""
     with pytest.raises(ValueError, match="at least 2 entries"):
         BoundedCache(most)

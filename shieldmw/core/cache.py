@@ -1,4 +1,4 @@
-"""A mapping with a bounded number of entries: those unused for longest are dropped first."""
+"""A cache with a bounded number of entries: those unused for longest are dropped first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BoundedCache(Generic[K, V]):
 
     def __init__(self, most: int) -> None:
         if most < 2:
-            raise ValueError(f"a table holds at least 2 entries, not {most}")
+            raise ValueError(f"a cache holds at least 2 entries, not {most}")
         self._half = most // 2
         self.young: dict[K, V] = {}
         self._old: dict[K, V] = {}
