@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cli.commands import invoke
 from docs.documents import ARCHITECTURE, EXAMPLES, README, blocks, in_backticks, project_files, section
 from e2e.clients import Answer, ask, fresh_address
-from servers import REPOSITORY, AsgiKind, HttpServer, asgi_server
+from servers import REPOSITORY, AsgiKind, HttpServer, asgi_server, redis_server
 from shieldmw.cli.env import env
 from shieldmw.cli.main import COMMANDS
 from shieldmw.core.decision import OnStoreFailure
@@ -100,14 +101,28 @@ def test_the_example_has_ten_lines() -> None:
 
 @pytest.mark.parametrize("kind", ["uvicorn", "shieldmw"])
 def test_the_example_answers_as_shown(kind: AsgiKind, tmp_path: Path) -> None:
-    """The sixth request gets the answer shown, but for its numbers: with the middleware, or left as it is to serve."""
+    """Request 31 gets the answer shown, but for its numbers: with the middleware, or left as it is to serve."""
     (example,) = blocks(section(README, "In ten lines"), "python")
     if kind == "shieldmw":
         example = _without_the_middleware(example)
     (tmp_path / "app.py").write_text(example, "utf-8")
-    environment = {"SHIELD_IP_LIMIT": "5/minute", "SHIELD_REDIS_TIMEOUT_MS": "5000"}
+    environment = {**_settings_of_the_example(), "SHIELD_REDIS_URL": "memory://", "SHIELD_REDIS_TIMEOUT_MS": "5000"}
     with asgi_server(kind, "app:app", env=environment, cwd=tmp_path) as server:
         _assert_refused_as_shown(server)
+
+
+def test_there_is_nothing_to_warn_of_in_the_example() -> None:
+    """`shieldmw check` says no more than that the settings of the first command are valid."""
+    with redis_server("valkey") as store:
+        ran = invoke("check", **{**_settings_of_the_example(), "SHIELD_REDIS_URL": store.tcp_url})
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("ok: settings are valid")
+
+
+def _settings_of_the_example() -> dict[str, str]:
+    """What is set in front of the README's first command."""
+    first = next(block for block in blocks(section(README, "In ten lines"), "sh"))
+    return dict(word.split("=", 1) for word in first.split() if word.startswith("SHIELD_"))
 
 
 def _without_the_middleware(example: str) -> str:
@@ -119,8 +134,8 @@ def _without_the_middleware(example: str) -> str:
 
 def _assert_refused_as_shown(server: HttpServer) -> None:
     address = fresh_address()
-    admitted = [ask(server, address, "/") for _ in range(5)]
-    assert [answer.body.decode() for answer in admitted] == [f"hello {address}"] * 5
+    admitted = [ask(server, address, "/") for _ in range(30)]
+    assert [answer.body.decode() for answer in admitted] == [f"hello {address}"] * 30
     real, shown = ask(server, address, "/"), _shown()
     assert real.status == shown.status
     names = [name for name in real.headers if name not in OF_THE_SERVER]
