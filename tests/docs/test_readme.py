@@ -11,14 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from cli.commands import invoke
-from docs.documents import ARCHITECTURE, EXAMPLES, README, blocks, in_backticks, project_files, section
+from docs.documents import README, blocks, in_backticks, project_files, section
 from e2e.clients import Answer, ask, fresh_address
 from servers import REPOSITORY, AsgiKind, HttpServer, asgi_server, redis_server
+from shieldmw import Settings
 from shieldmw.cli.env import env
 from shieldmw.cli.main import COMMANDS
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.settings import rows
-from shieldmw.settings.problems import COMMAND_VARIABLES
+from shieldmw.settings.problems import COMMAND_VARIABLES, ENV_PREFIX, SECRET_FIELDS
 
 # What the server adds, each its own way, and curl -i of the README leaves out.
 OF_THE_SERVER = {"date", "server"}
@@ -54,6 +55,21 @@ def test_every_setting_that_is_named_exists() -> None:
         assert named <= known, path
 
 
+def test_every_example_of_a_setting_is_valid() -> None:
+    """Wherever a document sets a variable it may be written like that; values that are left out do not count."""
+    documents = [path for path in project_files() if path.suffix in (".md", ".conf")]
+    examples = [
+        (path.name, name, value.strip("'"))
+        for path in documents
+        if path.name != "CHANGELOG.md"
+        for name, value in re.findall(r"\b(SHIELD_[A-Z0-9_]+)=('[^']*'|[^\s`'\")]+)", path.read_text("utf-8"))
+        if name.removeprefix(ENV_PREFIX).lower() not in SECRET_FIELDS and "…" not in value
+    ]
+    assert len(examples) > 20
+    for path, name, value in examples:
+        assert Settings.from_environ({name: value}), (path, name, value)
+
+
 def test_every_command_is_named() -> None:
     """Each command of the command line stands in the README, and no command that there is not."""
     made = re.findall(r"^\t.*(shieldmw \w+)$", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE)
@@ -69,7 +85,7 @@ def test_every_failure_mode_is_explained() -> None:
 
 def test_targets_and_extras_exist() -> None:
     """Every `make` target and every extra that a document names can be used."""
-    documents = README + ARCHITECTURE + EXAMPLES
+    documents = "".join(path.read_text("utf-8") for path in project_files() if path.suffix == ".md")
     targets = set(re.findall(r"^make (\w+)", "\n".join(blocks(README, "sh")), re.MULTILINE))
     targets |= set(re.findall(r"`make (\w+)`", documents))
     assert {"demo", "test", "check"} <= targets
