@@ -20,6 +20,7 @@ from .doors.asgi.handshakes import Handshakes
 from .doors.asgi.lingering import Lingering
 from .doors.asgi.middleware import Shield
 from .doors.asgi.nesting import Nesting
+from .doors.asgi.proxy_hint import ProxyHint
 from .doors.asgi.replies import Replies
 from .doors.asgi.stopping import StopSignals
 from .errors import SettingsError
@@ -109,6 +110,7 @@ class ShieldMiddleware(Shield):
         lingering = Lingering()
         handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
         cors = Cors(settings.cors_origins) if settings.cors_origins else None
+        hint = None if settings.trusted_proxies else ProxyHint(settings.forwarded_header)
 
         def open_worker() -> Worker:
             if failure is not None:
@@ -120,7 +122,7 @@ class ShieldMiddleware(Shield):
             app,
             open_worker=open_worker,
             reader=reader,
-            replies=Replies(RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes),
+            replies=Replies(RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint),
             lingering=lingering,
             nesting=Nesting(settings, authenticate),
             admin=_admin(settings, reader, handshakes),

@@ -39,6 +39,9 @@ _UNKNOWN: Servers = {"": {}}
 # less than they say.
 ROUNDING_WORTH_SAYING = 0.01
 
+# Part of a limit that guests share which one of them should not be able to take.
+MOST_FOR_ONE = 0.5
+
 
 @click.command()
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="How many processes will serve.")
@@ -195,6 +198,7 @@ def _limit_warnings(settings: Settings) -> Iterator[str]:
     elif settings.overload != "on":
         yield f"SHIELD_OVERLOAD={settings.overload}: clients who each keep to their limits can drown the app together"
     yield from _emergency_warnings(settings)
+    yield from _one_address_warnings(settings)
     of_one = policy.limits(Scope.IP) + policy.limits(Scope.ADDRESS)
     if not (of_one or policy.limits(Scope.GUESTS) or any(rule.limits for rule in policy.rules)):
         yield "guests have no limit at all: set SHIELD_IP_LIMIT, or nothing stops a flood"
@@ -227,6 +231,30 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
             f"SHIELD_EMERGENCY_CAPACITY={seats or '0 (no limit)'} is more than SHIELD_CAPACITY={settings.capacity}: "
             f"in an emergency there are more seats than usual"
         )
+
+
+def _one_address_warnings(settings: Settings) -> Iterator[str]:
+    """Warnings if a single address may use up most of what all guests have together."""
+    policy = settings.policy
+    for mode, fields in ((Mode.NORMAL, LIMIT_FIELDS), (Mode.EMERGENCY, EMERGENCY_LIMIT_FIELDS)):
+        guests = policy.limits(Scope.GUESTS, mode)
+        if not guests or (mode is Mode.EMERGENCY and Scope.GUESTS not in policy.emergency):
+            continue
+        ip_field, guests_field = fields[Scope.IP], fields[Scope.GUESTS]
+        limit, of_all = (f"{variable(name)}={getattr(settings, name)}" for name in (ip_field, guests_field))
+        of_one = policy.limits(Scope.IP, mode) + policy.limits(Scope.ADDRESS, mode)
+        if not of_one:
+            yield f"{limit} lets one address take all that guests have together ({of_all}): set a limit for one, too"
+            continue
+        at_once, of_all_at_once = (min(each.burst for each in limits) for limits in (of_one, guests))
+        if _rate_per_s(of_one) > MOST_FOR_ONE * _rate_per_s(guests):
+            yield f"{limit} lets one address take most of what guests have together ({of_all}): set a lower one"
+        elif at_once > MOST_FOR_ONE * of_all_at_once:
+            tighter = f"{max(1, of_all_at_once // 10)}/second,{getattr(settings, ip_field)}"
+            yield (
+                f"{limit} lets one address take {min(at_once, of_all_at_once)} of the {of_all_at_once} requests that "
+                f"guests may send at once together ({of_all}): {tighter} would not"
+            )
 
 
 def _looser_in_emergency(settings: Settings, scope: Scope) -> str | None:

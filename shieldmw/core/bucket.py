@@ -22,6 +22,13 @@ from .limits import Limit, share
 # 2025-01-01T00:00:00Z: counting from here keeps a TAT exact in a double until the year 2310.
 EPOCH_S = 1_735_689_600
 
+# How far ahead a TAT counts at most, unless its own limit can move it further. A TAT beyond what its limit explains is
+# that of a longer limit (a deploy or an emergency has shortened it), and counts in full: it refuses as long as it lies
+# ahead, so a client is told that wait. Garbage in the store may be further ahead than any. A day bounds it, the longest
+# wait that an operator may set as well (SHIELD_RETRY_AFTER): a client asks again after a day, and so does a worker,
+# which refuses by the TATs that it remembers.
+FURTHEST_US = 86_400 * 1_000_000
+
 
 class Charge(NamedTuple):
     """One request's cost, in units, against the bucket of one limit for one client.
@@ -121,7 +128,7 @@ def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> 
     leased = request.prefetch
     for stored, charge in zip(stored_us, request.charges, strict=True):
         tau_us, step_us = charge.limit.tau_us, charge.step_us
-        old = now_us if stored is None else min(max(stored, now_us), now_us + 2 * tau_us)
+        old = counted_us(stored, tau_us, now_us)
         used_us = old + step_us - now_us
         allowed = allowed and (used_us <= tau_us or not step_us)  # a look fits even into an overdrawn bucket
         if step_us:
@@ -133,6 +140,17 @@ def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> 
     times = 1 + leased
     news = [old + times * charge.step_us for old, charge in zip(olds, request.charges, strict=True)]
     return Outcome(True, now_us, tuple(news), leased)
+
+
+def counted_us(stored_us: int | None, tau_us: int, now_us: int) -> int:
+    """The TAT of a bucket as it counts, for a limit of ``tau_us``: a stored one, from now to ``FURTHEST_US`` ahead.
+
+    The bound decides nothing, since it only applies where a charge is refused anyway. It is never below what an
+    overdrawn bucket may owe (``debts.deepest_us``).
+    """
+    if stored_us is None or stored_us <= now_us:
+        return now_us
+    return min(stored_us, now_us + max(2 * tau_us, FURTHEST_US))
 
 
 def _leasable(tau_us: int, used_us: int, step_us: int) -> int:

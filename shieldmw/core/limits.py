@@ -67,7 +67,7 @@ class Limit:
 
 
 def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Limit, ...]:
-    """Parse limits such as ``300/minute`` or ``10/second; 300/minute``.
+    """Parse limits such as ``300/minute`` or ``10/second,300/minute``.
 
     ``off`` gives none. The first is called ``name``, the second ``name-2`` and so on. Without ``burst``, a limit's
     burst is its amount: a client may spend a whole period's worth at once.
@@ -83,7 +83,8 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
         items = parse_many(text)
     except ValueError:
         raise ValueError(
-            "not a limit: write it like '300/minute', '5 per 10 second', '10/second; 300/minute', or 'off'"
+            "not a limit: write it like '300/minute', '5 per 10 second', '10/second,300/minute', or 'off'; "
+            "the units are second, minute, hour, day, month and year"
         ) from None
     if burst is not None and len(items) > 1:
         raise ValueError(f"a burst of {burst} goes only with a single limit: remove it, or keep one limit")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from .bucket import Charge
+from .bucket import Charge, counted_us
 from .lease import Unspent
 from .limits import Limit
 
@@ -38,7 +38,7 @@ class Portion(NamedTuple):
 def grant(stored_us: int | None, limit: Limit, want: int, least: int, now_us: int) -> Portion:
     """Decide a request for a portion against the stored TAT. ``store/lua/portion.lua`` is its twin."""
     tau_us, unit_us = limit.tau_us, limit.unit_us
-    old_us = now_us if stored_us is None else min(max(stored_us, now_us), now_us + 2 * tau_us)
+    old_us = counted_us(stored_us, tau_us, now_us)
     units = min(want, (now_us + tau_us - old_us) // unit_us)
     if units < least:
         return Portion(now_us, 0, old_us)

@@ -27,14 +27,21 @@ SIGNATURE_ALGORITHMS = (
 )
 
 
+def _words(text: str) -> list[str]:
+    """The entries of a list, separated by commas or spaces."""
+    if ";" in text:
+        raise ValueError("';' separates nothing here: write a comma between two entries")
+    return text.replace(",", " ").split()
+
+
 def _split(value: object) -> object:
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+    return tuple(_words(value)) if isinstance(value, str) else value
 
 
 def _networks(value: object) -> object:
     if not isinstance(value, str):
         return value
-    words = value.replace(",", " ").split()
+    words = _words(value)
     networks = parse_networks(" ".join(word for word in words if word != UNIX_PEER))
     return Networks(networks, UNIX_PEER in words)
 

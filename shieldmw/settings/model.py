@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         True,
         description="a hot client is charged a little ahead; what it does not use is given back in a second",
     )
-    ip_limit: LimitText = Field("300/minute", description="guests, per address; several with `,` or `;`, or `off`")
+    ip_limit: LimitText = Field("300/minute", description="guests, per address; several separated by commas, or `off`")
     ip_burst: int | None = Field(
         None, ge=1, description="how many at once, beside a single limit; the limit's amount if unset"
     )
@@ -359,6 +359,12 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _unknown(name: str, known: Mapping[str, str]) -> str:
     if name.upper() in known or name.upper() in COMMAND_VARIABLES:
         return f"{name}: names are in capitals, write {name.upper()}"
+    limit = f"{name.upper().removesuffix('_BURST')}_LIMIT"
+    if name.upper().endswith("_BURST") and limit in known:
+        return (
+            f"{name}: there is no such setting; as many pass at once as {limit} has units: "
+            f"for fewer put a shorter limit before it, such as {limit}=10/second,300/minute"
+        )
     # Without the prefix, which all have in common: with it any two names look alike.
     names = {each.removeprefix(ENV_PREFIX): each for each in known}
     nearest = get_close_matches(name.upper().removeprefix(ENV_PREFIX), names, n=1)

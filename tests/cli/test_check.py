@@ -338,6 +338,32 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
         "SHIELD_GUESTS_LIMIT=2000/second",
     ),
     (
+        "one address that uses up what guests have at once",
+        {"SHIELD_GUESTS_LIMIT": "200/second"},
+        (),
+        r"^SHIELD_IP_LIMIT=300/minute lets one address take 200 of the 200 requests that guests may send at once "
+        r"together \(SHIELD_GUESTS_LIMIT=200/second\): 20/second,300/minute would not$",
+    ),
+    (
+        "one address that uses up what guests have in the long run",
+        {"SHIELD_GUESTS_LIMIT": "1000/hour"},
+        (),
+        r"^SHIELD_IP_LIMIT=300/minute lets one address take most of what guests have together "
+        r"\(SHIELD_GUESTS_LIMIT=1000/hour\): set a lower one$",
+    ),
+    (
+        "one address that uses up what guests have in an emergency",
+        {"SHIELD_EMERGENCY_GUESTS_LIMIT": "50/second"},
+        (),
+        r"^SHIELD_EMERGENCY_IP_LIMIT=30/minute lets one address take 30 of the 50 .* 5/second,30/minute would not$",
+    ),
+    (
+        "guests with a limit for all of them only",
+        {"SHIELD_GUESTS_LIMIT": "1000/second", "SHIELD_IP_LIMIT": "off"},
+        (),
+        r"^SHIELD_IP_LIMIT=off lets one address take all that guests have together",
+    ),
+    (
         "a limit of all guests that is rounded",
         {"SHIELD_EMERGENCY_GUESTS_LIMIT": "900000/second"},
         (),
@@ -370,6 +396,21 @@ def test_what_is_unsafe_is_warned_of(env: dict[str, str], args: tuple[str, ...],
     ran = invoke("check", *args, **env)
     assert ran.status == 0, ran.err
     assert len([line for line in warnings_of(ran.out) if re.search(expected, line)]) == 1, ran.out
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"SHIELD_GUESTS_LIMIT": "2000/second"},
+        {"SHIELD_GUESTS_LIMIT": "200/second", "SHIELD_IP_LIMIT": "20/second,300/minute"},
+        {"SHIELD_GUESTS_LIMIT": "200/second", "SHIELD_IP_BURST": "30"},
+        {"SHIELD_GUESTS_LIMIT": "200/second", "SHIELD_ADDRESS_LIMIT": "10/second"},
+        {"SHIELD_EMERGENCY_GUESTS_LIMIT": "60/second"},
+    ],
+)
+def test_an_address_with_a_small_part_of_what_guests_have_is_not_warned_of(env: dict[str, str]) -> None:
+    """As far as half of it, by any of the limits that it has."""
+    assert "one address" not in invoke("check", **env).out
 
 
 def test_more_api_keys_than_are_meant_are_warned_of(store: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,8 +507,8 @@ def test_a_jwks_that_refuses_is_said_in_one_line() -> None:
         ({"SHIELD_JWT_JWKS_URL": "http://localhost:9/jwks"}, (), "without TLS"),
         ({"SHIELD_IP_LIMIT": "off", "SHIELD_ADDRESS_LIMIT": "5/minute"}, (), "no limit at all"),
         ({"SHIELD_IP_LIMIT": "off", "SHIELD_GUESTS_LIMIT": "5/minute"}, (), "no limit at all"),
-        ({"SHIELD_EMERGENCY_GUESTS_LIMIT": "5/minute"}, (), "EMERGENCY_GUESTS_LIMIT"),
-        ({"SHIELD_GUESTS_LIMIT": "5/minute", "SHIELD_EMERGENCY_GUESTS_LIMIT": "2/minute"}, (), "GUESTS_LIMIT"),
+        ({"SHIELD_EMERGENCY_GUESTS_LIMIT": "5000/minute"}, (), "EMERGENCY_GUESTS_LIMIT"),
+        ({"SHIELD_GUESTS_LIMIT": "5000/minute", "SHIELD_EMERGENCY_GUESTS_LIMIT": "2000/minute"}, (), "GUESTS_LIMIT"),
         ({"SHIELD_EXEMPT_PATHS": "/healthz,/static/*"}, (), "every path"),
         ({"SHIELD_ALLOW_IPS": "10.0.0.0/8"}, (), "every address"),
         ({"SHIELD_CORS_ORIGINS": "https://example.org"}, (), "CORS_ORIGINS"),

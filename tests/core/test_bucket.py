@@ -158,17 +158,27 @@ def test_costs_around_the_burst(cost: int, allowed: bool) -> None:
         pytest.param(1000 * S + 1, 1, id="a-microsecond-ahead-counts"),
         pytest.param(1000 * S + 3 * S, 3 * S, id="tau-ahead-is-an-empty-bucket"),
         pytest.param(1000 * S + 3 * S + 1, 3 * S + 1, id="beyond-tau-is-overdrawn"),
-        pytest.param(1000 * S + 6 * S + 1, 6 * S, id="by-one-bucket-at-most"),
-        pytest.param(10**18, 6 * S, id="so-is-a-tat-from-a-clock-gone-mad"),
+        pytest.param(1000 * S + 3600 * S, 3600 * S, id="by-a-longer-limit-by-all-of-it"),
+        pytest.param(1000 * S + DAY, DAY, id="up-to-a-day"),
+        pytest.param(1000 * S + DAY + 1, DAY, id="by-a-day-at-most"),
+        pytest.param(10**18, DAY, id="so-is-a-tat-from-a-clock-gone-mad"),
         pytest.param(-(10**18), 0, id="one-before-2025-is-no-fuller-than-full"),
     ],
 )
 def test_a_stored_tat_is_clamped_between_full_and_overdrawn(stored_us: int | None, full_after_us: int) -> None:
-    """Whatever the store holds, a bucket is never fuller than full, and never waits longer than two tau to be so."""
+    """Whatever the store holds, a bucket is never fuller than full, and never waits longer than a day to be so."""
     charges = (Charge(ALICE, Limit("ip", 1, 1, 3), 0),)
     outcome = take((stored_us,), TakeRequest(charges), 1000 * S)
     assert outcome == Outcome(True, 1000 * S, (1000 * S + full_after_us,))
     assert statuses(charges, outcome)[0].full_after_us == full_after_us
+
+
+def test_the_bucket_of_a_slow_limit_may_be_overdrawn_by_as_much_as_it_holds() -> None:
+    """Also where that takes more than a day: it is what an outage may leave behind."""
+    limit = Limit("ip", 1, 86_400, 3)
+    charges = (Charge(ALICE, limit, 0),)
+    for ahead_us in (2 * limit.tau_us, 2 * limit.tau_us + 1):
+        assert take((ahead_us,), TakeRequest(charges), 0).tats_us == (2 * limit.tau_us,)
 
 
 def test_the_last_digit_of_a_tat_counts() -> None:

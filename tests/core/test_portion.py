@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.bucket import Charge
+from shieldmw.core.bucket import FURTHEST_US, Charge
 from shieldmw.core.client import shared_client
 from shieldmw.core.limits import Limit
 from shieldmw.core.portion import HeldUnits, Portion, Spent, grant
@@ -32,7 +32,8 @@ relaxed = settings(deadline=None, max_examples=400)
         (7, 5, 4, 0, "nothing, if the rest is of no use"),
         (10, 1, 1, 0, "nothing is left"),
         (15, 1, 1, 0, "overdrawn"),
-        (1000, 1, 1, 0, "further ahead than any bucket can be"),
+        (20, 1, 1, 0, "overdrawn by as much as it holds"),
+        (1000, 1, 1, 0, "further ahead than any bucket of a limit like this can be"),
         (-5, 10, 1, 10, "long full"),
     ],
 )
@@ -42,6 +43,20 @@ def test_what_is_granted(stored_units: int | None, want: int, least: int, grante
     old_us = NOW_US + max(0, min(stored_units or 0, 2 * DAILY.burst)) * DAILY.unit_us
     portion = grant(stored_us, DAILY, want, least, NOW_US)
     assert portion == Portion(NOW_US, granted, old_us + granted * DAILY.unit_us), reason
+
+
+@pytest.mark.parametrize(
+    ("stored_us", "tat_us", "reason"),
+    [
+        (NOW_US + 3_600_000_000, NOW_US + 3_600_000_000, "charged by a limit that takes longer to fill"),
+        (NOW_US + FURTHEST_US, NOW_US + FURTHEST_US, "as far ahead as counts"),
+        (NOW_US + FURTHEST_US + 1, NOW_US + FURTHEST_US, "further"),
+        (10**30, NOW_US + FURTHEST_US, "garbage"),
+    ],
+)
+def test_nothing_is_granted_before_a_longer_limit_is_paid(stored_us: int, tat_us: int, reason: str) -> None:
+    """A deploy or an emergency has shortened the limit: when a unit will be there is said truly, up to a day ahead."""
+    assert grant(stored_us, Limit("guests", 100, 1, 100), 1, 1, NOW_US) == Portion(NOW_US, 0, tat_us), reason
 
 
 @dataclass

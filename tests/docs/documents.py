@@ -11,7 +11,6 @@ from servers import REPOSITORY, missing
 README = (REPOSITORY / "README.md").read_text("utf-8")
 ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text("utf-8")
 INTEGRATION = (REPOSITORY / "docs" / "integration.md").read_text("utf-8")
-EXAMPLES = (REPOSITORY / "examples" / "README.md").read_text("utf-8")
 PACKAGE = REPOSITORY / "shieldmw"
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from docs.documents import ARCHITECTURE, EXAMPLES, README, blocks, in_backticks, project_files, section
+from cli.commands import invoke
+from docs.documents import README, blocks, in_backticks, project_files, section
 from e2e.clients import Answer, ask, fresh_address
-from servers import REPOSITORY, AsgiKind, HttpServer, asgi_server
+from servers import REPOSITORY, AsgiKind, HttpServer, asgi_server, redis_server
+from shieldmw import Settings
 from shieldmw.cli.env import env
 from shieldmw.cli.main import COMMANDS
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.settings import rows
-from shieldmw.settings.problems import COMMAND_VARIABLES
+from shieldmw.settings.problems import COMMAND_VARIABLES, ENV_PREFIX, SECRET_FIELDS
 
 # What the server adds, each its own way, and curl -i of the README leaves out.
 OF_THE_SERVER = {"date", "server"}
@@ -53,6 +55,21 @@ def test_every_setting_that_is_named_exists() -> None:
         assert named <= known, path
 
 
+def test_every_example_of_a_setting_is_valid() -> None:
+    """Wherever a document sets a variable it may be written like that; values that are left out do not count."""
+    documents = [path for path in project_files() if path.suffix in (".md", ".conf")]
+    examples = [
+        (path.name, name, value.strip("'"))
+        for path in documents
+        if path.name != "CHANGELOG.md"
+        for name, value in re.findall(r"\b(SHIELD_[A-Z0-9_]+)=('[^']*'|[^\s`'\")]+)", path.read_text("utf-8"))
+        if name.removeprefix(ENV_PREFIX).lower() not in SECRET_FIELDS and "…" not in value
+    ]
+    assert len(examples) > 20
+    for path, name, value in examples:
+        assert Settings.from_environ({name: value}), (path, name, value)
+
+
 def test_every_command_is_named() -> None:
     """Each command of the command line stands in the README, and no command that there is not."""
     made = re.findall(r"^\t.*(shieldmw \w+)$", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE)
@@ -68,7 +85,7 @@ def test_every_failure_mode_is_explained() -> None:
 
 def test_targets_and_extras_exist() -> None:
     """Every `make` target and every extra that a document names can be used."""
-    documents = README + ARCHITECTURE + EXAMPLES
+    documents = "".join(path.read_text("utf-8") for path in project_files() if path.suffix == ".md")
     targets = set(re.findall(r"^make (\w+)", "\n".join(blocks(README, "sh")), re.MULTILINE))
     targets |= set(re.findall(r"`make (\w+)`", documents))
     assert {"demo", "test", "check"} <= targets
@@ -100,14 +117,28 @@ def test_the_example_has_ten_lines() -> None:
 
 @pytest.mark.parametrize("kind", ["uvicorn", "shieldmw"])
 def test_the_example_answers_as_shown(kind: AsgiKind, tmp_path: Path) -> None:
-    """The sixth request gets the answer shown, but for its numbers: with the middleware, or left as it is to serve."""
+    """Request 31 gets the answer shown, but for its numbers: with the middleware, or left as it is to serve."""
     (example,) = blocks(section(README, "In ten lines"), "python")
     if kind == "shieldmw":
         example = _without_the_middleware(example)
     (tmp_path / "app.py").write_text(example, "utf-8")
-    environment = {"SHIELD_IP_LIMIT": "5/minute", "SHIELD_REDIS_TIMEOUT_MS": "5000"}
+    environment = {**_settings_of_the_example(), "SHIELD_REDIS_URL": "memory://", "SHIELD_REDIS_TIMEOUT_MS": "5000"}
     with asgi_server(kind, "app:app", env=environment, cwd=tmp_path) as server:
         _assert_refused_as_shown(server)
+
+
+def test_there_is_nothing_to_warn_of_in_the_example() -> None:
+    """`shieldmw check` says no more than that the settings of the first command are valid."""
+    with redis_server("valkey") as store:
+        ran = invoke("check", **{**_settings_of_the_example(), "SHIELD_REDIS_URL": store.tcp_url})
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("ok: settings are valid")
+
+
+def _settings_of_the_example() -> dict[str, str]:
+    """What is set in front of the README's first command."""
+    first = next(block for block in blocks(section(README, "In ten lines"), "sh"))
+    return dict(word.split("=", 1) for word in first.split() if word.startswith("SHIELD_"))
 
 
 def _without_the_middleware(example: str) -> str:
@@ -119,8 +150,8 @@ def _without_the_middleware(example: str) -> str:
 
 def _assert_refused_as_shown(server: HttpServer) -> None:
     address = fresh_address()
-    admitted = [ask(server, address, "/") for _ in range(5)]
-    assert [answer.body.decode() for answer in admitted] == [f"hello {address}"] * 5
+    admitted = [ask(server, address, "/") for _ in range(30)]
+    assert [answer.body.decode() for answer in admitted] == [f"hello {address}"] * 30
     real, shown = ask(server, address, "/"), _shown()
     assert real.status == shown.status
     names = [name for name in real.headers if name not in OF_THE_SERVER]

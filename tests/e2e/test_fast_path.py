@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from e2e.clients import ask, fresh_address
 from e2e.test_exactness import CONNECTIONS, PATIENT, WORKERS, Connection, redis_now_us
 from servers import HOST, HttpServer, RedisServer, asgi_server, wait_until
 from shieldmw.core.bucket import EPOCH_S
@@ -254,6 +255,19 @@ def test_workers_with_another_limit_on_the_same_bucket_keep_the_wider_promise(
     crowd.assert_promise(max(wide.tau_us, narrow.tau_us))
     assert {one.step_us for one in crowd.passed} >= {wide.unit_us}
     assert crowd.refused > 100
+
+
+def test_the_wait_is_true_after_a_deploy_with_a_shorter_limit(store: RedisServer, tmp_path: Path) -> None:
+    """A client that has spent half an hour of the old limit is told of half an hour, by each worker of the new one."""
+    address, old, new = fresh_address(), env(store, "100/hour", 100), env(store, "10/second", 10)
+    with served(tmp_path, old, 1) as server:
+        assert {ask(server, address, "/hello").status for _ in range(50)} == {200}
+    with served(tmp_path, new, 2) as server:
+        answers = [ask(server, address, "/hello") for _ in range(6)]
+    assert {answer.status for answer in answers} == {429}
+    for answer in answers:
+        assert 1750 < json.loads(answer.body)["retry_after_ms"] / 1000 <= 1800
+        assert int(answer.headers["retry-after"]) > 1750
 
 
 # --- afterwards -------------------------------------------------------------------------------------

@@ -205,6 +205,19 @@ def test_unix_peers_are_one_client_unless_trusted(tmp_path: Path) -> None:
     assert statuses == [200] * BURST + [429]
 
 
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+def test_the_log_says_that_a_proxy_is_not_trusted(trusted: str, tmp_path: Path) -> None:
+    """Once, as soon as somebody is refused behind it, and only if SHIELD_TRUSTED_PROXIES is empty."""
+    env = {"SHIELD_IP_LIMIT": "2/hour", "SHIELD_TRUSTED_PROXIES": trusted}
+    with asgi_server("uvicorn", SHIELDED, env=env, cwd=tmp_path) as server, nginx(server.base_url) as front:
+        address = fresh_address()
+        assert [ask(front, address, "/hello").status for _ in range(9)] == [200, 200, *[429] * 7]
+        log = server.log()
+    hints = [line for line in log.splitlines() if "SHIELD_TRUSTED_PROXIES is empty" in line]
+    assert len(hints) == (0 if trusted else 1), log
+    assert all("set SHIELD_TRUSTED_PROXIES=127.0.0.1" in line and address not in line for line in hints)
+
+
 def test_uvicorn_forges_the_peer_before_the_shield_sees_it(tmp_path: Path) -> None:
     """With --proxy-headers and '*' anyone is anybody: the reason why `shieldmw check` warns of it."""
     trusting = ("--proxy-headers", "--forwarded-allow-ips", "*")

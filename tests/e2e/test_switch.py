@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import http.client
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -296,6 +297,23 @@ class Listener:
             self.worker = next(self._lines).removeprefix("data: ")
             assert next(self._lines) == ""
             self.next_id += 1
+
+
+def test_workers_that_start_in_an_emergency_say_since_when_it_is(store: RedisServer, tmp_path: Path) -> None:
+    """Each found it, whereas those that were there say that it was switched."""
+    found = re.compile(r"found mode emergency, since [\dT:-]{19}Z, until \S+Z \(version 1\) by admin.*: attack")
+    with fleet(store, tmp_path) as old:
+        assert old.put_mode("emergency", reason="attack").status == 200
+        _wait_for_lines(old.server, re.compile("mode normal -> emergency"))
+        with fleet(store, tmp_path) as new:
+            _wait_for_lines(new.server, found)
+            assert " -> emergency" not in new.server.log()
+        assert "found mode" not in old.server.log()
+
+
+def _wait_for_lines(server: HttpServer, wanted: re.Pattern[str]) -> None:
+    """Wait until each worker has logged it."""
+    wait_until(lambda: len(wanted.findall(server.log())) == WORKERS, PATIENCE_S, wanted.pattern, server.log)
 
 
 def test_redis_lost_in_an_emergency_changes_nothing(store: RedisServer, tmp_path: Path) -> None:

@@ -212,6 +212,16 @@ WRONG = [
     ("SHIELD_RETRY_AFTER", "5m", WHOLE, "with-a-unit"),
 ]
 
+LISTS = [
+    ("SHIELD_EXEMPT_PATHS", "/a"),
+    ("SHIELD_LIVE_PATHS", "/a"),
+    ("SHIELD_TRUSTED_PROXIES", "10.0.0.1"),
+    ("SHIELD_ALLOW_IPS", "10.0.0.1"),
+    ("SHIELD_DENY_IPS", "10.0.0.1"),
+    ("SHIELD_JWT_ALGORITHMS", "RS256"),
+    ("SHIELD_CORS_ORIGINS", "https://example.org"),
+]
+
 # What any text may be: nothing is right or wrong before a token is seen.
 WRONG += [
     ("SHIELD_LIVE_PATHS", "live", "did you mean '/live'?", "no-slash"),
@@ -227,6 +237,13 @@ WRONG += [
     ("SHIELD_EMERGENCY_GUESTS_LIMIT", "2000", LIMIT, "guests-without-a-period"),
     ("SHIELD_ADMIN_TOKEN", "short", "use at least 16 random ones", "too-short"),
     ("SHIELD_VIEW_TOKEN", "short", "use at least 16 random ones", "too-short-to-look"),
+    (
+        "SHIELD_EMERGENCY_IP_LIMIT",
+        "100/fortnight",
+        "units are second, minute, hour, day, month and year",
+        "no-such-unit",
+    ),
+    *((name, f"{entry};{entry}", "';' separates nothing here: write a comma", "semicolons") for name, entry in LISTS),
     ("SHIELD_ADMIN_PATH", "/", "cannot be the admin path", "the-root"),
     ("SHIELD_ADMIN_PATH", "/admin/*", "cannot be the admin path", "a-prefix"),
 ]
@@ -313,6 +330,8 @@ def test_networks_are_read_from_a_variable() -> None:
         pytest.param("SHIELD_REDISURL", "did you mean SHIELD_REDIS_URL?", id="one-letter-less"),
         pytest.param("SHIELD_TRUSTED_PROXY", "did you mean SHIELD_TRUSTED_PROXIES?", id="another-number"),
         pytest.param("SHIELD_SECERT", "did you mean SHIELD_SECRET?", id="letters-swapped"),
+        pytest.param("SHIELD_GUESTS_BURST", "before it, such as SHIELD_GUESTS_LIMIT=10/second,300/", id="no-burst"),
+        pytest.param("SHIELD_EMERGENCY_IP_BURST", "as SHIELD_EMERGENCY_IP_LIMIT has units", id="no-burst-either"),
         pytest.param("SHIELD_FOO", "SHIELD_FOO: there is no such setting: see 'shieldmw env'", id="like-none"),
         pytest.param("SHIELD_QQWWXXKKJJZZVVBBNN", "see 'shieldmw env'", id="like-nothing"),
     ],

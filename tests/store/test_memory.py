@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from shieldmw.core.bucket import Charge, Outcome
+from shieldmw.core.bucket import Charge, Outcome, wait_us
 from shieldmw.core.limits import US_PER_S, Limit
-from shieldmw.store.memory import MemoryStore, steady_now_us
+from shieldmw.store.memory import MemoryBuckets, MemoryStore, steady_now_us
 from store.stores import SECRET, one, slow_limit, someone
 
 START_US = 50_000_000_000_000
@@ -49,6 +49,20 @@ def test_a_bucket_refills_by_the_clock(after_us: int, allowed: int) -> None:
     clock.now_us += after_us
     taken = [memory.take_now(one(limit)).allowed for _ in range(5)]
     assert taken == [True] * allowed + [False] * (5 - allowed)
+
+
+def test_the_wait_is_true_also_after_the_limit_was_longer() -> None:
+    """A deploy, or an emergency, has shortened the limit of a bucket: a client that waits as long as it was told
+    passes."""
+    clock = Clock()
+    buckets = MemoryBuckets(now_us=clock)
+    longer, shorter = (Charge(someone(), Limit("ip", *rate)) for rate in ((1000, 3600, 1000), (10, 1, 10)))
+    for _ in range(500):
+        assert buckets.take_now((longer,)).allowed
+    refused = buckets.take_now((shorter,))
+    assert wait_us((shorter,), refused) == 500 * longer.limit.unit_us - 9 * shorter.limit.unit_us
+    clock.now_us += wait_us((shorter,), refused)
+    assert buckets.take_now((shorter,)).allowed
 
 
 def test_memory_is_bounded() -> None:

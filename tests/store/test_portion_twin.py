@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from servers import RedisServer
-from shieldmw.core.bucket import EPOCH_S, Charge, TakeRequest
+from shieldmw.core.bucket import EPOCH_S, FURTHEST_US, Charge, TakeRequest
 from shieldmw.core.client import shared_client
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.core.portion import Portion, PortionRequest, grant
@@ -52,6 +52,7 @@ def test_twins(server: RedisServer, seed: int) -> None:
         now_us = min(LATEST_US, now_us + dice.choice([0, 1, limit.unit_us, dice.randint(0, 2 * limit.tau_us)]))
         if dice.random() < 0.1:
             edges = [0, limit.tau_us, limit.tau_us - limit.unit_us, 2 * limit.tau_us, 10 * limit.tau_us, -(10**9)]
+            edges += [3_600_000_000, FURTHEST_US, 2 * FURTHEST_US]
             tat_us = now_us + dice.choice(edges) + dice.choice([-1, 0, 1])
             client.set("bucket", dice.choice([str(tat_us).encode(), *NO_NUMBERS]), px=KEPT_MS)
         want = dice.choice([1, 2, limit.burst, limit.burst + 1, dice.randint(1, 2 * limit.burst)])

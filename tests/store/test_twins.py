@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from servers import RedisServer
 from shieldmw.core import bucket
-from shieldmw.core.bucket import EPOCH_S, Charge, Outcome, TakeRequest
+from shieldmw.core.bucket import EPOCH_S, FURTHEST_US, Charge, Outcome, TakeRequest
 from shieldmw.core.limits import US_PER_S, Limit
 from shieldmw.gate.limiter.batch import MOST_CHARGES, MOST_REQUESTS
 from shieldmw.store import scripts
@@ -63,7 +63,8 @@ def offsets(limit: Limit) -> st.SearchStrategy[int]:
     edges = [edge + digit for edge in (0, limit.unit_us, limit.tau_us) for digit in (-1, 0, 1)]
     back = [limit.tau_us - limit.unit_us + digit for digit in (-1, 0, 1)]
     return (
-        st.sampled_from([*edges, *back, -(10**13), LONGEST_TAU_US])
+        st.sampled_from([*edges, *back, -(10**13), FURTHEST_US, FURTHEST_US + 1, LONGEST_TAU_US])
+        | st.integers(0, 2 * FURTHEST_US)
         | st.integers(-limit.tau_us, 2 * limit.tau_us)
         | st.integers(-10, 10)
     )
@@ -224,7 +225,7 @@ def test_the_script_decides_as_the_reference_at_any_time(
         *((text, 3) for text in NO_NUMBERS),  # garbage is no TAT: the bucket is full
         (b"nan", 3),  # neither is "not a number", though Lua reads it as one
         (b"-nan", 3),
-        (b"inf", 0),  # further ahead than any TAT: overdrawn by a bucket, never fuller than that
+        (b"inf", 0),  # further ahead than any TAT: it counts as far ahead as that of any limit
         (b"1e400", 0),
         (b"9" * 30, 0),
         (b"-inf", 3),  # long ago
@@ -247,6 +248,17 @@ def test_strange_text_in_a_bucket_is_full_or_empty(server: RedisServer, stored: 
     assert outcomes[0].tats_us == (outcomes[0].now_us + (limit.unit_us if left else 2 * limit.tau_us),)
     if left:
         assert client.get("key") == str(outcomes[2].tats_us[0]).encode()
+
+
+@pytest.mark.parametrize("stored", [b"inf", b"1e400", b"9" * 30])
+def test_garbage_in_the_bucket_of_a_short_limit_refuses_for_a_day(server: RedisServer, stored: bytes) -> None:
+    """And is told as such: a number, and never later."""
+    client = server.client()
+    client.set("key", stored, px=KEPT_MS)
+    unit = [TakeRequest(one(Limit("ip", 10, 1, 10)))]
+    (outcome,) = answered(unit, client.register_script(scripts.source("take"))(keys=["key"], args=asked(unit)[1]))
+    assert outcome == Outcome(False, outcome.now_us, (outcome.now_us + FURTHEST_US,))
+    assert client.get("key") == stored
 
 
 def test_the_last_digit_of_a_tat_is_kept(server: RedisServer) -> None:

@@ -10,10 +10,11 @@ from shieldmw.answers.problems import close_code, problem_of
 from shieldmw.answers.rate_limit import Headers
 from shieldmw.answers.refusals import RefusalAnswers
 from shieldmw.core.bounds import LONGEST_ACCEPT, MOST_LINES_BEFORE_ACCEPT
-from shieldmw.core.decision import Decision
+from shieldmw.core.decision import Decision, Reason
 
 from .cors import Cors
 from .handshakes import Handshakes
+from .proxy_hint import ProxyHint
 from .tickets import ticket_cookie
 
 _IN_HTTP = ("http.response.start", "http.response.body")
@@ -22,16 +23,26 @@ _IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body"
 
 class Replies:
     """Sends refusals. ``cors`` says which pages may read them; ``handshakes`` refuses WebSockets by accepting and
-    closing them, if they are not refused in HTTP.
+    closing them, if they are not refused in HTTP. ``hint`` looks for a proxy's header where no proxy is trusted.
     """
 
-    def __init__(self, answers: RefusalAnswers, cors: Cors | None = None, handshakes: Handshakes | None = None) -> None:
+    def __init__(
+        self,
+        answers: RefusalAnswers,
+        cors: Cors | None = None,
+        handshakes: Handshakes | None = None,
+        hint: ProxyHint | None = None,
+    ) -> None:
         self.answers = answers
+        self._hint = hint
         self._cors = cors
         self._handshakes = handshakes
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer to a refused request."""
+        hint = self._hint
+        if hint is not None and hint.due and decision.reason is Reason.QUOTA and decision.identity is None:
+            hint.look(scope)
         websocket = scope["type"] == "websocket"
         if websocket and self._handshakes is not None and self._handshakes.closes:
             reason, headers = self.answers.close_reason(decision), _place_cookie(decision, scope)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import gmtime, strftime
 
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
@@ -44,6 +45,7 @@ class ModeWatch:
         self._state = ModeState()
         self._ahead_s = clock.unix_s() - clock.now_s()
         self._was = Mode.NORMAL
+        self._has_read = False
         self._epoch: int | None = None
         self._epoch_ahead_s = 0.0
         self._refresher = Refresher("mode", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
@@ -80,7 +82,7 @@ class ModeWatch:
             StoreError: the store could not be changed; nothing has changed here.
         """
         changed, stored = await self._register.set_mode(change, was=self._state, expected_version=expected_version)
-        self._adopt(stored)
+        self._adopt(stored, is_switched=changed)
         return changed
 
     async def refresh(self) -> None:
@@ -131,18 +133,33 @@ class ModeWatch:
                 self.on_reset()
             self._epoch, self._epoch_ahead_s = stored.epoch, most_s
 
-    def _adopt(self, stored: StoredMode) -> None:
+    def _adopt(self, stored: StoredMode, *, is_switched: bool = False) -> None:
+        """Follow what the store says. What is read first may be old: it is found, unless this worker switched it."""
         self._ahead_s = stored.now_s - self._now_s()
+        is_found, self._has_read = not (self._has_read or is_switched), True
         if stored.state.version <= self._state.version:
             return
         old, self._state = self._state, stored.state
-        log.warning(
-            "mode %s -> %s (version %d) by %s: %s",
-            old.mode,
-            stored.state.mode,
-            stored.state.version,
-            harmless(stored.state.actor),
-            harmless(stored.state.reason or "no reason given"),
-        )
+        if is_found:
+            self._log_found(stored)
+        else:
+            log.warning("mode %s -> %s %s", old.mode, stored.state.mode, _who_and_why(stored.state))
         self._was = self.mode
         self.on_change()
+
+    def _log_found(self, stored: StoredMode) -> None:
+        """Log the mode that was in force before this worker came: a warning if it is an emergency that goes on."""
+        state = stored.state
+        until = "" if state.until_s is None else f", until {_utc(state.until_s)}"
+        level = logging.INFO if self.mode is Mode.NORMAL else logging.WARNING
+        log.log(level, "found mode %s, since %s%s %s", state.mode, _utc(state.since_s), until, _who_and_why(state))
+
+
+def _who_and_why(state: ModeState) -> str:
+    """The version of a change, its actor and reason."""
+    return f"(version {state.version}) by {harmless(state.actor)}: {harmless(state.reason or 'no reason given')}"
+
+
+def _utc(when_s: float) -> str:
+    """A time for the log."""
+    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(when_s))

@@ -2,6 +2,9 @@
 
 It asks the store for what its requests need now and in the next 20 ms, at most once at a time, and, once the store has
 said that the bucket is empty, refuses by itself until the next unit can be there.
+
+Refused requests are told to come back one after the other, as this worker's share of the units refills: if all were
+told when the next unit will be there, all would come back for it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from shieldmw.core.bucket import Charge, Charges, Outcome
 from shieldmw.core.lease import Unspent
+from shieldmw.core.limits import US_PER_S
 from shieldmw.core.made import made
 from shieldmw.core.portion import HeldUnits, PortionRequest, Spent
 from shieldmw.errors import StoreError
@@ -28,6 +32,9 @@ AHEAD_US = 20_000
 # Besides what requests wait for, a portion is at most what refills in AHEAD_US, or this part of the worker's share of
 # the burst: more would be missing elsewhere if the demand ended here.
 MOST_OF_SHARE = 4
+
+# By how much the waits of refused requests are spread at most, when many more are refused than units refill.
+LONGEST_SPREAD_US = 60 * US_PER_S
 
 
 class Refunds(Protocol):
@@ -94,6 +101,7 @@ class Pool:
         self._ask_from_us = LONG_AGO_US
         self._granted_us = LONG_AGO_US
         self._demand = _Demand()
+        self._turns = _Turns(charge.limit.unit_us)
 
     def refused_now(self, charge: Charge, now_us: int) -> SharedReply | None:
         """The refusal of a charge, if this worker holds too little for it and the store need not be asked."""
@@ -110,7 +118,8 @@ class Pool:
 
     def _refusal(self, charge: Charge, free_us: int, now_us: int) -> SharedReply:
         self._demand.refused += charge.cost
-        tat_us = free_us + charge.limit.tau_us - charge.step_us  # the TAT that this wait follows from
+        turn_us = self._turns.next(charge.cost, free_us, now_us)
+        tat_us = turn_us + charge.limit.tau_us - charge.step_us  # the TAT that this wait follows from
         return SharedReply((charge,), False, now_us, (tat_us,))
 
     async def take(self, charge: Charge) -> SharedReply | None:
@@ -138,6 +147,7 @@ class Pool:
         """Forget the portion, and ignore what a call under way leaves over: buckets were reset or lost."""
         self.held = HeldUnits(self._charge.limit)  # the old one is void: a refund to it helps nobody
         self._believe(LONG_AGO_US, LONG_AGO_US)
+        self._turns = _Turns(self._charge.limit.unit_us)
 
     def _believe(self, tat_us: int, ask_from_us: int) -> None:
         """Set what is known of the bucket."""
@@ -196,7 +206,9 @@ class Pool:
         units = held.units(sent_us)
         costs = [waiter.charge.cost for waiter in group]
         refilled = AHEAD_US // limit.unit_us
-        share = limit.burst // (MOST_OF_SHARE * self._workers())
+        workers = self._workers()
+        share = limit.burst // (MOST_OF_SHARE * workers)
+        self._turns.unit_us = limit.unit_us * workers
         ahead = min(self._demand.measure(held, sent_us), max(share, refilled))
         if ahead and self._tat_us < sent_us + AHEAD_US:
             ahead += min(share, refilled)  # a portion shrinks while the bucket is nearly full
@@ -268,6 +280,28 @@ class _Demand:
         self._from_us = now_us
         held.spent = self.refused = 0
         return self._units
+
+
+class _Turns:
+    """When refused requests are to come back: one after the other, each after the time its units take to refill.
+
+    ``unit_us`` is the time in which this worker gets a unit, if each gets its share.
+    """
+
+    __slots__ = ("_next_us", "unit_us")
+
+    def __init__(self, unit_us: int) -> None:
+        self.unit_us = unit_us
+        self._next_us = LONG_AGO_US
+
+    def next(self, cost: int, free_us: int, now_us: int) -> int:
+        """The turn of a request for which there can be a unit at ``free_us``, the earliest.
+
+        One that is later is a whole number of seconds from now, so that refusals share an answer.
+        """
+        turn_us = min(max(free_us, self._next_us), free_us + LONGEST_SPREAD_US)
+        self._next_us = turn_us + cost * self.unit_us
+        return turn_us if turn_us == free_us else turn_us + (now_us - turn_us) % US_PER_S
 
 
 def _allowed(charge: Charge, held: HeldUnits, spent: Spent, now_us: int) -> SharedReply:

@@ -5,7 +5,7 @@
 -- returns  {now_us, how many units were granted, the bucket's TAT afterwards}
 -- TTL      until the bucket is full again
 --
--- A bucket may be overdrawn by as much as it holds (see settle.lua).
+-- How far ahead a TAT counts: see take.lua.
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])
@@ -15,7 +15,7 @@ local want, least = tonumber(ARGV[3]), tonumber(ARGV[4])
 local tat = redis.call('MGET', KEYS[1])[1]
 tat = tonumber(tat or now) or now
 tat = tat == tat and tat or now -- "nan" is a number to Lua
-tat = math.min(math.max(tat, now), now + 2 * tau)
+tat = math.min(math.max(tat, now), now + math.max(2 * tau, 86400 * 1000000))
 
 local units = math.min(want, math.floor((now + tau - tat) / unit))
 if units < least then

@@ -8,7 +8,8 @@
 --          then the TAT of each of its charges' buckets}
 -- TTL      until the bucket is full again, never less: a missing key is a full bucket
 --
--- A bucket may be overdrawn by as much as it holds (see settle.lua).
+-- A bucket may be overdrawn by as much as it holds (see settle.lua), or by a longer limit that it had before. A TAT
+-- counts up to a day ahead, or twice tau if that is more: further ahead is garbage (FURTHEST_US in core/bucket.py).
 -- Numbers are doubles, exact to 2^53. tostring() and .. would cut them to 14 digits; redis.call() keeps 17.
 
 local time = redis.call('TIME')
@@ -20,6 +21,7 @@ for bucket = 1, #KEYS do
   tats[bucket] = tat == tat and tat or now -- "nan" is a number to Lua
 end
 
+local furthest = 86400 * 1000000
 local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
 local asked = {struct.unpack('<' .. string.rep('d', #ARGV[1] / 8), ARGV[1])} -- the last value is where unpacking ended
 local reply, filled = {now}, 1
@@ -32,7 +34,7 @@ while at < last do
   local olds, steps = {}, {}
   for i = first, after - 1, 4 do
     local tau, step = asked[i + 2], asked[i + 1] * asked[i + 3]
-    local old = min(max(tats[asked[i]], now), now + 2 * tau)
+    local old = min(max(tats[asked[i]], now), now + max(2 * tau, furthest))
     local used = old + step - now
     fits = fits and (used <= tau or step == 0)
     if prefetch > 0 and step > 0 then

@@ -273,3 +273,53 @@ def test_what_others_wrote_into_the_store_moves_no_cursor(
     change = ModeChange(Mode.EMERGENCY, "\x1b]0;owned\x07", "a flood\r\nmode normal\u202e")
     asyncio.run(mode_watch.set(change, None))
     assert r"by \x1b]0;owned\x07: a flood\r\nmode normal\u202e" in caplog.text
+
+
+# --- the log ----------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_starts_says_since_when_there_is_an_emergency(
+    store: FailingStore, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It found the mode, nobody has switched it just now; what is switched afterwards is logged as such."""
+    asyncio.run(store.set_mode(EMERGENCY, was=ModeState(), expected_version=None))
+    clock.now_s += 300
+    worker = Worker(store, clock)
+    asyncio.run(worker.mode_watch.refresh())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        "found mode emergency, since 2025-01-12T13:46:40Z, until 2025-01-12T13:56:40Z (version 1) by ops: attack"
+    )
+    caplog.clear()
+    asyncio.run(store.set_mode(NORMAL, was=ModeState(), expected_version=None))
+    asyncio.run(worker.mode_watch.refresh())
+    assert caplog.messages == ["mode emergency -> normal (version 2) by ops: over"]
+
+
+def test_a_worker_that_starts_says_little_of_an_emergency_that_has_ended(
+    store: FailingStore, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that an operator has ended is no warning."""
+    caplog.set_level("INFO")
+    for change in (EMERGENCY, NORMAL):
+        asyncio.run(store.set_mode(change, was=ModeState(), expected_version=None))
+    asyncio.run(Worker(store, clock).mode_watch.refresh())
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "found mode normal, since 2025-01-12T13:46:40Z (version 2) by ops: over")
+    ]
+
+
+def test_what_a_worker_switches_first_of_all_was_not_found(
+    store: FailingStore, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither was what others switch after it has read that nobody ever did."""
+    first, second = Worker(store, clock), Worker(store, clock)
+
+    async def story() -> None:
+        await second.mode_watch.refresh()
+        await first.mode_watch.set(EMERGENCY, expected_version=None)
+        await second.mode_watch.refresh()
+
+    asyncio.run(story())
+    assert caplog.messages == ["mode normal -> emergency (version 1) by ops: attack"] * 2

@@ -256,6 +256,29 @@ def test_a_unit_that_another_worker_took_costs_one_call() -> None:
     run(story())
 
 
+def test_a_client_that_used_up_a_longer_limit_is_told_the_whole_wait_at_once() -> None:
+    """A deploy has shortened the limit: one call, and until the end of that wait no other; then it passes."""
+    clock = FakeClock()
+    fleet = memory_store(clock)
+    store = FlakyStore(fleet)
+    old, new = worker(fleet, clock, ip_limit="1000/hour"), worker(store, clock, ip_limit="10/second")
+
+    async def story() -> None:
+        await decide(old, 500)
+        (refused,) = await decide(new)
+        assert refused.retry_after_us == 500 * 3_600_000 - 900_000
+        for _ in range(100):
+            assert (await decide(new))[0].refused
+            clock.now_s += 17
+        clock.now_s += refused.retry_after_us / S - 1700 - 0.001
+        assert (await decide(new))[0].refused
+        assert store.calls == 1
+        clock.now_s += 0.001
+        assert not (await decide(new))[0].refused
+
+    run(story())
+
+
 def test_a_crowd_of_refused_clients_costs_one_ask_each() -> None:
     """A thousand clients, each refused a hundred times at once."""
     one, store = make(ip_limit="1/hour")

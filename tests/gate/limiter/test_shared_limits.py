@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from shieldmw.core.portion import MOST_PIECES, HeldUnits, Portion, PortionReques
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.breaker_store import BreakerStore
 from shieldmw.gate.limiter.fallback import Fallback
-from shieldmw.gate.limiter.pool import AHEAD_US, SharedReply
+from shieldmw.gate.limiter.pool import AHEAD_US, LONGEST_SPREAD_US, SharedReply
 from shieldmw.gate.limiter.shared_limits import SharedLimits
 from shieldmw.store.memory import WarmBuckets
 
@@ -116,6 +117,21 @@ class Fleet:
                 assert self.cost * (count + 1) * limit.unit_us <= span_us + limit.tau_us
 
 
+def told(reply: SharedReply | None) -> int:
+    """The wait in microseconds that a refused request is told."""
+    assert reply is not None
+    assert not reply.allowed
+    return wait_us(reply.charges, Outcome(False, reply.now_us, reply.tats_us))
+
+
+async def told_first(fleet: Fleet) -> int:
+    """Use up what there is, from one worker; the wait of the first request that is refused."""
+    reply = await fleet.ask(0)
+    while reply is not None and reply.allowed:
+        reply = await fleet.ask(0)
+    return told(reply)
+
+
 DEMANDS: dict[str, list[float]] = {
     "even": [1500, 1500, 1500, 1500],
     "uneven": [4500, 1200, 250, 50],
@@ -185,18 +201,63 @@ def test_an_empty_bucket_is_not_asked_again_until_a_unit_can_be_there() -> None:
         limit = Limit("guests", 10, 60, 10)
         fleet = Fleet([limit])
         await asyncio.gather(*(fleet.ask(0) for _ in range(10)))
-        reply = await fleet.ask(0)
+        told_us = told(await fleet.ask(0))
+        assert limit.unit_us - 2000 <= told_us <= limit.unit_us
         calls = len(fleet.store.asked)
         for _ in range(1000):
-            reply = await fleet.ask(0)
-        assert reply is not None
+            assert told_us < told(await fleet.ask(0)) <= told_us + LONGEST_SPREAD_US + S
         assert len(fleet.store.asked) == calls
-        told_us = wait_us(reply.charges, Outcome(False, reply.now_us, reply.tats_us))
-        assert limit.unit_us - 2000 <= told_us <= limit.unit_us
         await pass_time(told_us / S - 0.001)
         assert not await fleet.passes(0)
         await pass_time(0.001)
         assert [await fleet.passes(0) for _ in range(2)] == [True, False]
+
+    run(story())
+
+
+# --- what the refused are told
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_refused_are_told_to_come_one_after_the_other(size: int) -> None:
+    """Each a unit of its worker's share later than the one before, in whole seconds, up to a minute later in all; a
+    while after the crowd has gone the next one is told of the next unit again."""
+
+    async def story() -> None:
+        limit = Limit("guests", 100, 1, 100)
+        fleet = Fleet([limit], size=size)
+        first_us = await told_first(fleet)
+        assert first_us <= AHEAD_US
+        for place in range(1, 10_000):
+            told_us, turn_us = told(await fleet.ask(0)), min(place * size * limit.unit_us, LONGEST_SPREAD_US)
+            assert told_us % S == 0
+            assert turn_us <= told_us < first_us + turn_us + S
+        await pass_time(LONGEST_SPREAD_US / S + 1)
+        assert await told_first(fleet) <= AHEAD_US
+
+    run(story())
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_crowd_that_waits_as_it_is_told_asks_seldom_and_is_served_in_time(size: int) -> None:
+    """Two thousand guests at once, twenty times the limit: told to come in a second, each would ask ten times."""
+
+    async def story() -> None:
+        limit, crowd = Limit("guests", 100, 1, 100), 2000
+        fleet, dice = Fleet([limit], size=size), random.Random(4)
+
+        async def guest(worker: int) -> None:
+            reply = await fleet.ask(worker)
+            while reply is not None and not reply.allowed:
+                # What Retry-After says: whole seconds, with a jitter of up to a fifth.
+                await pass_time(math.ceil(told(reply) / S * (1 + dice.random() / 5)))
+                reply = await fleet.ask(dice.randrange(size))
+
+        start_s = loop_time()
+        await asyncio.gather(*(guest(number % size) for number in range(crowd)))
+        assert len(fleet.admitted) == crowd
+        assert loop_time() - start_s <= 1.5 * crowd / 100
+        assert fleet.refused <= 2 * crowd
 
     run(story())
 
