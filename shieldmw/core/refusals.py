@@ -43,7 +43,7 @@ class PreparedRefusals:
             key = -((outcome.now_us - outcome.tats_us[0]) // self._grains_us[0])
         else:
             key = self._full_after_us(outcome)
-        shared = self._decisions.get(key)
+        shared = self._decisions.young.get(key) or self._decisions.get(key)
         if shared is None:
             in_grains = Outcome(False, 0, self._full_after_us(outcome))
             shared = combine(self._terms, in_grains, None, None, self._mode, self._live)

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
-
-
-class Decided(NamedTuple):
-    """One request was decided."""
-
-    facts: Facts
-    decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +21,7 @@ class Evicted:
 class Observer(Protocol):
     """Listens. Must be quick and must not raise: it is called while a request waits."""
 
-    def decided(self, event: Decided) -> None:
+    def decided(self, facts: Facts, decision: Decision) -> None:
         """A request was refused, or would have been without a dry run."""
 
     def evicted(self, event: Evicted) -> None:

@@ -16,7 +16,7 @@ from shieldmw.core.rules import Policy
 
 from . import clock
 from .auth.identity import GUEST, Identifier, Verified
-from .events import Decided, Observer
+from .events import Observer
 from .fleet.deny_watch import DenyWatch
 from .fleet.mode_watch import ModeWatch
 from .limiter.batch import TakeReply
@@ -214,10 +214,9 @@ class Gate:
         """The decision as it is given; observers are notified of refusals, and of those that a dry run lets pass."""
         if self._dry_run:
             decision = _in_dry_run(decision)
-        if self._observers and decision.verdict is not ALLOWED:
-            event = made(Decided, (facts, decision))
+        if decision.verdict is not ALLOWED:
             for observer in self._observers:
-                observer.decided(event)
+                observer.decided(facts, decision)
         return decision
 
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 
 from shieldmw.core.client import address_text
+from shieldmw.core.decision import Decision
+from shieldmw.core.facts import Facts
 from shieldmw.core.text import counted
-from shieldmw.gate.events import Decided, Evicted
+from shieldmw.gate.events import Evicted
 from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger("shieldmw.refusals")
@@ -24,9 +26,8 @@ class RefusalLog:
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._throttle = LogThrottle(now_s)
 
-    def decided(self, event: Decided) -> None:
+    def decided(self, facts: Facts, decision: Decision) -> None:
         """Count the decision; log when it is time."""
-        decision = event.decision
         counts = self._throttle.due(decision.verdict, decision.reason)
         if counts is None:
             return
@@ -34,8 +35,8 @@ class RefusalLog:
             "%s; the last one: %s %s at %r by %s",
             counts,
             decision.listener_class,
-            _who(event),
-            event.facts.path[:200],
+            _who(facts, decision),
+            facts.path[:200],
             ", ".join(decision.violated) or decision.reason,
         )
 
@@ -44,9 +45,8 @@ class RefusalLog:
         evictions.info("%s had to leave", counted(event.count, f"live {event.listener_class}"))
 
 
-def _who(event: Decided) -> str:
+def _who(facts: Facts, decision: Decision) -> str:
     """The client's address; if it was refused before that was determined, what the request says."""
-    facts, decision = event
     if decision.address is not None:
         return address_text(decision.address) or ""
     return repr((", ".join(facts.forwarded) or facts.peer or "")[-100:])

@@ -30,7 +30,6 @@ from shieldmw.core.plan import Requester
 from shieldmw.core.rules import Policy, RouteRules, Scope
 from shieldmw.doors.asgi.middleware import ShieldScope
 from shieldmw.doors.asgi.nesting import Nesting
-from shieldmw.gate.events import Decided
 from shieldmw.gate.limiter.batch import TakeReply
 from shieldmw.store import scripts
 
@@ -80,7 +79,6 @@ def test_the_uses_are_found() -> None:
         Answer,
         TakeRequest,
         TakeReply,
-        Decided,
         Located,
         Requester,
         Facts,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import cycle
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from shieldmw import Identity, Settings
 from shieldmw.core import bucket
@@ -19,7 +19,7 @@ from shieldmw.core.bucket import Outcome, TakeRequest, Term
 from shieldmw.core.client import Address, Client, Prefixes, Proof
 from shieldmw.core.credentials import Rejected
 from shieldmw.core.debts import Debt
-from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.decision import Decision, OnStoreFailure
 from shieldmw.core.facts import Authenticate, Facts
 from shieldmw.core.lease import Unspent
 from shieldmw.core.mode import Mode
@@ -30,7 +30,7 @@ from shieldmw.gate.auth.api_keys import ApiKeys
 from shieldmw.gate.auth.failed_auth import FailedAuth
 from shieldmw.gate.auth.identity import Identifier, TokenVerifier
 from shieldmw.gate.clock import Clock
-from shieldmw.gate.events import Decided, Evicted, Observer
+from shieldmw.gate.events import Evicted, Observer
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.gate import Gate
@@ -368,6 +368,13 @@ class CountingVerifier:
         return len(self.asked)
 
 
+class Decided(NamedTuple):
+    """What an observer was told of a request."""
+
+    facts: Facts
+    decision: Decision
+
+
 @dataclass
 class Heard:
     """An observer that keeps what it is told."""
@@ -375,9 +382,9 @@ class Heard:
     events: list[Decided] = field(default_factory=list)
     evictions: list[Evicted] = field(default_factory=list)
 
-    def decided(self, event: Decided) -> None:
+    def decided(self, facts: Facts, decision: Decision) -> None:
         """Keep it."""
-        self.events.append(event)
+        self.events.append(Decided(facts, decision))
 
     def evicted(self, event: Evicted) -> None:
         """Keep it, apart."""

@@ -14,7 +14,7 @@ from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit
-from shieldmw.gate.events import Decided, Evicted
+from shieldmw.gate.events import Evicted
 from shieldmw.telemetry.log import RefusalLog
 
 ADDRESS = packed("203.0.113.7")
@@ -40,12 +40,12 @@ def event(
     path: str = "/live",
     identity: Identity | None = None,
     credential: str | None = None,
-) -> Decided:
+) -> tuple[Facts, Decision]:
     """One decision."""
     charges = (Charge(CLIENT, LIMIT),) if reason is Reason.QUOTA else ()
     outcome = Outcome(False, 0, (LIMIT.tau_us,)) if charges else None
     facts = Facts("203.0.113.7", path, path, frozenset({"GET"}), credential=credential)
-    return Decided(facts, Decision(verdict, reason, ADDRESS, identity, charges, outcome))
+    return facts, Decision(verdict, reason, ADDRESS, identity, charges, outcome)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def messages(lines: pytest.LogCaptureFixture) -> list[str]:
 
 def test_the_first_refusal_is_logged_at_once(lines: pytest.LogCaptureFixture) -> None:
     """An operator sees the beginning of an attack when it begins: who, where, and by which limit."""
-    RefusalLog(Clock()).decided(event())
+    RefusalLog(Clock()).decided(*event())
     assert messages(lines) == ["refused quota: 1; the last one: guest 203.0.113.7 at '/live' by ip"]
     assert lines.records[0].name == "shieldmw.refusals"
 
@@ -72,9 +72,9 @@ def test_at_most_one_line_in_ten_seconds(after_s: float, logged: int, lines: pyt
     """The next line comes with the first refusal ten seconds after the last line."""
     clock = Clock()
     log = RefusalLog(clock)
-    log.decided(event())
+    log.decided(*event())
     clock.now_s += after_s
-    log.decided(event())
+    log.decided(*event())
     assert len(lines.records) == logged
 
 
@@ -84,7 +84,7 @@ def test_many_refusals_in_a_minute_are_seven_lines_that_add_up(lines: pytest.Log
     log = RefusalLog(clock)
     for number in range(60_001):
         clock.now_s = 1000.0 + number / 1000
-        log.decided(event())
+        log.decided(*event())
     counts = [int(message.partition("refused quota: ")[2].partition(";")[0]) for message in messages(lines)]
     assert counts == [1] + [10_000] * 6
 
@@ -93,13 +93,13 @@ def test_counts_are_by_verdict_and_reason(lines: pytest.LogCaptureFixture) -> No
     """The line tells what was refused and why, and what a dry run would have refused."""
     clock = Clock()
     log = RefusalLog(clock)
-    log.decided(event())
+    log.decided(*event())
     for _ in range(3):
-        log.decided(event(reason=Reason.DENY_LIST))
+        log.decided(*event(reason=Reason.DENY_LIST))
     for _ in range(2):
-        log.decided(event(Verdict.DRY_RUN))
+        log.decided(*event(Verdict.DRY_RUN))
     clock.now_s += 10
-    log.decided(event(reason=Reason.STORE_CLOSED, identity=Identity("alice", ListenerClass.HOST)))
+    log.decided(*event(reason=Reason.STORE_CLOSED, identity=Identity("alice", ListenerClass.HOST)))
     assert messages(lines)[1] == (
         "dry_run quota: 2, refused deny_list: 3, refused store_closed: 1; "
         "the last one: host 203.0.113.7 at '/live' by store_closed"
@@ -111,7 +111,7 @@ def test_counts_begin_again_with_each_line(lines: pytest.LogCaptureFixture) -> N
     clock = Clock()
     log = RefusalLog(clock)
     for _ in range(3):
-        log.decided(event())
+        log.decided(*event())
         clock.now_s += 10
     assert [message.partition(";")[0] for message in messages(lines)] == ["refused quota: 1"] * 3
 
@@ -137,7 +137,7 @@ HOSTILE = [
 @pytest.mark.parametrize("path", [path for _, path in HOSTILE], ids=[reason for reason, _ in HOSTILE])
 def test_a_hostile_path_cannot_break_the_line(path: str, lines: pytest.LogCaptureFixture) -> None:
     """Whatever the path holds, the log has one line of printable text, and not a long one."""
-    RefusalLog(Clock()).decided(event(path=path))
+    RefusalLog(Clock()).decided(*event(path=path))
     (message,) = messages(lines)
     assert message.isprintable()
     assert message.encode("utf-8")
@@ -147,7 +147,7 @@ def test_a_hostile_path_cannot_break_the_line(path: str, lines: pytest.LogCaptur
 
 def test_neither_subject_nor_credential_is_logged(lines: pytest.LogCaptureFixture) -> None:
     """The line names an address and a class, never the subject or what was shown."""
-    RefusalLog(Clock()).decided(event(identity=Identity("alice@example.org"), credential="the-credential"))
+    RefusalLog(Clock()).decided(*event(identity=Identity("alice@example.org"), credential="the-credential"))
     assert "member 203.0.113.7" in lines.text
     assert "alice" not in lines.text
     assert "the-credential" not in lines.text

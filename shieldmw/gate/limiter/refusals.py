@@ -37,7 +37,8 @@ class Refusals:
         tats, plan = self._tats_us, requester.plan
         if plan.only is not None:
             name, step_us, tau_us = plan.only
-            tat_us = tats.get(name + requester.key[TAG_BYTES:])
+            bucket = name + requester.key[TAG_BYTES:]
+            tat_us = tats.young.get(bucket) or tats.get(bucket)
             # A look, which costs nothing, is never refused.
             if tat_us is None or not step_us or tat_us + step_us - now_us <= tau_us:
                 return None

@@ -12,7 +12,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.lane import RANKS, Rank
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
-from shieldmw.gate.events import Decided, Observer
+from shieldmw.gate.events import Observer
 
 from .gatekeeper import Gatekeeper, Passage, Waiter
 from .holding import Holding
@@ -175,9 +175,8 @@ class Overload:
 
     def _tell(self, facts: Facts, rank: Rank, refusal: Decision) -> None:
         self._shed[rank] += 1
-        event = Decided(facts, refusal)
         for observer in self._observers:
-            observer.decided(event)
+            observer.decided(facts, refusal)
         self._log.shed(rank)
 
 
