@@ -86,7 +86,7 @@ class Fallback:
         """Take back charges that were allowed here, with the reply to them: another limit has refused the request."""
         charges, told = spent
         self._local.refund_now(told.charges)
-        self._debts.forgive(charges, told.charges)
+        self._debts.forgive(charges)
 
     async def _settle_all(self) -> None:
         """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""
