@@ -78,7 +78,7 @@ class Batch(Generic[A, R]):
         reply: asyncio.Future[R] = self._loop.create_future()
         self._waiting.append((asker, request, reply))
         if self._calling is None:
-            self._calling = self._loop.create_task(self._call())
+            self._calling = under_way(self._loop.create_task(self._call()))
         return reply
 
     async def aclose(self) -> None:
@@ -136,6 +136,11 @@ class Batch(Generic[A, R]):
             answer = self._failed(asker, request, failure)
             if not reply.done():
                 reply.set_result(answer)
+
+
+def under_way(task: asyncio.Task[None]) -> asyncio.Task[None] | None:
+    """The task, or None if it has already ended, as an eager one may (``asyncio.eager_task_factory``)."""
+    return None if task.done() else task
 
 
 def _prefetches(waiting: tuple[Any, TakeRequest, Any]) -> bool:

@@ -14,7 +14,7 @@ from shieldmw.core.decision import OnStoreFailure
 from shieldmw.errors import StoreError
 from shieldmw.store.memory import WarmBuckets
 
-from .batch import TakeReply
+from .batch import TakeReply, under_way
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Fallback:
     def pay(self) -> None:
         """Settle debts, now that the store has answered."""
         if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
-            self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
+            self._settling = under_way(asyncio.create_task(self._settle_all(), name="shieldmw debts"))
 
     def take_now(self, charges: Charges) -> TakeReply | None:
         """Decide locally; None unless ``on_failure`` is ``local``."""

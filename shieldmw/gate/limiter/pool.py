@@ -16,6 +16,7 @@ from shieldmw.core.made import made
 from shieldmw.core.portion import Holding, PortionRequest
 from shieldmw.errors import StoreError
 
+from .batch import under_way
 from .breaker_store import BreakerStore
 from .fallback import Fallback
 
@@ -123,7 +124,7 @@ class Pool:
         future: asyncio.Future[SharedReply | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiter(charge, future))
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_while_waiting(), name="shieldmw portions")
+            self._asking = under_way(asyncio.create_task(self._ask_while_waiting(), name="shieldmw portions"))
         try:
             return await future
         except asyncio.CancelledError:
