@@ -225,15 +225,15 @@ def build_worker(settings: Settings, store: Store) -> Worker:
     admission = Admission(store, seats, settings.key_prefix, caps=caps, prefixes=addressing.prefixes)
     deny_list = DenyWatch(store, mode_watch.store_now_s)
     limiter, leasing = _limiter(settings, store, workers=lambda: seats.workers)
-    failures = MemoryBuckets(most_buckets=FAILED_AUTH_KEPT)
-    identifier, api_keys, credentials = _identifier(settings, store, FailedAuth(policy, limiter, failures))
+    failed_auth = FailedAuth(policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
+    identifier, api_keys, credentials = _identifier(settings, store, failed_auth)
 
     overload = None if settings.overload == "off" else _overload(settings, admission, observers)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s)
 
     def invalidate() -> None:
         gate.invalidate()
-        failures.clear()
+        failed_auth.invalidate()
 
     def mode_changed() -> None:
         seats.mode_changed()
