@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,6 +205,26 @@ def test_what_is_no_reply_is_a_store_error(loop: Loop, reply: bytes) -> None:
             errors = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(error) for error in errors] == [StoreError, NotApplied, NotApplied]
             assert await echo(connection, "e") == b"e"
+
+    run_on(loop, work())
+
+
+@EVERY_LOOP
+def test_an_array_that_is_too_large_while_connecting(loop: Loop) -> None:
+    """It waits for its elements, as long as there is time, and no room is reserved for them."""
+
+    async def answers(peer: Peer) -> None:
+        await peer.commands(1)
+        await peer.send(b"*2000000000\r\n")
+        assert await peer.ended()
+
+    async def work() -> None:
+        async with scripted(answers, echoes) as (_, url), connected(url, BUDGET_S) as connection:
+            with pytest.raises(NotApplied, match="no answer within 100 ms"):
+                await echo(connection, "a")
+            asked_s = time.process_time()
+            assert await echo(connection, "b") == b"b"
+            assert time.process_time() - asked_s < 1
 
     run_on(loop, work())
 
