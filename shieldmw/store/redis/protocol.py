@@ -22,7 +22,7 @@ _INCOMPLETE = object()
 
 # The head of an array of a million elements or more; any reply to us has a few thousand at most. hiredis reserves room
 # for all of them before they come, and clears it in the end: a dozen bytes could stop the event loop for 20 s.
-_TOO_LARGE = re.compile(rb"\n[*>~|]\d{7}")
+_find_too_large = re.compile(rb"\n[*>~|]\d{7}").search
 _LONGEST_PART = 8  # of such a head that is not whole yet, with the line end before it
 
 
@@ -97,7 +97,7 @@ class ReplyProtocol(asyncio.Protocol):
         """Complete the calls that are answered by what has come so far."""
         try:
             text = self._last + data
-            if _TOO_LARGE.search(text):
+            if _find_too_large(text):
                 raise StoreError("the server sent an array that is too large")
             self._last = text[-_LONGEST_PART:]
             self._reader.feed(data)
