@@ -22,8 +22,7 @@ LOOK_EVERY_S = 0.25
 # Interval between signals to a worker that is still starting.
 AGAIN_S = 1.0
 
-# Time after loading its app until a worker is sure to have its server's handlers. From then on it gets only one
-# SIGTERM: on a second granian cuts requests in flight.
+# Time after loading its app until a worker is sure to have its server's handlers. From then on no SIGTERM is lost.
 STARTED_AFTER_S = 1.0
 
 # Shared with the workers, which are forked: whether the main process is stopping.

@@ -83,8 +83,7 @@ class Permissions(click.ParamType[int]):
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "1", "2"]),
-    help="HTTP version. With auto and 2 a client that connects and sends nothing is not dropped; with 1 a WebSocket "
-    "may be cut during a stop before its close code is sent; 2 has no WebSockets.",
+    help="HTTP version. With auto and 2 a client that connects and sends nothing is not dropped; 2 has no WebSockets.",
 )
 @click.option("--tls-cert", metavar="FILE", type=_FILE, help="Serve TLS: the certificate with its chain, PEM.")
 @click.option("--tls-key", metavar="FILE", type=_FILE, help="Its key, PEM, without a password.")

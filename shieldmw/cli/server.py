@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .granian_stop import SignalSafeEvent
 from .listening import Address, TcpAddress, url_of
 from .worker import DRAIN_S
 
@@ -88,7 +89,7 @@ def granian_server(target: str, options: ServerOptions) -> Any:
         if isinstance(options.address, TcpAddress)
         else {"uds": options.address.path, "uds_permissions": options.uds_permissions}
     )
-    return Granian(
+    server: Any = Granian(
         target,
         **where,
         interface=Interfaces.ASGI,
@@ -109,3 +110,5 @@ def granian_server(target: str, options: ServerOptions) -> Any:
         respawn_interval=RESPAWN_AFTER_S,
         workers_kill_timeout=DRAIN_S,
     )
+    server.main_loop_interrupt = SignalSafeEvent()
+    return server

@@ -11,6 +11,7 @@ import sys
 from shieldmw.wiring import ShieldMiddleware
 
 from .app_target import load_app
+from .granian_stop import tell_granian_last
 from .orphan import end_with_parent, has_loaded
 
 # Drain timeout: how long requests in flight may take to finish after SIGTERM. Listeners on live paths are evicted at
@@ -30,6 +31,7 @@ LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
     """The app inside the shield; called in each worker."""
     end_with_parent(DRAIN_S)
+    tell_granian_last()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     shielded = ShieldMiddleware(load_app(target))

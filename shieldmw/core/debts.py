@@ -79,12 +79,12 @@ class Debts:
                 debt = known._replace(admitted_us=known.admitted_us + step_us, tat_us=later_us)
             self._known.put(charge.bucket, debt)
 
-    def forgive(self, charges: Charges, shares: Charges) -> None:
+    def forgive(self, charges: Charges) -> None:
         """Take back charges that were added; one that has been collected since stays owed."""
-        for charge, share in zip(charges, shares, strict=True):
+        for charge in charges:
             known = self._known.get(charge.bucket)
             if known is not None:
-                step_us = min(share.step_us, known.admitted_us)
+                step_us = min(charge.step_us * known.workers, known.admitted_us)
                 debt = known._replace(admitted_us=known.admitted_us - step_us, tat_us=known.tat_us - step_us)
                 self._known.put(charge.bucket, debt)
 

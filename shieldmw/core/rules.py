@@ -146,18 +146,22 @@ class Policy:
         return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live))
 
     def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> RouteRules:
-        """Several rules combined; None stands for a reading to which no rule applies."""
+        """Several rules combined; None stands for a reading to which no rule applies.
+
+        The cost is the highest one, or the sum of those of the rules whose limits are shared: the client drains all of
+        these, and pays what it would pay for a request under each.
+        """
         named = [rule for rule in rules if rule]
+        sharing = [rule for rule in named if rule.per is not Per.CLIENT]
+        highest = max([1 if rule is None else rule.cost for rule in rules], default=1)
         said = {rule.emergency for rule in named}
         return RouteRules(
             exempt=exempt,
             live=live or any(rule.live for rule in named),
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
             limits=tuple(limit for rule in named if rule.per is Per.CLIENT for limit in rule.limits),
-            cost=max((1 if rule is None else rule.cost for rule in rules), default=1),
-            shared=tuple(
-                (rule.per, limit, rule.cost) for rule in named if rule.per is not Per.CLIENT for limit in rule.limits
-            ),
+            cost=max(highest, sum([rule.cost for rule in sharing])),
+            shared=tuple((rule.per, limit, rule.cost) for rule in sharing for limit in rule.limits),
         )
 
     def may_be_exempt(self, facts: Facts) -> bool:

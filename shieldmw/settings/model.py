@@ -240,7 +240,7 @@ class Settings(BaseSettings):
         """The settings that ``SHIELD_*`` variables describe; an empty variable counts as unset.
 
         Raises:
-            SettingsError: holds a line for each variable that is unknown, not in capitals, or wrong.
+            SettingsError: holds a line for each variable that is unknown, not in capitals, in quotes, or wrong.
         """
         environ = os.environ if environ is None else environ
         given = {
@@ -250,8 +250,11 @@ class Settings(BaseSettings):
         }
         known = {variable(name): name for name in cls.model_fields}
         problems = [_unknown(name, known) for name in given if name not in known]
+        quoted = {name for name, value in given.items() if name in known and _is_quoted(value)}
+        problems += [problem(known[name], given[name], _QUOTED) for name in sorted(quoted)]
         source = EnvSettingsSource(cls, env_prefix=ENV_PREFIX)
-        source.env_vars = {name.lower(): value for name, value in given.items() if value and name in known}
+        read = known.keys() - quoted
+        source.env_vars = {name.lower(): value for name, value in given.items() if value and name in read}
         try:
             settings = cls(**source())
         except SettingsError as error:
@@ -354,6 +357,14 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 read(value)
         except ValueError as error:
             yield field, problem(field, value, str(error))
+
+
+# A shell removes them, but docker's --env-file does not: a secret would be another one, and 'off' the name of a header.
+_QUOTED = "the quotes are part of the value: write it without them"
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:

@@ -50,7 +50,7 @@ def shown(field: str, value: object) -> str:
     """The value as a message may show it: secrets masked, long values cut, on one line."""
     if field in SECRET_FIELDS or isinstance(value, SecretStr):
         return "********"
-    if field == "jwt_public_key" and str(value).startswith("-----"):
+    if field == "jwt_public_key" and str(value).lstrip("'\"").startswith("-----"):
         return f"'{str(value)[:27]}…'"  # somebody may have taken the private key for the public one
     if isinstance(value, tuple | list):
         value = ",".join(str(item) for item in value)

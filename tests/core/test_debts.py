@@ -252,6 +252,20 @@ def test_what_is_restored_keeps_its_pace(before: int, after: int) -> None:
     assert 0 <= debt.owed_us(later_us) - left_us <= 1
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 8), (8, 2), (3, 3)])
+def test_what_is_taken_back_is_not_owed(before: int, after: int) -> None:
+    """It is measured as it was added, by the number of workers when the debt began, whatever it is now."""
+    debts, tat_us = Debts(4), None
+    for workers in (before, after):
+        shares = worker_shares(CHARGES, workers)
+        outcome = bucket.take([tat_us], TakeRequest(shares), T0_US)
+        debts.add(CHARGES, shares, outcome)
+        tat_us = outcome.tats_us[0]
+    debts.forgive(CHARGES)
+    assert [debt.owed_us(T0_US) for debt in debts.collect(T0_US)] == [UNIT_US]
+    assert not debts
+
+
 def test_debts_are_bounded() -> None:
     """Those that were not charged for longest are forgiven."""
     debts = Debts(4)

@@ -14,7 +14,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Access, Policy, RouteRules, Rule, Scope, all_limits
+from shieldmw.core.rules import Access, Per, Policy, RouteRules, Rule, Scope, all_limits
 
 IP = Limit("ip", 300, 60, 300)
 TOKEN = Limit("token", 1200, 60, 1200)
@@ -322,6 +322,28 @@ def test_a_path_with_several_readings(path: str, below: str | None, limits: list
     charges = charges_of(policy, policy.route_rules(facts(path, below=below)), None, V4)
     assert [charge.limit.name for charge in charges] == limits
     assert {charge.cost for charge in charges} == {cost}
+
+
+ALL = Rule("all", PathPattern("/all/*"), limits=(Limit("all", 1, 1, 10),), cost=2, per=Per.EVERYONE)
+SOME = Rule("some", PathPattern("/some/*"), limits=(Limit("some", 1, 1, 10),), cost=3, per=Per.GUESTS)
+
+
+@pytest.mark.parametrize(
+    ("path", "cost", "shared"),
+    [
+        pytest.param("/all/x", 2, {"all": 2}, id="one-rule"),
+        pytest.param("/some/../all/x", 5, {"all": 2, "some": 3}, id="two-rules-cost-as-much-as-a-request-under-each"),
+        pytest.param("/all/../b/x", 5, {"all": 2}, id="beside-a-dearer-rule-of-its-own"),
+        pytest.param("/b/../c//" + "%2f" * 3000, 5, {"all": 2, "some": 3}, id="beyond-reading"),
+    ],
+)
+def test_no_spelling_drains_shared_limits_at_less_than_requests_do(
+    path: str, cost: int, shared: dict[str, int]
+) -> None:
+    """A client pays for all that a request takes from limits that it shares with others."""
+    route_rules = Policy({Scope.IP: (IP,)}, rules=(A, B, ALL, SOME)).route_rules(facts(path))
+    assert route_rules.cost == cost
+    assert {limit.name: taken for _, limit, taken in route_rules.shared} == shared
 
 
 def test_a_spelling_never_makes_a_path_impossible() -> None:

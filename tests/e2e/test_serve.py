@@ -61,7 +61,7 @@ def test_sigterm_lets_a_request_finish(workers: int, tmp_path: Path) -> None:
 
 
 def test_sigterm_lets_a_request_finish_that_takes_seconds(tmp_path: Path) -> None:
-    """Workers are told once: a server that is told again cuts what is under way."""
+    """What is under way is not cut, although a worker that may still be starting is signalled again and again."""
     with asgi_server("shieldmw", "apps:app", env=SETTINGS, cwd=tmp_path) as server, ThreadPoolExecutor(1) as pool:
         started_s = time.monotonic()
         with client(fresh_address()) as guest:
@@ -99,6 +99,25 @@ def test_it_can_be_stopped_while_it_starts(moment: str, way: signal.Signals, tem
         process.wait(TIMEOUT_S)
         wait_until(lambda: not _session(process.pid), 5, "all processes to end", lambda: str(_session(process.pid)))
         assert list(temporary.iterdir()) == []
+    finally:
+        end_group(process)
+
+
+def test_ctrl_c_while_the_app_starts(tmp_path: Path) -> None:
+    """Workers receive two signals then, that of the terminal and that of the main process, and stop as soon as the app
+    has started, not at the end of the drain.
+    """
+    log, port, started = tmp_path / "log", free_port(), tmp_path / "started"
+    command = [sys.executable, "-m", "shieldmw", "serve", "slow_to_start:app", "--port", str(port), "--workers", "2"]
+    environment = clean_environment({"SHIELD_REDIS_URL": "memory://", "START_FILE": str(started)})
+    process = spawn(command, log, tmp_path, environment)
+    try:
+        wait_until(lambda: read(log).count("app starts in") == 2, TIMEOUT_S, "both apps to start", lambda: read(log))
+        os.killpg(process.pid, signal.SIGINT)
+        wait_until(lambda: "Shutting down" in read(log), TIMEOUT_S, "the stop to begin", lambda: read(log))
+        started.touch()
+        assert process.wait(TIMEOUT_S) == 0
+        assert "refused to gracefully stop" not in read(log)
     finally:
         end_group(process)
 

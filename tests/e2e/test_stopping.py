@@ -22,6 +22,7 @@ from servers.asgi import AsgiKind
 
 SSE_LISTENERS = 5
 SOCKETS = 3
+MANY_SOCKETS = 30
 
 # An ordinary response that takes about a second.
 ORDINARY_CHUNKS = 50
@@ -63,6 +64,23 @@ def test_who_listens_hears_of_the_end_at_once(
         }
         with asgi_server(server_kind, target, env=env, cwd=tmp_path, workers=workers, args=arguments) as server:
             run(_stopped(server, store.client(), workers, way, record_property))
+
+
+@pytest.mark.parametrize("http", ["auto", "1"])
+def test_websockets_alone_hear_of_the_end(http: str, tmp_path: Path) -> None:
+    """They get their close code although granian waits for none of them, and nothing else holds up its end."""
+    env = {"SHIELD_REDIS_URL": "memory://", "SHIELD_LIVE_PATHS": "/live/*", "SHIELD_IP_LIMIT": "off"}
+    with asgi_server("shieldmw", "live_app:app", env=env, cwd=tmp_path, args=("--http", http)) as server:
+        closes = run(_closed_by_a_stop(server))
+        server.process.wait(END_S)
+    assert closes == [(1012, "service restart")] * MANY_SOCKETS
+
+
+async def _closed_by_a_stop(server: HttpServer) -> Sequence[tuple[int, str]]:
+    """With what WebSockets end that are all there is."""
+    sockets = [await connect(f"{server.ws_url}/live/ws", local_addr=(fresh_address(), 0)) for _ in range(MANY_SOCKETS)]
+    server.process.terminate()
+    return await asyncio.gather(*(_close_of(socket) for socket in sockets))
 
 
 async def _stopped(

@@ -439,7 +439,7 @@ def worker(
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.us)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=lambda: seats.workers, clock=own_clock)
     own = FleetLimiter(breaker_store, fallback, leases, now_us=clock.us)
-    own._batch = BatchOfAnyLoop(breaker_store, own._answered, own._decided_here, now_us=clock.us)
+    own._batch = BatchOfAnyLoop(breaker_store, own._answered, own._failed, now_us=clock.us)
     limiter = SharingLimiter(own, shared, own_clock) if settings.policy.has_shared_limits else own
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {})

@@ -269,6 +269,23 @@ def test_a_wrong_value_is_told_in_one_line(variable: str, value: str, right: str
     assert str(caught.value) == line
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("variable", [variable for variable, _, _ in rows()])
+def test_a_value_in_quotes(variable: str, quote: str) -> None:
+    """Whatever kept the quotes of an env file, they are not taken for a part of a secret or of a header's name."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({variable: f"{quote}off{quote}"})
+    (line,) = caught.value.problems
+    assert line.startswith(f"{variable}=")
+    assert line.endswith(": the quotes are part of the value: write it without them")
+
+
+def test_quotes_inside_a_value() -> None:
+    """Only those around the whole value are refused."""
+    assert Settings.from_environ({"SHIELD_JWT_ISSUER": "'a' and 'b"}).jwt_issuer == "'a' and 'b"
+    assert Settings.from_environ({"SHIELD_JWT_ISSUER": "'"}).jwt_issuer == "'"
+
+
 def test_every_variable_is_in_the_table_above() -> None:
     """A setting without a check of its value is a decision, not an oversight."""
     assert {variable for variable, *_ in WRONG} | FREE_TEXT == {variable for variable, _, _ in rows()}

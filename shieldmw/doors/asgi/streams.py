@@ -50,6 +50,9 @@ _DROPPED = LogThrottle()
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
+# The live WebSockets of this process that are open, for servers that do not wait for them when they stop.
+OPEN_SOCKETS: set[LiveStream] = set()
+
 _PAST_THE_APP = {"http.response.pathsend", "http.response.zerocopysend"}
 
 
@@ -223,6 +226,8 @@ class LiveStream:
     async def _start(self, message: Message) -> None:
         """Send the start. This is never cancelled: nobody could say afterwards whether it was sent."""
         phase, self._phase = self._phase_after(message), Phase.STARTING
+        if phase is Phase.WEBSOCKET:
+            OPEN_SOCKETS.add(self)
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
             # Servers then close after the response, so a connection still open after the goodbye is not being read.
@@ -266,6 +271,7 @@ class LiveStream:
     def _over(self) -> None:
         """The response has ended, though the app may still have something to do."""
         self._phase = Phase.OVER
+        OPEN_SOCKETS.discard(self)
         if self._passage is not None:
             self._passage.end()
         if self._deadline is not None:

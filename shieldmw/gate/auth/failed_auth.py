@@ -22,6 +22,7 @@ class FailedAuth:
         self._policy = policy
         self._limiter = limiter
         self._local = local
+        self._epoch = object()  # of what is known: what was asked for in an earlier one is out of date
 
     async def may_verify(self, clients: AddressClients) -> bool:
         """Whether the address may fail once more, as far as the fleet knows."""
@@ -30,8 +31,9 @@ class FailedAuth:
         look = self._policy.failed_auth_charges(clients, 0)
         if not look:
             return True
+        epoch = self._epoch
         reply = await self._limiter.ask(look)
-        if reply is not None and reply.sent_us is not None:
+        if reply is not None and reply.sent_us is not None and epoch is self._epoch:
             self._local.remember(look, reply.outcome)
         return self.may_verify_now(clients)
 
@@ -46,6 +48,7 @@ class FailedAuth:
     def invalidate(self) -> None:
         """Forget what this worker knows of failures: buckets were reset, or the store has lost them."""
         self._local.clear()
+        self._epoch = object()
 
     async def count(self, clients: AddressClients) -> None:
         """Charge a failure for the whole fleet."""

@@ -54,14 +54,15 @@ class Batch:
     """Makes one call to the store for many requests.
 
     ``answered`` makes the reply from an outcome and the time at which the call was sent; ``failed`` makes it if the
-    call has failed. One of them is called once for each request, even if that has been cancelled.
+    call has failed, and is told whether it has not failed for others. One of them is called once for each request, even
+    if that has been cancelled.
     """
 
     def __init__(
         self,
         store: BatchTarget,
         answered: Callable[[Requester | None, TakeRequest, Outcome, int], TakeReply],
-        failed: Callable[[Requester | None, TakeRequest], TakeReply | None],
+        failed: Callable[[Requester | None, TakeRequest, bool], TakeReply | None],
         *,
         now_us: Callable[[], int] = clock.now_us,
     ) -> None:
@@ -80,7 +81,7 @@ class Batch:
         reply: asyncio.Future[TakeReply | None] = self._loop.create_future()
         self._waiting.append((requester, request, reply))
         if self._calling is None:
-            self._calling = self._loop.create_task(self._call())
+            self._calling = under_way(self._loop.create_task(self._call()))
         return reply
 
     async def aclose(self) -> None:
@@ -109,7 +110,7 @@ class Batch:
                     raise StoreError(f"{len(results)} outcomes for {len(group)} requests")
                 for (requester, request, reply), result in zip(group, results, strict=True):
                     if isinstance(result, StoreError):
-                        answer = self._failed(requester, request)
+                        answer = self._failed(requester, request, True)
                     else:
                         answer = self._answered(requester, request, result, sent_us)
                     if not reply.done():
@@ -131,9 +132,14 @@ class Batch:
     def _fail(self, group: Sequence[_Waiter]) -> None:
         failed, self._waiting = [*group, *self._waiting], []
         for requester, request, reply in failed:
-            answer = self._failed(requester, request)
+            answer = self._failed(requester, request, False)
             if not reply.done():
                 reply.set_result(answer)
+
+
+def under_way(task: asyncio.Task[None]) -> asyncio.Task[None] | None:
+    """The task, or None if it has already ended, as an eager one may (``asyncio.eager_task_factory``)."""
+    return None if task.done() else task
 
 
 def _prefetches(waiter: _Waiter) -> bool:

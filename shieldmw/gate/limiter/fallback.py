@@ -14,7 +14,7 @@ from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.memory import WarmBuckets
 
-from .batch import TakeReply
+from .batch import TakeReply, under_way
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Fallback:
     def pay(self) -> None:
         """Settle debts, now that the store has answered."""
         if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
-            self._settling = asyncio.create_task(self._settle_all(), name="shieldmw debts")
+            self._settling = under_way(asyncio.create_task(self._settle_all(), name="shieldmw debts"))
 
     def take_now(self, charges: Charges) -> TakeReply | None:
         """Decide locally; None unless ``on_failure`` is ``local``."""
@@ -86,7 +86,7 @@ class Fallback:
         """Take back charges, and those against this worker's shares: another limit has refused the request."""
         charges, shares = spent
         self._local.refund_now(shares)
-        self._debts.forgive(charges, shares)
+        self._debts.forgive(charges)
 
     async def _settle_all(self) -> None:
         """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""

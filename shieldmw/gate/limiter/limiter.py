@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
 from shieldmw.core.plan import Requester
@@ -18,6 +19,11 @@ from .breaker_store import BreakerStore
 from .fallback import Fallback
 from .leases import Leases
 from .refusals import Refusals
+
+# How long a client is decided here without a call, if the node of its buckets is away while others are not, and its
+# share of a limit has refused it: calls for a flood of its requests would open the breaker for all nodes.
+DECIDED_HERE_US = 250_000
+DECIDED_HERE_KEPT = 65_536
 
 
 class Limiter(Protocol):
@@ -60,9 +66,10 @@ class FleetLimiter:
         self._fallback = fallback
         self._leases = leases
         self._refusals = Refusals()
-        self._batch = Batch(store, self._answered, self._decided_here, now_us=now_us)
+        self._batch = Batch(store, self._answered, self._failed, now_us=now_us)
         self._now_us = now_us
         self._invalidated_us = now_us() - 1
+        self._decided_here_until_us: BoundedCache[bytes, int] = BoundedCache(DECIDED_HERE_KEPT)
 
     @property
     def is_away(self) -> bool:
@@ -95,7 +102,7 @@ class FleetLimiter:
         return self._ask(None, TakeRequest(charges))
 
     def _ask(self, requester: Requester | None, request: TakeRequest) -> Awaitable[TakeReply | None]:
-        if self._store.may_be_asked():
+        if not self._is_decided_here(requester) and self._store.may_be_asked():
             return self._batch.take(requester, request)
         reply: asyncio.Future[TakeReply | None] = asyncio.get_running_loop().create_future()
         reply.set_result(self._decided_here(requester, request))
@@ -123,6 +130,17 @@ class FleetLimiter:
             lease.absorb(outcome)
         return made(TakeReply, (charges, without_lease(charges, outcome), sent_us)) if outcome.leased else reply
 
+    def _failed(self, requester: Requester | None, request: TakeRequest, others_answered: bool) -> TakeReply | None:
+        reply = self._decided_here(requester, request)
+        if others_answered and requester is not None and reply is not None and not reply.outcome.allowed:
+            self._decided_here_until_us.put(requester.key, self._now_us() + DECIDED_HERE_US)
+        return reply
+
+    def _is_decided_here(self, requester: Requester | None) -> bool:
+        """Whether a call for this client has just failed, and its share of a limit refused it."""
+        until_us = None if requester is None else self._decided_here_until_us.get(requester.key)
+        return until_us is not None and self._now_us() < until_us
+
     def _decided_here(self, requester: Requester | None, request: TakeRequest) -> TakeReply | None:
         if requester is not None and request.prefetch:
             self._leases.answered(requester.key, None)
@@ -134,6 +152,7 @@ class FleetLimiter:
         self._fallback.invalidate()
         self._refusals.clear()
         self._leases.clear()
+        self._decided_here_until_us.clear()
 
     async def aclose(self) -> None:
         """Give back leases and connections."""

@@ -21,6 +21,7 @@ from shieldmw.core.portion import HeldUnits, PortionRequest, Spent
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import Clock
 
+from .batch import under_way
 from .breaker_store import BreakerStore
 from .fallback import Fallback
 
@@ -134,7 +135,7 @@ class Pool:
         future: asyncio.Future[SharedReply | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiter(charge, future))
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_while_waiting(), name="shieldmw portions")
+            self._asking = under_way(asyncio.create_task(self._ask_while_waiting(), name="shieldmw portions"))
         try:
             return await future
         except asyncio.CancelledError:

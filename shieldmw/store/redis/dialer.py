@@ -9,6 +9,7 @@ from typing import Any
 
 import redis.asyncio as aioredis
 from redis import exceptions as redis_errors
+from redis._parsers import _AsyncRESP2Parser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -52,6 +53,8 @@ class Dialer:
                 socket_connect_timeout=None,
                 retry=Retry(NoBackoff(), 0),
                 client_name="shieldmw",
+                # hiredis reserves room for the elements of an array before they come (see ``protocol``).
+                parser_class=_AsyncRESP2Parser,
             )
             if pool.connection_class is aioredis.SSLConnection:
                 pool.connection_class = _TlsConnection

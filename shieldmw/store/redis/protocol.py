@@ -6,6 +6,7 @@ Knows nothing of connecting, of time, or of what commands and replies mean.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,11 @@ from .calls import Command
 from .failures import text_of
 
 _INCOMPLETE = object()
+
+# The head of an array of a million elements or more; any reply to us has a few thousand at most. hiredis reserves room
+# for all of them before they come, and clears it in the end: a dozen bytes could stop the event loop for 20 s.
+_find_too_large = re.compile(rb"\n[*>~|]\d{7}").search
+_LONGEST_PART = 8  # of such a head that is not whole yet, with the line end before it
 
 
 class Call:
@@ -48,7 +54,8 @@ class ReplyProtocol(asyncio.Protocol):
 
     Calls ``answered`` when all calls of a group have been, and ``failed`` when the connection cannot be used any more:
     it is lost, or what the server sent is no reply, or none to what was asked. The replies to a group are not bounded
-    in size, only by the time that the caller waits before it closes. ``error_of`` makes an exception of an error reply.
+    in size (but for the length of an array), only by the time that the caller waits before it closes. ``error_of``
+    makes an exception of an error reply.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class ReplyProtocol(asyncio.Protocol):
         self._reader = Reader(replyError=error_of, notEnoughData=_INCOMPLETE)
         self._calls: deque[Call] = deque()
         self._replies: list[Any] = []  # to the first of the calls
+        self._last = b"\n"  # the end of what was received
         self._writer: asyncio.StreamWriter | None = None
 
     def take_over(self, writer: asyncio.StreamWriter) -> None:
@@ -88,6 +96,10 @@ class ReplyProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Complete the calls that are answered by what has come so far."""
         try:
+            text = self._last + data
+            if _find_too_large(text):
+                raise StoreError("the server sent an array that is too large")
+            self._last = text[-_LONGEST_PART:]
             self._reader.feed(data)
             self._complete()
         except Exception as error:  # no reply, or one that Python cannot hold: nobody may wait for ever

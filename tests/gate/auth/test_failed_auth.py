@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from core.addresses import PREFIXES, packed
 from gate.doubles import (
     CountingVerifier,
     FakeClock,
@@ -25,13 +26,15 @@ from gate.doubles import (
     worker,
     yield_often,
 )
-from shieldmw import Identity, ListenerClass
+from shieldmw import Identity, ListenerClass, Settings
 from shieldmw.core.decision import Decision, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.doors.asgi.facts import CredentialSources, FactsReader
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth import identity
+from shieldmw.gate.auth.failed_auth import FailedAuth
 from shieldmw.gate.auth.time_share import BURST_S, LONGEST_WAIT_S, SHARE
+from shieldmw.store.memory import MemoryBuckets
 from shieldmw.store.port import Store
 
 # SHIELD_FAILED_AUTH_LIMIT's default: ten at once.
@@ -277,6 +280,30 @@ def test_failures_are_counted_by_reason_and_told_in_one_line(caplog: pytest.LogC
     assert one.identifier.failures == {("signature",): 50, ("too_long",): 1}
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "credentials prove nobody, so that their requests are guests' (signature: 1)"
+
+
+def test_what_the_store_said_before_a_reset_is_forgotten() -> None:
+    """An operator resets a client while its bucket is being looked at: its signatures are checked at once again."""
+    clock = FakeClock()
+    store = FlakyStore(memory_store(clock))
+    one = worker(store, clock)
+    local = MemoryBuckets(now_us=clock.us)
+    failed_auth = FailedAuth(Settings().policy, one.limiter, local)
+    clients = PREFIXES.clients(packed("203.0.113.7"))
+
+    async def story() -> None:
+        for _ in range(MOST_CHECKS):
+            await failed_auth.count(clients)
+        store.answer_held = asyncio.Event()
+        looking = asyncio.create_task(failed_auth.may_verify(clients))
+        await yield_often()
+        failed_auth.invalidate()
+        store.answer_held.set()
+        assert await looking
+        assert failed_auth.may_verify_now(clients)
+        assert not await failed_auth.may_verify(clients)
+
+    run(story())
 
 
 def test_valid_credentials_cost_their_address_nothing() -> None:

@@ -45,7 +45,7 @@ def answered(_: object, request: TakeRequest, outcome: Outcome, sent_us: int) ->
     return TakeReply(request.charges, outcome, sent_us)
 
 
-def failed(_: object, request: TakeRequest) -> None:
+def failed(_: object, request: TakeRequest, others_answered: bool) -> None:
     """The reply to a request whose call has failed."""
 
 

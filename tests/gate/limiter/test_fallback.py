@@ -770,3 +770,29 @@ def test_what_came_back_in_the_last_moments_is_charged_all_the_same() -> None:
 
     # A second has brought back one unit, and 29 were let pass here in a bucket that was empty.
     assert run(story()) == [29, 0]
+
+
+def test_a_refused_client_whose_node_is_away_costs_no_calls() -> None:
+    """A flood of its requests is decided here, and neither waits for the node nor opens the breaker for all; once the
+    node is back, the store decides again after a moment.
+    """
+    clock = FakeClock()
+    store = PartlyAway(memory_store(clock), away_for=("203.0.113.0/32",))
+    one = worker(store, clock, ip_limit="20/day", leases=False)
+
+    async def story() -> None:
+        for turn in range(25):
+            peers = ("203.0.113.0", f"198.51.100.{turn}")
+            await asyncio.gather(*(one.gate.decide(facts(peer=peer)) for peer in peers))
+        before = store.calls
+        assert allowed(await decide(one, 1000, peer="203.0.113.0")) == 0
+        assert store.calls == before
+        assert not one.limiter.is_away
+        store.away_for = ()
+        await one.gate.decide(facts(peer="203.0.113.0"))
+        assert store.calls == before
+        clock.now_s += 0.3
+        await one.gate.decide(facts(peer="203.0.113.0"))
+        assert store.calls == before + 1
+
+    run(story())

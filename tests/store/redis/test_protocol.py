@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,9 @@ UNUSABLE: dict[str, bytes] = {
     "no number": b":one\r\n",
     "a negative length": b"$-7\r\n",
     "a length beyond bounds": b"*99999999999\r\n",
+    "an array that is too large": b"*200000000\r\n",
+    "one inside another": b"*2\r\n+a\r\n*2147483647\r\n",
+    "a push that is too large": b">20000000\r\n",
     "a deep nest": b"*1\r\n" * 100_000,
     "a push": b">2\r\n+invalidate\r\n+x\r\n",
     "a key that cannot be one": b"%1\r\n*0\r\n+x\r\n",
@@ -203,6 +207,52 @@ def test_what_is_no_reply_is_a_store_error(loop: Loop, reply: bytes) -> None:
             assert await echo(connection, "e") == b"e"
 
     run_on(loop, work())
+
+
+@EVERY_LOOP
+def test_an_array_that_is_too_large_while_connecting(loop: Loop) -> None:
+    """It waits for its elements, as long as there is time, and no room is reserved for them."""
+
+    async def answers(peer: Peer) -> None:
+        await peer.commands(1)
+        await peer.send(b"*2000000000\r\n")
+        assert await peer.ended()
+
+    async def work() -> None:
+        async with scripted(answers, echoes) as (_, url), connected(url, BUDGET_S) as connection:
+            with pytest.raises(NotApplied, match="no answer within 100 ms"):
+                await echo(connection, "a")
+            asked_s = time.process_time()
+            assert await echo(connection, "b") == b"b"
+            assert time.process_time() - asked_s < 1
+
+    run_on(loop, work())
+
+
+@pytest.mark.parametrize("place", range(1, 12))
+def test_an_array_that_is_too_large_in_two_pieces(place: int) -> None:
+    """Its room is never reserved, wherever its head is split; a text that looks like it is just a text."""
+    reply, looks = b"*2\r\n+a\r\n*200000000\r\n", "call *2000000"
+
+    async def pieces(peer: Peer) -> None:
+        await peer.shake_hands()
+        await peer.commands(1)
+        await peer.send(bulk(looks.encode()))
+        await peer.commands(1)
+        await peer.send(reply[:-place])
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await peer.send(reply[-place:])
+        assert await peer.ended()
+
+    async def work() -> None:
+        async with scripted(pieces, echoes) as (_, url), connected(url) as connection:
+            assert await echo(connection, looks) == looks.encode()
+            with pytest.raises(StoreError, match="too large"):
+                await echo(connection, "a")
+            assert await echo(connection, "b") == b"b"
+
+    run_on(asyncio.new_event_loop, work())
 
 
 @EVERY_LOOP

@@ -1,0 +1,93 @@
+"""How granian is told to stop: its main process by any signal, and each worker once, after its live WebSockets are
+closed.
+
+A worker waits for HTTP connections only: as soon as there are none it ends its threads, which cuts WebSockets before
+their close code has been sent (1006 instead of 1012). And if it is told again before it serves, it blocks for ever,
+while holding the GIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from shieldmw.doors.asgi.streams import GOODBYE_S, OPEN_SOCKETS
+
+# What all goodbyes take at most: their time, and as much again for an app that does not unwind.
+LONGEST_S = 2 * GOODBYE_S
+
+# Interval between two looks at whether the WebSockets are closed.
+LOOK_EVERY_S = 0.01
+
+
+class SignalSafeEvent:
+    """An event that a signal handler may set in the thread that waits for it, which must be the main one.
+
+    granian's own is a ``threading.Event``. If a signal comes while ``wait`` holds the event's lock, ``set`` blocks for
+    ever in its handler, and if it comes just before the thread falls asleep, the handler is not called until another
+    one comes. So this one has no lock, and waits for a pipe, to which the interpreter writes at each signal.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._reading, self._writing = os.pipe()  # as long as the process lives
+        os.set_blocking(self._writing, False)
+
+    def set(self) -> None:
+        """Wake the thread that waits."""
+        self._is_set = True
+        with suppress(BlockingIOError):  # a full pipe wakes it as well
+            os.write(self._writing, b"\0")
+
+    def clear(self) -> None:
+        """Have the next ``wait`` wait again."""
+        self._is_set = False
+
+    def wait(self) -> None:
+        """Wait until it is set."""
+        before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        try:
+            while not self._is_set:
+                os.read(self._reading, 4096)
+        finally:
+            signal.set_wakeup_fd(before)
+
+
+def tell_granian_last() -> None:
+    """In a worker, before granian has set its signal handlers: put ours in front of them."""
+    from granian import _signals
+
+    set_loop_signals: Callable[[object], object] = _signals.set_loop_signals
+
+    def set_ours(loop: asyncio.AbstractEventLoop) -> object:
+        return set_loop_signals(HoldingLoop(loop))
+
+    _signals.set_loop_signals = set_ours
+
+
+class HoldingLoop:
+    """Stands in for the event loop where granian adds its signal handlers."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_stopping = False
+
+    def add_signal_handler(self, number: int, handler: Callable[..., object], *arguments: object) -> None:
+        """Add a handler that is called for the first signal only, and after the WebSockets are closed."""
+        self._loop.add_signal_handler(number, self._heard, partial(handler, *arguments))
+
+    def _heard(self, stop: Callable[[], object]) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._stop(stop, self._loop.time() + LONGEST_S)
+
+    def _stop(self, stop: Callable[[], object], until_s: float) -> None:
+        """Stop granian once no WebSocket is open. They are told to leave by the same signal (``StopSignals``)."""
+        if OPEN_SOCKETS and self._loop.time() < until_s:
+            self._loop.call_later(LOOK_EVERY_S, self._stop, stop, until_s)
+        else:
+            stop()
