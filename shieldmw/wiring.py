@@ -227,7 +227,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     gate = Gate(
         settings.policy,
-        Lookups(settings.policy, _addressing(settings)),
+        Lookups(settings.policy, _addressing(settings), clock),
         identifier,
         limiter,
         on_store_failure=settings.on_redis_failure,
@@ -236,7 +236,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         deny_list=deny_list,
         mode_watch=mode_watch,
         overload=overload,
-        now_us=clock.now_us,
+        clock=clock,
     )
     background = [*leasing, mode_watch, deny_list, *credentials, seats, admission, load_reports]
     if settings.policy.has_live_paths:
@@ -266,24 +266,24 @@ def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> 
 def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer], clock: Clock) -> Overload:
     """The lane before the app."""
     plan = LanePlan(wait_us=settings.queue_ms * 1000)
-    keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)), clock.now_us)
-    shadow = settings.overload_in_force == "shadow"
-    return Overload(keeper, Holding(settings.hold_ms / 1000, clock), admission.is_returning, observers, shadow=shadow)
+    keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)), clock)
+    holding, shadow = Holding(settings.hold_ms / 1000, clock), settings.overload_in_force == "shadow"
+    return Overload(keeper, holding, admission.is_returning, observers, shadow=shadow, clock=clock)
 
 
 def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tuple[Limiter, Sequence[Background]]:
     """The limiter, and its background tasks. A store in this process does without what makes a remote one fast."""
     if isinstance(store, MemoryStore):
-        return LocalLimiter(store, clock.now_us), ()
+        return LocalLimiter(store, clock), ()
 
     def workers() -> int:
         return seats.workers
 
     local = WarmBuckets(most_buckets=WARM_BUCKETS_KEPT)
     fallback = Fallback(settings.on_redis_failure, local, workers, store.settle, clock)
-    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.now_us)
+    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, clock=clock)
     breaker_store = BreakerStore(store, settings.on_redis_failure, clock)
-    limiter = FleetLimiter(breaker_store, fallback, leases, clock.now_us)
+    limiter = FleetLimiter(breaker_store, fallback, leases, clock)
     if not settings.policy.has_shared_limits:
         return limiter, (leases,)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers, clock=clock)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 
-def now_us() -> int:
-    """Monotonic microseconds."""
+def _now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
@@ -21,7 +20,7 @@ class Clock:
     ``random`` is for jitter, never for secrets. What reads the time for each request keeps the function, not the clock.
     """
 
-    now_us: Callable[[], int] = now_us
+    now_us: Callable[[], int] = _now_us
     now_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
     random: Random = field(default_factory=Random)

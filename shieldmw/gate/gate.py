@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Address, Identity
@@ -14,8 +14,8 @@ from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy
 
-from . import clock
 from .auth.identity import GUEST, Identifier, Verified
+from .clock import SYSTEM_CLOCK, Clock
 from .events import Observer
 from .fleet.deny_watch import DenyWatch
 from .fleet.mode_watch import ModeWatch
@@ -41,7 +41,7 @@ class Gate:
         deny_list: DenyWatch,
         mode_watch: ModeWatch,
         overload: Overload | None = None,
-        now_us: Callable[[], int] = clock.now_us,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._policy = policy
         self._lookups = lookups
@@ -52,7 +52,7 @@ class Gate:
         self._observers = tuple(observers)
         self._deny_list = deny_list
         self._mode_watch = mode_watch
-        self._now_us = now_us
+        self._now_us = clock.now_us
         self._overload = overload
         self._allows, self._denies = bool(policy.allow), bool(policy.deny)
 

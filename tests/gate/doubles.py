@@ -436,10 +436,10 @@ def worker(
     local = WarmBuckets(now_us=clock.us)
     breaker_store = BreakerStore(store, settings.on_redis_failure, loops)
     fallback = Fallback(settings.on_redis_failure, local, lambda: seats.workers, store.settle, loops)
-    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, now_us=clock.us)
+    leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, clock=own_clock)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=lambda: seats.workers, clock=own_clock)
-    own = FleetLimiter(breaker_store, fallback, leases, now_us=clock.us)
-    own._batch = BatchOfAnyLoop(breaker_store, own._answered, own._failed, now_us=clock.us)
+    own = FleetLimiter(breaker_store, fallback, leases, own_clock)
+    own._batch = BatchOfAnyLoop(breaker_store, own._answered, own._failed, own_clock)
     limiter = SharingLimiter(own, shared, own_clock) if settings.policy.has_shared_limits else own
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(now_us=clock.us))
     api_keys = ApiKeys(store, file_keys or {})
@@ -460,7 +460,7 @@ def worker(
         observers=observers,
         deny_list=deny_list,
         mode_watch=mode_watch,
-        now_us=clock.us,
+        clock=own_clock,
     )
     admission = Admission(store, seats, "event", clock=own_clock)
     entrance = Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run)

@@ -22,6 +22,7 @@ from gate.doubles import (
     LeasingStore,
     LoopClock,
     WorkerParts,
+    clock_of,
     facts,
     memory_store,
     packed,
@@ -107,7 +108,7 @@ class World:
         )
         self.buckets = MemoryBuckets(now_us=self.clock.us)
         if self.local:
-            self.one.gate._limiter = LocalLimiter(self.buckets, self.clock.us)
+            self.one.gate._limiter = LocalLimiter(self.buckets, clock_of(self.clock.s))
 
     async def start(self) -> None:
         """Know what operators have said."""

@@ -16,8 +16,6 @@ from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.gate.auth.jwks import JwksKeys
 from shieldmw.gate.auth.jwt_tokens import JwtVerifier
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
-from shieldmw.gate.limiter.lookups import Lookups
-from shieldmw.gate.overload.overload_log import OverloadLog
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import StoredMode
 from shieldmw.wiring import build_worker
@@ -30,9 +28,6 @@ EVERYTHING = {
 }
 
 PREFIXES = Prefixes(32, 64)
-
-# Their log lines are on the system's clock.
-LOGS_ONLY = Lookups | OverloadLog
 
 
 class PolledStore(MemoryStore):
@@ -150,7 +145,7 @@ def held_by(part: object) -> Iterator[object]:
         yield from part
     elif isinstance(part, MethodType):
         yield part.__self__
-    elif type(part).__module__.startswith("shieldmw.gate") and not isinstance(part, Clock | LOGS_ONLY):
+    elif type(part).__module__.startswith("shieldmw.gate") and not isinstance(part, Clock):
         yield from getattr(part, "__dict__", {}).values()
         yield from (getattr(part, name) for name in getattr(type(part), "__slots__", ()) if hasattr(part, name))
 

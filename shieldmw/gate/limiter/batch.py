@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreError
-from shieldmw.gate import clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.port import PartialFailure
 
 # Most requests and charges in one call. More would make the first wait for the last. And take.lua unpacks two numbers
@@ -63,13 +63,12 @@ class Batch:
         store: BatchTarget,
         answered: Callable[[Requester | None, TakeRequest, Outcome, int], TakeReply],
         failed: Callable[[Requester | None, TakeRequest, bool], TakeReply | None],
-        *,
-        now_us: Callable[[], int] = clock.now_us,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
         self._answered = answered
         self._failed = failed
-        self._now_us = now_us
+        self._now_us = clock.now_us
         self._waiting: list[_Waiter] = []
         self._calling: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call

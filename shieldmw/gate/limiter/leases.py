@@ -14,7 +14,7 @@ from shieldmw.core.cache import BoundedCache
 from shieldmw.core.lease import Lease, Unspent
 from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreError
-from shieldmw.gate import clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 
 from .batch import TakeReply
@@ -50,11 +50,11 @@ class Leases:
         give_back: Callable[[Sequence[Unspent]], Awaitable[None]],
         *,
         most: int = MOST_LEASES,
-        now_us: Callable[[], int] = clock.now_us,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._give_back = give_back
         self._most = most
-        self._now_us = now_us
+        self._now_us = clock.now_us
         self.open: dict[bytes, Lease] = {}  # by the client's key
         self._asking: dict[bytes, Charges] = {}
         # When clients last asked the store. Numbers alone: the garbage collector would walk over a table of objects

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
@@ -11,7 +11,7 @@ from shieldmw.core.cache import BoundedCache
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
 from shieldmw.core.plan import Requester
-from shieldmw.gate import clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.memory import MemoryBuckets
 
 from .batch import Batch, TakeReply
@@ -60,15 +60,15 @@ class FleetLimiter:
         store: BreakerStore,
         fallback: Fallback,
         leases: Leases,
-        now_us: Callable[[], int] = clock.now_us,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
         self._fallback = fallback
         self._leases = leases
         self._refusals = Refusals()
-        self._batch = Batch(store, self._answered, self._failed, now_us=now_us)
-        self._now_us = now_us
-        self._invalidated_us = now_us() - 1
+        self._batch = Batch(store, self._answered, self._failed, clock)
+        self._now_us = clock.now_us
+        self._invalidated_us = self._now_us() - 1
         self._decided_here_until_us: BoundedCache[bytes, int] = BoundedCache(DECIDED_HERE_KEPT)
 
     @property
@@ -166,9 +166,9 @@ class LocalLimiter:
 
     is_away = False
 
-    def __init__(self, buckets: MemoryBuckets, now_us: Callable[[], int] = clock.now_us) -> None:
+    def __init__(self, buckets: MemoryBuckets, clock: Clock = SYSTEM_CLOCK) -> None:
         self._buckets = buckets
-        self._now_us = now_us
+        self._now_us = clock.now_us
 
     def take_now(self, requester: Requester, now_us: int) -> Outcome:
         """Take the charges, also those against limits that many clients share; never None."""

@@ -12,6 +12,7 @@ from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.paths import is_plain
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy, RouteRules
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Lookups:
     ``routes`` are those found lately, by target; targets are kept as far as they are short.
     """
 
-    def __init__(self, policy: Policy, addressing: Addressing) -> None:
+    def __init__(self, policy: Policy, addressing: Addressing, clock: Clock = SYSTEM_CLOCK) -> None:
         self._policy = policy
         self._addressing = addressing
         self._is_plain = addressing.is_plain
@@ -42,7 +43,7 @@ class Lookups:
         self._proxy: str | None = None  # the last one that was trusted
         self._by_rules: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
         self.routes: BoundedCache[object, Route] = BoundedCache(PATHS_KEPT)
-        self._unreadable = LogThrottle()
+        self._unreadable = LogThrottle(clock.now_s)
         self.any_path = self._route(RouteRules())
         self.any_preflight = self._route(RouteRules(preflight=True))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 from shieldmw.core.concurrency import Intake
 from shieldmw.core.lane import Lane, Rank
-from shieldmw.gate import clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 # Interval between two checks of the queue while nothing in it can enter.
 SWEEP_S = 0.02
@@ -72,9 +72,9 @@ class Gatekeeper:
     def __init__(
         self,
         lane_of: Callable[[Callable[[Waiter, Intake], None], Callable[[Waiter], None]], Lane[Waiter]],
-        now_us: Callable[[], int] = clock.now_us,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._now_us = now_us
+        self._now_us = clock.now_us
         self.lane = lane_of(self._let_in, self._refuse)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick_is_due = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from random import choice, random
 
 from shieldmw.core.client import Address, Identity
 from shieldmw.core.decision import EXEMPT, REFUSED, Decision, Reason, Verdict
@@ -12,6 +11,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.lane import RANKS, Rank
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Observer
 
 from .gatekeeper import Gatekeeper, Passage, Waiter
@@ -64,6 +64,7 @@ class Overload:
         observers: Sequence[Observer] = (),
         *,
         shadow: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._keeper = keeper
         self.lane = keeper.lane
@@ -71,9 +72,10 @@ class Overload:
         self._is_returning = is_returning
         self._observers = tuple(observers)
         self._shadow = shadow
+        self._random = clock.random
         self._shed = [0] * len(Rank)
         self._refusals: dict[Mode, list[Decision]] = {}
-        self._log = OverloadLog(lambda: self.load().in_words(), shadow=shadow)
+        self._log = OverloadLog(lambda: self.load().in_words(), shadow=shadow, clock=clock)
 
     def load(self) -> Load:
         """The app's load now."""
@@ -128,9 +130,9 @@ class Overload:
     ) -> Decision:
         """The refusal of a request, returned when it is time to send it."""
         if identity is None:
-            refusal = choice(self._refusals_of_guests(mode))
+            refusal = self._random.choice(self._refusals_of_guests(mode))
         else:
-            refusal = _refusal(MEMBER_RETRY_S + random() * MEMBER_SPREAD_S, mode, address, identity)
+            refusal = _refusal(MEMBER_RETRY_S + self._random.random() * MEMBER_SPREAD_S, mode, address, identity)
         self._tell(facts, rank, refusal)
         if identity is None:
             await self._holding.stay()

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from gate.doubles import FakeClock, FlakyStore, LeasingStore, LoopClock, loop_time, pass_time, run, yield_often
+from gate.doubles import (
+    FakeClock,
+    FlakyStore,
+    LeasingStore,
+    LoopClock,
+    clock_of,
+    loop_time,
+    pass_time,
+    run,
+    yield_often,
+)
 from shieldmw.core.bucket import Charge, Outcome, TakeRequest
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit
@@ -53,7 +63,7 @@ def make(clock: FakeClock | None = None) -> tuple[Batch, Recording]:
     """A batch above a store that does as it is told."""
     clock = clock or LoopClock()
     store = Recording(LeasingStore(clock))
-    return Batch(store, answered, failed, now_us=clock.us), store
+    return Batch(store, answered, failed, clock_of(clock.s)), store
 
 
 def somebody(name: str) -> Client:

@@ -68,7 +68,7 @@ def test_calls_for_charges() -> None:
     async def story() -> None:
         clock = LoopClock()
         store = FlakyStore(LeasingStore(clock))
-        batch = Batch(store, _answered, lambda *_: None, now_us=clock.us)
+        batch = Batch(store, _answered, lambda *_: None, clock_of(clock.s))
         for failing in (None, AWAY, None):
             store.failing = failing
             assert (batch.take(None, TakeRequest((OWN,))).result() is None) is (failing is not None)

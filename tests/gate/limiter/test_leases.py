@@ -18,6 +18,7 @@ from gate.doubles import (
     LoopClock,
     WorkerParts,
     at_once,
+    clock_of,
     facts,
     loop_time,
     nth_address,
@@ -486,7 +487,7 @@ def leased(requester: Requester, prefetch: int, now_us: int) -> TakeReply:
 def test_no_more_than_so_many_clients_are_charged_ahead() -> None:
     """The others ask for each request, until somebody's lease has ended."""
     clock = FakeClock()
-    leases = Leases(LeasingStore(clock).give_back, most=10, now_us=clock.us)
+    leases = Leases(LeasingStore(clock).give_back, most=10, clock=clock_of(clock.s))
 
     async def story() -> None:
         for number, requester in zip(range(50), requesters(), strict=False):
@@ -506,7 +507,7 @@ def test_no_more_than_so_many_clients_are_charged_ahead() -> None:
 def test_no_more_than_so_many_clients_are_charged_ahead_at_once() -> None:
     """Also where many ask for their first lease while nobody has one yet."""
     clock = FakeClock()
-    leases = Leases(LeasingStore(clock).give_back, most=10, now_us=clock.us)
+    leases = Leases(LeasingStore(clock).give_back, most=10, clock=clock_of(clock.s))
     asking = [
         (requester, hot(leases, requester, clock.us())) for _, requester in zip(range(50), requesters(), strict=False)
     ]
@@ -519,7 +520,7 @@ def test_no_more_than_so_many_clients_are_charged_ahead_at_once() -> None:
 def test_a_lease_grows_while_it_is_used_up_at_once_and_shrinks_where_it_is_not() -> None:
     """8, 16, … up to 1,024 as long as each is spent within a tenth of a second; halved by each that is swept."""
     clock = FakeClock()
-    leases = Leases(LeasingStore(clock).give_back, now_us=clock.us)
+    leases = Leases(LeasingStore(clock).give_back, clock=clock_of(clock.s))
     requester = requester_at(plan_of(Term(Party.ADDRESS, Limit("ip", 1, 60, 10**6))))
 
     async def story() -> None:

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from gate.doubles import CountingVerifier, FlakyStore, Heard, LeasingStore, LoopClock, facts, pass_time, run, worker
+from gate.doubles import (
+    CountingVerifier,
+    FlakyStore,
+    Heard,
+    LeasingStore,
+    LoopClock,
+    clock_of,
+    facts,
+    pass_time,
+    run,
+    worker,
+)
 from shieldmw.core.bucket import Charge, TakeRequest, take
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision
@@ -41,7 +52,7 @@ def play(steps: list[Step], *, plain: bool = False, **values: Any) -> tuple[list
         store = FlakyStore(LeasingStore(clock, ahead_us=77_777_777))
         one = worker(store, clock, tokens=CountingVerifier(valid={"alice", "bob"}), **values)
         if plain:
-            one.gate._limiter = LocalLimiter(MemoryBuckets(now_us=clock.us), clock.us)
+            one.gate._limiter = LocalLimiter(MemoryBuckets(now_us=clock.us), clock_of(clock.s))
         await one.start()
         decisions = []
         for pause_s, credential, peer, times in steps:

@@ -16,6 +16,7 @@ from gate.doubles import (
     LoopClock,
     WorkerParts,
     at_once,
+    clock_of,
     facts,
     pass_time,
     run,
@@ -45,7 +46,7 @@ class Stage:
         self.worker: WorkerParts = worker(self.store, clock, tokens=verifier, **values)
         if local:
             buckets = MemoryBuckets(now_us=clock.us)
-            self.worker.gate._limiter = LocalLimiter(buckets, clock.us)
+            self.worker.gate._limiter = LocalLimiter(buckets, clock_of(clock.s))
 
     async def ask(self, number: int = 0, credential: str | None = None, **values: Any) -> Decision:
         """A request from one of many addresses."""

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from gate.doubles import LoopClock, VirtualLoop
+from gate.doubles import LoopClock, VirtualLoop, clock_of
 from shieldmw.core.concurrency import AdaptiveLimit
 from shieldmw.core.lane import Lane, LanePlan
 from shieldmw.gate.overload.gatekeeper import Gatekeeper
@@ -16,7 +16,7 @@ MS = 1000
 
 def gatekeeper(most_inside: int = 0, **plan: Any) -> Gatekeeper:
     """A gatekeeper on the clock of the running loop."""
-    return Gatekeeper(partial(Lane, LanePlan(**plan), AdaptiveLimit(most_inside)), LoopClock().us)
+    return Gatekeeper(partial(Lane, LanePlan(**plan), AdaptiveLimit(most_inside)), clock_of(LoopClock().s))
 
 
 def work(milliseconds: float) -> None:

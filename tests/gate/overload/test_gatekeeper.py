@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate.doubles import LoopClock, pass_time, run, yield_often
+from gate.doubles import LoopClock, clock_of, pass_time, run, yield_often
 from gate.overload.lanes import assert_nothing_left, gatekeeper, scheduled, until_quiet, work
 from shieldmw.core.concurrency import AdaptiveLimit
 from shieldmw.core.lane import Lane, LanePlan, Rank
@@ -128,7 +128,7 @@ def test_a_full_app_is_looked_at_now_and_then_and_not_all_the_time() -> None:
             super().turn(now_us)
 
     async def story() -> None:
-        keeper = Gatekeeper(partial(Counted, LanePlan(), AdaptiveLimit(1)), LoopClock().us)
+        keeper = Gatekeeper(partial(Counted, LanePlan(), AdaptiveLimit(1)), clock_of(LoopClock().s))
         loop = asyncio.get_running_loop()
         inside = keeper.enter_now(Rank.GUEST)
         assert inside is not None

@@ -57,7 +57,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         lane_of = partial(Lane, LanePlan(), AdaptiveLimit(4))
-        self.keeper = Gatekeeper(lane_of, now_us=self.clock.us)
+        self.keeper = Gatekeeper(lane_of, clock_of(self.clock.s))
         self.overload = Overload(self.keeper, Holding(0), lambda *_: False)
         self.seats = Seats(self.store, ModeWatch(self.store), SeatPlan(0, 0, 0))
         overload = self.overload if self.has_lane else None
