@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Sequence
 
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Address, Identity
-from shieldmw.core.decision import ALLOWED, WITHIN_LIMITS, Decision, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.limits import US_PER_S
-from shieldmw.core.made import made
 from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy
@@ -56,10 +55,6 @@ class Gate:
         self._overload = overload
         self._allows, self._denies = bool(policy.allow), bool(policy.deny)
 
-    def invalidate(self) -> None:
-        """Forget what is known of buckets: a client's were reset, or the store has lost them."""
-        self._limiter.invalidate()
-
     async def decide(self, facts: Facts) -> Decision:
         """The decision on one request."""
         decision = self.decide_now(facts)
@@ -70,9 +65,9 @@ class Gate:
         lookups = self._lookups
         route = lookups.routes.young.get(facts[TARGET]) or lookups.route_at_hand(facts)
         address = lookups.address(facts)
-        if route is None:
-            return self._path_last(facts, address)
-        if route.exempt or self._denies or self._deny_list.entries.entries:
+        if route is None and self._policy.may_be_exempt(facts):
+            route = lookups.route(facts)
+        if route is None or route.exempt or self._denies or self._deny_list.entries.entries:
             for_anyone = self._decided_for_anyone(address, route)
             if for_anyone is not None:
                 return self.announce(facts, for_anyone)
@@ -82,17 +77,6 @@ class Gate:
         if verified is None:
             return self._identify(facts, address, route)
         return self._charge(facts, address, route, verified)
-
-    def _path_last(self, facts: Facts, address: Address | None) -> Decision | Awaitable[Decision]:
-        """The decision on a path that is slow to parse: it is not parsed for clients that are refused on any path."""
-        route = self._lookups.route(facts) if self._policy.may_be_exempt(facts) else None
-        for_anyone = self._decided_for_anyone(address, route)
-        if for_anyone is not None:
-            return self.announce(facts, for_anyone)
-        verified = self._identifier.identify_now(facts)
-        if verified is None:
-            return self._identify(facts, address, route)
-        return self._on(route, facts, address, verified)
 
     def _decided_for_anyone(self, address: Address | None, route: Route | None) -> Decision | None:
         """The decision if it does not depend on the client's identity; None for a route that is not known yet."""
@@ -107,26 +91,17 @@ class Gate:
 
     async def _identify(self, facts: Facts, address: Address | None, route: Route | None) -> Decision:
         verified = await self._identifier.identify(facts, self._lookups.clients(address))
-        decision = self._on(route, facts, address, verified)
+        decision = self._charge(facts, address, route, verified)
         return decision if isinstance(decision, Decision) else await decision
-
-    def _on(
-        self, route: Route | None, facts: Facts, address: Address | None, verified: Verified
-    ) -> Decision | Awaitable[Decision]:
-        """The decision on this route; None: it is worked out only if it can matter to the client."""
-        if route is None:
-            refusal = self._refused_anywhere(facts, address, verified)
-            if refusal is not None:
-                return refusal
-            route = self._lookups.route(facts)
-        return self._charge(facts, address, route, verified)
 
     def _refused_anywhere(self, facts: Facts, address: Address | None, verified: Verified) -> Decision | None:
         """The refusal of a client whose default limits, which every path is charged to, are exhausted.
 
         The rules of the path are not considered, nor leases opened on paths with rules.
         """
-        if self._dry_run or not self._policy.charges_everywhere() or self._is_allowed(facts, address):
+        if self._dry_run or not self._policy.charges_everywhere():
+            return None
+        if self._allows and self._lookups.is_allowed(facts, address):
             return None
         route = self._lookups.any_preflight if facts.preflight else self._lookups.any_path
         plan = route.plan(self._mode_watch.mode, verified.identity, address)
@@ -137,35 +112,37 @@ class Gate:
         return None if outcome is None else self._refused(facts, requester, outcome)
 
     def _charge(
-        self, facts: Facts, address: Address | None, route: Route, verified: Verified
+        self, facts: Facts, address: Address | None, route: Route | None, verified: Verified
     ) -> Decision | Awaitable[Decision]:
-        """The decision once the client is identified."""
-        identity = verified.identity
-        plan = route.plan(self._mode_watch.mode, identity, address)
-        if plan.closed or not plan.terms or self._is_allowed(facts, address):
-            return self._uncharged(facts, address, plan, identity)
-        requester, now_us = plan.requester(address, identity, verified.subject), self._now_us()
-        if self._overload is not None and self._overload.lane.waiting:
-            refusal = self._refused_uncharged(self._overload, facts, requester, now_us)
+        """The decision once the client is identified. A path that is slow to parse (no route) is parsed only now, and
+        not for clients that are refused on any path.
+        """
+        if route is None:
+            refusal = self._refused_anywhere(facts, address, verified)
             if refusal is not None:
                 return refusal
+            route = self._lookups.route(facts)
+        identity = verified.identity
+        plan = route.plan(self._mode_watch.mode, identity, address)
+        is_allowed = self._allows and self._lookups.is_allowed(facts, address)
+        if plan.closed or is_allowed or not plan.terms:
+            return self._uncharged(facts, address, plan, identity, is_allowed=is_allowed)
+        requester, now_us = plan.requester(address, identity, verified.subject), self._now_us()
+        if self._overload is not None and self._overload.lane.waiting:
+            refused = self._refused_uncharged(self._overload, facts, requester, now_us)
+            if refused is not None:
+                return refused
         outcome = self._limiter.take_now(requester, now_us)
         if outcome is None:
             return self._ask_store(facts, requester, now_us)
         if not outcome.allowed:
             return self._refused(facts, requester, outcome)
-        # The same as ``combine``, without its call.
-        charges, mode, live = plan.terms, plan.mode, plan.live
-        decision = made(
-            Decision,
-            (ALLOWED, WITHIN_LIMITS, address, identity, charges, outcome, 0, mode, live, None, None, None),
-        )
+        decision = combine(plan.terms, outcome, address, identity, plan.mode, plan.live)
         return self.announce(facts, decision) if self._dry_run else decision
 
-    def _is_allowed(self, facts: Facts, address: Address | None) -> bool:
-        return self._allows and self._lookups.is_allowed(facts, address)
-
-    def _uncharged(self, facts: Facts, address: Address | None, plan: Plan, identity: Identity | None) -> Decision:
+    def _uncharged(
+        self, facts: Facts, address: Address | None, plan: Plan, identity: Identity | None, *, is_allowed: bool
+    ) -> Decision:
         """The decision on a request that no limit is charged for."""
         if plan.closed:
             wait_us = self._mode_watch.retry_after_us
@@ -173,7 +150,7 @@ class Gate:
                 Verdict.REFUSED, Reason.EMERGENCY, address, identity, retry_after_us=wait_us, mode=plan.mode
             )
             return self.announce(facts, closed)
-        reason = Reason.ALLOW_LIST if self._is_allowed(facts, address) else Reason.UNLIMITED
+        reason = Reason.ALLOW_LIST if is_allowed else Reason.UNLIMITED
         return self.announce(facts, _passes(plan, address, identity, reason))
 
     def _refused_uncharged(
@@ -183,9 +160,7 @@ class Gate:
         outcome = self._limiter.refused_now(requester, now_us)
         if outcome is not None:
             return self._refused(facts, requester, outcome)
-        plan, address, identity, *_ = requester
-        rank = overload.sheds(facts, identity, address)
-        return None if rank is None else overload.shed(facts, rank, identity, address, plan.mode)
+        return overload.shed_now(facts, requester)
 
     async def _ask_store(self, facts: Facts, requester: Requester, now_us: int) -> Decision:
         reply = await self._limiter.take(requester, now_us)

@@ -82,7 +82,7 @@ class Worker:
 
     def invalidate(self) -> None:
         """Forget what is known of buckets: a client's were reset, or the store has lost them."""
-        self.gate.invalidate()
+        self._limiter.invalidate()
         self._failed_auth.invalidate()
 
     def heard(self, change: str) -> None:

@@ -14,9 +14,7 @@ import pytest
 import shieldmw
 from core.addresses import packed
 from core.plans import charges_of
-from doors.asgi.harness import call, http_scope
-from doors.asgi.shields import ok
-from shieldmw import Identity, Settings, ShieldMiddleware
+from shieldmw import Identity
 from shieldmw.answers.refusals import Answer
 from shieldmw.core.address import Located
 from shieldmw.core.bucket import Charge, Outcome, TakeRequest
@@ -28,8 +26,6 @@ from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.plan import Requester
 from shieldmw.core.rules import Policy, RouteRules, Scope
-from shieldmw.doors.asgi.middleware import ShieldScope
-from shieldmw.doors.asgi.nesting import Nesting
 from shieldmw.gate.limiter.batch import TakeReply
 from shieldmw.store import scripts
 
@@ -74,7 +70,7 @@ def test_each_has_as_many_values_as_its_class_has_fields(use: Use) -> None:
 
 def test_the_uses_are_found() -> None:
     """The classes whose values are driven below, and those whose fields are only put together."""
-    driven = {Outcome, ShieldScope, Client, Decision, Charge}
+    driven = {Outcome, Client, Decision, Charge}
     assert {use.kind for use in USES} == driven | {
         Answer,
         TakeRequest,
@@ -138,13 +134,3 @@ def test_outcomes() -> None:
     ]
     for outcome, expected in zip(outcomes, by_class, strict=True):
         the_same(outcome, expected)
-
-
-@pytest.mark.parametrize("live_paths", ["", "/"])
-def test_what_the_app_may_read(live_paths: str) -> None:
-    """On a live path and elsewhere."""
-    scope = http_scope()
-    asyncio.run(call(ShieldMiddleware(ok, Settings(live_paths=live_paths)), scope))
-    by = scope["shield"].by
-    assert isinstance(by, Nesting)
-    the_same(scope["shield"], ShieldScope(identity=None, address=ADDRESS, mode=Mode.NORMAL, by=by))

@@ -167,7 +167,7 @@ class World:
         limits = ["ip", "token", "members", "live", "failed-auth", "ip-prefix", "members-prefix", "live-prefix"]
         await self.store.inner.refill(client, limits)
         self.buckets.refill_now(client, limits)
-        self.one.gate.invalidate()
+        self.one.gate._limiter.invalidate()
 
     async def store_goes(self) -> None:
         """The store is away."""

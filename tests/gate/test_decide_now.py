@@ -210,7 +210,7 @@ def test_no_refusal_outlives_a_reset(credential: str | None) -> None:
         assert isinstance(inner, LeasingStore)
         inner.tats_us.clear()
         one.clock.now_s += 0.001
-        one.gate.invalidate()
+        one.gate._limiter.invalidate()
         assert must_wait(one, credential=credential)
         assert not (await ask(one, credential=credential)).refused
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from threading import get_ident
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,11 +14,9 @@ from shieldmw.answers.rate_limit import Headers, limit_headers
 from shieldmw.core.client import Address, Identity, ListenerClass, address_text
 from shieldmw.core.decision import ALLOWED, REFUSED, Decision
 from shieldmw.core.facts import Facts
-from shieldmw.core.made import made
 from shieldmw.core.mode import Mode
 from shieldmw.gate.operator.control import Control
 from shieldmw.gate.overload.gatekeeper import Passage
-from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.admission import Entry
 from shieldmw.gate.worker import Worker
 
@@ -32,36 +30,53 @@ from .streams import LiveStream
 from .tickets import ticket_headers
 from .workers import Workers
 
+_FOR_APPS = ("identity", "client_address", "listener_class", "mode")
+
 _LIFESPAN_ENDS = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 
 
-class ShieldScope(NamedTuple):
-    """What the app may read from ``scope["shield"]``, as attributes or as keys.
-
-    ``identity`` is None for a guest; ``client_address`` is text, or None on a unix socket. ``address``, the same in
-    packed form, and ``by`` are not for apps.
+class ShieldScope:
+    """What the app may read from ``scope["shield"]``, as attributes or as keys: ``identity`` (None for a guest),
+    ``client_address``, ``listener_class`` and ``mode``.
     """
 
-    identity: Identity | None
-    address: Address | None
-    mode: Mode
-    by: Nesting
+    __slots__ = ("_address", "_identity", "_mode", "_nesting")
+
+    def __init__(self, identity: Identity | None, address: Address | None, mode: Mode, nesting: Nesting) -> None:
+        self._identity = identity
+        self._address = address
+        self._mode = mode
+        self._nesting = nesting
+
+    @property
+    def identity(self) -> Identity | None:
+        """The verified subject; None for a guest."""
+        return self._identity
 
     @property
     def client_address(self) -> str | None:
-        """The client's address, as text."""
-        return address_text(self.address)
+        """The client's address, as text; None on a unix socket."""
+        return address_text(self._address)
 
     @property
     def listener_class(self) -> ListenerClass:
         """The client's class."""
-        return ListenerClass.GUEST if self.identity is None else self.identity.listener_class
+        return ListenerClass.GUEST if self._identity is None else self._identity.listener_class
 
-    def __getitem__(self, name: Any) -> Any:
-        try:
-            return getattr(self, name)
-        except (AttributeError, TypeError):
-            raise KeyError(name) from None
+    @property
+    def mode(self) -> Mode:
+        """The mode in which the request was decided."""
+        return self._mode
+
+    @property
+    def nesting(self) -> Nesting:
+        """Not for apps: what an inner shield needs to know of this one."""
+        return self._nesting
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _FOR_APPS:
+            raise KeyError(name)
+        return getattr(self, name)
 
 
 class OperatorRoutes(Protocol):
@@ -136,7 +151,8 @@ class Shield:
                 if overload is None or passage is not None:
                     answer = self._pass(passage, worker, facts, decision, scope, receive, send)
                 else:
-                    answer = self._pass_later(overload, worker, facts, decision, scope, receive, send)
+                    entering = overload.enter(facts, decision)
+                    answer = self._pass_later(entering, worker, facts, decision, scope, receive, send)
             # The answer may last for hours: free what only the decision needed.
             del worker, facts, decision
             await answer
@@ -155,7 +171,7 @@ class Shield:
         send: Send,
     ) -> Awaitable[None]:
         """The app's answer."""
-        scope["shield"] = made(ShieldScope, (decision.identity, decision.address, decision.mode, self._nesting))
+        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if facts.signed_ticket is not None:
             headers += self._renewed(worker, facts.signed_ticket, decision, scope)
@@ -183,7 +199,7 @@ class Shield:
 
     async def _pass_later(
         self,
-        overload: Overload,
+        entering: Awaitable[Passage | Decision],
         worker: Worker,
         facts: Facts,
         decision: Decision,
@@ -192,17 +208,16 @@ class Shield:
         send: Send,
     ) -> None:
         """The app's answer once the lane has let the request in, or a refusal."""
-        at_once = overload.enter_now(facts, decision)
-        passage = at_once or await overload.enter(facts, decision)
+        passage = await entering
         if isinstance(passage, Decision):
             await self._refuse(passage, scope, receive, send)
             return
         try:
-            still_there = receive if at_once else await receive_if_there(scope, receive)
+            still_there = await receive_if_there(scope, receive)
             if still_there is None:
                 return
             answer = self._pass(passage, worker, facts, decision, scope, still_there, send)
-            del overload, worker, facts, decision  # it may last for hours
+            del entering, worker, facts, decision  # it may last for hours
             await answer
         finally:
             passage.end()
@@ -238,7 +253,8 @@ class Shield:
             return self._refuse(decision, scope, receive, send)
         if worker.overload is None:
             return self._pass(None, worker, facts, decision, scope, receive, send)
-        return self._pass_later(worker.overload, worker, facts, decision, scope, receive, send)
+        entering = worker.overload.passage(facts, decision)
+        return self._pass_later(entering, worker, facts, decision, scope, receive, send)
 
     def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Send the refusal, then read on what the client still sends."""
@@ -279,9 +295,9 @@ class Shield:
         around = scope.get("shield")
         # A scope that comes through the same shield twice is decided twice, so sending a request through again is not
         # free.
-        if not isinstance(around, ShieldScope) or around.by is self._nesting:
+        if not isinstance(around, ShieldScope) or around.nesting is self._nesting:
             return False
-        return self._nesting.steps_aside(around.by)
+        return self._nesting.steps_aside(around.nesting)
 
     async def _start_or_fail(self, send: Send) -> None:
         """Start the worker. If that fails, say so: a server takes a bare exception for an app without lifespan support,

@@ -50,24 +50,24 @@ class Lookups:
     def address(self, facts: Facts) -> Address | None:
         """The address that a request comes from; None if it is unknown."""
         if not self._is_plain:
-            return self._located(facts).address
+            return self._read_carefully(facts)
         # The same without further calls, for the requests that make up a flood: their address is IPv4, and either the
         # peer's or the only one that a trusted proxy names.
         forwarded, peer = facts.forwarded, facts.peer
         try:
             if forwarded and peer is not None and peer == self._proxy:
                 if len(forwarded) > 1:
-                    return self._located(facts).address
+                    return self._read_carefully(facts)
                 address = inet_pton(AF_INET, forwarded[0])
             else:
                 address = inet_pton(AF_INET, peer or "")
         except (OSError, ValueError):
-            return self._located(facts).address
+            return self._read_carefully(facts)
         if forwarded:
             number = int.from_bytes(address, "big")
             for shift, prefix in self._trusted:
                 if number >> shift == prefix:
-                    return self._located(facts).address
+                    return self._read_carefully(facts)
         return address
 
     def is_allowed(self, facts: Facts, address: Address | None) -> bool:
@@ -75,16 +75,19 @@ class Lookups:
 
         Never one that stands for clients that a trusted proxy did not name: all of them would be without a limit.
         """
-        return address in self._policy.allow and not self._located(facts).is_fallback
+        return address in self._policy.allow and not self._locate(facts).is_fallback
 
-    def _located(self, facts: Facts) -> Located:
-        how = self._addressing
-        located = locate(facts.peer, facts.forwarded, how.trusted, how.header)
+    def _read_carefully(self, facts: Facts) -> Address | None:
+        located = self._locate(facts)
         if located.is_unreadable:
             self._log_unreadable(facts)
-        elif facts.peer is not None and locate_peer(facts.peer, how.trusted)[1]:
+        elif facts.peer is not None and locate_peer(facts.peer, self._addressing.trusted)[1]:
             self._proxy = facts.peer
-        return located
+        return located.address
+
+    def _locate(self, facts: Facts) -> Located:
+        how = self._addressing
+        return locate(facts.peer, facts.forwarded, how.trusted, how.header)
 
     def clients(self, address: Address | None) -> AddressClients:
         """The clients of an address."""

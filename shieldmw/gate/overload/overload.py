@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from shieldmw.core.client import Address, Identity
@@ -11,6 +11,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.lane import RANKS, Rank
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode
+from shieldmw.core.plan import Requester
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Observer
 
@@ -118,12 +119,13 @@ class Overload:
                 return passage
         return await self.shed(facts, rank, identity, address, decision.mode)
 
-    def sheds(self, facts: Facts, identity: Identity | None, address: Address | None) -> Rank | None:
-        """The rank of a request that would have to wait too long, so that it can be shed before it costs a charge."""
-        if self._shadow or not self.lane.waiting:
-            return None
+    def shed_now(self, facts: Facts, requester: Requester) -> Awaitable[Decision] | None:
+        """The refusal of a request that would have to wait too long, before it costs a charge; None for another."""
+        plan, address, identity, *_ = requester
         rank = self._rank(facts, identity, address)
-        return rank if self._keeper.would_refuse(rank) else None
+        if self._shadow or not self._keeper.would_refuse(rank):
+            return None
+        return self.shed(facts, rank, identity, address, plan.mode)
 
     async def shed(
         self, facts: Facts, rank: Rank, identity: Identity | None, address: Address | None, mode: Mode

@@ -93,7 +93,7 @@ def test_it_is_there_where_a_dry_run_would_have_refused() -> None:
     assert (shield.identity, shield.listener_class) == (ALICE, ListenerClass.MEMBER)
 
 
-@pytest.mark.parametrize("name", ["", "subject", "Identity", "decision"])
+@pytest.mark.parametrize("name", ["", "subject", "Identity", "decision", "nesting", "_address", "__class__"])
 def test_a_name_that_is_not_there_is_a_key_error(name: str) -> None:
     """As of any mapping: what is not there raises KeyError with its name."""
     with pytest.raises(KeyError, match=f"'{name}'"):
@@ -103,8 +103,9 @@ def test_a_name_that_is_not_there_is_a_key_error(name: str) -> None:
 def test_it_cannot_be_changed() -> None:
     """An app cannot make a guest a host."""
     shield = seen_by_app(None, http_scope())
-    with pytest.raises(AttributeError):
-        shield.listener_class = ListenerClass.HOST
+    for name in NAMES:
+        with pytest.raises(AttributeError):
+            setattr(shield, name, HOST)
 
 
 def test_what_a_client_or_server_wrote_there_is_overwritten() -> None:

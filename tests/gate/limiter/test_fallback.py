@@ -426,7 +426,7 @@ def test_a_store_that_lost_everything_is_charged_too() -> None:
     async def story() -> int:
         await outage(one, store)
         await decide(one, 4)
-        one.gate.invalidate()
+        one.gate._limiter.invalidate()
         await end_of_outage(one, store)
         return allowed(await decide(one, 20))
 

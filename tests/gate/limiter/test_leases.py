@@ -346,7 +346,7 @@ def test_forgetting_drops_leases_and_gives_nothing_back() -> None:
         await one.ask(5)
         assert open_leases(one.workers[0]) == 1
         await one.inner.refill(IP, ["ip"])
-        one.workers[0].gate.invalidate()
+        one.workers[0].gate._limiter.invalidate()
         assert open_leases(one.workers[0]) == 0
         await pass_time(2)
         assert one.store.calls_to_give_back == 0
@@ -375,7 +375,7 @@ def test_a_lease_under_way_when_all_is_forgotten_is_dropped(when: str) -> None:
         requests = asyncio.create_task(one.workers[0].gate.decide(facts()))
         await yield_often()
         await one.inner.refill(IP, ["ip"])
-        one.workers[0].gate.invalidate()
+        one.workers[0].gate._limiter.invalidate()
         held.set()
         assert not (await requests).refused
         one.store.held = one.store.answer_held = None

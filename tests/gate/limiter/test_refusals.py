@@ -306,7 +306,7 @@ def test_a_refusal_under_way_when_all_is_forgotten_is_not_remembered(leases: str
         await yield_often()
         await store.inner.refill(IP, ["ip"])
         await pass_time(0.001)
-        one.gate.invalidate()
+        one.gate._limiter.invalidate()
         store.answer_held.set()
         assert (await refused).verdict is Verdict.REFUSED
         store.answer_held = None
@@ -329,7 +329,7 @@ def test_a_refusal_under_way_when_all_is_forgotten_is_not_held_against_anybody_w
         await yield_often()
         await store.inner.refill(IP, ["ip"])
         await pass_time(0.001)
-        one.gate.invalidate()
+        one.gate._limiter.invalidate()
         store.answer_held.set()
         assert (await refused).verdict is Verdict.REFUSED
         store.failing = StoreUnavailable("away")

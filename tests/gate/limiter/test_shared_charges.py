@@ -254,7 +254,7 @@ def test_the_reset_of_a_client_leaves_shared_buckets_alone() -> None:
             await stage.ask(number)
         for client in clients_of("ip:203.0.113.1", PREFIXES):
             await stage.inner.refill(client, limit_names(Settings(**GUESTS).policy))
-        stage.worker.gate.invalidate()
+        stage.worker.gate._limiter.invalidate()
         assert (stage.charged("ip ip:203.0.113.1/32"), stage.charged(SHARED)) == (0, 5)
         assert (await stage.ask(1)).violated == ("guests",)
 

@@ -17,6 +17,8 @@ from gate.doubles import (
     clock_of,
     facts,
     memory_store,
+    plan_of,
+    requester_at,
     run,
     worker,
     yield_often,
@@ -401,7 +403,10 @@ def test_what_the_settings_make_of_it(values: dict[str, Any], waits: bool, sheds
         tasks = [asyncio.create_task(overload.enter(GUEST, decision)) for entered in inside if entered is None]
         await yield_often()
         assert overload.lane.waiting
-        assert (overload.sheds(GUEST, None, decision.address) is not None) is sheds
+        refusal = overload.shed_now(GUEST, requester_at(plan_of()))
+        assert (refusal is not None) is sheds
+        if refusal is not None:
+            assert (await refusal).reason is Reason.OVERLOAD
         for task in tasks:
             task.cancel()
 
