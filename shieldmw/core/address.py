@@ -90,8 +90,13 @@ def parse_networks(text: str) -> tuple[IPNetwork, ...]:
 
 
 def _parse_network(entry: str) -> IPNetwork:
+    """The network; an IPv4-mapped IPv6 network becomes the IPv4 network, as such addresses do."""
     try:
-        return ip_network(entry)
+        network = ip_network(entry)
+        if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+            mapped = network.network_address.ipv4_mapped
+            return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
+        return network
     except ValueError:
         pass
     try:

@@ -145,6 +145,7 @@ class HeldUnits:
         first = pieces[0] if pieces else None
         if first is not None and (first.tat_us, first.shift_us) == (piece.ceiling_us, piece.shift_us):
             first.tat_us = piece.tat_us
+            piece.ceiling_us = piece.tat_us  # it is gone: a later refund of its units makes a piece of its own
         elif len(pieces) < MOST_PIECES:
             pieces.appendleft(piece)
 

@@ -80,9 +80,9 @@ class RouteRules(NamedTuple):
     """What the policy says about a path and a method: the strictest rules of all readings of the path.
 
     ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may use the path in an emergency.
-    ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``. ``preflight``: these are
-    the rules of preflights, which have buckets of their own. ``shared`` are its own limits that
-    many clients share, each with the cost of its rule.
+    ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``, and those of the client
+    also ``surcharge``. ``preflight``: these are the rules of preflights, which have buckets of their own. ``shared``
+    are its own limits that many clients share, each with the cost of its rule.
     """
 
     exempt: bool = False
@@ -92,6 +92,7 @@ class RouteRules(NamedTuple):
     cost: int = 1
     preflight: bool = False
     shared: tuple[tuple[Per, Limit, int], ...] = ()
+    surcharge: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,8 @@ class Policy:
     def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> RouteRules:
         """Several rules combined; None stands for a reading to which no rule applies.
 
-        The cost is the highest one, or the sum of those of the rules whose limits are shared: the client drains all of
-        these, and pays what it would pay for a request under each.
+        The cost is the highest one. If several rules have limits that many clients share, the client drains them all,
+        and pays as much as for a request under each: the surcharge.
         """
         named = [rule for rule in rules if rule]
         sharing = [rule for rule in named if rule.per is not Per.CLIENT]
@@ -160,7 +161,8 @@ class Policy:
             live=live or any(rule.live for rule in named),
             access=next((access for access in _STRICTEST_FIRST if access in said), Access.OPEN),
             limits=tuple(limit for rule in named if rule.per is Per.CLIENT for limit in rule.limits),
-            cost=max(highest, sum([rule.cost for rule in sharing])),
+            cost=highest,
+            surcharge=max(0, sum([rule.cost for rule in sharing]) - highest),
             shared=tuple((rule.per, limit, rule.cost) for rule in sharing for limit in rule.limits),
         )
 
@@ -185,7 +187,8 @@ class Policy:
 
         ``has_site``: its address belongs to a site, which shares aggregates of all limits.
         """
-        own, cost, of_address = route_rules.limits, route_rules.cost, self.limits(Scope.ADDRESS, mode)
+        own, of_address = route_rules.limits, self.limits(Scope.ADDRESS, mode)
+        cost = route_rules.cost + route_rules.surcharge
         if is_guest:
             scope = Scope.PREFLIGHT if route_rules.preflight else Scope.IP
             return _address_terms(own + self.limits(scope, mode) + of_address, cost, has_site=has_site)

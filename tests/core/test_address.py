@@ -154,6 +154,15 @@ def test_every_address_can_be_read(address: IPv4Address | IPv6Address, port: int
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"),
+    [("::ffff:192.0.2.1", "192.0.2.1/32"), ("::ffff:c000:200/120", "192.0.2.0/24"), ("::/0", "::/0")],
+)
+def test_an_ipv4_network_written_as_ipv6_is_one(written: str, meant: str) -> None:
+    """Addresses are read that way, so a list that did not would hold nobody."""
+    assert list(map(str, parse_networks(written))) == [meant]
+
+
+@pytest.mark.parametrize(
     ("forwarded", "found"),
     [
         pytest.param((), PROXY, id="no-header"),

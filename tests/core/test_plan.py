@@ -70,7 +70,7 @@ def expected(
     charged = first + [(clients.one, limit) for limit in of_address]
     if clients.site is not None:
         charged += [(clients.site, aggregate(limit)) for limit in of_address]
-    return tuple(Charge(client, limit, min(rules.cost, limit.burst)) for client, limit in charged)
+    return tuple(Charge(client, limit, min(rules.cost + rules.surcharge, limit.burst)) for client, limit in charged)
 
 
 def some(*limits: Limit) -> st.SearchStrategy[tuple[Limit, ...]]:
@@ -90,7 +90,14 @@ policies = st.builds(
     ),
     emergency=st.fixed_dictionaries({Scope.IP: some(EMERGENCY_IP)}),
 )
-rules = st.builds(RouteRules, limits=some(*OWN), cost=st.integers(0, 20), preflight=st.booleans(), shared=st.just(()))
+rules = st.builds(
+    RouteRules,
+    limits=some(*OWN),
+    cost=st.integers(0, 20),
+    surcharge=st.integers(0, 9),
+    preflight=st.booleans(),
+    shared=st.just(()),
+)
 any_prefixes = st.builds(Prefixes, st.integers(8, 32), st.integers(16, 128))
 addresses = st.one_of(ipv4, ipv6, st.sampled_from(ADDRESSES))
 

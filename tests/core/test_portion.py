@@ -15,6 +15,7 @@ from shieldmw.core.limits import Limit
 from shieldmw.core.portion import HeldUnits, Portion, Spent, grant
 
 NOW_US = 10**9
+LONG_AGO_US = -(10**15)
 DAILY = Limit("guests", 1, 86_400, 10)
 WORKERS = 3
 AHEAD_US = 77_777_777
@@ -161,6 +162,25 @@ def test_what_is_refunded_can_be_spent_again(limit: Limit, units: int, costs: li
     used = sum(end_us - start_us for one in spent for _, start_us, end_us in one) // limit.unit_us
     assert held.units(NOW_US) == portion.units - used
     assert sum(held.spend(1, NOW_US) > 0 for _ in range(units + 1)) == portion.units - used
+
+
+def test_units_refunded_in_any_order_come_back_once() -> None:
+    """A piece that became one with the next is gone: a later refund of its units brings back only those."""
+    held = HeldUnits(DAILY)
+    held.add(Portion(0, 4, 4 * DAILY.unit_us), 0)
+
+    def take(cost: int) -> Spent:
+        spent = held.take(cost, LONG_AGO_US)
+        assert spent
+        return spent
+
+    first, second = take(2), take(1)
+    held.refund(first)
+    third, fourth = take(1), take(2)
+    held.refund(second)
+    held.refund(fourth)
+    held.refund(third)
+    assert held.units(LONG_AGO_US) == 4
 
 
 def test_a_cost_may_be_spread_over_pieces() -> None:

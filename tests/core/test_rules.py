@@ -324,26 +324,31 @@ def test_a_path_with_several_readings(path: str, below: str | None, limits: list
     assert {charge.cost for charge in charges} == {cost}
 
 
+GUESTS = Limit("guests", 100, 1, 100)
 ALL = Rule("all", PathPattern("/all/*"), limits=(Limit("all", 1, 1, 10),), cost=2, per=Per.EVERYONE)
 SOME = Rule("some", PathPattern("/some/*"), limits=(Limit("some", 1, 1, 10),), cost=3, per=Per.GUESTS)
 
 
 @pytest.mark.parametrize(
-    ("path", "cost", "shared"),
+    ("path", "own", "guests", "shared"),
     [
-        pytest.param("/all/x", 2, {"all": 2}, id="one-rule"),
-        pytest.param("/some/../all/x", 5, {"all": 2, "some": 3}, id="two-rules-cost-as-much-as-a-request-under-each"),
-        pytest.param("/all/../b/x", 5, {"all": 2}, id="beside-a-dearer-rule-of-its-own"),
-        pytest.param("/b/../c//" + "%2f" * 3000, 5, {"all": 2, "some": 3}, id="beyond-reading"),
+        pytest.param("/all/x", 2, 2, {"all": 2}, id="one-rule"),
+        pytest.param("/some/../all/x", 5, 3, {"all": 2, "some": 3}, id="two-rules-cost-what-a-request-under-each-does"),
+        pytest.param("/all/../b/x", 5, 5, {"all": 2}, id="beside-a-dearer-rule-of-its-own"),
+        pytest.param("/b/../c//" + "%2f" * 3000, 5, 5, {"all": 2, "some": 3}, id="beyond-reading"),
     ],
 )
 def test_no_spelling_drains_shared_limits_at_less_than_requests_do(
-    path: str, cost: int, shared: dict[str, int]
+    path: str, own: int, guests: int, shared: dict[str, int]
 ) -> None:
-    """A client pays for all that a request takes from limits that it shares with others."""
-    route_rules = Policy({Scope.IP: (IP,)}, rules=(A, B, ALL, SOME)).route_rules(facts(path))
-    assert route_rules.cost == cost
-    assert {limit.name: taken for _, limit, taken in route_rules.shared} == shared
+    """A client pays for all that a request takes from limits that it shares with others; but no more is taken from
+    what all guests have than by the dearest request.
+    """
+    policy = Policy({Scope.IP: (IP,), Scope.GUESTS: (GUESTS,)}, rules=(A, B, ALL, SOME))
+    route_rules = policy.route_rules(facts(path))
+    assert {charge.cost for charge in charges_of(policy, route_rules, None, V4)} == {own}
+    taken = {charge.limit.name: charge.cost for charge in policy.shared_charges(route_rules, None)}
+    assert taken == {**shared, "guests": guests}
 
 
 def test_a_spelling_never_makes_a_path_impossible() -> None:

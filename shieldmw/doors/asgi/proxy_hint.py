@@ -11,8 +11,9 @@ import logging
 
 from starlette.types import Scope
 
+from shieldmw.core.address import parse_address
 from shieldmw.core.bounds import MOST_LINES_BEFORE_ACCEPT
-from shieldmw.core.text import harmless
+from shieldmw.core.client import address_text
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +23,6 @@ USUAL_HEADERS = ("x-forwarded-for", "forwarded")
 # Interval between two looks, so that a flood of refusals does not pay for them, and between two hints.
 LOOK_AGAIN_S = 10.0
 HINT_AGAIN_S = 600.0
-
-# Most characters of a peer's name that are shown: an IPv6 address with a zone is shorter.
-LONGEST_PEER = 64
 
 
 class ProxyHint:
@@ -42,9 +40,10 @@ class ProxyHint:
         name = next((line[0] for line in lines if line[0] in self._names), None)
         self.due = False
         asyncio.get_running_loop().call_later(LOOK_AGAIN_S if name is None else HINT_AGAIN_S, self._look_again)
-        if name is not None:
-            client = scope.get("client")
-            peer = harmless(client[0][:LONGEST_PEER]) if client and client[0] else "unix"
+        client = scope.get("client")
+        # A server may have taken the address from the header itself, so only a real one is shown.
+        peer = address_text(parse_address(client[0])) if client and client[0] else "unix"
+        if name is not None and peer is not None:
             log.warning(
                 "a refused request has the header %s, which is not read since SHIELD_TRUSTED_PROXIES is empty. If its "
                 "peer, %s, is a proxy of yours, all clients behind it share one limit: set SHIELD_TRUSTED_PROXIES=%s. "

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from shieldmw.core.text import harmless
 from shieldmw.errors import NotPermitted
 from shieldmw.store.port import ChangeFeed
 
@@ -41,8 +42,8 @@ class ChangeListener:
                     self._heard(change)
             except NotPermitted as error:
                 if not self._warned:
-                    log.warning("changes in the store are only polled: its user may not listen (%s)", error)
+                    log.warning("changes in the store are only polled: its user may not listen (%s)", harmless(error))
                 self._warned = True
             except Exception as error:
-                log.debug("changes in the store are not heard, only polled: %s", error)
+                log.debug("changes in the store are not heard, only polled: %s", harmless(error))
             await asyncio.sleep(self.AGAIN_S)

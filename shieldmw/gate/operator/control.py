@@ -7,7 +7,7 @@ change may not have been made.
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 
 from shieldmw.core.address import IPNetwork, Networks, parse_address, parse_networks
 from shieldmw.core.bucket import Charge
@@ -232,7 +232,7 @@ def _address(text: str) -> Address:
 
 
 def network_of(text: str) -> IPNetwork:
-    """The network of a CIDR or a bare address; an IPv4-mapped IPv6 network becomes the IPv4 network.
+    """The network of a CIDR or a bare address.
 
     Raises:
         ValueError: it is not a network, or has bits set beyond its prefix.
@@ -240,11 +240,7 @@ def network_of(text: str) -> IPNetwork:
     networks = parse_networks(text) if len(text) <= LONGEST_CIDR and "%" not in text else ()
     if len(networks) != 1:
         raise ValueError("not a CIDR: write it like 203.0.113.0/24 or 2001:db8::/32")
-    network = networks[0]
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
-        mapped = network.network_address.ipv4_mapped
-        return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
-    return network
+    return networks[0]
 
 
 def limit_names(policy: Policy) -> tuple[str, ...]:

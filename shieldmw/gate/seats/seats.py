@@ -15,6 +15,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
+from shieldmw.core.text import harmless
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Evicted, Observer
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -336,7 +337,9 @@ class Seats:
             try:
                 await self._register.release_seats(self.worker)
             except Exception as error:
-                log.warning("seats were not given back, they return by themselves in %d s: %s", LEASE_S, error)
+                log.warning(
+                    "seats were not given back, they return by themselves in %d s: %s", LEASE_S, harmless(error)
+                )
 
     def _allot(self) -> None:
         """Set what the ledger may hold: the grant, cut to the current mode; without a lease half an equal share."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from shieldmw.core.text import harmless
 from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address, parse_servers
 from shieldmw.store.scripts import OF_BUCKETS
@@ -197,7 +198,7 @@ class Cluster:
         if now_s - self._logged_s.get(address, float("-inf")) >= LOG_EVERY_S:
             self._away.add(address)
             self._logged_s[address] = now_s
-            log.warning("node %s of the cluster is away (%s)", address, failure)
+            log.warning("node %s of the cluster is away (%s)", address, harmless(failure))
 
     def _no_longer_away(self, address: Address, why: str) -> None:
         if address in self._away:

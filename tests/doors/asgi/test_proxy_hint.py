@@ -56,7 +56,7 @@ def test_it_says_what_to_set_and_what_it_means_if_there_is_no_proxy(caplog: pyte
         (http_scope(headers=[(b"cf-connecting-ip", b"198.51.100.66")]), "203.0.113.7"),
         (http_scope(headers=FORWARDED, client=None), "unix"),
         (http_scope(headers=FORWARDED, client=("", 0)), "unix"),
-        (http_scope(headers=FORWARDED, client=("\x1b[2J" * 99, 0)), r"\x1b[2J" * 16 + ". "),
+        (http_scope(headers=FORWARDED, client=("2001:DB8:0::7", 0)), "2001:db8::7"),
     ],
 )
 def test_any_door_and_header(caplog: pytest.LogCaptureFixture, scope: Scope, set_to: str) -> None:
@@ -64,6 +64,13 @@ def test_any_door_and_header(caplog: pytest.LogCaptureFixture, scope: Scope, set
     run(refuse(replies("cf-connecting-ip"), scope))
     (line,) = caplog.messages
     assert f"set SHIELD_TRUSTED_PROXIES={set_to}" in line
+
+
+@pytest.mark.parametrize("peer", ["0.0.0.0/0", "\x1b[2J" * 99, "everybody", "1.2.3.4 5.6.7.8"])
+def test_what_a_server_took_from_the_header_is_no_advice(caplog: pytest.LogCaptureFixture, peer: str) -> None:
+    """A server that believes everybody's header shows its text as the peer: only an address is shown."""
+    run(refuse(replies(), http_scope(headers=FORWARDED, client=(peer, 0))))
+    assert caplog.messages == []
 
 
 def test_it_comes_seldom(caplog: pytest.LogCaptureFixture) -> None:
