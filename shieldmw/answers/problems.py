@@ -119,5 +119,5 @@ def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT, emergency_left
     """The decision for a client whose seat is taken away, maybe in an emergency that ends by itself."""
     left_us = emergency_left_us if why is Reason.NO_SEAT else 0
     return decision._replace(
-        verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, retry_after_us=left_us, kept=None
+        verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, retry_after_us=left_us, rendered=None
     )

@@ -108,15 +108,15 @@ class RefusalAnswers:
         """The answer, with headers of its own; JSON is cached in the decision, which may be given again."""
         if wants_html:
             return self._page_for(decision)
-        kept = decision.kept
-        if kept:
-            status, headers, body, wait_s = cast("_Rendered", kept[0])
+        rendered = decision.rendered
+        if rendered:
+            status, headers, body, wait_s = cast("_Rendered", rendered[0])
         else:
             wait_us = self._wait_us(decision)
             body = self._problem_json(decision, wait_us)
             status, headers, wait_s = status_of(decision), _headers(decision, _PROBLEM_JSON, body), wait_us / US_PER_S
-            if kept is not None:
-                kept.append(_Rendered(status, headers, body, wait_s))
+            if rendered is not None:
+                rendered.append(_Rendered(status, headers, body, wait_s))
         seconds = math.ceil(wait_s * (1 + JITTER * self._jitter()))
         return made(Answer, (status, [*headers, (b"retry-after", b"%d" % seconds)] if seconds else [*headers], body))
 

@@ -63,7 +63,7 @@ class Decision(NamedTuple):
     ``charges`` are what limits the request and what it costs, ``outcome`` what came of it; ``retry_after_us`` is the
     wait until it would pass (0 if that is unknown). ``live``: its response holds a seat. ``place`` and
     ``signed_ticket``: for a listener without a seat, its place in the waiting room and the signed number to show there.
-    ``kept`` is a slot for the rendered answer of a refusal that may be given again.
+    ``rendered`` is a slot for the rendered answer of a refusal that may be given again.
     """
 
     verdict: Verdict
@@ -77,7 +77,7 @@ class Decision(NamedTuple):
     live: bool = False
     place: QueuePosition | None = None
     signed_ticket: str | None = None
-    kept: list[object] | None = None
+    rendered: list[object] | None = None
 
     @property
     def refused(self) -> bool:
@@ -128,4 +128,4 @@ def combine(
             (ALLOWED, WITHIN_LIMITS, address, identity, charges, outcome, 0, mode, live, None, None, None),
         )
     left_us = wait_us(charges, outcome)
-    return Decision(REFUSED, Reason.QUOTA, address, identity, charges, outcome, left_us, mode, live, kept=[])
+    return Decision(REFUSED, Reason.QUOTA, address, identity, charges, outcome, left_us, mode, live, rendered=[])

@@ -25,13 +25,13 @@ class Plan:
 
     ``own``: the limits that each client has, the narrowest client's first; ``shared``: the charges against those that
     many clients share; ``terms``: all of them. ``closed``: such requests may not be here now; ``live``: their responses
-    hold seats. ``refusals`` are those that were given under this plan. ``only``: where clients have a single limit,
-    what its buckets' names begin with, the cost in microseconds, and how much its bucket holds.
+    hold seats. ``refusals`` are those that were given under this plan. ``single``: if each client has one limit, what
+    the name of its bucket begins with, and the step of a charge and the time to fill the bucket, in microseconds.
     """
 
     __slots__ = (
         *("_has_address", "_has_site", "_has_subject", "_names", "_prefixes", "_tag", "_whole_bytes"),
-        *("closed", "live", "mode", "only", "own", "refusals", "shared", "terms"),
+        *("closed", "live", "mode", "own", "refusals", "shared", "single", "terms"),
     )
 
     def __init__(
@@ -60,10 +60,10 @@ class Plan:
         self._has_address = any(term.party is Party.ADDRESS for term in own)
         self._has_site = any(term.party is Party.SITE for term in own)
         self._has_subject = any(term.party is Party.SUBJECT for term in own)
-        self.only: tuple[bytes, int, int] | None = None
+        self.single: tuple[bytes, int, int] | None = None
         if len(self.own) == 1:
             ((_, limit, cost),) = self.own
-            self.only = (self._names[0][1], cost * limit.unit_us, limit.tau_us)
+            self.single = (self._names[0][1], cost * limit.unit_us, limit.tau_us)
 
     def requester(self, address: Address | None, identity: Identity | None, subject: bytes) -> Requester:
         """The client of a request under this plan; ``subject`` is the digest of a verified one, empty for a guest."""

@@ -39,7 +39,7 @@ class Route:
 
     def _new_plan(self, mode: Mode, identity: Identity | None, *, has_site: bool) -> Plan:
         rules = self.route_rules
-        own = self._policy.terms(rules, is_guest=identity is None, has_site=has_site, mode=mode)
+        own = self._policy.terms(rules, has_subject=identity is not None, has_site=has_site, mode=mode)
         shared = self._policy.shared_charges(rules, identity, mode)
         closed = mode is Mode.EMERGENCY and not _may_enter(rules.access, identity)
         return Plan(next(_numbers), own, self._prefixes, mode, shared=shared, live=rules.live, closed=closed)

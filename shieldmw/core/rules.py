@@ -182,18 +182,19 @@ class Policy:
         """Whether the default limits are charged on every path that is not exempt."""
         return all(rule.cost > 0 for rule in self.rules)
 
-    def terms(self, route_rules: RouteRules, *, is_guest: bool, has_site: bool, mode: Mode) -> tuple[Term, ...]:
+    def terms(self, route_rules: RouteRules, *, has_subject: bool, has_site: bool, mode: Mode) -> tuple[Term, ...]:
         """What a request is charged, the narrowest client first; empty if nothing limits it.
 
-        ``has_site``: its address belongs to a site, which shares aggregates of all limits.
+        ``has_subject``: its client is a verified subject; ``has_site``: its address belongs to a site, which shares
+        aggregates of all limits.
         """
         own, of_address = route_rules.limits, self.limits(Scope.ADDRESS, mode)
         cost = route_rules.cost + route_rules.surcharge
-        if is_guest:
-            scope = Scope.PREFLIGHT if route_rules.preflight else Scope.IP
-            return _address_terms(own + self.limits(scope, mode) + of_address, cost, has_site=has_site)
-        subject = _terms(Party.SUBJECT, own + self.limits(Scope.TOKEN, mode), cost)
-        return subject + _address_terms(of_address, cost, has_site=has_site)
+        if has_subject:
+            subject = _terms(Party.SUBJECT, own + self.limits(Scope.TOKEN, mode), cost)
+            return subject + _address_terms(of_address, cost, has_site=has_site)
+        scope = Scope.PREFLIGHT if route_rules.preflight else Scope.IP
+        return _address_terms(own + self.limits(scope, mode) + of_address, cost, has_site=has_site)
 
     def shared_charges(self, route_rules: RouteRules, identity: Identity | None, mode: Mode = Mode.NORMAL) -> Charges:
         """The charges of a request against limits that many clients share, the narrowest first.

@@ -63,7 +63,7 @@ class Gate:
     def decide_now(self, facts: Facts) -> Decision | Awaitable[Decision]:
         """The decision, made without a task, a future or a lock; if that is not possible, what to await for it."""
         lookups = self._lookups
-        route = lookups.routes.young.get(facts[TARGET]) or lookups.route_at_hand(facts)
+        route = lookups.routes.young.get(facts[TARGET]) or lookups.cheap_route(facts)
         address = lookups.address(facts)
         if route is None and self._policy.may_be_exempt(facts):
             route = lookups.route(facts)

@@ -70,7 +70,7 @@ def alone(wait_us: int, scope: Scope) -> list[Message]:
         return [{"type": "websocket.close", "code": 1013, "reason": "Too many requests"}]
     wants_html = HTML[0] in scope["headers"]
     replies = Replies(RefusalAnswers(LINKS, jitter=lambda: 0.5))
-    decision = refused(wait_us)._replace(kept=None)
+    decision = refused(wait_us)._replace(rendered=None)
     _, headers, body = replies.answers.answer(decision, wants_html=wants_html)
     assert (b"content-length", b"%d" % len(body)) in headers
     assert body.startswith(b"<!doctype html>" if wants_html else b"{")
@@ -86,7 +86,7 @@ def alone(wait_us: int, scope: Scope) -> list[Message]:
 def test_a_shared_refusal_is_answered_as_one_of_its_own(scopes: list[Scope], wait_us: int) -> None:
     """GET, HEAD, browsers and both kinds of WebSockets, in any order: status, headers and body."""
     shared = refused(wait_us)
-    assert shared.kept == []
+    assert shared.rendered == []
     replies = Replies(RefusalAnswers(LINKS, jitter=lambda: 0.5))
 
     async def story() -> None:

@@ -163,7 +163,7 @@ def test_buckets_are_named_one_to_one(policy: Policy, route_rules: list[RouteRul
 def test_the_only_limit_of_a_plan(policy: Policy, route_rules: list[RouteRules], prefixes: Prefixes) -> None:
     """Its bucket's name, what a request costs and what it holds; None where there are several limits, or none."""
     for requester in everybody(policy, route_rules, prefixes):
-        charges, only = requester.charges(), requester.plan.only
+        charges, only = requester.charges(), requester.plan.single
         assert (only is not None) is (len(charges) == 1)
         if only is not None:
             name, step_us, tau_us = only

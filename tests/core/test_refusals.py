@@ -123,8 +123,8 @@ def test_clients_of_about_the_same_wait_share_an_answer(
     outcomes = [refused(LIMIT, wait_us) for wait_us in waits_us]
     outcomes = [outcome._replace(tats_us=(*outcome.tats_us, *[NOW_US] * len(more))) for outcome in outcomes]
     first, second = (decision(refusals, outcome) for outcome in outcomes)
-    assert first.kept == []
-    assert (first.kept is second.kept) is together
+    assert first.rendered == []
+    assert (first.rendered is second.rendered) is together
     assert (first.outcome is second.outcome) is together
 
 
@@ -133,13 +133,13 @@ def test_time_makes_no_other_answer() -> None:
     refusals = PreparedRefusals(terms_of(LIMIT), Mode.NORMAL, live=False)
     early = refused(LIMIT, 5)
     late = early._replace(now_us=early.now_us + 10**9, tats_us=(early.tats_us[0] + 10**9,))
-    assert decision(refusals, early).kept is decision(refusals, late).kept
+    assert decision(refusals, early).rendered is decision(refusals, late).rendered
 
 
 def test_plans_share_nothing() -> None:
     """Each plan has answers of its own."""
     first, second = (PreparedRefusals(terms_of(LIMIT), Mode.NORMAL, live=False) for _ in range(2))
-    assert decision(first, refused(LIMIT, 5)).kept is not decision(second, refused(LIMIT, 5)).kept
+    assert decision(first, refused(LIMIT, 5)).rendered is not decision(second, refused(LIMIT, 5)).rendered
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -156,5 +156,5 @@ def test_memory_is_bounded(count: int) -> None:
     for grains in range(2, 2 * DECISIONS_KEPT):
         told(grains)
     assert len(refusals._decisions) <= DECISIONS_KEPT
-    assert told(2 * DECISIONS_KEPT - 1).kept is told(2 * DECISIONS_KEPT - 1).kept
-    assert told(1).kept is not first.kept
+    assert told(2 * DECISIONS_KEPT - 1).rendered is told(2 * DECISIONS_KEPT - 1).rendered
+    assert told(1).rendered is not first.rendered

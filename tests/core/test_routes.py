@@ -51,7 +51,7 @@ def test_a_plan_has_what_the_policy_says_of_its_kind(mode: Mode, identity: Ident
     for live in (False, True):
         rules = RouteRules(live=live)
         plan = Route(rules, POLICY, PREFIXES).plan(mode, identity, address)
-        assert plan.terms == POLICY.terms(rules, is_guest=identity is None, has_site=address is V6, mode=mode)
+        assert plan.terms == POLICY.terms(rules, has_subject=identity is not None, has_site=address is V6, mode=mode)
         assert (plan.mode, plan.live) == (mode, live)
 
 

@@ -171,7 +171,7 @@ def test_the_same_refusal_is_given_for_a_quarter_of_a_second(credential: str | N
         assert refusal.refused
         one.clock.now_s += GRAIN_S - 0.001
         again = at_once(one, credential=credential)
-        assert (again, again.kept is refusal.kept) == (refusal, True)
+        assert (again, again.rendered is refusal.rendered) == (refusal, True)
         one.clock.now_s += 0.001
         new = at_once(one, credential=credential)
         assert new is not refusal

@@ -104,16 +104,16 @@ class Lookups:
 
     def route(self, facts: Facts) -> Route:
         """The route of the request's path and methods."""
-        return self.route_at_hand(facts) or self._worked_out(facts)
+        return self.cheap_route(facts) or self._compute_route(facts)
 
-    def route_at_hand(self, facts: Facts) -> Route | None:
+    def cheap_route(self, facts: Facts) -> Route | None:
         """The same; None if it is not cached and slow to compute, and so better left to the end."""
         route = self.routes.get(facts[TARGET])
         if route is None and _is_short(facts) and is_plain(facts.path):
-            return self._worked_out(facts)
+            return self._compute_route(facts)
         return route
 
-    def _worked_out(self, facts: Facts) -> Route:
+    def _compute_route(self, facts: Facts) -> Route:
         route = self._route(self._policy.route_rules(facts))
         if _is_short(facts):
             self.routes.put(facts[TARGET], route)

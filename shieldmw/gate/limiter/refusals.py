@@ -35,8 +35,8 @@ class Refusals:
     def find(self, requester: Requester, now_us: int) -> Outcome | None:
         """The refusal, if the known state of the buckets is enough for one."""
         tats, plan = self._tats_us, requester.plan
-        if plan.only is not None:
-            name, step_us, tau_us = plan.only
+        if plan.single is not None:
+            name, step_us, tau_us = plan.single
             bucket = name + requester.key[TAG_BYTES:]
             tat_us = tats.young.get(bucket) or tats.get(bucket)
             # A look, which costs nothing, is never refused.

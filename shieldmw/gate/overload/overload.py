@@ -186,4 +186,4 @@ class Overload:
 
 def _refusal(wait_s: float, mode: Mode, address: Address | None = None, identity: Identity | None = None) -> Decision:
     retry_after_us = int(wait_s * US_PER_S)
-    return Decision(REFUSED, Reason.OVERLOAD, address, identity, retry_after_us=retry_after_us, mode=mode, kept=[])
+    return Decision(REFUSED, Reason.OVERLOAD, address, identity, retry_after_us=retry_after_us, mode=mode, rendered=[])

@@ -284,7 +284,7 @@ def test_guests_that_are_refused_at_about_the_same_time_share_an_answer() -> Non
         await stage.ask(0)  # the first that is refused has a shorter wait
         first, second, member = await stage.ask(1), await stage.ask(2), await stage.ask(3, "alice")
         assert [address_text(decision.address) for decision in (first, second)] == ["203.0.113.1", "203.0.113.2"]
-        assert first.kept is second.kept
-        assert first.kept is not member.kept
+        assert first.rendered is second.rendered
+        assert first.rendered is not member.rendered
 
     run(story())

@@ -76,7 +76,7 @@ def test_the_verdict_is_exact_and_the_wait_at_most_a_grain_longer(
         assert said.remaining <= level.remaining
         again = plan.refusals.decision(found, ADDRESS, None)
         assert again == told
-        assert again.kept is told.kept, "one answer for all"
+        assert again.rendered is told.rendered, "one answer for all"
 
 
 @settings(deadline=None, max_examples=400)
@@ -119,8 +119,8 @@ def test_each_is_told_of_its_own_client_and_of_its_own_plan() -> None:
         (OTHER, bob, Mode.NORMAL),
         (ADDRESS, alice, Mode.EMERGENCY),
     ]
-    assert one.kept is other.kept
-    assert one.kept is not third.kept
+    assert one.rendered is other.rendered
+    assert one.rendered is not third.rendered
 
 
 def test_no_more_than_so_many_are_kept() -> None:
@@ -152,7 +152,7 @@ def test_a_flood_of_guests_shares_its_refusals() -> None:
         told = [one.gate.decide_now(facts(peer=peer)) for peer in peers]
         decisions = [decision for decision in told if isinstance(decision, Decision)]
         assert [decision.address for decision in decisions] == [packed(peer) for peer in peers]
-        assert len({id(decision.kept) for decision in decisions}) == 1
+        assert len({id(decision.rendered) for decision in decisions}) == 1
         decision = decisions[0]
         assert (decision.reason, decision.identity) == (Reason.QUOTA, None)
         assert 0 <= decision.retry_after_us - 29_400_000 < LONGEST_GRAIN_US
