@@ -238,9 +238,10 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         overload=overload,
         clock=clock,
     )
-    background = [*leasing, mode_watch, deny_list, *credentials, seats, admission, load_reports]
+    background: list[Background] = [*leasing, mode_watch.refresher, deny_list.refresher, *credentials, seats]
+    background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
     if settings.policy.has_live_paths:
-        background.append(Expulsion(seats, deny_list, identifier, api_keys, clock=clock))
+        background.append(Expulsion(seats, deny_list, identifier, api_keys, clock=clock).refresher)
     return Worker(
         gate,
         Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run),
@@ -285,9 +286,9 @@ def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tu
     breaker_store = BreakerStore(store, settings.on_redis_failure, clock)
     limiter = FleetLimiter(breaker_store, fallback, leases, clock)
     if not settings.policy.has_shared_limits:
-        return limiter, (leases,)
+        return limiter, (leases.refresher,)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers, clock=clock)
-    return SharingLimiter(limiter, shared, clock), (leases, shared)
+    return SharingLimiter(limiter, shared, clock), (leases.refresher, shared.refresher)
 
 
 def _identifier(
@@ -298,9 +299,9 @@ def _identifier(
     tokens, jwks = _jwt(settings, clock)
     identifier = Identifier(api_keys, tokens, failed_auth, clock)
     if jwks is None:
-        return identifier, api_keys, (api_keys,)
+        return identifier, api_keys, (api_keys.refresher,)
     jwks.on_change = identifier.token_keys_changed
-    return identifier, api_keys, (api_keys, jwks)
+    return identifier, api_keys, (api_keys.refresher, jwks.refresher)
 
 
 def _jwt(settings: Settings, clock: Clock) -> tuple[TokenVerifier | None, JwksKeys | None]:

@@ -24,7 +24,7 @@ class DenyWatch:
         self._now_s = now_s
         self.entries = DenyList()  # the last one known
         self._version: int | None = None
-        self._refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
+        self.refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
     def left_s(self, address: Address | None) -> float:
         """For how long the address is still refused; 0 if it is not."""
@@ -49,12 +49,4 @@ class DenyWatch:
 
     def soon(self) -> None:
         """Read it again now, since it is said to have changed."""
-        self._refresher.soon()
-
-    async def start(self) -> None:
-        """Read the list, and start refreshing it."""
-        await self._refresher.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop refreshing it."""
-        await self._refresher.stop()
+        self.refresher.soon()

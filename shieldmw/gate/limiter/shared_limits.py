@@ -99,7 +99,7 @@ class SharedLimits:
         self._clock = clock
         self._now_us = clock.now_us
         self._pools: dict[str, Pool] = {}
-        self._sweeper = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
+        self.refresher = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
     def of(self, charges: Charges) -> PooledCharges:
         """The pools of charges against shared limits, at least one."""
@@ -121,14 +121,6 @@ class SharedLimits:
     async def sweep(self) -> None:
         """Give back what has not been used for a while."""
         await self._end(self._now_us() - OLD_US)
-
-    async def start(self) -> None:
-        """Sweep in the background."""
-        await self._sweeper.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop sweeping."""
-        await self._sweeper.stop()
 
     async def aclose(self) -> None:
         """End calls under way, and give everything back."""

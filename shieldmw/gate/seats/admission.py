@@ -97,7 +97,7 @@ class Admission:
         self._queue = EMPTY
         self._calls_per_s = 0.0
         self._asked: set[str] = set()
-        self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
+        self.refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
     def admit(
         self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
@@ -213,7 +213,7 @@ class Admission:
 
     def _next_number(self, client: str) -> int | None:
         """The next number of our block; None if the block is used up, until the next one is leased."""
-        self._refresher.soon()
+        self.refresher.soon()
         self._asked.add(client)
         numbers, queue = self._numbers, self._queue
         while numbers and numbers[0] <= queue.called < queue.given:
@@ -242,18 +242,6 @@ class Admission:
         if not asked or 2 * len(self._numbers) > wanted:
             return 0
         return wanted - len(self._numbers)
-
-    async def start(self) -> None:
-        """Start refreshing the queue."""
-        await self._refresher.start(first_s=1.0)
-        await self.takeovers.start()
-        await self.streams.start()
-
-    async def stop(self) -> None:
-        """Stop refreshing."""
-        await self.streams.stop()
-        await self.takeovers.stop()
-        await self._refresher.stop()
 
 
 @lru_cache(maxsize=256)  # listeners on one path share the text

@@ -39,7 +39,7 @@ class Expulsion:
         self._api_keys = api_keys
         self._unix_s = clock.unix_s
         self._seen: tuple[object, object] = (deny_list.entries, identifier.epoch)
-        self._refresher = Refresher("expulsion", self.refresh, interval_s=EVERY_S, least_s=EVERY_S / 2)
+        self.refresher = Refresher("expulsion", self.refresh, interval_s=EVERY_S, least_s=EVERY_S / 2)
 
     async def refresh(self) -> None:
         """End the streams that must end now."""
@@ -60,11 +60,3 @@ class Expulsion:
 
     def _is_revoked(self, seat: Seat) -> bool:
         return seat.api_key is not None and not self._api_keys.is_in_force(seat.api_key)
-
-    async def start(self) -> None:
-        """Start checking."""
-        await self._refresher.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop checking."""
-        await self._refresher.stop()

@@ -295,7 +295,7 @@ class Seats:
         """Start reporting for seats, and evicting step by step those beyond the grant."""
         self._giving_back = None
         self._began_s = self._now_s()
-        await self._refresher.start(first_s=1.0)
+        await self._refresher.start()
         if self._grant is not None and not self._grant.seats and self.is_due(ListenerClass.MEMBER):
             await self._first_seats()
         self._stepper = asyncio.create_task(self._steps(), name="shieldmw eviction")

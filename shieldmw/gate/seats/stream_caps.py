@@ -261,7 +261,7 @@ class ClientStreams:
     async def start(self) -> None:
         """Start announcing, if there is a cap."""
         if self._caps:
-            await self._refresher.start(first_s=1.0)
+            await self._refresher.start()
 
     async def stop(self) -> None:
         """Stop announcing; the others hear that no stream is left here."""

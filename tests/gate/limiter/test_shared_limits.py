@@ -372,7 +372,7 @@ def test_what_is_unused_is_given_back() -> None:
         limit = Limit("guests", 1000, 3600, 1000)
         for stops in (True, False):
             fleet = Fleet([limit], size=1)
-            await fleet.workers[0].start()
+            await fleet.workers[0].refresher.start()
             for _ in range(4):
                 await asyncio.gather(*(fleet.ask(0) for _ in range(20)))
                 await pass_time(0.005)
@@ -382,7 +382,7 @@ def test_what_is_unused_is_given_back() -> None:
             else:
                 await pass_time(1.0)
             assert fleet.left() == 1000 - len(fleet.admitted) == 920
-            await fleet.workers[0].stop()
+            await fleet.workers[0].refresher.stop()
 
     run(story())
 

@@ -512,8 +512,8 @@ def test_the_background_keeps_the_room_fresh_and_stops(store: QueueStore, clock:
 
     async def story() -> int:
         await worker.seats.start()
-        await worker.admission.start()
-        await worker.admission.stop()
+        await worker.admission.refresher.start()
+        await worker.admission.refresher.stop()
         await worker.seats.stop()
         return len(asyncio.all_tasks())
 
