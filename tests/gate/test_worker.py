@@ -107,7 +107,7 @@ def test_a_reset_here_forgets_failed_credentials_too() -> None:
         clock = LoopClock()
         worker = build_worker(Settings(failed_auth_limit="1/hour"), memory_store(clock), clock_of(clock.s))
         clients = PREFIXES.clients(packed("203.0.113.7"))
-        worker._failed_auth.count_now(clients)
+        await worker._failed_auth.count(clients)
         assert not worker._failed_auth.may_verify_now(clients)
         await worker.control.reset("ip:203.0.113.7", "kim")
         assert worker._failed_auth.may_verify_now(clients)

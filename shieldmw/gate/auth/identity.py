@@ -153,13 +153,12 @@ class Identifier:
             return self._judged(digest, found, keep=not host_failed)
         if not host_failed and await self._failed_auth.may_verify(clients):
             # In the meantime others may have failed, or shown the same credential. Nothing is awaited between this
-            # check and the local charge.
+            # check and the local charge, which `count` begins with.
             if (known := self._recalled(digest)) is not None:
                 return known
             if self._failed_auth.may_verify_now(clients):
                 verified = self._verified(digest, credential, keep=True)
                 if verified.identity is None:
-                    self._failed_auth.count_now(clients)
                     await self._failed_auth.count(clients)
                 return verified
         turn = await self._share.run(
