@@ -51,7 +51,7 @@ from .gate.seats.seats import SeatPlan, Seats
 from .gate.seats.stream_caps import NO_CAPS, StreamCaps
 from .gate.worker import Background, Worker
 from .settings import Settings
-from .settings.problems import masked_url, problem
+from .settings.problems import not_shared, problem
 from .settings.store_url import scheme_of
 from .store.memory import MemoryBuckets, MemoryStore, WarmBuckets
 from .store.opener import store_opener
@@ -171,10 +171,7 @@ def admin_alone(settings: Settings) -> AdminAlone:
             ["SHIELD_ADMIN_TOKEN: unset, so there are no admin routes: set one of 16 characters or more"]
         )
     if scheme_of(settings.redis_url) == "memory":
-        shown = masked_url(settings.redis_url)
-        raise SettingsError(
-            [f"SHIELD_REDIS_URL: '{shown}' is private to each process, so no other can use it: use embedded://"]
-        )
+        raise SettingsError([not_shared(settings.redis_url)])
     open_store = store_opener(settings)
     return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store()))
 
