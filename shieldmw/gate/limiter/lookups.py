@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from socket import AF_INET, inet_pton
 
-from shieldmw.core.address import Addressing, Located, locate, locate_peer
+from shieldmw.core.address import Addressing, Located, locate_peer
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Address, AddressClients
 from shieldmw.core.facts import TARGET, Facts
@@ -78,11 +78,10 @@ class Lookups:
         return address in self._policy.allow and not self._located(facts).is_fallback
 
     def _located(self, facts: Facts) -> Located:
-        how = self._addressing
-        located = locate(facts.peer, facts.forwarded, how.trusted, how.header)
+        located = self._addressing.locate(facts.peer, facts.forwarded)
         if located.is_unreadable:
             self._log_unreadable(facts)
-        elif facts.peer is not None and locate_peer(facts.peer, how.trusted)[1]:
+        elif facts.peer is not None and locate_peer(facts.peer, self._addressing.trusted)[1]:
             self._proxy = facts.peer
         return located
 
