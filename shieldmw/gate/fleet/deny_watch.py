@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from shieldmw.core.client import Address
-from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.deny import DenyList
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import DenyRegister
 
@@ -35,17 +35,13 @@ class DenyWatch:
     async def refresh(self) -> None:
         """Read the list again if its version has changed; restore it if the store has lost it."""
         deny_list = await self._register.deny_list(self._version)
-        if deny_list is not None and deny_list.version == 0 and (lost := self._in_force()):
+        if deny_list is not None and deny_list.version == 0 and (lost := self.entries.in_force(self._now_s())):
             # A list that operators have emptied still has a version, so this one was lost with the store's data.
             log.warning("the store had lost the deny list: %d networks are restored", len(lost))
             await self._register.restore_deny(lost)
             deny_list = await self._register.deny_list(None)
         if deny_list is not None:
             self.entries, self._version = deny_list, deny_list.version
-
-    def _in_force(self) -> list[DenyEntry]:
-        now_s = self._now_s()
-        return [entry for entry in self.entries.entries if entry.until_s > now_s]
 
     def soon(self) -> None:
         """Read it again now, since it is said to have changed."""
