@@ -40,8 +40,8 @@ class PartialFailure(StoreUnavailable):
         return f"{len(failures)} of {len(self.results)} requests failed, the first with: {failures[0]}"
 
 
-class Buckets(Protocol):
-    """Takes charges."""
+class ChargeTaker(Protocol):
+    """Takes charges: a store, or a wrapper around one."""
 
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take each request's charges, all or nothing, by the store's own clock; in order if they share buckets.
@@ -52,6 +52,13 @@ class Buckets(Protocol):
 
     async def portion(self, request: PortionRequest) -> Portion:
         """Take several units at once from a bucket that many clients share, by the store's own clock."""
+
+    async def aclose(self) -> None:
+        """Close the connections; it can be used again afterwards."""
+
+
+class Buckets(ChargeTaker, Protocol):
+    """Keeps buckets."""
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was prefetched and not spent."""
@@ -204,6 +211,3 @@ class Store(
 
     async def secret(self) -> bytes:
         """The secret with which the whole fleet signs and digests."""
-
-    async def aclose(self) -> None:
-        """Close the connections; the store can be used again afterwards."""

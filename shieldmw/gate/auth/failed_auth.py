@@ -39,7 +39,7 @@ class FailedAuth:
 
     def may_verify_now(self, clients: AddressClients) -> bool:
         """Whether the address may fail once more, as far as this worker knows."""
-        return self._local.would_pass(self._policy.failed_auth_charges(clients, 1))
+        return self._local.refused_now(self._policy.failed_auth_charges(clients, 1)) is None
 
     def invalidate(self) -> None:
         """Forget what this worker knows of failures: buckets were reset, or the store has lost them."""
