@@ -1,8 +1,12 @@
 """The store port: what the gate needs of a store. Implemented by ``MemoryStore`` (one process) and ``RedisStore``.
 
-Every method is atomic and one round trip (in a cluster: for the keys of each slot). It raises ``StoreUnavailable`` if
-the store is away or too slow (the operation may have been carried out all the same), and ``StoreError`` if the answer
-makes no sense.
+What changes buckets, the mode, seats or the waiting room is one atomic round trip (in a cluster: for the keys of each
+slot). So is every other change, but for ``refill``, which empties the buckets first and then announces it. Reads may
+take several: ``api_keys`` and ``deny_list`` read the version, then what has changed since; ``mode`` marks an empty
+store with an epoch, and ``loads`` drops reports that are too old.
+
+Every method raises ``StoreUnavailable`` if the store is away or too slow (the operation may have been carried out all
+the same), and ``StoreError`` if the answer makes no sense.
 """
 
 from __future__ import annotations
