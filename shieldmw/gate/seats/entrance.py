@@ -84,12 +84,11 @@ class Entrance:
         if self.seats.is_leaving:
             return None
         if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(decision.address)) > 0:
-            left_us = int(left_s * US_PER_S)
-            return decision._replace(reason=Reason.DENY_LIST, retry_after_us=left_us, charges=(), outcome=None)
+            return decision.refused_for(Reason.DENY_LIST, int(left_s * US_PER_S))
         proof = self._identifier.identify_now(facts) or GUEST
         is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
         if is_proven_here and proof.identity is None:
-            return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
+            return decision.refused_for(Reason.CREDENTIAL_ENDED)
         return self.admission.admit(facts, decision, None if self._dry_run else leave, proof)
 
     def _entered(
@@ -98,7 +97,7 @@ class Entrance:
         if isinstance(entry, Entry):
             return decision, entry
         if isinstance(entry, Decision):
-            return self._announce(facts, entry._replace(verdict=Verdict.REFUSED)), None
+            return self._announce(facts, entry), None
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
         if entry is not None:
             reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
