@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
@@ -13,7 +12,6 @@ from .answers.refusals import RefusalAnswers, RefusalLinks
 from .core.address import Addressing
 from .core.client import Prefixes
 from .core.concurrency import AdaptiveLimit
-from .core.lane import Lane, LanePlan
 from .doors.asgi.cors import Cors
 from .doors.asgi.facts import AuthenticateScope, CredentialSources, FactsReader
 from .doors.asgi.handshakes import Handshakes
@@ -263,8 +261,7 @@ def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> 
 
 def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer], clock: Clock) -> Overload:
     """The lane before the app."""
-    plan = LanePlan(wait_us=settings.queue_ms * 1000)
-    keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)), clock)
+    keeper = Gatekeeper(settings.queue_ms * 1000, AdaptiveLimit(settings.max_in_flight), clock)
     holding, shadow = Holding(settings.hold_ms / 1000, clock), settings.overload_in_force == "shadow"
     return Overload(keeper, holding, admission.is_returning, observers, shadow=shadow, clock=clock)
 

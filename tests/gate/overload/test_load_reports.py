@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 
 from gate.doubles import FakeClock, LoopClock, clock_of, facts, memory_store, pass_time, run
 from shieldmw.core.concurrency import AdaptiveLimit
-from shieldmw.core.lane import Lane, LanePlan, Rank
+from shieldmw.core.lane import Rank
 from shieldmw.core.load import FRESH_S, WorkerLoad
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import Audience
@@ -56,8 +55,7 @@ class Worker:
     reports: LoadReports = field(init=False)
 
     def __post_init__(self) -> None:
-        lane_of = partial(Lane, LanePlan(), AdaptiveLimit(4))
-        self.keeper = Gatekeeper(lane_of, clock_of(self.clock.s))
+        self.keeper = Gatekeeper(100_000, AdaptiveLimit(4), clock_of(self.clock.s))
         self.overload = Overload(self.keeper, Holding(0), lambda *_: False)
         self.seats = Seats(self.store, ModeWatch(self.store), SeatPlan(0, 0, 0))
         overload = self.overload if self.has_lane else None

@@ -21,7 +21,7 @@ from gate.doubles import (
     worker,
     yield_often,
 )
-from gate.overload.lanes import MS, assert_nothing_left, gatekeeper, until_quiet
+from gate.overload.lanes import assert_nothing_left, gatekeeper, until_quiet
 from shieldmw import Settings
 from shieldmw.core.address import Networks, parse_networks
 from shieldmw.core.client import Identity, ListenerClass
@@ -109,7 +109,7 @@ def one_place(*, shadow: bool = False, hold_s: float = 0, wait_us: int = 100_000
     clock = LoopClock()
     store, heard = FlakyStore(memory_store(clock)), Heard()
     one = worker(store, clock, tokens=CountingVerifier({"alice"}), observers=[heard], **values)
-    keeper = gatekeeper(1, turn_us=10 * MS, wait_us=wait_us)
+    keeper = gatekeeper(1, wait_us)
     overload = Overload(keeper, Holding(hold_s), one.entrance.admission.is_returning, [heard], shadow=shadow)
     one.gate._overload = overload
     return Worker(one.gate, one.entrance, keeper, overload, store, heard)
@@ -222,7 +222,7 @@ def test_a_guest_that_would_be_shed_is_not_charged() -> None:
     """No call to the store, no place in the queue; a member beside it is charged and waits."""
 
     async def story() -> None:
-        one = one_place(wait_us=1_600, leases=False)
+        one = one_place(wait_us=800, leases=False)
         inside = await one.fill(guests=20)
         calls = one.store.calls
         for number in range(50):
@@ -245,7 +245,7 @@ def test_a_guest_refused_for_its_limit_is_told_that_also_while_the_app_is_busy()
     """What holds for longer goes before what holds for a moment."""
 
     async def story() -> None:
-        one = one_place(wait_us=1_600, ip_limit="1/hour")
+        one = one_place(wait_us=800, ip_limit="1/hour")
         await one.admitted(GUEST)
         assert (await one.gate.decide(GUEST)).reason is Reason.QUOTA
         inside = await one.fill(guests=20)
@@ -275,7 +275,7 @@ def test_in_shadow_nobody_waits_and_nobody_is_refused() -> None:
     """What would have been is counted and told as a dry run, and the store is asked as ever."""
 
     async def story() -> None:
-        one = one_place(shadow=True, wait_us=2_000, leases=False)
+        one = one_place(shadow=True, wait_us=1_000, leases=False)
         inside = []
         for number in range(40):
             asked = facts(peer=f"198.51.100.{number}")
