@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import lru_cache
 from hashlib import blake2b
 from math import inf
@@ -47,19 +48,26 @@ class Entry:
     ticket: str
 
 
+class NoSeat(Enum):
+    """Why a client gets no seat.
+
+    ``DUE``: the fleet has one, and this worker will get it soon. ``VACATING``: the client's own response that this one
+    replaces is still finishing. ``TOO_MANY_STREAMS``: the client has all that it may have.
+    """
+
+    FULL = auto()
+    DUE = auto()
+    VACATING = auto()
+    TOO_MANY_STREAMS = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """No seat. Members get a place in the waiting room and the signed number to show there.
-
-    ``too_many``: the client has all the streams that it may have. ``is_due``: the fleet has a seat, and this worker
-    will get it soon. ``is_vacating``: the client's own response that this one replaces is still finishing.
-    """
+    """No seat. Members get a place in the waiting room and the signed number to show there."""
 
     place: QueuePosition | None = None
     signed_ticket: str | None = None
-    too_many: bool = False
-    is_due: bool = False
-    is_vacating: bool = False
+    why: NoSeat = NoSeat.FULL
 
 
 DEFAULT_PREFIXES = Prefixes(32, 64)
@@ -122,17 +130,17 @@ class Admission:
         )
         going = self.streams.making_room(seat, live=live)
         if going is None:
-            return TurnedAway(too_many=True)
+            return TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
         if not (live or called or going) and self._must_wait(decision):
             self.seats.turned_away(decision.listener_class, seat.client)
             return self._wait(number, client, now_s)
         if self.seats.admit(seat, live=live or called, listener=seat.client, instead_of=going):
             return self._seated(seat, client, now_s)
         if self.seats.ledger.is_vacating(seat.client):
-            return TurnedAway(is_vacating=True)
-        is_due = self.seats.is_due(decision.listener_class)
-        if decision.listener_class is ListenerClass.GUEST or is_due:
-            return TurnedAway(is_due=is_due)
+            return TurnedAway(why=NoSeat.VACATING)
+        why = NoSeat.DUE if self.seats.is_due(decision.listener_class) else NoSeat.FULL
+        if decision.listener_class is ListenerClass.GUEST or why is NoSeat.DUE:
+            return TurnedAway(why=why)
         return self._wait(number, client, now_s)
 
     def is_ours(self, signed_ticket: str) -> bool:

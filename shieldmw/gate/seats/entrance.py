@@ -12,7 +12,7 @@ from shieldmw.core.limits import US_PER_S
 from shieldmw.gate.auth.identity import GUEST, Identifier
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 
-from .admission import Admission, Entry, TurnedAway
+from .admission import Admission, Entry, NoSeat, TurnedAway
 
 # How long a listener waits for a seat that the fleet has and its worker has not, and when to ask again if it did not
 # come: a dead worker's seats return within 15 s, all others sooner.
@@ -54,7 +54,7 @@ class Entrance:
     ) -> tuple[Decision, Entry | None] | None:
         """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
         entry = self._try_to_enter(facts, decision, leave)
-        if isinstance(entry, TurnedAway) and entry.is_due and self.seats.may_ask():
+        if isinstance(entry, TurnedAway) and entry.why is NoSeat.DUE and self.seats.may_ask():
             return None
         return self._entered(facts, decision, entry)
 
@@ -100,8 +100,8 @@ class Entrance:
             return self._announce(facts, entry), None
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
         if entry is not None:
-            reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
-            is_free_soon = entry.is_due or entry.is_vacating
+            reason = Reason.TOO_MANY_STREAMS if entry.why is NoSeat.TOO_MANY_STREAMS else Reason.NO_SEAT
+            is_free_soon = entry.why in (NoSeat.DUE, NoSeat.VACATING)
             wait_us = SEAT_DUE_US if is_free_soon else self.seats.retry_after_us if reason is Reason.NO_SEAT else 0
             refused = refused._replace(
                 reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket
