@@ -8,7 +8,6 @@ from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Address, Identity
 from shieldmw.core.decision import ALLOWED, WITHIN_LIMITS, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import TARGET, Facts
-from shieldmw.core.limits import US_PER_S
 from shieldmw.core.made import made
 from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.routes import Route
@@ -72,7 +71,7 @@ class Gate:
         address = lookups.address(facts)
         if route is None:
             return self._path_last(facts, address)
-        if route.exempt or self._denies or self._deny_list.entries.entries:
+        if route.exempt or self._denies or self._deny_list.deny_list.entries:
             for_anyone = self._decided_for_anyone(address, route)
             if for_anyone is not None:
                 return self.announce(facts, for_anyone)
@@ -99,8 +98,7 @@ class Gate:
         mode = self._mode_watch.mode
         if address in self._policy.deny:
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, mode=mode)
-        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(address)) > 0:
-            left_us = int(left_s * US_PER_S)
+        if left_us := self._deny_list.left_us(address):
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, retry_after_us=left_us, mode=mode)
         exempt = route is not None and route.exempt
         return Decision(Verdict.ALLOWED, Reason.EXEMPT, address, mode=mode) if exempt else None

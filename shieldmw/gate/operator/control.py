@@ -157,7 +157,7 @@ class Control:
             raise
         except StoreError:
             pass
-        return self._deny_list.entries
+        return self._deny_list.deny_list
 
     async def _sweep(self, deny_list: DenyList) -> int:
         """Drop expired entries; returns how many."""

@@ -83,8 +83,8 @@ class Entrance:
         """
         if self.seats.is_leaving:
             return None
-        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(decision.address)) > 0:
-            return decision.refused_for(Reason.DENY_LIST, int(left_s * US_PER_S))
+        if left_us := self._deny_list.left_us(decision.address):
+            return decision.refused_for(Reason.DENY_LIST, left_us)
         proof = self._identifier.identify_now(facts) or GUEST
         is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
         if is_proven_here and proof.identity is None:
