@@ -146,7 +146,7 @@ class AdminAuth:
 
 def _charges(clients: AddressClients, limit: Limit) -> Charges:
     """One unit of the address's limit, and of the one that the IPv6 /56 around it shares."""
-    one = Charge(clients.one, limit)
+    one = Charge(clients.network, limit)
     return (one,) if clients.site is None else (one, Charge(clients.site, aggregate(limit)))
 
 

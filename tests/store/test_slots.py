@@ -106,7 +106,7 @@ def test_a_site_and_its_addresses_go_together() -> None:
     """They share a slot, though they are several clients."""
     address = clients_at("2001:db8::1")
     assert address.site is not None
-    charges = (Charge(address.one, A), Charge(address.site, A))
+    charges = (Charge(address.network, A), Charge(address.site, A))
     assert slots.parts(charges) == [charges]
 
 

@@ -162,7 +162,7 @@ class Identifier:
                     await self._failed_auth.count(clients)
                 return verified
         turn = await self._share.run(
-            clients.site or clients.one,
+            clients.site or clients.network,
             lambda: self._recalled(digest) or self._verified(digest, credential, keep=not host_failed),
         )
         return turn or self._judged(digest, Rejected(Failure.UNAFFORDABLE), keep=False)

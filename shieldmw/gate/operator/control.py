@@ -211,7 +211,7 @@ def clients_of(text: str, prefixes: Prefixes) -> tuple[Client, ...]:
         raise ValueError("write it like 'ip:203.0.113.7' or 'token:alice'")
     address = None if name == UNKNOWN_ADDRESS else _address(name)
     clients = prefixes.clients(address)
-    return (clients.one,) if clients.site is None else (clients.one, clients.site)
+    return (clients.network,) if clients.site is None else (clients.network, clients.site)
 
 
 def _address(text: str) -> Address:
