@@ -38,8 +38,8 @@ from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter
 from .gate.operator.control import Control
+from .gate.overload.delayed_refusals import DelayedRefusals
 from .gate.overload.gatekeeper import Gatekeeper
-from .gate.overload.holding import Holding
 from .gate.overload.load_reports import LoadReports
 from .gate.overload.overload import Overload
 from .gate.seats.admission import Admission
@@ -262,8 +262,8 @@ def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> 
 def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer], clock: Clock) -> Overload:
     """The lane before the app."""
     keeper = Gatekeeper(settings.queue_ms * 1000, AdaptiveLimit(settings.max_in_flight), clock)
-    holding, shadow = Holding(settings.hold_ms / 1000, clock), settings.overload_in_force == "shadow"
-    return Overload(keeper, holding, admission.is_returning, observers, shadow=shadow, clock=clock)
+    delayed, shadow = DelayedRefusals(settings.hold_ms / 1000, clock), settings.overload_in_force == "shadow"
+    return Overload(keeper, delayed, admission.is_returning, observers, shadow=shadow, clock=clock)
 
 
 def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tuple[Limiter, Sequence[Background]]:

@@ -31,8 +31,8 @@ from shieldmw.core.lane import Rank
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.gate.gate import Gate
+from shieldmw.gate.overload.delayed_refusals import DelayedRefusals
 from shieldmw.gate.overload.gatekeeper import Gatekeeper, Passage
-from shieldmw.gate.overload.holding import Holding
 from shieldmw.gate.overload.overload import (
     GUEST_RETRY_S,
     GUEST_SPREAD_S,
@@ -110,7 +110,7 @@ def one_place(*, shadow: bool = False, hold_s: float = 0, wait_us: int = 100_000
     store, heard = FlakyStore(memory_store(clock)), Heard()
     one = worker(store, clock, tokens=CountingVerifier({"alice"}), observers=[heard], **values)
     keeper = gatekeeper(1, wait_us)
-    overload = Overload(keeper, Holding(hold_s), one.entrance.admission.is_returning, [heard], shadow=shadow)
+    overload = Overload(keeper, DelayedRefusals(hold_s), one.entrance.admission.is_returning, [heard], shadow=shadow)
     one.gate._overload = overload
     return Worker(one.gate, one.entrance, keeper, overload, store, heard)
 
