@@ -19,7 +19,7 @@ AGAIN_S = 0.5
 
 
 class Refresher:
-    """Calls ``work`` every ``interval_s``, sooner on ``soon()`` or after a failure, but at most every ``least_s``.
+    """Calls ``work`` every ``interval_s``, sooner on request or after a failure, but at most every ``least_s``.
 
     Failures are logged when they begin and when they end, not each time.
     """
@@ -52,7 +52,7 @@ class Refresher:
         except TimeoutError:
             self._failed(TimeoutError(f"no answer in {self._first_s:g} s"))
 
-    def soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Request a round now rather than at the end of the interval."""
         self._wanted.set()
 

@@ -108,11 +108,11 @@ def test_soon_means_now_but_not_sooner_than_least_s() -> None:
         one = refresher(work)
         await one.start()
         await pass_time(50)
-        one.soon()
+        one.refresh_soon()
         await yield_often()
         assert work.begun == pytest.approx([0.0, 50.0])
         for _ in range(300):
-            one.soon()
+            one.refresh_soon()
             await pass_time(0.1)
         await one.stop()
 
@@ -148,7 +148,7 @@ def test_stop_cancels_a_round_under_way_and_leaves_no_task() -> None:
         one = refresher(work)
         await one.start()
         work.takes_s = 1e6
-        one.soon()
+        one.refresh_soon()
         await pass_time(20)
         assert len(work.begun) == 2
         begun = loop_time()

@@ -288,7 +288,7 @@ async def following(store: RedisStore) -> AsyncIterator[tuple[ModeWatch, list[st
 
     def hear(change: str) -> None:
         heard.append(change)
-        mode_watch.soon()
+        mode_watch.refresh_soon()
 
     listener = ChangeListener(store, hear)
     await mode_watch.refresher.start()

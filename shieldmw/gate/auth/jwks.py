@@ -58,7 +58,7 @@ class JwksKeys:
             return self._keys if len(self._keys) == 1 else ()
         found = [key for key in self._keys if key.kid == kid]
         if not found:
-            self.refresher.soon()
+            self.refresher.refresh_soon()
         return found
 
     async def refresh(self) -> None:

@@ -47,6 +47,6 @@ class DenyWatch:
         if deny_list is not None:
             self.deny_list, self._version = deny_list, deny_list.version
 
-    def soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Read it again now, since it is said to have changed."""
-        self.refresher.soon()
+        self.refresher.refresh_soon()

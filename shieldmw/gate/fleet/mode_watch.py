@@ -112,9 +112,9 @@ class ModeWatch:
             self._was = self.mode
             self.on_change()
 
-    def soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Read it again now, since it is said to have changed."""
-        self.refresher.soon()
+        self.refresher.refresh_soon()
 
     def _follow(self, stored: StoredMode, asked_s: float) -> None:
         """Call ``on_reset`` for a new epoch or a clock that has stepped: both invalidate remembered buckets."""

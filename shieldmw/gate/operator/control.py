@@ -172,7 +172,7 @@ class Control:
         try:
             await self._deny_list.refresh()
         except StoreError:
-            self._deny_list.soon()
+            self._deny_list.refresh_soon()
 
     # --- buckets
 

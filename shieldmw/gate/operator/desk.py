@@ -46,7 +46,7 @@ class Desk:
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
         self._deny_list = deny_list
-        mode_watch.on_change = self._look.soon  # with the mode, the number of seats changes
+        mode_watch.on_change = self._look.refresh_soon  # with the mode, the number of seats changes
 
     async def start(self) -> None:
         """Read all of it, and start refreshing. Never fails because the store is away."""

@@ -221,7 +221,7 @@ class Admission:
 
     def _next_number(self, client: str) -> int | None:
         """The next number of our block; None if the block is used up, until the next one is leased."""
-        self.refresher.soon()
+        self.refresher.refresh_soon()
         self._asked.add(client)
         numbers, queue = self._numbers, self._queue
         while numbers and numbers[0] <= queue.called < queue.given:

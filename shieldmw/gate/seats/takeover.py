@@ -79,7 +79,7 @@ class Takeovers:
         """Announce a listener that has shown its ticket or number, and has a seat here."""
         if len(self._back) < MOST_WAITING:
             self._back[seat.ticket_id, seat.path] = None
-            self.refresher.soon()
+            self.refresher.refresh_soon()
 
     async def refresh(self) -> None:
         """Announce those who came back and are still here. Serialized: once it returns, all of them are announced."""
