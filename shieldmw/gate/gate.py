@@ -13,7 +13,7 @@ from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy
 
-from .auth.identity import GUEST, Identifier, Verified
+from .auth.identity import GUEST, Identified, Identifier
 from .clock import SYSTEM_CLOCK, Clock
 from .events import Observer
 from .fleet.deny_watch import DenyWatch
@@ -109,7 +109,7 @@ class Gate:
         return decision if isinstance(decision, Decision) else await decision
 
     def _on(
-        self, route: Route | None, facts: Facts, address: Address | None, verified: Verified
+        self, route: Route | None, facts: Facts, address: Address | None, verified: Identified
     ) -> Decision | Awaitable[Decision]:
         """The decision on this route; None: it is worked out only if it can matter to the client."""
         if route is None:
@@ -119,7 +119,7 @@ class Gate:
             route = self._lookups.route(facts)
         return self._charge(facts, address, route, verified)
 
-    def _refused_anywhere(self, facts: Facts, address: Address | None, verified: Verified) -> Decision | None:
+    def _refused_anywhere(self, facts: Facts, address: Address | None, verified: Identified) -> Decision | None:
         """The refusal of a client whose default limits, which every path is charged to, are exhausted.
 
         The rules of the path are not considered, nor leases opened on paths with rules.
@@ -135,7 +135,7 @@ class Gate:
         return None if outcome is None else self._refused(facts, requester, outcome)
 
     def _charge(
-        self, facts: Facts, address: Address | None, route: Route, verified: Verified
+        self, facts: Facts, address: Address | None, route: Route, verified: Identified
     ) -> Decision | Awaitable[Decision]:
         """The decision once the client is identified."""
         identity = verified.identity

@@ -18,7 +18,7 @@ from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
 from shieldmw.core.waiting import EMPTY, QueuePosition, place
-from shieldmw.gate.auth.identity import GUEST, Verified
+from shieldmw.gate.auth.identity import GUEST, Identified
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import Store
@@ -108,7 +108,7 @@ class Admission:
         self.refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
     def admit(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
+        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Identified = GUEST
     ) -> Entry | TurnedAway:
         """A seat for the client, if there is one; ``proof`` is the verified credential."""
         now_s = self._unix_s()
@@ -257,6 +257,6 @@ def _digest(path: str) -> str:
     return blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
-def _ends_s(proof: Verified) -> float:
+def _ends_s(proof: Identified) -> float:
     """The end of a credential (Unix time); infinite for API keys, guests, and members that the host app names."""
     return inf if proof.identity is None or proof.api_key is not None else proof.until_s
