@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
@@ -13,7 +12,6 @@ from .answers.refusals import RefusalAnswers, RefusalLinks
 from .core.address import Addressing
 from .core.client import Prefixes
 from .core.concurrency import AdaptiveLimit
-from .core.lane import Lane, LanePlan
 from .doors.asgi.cors import Cors
 from .doors.asgi.facts import AuthenticateScope, CredentialSources, FactsReader
 from .doors.asgi.handshakes import Handshakes
@@ -40,8 +38,8 @@ from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter
 from .gate.operator.control import Control
+from .gate.overload.delayed_refusals import DelayedRefusals
 from .gate.overload.gatekeeper import Gatekeeper
-from .gate.overload.holding import Holding
 from .gate.overload.load_reports import LoadReports
 from .gate.overload.overload import Overload
 from .gate.seats.admission import Admission
@@ -51,7 +49,7 @@ from .gate.seats.seats import SeatPlan, Seats
 from .gate.seats.stream_caps import NO_CAPS, StreamCaps
 from .gate.worker import Background, Worker
 from .settings import Settings
-from .settings.problems import masked_url, problem
+from .settings.problems import not_shared, problem
 from .settings.store_url import scheme_of
 from .store.memory import MemoryBuckets, MemoryStore, WarmBuckets
 from .store.opener import store_opener
@@ -171,10 +169,7 @@ def admin_alone(settings: Settings) -> AdminAlone:
             ["SHIELD_ADMIN_TOKEN: unset, so there are no admin routes: set one of 16 characters or more"]
         )
     if scheme_of(settings.redis_url) == "memory":
-        shown = masked_url(settings.redis_url)
-        raise SettingsError(
-            [f"SHIELD_REDIS_URL: '{shown}' is private to each process, so no other can use it: use embedded://"]
-        )
+        raise SettingsError([not_shared(settings.redis_url)])
     open_store = store_opener(settings)
     return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store()))
 
@@ -238,9 +233,10 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         overload=overload,
         clock=clock,
     )
-    background = [*leasing, mode_watch, deny_list, *credentials, seats, admission, load_reports]
+    background: list[Background] = [*leasing, mode_watch.refresher, deny_list.refresher, *credentials, seats]
+    background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
     if settings.policy.has_live_paths:
-        background.append(Expulsion(seats, deny_list, identifier, api_keys, clock=clock))
+        background.append(Expulsion(seats, deny_list, identifier, api_keys, clock=clock).refresher)
     return Worker(
         gate,
         Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run),
@@ -265,10 +261,9 @@ def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> 
 
 def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer], clock: Clock) -> Overload:
     """The lane before the app."""
-    plan = LanePlan(wait_us=settings.queue_ms * 1000)
-    keeper = Gatekeeper(partial(Lane, plan, AdaptiveLimit(settings.max_in_flight)), clock)
-    holding, shadow = Holding(settings.hold_ms / 1000, clock), settings.overload_in_force == "shadow"
-    return Overload(keeper, holding, admission.is_returning, observers, shadow=shadow, clock=clock)
+    keeper = Gatekeeper(settings.queue_ms * 1000, AdaptiveLimit(settings.max_in_flight), clock)
+    delayed, shadow = DelayedRefusals(settings.hold_ms / 1000, clock), settings.overload_in_force == "shadow"
+    return Overload(keeper, delayed, admission.is_returning, observers, shadow=shadow, clock=clock)
 
 
 def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tuple[Limiter, Sequence[Background]]:
@@ -285,9 +280,9 @@ def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tu
     breaker_store = BreakerStore(store, settings.on_redis_failure, clock)
     limiter = FleetLimiter(breaker_store, fallback, leases, clock)
     if not settings.policy.has_shared_limits:
-        return limiter, (leases,)
+        return limiter, (leases.refresher,)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers, clock=clock)
-    return SharingLimiter(limiter, shared, clock), (leases, shared)
+    return SharingLimiter(limiter, shared, clock), (leases.refresher, shared.refresher)
 
 
 def _identifier(
@@ -298,9 +293,9 @@ def _identifier(
     tokens, jwks = _jwt(settings, clock)
     identifier = Identifier(api_keys, tokens, failed_auth, clock)
     if jwks is None:
-        return identifier, api_keys, (api_keys,)
+        return identifier, api_keys, (api_keys.refresher,)
     jwks.on_change = identifier.token_keys_changed
-    return identifier, api_keys, (api_keys, jwks)
+    return identifier, api_keys, (api_keys.refresher, jwks.refresher)
 
 
 def _jwt(settings: Settings, clock: Clock) -> tuple[TokenVerifier | None, JwksKeys | None]:

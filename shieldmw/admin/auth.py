@@ -18,7 +18,7 @@ from hmac import compare_digest
 from starlette.responses import Response
 from starlette.types import Scope
 
-from shieldmw.core.address import Addressing, client_address
+from shieldmw.core.address import Addressing
 from shieldmw.core.bucket import Charge, Charges, statuses
 from shieldmw.core.client import Address, AddressClients, Client, address_text
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
@@ -88,10 +88,9 @@ class AdminAuth:
         # Checked first and not charged: what a foreign page makes an operator's browser do must not lock them out.
         if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
             return problem(403, "Requests made by other sites are refused.")
-        how = self._addressing
         facts = self._reader.read(scope)
-        address = client_address(facts.peer, facts.forwarded, how.trusted, how.header)
-        clients = how.prefixes.clients(address)
+        address = self._addressing.locate(facts.peer, facts.forwarded).address
+        clients = self._addressing.prefixes.clients(address)
         refusal = self._too_many(clients)
         token = _bearer(scope)
         if token is None:
@@ -147,7 +146,7 @@ class AdminAuth:
 
 def _charges(clients: AddressClients, limit: Limit) -> Charges:
     """One unit of the address's limit, and of the one that the IPv6 /56 around it shares."""
-    one = Charge(clients.one, limit)
+    one = Charge(clients.network, limit)
     return (one,) if clients.site is None else (one, Charge(clients.site, aggregate(limit)))
 
 

@@ -12,15 +12,16 @@ from shieldmw.settings.problems import masked_url
 
 
 class AdminError(ShieldError):
-    """The admin routes did not do what was asked; the message says why in one line."""
+    """The admin routes did not do what was asked; the message says why in one line.
 
+    ``is_invalid``: it cannot be done as it was asked. ``is_unanswered``: no worker answered, or it could not do it now;
+    access through the store may still work.
+    """
 
-class NotValid(AdminError):
-    """It cannot be done as it was asked."""
-
-
-class Unanswered(AdminError):
-    """No worker answered, or it could not do it now. Access through the store may still work."""
+    def __init__(self, line: str, *, is_invalid: bool = False, is_unanswered: bool = False) -> None:
+        super().__init__(line)
+        self.is_invalid = is_invalid
+        self.is_unanswered = is_unanswered
 
 
 class Overtaken(AdminError):
@@ -43,7 +44,8 @@ class AdminClient:
         try:
             headers = {b"authorization": f"Bearer {token}".encode("ascii"), b"shield-actor": actor.encode()}
         except UnicodeEncodeError:
-            raise NotValid("SHIELD_ADMIN_TOKEN has characters that no header can carry") from None
+            line = "SHIELD_ADMIN_TOKEN has characters that no header can carry"
+            raise AdminError(line, is_invalid=True) from None
         self._client = httpx.Client(headers=headers, timeout=patience_s, transport=transport)
 
     def __enter__(self) -> Self:
@@ -70,11 +72,13 @@ class AdminClient:
             response = self._client.request(method, self._base + path, **request)
         except httpx.ReadTimeout:
             doubt = "" if method == "GET" else " It may be done all the same: see 'shieldmw mode status'."
-            raise Unanswered(f"{self._url} did not answer within {self._patience_s:.0f} s.{doubt}") from None
+            line = f"{self._url} did not answer within {self._patience_s:.0f} s.{doubt}"
+            raise AdminError(line, is_unanswered=True) from None
         except httpx.TransportError as error:
-            raise Unanswered(f"cannot reach {self._url}: {str(error) or type(error).__name__}") from None
+            line = f"cannot reach {self._url}: {str(error) or type(error).__name__}"
+            raise AdminError(line, is_unanswered=True) from None
         except httpx.InvalidURL as error:
-            raise NotValid(f"'{masked_url(self._url)}' is not a URL: {error}") from None
+            raise AdminError(f"'{masked_url(self._url)}' is not a URL: {error}", is_invalid=True) from None
         answer = _json(response)
         if response.status_code == 200 and "version" in answer:
             return answer
@@ -93,7 +97,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> A
     """The error for an unsuccessful answer."""
     status, title, detail = response.status_code, answer.get("title", ""), answer.get("detail", "")
     if status == 422:
-        return NotValid(detail)
+        return AdminError(detail, is_invalid=True)
     if status == 412 and detail:
         return Overtaken(answer.get("current") or {})
     if status == 503 and detail:  # the shield's own: neither a worker nor --direct can do it until the store is back
@@ -106,7 +110,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> A
         line = f"{title}: {detail} Try again in {response.headers.get('retry-after', 'some')} s."
     else:
         line = f"{title} ({status}): {detail}"
-    return (Unanswered if response.is_server_error else AdminError)(line)
+    return AdminError(line, is_unanswered=response.is_server_error)
 
 
 def _not_ours(response: httpx.Response, url: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shieldmw.core.client import ListenerClass
-from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.core.decision import Decision, Reason
 
 # Close codes of RFC 6455, 7.4.1, and of its IANA registry.
 WEBSOCKET_POLICY_VIOLATION = 1008
@@ -113,11 +113,3 @@ def close_code(decision: Decision) -> int:
     if decision.reason is Reason.RESTARTING:
         return WEBSOCKET_SERVICE_RESTART
     return WEBSOCKET_POLICY_VIOLATION if decision.reason in _AGAINST_POLICY else WEBSOCKET_TRY_AGAIN_LATER
-
-
-def turned_away(decision: Decision, why: Reason = Reason.NO_SEAT, emergency_left_us: int = 0) -> Decision:
-    """The decision for a client whose seat is taken away, maybe in an emergency that ends by itself."""
-    left_us = emergency_left_us if why is Reason.NO_SEAT else 0
-    return decision._replace(
-        verdict=Verdict.REFUSED, reason=why, charges=(), outcome=None, retry_after_us=left_us, rendered=None
-    )

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import click
 
-from shieldmw.admin.client import AdminClient, AdminError, NotValid, Overtaken
-from shieldmw.admin.client import Unanswered as NoAnswer
+from shieldmw.admin.client import AdminClient, AdminError, Overtaken
 from shieldmw.core.text import harmless
 from shieldmw.settings.problems import masked_url
 
@@ -33,14 +32,11 @@ def admin_client(text: str, *, to_look: bool) -> Iterator[AdminClient]:
     try:
         with AdminClient(url, token, actor(), patience_s=PATIENCE_S, path=_path()) as client:
             yield client
-    except NotValid as error:
-        raise WrongInput(harmless(error)) from None
     except Overtaken as error:
         raise click.ClickException(harmless(somebody_else(error.current))) from None
-    except NoAnswer as error:
-        raise Unanswered(harmless(error)) from None
     except AdminError as error:
-        raise click.ClickException(harmless(error)) from None
+        failure = WrongInput if error.is_invalid else Unanswered if error.is_unanswered else click.ClickException
+        raise failure(harmless(error)) from None
 
 
 def admin_url(text: str) -> str:

@@ -16,8 +16,7 @@ from shieldmw.core.text import harmless
 from shieldmw.errors import NotApplied, NotPermitted, SettingsError, StoreError
 from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.settings import Settings
-from shieldmw.settings.problems import masked_url
-from shieldmw.settings.store_url import scheme_of
+from shieldmw.settings.problems import masked_url, not_shared
 from shieldmw.store.opener import store_opener
 
 from .load import exit_with, patient, settings_or_exit
@@ -30,12 +29,6 @@ T = TypeVar("T")
 
 _MAYBE = " It may be done all the same: see 'shieldmw mode status --direct'."
 _DONE = " The change itself was made."
-
-# Schemes of stores that no other process reaches: why not, and what would be right.
-_NOT_SHARED = {
-    "memory": "is within one process: only the admin routes reach it",
-    "embedded": "is found by its own workers only: set it to the unix:// URL that 'shieldmw serve' prints at its start",
-}
 
 
 class DirectClient:
@@ -112,5 +105,5 @@ def _must_be_shared(settings: Settings) -> None:
     """End with a line if no other process reaches the store of these settings."""
     if "redis_url" not in settings.model_fields_set:
         raise WrongInput("SHIELD_REDIS_URL is not set: --direct needs the one that the workers were started with")
-    if why := _NOT_SHARED.get(scheme_of(settings.redis_url)):
-        raise WrongInput(f"SHIELD_REDIS_URL='{masked_url(settings.redis_url)}' {why}")
+    if line := not_shared(settings.redis_url):
+        raise WrongInput(line)

@@ -14,11 +14,12 @@ from shieldmw.core.api_keys import ApiKey, ApiKeyTable, digest
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.text import harmless
 from shieldmw.errors import StoreError
-from shieldmw.settings.store_url import scheme_of
+from shieldmw.settings.problems import not_shared
 from shieldmw.store.opener import store_opener
 from shieldmw.store.port import Store
 
 from .load import patient, settings_or_exit
+from .operator import WrongInput
 
 T = TypeVar("T")
 
@@ -102,11 +103,8 @@ async def _table(store: Store) -> ApiKeyTable:
 
 def _with_store(work: Callable[[Store], Awaitable[T]]) -> T:
     settings = settings_or_exit()
-    if scheme_of(settings.redis_url) in ("memory", "embedded"):
-        raise click.ClickException(
-            f"SHIELD_REDIS_URL='{settings.redis_url}' is not shared with this command: "
-            "set it to the Redis that the workers use"
-        )
+    if line := not_shared(settings.redis_url):
+        raise WrongInput(line)
 
     async def run() -> T:
         store = store_opener(patient(settings))()

@@ -154,6 +154,24 @@ class Addressing:
         """Whether each IPv4 address is a client of its own, and the header may hold a bare address."""
         return self.prefixes.ipv4 == 32 and self.header not in ("forwarded", CLOUDFRONT_HEADER)
 
+    def locate(self, peer: str | None, forwarded: tuple[str, ...]) -> Located:
+        """The client's address, given the lines of the configured proxy header.
+
+        The peer, unless it is trusted; then the header's first hop from the right that is not trusted. The peer again
+        if the header is missing, cannot be parsed, or contains only trusted hops. None if even the peer has no address
+        (a unix socket).
+        """
+        peer_address, is_trusted = locate_peer(peer, self.trusted)
+        if not is_trusted:
+            return made(Located, (peer_address, False, False))
+        for hop in _hops_from_the_right(forwarded, self.header) if forwarded else ():
+            address = parse_address(hop)
+            if address is None:
+                return Located(peer_address, is_fallback=True, is_unreadable=True)
+            if address not in self.trusted:
+                return made(Located, (address, False, False))
+        return Located(peer_address, is_fallback=True)
+
 
 class Located(NamedTuple):
     """An address, and how it was found.
@@ -165,30 +183,6 @@ class Located(NamedTuple):
     address: Address | None
     is_fallback: bool = False
     is_unreadable: bool = False
-
-
-def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> Address | None:
-    """The client's address, as ``locate`` finds it."""
-    return locate(peer, forwarded, trusted, header).address
-
-
-def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> Located:
-    """The client's address, given the lines of the configured proxy header.
-
-    The peer, unless it is trusted; then the header's first hop from the right that is not trusted. The peer again if
-    the header is missing, cannot be parsed, or contains only trusted hops. None if even the peer has no address (a unix
-    socket).
-    """
-    peer_address, is_trusted = locate_peer(peer, trusted)
-    if not is_trusted:
-        return made(Located, (peer_address, False, False))
-    for hop in _hops_from_the_right(forwarded, header) if forwarded else ():
-        address = parse_address(hop)
-        if address is None:
-            return Located(peer_address, is_fallback=True, is_unreadable=True)
-        if address not in trusted:
-            return made(Located, (address, False, False))
-    return Located(peer_address, is_fallback=True)
 
 
 def locate_peer(peer: str | None, trusted: Networks) -> tuple[Address | None, bool]:

@@ -112,6 +112,13 @@ class Outcome(NamedTuple):
     refundable: int = 0
 
 
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of several parts together, on the clock of the first: what decided each has a clock of its own."""
+    now_us = outcomes[0].now_us
+    tats_us = tuple([tat_us + now_us - part.now_us for part in outcomes for tat_us in part.tats_us])
+    return Outcome(all(part.allowed for part in outcomes), now_us, tats_us)
+
+
 class LimitStatus(NamedTuple):
     """How one bucket stands after a decision, in units and microseconds; ``retry_after_us`` is 0 if the charge fits."""
 

@@ -69,9 +69,9 @@ class Client(NamedTuple):
 
 
 class AddressClients(NamedTuple):
-    """The clients of one address: the address itself, and for IPv6 the site around it."""
+    """The clients of one address: its network (a prefix, or the address alone), and for IPv6 the site around it."""
 
-    one: Client
+    network: Client
     site: Client | None
 
 

@@ -101,6 +101,12 @@ class Decision(NamedTuple):
             return ("streams",)
         return tuple([status.limit.name for status in self.statuses if status.retry_after_us])
 
+    def refused_for(self, reason: Reason, wait_us: int = 0) -> Decision:
+        """The refusal of a client that was admitted and may not stay, or not enter after all; it holds no charges."""
+        return self._replace(
+            verdict=REFUSED, reason=reason, charges=(), outcome=None, retry_after_us=wait_us, rendered=None
+        )
+
 
 def nearest(charges: Costs, outcome: Outcome) -> int:
     """The index of the limit nearest to exhaustion: the first with the smallest share of its burst remaining."""

@@ -49,6 +49,10 @@ class DenyList:
             for entry in self.entries:
                 add_to_index(self.by_length, entry)
 
+    def in_force(self, now_s: float) -> list[DenyEntry]:
+        """The entries whose time has not passed."""
+        return [entry for entry in self.entries if entry.until_s > now_s]
+
     def until_s(self, address: Address | None, now_s: float) -> float | None:
         """The time until which the address is refused; None if it is not."""
         if address is None or not self.by_length:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -40,25 +39,18 @@ RANKS = {ListenerClass.HOST: Rank.HOST, ListenerClass.MEMBER: Rank.MEMBER, Liste
 # Module constants, since they are used for each request, and Python looks up an enum's member each time it is named.
 _MEMBER, _RETURNING_GUEST = Rank.MEMBER, Rank.RETURNING_GUEST
 
+# Loop time of a turn after which guests wait for the next turn, and after which members and hosts do.
+TURN_US = 5_000
+FAVOURED_TURN_US = 50_000
 
-@dataclass(frozen=True, slots=True)
-class LanePlan:
-    """The lane's constants.
+# Longest wait of members, and of guests before the queue is standing, as a multiple of a guest's in a standing queue.
+FAVOURED_WAITS = 10
 
-    ``turn_us``: loop time of a turn after which guests wait for the next turn; ``favoured_turn_us``: the same for
-    members and hosts. ``wait_us``: longest wait of a guest in a standing queue; ``favoured_waits`` times that is the
-    longest wait of members, and of guests before the queue is standing. ``standing_us``: a queue is standing when it
-    has not been empty for this long. ``most_waiting``: longest queue of each rank, which bounds memory; per rank, so
-    that a crowd of guests takes no member's place.
-    """
+# A queue is standing when it has not been empty for this long.
+STANDING_US = 1_000_000
 
-    turn_us: int = 5_000
-    favoured_turn_us: int = 50_000
-    wait_us: int = 100_000
-    favoured_waits: int = 10
-    standing_us: int = 1_000_000
-    most_waiting: int = 8192
-
+# Longest queue of each rank, which bounds memory; per rank, so that a crowd of guests takes no member's place.
+MOST_WAITING = 8192
 
 # Weight of the newest sample in the moving averages: about the last ten count.
 NEWEST = 0.2
@@ -79,22 +71,22 @@ MOST_REFUSED_A_TURN = 64
 class Lane(Generic[W]):
     """The queue of requests before the app.
 
+    ``wait_us`` is the longest wait of a guest in a standing queue. ``places`` limits how many may be inside the app.
     ``enter`` is called with the waiter that was passed to ``wait`` and its place in the app, ``refuse`` with the
-    waiter. ``places`` limits how many may be inside the app. ``guest_share`` is the largest share of the loop's time
-    that guests may have; None if they may have all that others leave. ``longest_turn_us`` is the longest turn since it
-    was last reset to 0.
+    waiter. ``guest_share`` is the largest share of the loop's time that guests may have; None if they may have all that
+    others leave. ``longest_turn_us`` is the longest turn since it was last reset to 0.
     """
 
     __slots__ = (
         *("_began_us", "_cost_us", "_credit_us", "_credited_us", "_enter", "_entered", "_pace_us", "_paced"),
-        *("_paced_since_us", "_plan", "_queues", "_refuse", "_stands_since_us"),
+        *("_paced_since_us", "_queues", "_refuse", "_stands_since_us", "_wait_us"),
         *("guest_share", "longest_turn_us", "places", "waiting"),
     )
 
     def __init__(
-        self, plan: LanePlan, places: AdaptiveLimit, enter: Callable[[W, Intake], None], refuse: Callable[[W], None]
+        self, wait_us: int, places: AdaptiveLimit, enter: Callable[[W, Intake], None], refuse: Callable[[W], None]
     ) -> None:
-        self._plan = plan
+        self._wait_us = wait_us
         self.places = places
         self._enter = enter
         self._refuse = refuse
@@ -107,7 +99,7 @@ class Lane(Generic[W]):
         self._entered = 0
         self.longest_turn_us = 0
         # Loop time that one request costs; until it is measured, a turn is taken to fit ten.
-        self._cost_us = plan.turn_us / 10
+        self._cost_us = TURN_US / 10
         # Time between two entries while requests wait.
         self._pace_us = self._cost_us
         self._paced = 0
@@ -125,10 +117,10 @@ class Lane(Generic[W]):
 
     def enters(self, rank: Rank, now_us: int) -> Intake | None:
         """The place of a request that arrives now and enters at once; None if it must ``wait`` or be refused."""
-        plan, places, began_us = self._plan, self.places, self._began_us
+        places, began_us = self.places, self._began_us
         if began_us is None:
             self._began_us = now_us
-        elif now_us - began_us >= (plan.favoured_turn_us if rank <= _MEMBER else plan.turn_us):
+        elif now_us - began_us >= (FAVOURED_TURN_US if rank <= _MEMBER else TURN_US):
             return None
         # ``has_room`` and ``enter`` inlined: every request passes here, and two calls would take a third longer.
         if places.young.count + places.old.count >= (places.limit_of_favoured if rank <= _MEMBER else places.limit):
@@ -148,7 +140,7 @@ class Lane(Generic[W]):
         if not self.waiting:
             return False
         ahead = self._ahead_of(rank)
-        return ahead >= self._plan.most_waiting or (ahead + 1) * self._pace_us > self._longest_wait_us(rank, now_us)
+        return ahead >= MOST_WAITING or (ahead + 1) * self._pace_us > self._longest_wait_us(rank, now_us)
 
     def wait(self, rank: Rank, waiter: W, now_us: int) -> None:
         """Queue a request."""
@@ -214,7 +206,7 @@ class Lane(Generic[W]):
         """Credit guests with their share of the time that has passed; at most a turn's worth is saved up."""
         if self.guest_share is not None:
             credit_us = self._credit_us + (now_us - self._credited_us) * self.guest_share
-            self._credit_us, self._credited_us = min(credit_us, self._plan.turn_us), now_us
+            self._credit_us, self._credited_us = min(credit_us, TURN_US), now_us
 
     def _let_in(self, now_us: int) -> None:
         """Let in what fits into the rest of the turn, and at least one request if none has entered in this turn."""
@@ -250,12 +242,12 @@ class Lane(Generic[W]):
             self._paced, self._paced_since_us = 0, now_us
 
     def _budget_us(self, rank: Rank) -> int:
-        return self._plan.favoured_turn_us if rank <= _MEMBER else self._plan.turn_us
+        return FAVOURED_TURN_US if rank <= _MEMBER else TURN_US
 
     def _longest_wait_us(self, rank: Rank, now_us: int) -> int:
-        stands = now_us - self._stands_since_us >= self._plan.standing_us
+        stands = now_us - self._stands_since_us >= STANDING_US
         favoured = rank <= _MEMBER or not stands
-        return self._plan.wait_us * (self._plan.favoured_waits if favoured else 1)
+        return self._wait_us * (FAVOURED_WAITS if favoured else 1)
 
     def _ahead_of(self, rank: Rank) -> int:
         """How many waiting requests come before one that arrives now."""

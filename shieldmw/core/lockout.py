@@ -48,4 +48,4 @@ class Lockout:
 
 
 def _who(clients: AddressClients) -> Client:
-    return clients.site or clients.one
+    return clients.site or clients.network

@@ -14,7 +14,7 @@ from .client import Address, Identity, Prefixes, site_client, token_client
 from .limits import AGGREGATE_FACTOR
 from .made import made
 from .mode import Mode
-from .refusals import PreparedRefusals
+from .refusal_cache import RefusalCache
 
 # Bytes of a plan's number, which its clients' keys begin with.
 TAG_BYTES = 4
@@ -51,7 +51,7 @@ class Plan:
         self.mode = mode
         self.live = live
         self.closed = closed
-        self.refusals = PreparedRefusals(self.terms, mode, live=live)
+        self.refusals = RefusalCache(self.terms, mode, live=live)
         self._prefixes = prefixes
         self._whole_bytes = 4 if prefixes.ipv4 == 32 else 0  # the length of addresses that are networks themselves
         self._tag = number.to_bytes(TAG_BYTES, "big")

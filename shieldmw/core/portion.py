@@ -13,7 +13,17 @@ from typing import NamedTuple
 
 from .bucket import Charge, counted_us
 from .lease import Unspent
-from .limits import Limit
+from .limits import US_PER_S, Limit
+
+# How long a portion should last, and the shortest interval between two calls for an empty bucket.
+AHEAD_US = 20_000
+
+# By how much the waits of refused requests are spread at most, when many more are refused than units refill. A client
+# that ignores its waits takes turn after turn: this is how far it can push those of the others.
+LONGEST_SPREAD_US = 15 * US_PER_S
+
+# Before any time on any clock.
+LONG_AGO_US = -1_000_000_000
 
 
 class PortionRequest(NamedTuple):
@@ -67,7 +77,7 @@ Spent = tuple[tuple[Piece, int, int], ...]
 
 
 class HeldUnits:
-    """The units of one bucket that this worker holds. ``spent`` counts those it has spent; others may set it to 0."""
+    """The units of one bucket that this worker holds. ``spent`` counts those spent since ``take_spent``."""
 
     __slots__ = ("_pieces", "_unit_us", "spent")
 
@@ -149,6 +159,11 @@ class HeldUnits:
         elif len(pieces) < MOST_PIECES:
             pieces.appendleft(piece)
 
+    def take_spent(self) -> int:
+        """How many units were spent since the last call."""
+        spent, self.spent = self.spent, 0
+        return spent
+
     def units(self, now_us: int) -> int:
         """How many units are left."""
         return sum(self._units_of(piece, now_us) for piece in self._pieces)
@@ -168,3 +183,46 @@ class HeldUnits:
 
     def _units_of(self, piece: Piece, now_us: int) -> int:
         return max(0, piece.ceiling_us - max(piece.tat_us, now_us)) // self._unit_us
+
+
+class Demand:
+    """How many units requests ask for in ``AHEAD_US``, whether they get them or not."""
+
+    __slots__ = ("_from_us", "_units", "refused")
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self._from_us = LONG_AGO_US
+        self._units = 0
+
+    def measure(self, held: HeldUnits, now_us: int) -> int:
+        """The demand as last measured, or more if more was asked for since."""
+        since_us = now_us - self._from_us
+        if since_us < AHEAD_US:
+            return max(self._units, held.spent + self.refused)
+        self._units = (held.take_spent() + self.refused) * AHEAD_US // since_us
+        self._from_us = now_us
+        self.refused = 0
+        return self._units
+
+
+class Turns:
+    """When refused requests are to come back: one after the other, each after the time its units take to refill.
+
+    ``unit_us`` is the time in which this worker gets a unit, if each gets its share.
+    """
+
+    __slots__ = ("_next_us", "unit_us")
+
+    def __init__(self, unit_us: int) -> None:
+        self.unit_us = unit_us
+        self._next_us = LONG_AGO_US
+
+    def next(self, cost: int, free_us: int, now_us: int) -> int:
+        """The turn of a request for which there can be a unit at ``free_us``, the earliest.
+
+        One that is later is a whole number of seconds from now, so that refusals share an answer.
+        """
+        turn_us = min(max(free_us, self._next_us), free_us + LONGEST_SPREAD_US)
+        self._next_us = min(turn_us + cost * self.unit_us, free_us + LONGEST_SPREAD_US)
+        return turn_us if turn_us == free_us else turn_us + (now_us - turn_us) % US_PER_S

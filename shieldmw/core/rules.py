@@ -219,7 +219,9 @@ class Policy:
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """The charges of a failed credential against its address; a cost of 0 only looks."""
         terms = _address_terms(self.limits(Scope.FAILED_AUTH), cost, has_site=clients.site is not None)
-        found = [(clients.one if party is Party.ADDRESS else clients.site, limit, cost) for party, limit, cost in terms]
+        found = [
+            (clients.network if party is Party.ADDRESS else clients.site, limit, cost) for party, limit, cost in terms
+        ]
         return tuple([Charge(client, limit, cost) for client, limit, cost in found if client is not None])
 
     def _rules_for(self, found: Sequence[str], methods: frozenset[str]) -> Sequence[Rule | None]:

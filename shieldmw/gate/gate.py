@@ -8,12 +8,11 @@ from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Address, Identity
 from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import TARGET, Facts
-from shieldmw.core.limits import US_PER_S
 from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.routes import Route
 from shieldmw.core.rules import Policy
 
-from .auth.identity import GUEST, Identifier, Verified
+from .auth.identity import GUEST, Identified, Identifier
 from .clock import SYSTEM_CLOCK, Clock
 from .events import Observer
 from .fleet.deny_watch import DenyWatch
@@ -67,7 +66,7 @@ class Gate:
         address = lookups.address(facts)
         if route is None and self._policy.may_be_exempt(facts):
             route = lookups.route(facts)
-        if route is None or route.exempt or self._denies or self._deny_list.entries.entries:
+        if route is None or route.exempt or self._denies or self._deny_list.deny_list.entries:
             for_anyone = self._decided_for_anyone(address, route)
             if for_anyone is not None:
                 return self.announce(facts, for_anyone)
@@ -83,8 +82,7 @@ class Gate:
         mode = self._mode_watch.mode
         if address in self._policy.deny:
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, mode=mode)
-        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(address)) > 0:
-            left_us = int(left_s * US_PER_S)
+        if left_us := self._deny_list.left_us(address):
             return Decision(Verdict.REFUSED, Reason.DENY_LIST, address, retry_after_us=left_us, mode=mode)
         exempt = route is not None and route.exempt
         return Decision(Verdict.ALLOWED, Reason.EXEMPT, address, mode=mode) if exempt else None
@@ -94,7 +92,7 @@ class Gate:
         decision = self._charge(facts, address, route, verified)
         return decision if isinstance(decision, Decision) else await decision
 
-    def _refused_anywhere(self, facts: Facts, address: Address | None, verified: Verified) -> Decision | None:
+    def _refused_anywhere(self, facts: Facts, address: Address | None, verified: Identified) -> Decision | None:
         """The refusal of a client whose default limits, which every path is charged to, are exhausted.
 
         The rules of the path are not considered, nor leases opened on paths with rules.
@@ -112,7 +110,7 @@ class Gate:
         return None if outcome is None else self._refused(facts, requester, outcome)
 
     def _charge(
-        self, facts: Facts, address: Address | None, route: Route | None, verified: Verified
+        self, facts: Facts, address: Address | None, route: Route | None, verified: Identified
     ) -> Decision | Awaitable[Decision]:
         """The decision once the client is identified. A path that is slow to parse (no route) is parsed only now, and
         not for clients that are refused on any path.

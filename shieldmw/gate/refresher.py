@@ -11,36 +11,48 @@ from shieldmw.core.text import harmless
 
 log = logging.getLogger(__name__)
 
+# How long a start waits for the first round, unless ``first_s`` says otherwise.
+FIRST_S = 1.0
+
 # Delay before a retry after a failure, unless ``least_s`` is longer.
 AGAIN_S = 0.5
 
 
 class Refresher:
-    """Calls ``work`` every ``interval_s``, sooner on ``soon()`` or after a failure, but at most every ``least_s``.
+    """Calls ``work`` every ``interval_s``, sooner on request or after a failure, but at most every ``least_s``.
 
     Failures are logged when they begin and when they end, not each time.
     """
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[None]], *, interval_s: float, least_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[None]],
+        *,
+        interval_s: float,
+        least_s: float,
+        first_s: float = FIRST_S,
+    ) -> None:
         self._name = name
         self._work = work
         self._interval_s = interval_s
         self.least_s = least_s
+        self._first_s = first_s
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
 
-    async def start(self, first_s: float) -> None:
+    async def start(self) -> None:
         """Start; wait for the first round for at most ``first_s``, after which it goes on in the background."""
         first = asyncio.Event()
         self._task = asyncio.create_task(self._run(first), name=f"shieldmw {self._name}")
         try:
-            async with asyncio.timeout(first_s):
+            async with asyncio.timeout(self._first_s):
                 await first.wait()
         except TimeoutError:
-            self._failed(TimeoutError(f"no answer in {first_s:g} s"))
+            self._failed(TimeoutError(f"no answer in {self._first_s:g} s"))
 
-    def soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Request a round now rather than at the end of the interval."""
         self._wanted.set()
 

@@ -93,10 +93,10 @@ class Worker:
         elif change.startswith(TAKEN):
             admission.takeovers.heard(change)
         elif change == "seats":
-            admission.seats.soon()
+            admission.seats.refresh_soon()
         else:
-            self._mode_watch.soon()
-            self._deny_list.soon()
+            self._mode_watch.refresh_soon()
+            self._deny_list.refresh_soon()
             if not change:
                 admission.streams.listening()
             if change.startswith("client"):

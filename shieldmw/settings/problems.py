@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from .store_url import scheme_of
+
 ENV_PREFIX = "SHIELD_"
 
 # Variables that only commands read, and that are not settings of the shield: workers may see them without an error.
@@ -21,6 +23,12 @@ SECRET_FIELDS = frozenset({"secret", "jwt_secret", "admin_token", "view_token"})
 URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
 PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # public, unless a password is in them by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
+
+# Why the stores of some schemes cannot be shared, and what would be right.
+_NOT_SHARED = {
+    "memory": "is private to each process, so only the workers' own admin routes reach it: embedded:// is shared",
+    "embedded": "is found by its own workers only: set it to the unix:// URL that 'shieldmw serve' prints at its start",
+}
 
 # What would be right, by pydantic's type of error; {} are the members of its context. Bounds are whole numbers.
 _WORDS = {
@@ -75,6 +83,12 @@ def masked_url(url: str) -> str:
     shown_account = (user if _HARMLESS.fullmatch(user) else "***") + (":***" if colon else "") + at
     shown_place = place if _HARMLESS.fullmatch(place) and "@" not in query else "***"
     return f"{scheme}://{shown_account}{shown_place}{'?***' if query else ''}"
+
+
+def not_shared(url: str) -> str:
+    """The line for a store that no command and no other process can use; '' for one that they can."""
+    why = _NOT_SHARED.get(scheme_of(url))
+    return f"{variable('redis_url')}='{masked_url(url)}' {why}" if why else ""
 
 
 def problem(field: str, value: object, right: str) -> str:

@@ -63,10 +63,6 @@ class MemoryBuckets:
             if (tat_us := self._tats.get(key)) is not None:
                 self._tats.put(key, tat_us - charge.step_us)
 
-    def would_pass(self, charges: Charges) -> bool:
-        """Whether the charges fit, without taking them."""
-        return self.refused_now(charges) is None
-
     def refused_now(self, charges: Charges) -> bucket.Outcome | None:
         """The refusal of charges that do not fit, or None; takes nothing."""
         stored = [self._tats.get(self._key(charge)) for charge in charges]

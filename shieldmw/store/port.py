@@ -1,8 +1,12 @@
 """The store port: what the gate needs of a store. Implemented by ``MemoryStore`` (one process) and ``RedisStore``.
 
-Every method is atomic and one round trip (in a cluster: for the keys of each slot). It raises ``StoreUnavailable`` if
-the store is away or too slow (the operation may have been carried out all the same), and ``StoreError`` if the answer
-makes no sense.
+What changes buckets, the mode, seats or the waiting room is one atomic round trip (in a cluster: for the keys of each
+slot). So is every other change, but for ``refill``, which empties the buckets first and then announces it. Reads may
+take several: ``api_keys`` and ``deny_list`` read the version, then what has changed since; ``mode`` marks an empty
+store with an epoch, and ``loads`` drops reports that are too old.
+
+Every method raises ``StoreUnavailable`` if the store is away or too slow (the operation may have been carried out all
+the same), and ``StoreError`` if the answer makes no sense.
 """
 
 from __future__ import annotations
@@ -40,8 +44,8 @@ class PartialFailure(StoreUnavailable):
         return f"{len(failures)} of {len(self.results)} requests failed, the first with: {failures[0]}"
 
 
-class Buckets(Protocol):
-    """Takes charges."""
+class ChargeTaker(Protocol):
+    """Takes charges: a store, or a wrapper around one."""
 
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take each request's charges, all or nothing, by the store's own clock; in order if they share buckets.
@@ -52,6 +56,13 @@ class Buckets(Protocol):
 
     async def portion(self, request: PortionRequest) -> Portion:
         """Take several units at once from a bucket that many clients share, by the store's own clock."""
+
+    async def aclose(self) -> None:
+        """Close the connections; it can be used again afterwards."""
+
+
+class Buckets(ChargeTaker, Protocol):
+    """Keeps buckets."""
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was prefetched and not spent."""
@@ -204,6 +215,3 @@ class Store(
 
     async def secret(self) -> bytes:
         """The secret with which the whole fleet signs and digests."""
-
-    async def aclose(self) -> None:
-        """Close the connections; the store can be used again afterwards."""

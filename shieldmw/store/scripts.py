@@ -17,7 +17,7 @@ from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 
 # Scripts that can be run for each of their keys alone, if the keys are on different nodes.
-OF_BUCKETS = frozenset({"take", "give_back", "settle", "refund"})
+PER_BUCKET_SCRIPTS = frozenset({"take", "give_back", "settle", "refund"})
 
 Run = Callable[[str, Sequence[str], Sequence[str | int | bytes]], Awaitable[object]]
 KeyOf = Callable[[Charge], str]

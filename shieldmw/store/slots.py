@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import groupby
 from typing import TypeVar
 
-from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest
+from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest, joined
 from shieldmw.core.debts import Debt
 from shieldmw.core.lease import Unspent
 from shieldmw.errors import StoreError
@@ -61,12 +61,10 @@ def before(charges: Charges, outcome: Outcome) -> Outcome:
     return outcome._replace(tats_us=tuple(tats_us))
 
 
-def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcome of several parts, on the clock of the node that decided first: each node has its own."""
-    now_us = outcomes[0].now_us
-    tats_us = tuple([tat_us + now_us - part.now_us for part in outcomes for tat_us in part.tats_us])
-    allowed = all(part.allowed for part in outcomes)
-    return Outcome(allowed, now_us, tats_us, refundable=len(tats_us) - len(outcomes[-1].tats_us))
+def in_turn(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of parts that were taken in turn: what all but the last have charged may still be refunded."""
+    outcome = joined(outcomes)
+    return outcome._replace(refundable=len(outcome.tats_us) - len(outcomes[-1].tats_us))
 
 
 # --- the calls
@@ -174,12 +172,12 @@ async def _in_turn(run: Run, apart: Sequence[Charges], key_of: KeyOf, refund: Re
         await _refund_all(run, apart, taken, key_of, refund)
         raise
     if refused is None:
-        return joined(taken)
+        return in_turn(taken)
     await _refund_all(run, apart, taken, key_of, refund)
     rest = [looks(part) for part in apart[len(taken) + 1 :]]
     seen = [outcome for part in rest for outcome in await scripts.take(run, [TakeRequest(part)], key_of)]
     given_back = [before(part, outcome) for part, outcome in zip(apart, taken, strict=False)]
-    return joined([*given_back, refused, *seen])
+    return in_turn([*given_back, refused, *seen])
 
 
 async def _refund_all(

@@ -16,7 +16,7 @@ from doors.asgi.harness import Headers, Record, Server, body, http_scope, run, w
 from doors.asgi.shields import part, start
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.answers import rate_limit
-from shieldmw.answers.problems import status_of, turned_away
+from shieldmw.answers.problems import status_of
 from shieldmw.answers.rate_limit import FIELDS_KEPT, limit_headers
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.bucket import Charge, Outcome
@@ -113,7 +113,7 @@ def test_what_is_said_on_leaving_is_not_a_kept_refusal() -> None:
 
     async def story() -> None:
         await answer(replies, shared, http_scope())
-        for decision in (turned_away(shared), turned_away(shared, Reason.RESTARTING)):
+        for decision in (shared.refused_for(Reason.NO_SEAT), shared.refused_for(Reason.RESTARTING)):
             (first, *_) = await answer(replies, decision, http_scope())
             assert first["status"] == status_of(decision) == 503
             assert (decision.charges, decision.outcome) == ((), None)

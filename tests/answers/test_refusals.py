@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from doors.asgi.harness import PEER, Headers, Record, Server, call, http_scope, run, websocket_scope
 from doors.asgi.shields import ok, part, start
 from shieldmw import Identity, Settings, ShieldMiddleware
-from shieldmw.answers.problems import turned_away
 from shieldmw.answers.rate_limit import limit_headers
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.address import Networks, parse_networks
@@ -133,11 +132,11 @@ def test_a_guest_waits_no_longer_than_the_emergency_lasts(left_s: int, wait_s: i
     """What is left of it, or SHIELD_RETRY_AFTER if that is shorter: in a refusal, in a page, and in a stream's end."""
     answers = RefusalAnswers(RefusalLinks(None, None, 300), lambda: 0.0)
     admitted = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, None, mode=Mode.EMERGENCY)
-    away = turned_away(admitted, Reason.NO_SEAT, left_s * 1_000_000)
+    away = admitted.refused_for(Reason.NO_SEAT, left_s * 1_000_000)
     assert json.loads(answers.answer(away, wants_html=False).body)["retry_after_ms"] == wait_s * 1000
     assert b"%d seconds" % wait_s in answers.answer(away, wants_html=True).body
     assert b"\nretry: %d\n" % (wait_s * 1000) in answers.shed_event(away)
-    restarting = turned_away(admitted, Reason.RESTARTING, left_s * 1_000_000)
+    restarting = admitted.refused_for(Reason.RESTARTING)
     assert b"\nretry: 1000\n" in answers.shed_event(restarting)
 
 

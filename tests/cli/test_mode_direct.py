@@ -140,7 +140,7 @@ def test_a_foreign_value_is_replaced(store: RedisServer) -> None:
     ("url", "told"),
     [
         ("", "SHIELD_REDIS_URL is not set: --direct needs the one that the workers were started with"),
-        ("memory://", "is within one process: only the admin routes reach it"),
+        ("memory://", "is private to each process, so only the workers' own admin routes reach it"),
         ("embedded://", "set it to the unix:// URL that 'shieldmw serve' prints at its start"),
     ],
 )

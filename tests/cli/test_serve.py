@@ -146,7 +146,7 @@ def test_wrong_options_are_status_2(folder: Path, args: tuple[str, str]) -> None
         ({}, "shieldmw: --admin 127.0.0.1:9000: SHIELD_ADMIN_TOKEN: unset"),
         (
             {"SHIELD_ADMIN_TOKEN": TOKEN, "SHIELD_REDIS_URL": "memory://"},
-            "SHIELD_REDIS_URL: 'memory://' is private to each process",
+            "SHIELD_REDIS_URL='memory://' is private to each process",
         ),
     ],
 )

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 from hypothesis import strategies as st
 
+from shieldmw.core.address import Addressing, Located, Networks
 from shieldmw.core.client import Address, AddressClients, Prefixes
 
 PREFIXES = Prefixes(32, 64)
@@ -22,3 +23,13 @@ def packed(text: str) -> Address:
 def clients_at(text: str) -> AddressClients:
     """The clients of an address, with the prefixes of the settings' defaults."""
     return PREFIXES.clients(packed(text))
+
+
+def locate(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> Located:
+    """The address of a request with these header lines, and how it was found."""
+    return Addressing(trusted, header, Prefixes(32, 64)).locate(peer, forwarded)
+
+
+def client_address(peer: str | None, forwarded: tuple[str, ...], trusted: Networks, header: str) -> Address | None:
+    """The address alone."""
+    return locate(peer, forwarded, trusted, header).address

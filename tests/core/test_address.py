@@ -8,13 +8,11 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from core.addresses import PREFIXES, clients_at, packed
+from core.addresses import PREFIXES, client_address, clients_at, locate, packed
 from shieldmw.core.address import (
     Addressing,
     IPNetwork,
     Networks,
-    client_address,
-    locate,
     parse_address,
     parse_networks,
 )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shieldmw.core.bucket import EPOCH_S, Charge, LimitStatus, Outcome, TakeRequest, statuses, take
+from shieldmw.core.bucket import EPOCH_S, Charge, LimitStatus, Outcome, TakeRequest, joined, statuses, take
 from shieldmw.core.client import Client
 from shieldmw.core.limits import Limit
 
@@ -229,3 +229,10 @@ def test_as_many_tats_as_charges() -> None:
     """A store that mixes up its answers is found out at once."""
     with pytest.raises(ValueError, match="zip"):
         take((None,), TakeRequest((Charge(ALICE, WIDE), Charge(ALICE, NARROW))), 0)
+
+
+def test_parts_are_told_by_one_clock() -> None:
+    """Each node has its own: what counts is how far a TAT is from the time at its node."""
+    parts = [Outcome(True, 100, (150, 170)), Outcome(False, 5000, (5030,))]
+    assert joined(parts) == Outcome(False, 100, (150, 170, 130))
+    assert joined(parts[:1]) == parts[0]

@@ -39,7 +39,7 @@ addresses = st.one_of(ipv4, ipv6, st.none())
 def test_what_counts_as_one_address(address: str, prefixes: tuple[int, int], one: str, site: str | None) -> None:
     """An address stands for its network, and for IPv6 also for the /56 around it; both share the slot of the /56."""
     clients = Prefixes(*prefixes).clients(packed(address))
-    assert clients.one == Client("ip", one, f"ip:{site or one}")
+    assert clients.network == Client("ip", one, f"ip:{site or one}")
     assert clients.site == (None if site is None else Client("ip", site, f"ip:{site}"))
 
 
@@ -57,7 +57,7 @@ def test_rotating_addresses(other: str, same_one: bool, same_site: bool) -> None
     """Inside a /64 rotating gains nothing, and inside a /56 everything is charged to one site."""
     base = clients_at("2001:db8:1:2200::1")
     rotated = clients_at(other)
-    assert (rotated.one == base.one, rotated.site == base.site) == (same_one, same_site)
+    assert (rotated.network == base.network, rotated.site == base.site) == (same_one, same_site)
 
 
 @given(ipv6, st.binary(min_size=8, max_size=8))
@@ -87,8 +87,8 @@ def test_no_address_is_one_client() -> None:
 def test_a_subject_that_poses_as_an_address(subject: str) -> None:
     """A subject spelled like an address is still a token client, in its own bucket and slot."""
     token = token_client(Identity(subject))
-    address = clients_at("203.0.113.7").one
-    nobody = PREFIXES.clients(None).one
+    address = clients_at("203.0.113.7").network
+    nobody = PREFIXES.clients(None).network
     assert len({token, address, nobody}) == len({str(token), str(address), str(nobody)}) == 3
     assert token.slot not in (address.slot, nobody.slot)
 
@@ -105,7 +105,7 @@ def test_token_and_address_clients_never_collide(
     """Whatever a subject is called, it is no address's client: neither as value, nor as text, nor by slot."""
     token = token_client(Identity(subject))
     clients = Prefixes(ipv4_prefix, ipv6_prefix).clients(address)
-    for client in (clients.one, *([clients.site] if clients.site else [])):
+    for client in (clients.network, *([clients.site] if clients.site else [])):
         assert token != client
         assert str(token) != str(client)
         assert token.slot != client.slot
@@ -122,7 +122,7 @@ def test_the_text_of_a_client_is_its_bucket(first: Address | None, second: Addre
     """Clients that differ are spelled differently, so that keys made of the text cannot collide."""
     prefixes = Prefixes(32, ipv6_prefix)
     found = [prefixes.clients(first), prefixes.clients(second)]
-    clients = {client for pair in found for client in (pair.one, pair.site) if client is not None}
+    clients = {client for pair in found for client in (pair.network, pair.site) if client is not None}
     assert len({str(client) for client in clients}) == len(clients)
 
 
@@ -164,12 +164,12 @@ def test_a_client_is_the_network_of_its_address(
     assert cut == (own.network_address.packed, None if site is None else site.network_address.packed)
     clients = prefixes.clients(address.packed)
     # The text of a network is that of its first address: for IPv6 as inet_ntop spells it, which the tests above fix.
-    assert clients.one.text == f"{address_text(cut[0])}/{own.prefixlen}"
-    assert ip_network(clients.one.text) == own
+    assert clients.network.text == f"{address_text(cut[0])}/{own.prefixlen}"
+    assert ip_network(clients.network.text) == own
     assert clients.site is None or ip_network(clients.site.text) == site
     assert (clients.site is None) is (site is None)
-    assert prefixes.client(*cut) == clients.one
-    assert clients.one.slot == f"ip:{(clients.site or clients.one).text}"
+    assert prefixes.client(*cut) == clients.network
+    assert clients.network.slot == f"ip:{(clients.site or clients.network).text}"
 
 
 def test_an_unknown_address_is_cut_to_nothing() -> None:
@@ -181,7 +181,7 @@ def test_an_unknown_address_is_cut_to_nothing() -> None:
 @given(addresses)
 def test_a_client_is_charged_first(address: Address | None) -> None:
     """The verified subject, or the address if there is none."""
-    assert PREFIXES.charged(None, address) == PREFIXES.clients(address).one
+    assert PREFIXES.charged(None, address) == PREFIXES.clients(address).network
     assert PREFIXES.charged(Identity("alice"), address) == token_client(Identity("alice"))
 
 

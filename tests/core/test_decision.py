@@ -147,3 +147,13 @@ def test_the_words_that_reach_metrics_and_settings() -> None:
     assert [str(mode) for mode in Mode] == ["normal", "emergency"]
     assert [str(choice) for choice in OnStoreFailure] == ["local", "open", "closed"]
     assert {"within_limits", "exempt", "deny_list", "quota"} <= {str(reason) for reason in Reason}
+
+
+def test_a_client_that_may_not_stay_is_refused_without_its_charges() -> None:
+    """What its request was charged does not explain the refusal, nor does an answer that was rendered for another."""
+    admitted = decide((FAST, 1, 0))._replace(rendered=[])
+    refused = admitted.refused_for(Reason.DENY_LIST, 5_000_000)
+    assert (refused.refused, refused.reason, refused.retry_after_us) == (True, Reason.DENY_LIST, 5_000_000)
+    assert (refused.charges, refused.outcome, refused.rendered, refused.violated) == ((), None, None, ())
+    assert refused.address == admitted.address
+    assert refused.refused_for(Reason.NO_SEAT).retry_after_us == 0

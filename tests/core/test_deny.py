@@ -89,3 +89,11 @@ def test_a_random_list_agrees_with_looking_at_each_entry() -> None:
         for address in addresses:
             found = [entry.until_s for entry in listed.entries if address in entry.network and entry.until_s > 5]
             assert listed.until_s(address.packed, 5.0) == max(found, default=None)
+
+
+def test_entries_whose_time_has_passed_are_not_in_force() -> None:
+    """At its end an entry is over, as for the address it names."""
+    listed = denying(("10.0.0.0/8", 10.0), ("10.1.0.0/16", 20.0))
+    assert [entry.until_s for entry in listed.in_force(9.0)] == [10.0, 20.0]
+    assert [entry.until_s for entry in listed.in_force(10.0)] == [20.0]
+    assert listed.in_force(20.0) == []

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.addresses import packed
-from shieldmw.core.address import Networks, client_address, parse_networks
+from core.addresses import client_address, packed
+from shieldmw.core.address import Networks, parse_networks
 
 PROXY = "10.0.0.1"
 CLIENT = "203.0.113.7"

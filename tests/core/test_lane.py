@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shieldmw.core.concurrency import AdaptiveLimit, Intake
-from shieldmw.core.lane import Lane, LanePlan, Rank
+from shieldmw.core.lane import FAVOURED_WAITS, MOST_WAITING, Lane, Rank
 
 MS = 1000
 
@@ -44,7 +44,7 @@ class App:
     """An event loop with an app behind a lane: each ``turn`` is one poll and all that it brought in."""
 
     most_inside: int = 1_000_000
-    plan: LanePlan = field(default_factory=LanePlan)
+    wait_us: int = 100 * MS
     now_us: int = 10**9
     inside: list[tuple[int, Guest]] = field(default_factory=list)
     everybody: list[Guest] = field(default_factory=list)
@@ -54,7 +54,7 @@ class App:
 
     def __post_init__(self) -> None:
         self.places = AdaptiveLimit(self.most_inside)
-        self.lane: Lane[Guest] = Lane(self.plan, self.places, self._let_in, self._refuse)
+        self.lane: Lane[Guest] = Lane(self.wait_us, self.places, self._let_in, self._refuse)
 
     def _let_in(self, guest: Guest, intake: Intake) -> None:
         self.on_entry(guest)
@@ -140,7 +140,7 @@ def test_guests_beyond_the_budget_of_a_turn_wait_for_the_next() -> None:
 def test_members_run_at_once_until_a_larger_budget() -> None:
     """A turn that is full for guests has room for members, up to fifty milliseconds."""
     app = App()
-    crowd = [Guest(Rank.GUEST) for _ in range(20)]
+    crowd = [Guest(Rank.GUEST) for _ in range(MOST_WAITING + 10)]
     members = [Guest(Rank.MEMBER) for _ in range(30)]
     app.turn(*crowd, *members)
     assert sum(request.entered_us is not None for request in crowd) == 3
@@ -215,7 +215,7 @@ def test_no_wait_of_a_guest_is_longer_than_promised(plan: list[list[Guest]]) -> 
     for arrivals in plan:
         app.turn(*arrivals)
     app.drain()
-    longest_us = app.plan.wait_us * app.plan.favoured_waits
+    longest_us = app.wait_us * FAVOURED_WAITS
     turn_us = max((sum(guest.cost_us for guest in arrivals) for arrivals in plan), default=0) + 100 * MS
     for request in app.everybody:
         if request.entered_us is not None:
@@ -316,12 +316,12 @@ def test_the_longest_turn_is_told_until_it_is_measured_anew() -> None:
 
 def test_a_queue_full_of_guests_has_room_for_members() -> None:
     """The bound on memory is one for each rank."""
-    app = App(most_inside=1, plan=LanePlan(most_waiting=10, wait_us=10_000 * MS))
+    app = App(most_inside=1, wait_us=10_000 * MS)
     app.turn(Guest(Rank.GUEST, inside_us=5 * MS))
-    crowd = [Guest(Rank.GUEST) for _ in range(20)]
+    crowd = [Guest(Rank.GUEST) for _ in range(MOST_WAITING + 10)]
     member = Guest(Rank.MEMBER)
     app.turn(*crowd, member)
-    assert [request.is_refused for request in crowd] == [False] * 10 + [True] * 10
+    assert [request.is_refused for request in crowd] == [False] * MOST_WAITING + [True] * 10
     assert not member.is_refused
     app.drain()
     assert app.entered[1] is member

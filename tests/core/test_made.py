@@ -111,10 +111,10 @@ def test_clients_and_charges() -> None:
     """The client of an IPv4 address; a cost is at most the burst."""
     prefixes = Prefixes(24, 64)
     clients = prefixes.clients(ADDRESS)
-    the_same(clients.one, Client(kind="ip", text="203.0.113.0/24", slot="ip:203.0.113.0/24"))
+    the_same(clients.network, Client(kind="ip", text="203.0.113.0/24", slot="ip:203.0.113.0/24"))
     for cost, charged in ((1, 1), (9, 9), (11, 10)):
         (charge,) = charges_of(Policy({Scope.IP: (IP,)}), RouteRules(cost=cost), None, ADDRESS, prefixes=prefixes)
-        the_same(charge, Charge(client=clients.one, limit=IP, cost=charged))
+        the_same(charge, Charge(client=clients.network, limit=IP, cost=charged))
 
 
 def test_outcomes() -> None:

@@ -67,7 +67,7 @@ def expected(
     else:
         ip = policy.limits(Scope.PREFLIGHT if rules.preflight else Scope.IP, mode)
         first, of_address = [], (*rules.limits, *ip, *policy.limits(Scope.ADDRESS))
-    charged = first + [(clients.one, limit) for limit in of_address]
+    charged = first + [(clients.network, limit) for limit in of_address]
     if clients.site is not None:
         charged += [(clients.site, aggregate(limit)) for limit in of_address]
     return tuple(Charge(client, limit, min(rules.cost + rules.surcharge, limit.burst)) for client, limit in charged)

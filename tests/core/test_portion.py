@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from shieldmw.core.bucket import FURTHEST_US, Charge
 from shieldmw.core.client import shared_client
 from shieldmw.core.limits import Limit
-from shieldmw.core.portion import HeldUnits, Portion, Spent, grant
+from shieldmw.core.portion import AHEAD_US, LONGEST_SPREAD_US, Demand, HeldUnits, Portion, Spent, Turns, grant
 
 NOW_US = 10**9
 LONG_AGO_US = -(10**15)
 DAILY = Limit("guests", 1, 86_400, 10)
 WORKERS = 3
-AHEAD_US = 77_777_777
+STORE_AHEAD_US = 77_777_777
 
 relaxed = settings(deadline=None, max_examples=400)
 
@@ -79,12 +79,12 @@ class World:
         portion = grant(self.tat_us, self.limit, want, 1, self.now_us)
         if portion.units:
             self.tat_us = portion.tat_us
-        self.held[worker].add(portion, -AHEAD_US - late_us)
+        self.held[worker].add(portion, -STORE_AHEAD_US - late_us)
 
     def spend(self, worker: int, cost: int, times: int) -> None:
         """Some requests."""
         for _ in range(times):
-            held, now_us = self.held[worker], self.now_us - AHEAD_US
+            held, now_us = self.held[worker], self.now_us - STORE_AHEAD_US
             before = held.units(now_us), held.spent
             tat_us = held.spend(cost, now_us)
             if tat_us:
@@ -107,7 +107,7 @@ class World:
     def give_back(self, worker: int) -> None:
         """A worker gives up what it holds, and the store takes it back if nobody has charged the bucket since."""
         charge = Charge(shared_client("guests", self.limit.name), self.limit)
-        unspent = self.held[worker].end(charge, self.now_us - AHEAD_US)
+        unspent = self.held[worker].end(charge, self.now_us - STORE_AHEAD_US)
         if unspent is not None and unspent.ceiling_us == self.tat_us:
             self.tat_us -= unspent.give_us
 
@@ -218,3 +218,37 @@ def test_a_refund_after_giving_back_brings_only_the_refunded_unit() -> None:
     assert unspent.give_us == 4 * DAILY.unit_us
     held.refund(spent)
     assert held.units(NOW_US) == 1
+
+
+def test_demand_is_what_was_asked_for_in_20_ms_granted_or_not() -> None:
+    """Measured over the time since the last measurement; until it is due again, a surge counts at once."""
+    demand, held = Demand(), HeldUnits(Limit("guests", 1000, 1, 1000))
+    demand.measure(held, NOW_US)
+    held.add(Portion(NOW_US, 30, NOW_US + 30_000), 0)
+    held.take(30, NOW_US)
+    demand.refused += 10
+    assert demand.measure(held, NOW_US + 4 * AHEAD_US) == 10
+    assert (held.spent, demand.refused) == (0, 0)
+    demand.refused += 25
+    assert demand.measure(held, NOW_US + 5 * AHEAD_US - 1) == 25
+    assert demand.refused == 25
+    assert demand.measure(held, NOW_US + 5 * AHEAD_US) == 25
+    assert demand.measure(held, NOW_US + 6 * AHEAD_US) == 0
+
+
+def test_refused_requests_have_turns_one_after_the_other() -> None:
+    """Each after the units of those before it; later ones whole seconds from now, and none beyond the longest."""
+    turns, free_us = Turns(400_000), NOW_US + 100_000
+    waits_us = [turns.next(2, free_us, NOW_US) - NOW_US for _ in range(200)]
+    assert waits_us[:5] == [100_000, 1_000_000, 2_000_000, 3_000_000, 4_000_000]
+    assert max(waits_us) <= 100_000 + LONGEST_SPREAD_US + 1_000_000
+    assert waits_us[-1] == max(waits_us)
+
+
+def test_a_dear_request_pushes_the_others_no_further_than_the_longest_spread() -> None:
+    """A unit may take an hour to refill: as soon as there is one again, the next wait is that for a unit."""
+    turns, free_us = Turns(3_600 * 1_000_000), NOW_US + 100_000
+    for _ in range(10):
+        turns.next(5, free_us, NOW_US)
+    later_us = free_us + LONGEST_SPREAD_US
+    assert turns.next(1, later_us, later_us) == later_us

@@ -116,7 +116,7 @@ def test_who_is_charged_what(
 def test_the_aggregate_is_charged_with_the_aggregated_limit() -> None:
     """A site has four times the limit of one of its networks, not the limit itself."""
     (one, site) = charges_of(Policy({Scope.IP: (IP,)}), RouteRules(), None, V6)
-    assert (one.client, one.limit) == (V6_CLIENTS.one, IP)
+    assert (one.client, one.limit) == (V6_CLIENTS.network, IP)
     assert (site.client, site.limit) == (V6_CLIENTS.site, aggregate(IP))
 
 

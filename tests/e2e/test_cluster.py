@@ -96,7 +96,7 @@ class Crowd:
 
 def slot_of_guest(address: str) -> int:
     """The slot of the buckets of an address."""
-    guest = clients_at(address).one
+    guest = clients_at(address).network
     return slot_of(Keys("shield", SECRET.encode()).bucket_of(guest, "ip"))
 
 

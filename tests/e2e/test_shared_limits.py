@@ -14,7 +14,7 @@ from e2e.test_exactness import PATIENT, WORKERS, Connection
 from e2e.test_fast_path import now_us
 from servers import HOST, HttpServer, RedisServer, asgi_server
 from shieldmw.core.limits import US_PER_S, parse_limits
-from shieldmw.gate.limiter.pool import LONGEST_SPREAD_US
+from shieldmw.core.portion import LONGEST_SPREAD_US
 
 RATE_PER_S = 500
 DEMAND_PER_S = 3 * RATE_PER_S

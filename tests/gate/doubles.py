@@ -467,7 +467,7 @@ def worker(
     return WorkerParts(
         gate,
         entrance,
-        (leases, shared, api_keys),
+        (leases.refresher, shared.refresher, api_keys.refresher),
         identifier,
         own,
         local,

@@ -234,7 +234,7 @@ PATHS = ["/hello", "/hello", "/members/a", "/closed/a", "/live/a", "/healthz"]
 CREDENTIALS = [None, None, "alice", "host", "key", "nobody", "nobody-2", "nobody-3"]
 NETWORKS = [f"{PEER}/32", "203.0.113.0/24", "2001:db8::/64"]
 CLIENTS = [
-    *(Prefixes(32, 64).clients(packed(peer)).one for peer in (PEER, OTHER, SITE)),
+    *(Prefixes(32, 64).clients(packed(peer)).network for peer in (PEER, OTHER, SITE)),
     *(Client("token", name, f"token:{name}") for name in ("alice", "key")),
 ]
 

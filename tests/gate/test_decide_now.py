@@ -31,7 +31,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.gate.auth import identity
 from shieldmw.gate.limiter import leases, lookups
-from shieldmw.gate.limiter import refusals as refusals_module
+from shieldmw.gate.limiter.known_tats import KnownTats
 
 PEER, OTHER = "203.0.113.7", "203.0.113.8"
 GRAIN_S = 0.25
@@ -423,7 +423,7 @@ def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pyte
     """Whatever differs from request to request, each coming three times: so many entries, and none is a large one."""
     monkeypatch.setattr(lookups, "PATHS_KEPT", 512)
     monkeypatch.setattr(leases, "CLIENTS_KEPT", 512)
-    monkeypatch.setattr(refusals_module.Refusals.__init__, "__defaults__", (512,))
+    monkeypatch.setattr(KnownTats.__init__, "__defaults__", (512,))
     one, _ = make(ip_limit="1/day" if refused else "off")
 
     async def flood() -> None:

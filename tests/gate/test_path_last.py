@@ -88,7 +88,7 @@ def test_a_denied_address_is_refused_without(read: list[str], path: str) -> None
     async def story() -> None:
         assert await reasons(one, facts(peer="198.51.100.9", path=path)) == [Reason.DENY_LIST]
         entry = DenyEntry(ip_network("203.0.113.0/24"), FAR_AHEAD_S, "admin", "")
-        one.gate._deny_list.entries = DenyList(1, (entry,))
+        one.gate._deny_list.deny_list = DenyList(1, (entry,))
         assert await reasons(one, facts(path=path)) == [Reason.DENY_LIST]
         assert read == []
 

@@ -36,7 +36,7 @@ class Work:
 
 def refresher(work: Work) -> Refresher:
     """One like that of a JWKS."""
-    return Refresher("keys", work, interval_s=INTERVAL_S, least_s=LEAST_S)
+    return Refresher("keys", work, interval_s=INTERVAL_S, least_s=LEAST_S, first_s=5.0)
 
 
 def test_it_works_at_once_and_then_every_interval() -> None:
@@ -45,7 +45,7 @@ def test_it_works_at_once_and_then_every_interval() -> None:
 
     async def story() -> None:
         one = refresher(work)
-        await one.start(first_s=5.0)
+        await one.start()
         assert work.begun == [0.0]
         await pass_time(3 * INTERVAL_S + 1)
         await one.stop()
@@ -60,7 +60,7 @@ def test_a_first_round_that_is_slow_does_not_hold_up_the_start() -> None:
 
     async def story() -> float:
         one = refresher(work)
-        await one.start(first_s=5.0)
+        await one.start()
         waited = loop_time() - START_S
         await pass_time(100.0)
         await one.stop()
@@ -76,7 +76,7 @@ def test_a_first_round_that_hangs_ends_with_stop() -> None:
 
     async def story() -> float:
         one = refresher(work)
-        await one.start(first_s=5.0)
+        await one.start()
         await one.stop()
         return loop_time() - START_S
 
@@ -90,7 +90,7 @@ def test_a_failure_is_tried_again_after_least_s_until_it_succeeds() -> None:
 
     async def story() -> None:
         one = refresher(work)
-        await one.start(first_s=5.0)
+        await one.start()
         await pass_time(35)
         work.failing = False
         await pass_time(400)
@@ -106,13 +106,13 @@ def test_soon_means_now_but_not_sooner_than_least_s() -> None:
 
     async def story() -> None:
         one = refresher(work)
-        await one.start(first_s=5.0)
+        await one.start()
         await pass_time(50)
-        one.soon()
+        one.refresh_soon()
         await yield_often()
         assert work.begun == pytest.approx([0.0, 50.0])
         for _ in range(300):
-            one.soon()
+            one.refresh_soon()
             await pass_time(0.1)
         await one.stop()
 
@@ -126,7 +126,7 @@ def test_failures_are_logged_when_they_begin_and_end(caplog: pytest.LogCaptureFi
 
     async def story() -> None:
         one = refresher(work)
-        await one.start(first_s=5.0)
+        await one.start()
         await pass_time(100)
         work.failing = False
         await pass_time(1000)
@@ -146,9 +146,9 @@ def test_stop_cancels_a_round_under_way_and_leaves_no_task() -> None:
 
     async def story() -> float:
         one = refresher(work)
-        await one.start(first_s=5.0)
+        await one.start()
         work.takes_s = 1e6
-        one.soon()
+        one.refresh_soon()
         await pass_time(20)
         assert len(work.begun) == 2
         begun = loop_time()
@@ -167,12 +167,12 @@ def test_it_can_be_started_again_and_stopped_twice() -> None:
     async def story() -> None:
         one = refresher(work)
         await one.stop()
-        await one.start(first_s=5.0)
+        await one.start()
         await one.stop()
         await one.stop()
         await pass_time(1000)
         assert len(work.begun) == 1
-        await one.start(first_s=5.0)
+        await one.start()
         await pass_time(INTERVAL_S + 1)
         await one.stop()
 

@@ -107,7 +107,7 @@ def test_a_reset_here_forgets_failed_credentials_too() -> None:
         clock = LoopClock()
         worker = build_worker(Settings(failed_auth_limit="1/hour"), memory_store(clock), clock_of(clock.s))
         clients = PREFIXES.clients(packed("203.0.113.7"))
-        worker._failed_auth.count_now(clients)
+        await worker._failed_auth.count(clients)
         assert not worker._failed_auth.may_verify_now(clients)
         await worker.control.reset("ip:203.0.113.7", "kim")
         assert worker._failed_auth.may_verify_now(clients)
@@ -158,7 +158,7 @@ def test_all_parts_of_a_worker_share_its_clock() -> None:
         for one in (SYSTEM_CLOCK, SYSTEM_CLOCK.now_us, SYSTEM_CLOCK.now_s, SYSTEM_CLOCK.unix_s, SYSTEM_CLOCK.random)
     }
     everything = list(parts(build_worker(settings, store, clock_of(FakeClock().s))))
-    assert {"JwtVerifier", "TimeShare", "SharedLimits", "ClientStreams", "Holding", "Leases"} <= {
+    assert {"JwtVerifier", "TimeShare", "SharedLimits", "ClientStreams", "DelayedRefusals", "Leases"} <= {
         type(part).__name__ for part in everything
     }
     assert not [part for part in everything for value in held_by(part) if id(value) in of_others]

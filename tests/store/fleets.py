@@ -245,7 +245,7 @@ async def traffic_on(
     limits = [FAST, Limit("b", 100, 1, 10), slow_limit(3, "c")]
     addresses = [ipv6(site, number) for number in range(8)]
     wide = slow_limit(1000)
-    pairs = [(Charge(a.one, wide), Charge(a.site, aggregate(wide))) for a in addresses if a.site is not None]
+    pairs = [(Charge(a.network, wide), Charge(a.site, aggregate(wide))) for a in addresses if a.site is not None]
     async with fleet(cluster.url, 2) as stores:
         traffic = Traffic(stores, may_be_down=may_be_down)
         traffic.start([(Charge(client, limit),) for limit in limits])

@@ -253,7 +253,7 @@ def test_an_address_and_its_site_are_charged_together(open_store: Open) -> None:
             for number in range(5):
                 clients = clients_at(f"2001:db8:0:{number:x}::1")
                 assert clients.site is not None
-                charges = [Charge(clients.one, limit), Charge(clients.site, aggregate(limit))]
+                charges = [Charge(clients.network, limit), Charge(clients.site, aggregate(limit))]
                 taken += [await allowed(store, charges) for _ in range(2)]
             assert taken == [True] * 8 + [False] * 2
 

@@ -86,18 +86,18 @@ def test_a_64_shares_the_slot_of_its_56() -> None:
     for address in ("2001:db8:0:0::1", "2001:db8:0:ff::1"):
         clients = clients_at(address)
         assert clients.site is not None
-        names = [make.bucket(charge(clients.one)), make.bucket(Charge(clients.site, aggregate(slow_limit(10))))]
+        names = [make.bucket(charge(clients.network)), make.bucket(Charge(clients.site, aggregate(slow_limit(10))))]
         assert len(set(names)) == 2
         tags |= {hash_tag(name) for name in names}
     assert len(tags) == 1
     elsewhere = clients_at("2001:db8:0:100::1")
-    assert hash_tag(make.bucket(charge(elsewhere.one))) not in tags
+    assert hash_tag(make.bucket(charge(elsewhere.network))) not in tags
 
 
 def test_two_64s_of_one_56_have_buckets_of_their_own() -> None:
     """Sharing a slot is not sharing a bucket."""
     make = keys()
-    one, two = (clients_at(text).one for text in ("2001:db8::1", "2001:db8:0:1::1"))
+    one, two = (clients_at(text).network for text in ("2001:db8::1", "2001:db8:0:1::1"))
     assert make.bucket(charge(one)) != make.bucket(charge(two))
 
 

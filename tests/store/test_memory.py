@@ -71,8 +71,8 @@ def test_memory_is_bounded() -> None:
     for number in range(1000):
         assert memory.take_now(one(slow_limit(1), client=someone(f"client {number}"))).allowed
     assert len(memory) == 10
-    assert not memory.would_pass(one(slow_limit(1), client=someone("client 999")))
-    assert memory.would_pass(one(slow_limit(1), client=someone("client 0")))
+    assert memory.refused_now(one(slow_limit(1), client=someone("client 999"))) is not None
+    assert memory.refused_now(one(slow_limit(1), client=someone("client 0"))) is None
 
 
 def test_refusals_and_looks_make_no_buckets() -> None:
@@ -83,9 +83,9 @@ def test_refusals_and_looks_make_no_buckets() -> None:
         bob = someone(f"bob {number}")
         assert not memory.take_now(one(slow_limit(1), 2, bob)).allowed
         assert memory.take_now(one(slow_limit(1), 0, bob)).allowed
-        assert memory.would_pass(one(slow_limit(1), 1, bob))
+        assert memory.refused_now(one(slow_limit(1), 1, bob)) is None
     assert len(memory) == 1
-    assert not memory.would_pass(one(slow_limit(1)))
+    assert memory.refused_now(one(slow_limit(1))) is not None
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_remembering_several_buckets_keeps_them_apart() -> None:
     unit_us = charges[0].limit.unit_us
     memory.remember(charges, Outcome(False, START_US, (START_US, START_US + unit_us, START_US)))
     assert len(memory) == 1
-    assert [memory.would_pass((charge,)) for charge in charges] == [True, False, True]
+    assert [memory.refused_now((charge,)) is None for charge in charges] == [True, False, True]
 
 
 def test_the_default_clock_never_steps() -> None:

@@ -288,17 +288,17 @@ async def following(store: RedisStore) -> AsyncIterator[tuple[ModeWatch, list[st
 
     def hear(change: str) -> None:
         heard.append(change)
-        mode_watch.soon()
+        mode_watch.refresh_soon()
 
     listener = ChangeListener(store, hear)
-    await mode_watch.start()
+    await mode_watch.refresher.start()
     await listener.start()
     try:
         await until(lambda: heard == [""], AMPLE_S)
         yield mode_watch, heard
     finally:
         await listener.stop()
-        await mode_watch.stop()
+        await mode_watch.refresher.stop()
 
 
 def test_a_change_is_heard_at_once(valkey: RedisServer, admin: redis.Redis) -> None:
@@ -361,12 +361,12 @@ def test_without_any_listener_polling_obeys_within_two_seconds(valkey: RedisServ
     async def story() -> None:
         async with fleet(valkey, 2) as (mine, other):
             mode_watch = switch_of(mine)
-            await mode_watch.start()
+            await mode_watch.refresher.start()
             try:
                 await other.set_mode(emergency(), was=NOTHING, expected_version=None)
                 await until(lambda: mode_watch.mode is Mode.EMERGENCY, POLLED_S)
             finally:
-                await mode_watch.stop()
+                await mode_watch.refresher.stop()
 
     asyncio.run(story())
 

@@ -106,13 +106,13 @@ def test_a_site_and_its_addresses_go_together() -> None:
     """They share a slot, though they are several clients."""
     address = clients_at("2001:db8::1")
     assert address.site is not None
-    charges = (Charge(address.one, A), Charge(address.site, A))
+    charges = (Charge(address.network, A), Charge(address.site, A))
     assert slots.parts(charges) == [charges]
 
 
-def test_parts_are_told_by_one_clock() -> None:
-    """Each node has its own: what counts is how far a TAT is from the time at its node."""
-    joined = slots.joined([Outcome(True, 100, (150, 170)), Outcome(False, 5000, (5030,))])
+def test_what_is_taken_in_turn_may_be_refunded_up_to_the_last_part() -> None:
+    """Those before it are refunded if it refuses, so their TATs are not remembered."""
+    joined = slots.in_turn([Outcome(True, 100, (150, 170)), Outcome(False, 5000, (5030,))])
     assert joined == Outcome(False, 100, (150, 170, 130), refundable=2)
 
 

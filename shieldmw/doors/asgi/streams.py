@@ -15,7 +15,7 @@ from enum import Enum, auto
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldmw.answers.problems import close_code, turned_away
+from shieldmw.answers.problems import close_code
 from shieldmw.answers.rate_limit import Headers
 from shieldmw.core.decision import Decision, Reason
 from shieldmw.gate.log_throttle import LogThrottle
@@ -112,7 +112,7 @@ class LiveStream:
         goodbye_s: float = GOODBYE_S,
     ) -> None:
         self._replies = replies
-        self._goodbye = turned_away(decision)
+        self._goodbye = decision.refused_for(Reason.NO_SEAT)
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -316,7 +316,7 @@ class LiveStream:
         if phase in _ENDS_SOON:
             return False
         why = Reason.RESTARTING if self._seats.is_leaving else self._seat.why
-        goodbye = turned_away(self._goodbye, why, self._seats.retry_after_us)
+        goodbye = self._goodbye.refused_for(why, self._seats.retry_after_us if why is Reason.NO_SEAT else 0)
         if phase is Phase.BEFORE:
             await self._replies.refuse(goodbye, self._scope, self._receive, self._send)
         elif phase is Phase.WEBSOCKET:

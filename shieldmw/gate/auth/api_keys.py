@@ -27,7 +27,7 @@ class ApiKeys:
         self._store = store
         self._file_entries = file_entries
         self._issued: ApiKeyTable | None = None
-        self._refresher = Refresher("API keys", self.refresh, interval_s=POLL_S, least_s=POLL_S / 2)
+        self.refresher = Refresher("API keys", self.refresh, interval_s=POLL_S, least_s=POLL_S / 2)
 
     def __bool__(self) -> bool:
         """Whether there are any keys."""
@@ -63,11 +63,3 @@ class ApiKeys:
         if table is not None:
             self._issued = table
             self.on_change()
-
-    async def start(self) -> None:
-        """Read the table, and start refreshing it."""
-        await self._refresher.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop refreshing it."""
-        await self._refresher.stop()

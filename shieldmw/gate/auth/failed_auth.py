@@ -39,11 +39,7 @@ class FailedAuth:
 
     def may_verify_now(self, clients: AddressClients) -> bool:
         """Whether the address may fail once more, as far as this worker knows."""
-        return self._local.would_pass(self._policy.failed_auth_charges(clients, 1))
-
-    def count_now(self, clients: AddressClients) -> None:
-        """Charge a failure on this worker, at once."""
-        self._local.take_now(self._policy.failed_auth_charges(clients, 1))
+        return self._local.refused_now(self._policy.failed_auth_charges(clients, 1)) is None
 
     def invalidate(self) -> None:
         """Forget what this worker knows of failures: buckets were reset, or the store has lost them."""
@@ -51,6 +47,8 @@ class FailedAuth:
         self._epoch = object()
 
     async def count(self, clients: AddressClients) -> None:
-        """Charge a failure for the whole fleet."""
-        if charges := self._policy.failed_auth_charges(clients, 1):
+        """Charge a failure: on this worker before anything is awaited, then for the whole fleet."""
+        charges = self._policy.failed_auth_charges(clients, 1)
+        self._local.take_now(charges)
+        if charges:
             await self._limiter.ask(charges)

@@ -44,11 +44,12 @@ class TokenVerifier(Protocol):
         """Verify the token; expensive, so callers bound how often they do it."""
 
 
-class Verified:
-    """The outcome for a credential, and how long it holds (Unix time).
+class Identified:
+    """What a credential proves, and how long that holds (Unix time).
 
-    ``subject`` is a digest of the subject, empty for a guest. ``api_key``: the digest of the API key that proved it.
-    ``epoch``: when that key was last seen to be in force.
+    ``identity`` is None for a guest: without a credential, or with one that has failed. ``subject`` is a digest of the
+    subject, empty for a guest. ``api_key``: the digest of the API key that proved it. ``epoch``: when that key was last
+    seen to be in force.
     """
 
     __slots__ = ("api_key", "epoch", "identity", "subject", "until_s")
@@ -67,7 +68,7 @@ def _digest(subject: str) -> bytes:
     return blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-GUEST = Verified(None)
+GUEST = Identified(None)
 
 
 class Identifier:
@@ -88,10 +89,10 @@ class Identifier:
         self._tokens = tokens
         self._failed_auth = failed_auth
         self._unix_s = clock.unix_s
-        self._share: TimeShare[Verified] = TimeShare(clock)
+        self._share: TimeShare[Identified] = TimeShare(clock)
         self._host = Host(clock)
-        self._known: BoundedCache[bytes, Verified] = BoundedCache(CREDENTIALS_KEPT)
-        self._failed: BoundedCache[bytes, Verified] = BoundedCache(FAILURES_KEPT)
+        self._known: BoundedCache[bytes, Identified] = BoundedCache(CREDENTIALS_KEPT)
+        self._failed: BoundedCache[bytes, Identified] = BoundedCache(FAILURES_KEPT)
         self._digest_key = token_bytes(32)
         self._throttle = LogThrottle(clock.now_s)
         self.epoch = object()  # unique to this identifier
@@ -119,7 +120,7 @@ class Identifier:
         self._failed.clear()
         self.epoch = object()
 
-    def identify_now(self, facts: Facts) -> Verified | None:
+    def identify_now(self, facts: Facts) -> Identified | None:
         """The outcome for the request's credential, if it is known without awaiting anything; otherwise None."""
         credential = facts.credential
         if credential is None:
@@ -128,7 +129,7 @@ class Identifier:
             return GUEST
         return self._recalled(self._digest(credential))
 
-    async def identify(self, facts: Facts, clients: AddressClients) -> Verified:
+    async def identify(self, facts: Facts, clients: AddressClients) -> Identified:
         """The outcome for the request's credential. Never raises for what a client sent."""
         if (known := self.identify_now(facts)) is not None:
             return known
@@ -136,12 +137,12 @@ class Identifier:
         if facts.authenticate is not None:
             identity, host_failed = await self._host.ask(facts.authenticate)
             if identity is not None:
-                return Verified(identity)
+                return Identified(identity)
         if facts.credential is None:
             return GUEST
         return await self._first_sight(facts.credential, clients, host_failed)
 
-    async def _first_sight(self, credential: str, clients: AddressClients, host_failed: bool) -> Verified:
+    async def _first_sight(self, credential: str, clients: AddressClients, host_failed: bool) -> Identified:
         """Check a credential against API keys and tokens.
 
         If the host app failed, the credential may be one of its own: then nothing is cached, counted or charged, and
@@ -153,17 +154,16 @@ class Identifier:
             return self._judged(digest, found, keep=not host_failed)
         if not host_failed and await self._failed_auth.may_verify(clients):
             # In the meantime others may have failed, or shown the same credential. Nothing is awaited between this
-            # check and the local charge.
+            # check and the local charge, which `count` begins with.
             if (known := self._recalled(digest)) is not None:
                 return known
             if self._failed_auth.may_verify_now(clients):
                 verified = self._verified(digest, credential, keep=True)
                 if verified.identity is None:
-                    self._failed_auth.count_now(clients)
                     await self._failed_auth.count(clients)
                 return verified
         turn = await self._share.run(
-            clients.site or clients.one,
+            clients.site or clients.network,
             lambda: self._recalled(digest) or self._verified(digest, credential, keep=not host_failed),
         )
         return turn or self._judged(digest, Rejected(Failure.UNAFFORDABLE), keep=False)
@@ -180,15 +180,15 @@ class Identifier:
             return Proof(identity, self._unix_s() + API_KEY_KEPT_S, digest)
         return Rejected(Failure.UNKNOWN_KEY) if self._tokens is None else self._tokens.screen(credential)
 
-    def _verified(self, digest: bytes, credential: str, *, keep: bool) -> Verified:
+    def _verified(self, digest: bytes, credential: str, *, keep: bool) -> Identified:
         proof = None if self._tokens is None else self._tokens.verify(credential)
         return self._judged(digest, proof or Rejected(Failure.SIGNATURE), keep=keep)
 
-    def _judged(self, digest: bytes, found: Proof | Rejected, *, keep: bool) -> Verified:
+    def _judged(self, digest: bytes, found: Proof | Rejected, *, keep: bool) -> Identified:
         """The outcome as an identity; cached if ``keep`` allows it."""
         now_s = self._unix_s()
         if isinstance(found, Proof):
-            verified = Verified(found.identity, found.until_s, found.api_key, self.epoch)
+            verified = Identified(found.identity, found.until_s, found.api_key, self.epoch)
             if keep:
                 self._known.put(digest, verified)
             return verified
@@ -197,11 +197,11 @@ class Identifier:
         if not keep or found.reason in NOT_OF_THE_CREDENTIAL:
             return GUEST
         until_s = now_s + FAILURE_KEPT_S
-        failed = Verified(None, until_s if found.until_s is None else min(until_s, found.until_s))
+        failed = Identified(None, until_s if found.until_s is None else min(until_s, found.until_s))
         self._failed.put(digest, failed)
         return failed
 
-    def _recalled(self, digest: bytes) -> Verified | None:
+    def _recalled(self, digest: bytes) -> Identified | None:
         """The cached outcome for a credential, good or bad."""
         known = self._known.get(digest) or self._failed.get(digest)
         if known is None or known.until_s <= self._unix_s():

@@ -43,7 +43,9 @@ class JwksKeys:
         self._algorithms = frozenset(algorithms)
         self._text: bytes | None = None
         self._keys: tuple[VerificationKey, ...] = ()
-        self._refresher = Refresher(f"JWKS {_shown(self._url)}", self.refresh, interval_s=REFRESH_S, least_s=LEAST_S)
+        self.refresher = Refresher(
+            f"JWKS {_shown(self._url)}", self.refresh, interval_s=REFRESH_S, least_s=LEAST_S, first_s=START_WAIT_S
+        )
 
     @property
     def is_ready(self) -> bool:
@@ -56,7 +58,7 @@ class JwksKeys:
             return self._keys if len(self._keys) == 1 else ()
         found = [key for key in self._keys if key.kid == kid]
         if not found:
-            self._refresher.soon()
+            self.refresher.refresh_soon()
         return found
 
     async def refresh(self) -> None:
@@ -72,14 +74,6 @@ class JwksKeys:
         lost = any(key not in keys for key in self._keys)
         self._text, self._keys = text, keys
         self.on_change(lost)
-
-    async def start(self) -> None:
-        """Fetch the set, and start refreshing it; returns soon even if its server hangs."""
-        await self._refresher.start(first_s=START_WAIT_S)
-
-    async def stop(self) -> None:
-        """Stop refreshing it."""
-        await self._refresher.stop()
 
 
 async def fetch(url: httpx.URL) -> bytes:

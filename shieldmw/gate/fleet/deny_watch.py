@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import ceil
 
 from shieldmw.core.client import Address
-from shieldmw.core.deny import DenyEntry, DenyList
+from shieldmw.core.deny import DenyList
+from shieldmw.core.limits import US_PER_S
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import DenyRegister
 
@@ -22,39 +24,29 @@ class DenyWatch:
     def __init__(self, register: DenyRegister, now_s: Callable[[], float]) -> None:
         self._register = register
         self._now_s = now_s
-        self.entries = DenyList()  # the last one known
+        self.deny_list = DenyList()  # the last one known
         self._version: int | None = None
-        self._refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
+        self.refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
-    def left_s(self, address: Address | None) -> float:
+    def left_us(self, address: Address | None) -> int:
         """For how long the address is still refused; 0 if it is not."""
+        if not self.deny_list.entries:
+            return 0
         now_s = self._now_s()
-        until_s = self.entries.until_s(address, now_s)
-        return 0.0 if until_s is None else until_s - now_s
+        until_s = self.deny_list.until_s(address, now_s)
+        return 0 if until_s is None else ceil((until_s - now_s) * US_PER_S)
 
     async def refresh(self) -> None:
         """Read the list again if its version has changed; restore it if the store has lost it."""
         deny_list = await self._register.deny_list(self._version)
-        if deny_list is not None and deny_list.version == 0 and (lost := self._in_force()):
+        if deny_list is not None and deny_list.version == 0 and (lost := self.deny_list.in_force(self._now_s())):
             # A list that operators have emptied still has a version, so this one was lost with the store's data.
             log.warning("the store had lost the deny list: %d networks are restored", len(lost))
             await self._register.restore_deny(lost)
             deny_list = await self._register.deny_list(None)
         if deny_list is not None:
-            self.entries, self._version = deny_list, deny_list.version
+            self.deny_list, self._version = deny_list, deny_list.version
 
-    def _in_force(self) -> list[DenyEntry]:
-        now_s = self._now_s()
-        return [entry for entry in self.entries.entries if entry.until_s > now_s]
-
-    def soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Read it again now, since it is said to have changed."""
-        self._refresher.soon()
-
-    async def start(self) -> None:
-        """Read the list, and start refreshing it."""
-        await self._refresher.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop refreshing it."""
-        await self._refresher.stop()
+        self.refresher.refresh_soon()

@@ -48,7 +48,7 @@ class ModeWatch:
         self._has_read = False
         self._epoch: int | None = None
         self._epoch_ahead_s = 0.0
-        self._refresher = Refresher("mode", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
+        self.refresher = Refresher("mode", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
     @property
     def mode(self) -> Mode:
@@ -112,17 +112,9 @@ class ModeWatch:
             self._was = self.mode
             self.on_change()
 
-    def soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Read it again now, since it is said to have changed."""
-        self._refresher.soon()
-
-    async def start(self) -> None:
-        """Read the mode, and start following it."""
-        await self._refresher.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop following it."""
-        await self._refresher.stop()
+        self.refresher.refresh_soon()
 
     def _follow(self, stored: StoredMode, asked_s: float) -> None:
         """Call ``on_reset`` for a new epoch or a clock that has stepped: both invalidate remembered buckets."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
-from shieldmw.store.port import PartialFailure
+from shieldmw.store.port import ChargeTaker, PartialFailure
 
 # Most requests and charges in one call. More would make the first wait for the last. And take.lua unpacks two numbers
 # for each request and four for each charge onto Lua's stack, which holds 8,000: 2 * 256 + 4 * 1500 = 6512.
@@ -36,16 +36,6 @@ class TakeReply(NamedTuple):
     sent_us: int | None
 
 
-class BatchTarget(Protocol):
-    """The target of a batch's calls: the store, or a wrapper around it."""
-
-    async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
-        """One call: take the charges of each request. Raises ``StoreError``, for example ``PartialFailure``."""
-
-    async def aclose(self) -> None:
-        """Give back connections."""
-
-
 # A request that waits for its reply. It has no requester if it is not part of a request to the app.
 _Waiter = tuple[Requester | None, TakeRequest, "asyncio.Future[TakeReply | None]"]
 
@@ -60,7 +50,7 @@ class Batch:
 
     def __init__(
         self,
-        store: BatchTarget,
+        store: ChargeTaker,
         answered: Callable[[Requester | None, TakeRequest, Outcome, int], TakeReply],
         failed: Callable[[Requester | None, TakeRequest, bool], TakeReply | None],
         clock: Clock = SYSTEM_CLOCK,

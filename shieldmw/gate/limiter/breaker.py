@@ -41,13 +41,13 @@ class Breaker:
 
     def succeeded(self, now_s: float) -> bool:
         """Report that a call succeeded; returns whether that closed the breaker."""
-        reopened = self.is_open and self._probing
-        if reopened:
+        closed = self.is_open and self._probing
+        if closed:
             self.is_open = self._probing = False
             self._calls = self._failures = 0
         self._in_a_row = 0
         self._count(now_s, failed=False)
-        return reopened
+        return closed
 
     def failed(self, now_s: float) -> bool:
         """Report that a call failed; returns whether that opened the breaker."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from shieldmw.core.bucket import Outcome, TakeRequest
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.text import harmless
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
-from shieldmw.store.port import PartialFailure
+from shieldmw.store.port import ChargeTaker, PartialFailure
 
-from .batch import BatchTarget
 from .breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -22,17 +21,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BreakerTarget(BatchTarget, Protocol):
-    """What a breaker needs of a store."""
-
-    async def portion(self, request: PortionRequest) -> Portion:
-        """One call, for a portion of a shared bucket. Raises ``StoreError``."""
-
-
 class BreakerStore:
     """The store behind a breaker. A call is reported to the breaker once, however many requests share it."""
 
-    def __init__(self, store: BreakerTarget, on_failure: OnStoreFailure, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, store: ChargeTaker, on_failure: OnStoreFailure, clock: Clock = SYSTEM_CLOCK) -> None:
         self.on_failure = on_failure
         self._store = store
         self._now_s = clock.now_s

@@ -62,7 +62,7 @@ class Leases:
         self._asked_us: BoundedCache[bytes, int] = BoundedCache(CLIENTS_KEPT)
         # For those that are hot: how much was last prefetched, and when the last lease was opened.
         self._paces: BoundedCache[bytes, tuple[int, int]] = BoundedCache(2 * MOST_LEASES)
-        self._sweeper = Refresher("leases", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
+        self.refresher = Refresher("leases", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
     def exhausted(self, key: bytes, now_us: int) -> None:
         """Close the lease of a client, which has too little left for the current request."""
@@ -110,14 +110,6 @@ class Leases:
         """Give back what old leases still hold."""
         until_us = self._now_us() - OLD_US
         await self._end([key for key, lease in self.open.items() if lease.opened_us <= until_us])
-
-    async def start(self) -> None:
-        """Sweep in the background."""
-        await self._sweeper.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop sweeping."""
-        await self._sweeper.stop()
 
     async def give_all_back(self) -> None:
         """Give everything back; if the store is away, the buckets refill by themselves."""

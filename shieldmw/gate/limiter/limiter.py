@@ -17,8 +17,8 @@ from shieldmw.store.memory import MemoryBuckets
 from .batch import Batch, TakeReply
 from .breaker_store import BreakerStore
 from .fallback import Fallback
+from .known_tats import KnownTats
 from .leases import Leases
-from .refusals import Refusals
 
 # How long a client is decided here without a call, if the node of its buckets is away while others are not, and its
 # share of a limit has refused it: calls for a flood of its requests would open the breaker for all nodes.
@@ -65,7 +65,7 @@ class FleetLimiter:
         self._store = store
         self._fallback = fallback
         self._leases = leases
-        self._refusals = Refusals()
+        self._refusals = KnownTats()
         self._batch = Batch(store, self._answered, self._failed, clock)
         self._now_us = clock.now_us
         self._invalidated_us = self._now_us() - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from socket import AF_INET, inet_pton
 
-from shieldmw.core.address import Addressing, Located, locate, locate_peer
+from shieldmw.core.address import Addressing, Located, locate_peer
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Address, AddressClients
 from shieldmw.core.facts import TARGET, Facts
@@ -86,8 +86,7 @@ class Lookups:
         return located.address
 
     def _locate(self, facts: Facts) -> Located:
-        how = self._addressing
-        return locate(facts.peer, facts.forwarded, how.trusted, how.header)
+        return self._addressing.locate(facts.peer, facts.forwarded)
 
     def clients(self, address: Address | None) -> AddressClients:
         """The clients of an address."""

@@ -15,9 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from shieldmw.core.bucket import Charge, Charges, Outcome
 from shieldmw.core.lease import Unspent
-from shieldmw.core.limits import US_PER_S
-from shieldmw.core.made import made
-from shieldmw.core.portion import HeldUnits, PortionRequest, Spent
+from shieldmw.core.portion import AHEAD_US, LONG_AGO_US, Demand, HeldUnits, PortionRequest, Spent, Turns
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import Clock
 
@@ -25,17 +23,9 @@ from .batch import under_way
 from .breaker_store import BreakerStore
 from .fallback import Fallback
 
-LONG_AGO_US = -1_000_000_000
-
-# How long a portion should last, and the shortest interval between two calls for an empty bucket.
-AHEAD_US = 20_000
-
 # Besides what requests wait for, a portion is at most what refills in AHEAD_US, or this part of the worker's share of
 # the burst: more would be missing elsewhere if the demand ended here.
 MOST_OF_SHARE = 4
-
-# By how much the waits of refused requests are spread at most, when many more are refused than units refill.
-LONGEST_SPREAD_US = 60 * US_PER_S
 
 
 class Refunds(Protocol):
@@ -46,24 +36,15 @@ class Refunds(Protocol):
 
 
 class SharedReply(NamedTuple):
-    """What became of a request's charges against shared limits. The TATs are on the clock of ``now_us``.
+    """What became of a request's charges against shared limits, on this worker's clock.
 
     ``spent`` is what a refund needs. ``by_share``: the store is away, and this worker's share of a limit has decided.
     """
 
     charges: Charges
-    allowed: bool
-    now_us: int
-    tats_us: tuple[int, ...]
+    outcome: Outcome
     spent: Sequence[tuple[Refunds, Any]] = ()
     by_share: bool = False
-
-    def joined(self, outcome: Outcome) -> Outcome:
-        """The outcome of the client's own charges together with these, which come last."""
-        now_us, tats_us = outcome.now_us, self.tats_us
-        if now_us != self.now_us:
-            tats_us = tuple([tat_us + now_us - self.now_us for tat_us in tats_us])
-        return made(Outcome, (outcome.allowed, now_us, outcome.tats_us + tats_us, 0, 0))
 
     def refund(self) -> None:
         """Take back charges that were allowed: the request was not admitted after all, or has gone away."""
@@ -101,8 +82,8 @@ class Pool:
         self._tat_us = LONG_AGO_US
         self._ask_from_us = LONG_AGO_US
         self._granted_us = LONG_AGO_US
-        self._demand = _Demand()
-        self._turns = _Turns(charge.limit.unit_us)
+        self._demand = Demand()
+        self._turns = Turns(charge.limit.unit_us)
 
     def refused_now(self, charge: Charge, now_us: int) -> SharedReply | None:
         """The refusal of a charge, if this worker holds too little for it and the store need not be asked."""
@@ -121,7 +102,7 @@ class Pool:
         self._demand.refused += charge.cost
         turn_us = self._turns.next(charge.cost, free_us, now_us)
         tat_us = turn_us + charge.limit.tau_us - charge.step_us  # the TAT that this wait follows from
-        return SharedReply((charge,), False, now_us, (tat_us,))
+        return SharedReply((charge,), Outcome(False, now_us, (tat_us,)))
 
     async def take(self, charge: Charge) -> SharedReply | None:
         """The reply to one charge; None if the store is away and there is no fallback."""
@@ -148,7 +129,7 @@ class Pool:
         """Forget the portion, and ignore what a call under way leaves over: buckets were reset or lost."""
         self.held = HeldUnits(self._charge.limit)  # the old one is void: a refund to it helps nobody
         self._believe(LONG_AGO_US, LONG_AGO_US)
-        self._turns = _Turns(self._charge.limit.unit_us)
+        self._turns = Turns(self._charge.limit.unit_us)
 
     def _believe(self, tat_us: int, ask_from_us: int) -> None:
         """Set what is known of the bucket."""
@@ -259,51 +240,8 @@ class Pool:
         now_us = self._now_us()
         tats_us = tuple([tat_us - outcome.now_us + now_us for tat_us in outcome.tats_us])
         spent = ((self._fallback, ((charge,), shares)),) if outcome.allowed else ()
-        return SharedReply(shares, outcome.allowed, now_us, tats_us, spent, by_share=True)
-
-
-class _Demand:
-    """How many units requests ask for in ``AHEAD_US``, whether they get them or not."""
-
-    __slots__ = ("_from_us", "_units", "refused")
-
-    def __init__(self) -> None:
-        self.refused = 0
-        self._from_us = LONG_AGO_US
-        self._units = 0
-
-    def measure(self, held: HeldUnits, now_us: int) -> int:
-        """The demand as last measured, or more if more was asked for since."""
-        units, since_us = held.spent + self.refused, now_us - self._from_us
-        if since_us < AHEAD_US:
-            return max(self._units, units)
-        self._units = units * AHEAD_US // since_us
-        self._from_us = now_us
-        held.spent = self.refused = 0
-        return self._units
-
-
-class _Turns:
-    """When refused requests are to come back: one after the other, each after the time its units take to refill.
-
-    ``unit_us`` is the time in which this worker gets a unit, if each gets its share.
-    """
-
-    __slots__ = ("_next_us", "unit_us")
-
-    def __init__(self, unit_us: int) -> None:
-        self.unit_us = unit_us
-        self._next_us = LONG_AGO_US
-
-    def next(self, cost: int, free_us: int, now_us: int) -> int:
-        """The turn of a request for which there can be a unit at ``free_us``, the earliest.
-
-        One that is later is a whole number of seconds from now, so that refusals share an answer.
-        """
-        turn_us = min(max(free_us, self._next_us), free_us + LONGEST_SPREAD_US)
-        self._next_us = turn_us + cost * self.unit_us
-        return turn_us if turn_us == free_us else turn_us + (now_us - turn_us) % US_PER_S
+        return SharedReply(shares, Outcome(outcome.allowed, now_us, tats_us), spent, by_share=True)
 
 
 def _allowed(charge: Charge, held: HeldUnits, spent: Spent, now_us: int) -> SharedReply:
-    return SharedReply((charge,), True, now_us, (spent[-1][2],), ((held, spent),))
+    return SharedReply((charge,), Outcome(True, now_us, (spent[-1][2],)), ((held, spent),))

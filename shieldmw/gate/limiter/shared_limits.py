@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from shieldmw.core.bucket import Charge, Charges
+from shieldmw.core.bucket import Charge, Charges, Outcome
 from shieldmw.core.lease import Unspent
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
@@ -63,21 +63,22 @@ class PooledCharges:
     async def take(self) -> SharedReply | None:
         """Ask the store for what is missing."""
         charges: Charges = ()
-        tats_us: tuple[int, ...] = ()
+        outcome = Outcome(True, 0, ())
         spent: list[tuple[Refunds, Any]] = []
-        now_us, by_share = 0, False
+        by_share = False
         try:
             for pool, charge in self._pools:
                 reply = await pool.take(charge)
-                if reply is None or not reply.allowed:
+                if reply is None or not reply.outcome.allowed:
                     return reply
-                charges, tats_us, now_us = charges + reply.charges, tats_us + reply.tats_us, reply.now_us
+                charges += reply.charges
+                outcome = Outcome(True, reply.outcome.now_us, outcome.tats_us + reply.outcome.tats_us)
                 spent += reply.spent
                 by_share = by_share or reply.by_share
-            return SharedReply(charges, True, now_us, tats_us, spent, by_share)
+            return SharedReply(charges, outcome, spent, by_share)
         finally:
             if len(spent) < len(self._pools):
-                SharedReply(charges, True, now_us, tats_us, spent).refund()
+                SharedReply(charges, outcome, spent).refund()
 
 
 class SharedLimits:
@@ -99,7 +100,7 @@ class SharedLimits:
         self._clock = clock
         self._now_us = clock.now_us
         self._pools: dict[str, Pool] = {}
-        self._sweeper = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
+        self.refresher = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
     def of(self, charges: Charges) -> PooledCharges:
         """The pools of charges against shared limits, at least one."""
@@ -121,14 +122,6 @@ class SharedLimits:
     async def sweep(self) -> None:
         """Give back what has not been used for a while."""
         await self._end(self._now_us() - OLD_US)
-
-    async def start(self) -> None:
-        """Sweep in the background."""
-        await self._sweeper.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop sweeping."""
-        await self._sweeper.stop()
 
     async def aclose(self) -> None:
         """End calls under way, and give everything back."""

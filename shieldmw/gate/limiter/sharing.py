@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from shieldmw.core.bucket import Charges, Outcome
+from shieldmw.core.bucket import Charges, Outcome, joined
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.made import made
 from shieldmw.core.plan import Plan, Requester
@@ -79,10 +79,12 @@ class SharingLimiter:
     async def _take_both(self, requester: Requester) -> TakeReply | None:
         plan = requester.plan
         taken = await self._charges_of(plan).take()
-        if taken is None or taken.allowed:
-            return None if taken is None else await self._take_behind(requester, taken)
+        if taken is None:
+            return None
+        if taken.outcome.allowed:
+            return await self._take_behind(requester, taken)
         if taken.by_share:
-            return TakeReply(taken.charges, Outcome(False, taken.now_us, taken.tats_us), None)
+            return TakeReply(taken.charges, taken.outcome, None)
         return TakeReply(taken.charges, _refused_by_shared(plan, taken), self._now_us())
 
     async def _take_behind(self, requester: Requester, taken: SharedReply) -> TakeReply | None:
@@ -90,14 +92,15 @@ class SharingLimiter:
         plan, now_us = requester.plan, self._now_us()
         if not plan.own:
             sent_us = None if taken.by_share else now_us
-            return TakeReply(taken.charges, Outcome(True, taken.now_us, taken.tats_us), sent_us)
+            return TakeReply(taken.charges, taken.outcome, sent_us)
         reply = await self._take_own(requester, taken, now_us)
         if reply is None:  # the store is away and there is no fallback: nothing of this request is charged
             taken.refund()
             return None
         charges, outcome, sent_us = reply
         if outcome.allowed:
-            return TakeReply((*charges, *taken.charges), taken.joined(outcome), None if taken.by_share else sent_us)
+            both = joined([outcome, taken.outcome])
+            return TakeReply((*charges, *taken.charges), both, None if taken.by_share else sent_us)
         taken.refund()
         return reply if sent_us is None else TakeReply(charges, _refused_by_own(plan, outcome), sent_us)
 
@@ -139,7 +142,8 @@ def _refused_by_own(plan: Plan, outcome: Outcome) -> Outcome:
 
 
 def _refused_by_shared(plan: Plan, refusal: SharedReply) -> Outcome:
-    tats_us = [refusal.now_us] * len(plan.terms)
+    now_us = refusal.outcome.now_us
+    tats_us = [now_us] * len(plan.terms)
     at = len(plan.own) + plan.shared.index(refusal.charges[0])
-    tats_us[at : at + len(refusal.tats_us)] = refusal.tats_us
-    return made(Outcome, (False, refusal.now_us, tuple(tats_us), 0, 0))
+    tats_us[at : at + len(refusal.charges)] = refusal.outcome.tats_us
+    return made(Outcome, (False, now_us, tuple(tats_us), 0, 0))

@@ -28,8 +28,6 @@ from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
 
-# Most entries of the audit log that are read.
-
 # Most expired entries of the deny list that are dropped at once, to make room for new ones.
 SWEPT_AT_ONCE = 100
 
@@ -121,7 +119,7 @@ class Control:
 
     async def denied(self) -> list[DenyEntry]:
         """Every network that is denied now."""
-        return self._in_force(await self._fresh_list())
+        return (await self._fresh_list()).in_force(self.now_s())
 
     async def denied_network(self, network: IPNetwork) -> DenyEntry | None:
         """The entry of exactly this network, if there is one."""
@@ -159,15 +157,11 @@ class Control:
             raise
         except StoreError:
             pass
-        return self._deny_list.entries
-
-    def _in_force(self, deny_list: DenyList) -> list[DenyEntry]:
-        now_s = self.now_s()
-        return [entry for entry in deny_list.entries if entry.until_s > now_s]
+        return self._deny_list.deny_list
 
     async def _sweep(self, deny_list: DenyList) -> int:
         """Drop expired entries; returns how many."""
-        in_force = set(self._in_force(deny_list))
+        in_force = set(deny_list.in_force(self.now_s()))
         over = [entry for entry in deny_list.entries if entry not in in_force][:SWEPT_AT_ONCE]
         for entry in over:
             await self._store.undeny(str(entry.network), "shieldmw")
@@ -178,7 +172,7 @@ class Control:
         try:
             await self._deny_list.refresh()
         except StoreError:
-            self._deny_list.soon()
+            self._deny_list.refresh_soon()
 
     # --- buckets
 
@@ -217,7 +211,7 @@ def clients_of(text: str, prefixes: Prefixes) -> tuple[Client, ...]:
         raise ValueError("write it like 'ip:203.0.113.7' or 'token:alice'")
     address = None if name == UNKNOWN_ADDRESS else _address(name)
     clients = prefixes.clients(address)
-    return (clients.one,) if clients.site is None else (clients.one, clients.site)
+    return (clients.network,) if clients.site is None else (clients.network, clients.site)
 
 
 def _address(text: str) -> Address:

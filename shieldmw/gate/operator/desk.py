@@ -46,17 +46,17 @@ class Desk:
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
         self._deny_list = deny_list
-        mode_watch.on_change = self._look.soon  # with the mode, the number of seats changes
+        mode_watch.on_change = self._look.refresh_soon  # with the mode, the number of seats changes
 
     async def start(self) -> None:
         """Read all of it, and start refreshing. Never fails because the store is away."""
-        await self._mode_watch.start()
-        await self._deny_list.start()
-        await self._look.start(first_s=1.0)
+        await self._mode_watch.refresher.start()
+        await self._deny_list.refresher.start()
+        await self._look.start()
 
     async def stop(self) -> None:
         """Stop refreshing, and close the connections."""
         await self._look.stop()
-        await self._deny_list.stop()
-        await self._mode_watch.stop()
+        await self._deny_list.refresher.stop()
+        await self._mode_watch.refresher.stop()
         await self._limiter.aclose()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
-from shieldmw.core.concurrency import Intake
+from shieldmw.core.concurrency import AdaptiveLimit, Intake
 from shieldmw.core.lane import Lane, Rank
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
@@ -67,15 +67,11 @@ Waiter = asyncio.Future[Intake | None]
 
 
 class Gatekeeper:
-    """Lets requests into the app of one event loop. ``lane_of`` makes the lane."""
+    """Lets requests into the app of one event loop. ``wait_us`` and ``places`` are the lane's."""
 
-    def __init__(
-        self,
-        lane_of: Callable[[Callable[[Waiter, Intake], None], Callable[[Waiter], None]], Lane[Waiter]],
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
+    def __init__(self, wait_us: int, places: AdaptiveLimit, clock: Clock = SYSTEM_CLOCK) -> None:
         self._now_us = clock.now_us
-        self.lane = lane_of(self._let_in, self._refuse)
+        self.lane: Lane[Waiter] = Lane(wait_us, places, self._let_in, self._refuse)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick_is_due = False
         self._measures_us = 0

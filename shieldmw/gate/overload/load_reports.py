@@ -51,7 +51,7 @@ class LoadReports:
     async def start(self) -> None:
         """Report now, and then every few seconds."""
         if self._overload is not None:
-            await self._refresher.start(first_s=1.0)
+            await self._refresher.start()
 
     async def stop(self) -> None:
         """Stop reporting, and withdraw the last report."""

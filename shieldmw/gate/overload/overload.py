@@ -15,8 +15,8 @@ from shieldmw.core.plan import Requester
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Observer
 
+from .delayed_refusals import DelayedRefusals
 from .gatekeeper import Gatekeeper, Passage, Waiter
-from .holding import Holding
 from .overload_log import OverloadLog
 
 # Shortest ``Retry-After`` of shed requests, and by how much it varies: guests come back over ten seconds, members over
@@ -60,7 +60,7 @@ class Overload:
     def __init__(
         self,
         keeper: Gatekeeper,
-        holding: Holding,
+        holding: DelayedRefusals,
         is_returning: Callable[[str, Identity | None, Address | None], bool],
         observers: Sequence[Observer] = (),
         *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import lru_cache
 from hashlib import blake2b
 from math import inf
@@ -17,7 +18,7 @@ from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.tickets import NUMBER_S, TICKET_S, Number, Signer, Ticket
 from shieldmw.core.waiting import EMPTY, QueuePosition, place
-from shieldmw.gate.auth.identity import GUEST, Verified
+from shieldmw.gate.auth.identity import GUEST, Identified
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import Store
@@ -47,19 +48,26 @@ class Entry:
     ticket: str
 
 
+class NoSeat(Enum):
+    """Why a client gets no seat.
+
+    ``DUE``: the fleet has one, and this worker will get it soon. ``VACATING``: the client's own response that this one
+    replaces is still finishing. ``TOO_MANY_STREAMS``: the client has all that it may have.
+    """
+
+    FULL = auto()
+    DUE = auto()
+    VACATING = auto()
+    TOO_MANY_STREAMS = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class TurnedAway:
-    """No seat. Members get a place in the waiting room and the signed number to show there.
-
-    ``too_many``: the client has all the streams that it may have. ``is_due``: the fleet has a seat, and this worker
-    will get it soon. ``is_vacating``: the client's own response that this one replaces is still finishing.
-    """
+    """No seat. Members get a place in the waiting room and the signed number to show there."""
 
     place: QueuePosition | None = None
     signed_ticket: str | None = None
-    too_many: bool = False
-    is_due: bool = False
-    is_vacating: bool = False
+    why: NoSeat = NoSeat.FULL
 
 
 DEFAULT_PREFIXES = Prefixes(32, 64)
@@ -97,10 +105,10 @@ class Admission:
         self._queue = EMPTY
         self._calls_per_s = 0.0
         self._asked: set[str] = set()
-        self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
+        self.refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
     def admit(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
+        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Identified = GUEST
     ) -> Entry | TurnedAway:
         """A seat for the client, if there is one; ``proof`` is the verified credential."""
         now_s = self._unix_s()
@@ -122,17 +130,17 @@ class Admission:
         )
         going = self.streams.making_room(seat, live=live)
         if going is None:
-            return TurnedAway(too_many=True)
+            return TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
         if not (live or called or going) and self._must_wait(decision):
             self.seats.turned_away(decision.listener_class, seat.client)
             return self._wait(number, client, now_s)
         if self.seats.admit(seat, live=live or called, listener=seat.client, instead_of=going):
             return self._seated(seat, client, now_s)
         if self.seats.ledger.is_vacating(seat.client):
-            return TurnedAway(is_vacating=True)
-        is_due = self.seats.is_due(decision.listener_class)
-        if decision.listener_class is ListenerClass.GUEST or is_due:
-            return TurnedAway(is_due=is_due)
+            return TurnedAway(why=NoSeat.VACATING)
+        why = NoSeat.DUE if self.seats.is_due(decision.listener_class) else NoSeat.FULL
+        if decision.listener_class is ListenerClass.GUEST or why is NoSeat.DUE:
+            return TurnedAway(why=why)
         return self._wait(number, client, now_s)
 
     def is_ours(self, signed_ticket: str) -> bool:
@@ -213,7 +221,7 @@ class Admission:
 
     def _next_number(self, client: str) -> int | None:
         """The next number of our block; None if the block is used up, until the next one is leased."""
-        self._refresher.soon()
+        self.refresher.refresh_soon()
         self._asked.add(client)
         numbers, queue = self._numbers, self._queue
         while numbers and numbers[0] <= queue.called < queue.given:
@@ -243,24 +251,12 @@ class Admission:
             return 0
         return wanted - len(self._numbers)
 
-    async def start(self) -> None:
-        """Start refreshing the queue."""
-        await self._refresher.start(first_s=1.0)
-        await self.takeovers.start()
-        await self.streams.start()
-
-    async def stop(self) -> None:
-        """Stop refreshing."""
-        await self.streams.stop()
-        await self.takeovers.stop()
-        await self._refresher.stop()
-
 
 @lru_cache(maxsize=256)  # listeners on one path share the text
 def _digest(path: str) -> str:
     return blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
-def _ends_s(proof: Verified) -> float:
+def _ends_s(proof: Identified) -> float:
     """The end of a credential (Unix time); infinite for API keys, guests, and members that the host app names."""
     return inf if proof.identity is None or proof.api_key is not None else proof.until_s

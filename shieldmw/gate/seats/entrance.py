@@ -12,7 +12,7 @@ from shieldmw.core.limits import US_PER_S
 from shieldmw.gate.auth.identity import GUEST, Identifier
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 
-from .admission import Admission, Entry, TurnedAway
+from .admission import Admission, Entry, NoSeat, TurnedAway
 
 # How long a listener waits for a seat that the fleet has and its worker has not, and when to ask again if it did not
 # come: a dead worker's seats return within 15 s, all others sooner.
@@ -54,7 +54,7 @@ class Entrance:
     ) -> tuple[Decision, Entry | None] | None:
         """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
         entry = self._try_to_enter(facts, decision, leave)
-        if isinstance(entry, TurnedAway) and entry.is_due and self.seats.may_ask():
+        if isinstance(entry, TurnedAway) and entry.why is NoSeat.DUE and self.seats.may_ask():
             return None
         return self._entered(facts, decision, entry)
 
@@ -83,13 +83,12 @@ class Entrance:
         """
         if self.seats.is_leaving:
             return None
-        if self._deny_list.entries.entries and (left_s := self._deny_list.left_s(decision.address)) > 0:
-            left_us = int(left_s * US_PER_S)
-            return decision._replace(reason=Reason.DENY_LIST, retry_after_us=left_us, charges=(), outcome=None)
+        if left_us := self._deny_list.left_us(decision.address):
+            return decision.refused_for(Reason.DENY_LIST, left_us)
         proof = self._identifier.identify_now(facts) or GUEST
         is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
         if is_proven_here and proof.identity is None:
-            return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
+            return decision.refused_for(Reason.CREDENTIAL_ENDED)
         return self.admission.admit(facts, decision, None if self._dry_run else leave, proof)
 
     def _entered(
@@ -98,11 +97,11 @@ class Entrance:
         if isinstance(entry, Entry):
             return decision, entry
         if isinstance(entry, Decision):
-            return self._announce(facts, entry._replace(verdict=Verdict.REFUSED)), None
+            return self._announce(facts, entry), None
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
         if entry is not None:
-            reason = Reason.TOO_MANY_STREAMS if entry.too_many else Reason.NO_SEAT
-            is_free_soon = entry.is_due or entry.is_vacating
+            reason = Reason.TOO_MANY_STREAMS if entry.why is NoSeat.TOO_MANY_STREAMS else Reason.NO_SEAT
+            is_free_soon = entry.why in (NoSeat.DUE, NoSeat.VACATING)
             wait_us = SEAT_DUE_US if is_free_soon else self.seats.retry_after_us if reason is Reason.NO_SEAT else 0
             refused = refused._replace(
                 reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket

@@ -38,13 +38,13 @@ class Expulsion:
         self._identifier = identifier
         self._api_keys = api_keys
         self._unix_s = clock.unix_s
-        self._seen: tuple[object, object] = (deny_list.entries, identifier.epoch)
-        self._refresher = Refresher("expulsion", self.refresh, interval_s=EVERY_S, least_s=EVERY_S / 2)
+        self._seen: tuple[object, object] = (deny_list.deny_list, identifier.epoch)
+        self.refresher = Refresher("expulsion", self.refresh, interval_s=EVERY_S, least_s=EVERY_S / 2)
 
     async def refresh(self) -> None:
         """End the streams that must end now."""
         self._seats.evict(self._seats.ledger.ended(self._unix_s()), Reason.CREDENTIAL_ENDED)
-        now = (self._deny_list.entries, self._identifier.epoch)
+        now = (self._deny_list.deny_list, self._identifier.epoch)
         if all(new is old for new, old in zip(now, self._seen, strict=True)):
             return
         everybody = list(self._seats.ledger)
@@ -56,15 +56,7 @@ class Expulsion:
         self._seen = now
 
     def _is_denied(self, seat: Seat) -> bool:
-        return self._deny_list.left_s(seat.address) > 0
+        return self._deny_list.left_us(seat.address) > 0
 
     def _is_revoked(self, seat: Seat) -> bool:
         return seat.api_key is not None and not self._api_keys.is_in_force(seat.api_key)
-
-    async def start(self) -> None:
-        """Start checking."""
-        await self._refresher.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop checking."""
-        await self._refresher.stop()

@@ -189,7 +189,7 @@ class Seats:
         """Count a listener that found no seat here as demand."""
         self._waiting.add(name, listener)
         if not (name is ListenerClass.GUEST and self.guest_share == 0):
-            self._refresher.soon()
+            self._refresher.refresh_soon()
 
     def is_due(self, name: ListenerClass) -> bool:
         """Whether the fleet has a seat for every listener, so that one without gets it at the next division.
@@ -224,7 +224,7 @@ class Seats:
         waiting = self._asking[0 if first else 1]
         heard = asyncio.get_running_loop().create_future()
         waiting[heard] = None
-        self._refresher.soon()
+        self._refresher.refresh_soon()
         try:
             await heard
         finally:
@@ -257,7 +257,7 @@ class Seats:
         """Apply a changed mode at once, and have the seats divided again."""
         self._allot()
         self._step()
-        self._refresher.soon()
+        self._refresher.refresh_soon()
 
     async def refresh(self) -> None:
         """Report to the fleet and apply its grant."""
@@ -288,15 +288,15 @@ class Seats:
         # One more than there are seats for, to find out whether waiting helps at all.
         self._tell_asking(None if capacity is None or self.ledger.allotment.seats is None else self.free() + 1)
 
-    def soon(self) -> None:
+    def refresh_soon(self) -> None:
         """Report soon: another worker has less than its share, and this one may have to give up seats."""
-        self._refresher.soon()
+        self._refresher.refresh_soon()
 
     async def start(self) -> None:
         """Start reporting for seats, and evicting step by step those beyond the grant."""
         self._giving_back = None
         self._began_s = self._now_s()
-        await self._refresher.start(first_s=1.0)
+        await self._refresher.start()
         if self._grant is not None and not self._grant.seats and self.is_due(ListenerClass.MEMBER):
             await self._first_seats()
         self._stepper = asyncio.create_task(self._steps(), name="shieldmw eviction")

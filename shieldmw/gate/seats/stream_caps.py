@@ -127,7 +127,7 @@ class ClientStreams:
         """Announce a listener that has a seat here now."""
         if seat.client and self._caps.of(seat.listener_class):
             self._to_announce[seat.client] = True
-            self._refresher.soon()
+            self._refresher.refresh_soon()
 
     def _gone(self, seat: Seat) -> None:
         """Announce that a stream has ended here, if others may know of it."""
@@ -135,7 +135,7 @@ class ClientStreams:
             return
         if self._elsewhere.get(seat.client) or self._seats.ledger.streams_of(seat.client):
             self._to_announce.setdefault(seat.client, False)
-            self._refresher.soon()
+            self._refresher.refresh_soon()
 
     def _streams_elsewhere(self, client: int) -> list[tuple[int, str]]:
         """When streams of the client began on other workers, and on which."""
@@ -176,7 +176,7 @@ class ClientStreams:
                 self._hold_to_cap(announced.client, mine)
             if announced.asks:
                 self._to_announce.setdefault(announced.client, False)
-                self._refresher.soon()
+                self._refresher.refresh_soon()
 
     def _follows(self, worker: str, number: int) -> bool:
         """Note that a worker is alive; if a message was missed, start over with all of them."""
@@ -234,7 +234,7 @@ class ClientStreams:
         now_s = self._now_s()
         self._peers = {worker: peer for worker, peer in self._peers.items() if peer.until_s > now_s}
         if self._to_announce or self._to_announce_again:
-            self._refresher.soon()
+            self._refresher.refresh_soon()
 
     def _batch(self, most: int) -> dict[int, bool]:
         """Clients to announce: new ones before those announced again."""
@@ -256,12 +256,12 @@ class ClientStreams:
         """Forget what is known, and ask the others about every client that is here."""
         self._elsewhere.clear()
         self._to_announce_again = self._seats.ledger.clients()
-        self._refresher.soon()
+        self._refresher.refresh_soon()
 
     async def start(self) -> None:
         """Start announcing, if there is a cap."""
         if self._caps:
-            await self._refresher.start(first_s=1.0)
+            await self._refresher.start()
 
     async def stop(self) -> None:
         """Stop announcing; the others hear that no stream is left here."""

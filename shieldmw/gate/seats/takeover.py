@@ -70,7 +70,7 @@ class Takeovers:
         self.spent = SpentNumbers()
         self._back: dict[tuple[str, str], None] = {}
         self._telling = asyncio.Lock()  # two tasks call refresh: the refresher here and that of ClientStreams
-        self._refresher = Refresher("takeovers", self.refresh, interval_s=EVERY_S, least_s=LEAST_S)
+        self.refresher = Refresher("takeovers", self.refresh, interval_s=EVERY_S, least_s=LEAST_S)
 
     def __len__(self) -> int:
         return len(self._back)
@@ -79,11 +79,11 @@ class Takeovers:
         """Announce a listener that has shown its ticket or number, and has a seat here."""
         if len(self._back) < MOST_WAITING:
             self._back[seat.ticket_id, seat.path] = None
-            self._refresher.soon()
+            self.refresher.refresh_soon()
 
     async def refresh(self) -> None:
         """Announce those who came back and are still here. Serialized: once it returns, all of them are announced."""
-        self._refresher.least_s = self._seats.pace_s(LEAST_S)
+        self.refresher.least_s = self._seats.pace_s(LEAST_S)
         async with self._telling:
             while batch := list(islice(self._back, MOST_AT_ONCE)):
                 for key in batch:
@@ -114,14 +114,6 @@ class Takeovers:
             seat = ledger.find(ticket_id, path)
             if seat is not None and (seat.back_ms, here) < (back_ms, worker):
                 ledger.evict(seat, Reason.REPLACED)
-
-    async def start(self) -> None:
-        """Start announcing."""
-        await self._refresher.start(first_s=1.0)
-
-    async def stop(self) -> None:
-        """Stop announcing."""
-        await self._refresher.stop()
 
 
 def _parsed(taken: str) -> Iterator[tuple[str, str, int]]:

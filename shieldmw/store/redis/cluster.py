@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from shieldmw.core.text import harmless
 from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.settings.store_url import Address, parse_servers
-from shieldmw.store.scripts import OF_BUCKETS
+from shieldmw.store.scripts import PER_BUCKET_SCRIPTS
 
 from .calls import Ask, ClusterDown, Command, Moved, TryAgain
 from .connection import RedisConnection
@@ -105,7 +105,7 @@ class Cluster:
             return node.run(script, keys, arguments, asking=asking)
 
         slot = slot_of(keys[0] if keys else "")
-        return await self._follow(slot, call, waits=script not in OF_BUCKETS)
+        return await self._follow(slot, call, waits=script not in PER_BUCKET_SCRIPTS)
 
     async def command(self, *command: str | int | bytes) -> Any:
         """Send one command to the owner of its key, the first argument. A channel counts as a key, though any node

@@ -16,7 +16,7 @@ from shieldmw.store.scripts import source
 from .budget import budget
 from .calls import Command
 from .dialer import Dialer
-from .failures import ScriptForgotten, failure_of, of_one_replaced, translated
+from .failures import ScriptForgotten, failure_of, means_server_replaced, translated
 from .round_trips import RoundTrips
 
 # Shortest interval between two reconnects to a name because its server has said that it cannot take writes.
@@ -124,7 +124,7 @@ class RedisConnection:
 
     def _error_of(self, reply: str) -> StoreError:
         """The exception for an error that the server answers."""
-        if of_one_replaced(reply):
+        if means_server_replaced(reply):
             self._leave()
         return failure_of(reply)
 

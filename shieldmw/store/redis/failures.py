@@ -50,7 +50,7 @@ def failure_of(reply: str) -> StoreError:
     return NotApplied(reply) if _NOT_NOW.search(reply) else StoreError(reply)
 
 
-def of_one_replaced(reply: str) -> bool:
+def means_server_replaced(reply: str) -> bool:
     """Whether an error is that of a server that may have been replaced by another."""
     found = _NOT_NOW.search(reply)
     return found is not None and found[1] in _REPLACED

@@ -25,11 +25,12 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
+from core.addresses import client_address
 from doors.asgi.harness import http_scope, websocket_scope
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.admin.answers import validated
 from shieldmw.admin.schema import ActorHeader, AuditQuery, CidrPath, DenyBody, ModeBody, ResetBody
-from shieldmw.core.address import Networks, client_address, parse_address, parse_networks
+from shieldmw.core.address import Networks, parse_address, parse_networks
 from shieldmw.core.client import ListenerClass, Prefixes
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern, below_root, plain, readings

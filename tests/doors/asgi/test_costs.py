@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from starlette.types import Message, Scope
 
+from core.addresses import client_address
 from doors.asgi.harness import http_scope, run
 from doors.asgi.heads import HEADS, TRICKS, Head, scope_of
 from doors.asgi.shields import ok
 from shieldmw import Settings, ShieldMiddleware
-from shieldmw.core.address import Networks, client_address, parse_networks
+from shieldmw.core.address import Networks, parse_networks
 from shieldmw.core.bounds import LONGEST_PATH, MOST_MARKS
 from shieldmw.core.facts import Facts
 from shieldmw.core.paths import plain, readings

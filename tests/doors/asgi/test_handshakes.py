@@ -11,7 +11,6 @@ import pytest
 from doors.asgi.harness import CONNECT, Record, call, run, websocket_scope
 from doors.asgi.shields import ok
 from shieldmw import Settings, ShieldMiddleware
-from shieldmw.answers.problems import turned_away
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.address import Networks, parse_networks
 from shieldmw.core.bounds import MOST_PROTOCOLS
@@ -98,9 +97,9 @@ MEMBER = REFUSED._replace(identity=Identity("ada"), reason=Reason.NO_SEAT)
     ("decision", "code", "reason"),
     [
         (REFUSED, 1013, "Too many requests; retry-after=12"),
-        (turned_away(REFUSED), 1013, "Fewer listeners for now; retry-after=300"),
+        (REFUSED.refused_for(Reason.NO_SEAT), 1013, "Fewer listeners for now; retry-after=300"),
         (REFUSED._replace(reason=Reason.EMERGENCY, retry_after_us=0), 1013, "Fewer listeners for now; retry-after=300"),
-        (turned_away(REFUSED, Reason.RESTARTING), 1012, "This server is restarting; retry-after=1"),
+        (REFUSED.refused_for(Reason.RESTARTING), 1012, "This server is restarting; retry-after=1"),
         (MEMBER._replace(place=QueuePosition(9, 7, 60.0, 10.0)), 1013, "You are in the waiting room; retry-after=10"),
     ],
 )

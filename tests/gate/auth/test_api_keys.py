@@ -196,9 +196,9 @@ def test_an_unchanged_table_is_not_read_again() -> None:
     keys.on_change = lambda: changes.append(None)
 
     async def story() -> None:
-        await keys.start()
+        await keys.refresher.start()
         await pass_time(20 * POLL_S)
-        await keys.stop()
+        await keys.refresher.stop()
 
     run(story())
     assert len(changes) == 1

@@ -287,13 +287,14 @@ def test_what_the_store_said_before_a_reset_is_forgotten() -> None:
     clock = FakeClock()
     store = FlakyStore(memory_store(clock))
     one = worker(store, clock)
-    local = MemoryBuckets(now_us=clock.us)
-    failed_auth = FailedAuth(Settings().policy, one.limiter, local)
+    elsewhere, failed_auth = (
+        FailedAuth(Settings().policy, one.limiter, MemoryBuckets(now_us=clock.us)) for _ in range(2)
+    )
     clients = PREFIXES.clients(packed("203.0.113.7"))
 
     async def story() -> None:
         for _ in range(MOST_CHECKS):
-            await failed_auth.count(clients)
+            await elsewhere.count(clients)
         store.answer_held = asyncio.Event()
         looking = asyncio.create_task(failed_auth.may_verify(clients))
         await yield_often()

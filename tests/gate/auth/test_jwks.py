@@ -149,7 +149,7 @@ def test_keys_are_fetched_before_the_start_returns_and_chosen_by_kid() -> None:
         async with issuer(jwk(RSA_ONE, "one"), jwk(P256, "two"), jwk(ED25519, "three")) as server:
             keys = JwksKeys(server.url, ())
             keys.on_change = changes
-            await keys.start()
+            await keys.refresher.start()
             verify = verifying(keys)
             assert verify(signed(RSA_ONE, "one")) == ALICE
             assert verify(signed(P256, "two", "ES256")) == ALICE
@@ -157,7 +157,7 @@ def test_keys_are_fetched_before_the_start_returns_and_chosen_by_kid() -> None:
             assert verify(signed(RSA_ONE, "two")) is None, "another key's name"
             assert verify(signed(RSA_ONE, None)) is None, "no name, and several keys"
             assert verify(signed(ATTACKER, "one")) is None
-            await keys.stop()
+            await keys.refresher.stop()
         assert (changes.count, len(server.asked)) == (1, 1)
 
     check(story)
@@ -169,10 +169,10 @@ def test_a_token_without_kid_is_verified_with_the_only_key() -> None:
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, None)) as server:
             keys = JwksKeys(server.url, ())
-            await keys.start()
+            await keys.refresher.start()
             assert verifying(keys)(signed(RSA_ONE, None)) == ALICE
             assert verifying(keys)(signed(ATTACKER, None)) is None
-            await keys.stop()
+            await keys.refresher.stop()
 
     check(story)
 
@@ -185,9 +185,9 @@ def test_an_unchanged_set_is_no_change() -> None:
         async with issuer(jwk(RSA_ONE, "one")) as server:
             keys = JwksKeys(server.url, ())
             keys.on_change = changes
-            await keys.start()
+            await keys.refresher.start()
             await pass_time(5 * REFRESH_S)
-            await keys.stop()
+            await keys.refresher.stop()
         assert changes.count == 1
         assert 5 <= len(server.asked) <= 6
 
@@ -202,7 +202,7 @@ def test_a_new_key_is_picked_up_when_a_token_names_it() -> None:
         async with issuer(jwk(RSA_ONE, "one")) as server:
             keys = JwksKeys(server.url, ())
             keys.on_change = changes
-            await keys.start()
+            await keys.refresher.start()
             verify = verifying(keys)
             await pass_time(LEAST_S * 2)
             server.now(reply(key_set(jwk(RSA_TWO, "two"))))
@@ -210,7 +210,7 @@ def test_a_new_key_is_picked_up_when_a_token_names_it() -> None:
             await pass_time(LEAST_S)
             assert verify(signed(RSA_TWO, "two")) == ALICE
             assert verify(signed(RSA_ONE, "one")) is None, "the old key is gone from the set"
-            await keys.stop()
+            await keys.refresher.stop()
         assert changes.count == 2
 
     check(story)
@@ -222,14 +222,14 @@ def test_forged_kids_cause_no_storm_of_fetches() -> None:
     async def story() -> None:
         async with issuer(jwk(RSA_ONE, "one")) as server:
             keys = JwksKeys(server.url, ())
-            await keys.start()
+            await keys.refresher.start()
             verify = verifying(keys)
             good, forged = signed(RSA_ONE, "one"), [signed(ATTACKER, f"kid-{n}") for n in range(20)]
             for _ in range(60):
                 assert [verify(token) for token in forged] == [None] * 20
                 await pass_time(1.0)
             assert verify(good) == ALICE
-            await keys.stop()
+            await keys.refresher.stop()
         assert len(server.asked) <= 1 + 60 / LEAST_S
 
     check(story)
@@ -275,7 +275,7 @@ def test_an_answer_that_is_no_usable_set_leaves_the_last_keys(answer: bytes, cap
         async with issuer(jwk(RSA_ONE, "one")) as server:
             keys = JwksKeys(server.url, ())
             keys.on_change = changes
-            await keys.start()
+            await keys.refresher.start()
             verify = verifying(keys)
             server.now(answer)
             server.now(reply(key_set(jwk(ATTACKER, "one"))), "/attacker")
@@ -287,7 +287,7 @@ def test_an_answer_that_is_no_usable_set_leaves_the_last_keys(answer: bytes, cap
             server.now(reply(key_set(jwk(RSA_TWO, "two"))))
             await pass_time(2 * LEAST_S)
             assert verify(signed(RSA_TWO, "two")) == ALICE
-            await keys.stop()
+            await keys.refresher.stop()
 
     with caplog.at_level(logging.WARNING, logger="shieldmw"):
         check(story)
@@ -303,7 +303,7 @@ def test_a_server_that_is_down_at_the_start_is_no_reason_not_to_start(caplog: py
         await server.start()
         await server.stop()
         keys = JwksKeys(server.url, ())
-        await keys.start()
+        await keys.refresher.start()
         verify = verifying(keys)
         assert verify(signed(RSA_ONE, "one")) is None
         await server.start()
@@ -312,7 +312,7 @@ def test_a_server_that_is_down_at_the_start_is_no_reason_not_to_start(caplog: py
         await server.stop()
         await pass_time(2 * REFRESH_S)
         assert verify(signed(RSA_ONE, "one")) == ALICE, "down again: the last keys stay"
-        await keys.stop()
+        await keys.refresher.stop()
 
     with caplog.at_level(logging.WARNING, logger="shieldmw"):
         check(story)
@@ -326,11 +326,11 @@ def test_a_server_that_is_silent_at_the_start_is_asked_again_soon() -> None:
         async with issuer(jwk(RSA_ONE, None)) as server:
             server.silent = True
             keys = JwksKeys(server.url, ())
-            await keys.start()
+            await keys.refresher.start()
             server.silent = False
             await pass_time(2 * LEAST_S)
             assert verifying(keys)(signed(RSA_ONE, None)) == ALICE
-            await keys.stop()
+            await keys.refresher.stop()
 
     check(story)
 
@@ -361,10 +361,10 @@ def test_redirects_within_the_origin_are_followed() -> None:
             server.now(reply(b"", "301 Moved Permanently", f"Location: {server.url}?old"))
             server.now(reply(b"", "302 Found", "Location: v2/keys"), "/jwks?old")
             keys = JwksKeys(server.url, ())
-            await keys.start()
+            await keys.refresher.start()
             assert verifying(keys)(signed(RSA_ONE, "one")) == ALICE
             assert server.asked == ["/jwks", "/jwks?old", "/v2/keys"]
-            await keys.stop()
+            await keys.refresher.stop()
 
     check(story)
 
@@ -390,9 +390,9 @@ def test_a_server_that_hangs_does_not_hold_up_the_start() -> None:
             server.silent = True
             keys = JwksKeys(server.url, ())
             begun_s = loop_time()
-            await keys.start()
+            await keys.refresher.start()
             assert loop_time() - begun_s < 1.0
-            await keys.stop()
+            await keys.refresher.stop()
 
     check(story)
 
@@ -423,8 +423,8 @@ def test_a_password_in_the_url_is_not_logged(caplog: pytest.LogCaptureFixture) -
         async with issuer(jwk(RSA_ONE, "one")) as server:
             server.now(reply(b"", "401 Unauthorized"))
             keys = JwksKeys(server.url.replace("//", "//shield:hidden-password@"), ())
-            await keys.start()
-            await keys.stop()
+            await keys.refresher.start()
+            await keys.refresher.stop()
 
     with caplog.at_level(logging.DEBUG, logger="shieldmw"):
         check(story)

@@ -101,7 +101,7 @@ def test_calls_for_portions() -> None:
             store.failing = failing
             reply = await pool.take(SHARED._replace(cost=100))
             assert reply is not None
-            assert reply.allowed
+            assert reply.outcome.allowed
 
     run_eagerly(story)
 

@@ -15,11 +15,11 @@ from shieldmw.core.bucket import Charge, Outcome, wait_us
 from shieldmw.core.client import shared_client
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.limits import Limit
-from shieldmw.core.portion import MOST_PIECES, HeldUnits, Portion, PortionRequest
+from shieldmw.core.portion import AHEAD_US, LONGEST_SPREAD_US, MOST_PIECES, HeldUnits, Portion, PortionRequest
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.breaker_store import BreakerStore
 from shieldmw.gate.limiter.fallback import Fallback
-from shieldmw.gate.limiter.pool import AHEAD_US, LONGEST_SPREAD_US, SharedReply
+from shieldmw.gate.limiter.pool import SharedReply
 from shieldmw.gate.limiter.shared_limits import SharedLimits
 from shieldmw.store.memory import WarmBuckets
 
@@ -81,10 +81,10 @@ class Fleet:
         assert charged is not None
         tats_us = charged.spend(self.clock.us())
         if tats_us is not None:
-            reply: SharedReply | None = SharedReply(charged.charges, True, self.clock.us(), tats_us)
+            reply: SharedReply | None = SharedReply(charged.charges, Outcome(True, self.clock.us(), tats_us))
         else:
             reply = charged.refused_now(self.clock.us()) or await charged.take()
-        if reply is not None and reply.allowed:
+        if reply is not None and reply.outcome.allowed:
             self.admitted.append(self.clock.us())
         else:
             self.refused += 1
@@ -93,7 +93,7 @@ class Fleet:
     async def passes(self, worker: int) -> bool:
         """Whether a request passes."""
         reply = await self.ask(worker)
-        return reply is not None and reply.allowed
+        return reply is not None and reply.outcome.allowed
 
     async def keep_asking(self, worker: int, rate_per_s: float, until_s: float, dice: random.Random) -> None:
         """Requests at random times, at so many a second."""
@@ -120,14 +120,14 @@ class Fleet:
 def told(reply: SharedReply | None) -> int:
     """The wait in microseconds that a refused request is told."""
     assert reply is not None
-    assert not reply.allowed
-    return wait_us(reply.charges, Outcome(False, reply.now_us, reply.tats_us))
+    assert not reply.outcome.allowed
+    return wait_us(reply.charges, reply.outcome)
 
 
 async def told_first(fleet: Fleet) -> int:
     """Use up what there is, from one worker; the wait of the first request that is refused."""
     reply = await fleet.ask(0)
-    while reply is not None and reply.allowed:
+    while reply is not None and reply.outcome.allowed:
         reply = await fleet.ask(0)
     return told(reply)
 
@@ -220,7 +220,7 @@ def test_an_empty_bucket_is_not_asked_again_until_a_unit_can_be_there() -> None:
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_the_refused_are_told_to_come_one_after_the_other(size: int) -> None:
-    """Each a unit of its worker's share later than the one before, in whole seconds, up to a minute later in all; a
+    """Each a unit of its worker's share later than the one before, in whole seconds, up to 15 seconds later in all; a
     while after the crowd has gone the next one is told of the next unit again."""
 
     async def story() -> None:
@@ -248,7 +248,7 @@ def test_a_crowd_that_waits_as_it_is_told_asks_seldom_and_is_served_in_time(size
 
         async def guest(worker: int) -> None:
             reply = await fleet.ask(worker)
-            while reply is not None and not reply.allowed:
+            while reply is not None and not reply.outcome.allowed:
                 # What Retry-After says: whole seconds, with a jitter of up to a fifth.
                 await pass_time(math.ceil(told(reply) / S * (1 + dice.random() / 5)))
                 reply = await fleet.ask(dice.randrange(size))
@@ -298,7 +298,7 @@ def test_two_limits_are_charged_both_or_neither() -> None:
         wide, narrow = Limit("guests", 20, 60, 20), Limit("guests-2", 5, 60, 5)
         fleet = Fleet([wide, narrow], size=1)
         replies = [await fleet.ask(0) for _ in range(9)]
-        assert [reply.allowed for reply in replies if reply] == [True] * 5 + [False] * 4
+        assert [reply.outcome.allowed for reply in replies if reply] == [True] * 5 + [False] * 4
         assert replies[0] is not None
         assert replies[-1] is not None
         assert [charge.limit.name for charge in replies[0].charges] == ["guests", "guests-2"]
@@ -372,7 +372,7 @@ def test_what_is_unused_is_given_back() -> None:
         limit = Limit("guests", 1000, 3600, 1000)
         for stops in (True, False):
             fleet = Fleet([limit], size=1)
-            await fleet.workers[0].start()
+            await fleet.workers[0].refresher.start()
             for _ in range(4):
                 await asyncio.gather(*(fleet.ask(0) for _ in range(20)))
                 await pass_time(0.005)
@@ -382,7 +382,7 @@ def test_what_is_unused_is_given_back() -> None:
             else:
                 await pass_time(1.0)
             assert fleet.left() == 1000 - len(fleet.admitted) == 920
-            await fleet.workers[0].stop()
+            await fleet.workers[0].refresher.stop()
 
     run(story())
 
@@ -496,7 +496,7 @@ def test_without_the_store_each_worker_has_its_share(on_failure: OnStoreFailure,
             if passed is None:
                 assert replies == [None] * 60
             else:
-                assert [reply.allowed for reply in replies if reply] == [True] * passed + [False] * 35
+                assert [reply.outcome.allowed for reply in replies if reply] == [True] * passed + [False] * 35
 
     run(story())
 
@@ -567,7 +567,7 @@ def test_a_limit_that_refuses_for_a_while_does_not_hide_units_of_another() -> No
         scarce, wide = Limit("guests", 2, 86_400, 2), Limit("guests-2", 100, 86_400, 100)
         fleet = Fleet([scarce, wide], size=1)
         replies = [await fleet.ask(0) for _ in range(3)]
-        assert [reply.allowed for reply in replies if reply] == [True, True, False]
+        assert [reply.outcome.allowed for reply in replies if reply] == [True, True, False]
         assert replies[1] is not None
         replies[1].refund()
         charged = fleet.workers[0].of(fleet.charges)

@@ -24,8 +24,8 @@ from shieldmw.core.client import Identity
 from shieldmw.core.decision import Decision, Reason, combine
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
-from shieldmw.core.refusals import DECISIONS_KEPT, LONGEST_GRAIN_US
-from shieldmw.gate.limiter.refusals import Refusals
+from shieldmw.core.refusal_cache import DECISIONS_KEPT, LONGEST_GRAIN_US
+from shieldmw.gate.limiter.known_tats import KnownTats
 
 NOW_US = 10**12
 ADDRESS, OTHER = packed("203.0.113.7"), packed("203.0.113.8")
@@ -55,7 +55,7 @@ def test_the_verdict_is_exact_and_the_wait_at_most_a_grain_longer(
     """To the microsecond around the end of the wait, whatever it was that was remembered."""
     cost = min(cost, limit.burst)
     plan = plan_of(Term(Party.ADDRESS, limit, cost), mode=mode, live=True)
-    requester, refusals = requester_at(plan), Refusals()
+    requester, refusals = requester_at(plan), KnownTats()
     step_us = cost * limit.unit_us
     tat_us = NOW_US + limit.tau_us - step_us + 1 + round(debt * (step_us - 1))
     refusals.remember(requester, Outcome(False, NOW_US, (tat_us,)), NOW_US)

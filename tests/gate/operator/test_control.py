@@ -403,8 +403,8 @@ PREFIXES = Prefixes(32, 64)
 CLIENTS = [
     ("token:alice", (token_client(Identity("alice")),)),
     ("token:a:b", (token_client(Identity("a:b")),)),
-    ("ip:203.0.113.7", (PREFIXES.clients(packed("203.0.113.7")).one,)),
-    ("ip:unknown", (PREFIXES.clients(None).one,)),
+    ("ip:203.0.113.7", (PREFIXES.clients(packed("203.0.113.7")).network,)),
+    ("ip:unknown", (PREFIXES.clients(None).network,)),
 ]
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 from gate.doubles import LoopClock, VirtualLoop, clock_of
 from shieldmw.core.concurrency import AdaptiveLimit
-from shieldmw.core.lane import Lane, LanePlan
 from shieldmw.gate.overload.gatekeeper import Gatekeeper
 
 MS = 1000
 
 
-def gatekeeper(most_inside: int = 0, **plan: Any) -> Gatekeeper:
+def gatekeeper(most_inside: int = 0, wait_us: int = 100 * MS) -> Gatekeeper:
     """A gatekeeper on the clock of the running loop."""
-    return Gatekeeper(partial(Lane, LanePlan(**plan), AdaptiveLimit(most_inside)), clock_of(LoopClock().s))
+    return Gatekeeper(wait_us, AdaptiveLimit(most_inside), clock_of(LoopClock().s))
 
 
 def work(milliseconds: float) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gate.doubles import LoopClock, clock_of, pass_time, run, yield_often
+from gate.doubles import pass_time, run, yield_often
 from gate.overload.lanes import assert_nothing_left, gatekeeper, scheduled, until_quiet, work
 from shieldmw.core.concurrency import AdaptiveLimit
-from shieldmw.core.lane import Lane, LanePlan, Rank
+from shieldmw.core.lane import Lane, Rank
 from shieldmw.gate.overload.gatekeeper import SWEEP_S, Gatekeeper, Passage, Waiter
 
 
@@ -128,7 +127,8 @@ def test_a_full_app_is_looked_at_now_and_then_and_not_all_the_time() -> None:
             super().turn(now_us)
 
     async def story() -> None:
-        keeper = Gatekeeper(partial(Counted, LanePlan(), AdaptiveLimit(1)), clock_of(LoopClock().s))
+        keeper = gatekeeper(1)
+        keeper.lane = Counted(100_000, AdaptiveLimit(1), keeper._let_in, keeper._refuse)
         loop = asyncio.get_running_loop()
         inside = keeper.enter_now(Rank.GUEST)
         assert inside is not None

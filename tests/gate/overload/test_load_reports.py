@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import pytest
 
 from gate.doubles import FakeClock, LoopClock, clock_of, facts, memory_store, pass_time, run
 from shieldmw.core.concurrency import AdaptiveLimit
-from shieldmw.core.lane import Lane, LanePlan, Rank
+from shieldmw.core.lane import Rank
 from shieldmw.core.load import FRESH_S, WorkerLoad
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import Audience
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.gate.overload.delayed_refusals import DelayedRefusals
 from shieldmw.gate.overload.gatekeeper import Gatekeeper
-from shieldmw.gate.overload.holding import Holding
 from shieldmw.gate.overload.load_reports import REPORT_S, LoadReports
 from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.seats import SeatPlan, Seats
@@ -56,9 +55,8 @@ class Worker:
     reports: LoadReports = field(init=False)
 
     def __post_init__(self) -> None:
-        lane_of = partial(Lane, LanePlan(), AdaptiveLimit(4))
-        self.keeper = Gatekeeper(lane_of, clock_of(self.clock.s))
-        self.overload = Overload(self.keeper, Holding(0), lambda *_: False)
+        self.keeper = Gatekeeper(100_000, AdaptiveLimit(4), clock_of(self.clock.s))
+        self.overload = Overload(self.keeper, DelayedRefusals(0), lambda *_: False)
         self.seats = Seats(self.store, ModeWatch(self.store), SeatPlan(0, 0, 0))
         overload = self.overload if self.has_lane else None
         self.reports = LoadReports(self.store, self.seats, overload, self.clock.s, clock_of(self.clock.s))

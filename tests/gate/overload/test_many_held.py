@@ -8,7 +8,7 @@ import pytest
 
 from gate.doubles import Draws, run
 from shieldmw.gate.clock import Clock
-from shieldmw.gate.overload.holding import LONGER, MOST_A_SECOND, SLOT_S, Holding
+from shieldmw.gate.overload.delayed_refusals import LONGER, MOST_A_SECOND, SLOT_S, DelayedRefusals
 
 HOLD_S = 0.4
 NO_SPREAD = Clock(random=Draws(0.5))
@@ -16,14 +16,14 @@ NO_SPREAD = Clock(random=Draws(0.5))
 
 async def ask_again_and_again(count: int, seconds: float) -> float:
     """How many answers a second clients get who ask again as soon as they are answered."""
-    holding, loop = Holding(HOLD_S, NO_SPREAD), asyncio.get_running_loop()
+    delayed, loop = DelayedRefusals(HOLD_S, NO_SPREAD), asyncio.get_running_loop()
     from_s, until_s = loop.time() + seconds, loop.time() + 2 * seconds
     answers = 0
 
     async def bot() -> None:
         nonlocal answers
         while loop.time() < until_s:
-            await holding.stay()
+            await delayed.stay()
             answers += loop.time() >= from_s
 
     await asyncio.gather(*(bot() for _ in range(count)))
@@ -46,9 +46,9 @@ def test_nobody_is_held_without_end() -> None:
     """At most some times as long as is set, though thousands are held."""
 
     async def story() -> None:
-        holding, loop = Holding(HOLD_S, NO_SPREAD), asyncio.get_running_loop()
+        delayed, loop = DelayedRefusals(HOLD_S, NO_SPREAD), asyncio.get_running_loop()
         began_s = loop.time()
-        await asyncio.gather(*(holding.stay() for _ in range(4000)))
+        await asyncio.gather(*(delayed.stay() for _ in range(4000)))
         assert loop.time() - began_s == pytest.approx(HOLD_S * LONGER, abs=2 * SLOT_S)
 
     run(story())

@@ -23,7 +23,7 @@ from gate.doubles import (
     worker,
     yield_often,
 )
-from gate.overload.lanes import MS, assert_nothing_left, gatekeeper, until_quiet
+from gate.overload.lanes import assert_nothing_left, gatekeeper, until_quiet
 from shieldmw import Settings
 from shieldmw.core.address import Networks, parse_networks
 from shieldmw.core.client import Identity, ListenerClass
@@ -33,8 +33,8 @@ from shieldmw.core.lane import Rank
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.gate.gate import Gate
+from shieldmw.gate.overload.delayed_refusals import DelayedRefusals
 from shieldmw.gate.overload.gatekeeper import Gatekeeper, Passage
-from shieldmw.gate.overload.holding import Holding
 from shieldmw.gate.overload.overload import (
     GUEST_RETRY_S,
     GUEST_SPREAD_S,
@@ -111,8 +111,8 @@ def one_place(*, shadow: bool = False, hold_s: float = 0, wait_us: int = 100_000
     clock = LoopClock()
     store, heard = FlakyStore(memory_store(clock)), Heard()
     one = worker(store, clock, tokens=CountingVerifier({"alice"}), observers=[heard], **values)
-    keeper = gatekeeper(1, turn_us=10 * MS, wait_us=wait_us)
-    overload = Overload(keeper, Holding(hold_s), one.entrance.admission.is_returning, [heard], shadow=shadow)
+    keeper = gatekeeper(1, wait_us)
+    overload = Overload(keeper, DelayedRefusals(hold_s), one.entrance.admission.is_returning, [heard], shadow=shadow)
     one.gate._overload = overload
     return Worker(one.gate, one.entrance, keeper, overload, store, heard)
 
@@ -224,7 +224,7 @@ def test_a_guest_that_would_be_shed_is_not_charged() -> None:
     """No call to the store, no place in the queue; a member beside it is charged and waits."""
 
     async def story() -> None:
-        one = one_place(wait_us=1_600, leases=False)
+        one = one_place(wait_us=800, leases=False)
         inside = await one.fill(guests=20)
         calls = one.store.calls
         for number in range(50):
@@ -247,7 +247,7 @@ def test_a_guest_refused_for_its_limit_is_told_that_also_while_the_app_is_busy()
     """What holds for longer goes before what holds for a moment."""
 
     async def story() -> None:
-        one = one_place(wait_us=1_600, ip_limit="1/hour")
+        one = one_place(wait_us=800, ip_limit="1/hour")
         await one.admitted(GUEST)
         assert (await one.gate.decide(GUEST)).reason is Reason.QUOTA
         inside = await one.fill(guests=20)
@@ -277,7 +277,7 @@ def test_in_shadow_nobody_waits_and_nobody_is_refused() -> None:
     """What would have been is counted and told as a dry run, and the store is asked as ever."""
 
     async def story() -> None:
-        one = one_place(shadow=True, wait_us=2_000, leases=False)
+        one = one_place(shadow=True, wait_us=1_000, leases=False)
         inside = []
         for number in range(40):
             asked = facts(peer=f"198.51.100.{number}")

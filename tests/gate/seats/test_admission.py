@@ -18,7 +18,7 @@ from shieldmw.core.tickets import TICKET_S
 from shieldmw.core.waiting import EMPTY, SHORTEST_POLL_S, QueueCounters
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.seats.admission import SMALLEST_BLOCK, Admission, Entry, TurnedAway
+from shieldmw.gate.seats.admission import SMALLEST_BLOCK, Admission, Entry, NoSeat, TurnedAway
 from shieldmw.gate.seats.ledger import Seat
 from shieldmw.gate.seats.seats import SeatPlan, Seats
 from shieldmw.store.memory import MemoryStore
@@ -397,7 +397,7 @@ def test_a_worker_with_free_seats_calls_the_numbers_of_others(store: QueueStore,
     asyncio.run(begin())
     for number in range(2):
         crowded.enters(f"in-{number}")
-    due = [crowded.turned(f"first-{number}").is_due for number in range(4)]
+    due = [crowded.turned(f"first-{number}").why is NoSeat.DUE for number in range(4)]
     assert due == [True, True, False, False]  # the fleet has two seats more
     asyncio.run(crowded.admission.refresh())
     signed_tickets = [crowded.number(f"m-{number}")[1] for number in range(3)]
@@ -512,8 +512,8 @@ def test_the_background_keeps_the_room_fresh_and_stops(store: QueueStore, clock:
 
     async def story() -> int:
         await worker.seats.start()
-        await worker.admission.start()
-        await worker.admission.stop()
+        await worker.admission.refresher.start()
+        await worker.admission.refresher.stop()
         await worker.seats.stop()
         return len(asyncio.all_tasks())
 

@@ -144,7 +144,7 @@ def test_a_look_that_failed_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> N
     async def story() -> None:
         await hall.store.deny(denied("198.51.100.0/24"))
         with monkeypatch.context() as broken:
-            broken.setattr(hall.deny_list, "left_s", lambda address: 1 / 0)
+            broken.setattr(hall.deny_list, "left_us", lambda address: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await hall.looks()
         assert await hall.looks() == {"guest": Reason.DENY_LIST}

@@ -15,7 +15,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.seats import LEASE_S
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.seats.admission import Admission, Entry, TurnedAway
+from shieldmw.gate.seats.admission import Admission, Entry, NoSeat, TurnedAway
 from shieldmw.gate.seats.ledger import Seat
 from shieldmw.gate.seats.seats import RENEW_S, SeatPlan, Seats
 from shieldmw.gate.seats.stream_caps import GOODBYE, MOST_AT_ONCE, STREAMS, StreamCaps
@@ -193,13 +193,13 @@ def test_of_an_addresss_streams_the_oldest_stay() -> None:
     first, second = fleet.workers
     oldest = [first.opens("") for _ in range(15)]
     assert [isinstance(second.ask(""), Entry) for _ in range(25)] == [True] * 20 + [False] * 5
-    assert second.ask("") == TurnedAway(too_many=True)
+    assert second.ask("") == TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
     fleet.talk()
     assert first.here(GUEST) == [entry.seat for entry in oldest]
     assert len(second.here(GUEST)) == 5
     assert second.left == [("", Reason.TOO_MANY_STREAMS)] * 15
     for worker in fleet.workers:
-        assert worker.ask("") == TurnedAway(too_many=True), "known at once from now on"
+        assert worker.ask("") == TurnedAway(why=NoSeat.TOO_MANY_STREAMS), "known at once from now on"
         for number in range(100):
             worker.opens(f"member-{number}")
     second.seats.release(second.here(GUEST)[0])
@@ -214,7 +214,7 @@ def test_a_64_is_one_client() -> None:
     seats = [worker.opens("", f"2001:db8::{number:x}").seat for number in range(1, 21)]
     assert {(seat.client, seat.cohort) for seat in seats} == {(seats[0].client, seats[0].cohort)}
     for number in range(300):
-        assert worker.ask("", f"2001:db8:0:0:1::{number:x}") == TurnedAway(too_many=True)
+        assert worker.ask("", f"2001:db8:0:0:1::{number:x}") == TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
     assert worker.seats._waiting.count().guests == 0
     worker.opens("", "2001:db8:0:1::1")
 
@@ -342,7 +342,7 @@ def test_a_dead_workers_streams_count_until_its_lease_ends() -> None:
     second.opens("", "198.51.100.1")
     fleet.talk()
     fleet.workers.remove(first)
-    assert second.ask("") == TurnedAway(too_many=True)
+    assert second.ask("") == TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
     for _ in range(3):
         fleet.clock.now_s += RENEW_S
         fleet.talk(1)

@@ -39,7 +39,7 @@ def test_random_traces_are_decided_as_the_reference_does(cluster: RedisCluster, 
         if dice.random() < 0.2:
             address, limit = dice.choice(sites)
             assert address.site is not None
-            return TakeRequest((Charge(address.one, limit), Charge(address.site, aggregate(limit))))
+            return TakeRequest((Charge(address.network, limit), Charge(address.site, aggregate(limit))))
         client = dice.choice(clients)
         chosen = dice.sample(limits, dice.randint(1, 3))
         return TakeRequest(tuple(Charge(client, limit, dice.choice([0, 1, 1, 2, limit.burst])) for limit in chosen))
@@ -91,7 +91,7 @@ def test_a_client_has_one_slot(cluster: RedisCluster) -> None:
             for number in range(5):
                 address = ipv6(0, number)
                 assert address.site is not None
-                assert (await take(store, Charge(address.one, SLOW), Charge(address.site, aggregate(SLOW)))).allowed
+                assert (await take(store, Charge(address.network, SLOW), Charge(address.site, aggregate(SLOW)))).allowed
 
     run(work())
     keys = cluster.keys()

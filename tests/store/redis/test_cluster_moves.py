@@ -74,7 +74,7 @@ def test_a_slot_that_stays_on_the_move_refuses_nobody(cluster: RedisCluster) -> 
 
     async def all_ask(stores: Sequence[Store], reference: Reference, numbers: Sequence[int]) -> None:
         for number in numbers:
-            charges = (Charge(ipv6(9, number).one, limit), Charge(site, wide))
+            charges = (Charge(ipv6(9, number).network, limit), Charge(site, wide))
             for store in stores:
                 reference.check(charges, await take(store, *charges), APART_US)
 
@@ -85,12 +85,12 @@ def test_a_slot_that_stays_on_the_move_refuses_nobody(cluster: RedisCluster) -> 
             move = cluster.move(slot_of(key(site, wide)))
             move.begin()
             await all_ask(stores, reference, [0, 2])  # the site is still at the source, the second address is new
-            move.migrate(key(ipv6(9, 1).one, limit))
+            move.migrate(key(ipv6(9, 1).network, limit))
             await all_ask(stores, reference, [1, 0])
             move.migrate(key(site, wide))
             await all_ask(stores, reference, [0, 3])  # now the site has moved
             await all_ask(stores, reference, [0, 1, 2, 3, 4])  # and is empty in between
-            new = (Charge(ipv6(9, 5).one, limit), Charge(ipv6(9, 5).one, slow_limit(3, "another")))
+            new = (Charge(ipv6(9, 5).network, limit), Charge(ipv6(9, 5).network, slow_limit(3, "another")))
             reference.check(new, await take(stores[0], *new), APART_US)  # neither was ever there
             move.finish()
             await all_ask(stores, reference, [0, 1, 2, 3, 4])

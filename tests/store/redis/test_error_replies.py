@@ -6,7 +6,7 @@ import pytest
 
 from shieldmw.errors import NotApplied, NotPermitted, StoreError
 from shieldmw.store.redis.calls import Ask, ClusterDown, Moved, Redirected, TryAgain
-from shieldmw.store.redis.failures import ScriptForgotten, failure_of, of_one_replaced
+from shieldmw.store.redis.failures import ScriptForgotten, failure_of, means_server_replaced
 
 LEAVES = [
     ("READONLY You can't write against a read only replica.", NotApplied),
@@ -44,7 +44,7 @@ def test_an_error_reply_has_an_exception_by_its_code(reply: str, kind: type[Stor
 
 def test_a_server_that_may_have_been_replaced_is_told_by_its_errors() -> None:
     """And by no other ones."""
-    assert [reply for reply, _ in [*LEAVES, *STAYS] if of_one_replaced(reply)] == [reply for reply, _ in LEAVES]
+    assert [reply for reply, _ in [*LEAVES, *STAYS] if means_server_replaced(reply)] == [reply for reply, _ in LEAVES]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from shieldmw.core.client import Client, Identity
 from shieldmw.core.decision import Decision, Verdict, combine
 from shieldmw.core.limits import LONGEST_TAU_US, Limit
 from shieldmw.core.mode import Mode
-from shieldmw.core.refusals import DECISIONS_KEPT, LONGEST_GRAIN_US, PreparedRefusals
+from shieldmw.core.refusal_cache import DECISIONS_KEPT, LONGEST_GRAIN_US, RefusalCache
 
 NOW_US = 10**12
 V4 = packed("203.0.113.7")
@@ -35,7 +35,7 @@ def refused(limit: Limit, wait_us: int) -> Outcome:
     return Outcome(False, NOW_US, (NOW_US + limit.tau_us - limit.unit_us + wait_us,))
 
 
-def decision(refusals: PreparedRefusals, outcome: Outcome) -> Decision:
+def decision(refusals: RefusalCache, outcome: Outcome) -> Decision:
     return refusals.decision(outcome, V4, None)
 
 
@@ -73,7 +73,7 @@ def test_a_shared_refusal_is_late_by_a_grain_at_most(asked: list[tuple[Limit, in
     if outcome.allowed:
         return
     terms = tuple(Term(Party.ADDRESS, limit, cost) for limit, cost, _ in named)
-    refusals = PreparedRefusals(terms, Mode.NORMAL, live=False)
+    refusals = RefusalCache(terms, Mode.NORMAL, live=False)
     exact = combine(charges, outcome, V4, None)
     for _ in range(2):
         told = decision(refusals, outcome)
@@ -95,7 +95,7 @@ def limit_of(limit: Limit) -> tuple[int, int, int]:
 
 def test_it_is_the_client_s_own() -> None:
     """Address and identity are its own, mode and seat those of the plan."""
-    refusals = PreparedRefusals(terms_of(LIMIT), Mode.EMERGENCY, live=True)
+    refusals = RefusalCache(terms_of(LIMIT), Mode.EMERGENCY, live=True)
     guest = refusals.decision(refused(LIMIT, 1), V4, None)
     alice = refusals.decision(refused(LIMIT, 1), None, ALICE)
     assert (guest.address, guest.identity) == (V4, None)
@@ -119,7 +119,7 @@ def test_clients_of_about_the_same_wait_share_an_answer(
     waits_us: tuple[int, int], together: bool, more: tuple[Limit, ...]
 ) -> None:
     """What is rendered for one is there for all: they have the same slot for it, and the same rounded outcome."""
-    refusals = PreparedRefusals(terms_of(LIMIT, *more), Mode.NORMAL, live=False)
+    refusals = RefusalCache(terms_of(LIMIT, *more), Mode.NORMAL, live=False)
     outcomes = [refused(LIMIT, wait_us) for wait_us in waits_us]
     outcomes = [outcome._replace(tats_us=(*outcome.tats_us, *[NOW_US] * len(more))) for outcome in outcomes]
     first, second = (decision(refusals, outcome) for outcome in outcomes)
@@ -130,7 +130,7 @@ def test_clients_of_about_the_same_wait_share_an_answer(
 
 def test_time_makes_no_other_answer() -> None:
     """It is the wait that counts, not when it is asked for."""
-    refusals = PreparedRefusals(terms_of(LIMIT), Mode.NORMAL, live=False)
+    refusals = RefusalCache(terms_of(LIMIT), Mode.NORMAL, live=False)
     early = refused(LIMIT, 5)
     late = early._replace(now_us=early.now_us + 10**9, tats_us=(early.tats_us[0] + 10**9,))
     assert decision(refusals, early).rendered is decision(refusals, late).rendered
@@ -138,7 +138,7 @@ def test_time_makes_no_other_answer() -> None:
 
 def test_plans_share_nothing() -> None:
     """Each plan has answers of its own."""
-    first, second = (PreparedRefusals(terms_of(LIMIT), Mode.NORMAL, live=False) for _ in range(2))
+    first, second = (RefusalCache(terms_of(LIMIT), Mode.NORMAL, live=False) for _ in range(2))
     assert decision(first, refused(LIMIT, 5)).rendered is not decision(second, refused(LIMIT, 5)).rendered
 
 
@@ -146,7 +146,7 @@ def test_plans_share_nothing() -> None:
 def test_memory_is_bounded(count: int) -> None:
     """However many waits there are, no more refusals than that are kept, and those used last."""
     wide = Limit("ip", 1, 86_400, 1)
-    refusals = PreparedRefusals(terms_of(*[wide] * count), Mode.NORMAL, live=False)
+    refusals = RefusalCache(terms_of(*[wide] * count), Mode.NORMAL, live=False)
 
     def told(grains: int) -> Decision:
         (tat_us,) = refused(wide, grains * LONGEST_GRAIN_US).tats_us

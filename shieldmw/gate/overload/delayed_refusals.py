@@ -25,7 +25,7 @@ LONGER = 3
 MOST_HELD = 4096
 
 
-class Holding:
+class DelayedRefusals:
     """Holds answers for about ``hold_s`` seconds, longer if there are many; 0 holds none."""
 
     def __init__(self, hold_s: float, clock: Clock = SYSTEM_CLOCK) -> None:

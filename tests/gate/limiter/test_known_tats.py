@@ -37,7 +37,7 @@ from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.limits import Limit
 from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreUnavailable
-from shieldmw.gate.limiter.refusals import Refusals
+from shieldmw.gate.limiter.known_tats import KnownTats
 
 IP = Client("ip", "203.0.113.7/32", "ip:203.0.113.7/32")
 S = 1_000_000
@@ -62,7 +62,7 @@ class World:
     worker_ahead_us: int
     now_us: int = START_US
     tats_us: dict[str, int] = field(default_factory=dict)
-    refusals: Refusals = field(default_factory=Refusals)
+    refusals: KnownTats = field(default_factory=KnownTats)
     under_way: list[tuple[Requester, Outcome, int]] = field(default_factory=list)
     answered: int = 0
 
@@ -182,7 +182,7 @@ def test_what_was_told_at_once_is_the_whole_truth(
 
 def test_a_flood_of_clients_leaves_no_more_than_so_many() -> None:
     """Memory is bounded whoever is refused, and those who were refused last are known."""
-    refusals = Refusals(most_buckets=100)
+    refusals = KnownTats(most_buckets=100)
     limit = Limit("ip", 1, 60, 1)
     plan = plan_of(Term(Party.ADDRESS, limit))
     for number in range(10_000):

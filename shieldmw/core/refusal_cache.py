@@ -22,7 +22,7 @@ DECISIONS_OF_SEVERAL = 32
 LONGEST_GRAIN_US = 250_000
 
 
-class PreparedRefusals:
+class RefusalCache:
     """The refusals of one plan, by how long its buckets take to fill, in grains."""
 
     __slots__ = ("_decisions", "_grains_us", "_live", "_mode", "_terms")

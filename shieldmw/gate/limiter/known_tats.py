@@ -15,7 +15,7 @@ from shieldmw.core.plan import TAG_BYTES, Requester
 BUCKETS_KEPT = 262_144
 
 
-class Refusals:
+class KnownTats:
     """Known TATs of buckets that have refused, at most ``most_buckets``."""
 
     def __init__(self, most_buckets: int = BUCKETS_KEPT) -> None:
