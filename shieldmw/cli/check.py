@@ -24,6 +24,7 @@ from shieldmw.settings.store_url import CLUSTERS, SENTINELS, parse_servers, sche
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.opener import store_opener
 from shieldmw.store.redis.embedded import EmbeddedServer
+from shieldmw.store.rights import missing_rights
 from shieldmw.wiring import build_worker
 
 from .listening import is_loopback
@@ -99,7 +100,7 @@ async def _ask_store(settings: Settings) -> tuple[Servers, Sequence[str]]:
         build_worker(settings, store)
         if not isinstance(store, RedisStore):
             return {}, ()
-        missing = await store.missing_rights()
+        missing = await missing_rights(store)
         try:
             if (count := await store.api_key_count()) > MOST_MEANT:
                 click.echo(f"warning: {count} API keys are issued, each worker holds them all: meant for {MOST_MEANT}")

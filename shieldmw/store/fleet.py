@@ -51,7 +51,8 @@ class RedisStore:
     """
 
     def __init__(self, redis: Calls, *, prefix: str, secret: bytes | None, candidate: bytes) -> None:
-        self._redis = redis
+        self.redis = redis
+        self.prefix = prefix
         self._names = Names(prefix)
         self._secret = secret
         self._secret_is_set = secret is not None
@@ -66,32 +67,32 @@ class RedisStore:
     async def take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome]:
         """Take each request's charges, all or nothing, by Redis' clock."""
         keys = self._keys or await self._learn_keys()
-        take = slots.take if self._redis.slotted else scripts.take
-        return await take(self._redis.run, requests, keys.bucket)
+        take = slots.take if self.redis.slotted else scripts.take
+        return await take(self.redis.run, requests, keys.bucket)
 
     async def portion(self, request: PortionRequest) -> Portion:
         """Take several units at once from a bucket that many clients share, which is a slot of its own."""
         keys = self._keys or await self._learn_keys()
-        return await scripts.portion(self._redis.run, request, keys.bucket)
+        return await scripts.portion(self.redis.run, request, keys.bucket)
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back what was leased and not spent."""
         keys = self._keys or await self._learn_keys()
-        give_back = slots.give_back if self._redis.slotted else scripts.give_back
-        await give_back(self._redis.run, unspent, keys.bucket)
+        give_back = slots.give_back if self.redis.slotted else scripts.give_back
+        await give_back(self.redis.run, unspent, keys.bucket)
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
         """Charge a worker's debts, each once. Returns the debts whose charge is unconfirmed."""
         keys = self._keys or await self._learn_keys()
-        if self._redis.slotted:
-            return await slots.settle(self._redis.run, debts, now_us, worker, keys.bucket)
-        await scripts.settle(self._redis.run, debts, now_us, worker, keys.bucket)
+        if self.redis.slotted:
+            return await slots.settle(self.redis.run, debts, now_us, worker, keys.bucket)
+        await scripts.settle(self.redis.run, debts, now_us, worker, keys.bucket)
         return ()
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
         """Delete a client's buckets, and notify every worker."""
         keys = self._keys or await self._learn_keys()
-        await self._redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
+        await self.redis.command("UNLINK", *(keys.bucket_of(client, name) for name in limit_names))
         change = f"client {keys.client_digest(client)}"
         await self._change(self._names.mode, put=("epoch", randbits(52)), announce=change)
 
@@ -108,9 +109,9 @@ class RedisStore:
     async def _learn_keys(self) -> Keys:
         key, offered = self._names.secret, self._secret or self._candidate
         # No transaction if the secret exists: a server whose memory is full accepts none.
-        kept = await self._redis.command("GETEX", key, "PX", KEEP_MS)
+        kept = await self.redis.command("GETEX", key, "PX", KEEP_MS)
         if kept is None:
-            *_, kept = await self._redis.transaction(
+            *_, kept = await self.redis.transaction(
                 ("SET", key, offered.hex(), "NX"), ("PEXPIRE", key, KEEP_MS), ("GET", key)
             )
         secret = records.parse_secret(kept)
@@ -143,7 +144,7 @@ class RedisStore:
 
     async def api_key_count(self) -> int:
         """The number of issued keys, for ``shieldmw check``."""
-        return max(0, int(await self._redis.command("HLEN", self._names.api_keys)) - 1)
+        return max(0, int(await self.redis.command("HLEN", self._names.api_keys)) - 1)
 
     async def deny_list(self, known_version: int | None) -> DenyList | None:
         """The entries, or None if their version is known. Unchanged entries are not parsed again."""
@@ -204,7 +205,7 @@ class RedisStore:
             keys.append(names.audit)
         text = "" if audit is None else records.audit_text(audit)
         arguments = (keep_ms, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, announce, when)
-        reply = await self._redis.run("change", keys, (*arguments, len(drop), *drop, *put))
+        reply = await self.redis.run("change", keys, (*arguments, len(drop), *drop, *put))
         return scripts.whole_numbers("change", [reply], 1)[0]
 
     # --- the mode
@@ -216,7 +217,7 @@ class RedisStore:
             # The store is empty. Only then is anything written: regular reads must not cost writes.
             key = self._names.mode
             with suppress(NotApplied):  # the server's memory is full: the mode can be read all the same
-                *_, epoch = await self._redis.transaction(
+                *_, epoch = await self.redis.transaction(
                     ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
                 )
         return replace(stored, epoch=records.mark(epoch) if epoch else None)
@@ -267,7 +268,7 @@ class RedisStore:
         names = self._names
         audit_text = "" if audit is None else records.audit_text(audit)
         arguments = (what, asked, known, ends, since, data, audit_text, names.changes, KEEP_MS, AUDIT_LENGTH)
-        reply = await self._redis.run("mode", (names.mode, names.audit), arguments)
+        reply = await self.redis.run("mode", (names.mode, names.audit), arguments)
         if not isinstance(reply, list) or len(reply) != 7 or any(type(text) is not bytes for text in reply[5:]):
             raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers, data and epoch")
         changed, version, since_us, until_us, now_us = scripts.whole_numbers("mode", reply[:5], 5)
@@ -275,7 +276,7 @@ class RedisStore:
 
     async def audit(self, count: int) -> list[AuditEntry]:
         """The last changes, newest first."""
-        entries = await self._redis.command("XREVRANGE", self._names.audit, "+", "-", "COUNT", count)
+        entries = await self.redis.command("XREVRANGE", self._names.audit, "+", "-", "COUNT", count)
         return records.parse_audit(entries)
 
     async def note(self, entry: AuditEntry) -> None:
@@ -284,30 +285,30 @@ class RedisStore:
 
     async def tell(self, change: str) -> None:
         """Announce a change to every worker, without storing it."""
-        await self._redis.command("PUBLISH", self._names.changes, change)
+        await self.redis.command("PUBLISH", self._names.changes, change)
 
     async def changes(self) -> AsyncIterator[str]:
         """Announced changes, as they happen."""
-        async for message in self._redis.messages(self._names.changes):
+        async for message in self.redis.messages(self._names.changes):
             yield message.decode("utf-8", "replace")
 
     # --- seats
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report what a worker holds and wants; returns what it is granted."""
-        return await scripts.seats(self._redis.run, self._names.seats, report, capacity, self._names.changes)
+        return await scripts.seats(self.redis.run, self._names.seats, report, capacity, self._names.changes)
 
     async def fleet(self, now_s: float) -> Fleet:
         """The state of the fleet, by its workers' last reports."""
-        return records.parse_seats(await self._redis.command("HGETALL", self._names.seats)).fleet(now_s, LATE_S)
+        return records.parse_seats(await self.redis.command("HGETALL", self._names.seats)).fleet(now_s, LATE_S)
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""
-        await self._redis.command("HDEL", self._names.seats, worker)
+        await self.redis.command("HDEL", self._names.seats, worker)
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
         """Take ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
-        return await scripts.queue(self._redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
+        return await scripts.queue(self.redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
 
     # --- load
 
@@ -318,7 +319,7 @@ class RedisStore:
 
     async def loads(self, now_s: float) -> list[WorkerLoad]:
         """The reports that are fresh. Others, whose workers have died, and malformed ones are dropped."""
-        _, page = await self._redis.command("HSCAN", self._names.load, 0, "COUNT", MOST_LOADS)
+        _, page = await self.redis.command("HSCAN", self._names.load, 0, "COUNT", MOST_LOADS)
         loads, dropped = [], []
         for name, value in records.pairs(page).items():
             load = records.parse_load(name, value)
@@ -327,28 +328,22 @@ class RedisStore:
             else:
                 dropped.append(name)
         if dropped:
-            await self._redis.command("HDEL", self._names.load, *dropped)
+            await self.redis.command("HDEL", self._names.load, *dropped)
         return loads
 
     async def drop_load(self, worker: str) -> None:
         """Drop the report of a worker that stops."""
-        await self._redis.command("HDEL", self._names.load, worker)
+        await self.redis.command("HDEL", self._names.load, worker)
 
     # --- the server itself
 
-    async def missing_rights(self) -> list[str]:
-        """A line for each right that the store's user lacks, for ``shieldmw check``."""
-        from .rights import missing_rights
-
-        return await missing_rights(self._redis, self._names.prefix)
-
     async def server_info(self) -> Mapping[str, Mapping[str, str]]:
         """The INFO of each server that is written to, by its address, for ``shieldmw check``."""
-        return {place: _values(info) for place, info in (await self._redis.infos()).items()}
+        return {place: _values(info) for place, info in (await self.redis.infos()).items()}
 
     async def aclose(self) -> None:
         """Close all connections; a later call opens new ones."""
-        await self._redis.aclose()
+        await self.redis.aclose()
 
 
 def _values(info: bytes) -> Mapping[str, str]:

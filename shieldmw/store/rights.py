@@ -59,14 +59,14 @@ _COMMANDS: Sequence[Sequence[str]] = (
 )
 
 
-async def missing_rights(redis: Calls, prefix: str) -> list[str]:
-    """One line for each missing right, naming the right and the ACL rule that grants it.
+async def missing_rights(store: RedisStore) -> list[str]:
+    """One line for each right that a store's user lacks, naming the right and the ACL rule that grants it.
 
     Raises:
         StoreUnavailable: the store does not answer.
         StoreError: something that is allowed fails.
     """
-    name = f"check-{token_hex(4)}"
+    redis, prefix, name = store.redis, store.prefix, f"check-{token_hex(4)}"
     channel = Names(prefix).changes
     # The error of a script does not say which command is not allowed, so the commands of scripts are tried first.
     tries = (

@@ -139,7 +139,7 @@ def given_back(server: RedisServer, *given: Unspent) -> int:
 
     async def work() -> int:
         async with opened(server.url) as store:
-            return await scripts.give_back(store._redis.run, given, key_of)
+            return await scripts.give_back(store.redis.run, given, key_of)
 
     return run(work())
 
@@ -240,7 +240,7 @@ def test_any_trace_ends_as_the_model_says(server: RedisServer, seed: int) -> Non
                 what = chance.random()
                 if what < 0.55:
                     ask = TakeRequest(one(limit, chance.randrange(1, 4)), chance.choice([0, 0, 5, 40]))
-                    (outcome,) = await scripts.take(store._redis.run, [ask], key_of)
+                    (outcome,) = await scripts.take(store.redis.run, [ask], key_of)
                     if outcome.allowed:
                         model[limit.name] = outcome.tats_us[0]
                         held.extend(Lease(ask.charges, outcome).unspent(outcome.now_us) if outcome.leased else ())
@@ -253,7 +253,7 @@ def test_any_trace_ends_as_the_model_says(server: RedisServer, seed: int) -> Non
                         if seen.get(name) == bucket.ceiling_us:
                             model[name] = bucket.ceiling_us - bucket.give_us
                             expected += 1
-                    assert await scripts.give_back(store._redis.run, given, key_of) == expected
+                    assert await scripts.give_back(store.redis.run, given, key_of) == expected
                 elif what < 0.95:
                     client.delete(limit.name)
                     model.pop(limit.name, None)
@@ -295,9 +295,9 @@ def test_garbage_in_one_bucket_harms_no_other(server: RedisServer, garbage: Call
 
     async def work() -> None:
         async with opened(server.url) as store:
-            (outcome,) = await scripts.take(store._redis.run, [TakeRequest(good, 5)], key_of)
+            (outcome,) = await scripts.take(store.redis.run, [TakeRequest(good, 5)], key_of)
             own = Lease(good, outcome).unspent(outcome.now_us)
-            assert await scripts.give_back(store._redis.run, (Unspent(broken[0], 5, 5), *own), key_of) == 1
+            assert await scripts.give_back(store.redis.run, (Unspent(broken[0], 5, 5), *own), key_of) == 1
             assert client.get("good") == str(outcome.tats_us[0] - 5 * good[0].limit.unit_us).encode()
             assert client.dump("broken") == lying
 

@@ -7,6 +7,8 @@ import pytest
 from servers import RedisServer
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.gate.fleet.changes import ChangeListener
+from shieldmw.store.fleet import RedisStore
+from shieldmw.store.rights import missing_rights
 from store.fleets import until
 from store.rights import rights, user_without
 from store.stores import all_keys, calls, opened, run
@@ -16,26 +18,27 @@ ELSEWHERE = ("+select", "+info", "+asking", "+cluster|slots")
 NEEDED = [right for right in rights() if right[0] in "+~&" and right not in ELSEWHERE]
 
 
-def missing_rights(url: str) -> list[str]:
+def missing(url: str) -> list[str]:
     """What a check says."""
 
     async def work() -> list[str]:
         async with opened(url) as store:
-            return await store.missing_rights()
+            assert isinstance(store, RedisStore)
+            return await missing_rights(store)
 
     return run(work())
 
 
 def test_the_rights_of_the_runbook_are_enough(server: RedisServer) -> None:
     """Nothing is missing, and nothing is left behind."""
-    assert missing_rights(user_without(server, None)) == []
+    assert missing(user_without(server, None)) == []
     assert all_keys(server.client()) == []
 
 
 @pytest.mark.parametrize("right", NEEDED)
 def test_a_right_that_is_missing_is_named(server: RedisServer, right: str) -> None:
     """By what would give it, in one line."""
-    lines = missing_rights(user_without(server, right))
+    lines = missing(user_without(server, right))
     if right.startswith("&"):
         ways = ("PUBLISH", "SUBSCRIBE")
         assert lines == [f"may not {way} to shield:{{control}}:changes: add &shield:*" for way in ways]

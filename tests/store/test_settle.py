@@ -26,7 +26,7 @@ def settle(server: RedisServer, *debts: Debt) -> None:
 
     async def work() -> None:
         async with opened(server.url) as store:
-            await scripts.settle(store._redis.run, debts, 0, "me", key_of)
+            await scripts.settle(store.redis.run, debts, 0, "me", key_of)
 
     run(work())
 
