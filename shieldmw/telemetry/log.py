@@ -22,7 +22,7 @@ class RefusalLog:
     """Logs refused requests (in a dry run: those that would have been) at most every ten seconds.
 
     The first is logged at once; the rest are counted and reported with the next line. Lines have level INFO, but
-    WARNING in a dry run, whose only result they are, and in an emergency: most servers leave the root logger at WARNING.
+    WARNING in an emergency and in a dry run, whose only result they are: most servers show nothing below WARNING.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
