@@ -28,6 +28,7 @@ from shieldmw.wiring import build_worker
 
 from .listening import is_loopback
 from .load import exit_with, settings_or_exit
+from .numbers import Whole
 
 # INFO of each writable server, by address.
 Servers = Mapping[str, Mapping[str, str]]
@@ -44,7 +45,7 @@ MOST_FOR_ONE = 0.5
 
 
 @click.command()
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="How many processes will serve.")
+@click.option("--workers", default=1, show_default=True, type=Whole(1), help="How many processes will serve.")
 def check(workers: int) -> None:
     """Check the settings and the store; warn of what is unsafe.
 

@@ -15,6 +15,7 @@ import click
 
 from shieldmw.core.text import counted, harmless
 
+from .numbers import Number, Whole
 from .operator import Unanswered
 
 _UNITS_S = (86_400, 3600, 60, 1)
@@ -47,8 +48,8 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
     metavar="TIME",
     help="When the emergency ends by itself: 90s, 30m, 2h.  [default: 7d]",
 )
-@click.option("--capacity", type=click.IntRange(0), help="Seats in the emergency, 0 for no limit.")
-@click.option("--guest-share", type=click.FloatRange(0, 1), help="Part of the seats that guests may hold, 0 to 1.")
+@click.option("--capacity", type=Whole(0), help="Seats in the emergency, 0 for no limit.")
+@click.option("--guest-share", type=Number(0, 1, "0.1 for a tenth"), help="Part of the seats for guests, 0 to 1.")
 @click.option("--reason", default="", help="Why: other operators see it, the audit keeps it.")
 @click.option(
     "--url",
@@ -57,7 +58,7 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
     show_default=True,
     help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
 )
-@click.option("--if-version", type=click.IntRange(0), help="Change nothing if the mode is of another version by now.")
+@click.option("--if-version", type=Whole(0), help="Change nothing if the mode is of another version by now.")
 @click.option("--direct", is_flag=True, help="Use the store of SHIELD_REDIS_URL, if the admin routes do not answer.")
 @click.pass_context
 def mode(

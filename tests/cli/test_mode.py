@@ -215,7 +215,7 @@ def test_a_store_that_is_away_is_told_and_the_mode_stays() -> None:
         assert mode(url).line("store").startswith("AWAY")
         told = mode(url, "emergency")
         assert told.status == 1
-        assert "nothing was changed" in told.err
+        assert "Nothing was changed" in told.err
 
 
 def test_a_fleet_without_a_capacity_counts_its_workers_all_the_same() -> None:
