@@ -145,7 +145,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     if not (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         for name in ("jwt_audience", "jwt_issuer"):
             if getattr(settings, name) is not None:
-                yield f"{variable(name)} is set but no key is: tokens prove nobody, set SHIELD_JWT_SECRET or another"
+                yield f"{variable(name)} is set but no key is: no token is accepted, set SHIELD_JWT_SECRET or another"
     if (settings.admin_token or settings.capacity) and not settings.policy.has_live_paths:
         yield "SHIELD_LIVE_PATHS is unset: no response holds a seat, so an emergency ends no stream"
     if settings.view_token is not None and settings.admin_token is None:

@@ -185,13 +185,10 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
 
 
 def _seats(now: Status) -> str:
+    total = "unlimited" if now["capacity"] is None else f"{now['capacity']:,}"
     if now["mode"] == "emergency" and now["guest_share"] == 0:
-        guests = "none for guests"
-    elif now["capacity"] is None:
-        guests = "guests like everyone"
-    else:
-        guests = f"at most {now['guest_seats']:,} for guests"
-    return f"no limit, {guests}" if now["capacity"] is None else f"{now['capacity']:,}, {guests}"
+        return f"{total}, but none for guests"
+    return total if now["capacity"] is None else f"{total}, at most {now['guest_seats']:,} for guests"
 
 
 def _listeners(now: Status) -> str:
@@ -202,7 +199,7 @@ def _listeners(now: Status) -> str:
     text = ", ".join(counted(here[name], name) for name in ("host", "member", "guest")) + where
     demand = now["demand"]
     away = 0 if demand is None else sum(demand.values()) - sum(here.values())
-    return f"{text}; {away:,} more would like to be" if away > 0 else text
+    return f"{text}; {away:,} more without a seat" if away > 0 else text
 
 
 def _again(was: Status) -> str:
@@ -236,10 +233,10 @@ def _written(seconds: int) -> str:
 
 
 def _clock(unix_s: float, now_s: float) -> str:
-    """A time on this machine's clock, with the date if it is not today."""
+    """A time on this machine's clock, with its zone, and with the date if it is not today."""
     there = time.localtime(time.time() + unix_s - now_s)
     today = time.localtime()
-    return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%d %b %H:%M:%S", there)
+    return time.strftime("%H:%M:%S %Z" if there[:3] == today[:3] else "%d %b %H:%M:%S %Z", there)
 
 
 def _span(seconds: int) -> str:

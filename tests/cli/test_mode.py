@@ -222,7 +222,7 @@ def test_a_fleet_without_a_capacity_counts_its_workers_all_the_same() -> None:
     """The operator sees on how many workers the switch holds, whether there are seats or not."""
     with served(shielded(capacity=0)) as url:
         told = mode(url)
-        assert told.line("seats") == "no limit, guests like everyone"
+        assert told.line("seats") == "unlimited"
         assert told.line("on") == "1 worker, within a second"
 
 
