@@ -18,8 +18,8 @@ import click
 
 from shieldmw.core.text import harmless
 
-# Exit status of a process that ends because of Ctrl-C, as shells have it.
-INTERRUPTED = 128 + signal.SIGINT
+# Exit status of the child if Ctrl-C ends it, as shells have it.
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def try_app(target: str) -> None:
@@ -38,7 +38,7 @@ def _load_or_exit(target: str) -> None:
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # Ctrl-C goes to the main process as well, which says that it ends
-        sys.exit(INTERRUPTED)
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         traceback.print_exception(error.with_traceback(_own_frames(error.__traceback__)))
         message = next(iter(str(error).splitlines()), "")

@@ -10,7 +10,7 @@ import sys
 
 from shieldmw.wiring import ShieldMiddleware
 
-from .app_target import INTERRUPTED, load_app
+from .app_target import load_app
 from .granian_stop import tell_granian_last
 from .orphan import end_with_parent, has_loaded
 
@@ -34,10 +34,7 @@ def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
     tell_granian_last()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
-    try:
-        shielded = ShieldMiddleware(load_app(target))
-    except KeyboardInterrupt:  # Ctrl-C goes to the main process as well, which says that it ends
-        sys.exit(INTERRUPTED)
+    shielded = ShieldMiddleware(load_app(target))
     # What is loaded stays. Otherwise each full collection would traverse all of it, and stop the worker for that long.
     gc.collect()
     gc.freeze()
