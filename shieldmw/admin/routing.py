@@ -160,8 +160,8 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 async def _store_problem(_request: Request, _error: Exception) -> Response:
     return problem(
         503,
-        "The store does not answer, so nothing was changed: the mode and the deny list stay as they are. "
-        "If it received this change all the same, /status and /audit show it once it answers.",
+        "Nothing was changed: the mode and the deny list stay as they are. "
+        "If the store received this change all the same, /status and /audit show it once it answers.",
         title="The store is away",
         headers={"retry-after": "1"},
     )

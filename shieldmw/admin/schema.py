@@ -6,6 +6,7 @@ import time
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from shieldmw.core.address import IPNetwork
 from shieldmw.core.bounds import MOST_ERRORS
@@ -14,6 +15,7 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.status import Status
+from shieldmw.settings.fields import matching
 from shieldmw.settings.problems import right_of
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
@@ -27,6 +29,7 @@ LONGEST_CLIENT = len("token:") + 1024
 # Deliberately loose: if the numbers do not make a network, a clearer message says so.
 CIDR_PATTERN = r"^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$"
 ACTOR_PATTERN = r"^[!-~]([ -~]{0,62}[!-~])?$"
+CLIENT_PATTERN = r"^(ip|token):[^\x00-\x1f\x7f]+$"
 
 
 def _one_line(text: str) -> str:
@@ -42,6 +45,12 @@ Reason = Annotated[
     Field(max_length=LONGEST_REASON, description="Why: kept in the audit log, shown to other operators."),
     AfterValidator(_one_line),
 ]
+
+
+def _of_form(pattern: str, right: str) -> tuple[FieldInfo, AfterValidator]:
+    """A pattern for the OpenAPI document, and a check that says what would be right, as Pydantic's own does not."""
+    shown: FieldInfo = Field(json_schema_extra={"pattern": pattern})
+    return shown, AfterValidator(matching(pattern, right))
 
 
 class Given(BaseModel):
@@ -88,9 +97,8 @@ class DenyBody(Given):
 class ResetBody(Given):
     """The client whose buckets are refilled."""
 
-    client: str = Field(
+    client: Annotated[str, *_of_form(CLIENT_PATTERN, "write it like 'ip:203.0.113.7' or 'token:alice'")] = Field(
         max_length=LONGEST_CLIENT,
-        pattern=r"^(ip|token):[^\x00-\x1f\x7f]+$",
         examples=["ip:203.0.113.7", "token:alice"],
         description="An address, or a verified subject.",
     )
@@ -106,7 +114,9 @@ class ResetBody(Given):
 class CidrPath(Given):
     """The network in a route's path."""
 
-    cidr: str = Field(pattern=CIDR_PATTERN, examples=["203.0.113.0/24"], description="A CIDR, or a bare address.")
+    cidr: Annotated[str, *_of_form(CIDR_PATTERN, "write it like 203.0.113.0/24 or 203.0.113.7")] = Field(
+        examples=["203.0.113.0/24"], description="A CIDR, or a bare address."
+    )
 
     @field_validator("cidr")
     @classmethod
@@ -131,7 +141,9 @@ class AuditQuery(Given):
 class ActorHeader(Given):
     """The name of the person who acts, in addition to the token."""
 
-    actor: str = Field(pattern=ACTOR_PATTERN, alias="Shield-Actor", description="Your name, for the audit log.")
+    actor: Annotated[str, *_of_form(ACTOR_PATTERN, "write 1 to 64 printable ASCII characters")] = Field(
+        alias="Shield-Actor", description="Your name, for the audit log."
+    )
 
 
 def admin_called(name: str) -> str:

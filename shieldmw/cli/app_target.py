@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from typing import Any
 import click
 
 from shieldmw.core.text import harmless
+
+# Exit status of the child if Ctrl-C ends it, as shells have it.
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def try_app(target: str) -> None:
@@ -33,6 +37,8 @@ def _load_or_exit(target: str) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # Ctrl-C goes to the main process as well, which says that it ends
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         traceback.print_exception(error.with_traceback(_own_frames(error.__traceback__)))
         message = next(iter(str(error).splitlines()), "")

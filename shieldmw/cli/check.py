@@ -29,6 +29,7 @@ from shieldmw.wiring import build_worker
 
 from .listening import is_loopback
 from .load import exit_with, settings_or_exit
+from .numbers import Whole
 
 # INFO of each writable server, by address.
 Servers = Mapping[str, Mapping[str, str]]
@@ -45,7 +46,7 @@ MOST_FOR_ONE = 0.5
 
 
 @click.command()
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="How many processes will serve.")
+@click.option("--workers", default=1, show_default=True, type=Whole(1), help="How many processes will serve.")
 def check(workers: int) -> None:
     """Check the settings and the store; warn of what is unsafe.
 
@@ -145,7 +146,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     if not (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         for name in ("jwt_audience", "jwt_issuer"):
             if getattr(settings, name) is not None:
-                yield f"{variable(name)} is set but no key is: tokens prove nobody, set SHIELD_JWT_SECRET or another"
+                yield f"{variable(name)} is set but no key is: no token is accepted, set SHIELD_JWT_SECRET or another"
     if (settings.admin_token or settings.capacity) and not settings.policy.has_live_paths:
         yield "SHIELD_LIVE_PATHS is unset: no response holds a seat, so an emergency ends no stream"
     if settings.view_token is not None and settings.admin_token is None:

@@ -22,6 +22,8 @@ import click
 
 from shieldmw.core.text import harmless
 
+from .numbers import Number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -41,7 +43,7 @@ _FIRST_ACT_LEAST_S: Final = 6.0  # five until workers that have just started hav
 @click.command()
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=3, max=3600),
+    type=Number(3, 3600, "50"),
     default=50.0,
     show_default=True,
     help="How long both acts last; they need 33 of them, however few you give.",

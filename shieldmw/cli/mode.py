@@ -15,6 +15,7 @@ import click
 
 from shieldmw.core.text import counted, harmless
 
+from .numbers import Number, Whole
 from .operator import Unanswered
 
 _UNITS_S = (86_400, 3600, 60, 1)
@@ -47,8 +48,8 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
     metavar="TIME",
     help="When the emergency ends by itself: 90s, 30m, 2h.  [default: 7d]",
 )
-@click.option("--capacity", type=click.IntRange(0), help="Seats in the emergency, 0 for no limit.")
-@click.option("--guest-share", type=click.FloatRange(0, 1), help="Part of the seats that guests may hold, 0 to 1.")
+@click.option("--capacity", type=Whole(0), help="Seats in the emergency, 0 for no limit.")
+@click.option("--guest-share", type=Number(0, 1, "0.1 for a tenth"), help="Part of the seats for guests, 0 to 1.")
 @click.option("--reason", default="", help="Why: other operators see it, the audit keeps it.")
 @click.option(
     "--url",
@@ -57,7 +58,7 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
     show_default=True,
     help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
 )
-@click.option("--if-version", type=click.IntRange(0), help="Change nothing if the mode is of another version by now.")
+@click.option("--if-version", type=Whole(0), help="Change nothing if the mode is of another version by now.")
 @click.option("--direct", is_flag=True, help="Use the store of SHIELD_REDIS_URL, if the admin routes do not answer.")
 @click.pass_context
 def mode(
@@ -184,13 +185,10 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
 
 
 def _seats(now: Status) -> str:
+    total = "unlimited" if now["capacity"] is None else f"{now['capacity']:,}"
     if now["mode"] == "emergency" and now["guest_share"] == 0:
-        guests = "none for guests"
-    elif now["capacity"] is None:
-        guests = "guests like everyone"
-    else:
-        guests = f"at most {now['guest_seats']:,} for guests"
-    return f"no limit, {guests}" if now["capacity"] is None else f"{now['capacity']:,}, {guests}"
+        return f"{total}, but none for guests"
+    return total if now["capacity"] is None else f"{total}, at most {now['guest_seats']:,} for guests"
 
 
 def _listeners(now: Status) -> str:
@@ -201,7 +199,7 @@ def _listeners(now: Status) -> str:
     text = ", ".join(counted(here[name], name) for name in ("host", "member", "guest")) + where
     demand = now["demand"]
     away = 0 if demand is None else sum(demand.values()) - sum(here.values())
-    return f"{text}; {away:,} more would like to be" if away > 0 else text
+    return f"{text}; {away:,} more without a seat" if away > 0 else text
 
 
 def _again(was: Status) -> str:
@@ -235,10 +233,10 @@ def _written(seconds: int) -> str:
 
 
 def _clock(unix_s: float, now_s: float) -> str:
-    """A time on this machine's clock, with the date if it is not today."""
+    """A time on this machine's clock, with its zone, and with the date if it is not today."""
     there = time.localtime(time.time() + unix_s - now_s)
     today = time.localtime()
-    return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%d %b %H:%M:%S", there)
+    return time.strftime("%H:%M:%S %Z" if there[:3] == today[:3] else "%d %b %H:%M:%S %Z", there)
 
 
 def _span(seconds: int) -> str:

@@ -23,6 +23,7 @@ from .admin_listener import AdminListener, warn_of_strangers
 from .app_target import try_app
 from .listening import Address, free_tcp_address, free_unix_address, overlap, parse_address, url_of
 from .load import EXIT_WRONG_INPUT, exit_with, settings_or_exit
+from .numbers import Number, Whole
 from .orphan import tell_workers
 from .server import BACKLOG, HEADER_TIMEOUT_S, ServerOptions, check_tls, granian_server
 from .worker import let_workers_hear_sigterm, load_shielded
@@ -50,17 +51,17 @@ class Permissions(click.ParamType[int]):
 @click.command()
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port to listen on.")
+@click.option("--port", default=8000, show_default=True, type=Whole(1, 65_535), help="Port to listen on.")
 @click.option("--uds", metavar="PATH", help="Listen on a unix socket instead of a host and port.")
 @click.option(
     "--uds-permissions", metavar="MODE", type=Permissions(), help="File mode of the unix socket, such as 660."
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Processes that serve.")
+@click.option("--workers", default=1, show_default=True, type=Whole(1, 1024), help="Processes that serve.")
 @click.option(
     "--backlog",
     default=BACKLOG,
     show_default=True,
-    type=click.IntRange(128, 65_535),
+    type=Whole(128, 65_535),
     help="Connections that may wait to be accepted, per worker; the kernel caps it at net.core.somaxconn.",
 )
 @click.option(
@@ -68,7 +69,7 @@ class Permissions(click.ParamType[int]):
     metavar="SECONDS",
     default=HEADER_TIMEOUT_S,
     show_default=True,
-    type=click.FloatRange(0.1, 3600),
+    type=Number(0.1, 3600, "10 (seconds)"),
     help="Drop a connection whose request head takes longer, or that is kept alive but idle for longer. Behind a "
     "proxy: set it higher than the proxy keeps idle connections.",
 )
@@ -115,6 +116,8 @@ def serve(
     os.environ.setdefault("SHIELD_REDIS_URL", "embedded://")
     settings = settings_or_exit()
     check_tls(tls_cert, tls_key)
+    if uds is not None and any(map(_is_given, ("host", "port"))):
+        raise click.BadParameter("it takes the place of --host and --port: leave these out", param_hint="--uds")
     if options["uds_permissions"] is not None and uds is None:
         raise click.BadParameter("it is for a unix socket: it needs --uds beside it", param_hint="--uds-permissions")
     chosen = ServerOptions(
@@ -145,6 +148,12 @@ def serve(
         let_workers_hear_sigterm()
         tell_workers(lambda: bool(server.interrupt_signal))
         server.serve(target_loader=partial(load_shielded, log_level=chosen.log_level))
+
+
+def _is_given(option: str) -> bool:
+    """Whether an option of this command is on the command line."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _admin_address(text: str, app: Address, settings: Settings) -> Address:

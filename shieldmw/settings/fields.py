@@ -31,6 +31,8 @@ def _words(text: str) -> list[str]:
     """The entries of a list, separated by commas or spaces."""
     if ";" in text:
         raise ValueError("';' separates nothing here: write a comma between two entries")
+    if text.startswith("["):
+        raise ValueError("not read as JSON: write the entries without brackets and quotes, with commas between them")
     return text.replace(",", " ").split()
 
 
@@ -58,11 +60,16 @@ def _limit(value: str) -> str:
     return value
 
 
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc or not value.isprintable() or " " in value:
-        raise ValueError("not a web address: write it like https://example.org/recording")
-    return value
+def _http_url(example: str) -> Callable[[str], str]:
+    """A check that a text is a web address; ``example`` is one for the setting."""
+
+    def check(value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc or not value.isprintable() or " " in value:
+            raise ValueError(f"not a web address: write it like {example}")
+        return value
+
+    return check
 
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
@@ -139,6 +146,13 @@ def _none_if_off(value: object) -> object:
     return None if isinstance(value, str) and value.lower() == "off" else value
 
 
+def _no_point(value: object) -> object:
+    """The value, which Pydantic would take for 50 if it is the text 50.000."""
+    if isinstance(value, str) and "." in value:
+        raise ValueError("write a whole number, without a point")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -155,22 +169,31 @@ def matching(pattern: str, right: str) -> Callable[[str], str]:
     return check
 
 
-_HEADER = matching(r"[!#$%&'*+.^_`|~0-9a-z-]{1,64}", "not the name of a header, such as x-forwarded-for")
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9a-z-]{1,64}"
+_NOT_A_HEADER = "not the name of a header: write the name alone, such as"
 _NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use letters, digits, '.', '_' and '-'")
 
+Whole = Annotated[int, BeforeValidator(_no_point)]
 LimitText = Annotated[str, AfterValidator(_limit)]
 NetworkSet = Annotated[Networks, NoDecode, BeforeValidator(_networks)]
 Patterns = Annotated[tuple[PathPattern, ...], NoDecode, BeforeValidator(_patterns)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 Algorithms = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_algorithms)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+RecordingUrl = Annotated[str, AfterValidator(_http_url("https://example.org/recording"))]
+SignInUrl = Annotated[str, AfterValidator(_http_url("https://example.org/sign-in"))]
+JwksUrl = Annotated[str, AfterValidator(_http_url("https://example.org/.well-known/jwks.json"))]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 Secret = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_SECRET))]
 AdminToken = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_TOKEN))]
 AdminPath = Annotated[str, AfterValidator(_admin_path)]
-HeaderName = Annotated[str, BeforeValidator(_lower), AfterValidator(_HEADER)]
+ForwardedHeader = Annotated[
+    str, BeforeValidator(_lower), AfterValidator(matching(_HEADER_NAME, f"{_NOT_A_HEADER} x-forwarded-for"))
+]
+TokenHeader = Annotated[
+    str, BeforeValidator(_lower), AfterValidator(matching(_HEADER_NAME, f"{_NOT_A_HEADER} authorization or x-api-key"))
+]
 Name = Annotated[str, AfterValidator(_NAME)]
-OptionalHeader = Annotated[HeaderName | None, BeforeValidator(_none_if_off)]
+OptionalTokenHeader = Annotated[TokenHeader | None, BeforeValidator(_none_if_off)]
 KeyPrefix = Annotated[
     str, AfterValidator(matching(r"[A-Za-z0-9_.:-]{1,64}", "use letters, digits, '.', '_', ':' and '-'"))
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -25,17 +25,20 @@ from .fields import (
     AdminPath,
     AdminToken,
     Algorithms,
-    HeaderName,
-    HttpUrl,
+    ForwardedHeader,
+    JwksUrl,
     KeyPrefix,
     LimitText,
     Name,
     NetworkSet,
-    OptionalHeader,
+    OptionalTokenHeader,
     Origins,
     Patterns,
+    RecordingUrl,
     Secret,
+    SignInUrl,
     StoreUrl,
+    Whole,
 )
 from .policy import EMERGENCY_LIMIT_FIELDS, LIMIT_FIELDS, read_api_keys, read_public_key, rule_problems
 from .problems import COMMAND_VARIABLES, ENV_PREFIX, problem, problems_of, variable
@@ -62,7 +65,7 @@ class Settings(BaseSettings):
         "`rediss+sentinel://`, `memory://` (one process), `embedded://` (a Valkey server of our own, shared by the "
         "workers of one server)",
     )
-    redis_timeout_ms: int = Field(50, ge=1, le=10_000, description="budget of one call to the store, in milliseconds")
+    redis_timeout_ms: Whole = Field(50, ge=1, le=10_000, description="budget of one call to the store, in milliseconds")
     key_prefix: KeyPrefix = Field("shield", description="first part of every key")
     secret: Secret | None = Field(
         None,
@@ -79,13 +82,13 @@ class Settings(BaseSettings):
         description="a hot client is charged a little ahead; what it does not use is given back in a second",
     )
     ip_limit: LimitText = Field("300/minute", description="guests, per address; several separated by commas, or `off`")
-    ip_burst: int | None = Field(
+    ip_burst: Whole | None = Field(
         None, ge=1, description="how many at once, beside a single limit; the limit's amount if unset"
     )
     token_limit: LimitText = Field("1200/minute", description="per verified subject")
-    token_burst: int | None = Field(None, ge=1, description="likewise")
+    token_burst: Whole | None = Field(None, ge=1, description="likewise")
     address_limit: LimitText = Field("off", description="everyone on an address, guests and verified subjects alike")
-    address_burst: int | None = Field(None, ge=1, description="likewise")
+    address_burst: Whole | None = Field(None, ge=1, description="likewise")
     guests_limit: LimitText = Field(
         "off",
         description="all guests together, on all workers, except in an emergency; preflights do not count",
@@ -109,18 +112,18 @@ class Settings(BaseSettings):
     trusted_proxies: NetworkSet = Field(
         Networks(), description="CIDRs of the proxies whose header is believed; `unix` for peers on a unix socket"
     )
-    forwarded_header: HeaderName = Field(
+    forwarded_header: ForwardedHeader = Field(
         "x-forwarded-for",
         description="the header those proxies write: also `forwarded`, or one with a single value such as "
         "`cf-connecting-ip` or `cloudfront-viewer-address`",
     )
-    ipv4_prefix: int = Field(32, ge=8, le=32, description="what counts as one IPv4 address")
-    ipv6_prefix: int = Field(64, ge=16, le=128, description="what counts as one IPv6 address")
+    ipv4_prefix: Whole = Field(32, ge=8, le=32, description="what counts as one IPv4 address")
+    ipv6_prefix: Whole = Field(64, ge=16, le=128, description="what counts as one IPv6 address")
     allow_ips: NetworkSet = Field(
         Networks(), description="CIDRs that are never limited; never a trusted proxy whose header names no client"
     )
     deny_ips: NetworkSet = Field(Networks(), description="CIDRs that are always refused; deny wins")
-    token_header: OptionalHeader = Field(
+    token_header: OptionalTokenHeader = Field(
         "authorization",
         description="header that carries a credential, as `Bearer x`, `JWT x` or bare; or "
         "`sec-websocket-protocol`, where pages offer `bearer, x` or `bearer.x`; or `off`",
@@ -134,7 +137,7 @@ class Settings(BaseSettings):
     )
     jwt_secret: Secret | None = Field(None, description="verifies JWTs signed with HS*, at least 32 characters")
     jwt_public_key: str | None = Field(None, description="verifies JWTs: a public key in PEM, or the path of one")
-    jwt_jwks_url: HttpUrl | None = Field(
+    jwt_jwks_url: JwksUrl | None = Field(
         None,
         repr=False,
         description="verifies JWTs: where the issuer's JWKS is; redirects within its origin are followed",
@@ -146,11 +149,11 @@ class Settings(BaseSettings):
     jwt_subject_claim: str = Field(
         "sub", min_length=1, description="claim that names the subject: text or a whole number"
     )
-    jwt_leeway: int = Field(
+    jwt_leeway: Whole = Field(
         30, ge=0, le=3600, description="seconds by which the issuer's clock may differ, for `exp` and `nbf`"
     )
-    capacity: int = Field(0, ge=0, description="seats of the fleet in normal mode, 0 for no limit")
-    emergency_capacity: int | None = Field(
+    capacity: Whole = Field(0, ge=0, description="seats of the fleet in normal mode, 0 for no limit")
+    emergency_capacity: Whole | None = Field(
         None, ge=0, description="seats in emergency, 0 for no limit; as SHIELD_CAPACITY if unset"
     )
     emergency_guest_share: float = Field(
@@ -166,10 +169,10 @@ class Settings(BaseSettings):
         description="all guests together, on all workers, in emergency; `off`: no such limit then, whatever "
         "SHIELD_GUESTS_LIMIT is",
     )
-    streams_per_member: int = Field(
+    streams_per_member: Whole = Field(
         3, ge=0, description="live streams of one subject, fleet-wide: the newest stay; 0 for no limit"
     )
-    streams_per_address: int = Field(
+    streams_per_address: Whole = Field(
         20,
         ge=0,
         description="live streams of guests from one address (for IPv6 of one /64), fleet-wide: the newest is refused; "
@@ -180,24 +183,24 @@ class Settings(BaseSettings):
         description="while the app is asked for more than it can do: hosts go first, then members, and guests who "
         "would wait too long are told 503 (`on`); only counted and logged (`shadow`); nothing is done (`off`)",
     )
-    max_in_flight: int = Field(
+    max_in_flight: Whole = Field(
         0,
         ge=0,
         description="requests inside the app of one worker, until their responses begin; 0 adapts to what the app "
         "works on at once",
     )
-    queue_ms: int = Field(
+    queue_ms: Whole = Field(
         100, ge=1, le=10_000, description="longest wait of a guest for its turn, in milliseconds; of members ten times"
     )
-    hold_ms: int = Field(
+    hold_ms: Whole = Field(
         400,
         ge=0,
         le=10_000,
         description="how long the 503 of a guest who was shed is held back, in milliseconds, up to three times as long "
         "where many are: clients that ask again as soon as they are answered would use up what the app could do",
     )
-    recording_url: HttpUrl | None = Field(None, description="told to those who are refused")
-    sign_in_url: HttpUrl | None = Field(None, description="told to guests who are refused")
+    recording_url: RecordingUrl | None = Field(None, description="told to those who are refused")
+    sign_in_url: SignInUrl | None = Field(None, description="told to guests who are refused")
     cors_origins: Origins = Field(
         (),
         description="origins whose pages may read refusals and their `Retry-After`, such as `https://example.org`, "
@@ -208,7 +211,7 @@ class Settings(BaseSettings):
         description="a refused WebSocket: `http` (429 or 503; browsers tell their pages 1006 and no more) or `close` "
         "(accepted, then closed with 1013, 1012 or 1008 and a reason that holds the wait)",
     )
-    retry_after: int = Field(
+    retry_after: Whole = Field(
         300,
         ge=1,
         le=86_400,
@@ -250,6 +253,7 @@ class Settings(BaseSettings):
         }
         known = {variable(name): name for name in cls.model_fields}
         problems = [_unknown(name, known) for name in given if name not in known]
+        problems += _misnamed(environ, known)
         quoted = {name for name, value in given.items() if name in known and _is_quoted(value)}
         problems += [problem(known[name], given[name], _QUOTED) for name in sorted(quoted)]
         source = EnvSettingsSource(cls, env_prefix=ENV_PREFIX)
@@ -363,8 +367,20 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 _QUOTED = "the quotes are part of the value: write it without them"
 
 
+_WRONG_PREFIX = "SHIELDMW_"
+
+
 def _is_quoted(value: str) -> bool:
     return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+
+
+def _misnamed(environ: Iterable[str], known: Container[str]) -> Iterator[str]:
+    """A line for each variable that begins with the package's name although a setting is meant."""
+    for name in environ:
+        if name.upper().startswith(_WRONG_PREFIX):
+            meant = ENV_PREFIX + name.upper().removeprefix(_WRONG_PREFIX)
+            if meant in known:
+                yield f"{name}: names begin with {ENV_PREFIX}, write {meant}"
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:

@@ -46,7 +46,11 @@ def _name_clashes(policy: Policy) -> Iterator[str]:
     owners: dict[str, str] = {}
     default = [limit for limits in (policy.default, policy.emergency) for scope in limits for limit in limits[scope]]
     groups: list[tuple[str, Limits]] = [("the default limits", tuple(default))]
-    groups += [(f"rule '{rule.name}'", (*rule.limits, *map(of_preflights, rule.limits))) for rule in policy.rules]
+    groups += [
+        (f"rule '{rule.name}'", (*rule.limits, *map(of_preflights, rule.limits)))
+        for rule in policy.rules
+        if rule.name not in list(Scope)  # rejected already
+    ]
     for owner, limits in groups:
         names = [name for limit in limits for name in (limit.name, aggregate(limit).name)]
         clash = next((name for name in names if name in owners), None)

@@ -30,12 +30,16 @@ _NOT_SHARED = {
     "embedded": "is found by its own workers only: set it to the unix:// URL that 'shieldmw serve' prints at its start",
 }
 
-# What would be right, by pydantic's type of error; {} are the members of its context. Bounds are whole numbers.
+# A whole number with its thousands separated. A point may be a decimal one.
+_SEPARATED = re.compile(r"[0-9]{1,3}(?:[ ,'\u2019\u00a0\u202f][0-9]{3})+")
+
+# What would be right, by pydantic's type of error; {} are the members of its context. Bounds are whole numbers, and
+# every number that need not be whole is a share.
 _WORDS = {
     **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
     **dict.fromkeys(("dict_type", "model_type"), "write an object"),
     **dict.fromkeys(("enum", "literal_error"), "write {expected}"),
-    **dict.fromkeys(("finite_number", "float_parsing", "float_type"), "write a number"),
+    **dict.fromkeys(("finite_number", "float_parsing", "float_type"), "write a share from 0 to 1, such as 0.1"),
     **dict.fromkeys(("int_from_float", "int_parsing", "int_parsing_size", "int_type"), "write a whole number"),
     **dict.fromkeys(("list_type", "tuple_type"), "write a list"),
     **dict.fromkeys(("string_too_short", "string_type"), "write text"),
@@ -44,7 +48,6 @@ _WORDS = {
     "less_than_equal": "write {le:.0f} or less",
     "missing": "is missing",
     "path_type": "write the path of a file",
-    "string_pattern_mismatch": "is not in the expected form",
     "string_too_long": "write at most {max_length} characters",
 }
 
@@ -114,4 +117,6 @@ def right_of(detail: ErrorDetails) -> str:
     """What would be right in the place of an error: our words for pydantic's, or those of our own check."""
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
+    if detail["type"] == "int_parsing" and _SEPARATED.fullmatch(str(detail["input"])):
+        return f"write it without separators: {re.sub(r'[^0-9]', '', detail['input'])}"
     return _WORDS.get(detail["type"], "not a value of the right type").format_map(detail.get("ctx", {}))

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from shieldmw.core.client import address_text
-from shieldmw.core.decision import Decision
+from shieldmw.core.decision import Decision, Verdict
 from shieldmw.core.facts import Facts
+from shieldmw.core.mode import Mode
 from shieldmw.core.text import counted
 from shieldmw.gate.events import Evicted
 from shieldmw.gate.log_throttle import LogThrottle
@@ -20,7 +21,8 @@ evictions = logging.getLogger("shieldmw.evictions")
 class RefusalLog:
     """Logs refused requests (in a dry run: those that would have been) at most every ten seconds.
 
-    The first is logged at once; the rest are counted and reported with the next line.
+    The first is logged at once; the rest are counted and reported with the next line. Lines have level INFO, but
+    WARNING in an emergency and in a dry run, whose only result they are: most servers show nothing below WARNING.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -31,7 +33,8 @@ class RefusalLog:
         counts = self._throttle.due(decision.verdict, decision.reason)
         if counts is None:
             return
-        log.info(
+        log.log(
+            logging.WARNING if _is_watched(decision) else logging.INFO,
             "%s; the last one: %s %s at %r by %s",
             counts,
             decision.listener_class,
@@ -43,6 +46,11 @@ class RefusalLog:
     def evicted(self, event: Evicted) -> None:
         """Log how many listeners were evicted; a cut has at most one step a second."""
         evictions.info("%s had to leave", counted(event.count, f"live {event.listener_class}"))
+
+
+def _is_watched(decision: Decision) -> bool:
+    """Whether somebody looks at the log for refusals now: a dry run is on, or an emergency."""
+    return decision.verdict is Verdict.DRY_RUN or decision.mode is Mode.EMERGENCY
 
 
 def _who(facts: Facts, decision: Decision) -> str:

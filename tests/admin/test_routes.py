@@ -575,6 +575,17 @@ def test_a_reset_of_nobody_is_refused(client: object) -> None:
     run(work)
 
 
+@pytest.mark.parametrize("client", ["127.0.0.1", "alice", "token:a\tb"])
+def test_a_reset_says_how_to_write_a_client(client: str) -> None:
+    """A bare address is what anyone would try first."""
+
+    async def work() -> None:
+        told = is_problem(await Operator(shielded()).ask("POST", "/reset", json={"client": client}), 422)
+        assert told["errors"] == [{"field": "client", "message": "write it like 'ip:203.0.113.7' or 'token:alice'"}]
+
+    run(work)
+
+
 # --- without the store
 
 
@@ -591,7 +602,7 @@ def test_while_the_store_is_away_looking_works_and_changes_say_that_nothing_chan
             ("PUT", "/deny/198.51.100.0/24", {"for_seconds": 60}),
             ("POST", "/reset", {"client": "token:alice"}),
         ]:
-            assert "nothing was changed" in is_problem(await operator.ask(method, path, json=body), 503)["detail"]
+            assert "Nothing was changed" in is_problem(await operator.ask(method, path, json=body), 503)["detail"]
         is_problem(await operator.get("/audit"), 503)
         guesser = Operator(app, WRONG, "192.0.2.1")
         assert [(await guesser.get("/status")).status_code for _ in range(4)] == [401, 401, 401, 429]
@@ -604,7 +615,7 @@ WRONG_BODIES = [
     (b'{"mode": "emergency", "for_seconds": 0}', "for_seconds", "write 1 or more"),
     (b'{"mode": "emergency", "for_seconds": "9"}', "for_seconds", "write a whole number"),
     (b'{"mode": "emergency", "capacity": 2000000000}', "capacity", "write 1000000000 or less"),
-    (b'{"mode": "emergency", "guest_share": "half"}', "guest_share", "write a number"),
+    (b'{"mode": "emergency", "guest_share": "half"}', "guest_share", "write a share from 0 to 1, such as 0.1"),
     (b'{"mode": "emergency", "reason": "%s"}' % (b"x" * 201), "reason", "write at most 200 characters"),
     (b'{"for_seconds": 9}', "mode", "is missing"),
     (b'{"mode": "emergency", "x": 1}', "x", "there is no such field"),

@@ -50,7 +50,7 @@ def test_a_look_leaves_nothing_behind(store: RedisServer) -> None:
     ran = direct(store)
     assert (ran.status, ran.err) == (0, "")
     assert line(ran, "now") == "normal (never switched)"
-    assert line(ran, "seats") == "no limit, guests like everyone"
+    assert line(ran, "seats") == "unlimited"
     assert line(ran, "on").startswith("no worker that this store knows of: is SHIELD_REDIS_URL the workers'")
     assert store.client().dbsize() == 0
 

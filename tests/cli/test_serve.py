@@ -131,6 +131,22 @@ WRONG_OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--header-timeout", "10s"), "'10s' is not a number: write it like 10 (seconds)"),
+        (("--backlog", "4,096"), "'4,096' is not a whole number: write it like 5000, without separators or a unit"),
+        (("--uds", "s", "--port", "9000"), "it takes the place of --host and --port: leave these out"),
+        (("--uds", "s", "--host", "::"), "it takes the place of --host and --port: leave these out"),
+    ],
+)
+def test_a_wrong_option_is_told_with_what_would_be_right(folder: Path, args: tuple[str, ...], message: str) -> None:
+    """Not with the words of the library that reads options."""
+    ran = shieldmw("serve", "good:app", *args, cwd=folder)
+    assert ran.status == 2
+    assert f"Invalid value for {args[0]}: {message}" in ran.err.replace("'--", "--").replace("':", ":")
+
+
 @pytest.mark.parametrize("args", WRONG_OPTIONS)
 def test_wrong_options_are_status_2(folder: Path, args: tuple[str, str]) -> None:
     """Before anything is loaded or started, with the option's name and without a traceback."""

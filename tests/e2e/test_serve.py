@@ -122,6 +122,27 @@ def test_ctrl_c_while_the_app_starts(tmp_path: Path) -> None:
         end_group(process)
 
 
+@pytest.mark.parametrize("loads", [1, 2], ids=["tried in a child", "in a worker"])
+def test_ctrl_c_while_the_app_is_imported_shows_no_traceback(loads: int, tmp_path: Path) -> None:
+    """Neither of the child process that tries the app nor of a worker."""
+    log, port = tmp_path / "log", free_port()
+    (tmp_path / "imports_long.py").write_text(
+        "import sys, time\nsys.stderr.write('app loads\\n')\nsys.stderr.flush()\n"
+        f"if len(open({str(log)!r}).read().split('app loads')) > {loads}:\n    time.sleep({TIMEOUT_S})\n"
+        "async def app(scope, receive, send): ...\n"
+    )
+    command = [sys.executable, "-m", "shieldmw", "serve", "imports_long:app", "--port", str(port)]
+    process = spawn(command, log, tmp_path, clean_environment({"SHIELD_REDIS_URL": "memory://"}))
+    try:
+        wait_until(lambda: read(log).count("app loads") == loads, TIMEOUT_S, "the import", lambda: read(log))
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(TIMEOUT_S)
+        assert "Traceback" not in read(log)
+        assert "KeyboardInterrupt" not in read(log)
+    finally:
+        end_group(process)
+
+
 @pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_after_the_stop(way: signal.Signals, temporary: Path, tmp_path: Path) -> None:
     """Once stopped there is no process, not even the embedded server's, and no temporary file."""

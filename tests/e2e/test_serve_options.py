@@ -122,7 +122,8 @@ def _served(folder: Path, *args: str) -> Iterator[HttpServer]:
 
     def start(port: int) -> HttpServer:
         log = folder / f"{port}.log"
-        command = [sys.executable, "-m", "shieldmw", "serve", "apps:app", "--port", str(port), *args]
+        listen = args if "--uds" in args else ("--port", str(port), *args)
+        command = [sys.executable, "-m", "shieldmw", "serve", "apps:app", *listen]
         server = HttpServer(port, spawn(command, log, folder, clean_environment(SETTINGS)), log)
         wait_until(lambda: "Started worker-1" in server.log(), TIMEOUT_S, "the worker to start", server.log)
         return server

@@ -113,3 +113,14 @@ def _answers(server: HttpServer) -> bool:
     with suppress(OSError):
         return ask(server, fresh_address(), "/healthz").status == 200
     return False
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "gunicorn", "hypercorn", "granian"])
+def test_a_dry_run_is_seen_in_the_log_of_a_server_that_is_not_set_up_for_it(kind: AsgiKind, tmp_path: Path) -> None:
+    """The log is a dry run's only result, and these servers show nothing below WARNING of other loggers."""
+    environment = {**SETTINGS, "SHIELD_REDIS_URL": "memory://", "SHIELD_DRY_RUN": "true"}
+    address = fresh_address()
+    with asgi_server(kind, "shielded_app:shielded", env=environment, cwd=tmp_path) as server:
+        assert [ask(server, address, "/hello").status for _ in range(BURST + 1)] == [200] * (BURST + 1)
+        expected = f"dry_run quota: 1; the last one: guest {address} at '/hello' by ip"
+        wait_until(lambda: expected in server.log(), TIMEOUT_S, "the line of the refusal", server.log)

@@ -30,9 +30,12 @@ _WORKER_STARTED: dict[AsgiKind, str] = {
 _GUNICORN = ("--worker-class", "uvicorn.workers.UvicornWorker", "--forwarded-allow-ips", "", "--no-control-socket")
 
 
-def _asgi_command(kind: AsgiKind, target: str, port: int, workers: int, args: Sequence[str]) -> list[str]:
+def _asgi_command(
+    kind: AsgiKind, target: str, port: int, workers: int, args: Sequence[str], uds: Path | None = None
+) -> list[str]:
     """The command line that serves the target; later arguments win over the defaults here."""
-    address = ["--host", HOST, "--port", str(port), "--workers", str(workers)]
+    where = ["--host", HOST, "--port", str(port)] if uds is None else ["--uds", str(uds)]
+    address = [*where, "--workers", str(workers)]
     command: dict[AsgiKind, list[str]] = {
         "uvicorn": ["uvicorn", target, *address, "--no-proxy-headers"],
         "gunicorn": ["gunicorn", target, *_GUNICORN, "--bind", f"{HOST}:{port}", "--workers", str(workers)],
@@ -81,8 +84,7 @@ def asgi_server(
         def start(port: int) -> HttpServer:
             """Start on a given port."""
             path, log = directory / "s" if uds else None, directory / f"{port}.log"
-            listen = (*args, "--uds", str(path)) if path else args
-            command = _asgi_command(kind, target, port, workers, listen)
+            command = _asgi_command(kind, target, port, workers, args, path)
             server = HttpServer(port, spawn(command, log, cwd, environment), log, path)
             return ready(server, f"{kind} to serve {target}", ready_path, _WORKER_STARTED[kind], workers)
 

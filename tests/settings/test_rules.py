@@ -241,6 +241,12 @@ def test_rules_beside_other_limits(rules: str, environ: dict[str, str], right: s
     assert any(right in line for line in problems({"SHIELD_RULES": rules, **environ}))
 
 
+def test_a_rule_with_the_name_of_a_default_limit_is_told_once() -> None:
+    """Not also that its limit would be called as that one is."""
+    (line,) = problems({"SHIELD_RULES": rule(name="ip", limits="1/day")})
+    assert line == "SHIELD_RULES: rule 'ip': this name belongs to a default limit, use another"
+
+
 def test_a_rule_of_exactly_the_burst() -> None:
     """A cost of the whole burst can pass, so it is no mistake; nor is a cost of nothing."""
     settings = Settings.from_environ({"SHIELD_RULES": rule(limits="10/minute", cost=10)})

@@ -122,7 +122,10 @@ CIDR = "is not a CIDR: write it like 203.0.113.0/24"
 STORE = "begins with one of memory://, redis://, rediss://, unix://, embedded://"
 URL = "write it like https://example.org/recording"
 NAME = "use letters, digits, '.', '_' and '-'"
-HEADER = "not the name of a header, such as x-forwarded-for"
+HEADER = "not the name of a header: write the name alone, such as x-forwarded-for"
+TOKEN_HEADER = "not the name of a header: write the name alone, such as authorization or x-api-key"
+JWKS = "not a web address: write it like https://example.org/.well-known/jwks.json"
+SIGN_IN = "not a web address: write it like https://example.org/sign-in"
 WHOLE = "write a whole number"
 
 WRONG = [
@@ -173,14 +176,15 @@ WRONG = [
     ("SHIELD_IPV6_PREFIX", "/64", WHOLE, "with-a-slash"),
     ("SHIELD_ALLOW_IPS", "office", CIDR, "a-name"),
     ("SHIELD_DENY_IPS", "203.0.113.0/99", CIDR, "a-prefix-too-long"),
-    ("SHIELD_TOKEN_HEADER", "authorization: bearer", HEADER, "with-its-value"),
+    ("SHIELD_TOKEN_HEADER", "authorization: bearer", TOKEN_HEADER, "with-its-value"),
+    ("SHIELD_TOKEN_HEADER", "X-Api-Key:", TOKEN_HEADER, "with-its-colon"),
     ("SHIELD_TOKEN_COOKIE", "a=b", NAME, "with-its-value"),
     ("SHIELD_TOKEN_QUERY", "?token", NAME, "with-its-mark"),
     ("SHIELD_API_KEYS_FILE", "/no/such/keys", "cannot be read: No such file or directory", "no-such-file"),
     ("SHIELD_JWT_SECRET", "hunter2", "has 7 characters: use at least 32 random ones", "too-short"),
     ("SHIELD_JWT_PUBLIC_KEY", "/no/such/key.pem", "neither a PEM text nor a file that can be read", "no-such-file"),
-    ("SHIELD_JWT_JWKS_URL", "idp.example.org/jwks", URL, "no-scheme"),
-    ("SHIELD_JWT_JWKS_URL", "file:///etc/passwd", URL, "another-scheme"),
+    ("SHIELD_JWT_JWKS_URL", "idp.example.org/jwks", JWKS, "no-scheme"),
+    ("SHIELD_JWT_JWKS_URL", "file:///etc/passwd", JWKS, "another-scheme"),
     ("SHIELD_JWT_ALGORITHMS", "none", "use some of HS256, HS384, HS512, RS256", "none"),
     ("SHIELD_JWT_ALGORITHMS", "RS256,rs512", "'rs512' is not an algorithm", "lower-case"),
     ("SHIELD_JWT_LEEWAY", "-1", "write 0 or more", "less-than-none"),
@@ -190,7 +194,7 @@ WRONG = [
     ("SHIELD_RECORDING_URL", "/recording", URL, "a-path"),
     ("SHIELD_RECORDING_URL", "https:///recording", URL, "no-host"),
     ("SHIELD_RECORDING_URL", "https://example.org/a b", URL, "a-space"),
-    ("SHIELD_SIGN_IN_URL", "https://example.org/\r\nSet-Cookie:a=b", URL, "a-line-end-that-would-split-a-header"),
+    ("SHIELD_SIGN_IN_URL", "https://example.org/\r\nSet-Cookie:a=b", SIGN_IN, "a-line-end-that-would-split-a-header"),
     ("SHIELD_CORS_ORIGINS", "https://example.org/", "did you mean 'https://example.org'?", "a-slash-at-the-end"),
     ("SHIELD_CORS_ORIGINS", "https://example.org/app?x", "did you mean 'https://example.org'?", "a-path"),
     ("SHIELD_CORS_ORIGINS", "example.org:8443", "did you mean 'https://example.org:8443'?", "no-scheme"),
@@ -227,11 +231,16 @@ WRONG += [
     ("SHIELD_LIVE_PATHS", "live", "did you mean '/live'?", "no-slash"),
     ("SHIELD_CAPACITY", "-1", "write 0 or more", "fewer-than-none"),
     ("SHIELD_CAPACITY", "8M", WHOLE, "with-a-unit"),
+    ("SHIELD_CAPACITY", "50,000", "write it without separators: 50000", "separated-by-commas"),
+    ("SHIELD_CAPACITY", "1 500 000", "write it without separators: 1500000", "separated-by-spaces"),
+    ("SHIELD_CAPACITY", "50.000", "write a whole number, without a point", "separated-by-points"),
+    ("SHIELD_EMERGENCY_CAPACITY", "50.000", "write a whole number, without a point", "likewise"),
+    ("SHIELD_CAPACITY", "5,0000", WHOLE, "not-separated-by-thousands"),
     ("SHIELD_EMERGENCY_CAPACITY", "half", WHOLE, "a-word"),
     ("SHIELD_STREAMS_PER_MEMBER", "-1", "write 0 or more", "fewer-than-no-stream"),
     ("SHIELD_STREAMS_PER_ADDRESS", "many", WHOLE, "streams-as-a-word"),
     ("SHIELD_EMERGENCY_GUEST_SHARE", "1.5", "write 1 or less", "more-than-all"),
-    ("SHIELD_EMERGENCY_GUEST_SHARE", "20%", "write a number", "per-cent"),
+    ("SHIELD_EMERGENCY_GUEST_SHARE", "20%", "write a share from 0 to 1, such as 0.1", "per-cent"),
     ("SHIELD_EMERGENCY_IP_LIMIT", "30/minit", "not a limit", "misspelt"),
     ("SHIELD_GUESTS_LIMIT", "many", LIMIT, "guests-without-a-rate"),
     ("SHIELD_EMERGENCY_GUESTS_LIMIT", "2000", LIMIT, "guests-without-a-period"),
@@ -244,6 +253,7 @@ WRONG += [
         "no-such-unit",
     ),
     *((name, f"{entry};{entry}", "';' separates nothing here: write a comma", "semicolons") for name, entry in LISTS),
+    *((name, f'["{entry}"]', "not read as JSON: write the entries without brackets", "json") for name, entry in LISTS),
     ("SHIELD_ADMIN_PATH", "/", "cannot be the admin path", "the-root"),
     ("SHIELD_ADMIN_PATH", "/admin/*", "cannot be the admin path", "a-prefix"),
 ]
@@ -399,6 +409,18 @@ def test_the_environment_is_read_by_from_environ_only(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SHIELD_IP_LIMIT", "nonsense")
     monkeypatch.setenv("SHIELD_NONSENSE", "1")
     assert Settings(ip_burst=5).ip_burst == 5
+
+
+def test_the_name_of_the_package_is_not_the_prefix() -> None:
+    """Such a variable would be without effect, unnoticed. Others that begin so may be there for another reason."""
+    others = {"SHIELDMW_SERVICE_HOST": "10.0.0.1", "SHIELDMW_HOME": "/srv", "SHIELDMW": "1"}
+    assert Settings.from_environ(others) == Settings()
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({"SHIELDMW_IP_LIMIT": "5/minute", "shieldmw_capacity": "5", **others})
+    assert caught.value.problems == (
+        "SHIELDMW_IP_LIMIT: names begin with SHIELD_, write SHIELD_IP_LIMIT",
+        "shieldmw_capacity: names begin with SHIELD_, write SHIELD_CAPACITY",
+    )
 
 
 def test_an_unknown_name() -> None:

@@ -14,6 +14,7 @@ from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit
+from shieldmw.core.mode import Mode
 from shieldmw.gate.events import Evicted
 from shieldmw.telemetry.log import RefusalLog
 
@@ -76,6 +77,23 @@ def test_at_most_one_line_in_ten_seconds(after_s: float, logged: int, lines: pyt
     clock.now_s += after_s
     log.decided(*event())
     assert len(lines.records) == logged
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mode", "level"),
+    [
+        (Verdict.REFUSED, Mode.NORMAL, logging.INFO),
+        (Verdict.DRY_RUN, Mode.NORMAL, logging.WARNING),
+        (Verdict.REFUSED, Mode.EMERGENCY, logging.WARNING),
+    ],
+)
+def test_a_dry_run_and_an_emergency_are_seen_without_setting_up_a_log(
+    verdict: Verdict, mode: Mode, level: int, lines: pytest.LogCaptureFixture
+) -> None:
+    """Most servers leave the root logger at WARNING; the line of a dry run is all there is to see of it."""
+    facts, decision = event(verdict)
+    RefusalLog(Clock()).decided(facts, decision._replace(mode=mode))
+    assert [record.levelno for record in lines.records] == [level]
 
 
 def test_many_refusals_in_a_minute_are_seven_lines_that_add_up(lines: pytest.LogCaptureFixture) -> None:

@@ -193,7 +193,7 @@ class Identifier:
                 self._known.put(digest, verified)
             return verified
         if (keep or found.reason is Failure.UNAFFORDABLE) and (counts := self._throttle.due(found.reason)):
-            log.warning("credentials prove nobody, so that their requests are guests' (%s)", counts)
+            log.warning("credentials not accepted, so their requests count as guests' (%s)", counts)
         if not keep or found.reason in NOT_OF_THE_CREDENTIAL:
             return GUEST
         until_s = now_s + FAILURE_KEPT_S

@@ -279,7 +279,7 @@ def test_failures_are_counted_by_reason_and_told_in_one_line(caplog: pytest.LogC
         run(send(one, [*(facts(f"random-{n}") for n in range(50)), facts("x" * 9000)]))
     assert one.identifier.failures == {("signature",): 50, ("too_long",): 1}
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == "credentials prove nobody, so that their requests are guests' (signature: 1)"
+    assert line == "credentials not accepted, so their requests count as guests' (signature: 1)"
 
 
 def test_what_the_store_said_before_a_reset_is_forgotten() -> None:
