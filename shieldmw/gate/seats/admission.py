@@ -100,9 +100,18 @@ class Admission:
         self._refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
     def admit(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Verified = GUEST
+        self,
+        facts: Facts,
+        decision: Decision,
+        leave: Callable[[], None] | None,
+        proof: Verified = GUEST,
+        *,
+        may_wait: bool = False,
     ) -> Entry | TurnedAway:
-        """A seat for the client, if there is one; ``proof`` is the verified credential."""
+        """A seat for the client, if there is one; ``proof`` is the verified credential.
+
+        ``may_wait``: the client can wait for a seat that is due, rather than take a guest's.
+        """
         now_s = self._unix_s()
         who = self._who(decision.identity, decision.address)
         client = self._signer.client_digest(who)
@@ -126,7 +135,7 @@ class Admission:
         if not (live or called or going) and self._must_wait(decision):
             self.seats.turned_away(decision.listener_class, seat.client)
             return self._wait(number, client, now_s)
-        if self.seats.admit(seat, live=live or called, listener=seat.client, instead_of=going):
+        if self.seats.admit(seat, live=live, called=called, may_wait=may_wait, listener=seat.client, instead_of=going):
             return self._seated(seat, client, now_s)
         if self.seats.ledger.is_vacating(seat.client):
             return TurnedAway(is_vacating=True)

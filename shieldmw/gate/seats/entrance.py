@@ -53,8 +53,9 @@ class Entrance:
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
     ) -> tuple[Decision, Entry | None] | None:
         """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
-        entry = self._try_to_enter(facts, decision, leave)
-        if isinstance(entry, TurnedAway) and entry.is_due and self.seats.may_ask():
+        may_wait = self.seats.may_ask()
+        entry = self._try_to_enter(facts, decision, leave, may_wait=may_wait)
+        if isinstance(entry, TurnedAway) and entry.is_due and may_wait:
             return None
         return self._entered(facts, decision, entry)
 
@@ -74,7 +75,7 @@ class Entrance:
         return entered
 
     def _try_to_enter(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None]
+        self, facts: Facts, decision: Decision, leave: Callable[[], None], *, may_wait: bool = False
     ) -> Entry | TurnedAway | Decision | None:
         """The seat, or what becomes of a listener without one; None while this worker stops.
 
@@ -90,7 +91,7 @@ class Entrance:
         is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
         if is_proven_here and proof.identity is None:
             return decision._replace(reason=Reason.CREDENTIAL_ENDED, charges=(), outcome=None)
-        return self.admission.admit(facts, decision, None if self._dry_run else leave, proof)
+        return self.admission.admit(facts, decision, None if self._dry_run else leave, proof, may_wait=may_wait)
 
     def _entered(
         self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | Decision | None
