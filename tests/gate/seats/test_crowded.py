@@ -156,6 +156,7 @@ def test_in_a_cut_no_seated_member_leaves_for_a_new_one(workers: int, seed: int)
             await pass_time(20.0)
             assert one.left(M) == []
             assert [answer.reason for answer in newcomers] == [Reason.NO_SEAT] * 10
+            assert all(answer.place and answer.signed_ticket for answer in newcomers)
             assert one.here == Audience(0, 20, 0)
 
     run(story())
