@@ -3,7 +3,7 @@
 Each worker reports its demand, and is granted seats until its next report. Higher classes come first, a class that
 cannot be served in full is divided pro rata, and seats without demand are spread as headroom, so that a worker can
 admit without a call. **Promise:** grants never sum to more than the capacity, and after a cut no grant grows until the
-fleet is below it.
+fleet is below it. Guests who must still leave are no reason for a grant: members would take their seats.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ class Audience:
     def total(self) -> int:
         """The sum over all classes."""
         return self.hosts + self.members + self.guests
+
+    @property
+    def favoured(self) -> int:
+        """Hosts and members: those who come before guests."""
+        return self.hosts + self.members
 
     def __add__(self, other: Audience) -> Audience:
         return Audience(self.hosts + other.hosts, self.members + other.members, self.guests + other.guests)
@@ -116,6 +121,7 @@ class SeatTable:
         if known is None and report.seats != NO_GRANT:
             # An unknown worker has a grant, so the state was lost, and other workers may hold seats.
             self.guard_until_s = latest_s
+        unleased = report.present.total if known is None and report.seats == NO_GRANT else 0
         known = known or SeatEntry(0, report.demand, report.present, max(0, report.seats), max(0, report.guest_seats))
         known.demand, known.present = report.demand, report.present
         self.entries[report.worker] = known
@@ -126,11 +132,13 @@ class SeatTable:
         others = entries[:index] + entries[index + 1 :]
         has = max(known.seats, known.present.total)
         has_guests = max(known.guest_seats, known.present.guests)
+        has_favoured = max(known.seats, known.present.favoured, unleased)
         room = capacity.seats - sum(max(entry.seats, entry.present.total) for entry in others)
+        favoured_room = capacity.seats - sum(max(entry.seats, entry.present.favoured) for entry in others)
         guest_room = capacity.guest_seats - sum(max(entry.guest_seats, entry.present.guests) for entry in others)
         if now_s < self.guard_until_s <= latest_s:
-            room = guest_room = 0
-        known.seats = granted(share.seats, has, room)
+            room = favoured_room = guest_room = 0
+        known.seats = min(granted(share.seats, has, room), granted(share.seats, has_favoured, favoured_room))
         known.guest_seats = min(known.seats, granted(share.guest_seats, has_guests, guest_room))
         known.until_s = latest_s
         fleet = self.fleet(now_s)

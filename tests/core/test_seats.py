@@ -43,6 +43,11 @@ class Worker:
         return max(self.here.total, self.grant.seats if self.grant else 0)
 
     @property
+    def favoured_usage(self) -> int:
+        """Seats that hosts and members may have taken at this worker: those of guests, too."""
+        return max(self.here.favoured, self.grant.seats if self.grant else 0)
+
+    @property
     def guest_usage(self) -> int:
         """Seats that guests may have taken at this worker."""
         return max(self.here.guests, self.grant.guest_seats if self.grant else 0)
@@ -132,6 +137,11 @@ class Fleet:
         return sum(worker.usage for worker in self.workers)
 
     @property
+    def favoured_usage(self) -> int:
+        """Seats that hosts and members may have taken anywhere."""
+        return sum(worker.favoured_usage for worker in self.workers)
+
+    @property
     def guest_usage(self) -> int:
         """Seats that guests may have taken anywhere."""
         return sum(worker.guest_usage for worker in self.workers)
@@ -179,14 +189,30 @@ def test_what_may_be_taken_never_grows_above_the_capacity() -> None:
     """Whatever workers do, seats that may be taken stay within capacity; after a cut they never grow until they fit."""
     for fleet in fleets(RUNS):
         for _ in range(60):
-            usage, guests = fleet.usage, fleet.guest_usage
+            usage, favoured, guests = fleet.usage, fleet.favoured_usage, fleet.guest_usage
             happens(fleet)
             lapsed = [worker for worker in fleet.workers if worker.grant and worker.until_s <= fleet.now_s]
             for worker in lapsed:
                 # Who did not report in time has lost its seats; the model's listeners leave with them.
                 worker.grant, worker.here = None, Audience()
             assert fleet.usage <= max(usage, fleet.capacity.seats)
+            assert fleet.favoured_usage <= max(favoured, fleet.capacity.seats)
             assert fleet.guest_usage <= max(guests, fleet.capacity.guest_seats)
+
+
+def test_guests_who_must_still_leave_bring_no_seats_for_new_members() -> None:
+    """A worker full of guests is granted no seat that members hold elsewhere, while they leave and after that."""
+    table, capacity = SeatTable(), Capacity(20, 0)
+    a, b = Worker("a", want=Audience(members=12)), Worker("b", want=Audience(members=8, guests=20))
+    for _ in range(2):
+        for worker in (a, b):
+            worker.refresh(table, Capacity(40, 40), 0.0)
+    for worker in (a, b):
+        worker.refresh(table, capacity, 1.0, evicts=False)
+    b.want = Audience(members=18)
+    assert b.refresh(table, capacity, 2.0, evicts=False).seats == 8
+    b.here = Audience(members=8)
+    assert b.refresh(table, capacity, 3.0, evicts=False).seats == 8
 
 
 def test_members_have_all_they_ask_for_within_two_rounds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ SMALLEST_BLOCK = 8
 # Numbers given here to members without a seat that are remembered: a member that comes without its signed number gets
 # the same one again.
 NUMBERS_KEPT = 65_536
+
+# Most members that wait here at a time for the next block of numbers.
+MOST_WITHOUT_NUMBER = 4096
 
 # Interval between two calls of numbers.
 POLL_S = 1.0
@@ -105,12 +109,24 @@ class Admission:
         self._queue = EMPTY
         self._calls_per_s = 0.0
         self._asked: set[str] = set()
+        self._next_lease = asyncio.Event()
+        self._has_leased = True
+        self._without_number = 0
         self.refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=POLL_S / 4)
 
     def admit(
-        self, facts: Facts, decision: Decision, leave: Callable[[], None] | None, proof: Identified = GUEST
+        self,
+        facts: Facts,
+        decision: Decision,
+        leave: Callable[[], None] | None,
+        proof: Identified = GUEST,
+        *,
+        may_wait: bool = False,
     ) -> Entry | TurnedAway:
-        """A seat for the client, if there is one; ``proof`` is the verified credential."""
+        """A seat for the client, if there is one; ``proof`` is the verified credential.
+
+        ``may_wait``: the client can wait for a seat that is due, rather than take a guest's.
+        """
         now_s = self._unix_s()
         who = self._who(decision.identity, decision.address)
         client = self._signer.client_digest(who)
@@ -134,7 +150,7 @@ class Admission:
         if not (live or called or going) and self._must_wait(decision):
             self.seats.turned_away(decision.listener_class, seat.client)
             return self._wait(number, client, now_s)
-        if self.seats.admit(seat, live=live or called, listener=seat.client, instead_of=going):
+        if self.seats.admit(seat, live=live, called=called, may_wait=may_wait, listener=seat.client, instead_of=going):
             return self._seated(seat, client, now_s)
         if self.seats.ledger.is_vacating(seat.client):
             return TurnedAway(why=NoSeat.VACATING)
@@ -228,8 +244,31 @@ class Admission:
             numbers.popleft()  # called in vain: a member with it would jump the queue
         return numbers.popleft() if numbers else None
 
+    def may_await_number(self) -> bool:
+        """Whether one more member without a number may wait for the next block; not while the store is away."""
+        return self._has_leased and self._without_number < MOST_WITHOUT_NUMBER
+
+    async def next_numbers(self) -> None:
+        """Wait for the next block of numbers: one call serves all who wait."""
+        self._without_number += 1
+        self.refresher.refresh_soon()
+        try:
+            await self._next_lease.wait()
+        finally:
+            self._without_number -= 1
+
     async def refresh(self) -> None:
         """Learn the secret that tickets are signed with, lease numbers, and call as many as there are free seats."""
+        has_leased = False
+        try:
+            await self._lease()
+            has_leased = True
+        finally:
+            self._has_leased = has_leased
+            self._next_lease.set()
+            self._next_lease = asyncio.Event()
+
+    async def _lease(self) -> None:
         secret = await self._store.secret()
         if secret != self._secret:
             self._secret, self._signer = secret, Signer(secret, self._event)

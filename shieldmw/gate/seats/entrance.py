@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum, auto
 
+from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import US_PER_S
@@ -18,6 +20,13 @@ from .admission import Admission, Entry, NoSeat, TurnedAway
 # come: a dead worker's seats return within 15 s, all others sooner.
 SEAT_AWAITED_S = 1.0
 SEAT_DUE_US = 2 * US_PER_S
+
+
+class Awaited(Enum):
+    """What a listener without a seat gets if it waits a moment."""
+
+    SEAT = auto()
+    NUMBER = auto()
 
 
 class Entrance:
@@ -52,29 +61,48 @@ class Entrance:
     def enter_now(
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
     ) -> tuple[Decision, Entry | None] | None:
-        """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
-        entry = self._try_to_enter(facts, decision, leave)
-        if isinstance(entry, TurnedAway) and entry.why is NoSeat.DUE and self.seats.may_ask():
-            return None
-        return self._entered(facts, decision, entry)
+        """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet,
+        or a number of the waiting room is about to come.
+        """
+        entered = self._enter_or_wait(facts, decision, leave)
+        return None if isinstance(entered, Awaited) else entered
 
     async def enter_when_due(
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
     ) -> tuple[Decision, Entry | None]:
-        """As ``enter``, after a moment's wait for the next division of seats; one report serves all who wait."""
+        """As ``enter``, after a moment's wait for the next division of seats, or for the next numbers of the waiting
+        room; one call serves all who wait.
+        """
         first = facts.signed_ticket is not None and self.admission.is_ours(facts.signed_ticket)
+        awaited = None
         with suppress(TimeoutError):
             async with asyncio.timeout(SEAT_AWAITED_S):
-                while (entered := self.enter_now(facts, decision, leave)) is None:
-                    await self.seats.next_grant(first=first)
+                while isinstance(entered := self._enter_or_wait(facts, decision, leave), Awaited):
+                    awaited = entered
+                    if awaited is Awaited.SEAT:
+                        await self.seats.next_grant(first=first)
+                    else:
+                        await self.admission.next_numbers()
                 return entered
         entered = self.enter(facts, decision, leave)
-        if entered[1] is None:
+        if entered[1] is None and awaited is Awaited.SEAT:
             self.seats.asked_in_vain()
         return entered
 
-    def _try_to_enter(
+    def _enter_or_wait(
         self, facts: Facts, decision: Decision, leave: Callable[[], None]
+    ) -> tuple[Decision, Entry | None] | Awaited:
+        may_wait = self.seats.may_ask()
+        entry = self._try_to_enter(facts, decision, leave, may_wait=may_wait)
+        if isinstance(entry, TurnedAway) and entry.why is NoSeat.DUE and may_wait:
+            return Awaited.SEAT
+        is_guest = decision.listener_class is ListenerClass.GUEST
+        if entry == TurnedAway() and not is_guest and self.admission.may_await_number():
+            return Awaited.NUMBER
+        return self._entered(facts, decision, entry)
+
+    def _try_to_enter(
+        self, facts: Facts, decision: Decision, leave: Callable[[], None], *, may_wait: bool = False
     ) -> Entry | TurnedAway | Decision | None:
         """The seat, or what becomes of a listener without one; None while this worker stops.
 
@@ -89,7 +117,7 @@ class Entrance:
         is_proven_here = decision.identity is not None and facts.credential is not None and facts.authenticate is None
         if is_proven_here and proof.identity is None:
             return decision.refused_for(Reason.CREDENTIAL_ENDED)
-        return self.admission.admit(facts, decision, None if self._dry_run else leave, proof)
+        return self.admission.admit(facts, decision, None if self._dry_run else leave, proof, may_wait=may_wait)
 
     def _entered(
         self, facts: Facts, decision: Decision, entry: Entry | TurnedAway | Decision | None

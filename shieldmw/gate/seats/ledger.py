@@ -161,8 +161,8 @@ class SeatLedger:
         """The seats whose credential has ended; at most a second late, since ends are rounded up."""
         return [seat for end_s in [end_s for end_s in self._ends if end_s <= now_s] for seat in self._ends[end_s]]
 
-    def admit(self, seat: Seat, *, live: bool, instead_of: Sequence[Seat] = ()) -> bool:
-        """Give a seat, taking one from a lower class if none is free. Returns False if there is none.
+    def admit(self, seat: Seat, *, live: bool, instead_of: Sequence[Seat] = (), may_displace: bool = True) -> bool:
+        """Give a seat, taking one from a lower class if none is free and it ``may_displace``. False if there is none.
 
         The ticket's older stream, and those it comes ``instead_of``, are evicted and hand over their seat. If a
         response still runs on the seat, the new one must wait for its ``turn``.
@@ -174,7 +174,7 @@ class SeatLedger:
         is_full = self.allotment.seats is not None and self.held().total >= self.allotment.seats
         if is_full and self.is_vacating(seat.client):
             return False
-        if not going and not self._fits(seat, live=live):
+        if not going and not self._fits(seat, live=live, may_displace=may_displace):
             return False
         if is_full:
             self._hand_over(seat)
@@ -251,7 +251,7 @@ class SeatLedger:
         """Take every seat back; how many there were."""
         return sum([self.evict(seat, why) for seat in list(self)])
 
-    def _fits(self, seat: Seat, *, live: bool) -> bool:
+    def _fits(self, seat: Seat, *, live: bool, may_displace: bool) -> bool:
         allotment = self.allotment
         here = self.present()
         if seat.listener_class is ListenerClass.GUEST:
@@ -262,7 +262,7 @@ class SeatLedger:
         if allotment.seats is None or here.total < allotment.seats:
             member = seat.listener_class is ListenerClass.MEMBER
             return not member or live or here.guests > 0 or seat.cohort < allotment.member_level
-        return self._displace(seat.listener_class)
+        return may_displace and self._displace(seat.listener_class)
 
     def _displace(self, by: ListenerClass) -> bool:
         """Evict one listener of the lowest class below ``by``."""

@@ -41,6 +41,10 @@ MOST_ASKING = 4096
 # Interval between two steps of a cut.
 STEP_S = 1.0
 
+# After a change of the mode, how long all workers go on reporting, at least: a share is computed from reports of the
+# others that may be old, so the first division after a cut leaves more seats granted than there are.
+SETTLING_S = 1.0
+
 # Reported where capacity is unlimited, so that the fleet is counted all the same.
 UNLIMITED = Capacity(2**31, 2**31)
 
@@ -110,6 +114,7 @@ class Seats:
         self._asking: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
         self._in_vain = False
         self._demand = Audience()
+        self._held = Audience()
         self._began_s = self._now_s()
         self._now_ms = 0
         self._grant: Grant | None = None
@@ -118,6 +123,7 @@ class Seats:
         self._granted_for: Capacity | None = None
         self._lease_until_s = 0.0
         self._turned_s = 0.0
+        self._settled_s = 0.0
         self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
         self._stepper: asyncio.Task[None] | None = None
         self._giving_back: asyncio.Task[None] | None = None
@@ -173,17 +179,47 @@ class Seats:
             self._now_ms = now_ms
         return self._now_ms
 
-    def admit(self, seat: Seat, *, live: bool, listener: int, instead_of: Sequence[Seat] = ()) -> bool:
+    def admit(
+        self,
+        seat: Seat,
+        *,
+        live: bool,
+        called: bool = False,
+        may_wait: bool = False,
+        listener: int,
+        instead_of: Sequence[Seat] = (),
+    ) -> bool:
         """Give a seat without any I/O; a listener that gets none counts as demand.
 
-        ``instead_of``: streams of the same client that are evicted for it.
+        ``called``: it shows a number that was called. ``may_wait``: it rather waits a moment than take a guest's seat
+        while the fleet has seats for all. ``instead_of``: streams of the same client that are evicted for it.
         """
         self._allot()
-        if self.ledger.admit(seat, live=live, instead_of=instead_of):
+        may_displace = self._may_displace(seat.listener_class, live=live, may_wait=may_wait, listener=listener)
+        if self.ledger.admit(seat, live=live or called, instead_of=instead_of, may_displace=may_displace):
             self._waiting.drop(seat.listener_class, listener)
             return True
         self.turned_away(seat.listener_class, listener)
         return False
+
+    def _may_displace(self, name: ListenerClass, *, live: bool, may_wait: bool, listener: int) -> bool:
+        """Whether a listener may take the seat of a lower class, if none is free.
+
+        A new member may not where members will need all seats that guests still hold: a seated one would leave for it.
+        """
+        capacity, seats, here = self.capacity(), self.ledger.allotment.seats, self.ledger.present()
+        if capacity is None or seats is None or here.total < seats:
+            return True
+        if name is ListenerClass.MEMBER and not live:
+            elsewhere = 0 if self._grant is None else self._grant.present.favoured - self._held.favoured
+            if here.favoured >= min(seats, capacity.seats - elsewhere):
+                return False
+            if self._workers > 1 and self._now_s() < self._settled_s:
+                return False
+        if not may_wait:
+            return True
+        self._waiting.add(name, listener)
+        return not self.is_due(ListenerClass.GUEST)
 
     def turned_away(self, name: ListenerClass, listener: int) -> None:
         """Count a listener that found no seat here as demand."""
@@ -245,16 +281,22 @@ class Seats:
         self._count_evicted(left)
 
     def release(self, seat: Seat) -> None:
-        """Free the seat of a response that has ended."""
+        """Free the seat of a response that has ended. In a full house the other workers hear soon of a member's."""
         self.ledger.release(seat)
+        capacity, grant = self.capacity(), self._grant
+        if seat.listener_class is ListenerClass.GUEST or capacity is None or grant is None:
+            return
+        if grant.present.total >= capacity.seats:
+            self._refresher.refresh_soon()
 
     def free(self) -> int:
         """Seats of the grant that a member could get: unused ones, and those that guests hold."""
         seats, here = self.ledger.allotment.seats, self.ledger.present()
-        return 0 if seats is None else max(0, seats - here.hosts - here.members)
+        return 0 if seats is None else max(0, seats - here.favoured)
 
     def mode_changed(self) -> None:
         """Apply a changed mode at once, and have the seats divided again."""
+        self._settled_s = self._now_s() + max(SETTLING_S, 3 * self._refresher.least_s)
         self._allot()
         self._step()
         self._refresher.refresh_soon()
@@ -263,11 +305,11 @@ class Seats:
         """Report to the fleet and apply its grant."""
         capacity = self.capacity()
         asked_s = self._now_s()
-        demand = self.ledger.present() + self._waiting.count()
+        demand, present = self.ledger.present() + self._waiting.count(), self.ledger.held()
         held = self._grant if asked_s < self._lease_until_s else None
         report = Report(
             self.worker,
-            self.ledger.held(),
+            present,
             demand,
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
@@ -276,7 +318,7 @@ class Seats:
         had = self._grant.seats if self._grant else 0
         self._grant = await self._register.seats(report, capacity or UNLIMITED)
         self._in_vain &= self._grant.seats <= had
-        self._demand = demand
+        self._demand, self._held = demand, present
         self._workers = max(1, self._grant.workers)
         self._refresher.least_s = self.pace_s(LEAST_S)
         self._granted_for = capacity
@@ -285,6 +327,8 @@ class Seats:
             self._waiting.turn()
             self._turned_s = asked_s
         self._allot()
+        if asked_s < self._settled_s or self.ledger.surplus()[1]:
+            self._refresher.refresh_soon()  # before members leave, hear whether others have left elsewhere
         # One more than there are seats for, to find out whether waiting helps at all.
         self._tell_asking(None if capacity is None or self.ledger.allotment.seats is None else self.free() + 1)
 
@@ -365,9 +409,10 @@ class Seats:
                 unlimited = self._granted_for is None
                 seats = here.total if unlimited else min(seats, here.total)
                 guests = here.guests if unlimited else min(guests, here.guests)
-        if grant is not None and grant.present.total <= capacity.seats:
-            # The fleet is within its capacity: no live listener leaves for a new one of its class elsewhere.
-            seats = max(seats, self.ledger.present().total - self.ledger.present().guests)
+        if grant is not None:
+            # No more hosts and members leave than are too many in the fleet: none for a new one of its class elsewhere.
+            stay, too_many = self.ledger.present().favoured, grant.present.favoured - capacity.seats
+            seats = max(seats, stay if too_many <= 0 else min(stay, self._held.favoured - too_many))
         allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
         self.ledger.allotment = allotment
 
