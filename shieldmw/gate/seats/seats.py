@@ -15,7 +15,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
-from shieldmw.core.text import harmless
+from shieldmw.core.text import counted, harmless
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Evicted, Observer
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -361,7 +361,7 @@ class Seats:
             self._allot()
             self._tell_asking()
             if count := self.ledger.evict_all(Reason.RESTARTING):
-                log.info("this worker stops: %d live listeners leave", count)
+                log.info("this worker stops: %s leave", counted(count, "live listener"))
 
     async def stop(self) -> None:
         """Leave, and wait until the seats are given back."""
