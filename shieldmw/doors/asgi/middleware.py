@@ -151,8 +151,7 @@ class Shield:
                 if overload is None or passage is not None:
                     answer = self._pass(passage, worker, facts, decision, scope, receive, send)
                 else:
-                    entering = overload.enter(facts, decision)
-                    answer = self._pass_later(entering, worker, facts, decision, scope, receive, send)
+                    answer = self._pass_later(None, overload, worker, facts, decision, scope, receive, send)
             # The answer may last for hours: free what only the decision needed.
             del worker, facts, decision
             await answer
@@ -199,7 +198,8 @@ class Shield:
 
     async def _pass_later(
         self,
-        entering: Awaitable[Passage | Decision],
+        at_once: Passage | None,
+        overload: Overload,
         worker: Worker,
         facts: Facts,
         decision: Decision,
@@ -208,16 +208,16 @@ class Shield:
         send: Send,
     ) -> None:
         """The app's answer once the lane has let the request in, or a refusal."""
-        passage = await entering
+        passage = at_once or await overload.enter(facts, decision)
         if isinstance(passage, Decision):
             await self._refuse(passage, scope, receive, send)
             return
         try:
-            still_there = await receive_if_there(scope, receive)
+            still_there = receive if at_once else await receive_if_there(scope, receive)
             if still_there is None:
                 return
             answer = self._pass(passage, worker, facts, decision, scope, still_there, send)
-            del entering, worker, facts, decision  # it may last for hours
+            del overload, worker, facts, decision  # it may last for hours
             await answer
         finally:
             passage.end()
@@ -253,8 +253,8 @@ class Shield:
             return self._refuse(decision, scope, receive, send)
         if worker.overload is None:
             return self._pass(None, worker, facts, decision, scope, receive, send)
-        entering = worker.overload.passage(facts, decision)
-        return self._pass_later(entering, worker, facts, decision, scope, receive, send)
+        at_once = worker.overload.enter_now(facts, decision)
+        return self._pass_later(at_once, worker.overload, worker, facts, decision, scope, receive, send)
 
     def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Send the refusal, then read on what the client still sends."""
