@@ -16,6 +16,8 @@ from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience, Capacity, Grant, Report, fair_share
+from shieldmw.core.waiting import EMPTY, QueueCounters
+from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.seats.admission import Entry
 from shieldmw.gate.worker import Worker
 from shieldmw.store.memory import MemoryStore
@@ -31,6 +33,13 @@ class FleetStore(MemoryStore):
     """The fleet's store, which also announces that a worker has less than its share, as the script does."""
 
     _told_s = 0.0
+    has_no_numbers = False
+
+    async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
+        """Give and call numbers, if there are any."""
+        if self.has_no_numbers:
+            raise StoreUnavailable("away")
+        return await super().queue(give, free, known)
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Grant seats."""
@@ -85,6 +94,7 @@ class Fleet:
 
     nodes: list[Node]
     dice: Random
+    store: FleetStore
     answers: dict[str, Decision] = field(default_factory=dict)
 
     async def comes(self, name: ListenerClass, number: int, ticket: str | None = None) -> Decision:
@@ -134,7 +144,7 @@ async def fleet(workers: int, seed: int, **settings: int) -> AsyncIterator[Fleet
             await node.worker.start()
             stack.push_async_callback(node.worker.stop)
         await pass_time(6.0)
-        yield Fleet(nodes, Random(seed))
+        yield Fleet(nodes, Random(seed), store)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -218,5 +228,25 @@ def test_nobody_leaves_while_everybody_fits(workers: int, pairs: int, seed: int)
             assert one.here == Audience(0, pairs, pairs)
             assert one.left(G) == one.left(M) == []
             assert not any(answer.refused for answer in one.answers.values())
+
+    run(story())
+
+
+def test_no_member_waits_for_a_number_that_cannot_come() -> None:
+    """The first answer has a number, even if none is at hand; while the store is away it comes at once, without."""
+
+    async def story() -> None:
+        async with fleet(1, 0, capacity=2) as one:
+            for number in range(2):
+                await one.comes(M, number)
+            answer = await one.comes(M, 10)
+            assert answer.place
+            one.store.has_no_numbers = True
+            await pass_time(2.0)
+            one.nodes[0].worker.entrance.admission._numbers.clear()
+            began_s = loop_time()
+            answer = await one.comes(M, 11)
+            assert (answer.refused, answer.place) == (True, None)
+            assert loop_time() == began_s
 
     run(story())
