@@ -17,6 +17,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
 from shieldmw.gate.operator.control import Control
 from shieldmw.gate.overload.gatekeeper import Passage
+from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.admission import Entry
 from shieldmw.gate.worker import Worker
 
