@@ -118,9 +118,10 @@ def test_refused_guests_are_told_to_come_one_after_the_other(store: RedisServer,
     refused = [answer for answer in answers if answer.status == 429]
     waits_s = [json.loads(answer.body)["retry_after_ms"] / 1000 for answer in refused]
     assert waits_s[0] <= 1
-    assert waits_s[-1] > 45
-    assert max(waits_s) <= 62
-    assert len(set(waits_s)) > 40
+    longest_s = LONGEST_SPREAD_US / US_PER_S
+    assert waits_s[-1] > 0.8 * longest_s
+    assert max(waits_s) <= longest_s + 2
+    assert len(set(waits_s)) > 0.6 * longest_s
     assert all(int(answer.headers["retry-after"]) >= wait_s for answer, wait_s in zip(refused, waits_s, strict=True))
 
 
