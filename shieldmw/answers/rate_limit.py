@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shieldmw.core.bucket import Costs
+from shieldmw.core.bucket import Costs, remaining
 from shieldmw.core.decision import Decision, nearest
 from shieldmw.core.limits import US_PER_S, Limit
 
@@ -22,18 +22,13 @@ def limit_headers(decision: Decision) -> Headers:
         known = _fields(charges)
     _, policies, rates = known
     at = nearest(charges, outcome) if len(rates) > 1 else 0
-    rate, unit_us, tau_us = rates[at]
-    full_after_us = outcome.tats_us[at] - outcome.now_us
-    if full_after_us <= 0:
-        return [policies, (b"ratelimit", rate % (tau_us // unit_us, 0))]
-    spare_us = tau_us - full_after_us
-    units = spare_us // unit_us if spare_us > 0 else 0
-    return [policies, (b"ratelimit", rate % (units, -(-full_after_us // US_PER_S)))]
+    rate, full_after_us = rates[at], outcome.tats_us[at] - outcome.now_us
+    seconds = -(-full_after_us // US_PER_S) if full_after_us > 0 else 0
+    return [policies, (b"ratelimit", rate % (remaining(charges[at].limit, full_after_us), seconds))]
 
 
-# The header with the policies, and for each limit its ``RateLimit`` with room for the units and seconds left, its time
-# for a unit, and that for a full bucket.
-_Fields = tuple[Costs, tuple[bytes, bytes], Sequence[tuple[bytes, int, int]]]
+# The charges, the header with their policies, and for each its ``RateLimit`` with room for the units and seconds left.
+_Fields = tuple[Costs, tuple[bytes, bytes], Sequence[bytes]]
 
 # By identity, with the charges themselves: all requests under one plan have the same terms.
 _fields_of: dict[int, _Fields] = {}
@@ -42,7 +37,7 @@ FIELDS_KEPT = 1024
 
 def _fields(charges: Costs) -> _Fields:
     policies = b", ".join([_policy(charge.limit) for charge in charges])
-    rates = [(_rate(charge.limit), charge.limit.unit_us, charge.limit.tau_us) for charge in charges]
+    rates = [_rate(charge.limit) for charge in charges]
     if len(_fields_of) >= FIELDS_KEPT:
         _fields_of.clear()
     fields = _fields_of[id(charges)] = (charges, (b"ratelimit-policy", policies), rates)

@@ -117,8 +117,7 @@ class RefusalAnswers:
             status, headers, wait_s = status_of(decision), _headers(decision, _PROBLEM_JSON, body), wait_us / US_PER_S
             if rendered is not None:
                 rendered.append(_Rendered(status, headers, body, wait_s))
-        seconds = math.ceil(wait_s * (1 + JITTER * self._jitter()))
-        return made(Answer, (status, [*headers, (b"retry-after", b"%d" % seconds)] if seconds else [*headers], body))
+        return made(Answer, (status, [*headers, *retry_after(self.jittered_s(wait_s))], body))
 
     def _page_for(self, decision: Decision) -> Answer:
         """A page for a browser, which shows the same wait as its header."""
