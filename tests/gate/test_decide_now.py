@@ -435,7 +435,7 @@ def test_a_flood_leaves_tables_small(what: str, refused: bool, monkeypatch: pyte
     tables = one.gate._lookups
     assert len(tables.routes) <= 512
     assert len(tables._by_rules) == 2
-    assert len(one.limiter._refusals) <= 512
+    assert len(one.limiter._known_tats) <= 512
     assert len(one.leases._asked_us) <= 512
     assert len(one.leases.open) <= 1
     # 512 entries of a kB each, beside the store's and the outage's buckets of 1,200 clients.

@@ -65,7 +65,7 @@ class FleetLimiter:
         self._store = store
         self._fallback = fallback
         self._leases = leases
-        self._refusals = KnownTats()
+        self._known_tats = KnownTats()
         self._batch = Batch(store, self._answered, self._failed, clock)
         self._now_us = clock.now_us
         self._invalidated_us = self._now_us() - 1
@@ -84,11 +84,11 @@ class FleetLimiter:
             if outcome is not None:
                 return outcome
             self._leases.exhausted(requester.key, now_us)
-        return self._refusals.find(requester, now_us)
+        return self._known_tats.find(requester, now_us)
 
     def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
         """A refusal by the last known state of the buckets; none for a client with a lease."""
-        return None if requester.key in self._leases.open else self._refusals.find(requester, now_us)
+        return None if requester.key in self._leases.open else self._known_tats.find(requester, now_us)
 
     def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
         """Ask the store, with a prefetch for a hot client."""
@@ -121,7 +121,7 @@ class FleetLimiter:
             self._leases.answered(requester.key, reply if is_current else None)
         lease = self._leases.open.get(requester.key)
         if is_current and not outcome.allowed:
-            self._refusals.remember(requester, outcome, sent_us)
+            self._known_tats.remember(requester, outcome, sent_us)
             # What its bucket lacks may be what was prefetched for this client in the same call.
             spent = None if lease is None else lease.spend(self._now_us())
             if spent is not None:
@@ -150,7 +150,7 @@ class FleetLimiter:
         """Forget refusals, leases and local buckets, and ignore the outcomes of calls under way."""
         self._invalidated_us = self._now_us()
         self._fallback.invalidate()
-        self._refusals.clear()
+        self._known_tats.clear()
         self._leases.clear()
         self._decided_here_until_us.clear()
 

@@ -69,7 +69,7 @@ class Overload:
     ) -> None:
         self._keeper = keeper
         self.lane = keeper.lane
-        self._holding = holding
+        self._delayed_refusals = holding
         self._is_returning = is_returning
         self._observers = tuple(observers)
         self._shadow = shadow
@@ -137,7 +137,7 @@ class Overload:
             refusal = _refusal(MEMBER_RETRY_S + self._random.random() * MEMBER_SPREAD_S, mode, address, identity)
         self._tell(facts, rank, refusal)
         if identity is None:
-            await self._holding.stay()
+            await self._delayed_refusals.stay()
         return refusal
 
     def _wait_in_shadow(self, facts: Facts, decision: Decision) -> None:

@@ -730,7 +730,7 @@ def test_a_refusal_by_a_share_is_forgotten_when_the_store_is_back() -> None:
         stores[0].failing = AWAY
         decisions = await decide(one, 20)
         assert allowed(decisions) == 1
-        assert len(one.limiter._refusals) == 0
+        assert len(one.limiter._known_tats) == 0
         stores[0].failing = None
         await pass_time(1.0)
         return (await decide(one, 1))[0].refused

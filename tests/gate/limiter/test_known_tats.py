@@ -310,7 +310,7 @@ def test_a_refusal_under_way_when_all_is_forgotten_is_not_remembered(leases: str
         store.answer_held.set()
         assert (await refused).verdict is Verdict.REFUSED
         store.answer_held = None
-        assert len(one.limiter._refusals) == 0
+        assert len(one.limiter._known_tats) == 0
         store.calls = 0
         (after,) = await decide(one)
         assert (after.verdict, store.calls) == (Verdict.ALLOWED, 1)
