@@ -74,10 +74,10 @@ def receive(connection: http.client.HTTPConnection) -> Answer:
 
 
 @contextmanager
-def wire(server: HttpServer, address: str) -> Iterator[BinaryIO]:
+def wire(server: HttpServer, address: str, timeout_s: float = TIMEOUT_S) -> Iterator[BinaryIO]:
     """A TCP connection from an address as a file without buffer, for bytes that no library would send."""
     with (
-        socket.create_connection((HOST, server.port), TIMEOUT_S, (address, 0)) as connection,
+        socket.create_connection((HOST, server.port), timeout_s, (address, 0)) as connection,
         connection.makefile("rwb", buffering=0) as stream,
     ):
         yield cast(BinaryIO, stream)

@@ -144,13 +144,15 @@ async def flood(
     asking = [(one, limit) for server, limit in servers for one in await connected(server, each)]
     tasks = [asyncio.create_task(crowd.keep_asking(one, limit.unit_us)) for one, limit in asking]
     until_s = time.monotonic() + FLOOD_S
-    if meanwhile is not None:
-        await meanwhile(crowd)
-    await until(lambda: time.monotonic() >= until_s)
-    crowd.over = True
-    await asyncio.gather(*tasks)
-    for one, _ in asking:
-        await one.close()
+    try:
+        if meanwhile is not None:
+            await meanwhile(crowd)
+        await until(lambda: time.monotonic() >= until_s)
+        crowd.over = True
+        await asyncio.gather(*tasks)
+    finally:
+        for one, _ in asking:
+            await one.close()
     return crowd
 
 
