@@ -19,11 +19,11 @@ from benchmarks.progress import say
 from benchmarks.servers import CHECKOUT, HOME, own_environment
 from benchmarks.store import Store
 
-_PATIENT: Final = {"SHIELD_REDIS_TIMEOUT_MS": "2000"}
+PATIENT: Final = {"SHIELD_REDIS_TIMEOUT_MS": "2000"}
 GUEST: Final = {"SHIELD_IP_LIMIT": PLENTY}
 USUAL: Final = {"SHIELD_IP_LIMIT": "300/minute"}
 REFUSED: Final = {"SHIELD_IP_LIMIT": ONCE}
-_NO_LANE: Final = {"SHIELD_OVERLOAD": "off"}
+NO_LANE: Final = {"SHIELD_OVERLOAD": "off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ async def drive(job: Job, settings: Mapping[str, str], store: Store) -> Report:
         click.ClickException: it failed, or a request was answered neither 200 nor 429.
     """
     environ = own_environment() | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(HOME)])}
-    environ |= {"SHIELD_REDIS_URL": store.url(0), **_PATIENT, **settings}
+    environ |= {"SHIELD_REDIS_URL": store.url(0), **PATIENT, **settings}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "benchmarks.drive", json.dumps(asdict(job)), str(store.port)),
         env=environ,
@@ -99,9 +99,9 @@ async def decisions(store: Store, rounds: int, part: float) -> dict[str, Cost]:
     count = int(200_000 * part)
     jobs = {
         "one guest, allowed": (Job(count), GUEST, False),
-        "the same without overload protection": (Job(count), GUEST | _NO_LANE, False),
+        "the same without overload protection": (Job(count), GUEST | NO_LANE, False),
         f"{many:,} guests in turn, allowed": (Job(count, many, warm_up=many), USUAL, False),
-        f"{many:,} in turn without overload protection": (Job(count, many, warm_up=many), USUAL | _NO_LANE, False),
+        f"{many:,} in turn without overload protection": (Job(count, many, warm_up=many), USUAL | NO_LANE, False),
         "one guest, refused": (Job(count), REFUSED, True),
         f"{many:,} guests in turn, refused": (Job(count, many, warm_up=2 * many), REFUSED, True),
     }

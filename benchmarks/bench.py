@@ -11,7 +11,7 @@ from typing import Final
 import click
 import uvloop
 
-from benchmarks import alone, imports, latency, memory, plots, report
+from benchmarks import alone, imports, instructions, latency, memory, plots, report
 from benchmarks.cases import CASES, Case
 from benchmarks.document import require_marks, write_into
 from benchmarks.progress import say
@@ -19,7 +19,7 @@ from benchmarks.rounds import Plan, measure
 from benchmarks.store import Store, running_store
 
 _CASES: Final = {case.name: case for case in CASES}
-_OTHERS: Final = ("latency", "memory", "import", "decision", "growth")
+_OTHERS: Final = ("latency", "memory", "import", "decision", "instructions", "growth")
 _NAMES: Final = (*_CASES, *_OTHERS)
 _ALL_CLIENTS: Final = 10_000_000
 _ROUNDS_OF_GROWTH: Final = 3
@@ -36,6 +36,7 @@ Tables go to stdout, progress to stderr.
   memory          ten million distinct clients through one worker
   import          what importing shieldmw takes
   decision        the decision alone, without a server
+  instructions    the machine instructions that it takes, counted by valgrind
   growth          how its cost grows with clients, rules, workers and requests at once
 """
 
@@ -54,6 +55,7 @@ class Bench:
             "memory": self._memory,
             "import": self._import,
             "decision": self._decision,
+            "instructions": self._instructions,
             "growth": self._growth,
         }
 
@@ -74,6 +76,10 @@ class Bench:
     async def _decision(self) -> str:
         say("decision: alone, without a server")
         return report.of_costs("alone", await alone.decisions(self._store, self._plan.rounds, self._plan.part))
+
+    async def _instructions(self) -> str:
+        say("instructions: counted by valgrind, which takes some minutes")
+        return await instructions.measure(self._store)
 
     async def _growth(self) -> str:
         say("growth: of the cost of a decision")
