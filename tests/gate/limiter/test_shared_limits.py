@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gate.doubles import FlakyStore, LeasingStore, LoopClock, clock_of, loop_time, pass_time, run, yield_often
-from shieldmw.core.bucket import Charge, Outcome, wait_us
+from shieldmw.core.bucket import FAR_BELIEVED_US, Charge, Outcome, wait_us
 from shieldmw.core.client import shared_client
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.limits import Limit
@@ -130,6 +130,23 @@ async def told_first(fleet: Fleet) -> int:
     while reply is not None and reply.outcome.allowed:
         reply = await fleet.ask(0)
     return told(reply)
+
+
+def test_garbage_in_the_bucket_refuses_for_a_minute_after_it_is_gone() -> None:
+    """Not for a day, and without a reset; until then it costs a call a minute."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 10, 1, 10)], size=1)
+        fleet.inner.tats_us[fleet.charges[0].bucket] = 9 * 10**15
+        for _ in range(100):
+            assert not await fleet.passes(0)
+            await pass_time(3)
+        assert len(fleet.store.asked) <= 1 + 300 * S // FAR_BELIEVED_US
+        fleet.inner.tats_us.clear()
+        await pass_time(FAR_BELIEVED_US / S)
+        assert await fleet.passes(0)
+
+    run(story())
 
 
 DEMANDS: dict[str, list[float]] = {
