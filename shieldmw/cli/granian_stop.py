@@ -17,6 +17,8 @@ from functools import partial
 
 from shieldmw.doors.asgi.streams import GOODBYE_S, OPEN_SOCKETS
 
+from .orphan import has_heard
+
 # What all goodbyes take at most: their time, and as much again for an app that does not unwind.
 LONGEST_S = 2 * GOODBYE_S
 
@@ -81,6 +83,7 @@ class HoldingLoop:
         self._loop.add_signal_handler(number, self._heard, partial(handler, *arguments))
 
     def _heard(self, stop: Callable[[], object]) -> None:
+        has_heard()
         if not self._is_stopping:
             self._is_stopping = True
             self._stop(stop, self._loop.time() + LONGEST_S)

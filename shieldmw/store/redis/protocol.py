@@ -22,8 +22,8 @@ _INCOMPLETE = object()
 
 # The head of an array of a million elements or more; any reply to us has a few thousand at most. hiredis reserves room
 # for all of them before they come, and clears it in the end: a dozen bytes could stop the event loop for 20 s. It does
-# not look at the two bytes behind a text, so a head need not begin a line. A text that ends like one counts as one: none
-# that we store does.
+# not look at the two bytes behind a text, so a head need not begin a line. A text that ends like one counts as one:
+# none that we store does.
 _find_too_large = re.compile(rb"[*>~|]\d{7,19}\r").search
 _LONGEST_PART = 20  # of such a head that is not whole yet
 
