@@ -1,5 +1,5 @@
 """How granian is told to stop: its main process by any signal, and each worker once, after its live WebSockets are
-closed.
+closed. And how it sees that a worker has ended.
 
 A worker waits for HTTP connections only: as soon as there are none it ends its threads, which cuts WebSockets before
 their close code has been sent (1006 instead of 1012). And if it is told again before it serves, it blocks for ever,
@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from shieldmw.doors.asgi.streams import GOODBYE_S, OPEN_SOCKETS
 
@@ -57,6 +58,31 @@ class SignalSafeEvent:
                 os.read(self._reading, 4096)
         finally:
             signal.set_wakeup_fd(before)
+
+
+def see_workers_end() -> None:
+    """In the main process, before granian starts: have it take no worker for alive that has ended.
+
+    Two of its threads wait for each worker. If the other one has collected a worker's exit status but not stored it
+    yet, as on a busy machine, ``multiprocessing`` says that the worker is alive, and granian "kills" it with a warning.
+    """
+    from granian.server import mp
+
+    workers: Any = mp.WorkerProcess
+    is_alive: Callable[[Any], bool] = workers.is_alive
+
+    def is_truly_alive(worker: Any) -> bool:
+        return is_alive(worker) and _exists(worker.inner.pid)
+
+    workers.is_alive = is_truly_alive
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def tell_granian_last() -> None:

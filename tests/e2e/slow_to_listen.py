@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import granian.server.mp
+from granian.server import mp
 
 from e2e.apps import app
 from e2e.slow_to_start import wait_for
 
 __all__ = ["app"]
 
-_ASGIWorker = granian.server.mp.ASGIWorker
+_granian: Any = mp
+_ASGIWorker = _granian.ASGIWorker
 
 
 def _listens_late(*arguments: Any) -> Any:
@@ -23,4 +24,4 @@ def _listens_late(*arguments: Any) -> Any:
     return _ASGIWorker(*arguments)
 
 
-granian.server.mp.ASGIWorker = _listens_late  # type: ignore[misc, assignment]
+_granian.ASGIWorker = _listens_late
