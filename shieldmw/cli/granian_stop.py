@@ -1,5 +1,5 @@
 """How granian is told to stop: its main process by any signal, and each worker once, after its live WebSockets are
-closed.
+closed. And how it sees that a worker has ended.
 
 A worker waits for HTTP connections only: as soon as there are none it ends its threads, which cuts WebSockets before
 their close code has been sent (1006 instead of 1012). And if it is told again before it serves, it blocks for ever,
@@ -14,8 +14,11 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from shieldmw.doors.asgi.streams import GOODBYE_S, OPEN_SOCKETS
+
+from .orphan import has_heard
 
 # What all goodbyes take at most: their time, and as much again for an app that does not unwind.
 LONGEST_S = 2 * GOODBYE_S
@@ -57,6 +60,31 @@ class SignalSafeEvent:
             signal.set_wakeup_fd(before)
 
 
+def see_workers_end() -> None:
+    """In the main process, before granian starts: have it take no worker for alive that has ended.
+
+    Two of its threads wait for each worker. If the other one has collected a worker's exit status but not stored it
+    yet, as on a busy machine, ``multiprocessing`` says that the worker is alive, and granian "kills" it with a warning.
+    """
+    from granian.server import mp
+
+    workers: Any = mp.WorkerProcess
+    is_alive: Callable[[Any], bool] = workers.is_alive
+
+    def is_truly_alive(worker: Any) -> bool:
+        return is_alive(worker) and _exists(worker.inner.pid)
+
+    workers.is_alive = is_truly_alive
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def tell_granian_last() -> None:
     """In a worker, before granian has set its signal handlers: put ours in front of them."""
     from granian import _signals
@@ -81,6 +109,7 @@ class HoldingLoop:
         self._loop.add_signal_handler(number, self._heard, partial(handler, *arguments))
 
     def _heard(self, stop: Callable[[], object]) -> None:
+        has_heard()
         if not self._is_stopping:
             self._is_stopping = True
             self._stop(stop, self._loop.time() + LONGEST_S)

@@ -1,9 +1,10 @@
 """Ends a worker that received no SIGTERM: its main process is gone (kill -9, out of memory), or the signal was lost.
 
-Nobody would restart an orphan, and it would hold the port. A SIGTERM that comes while a worker starts may fall between
-two handlers; without this module the worker would serve until it is killed at the end of the drain. The parent is
-polled, which works on every system; signals at a parent's death exist on Linux only, and are also sent when merely the
-thread that created the child ends.
+Nobody would restart an orphan, and it would hold the port. A SIGTERM that comes while a worker starts may be lost:
+right after the fork, where Python drops it, or between two runs of uvloop, which sees it with the next signal only.
+Without this module the worker would serve until it is killed at the end of the drain. So the signal is repeated until
+the worker's server has heard one. The parent is polled, which works on every system; signals at a parent's death exist
+on Linux only, and are also sent when merely the thread that created the child ends.
 """
 
 from __future__ import annotations
@@ -19,24 +20,19 @@ from multiprocessing.sharedctypes import RawValue
 
 LOOK_EVERY_S = 0.25
 
-# Interval between signals to a worker that is still starting.
+# Interval between signals to a worker whose server has heard none yet.
 AGAIN_S = 1.0
-
-# Time after loading its app until a worker is sure to have its server's handlers. From then on no SIGTERM is lost.
-STARTED_AFTER_S = 1.0
 
 # Shared with the workers, which are forked: whether the main process is stopping.
 _stopping = RawValue("b", 0)
 
+# In a worker: whether its server has been told to stop.
+_heard = threading.Event()
 
-# In a worker: when it had loaded its app (monotonic).
-_loaded_s = float("inf")
 
-
-def has_loaded() -> None:
-    """In a worker: its app is loaded, and the server is about to listen."""
-    global _loaded_s  # noqa: PLW0603  (one for each process)
-    _loaded_s = time.monotonic()
+def has_heard() -> None:
+    """In a worker: its server has been told to stop."""
+    _heard.set()
 
 
 def tell_workers(is_stopping: Callable[[], bool]) -> None:
@@ -65,8 +61,7 @@ def end_with(parent: int, drain_s: float) -> None:
 def _watch(parent: int, drain_s: float) -> None:
     while os.getppid() == parent and not _stopping.value:
         time.sleep(LOOK_EVERY_S)
-    while os.getppid() == parent and time.monotonic() < _loaded_s + STARTED_AFTER_S:
-        time.sleep(AGAIN_S)  # the parent has sent the first one
+    while os.getppid() == parent and not _heard.wait(AGAIN_S):  # the parent has sent the first one
         os.kill(os.getpid(), signal.SIGTERM)
     while os.getppid() == parent:
         time.sleep(LOOK_EVERY_S)

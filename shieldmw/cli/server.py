@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .granian_stop import SignalSafeEvent
+from .granian_stop import SignalSafeEvent, see_workers_end
 from .listening import Address, TcpAddress, url_of
 from .worker import DRAIN_S
 
@@ -111,4 +111,5 @@ def granian_server(target: str, options: ServerOptions) -> Any:
         workers_kill_timeout=DRAIN_S,
     )
     server.main_loop_interrupt = SignalSafeEvent()
+    see_workers_end()
     return server

@@ -12,7 +12,7 @@ from shieldmw.wiring import ShieldMiddleware
 
 from .app_target import load_app
 from .granian_stop import tell_granian_last
-from .orphan import end_with_parent, has_loaded
+from .orphan import end_with_parent
 
 # Drain timeout: how long requests in flight may take to finish after SIGTERM. Listeners on live paths are evicted at
 # once; other streams that never end are cut at its end.
@@ -38,7 +38,6 @@ def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
     # What is loaded stays. Otherwise each full collection would traverse all of it, and stop the worker for that long.
     gc.collect()
     gc.freeze()
-    has_loaded()
     return shielded
 
 

@@ -25,9 +25,12 @@ EPOCH_S = 1_735_689_600
 # How far ahead a TAT counts at most, unless its own limit can move it further. A TAT beyond what its limit explains is
 # that of a longer limit (a deploy or an emergency has shortened it), and counts in full: it refuses as long as it lies
 # ahead, so a client is told that wait. Garbage in the store may be further ahead than any. A day bounds it, the longest
-# wait that an operator may set as well (SHIELD_RETRY_AFTER): a client asks again after a day, and so does a worker,
-# which refuses by the TATs that it remembers.
+# wait that an operator may set as well (SHIELD_RETRY_AFTER): a client asks again after a day.
 FURTHEST_US = 86_400 * 1_000_000
+
+# How long a worker refuses by a TAT that it remembers, if the limit cannot have moved it that far: by more than two
+# buckets (``debts.deepest_us``). Then it asks the store again, since garbage may have been removed there.
+FAR_BELIEVED_US = 60 * 1_000_000
 
 
 class Charge(NamedTuple):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .bucket import Charge, Charges, Outcome
+from .bucket import Charge, Charges, Outcome, counted_us
 from .cache import BoundedCache
 from .limits import LONGEST_TAU_US, Limit
 
@@ -47,9 +47,12 @@ def deepest_us(limit: Limit) -> int:
 
 
 def settled_us(stored_us: int | None, owed_us: int, limit: Limit, now_us: int) -> int:
-    """The TAT after a debt is charged. ``store/lua/settle.lua`` is its twin."""
-    old_us = now_us if stored_us is None else max(stored_us, now_us)
-    return min(old_us + owed_us, now_us + deepest_us(limit))
+    """The TAT after a debt is charged, never below the stored one as it counts. ``store/lua/settle.lua`` is its twin.
+
+    A longer limit may have charged the bucket further ahead than debts do.
+    """
+    old_us = counted_us(stored_us, limit.tau_us, now_us)
+    return max(old_us, min(old_us + owed_us, now_us + deepest_us(limit)))
 
 
 class Debts:

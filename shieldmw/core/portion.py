@@ -69,7 +69,8 @@ class Piece:
         self.shift_us = shift_us
 
 
-# Most pieces that are held. What is refunded beyond them is lost: walking over all of them takes time.
+# Most pieces that are held: walking over all of them takes time. What is refunded beyond them is lost, unless it
+# continues one of them, as it does if requests are refunded in the order in which they came, or in the reverse one.
 MOST_PIECES = 32
 
 # Spent units: each piece that some of them are from, with the TATs before and after them. The last is the bucket's TAT.
@@ -150,14 +151,29 @@ class HeldUnits:
                 self._put_back(Piece(start_us, end_us, piece.shift_us))
 
     def _put_back(self, piece: Piece) -> None:
-        """Put a piece in front, as one with the next if they belong together."""
-        pieces = self._pieces
-        first = pieces[0] if pieces else None
-        if first is not None and (first.tat_us, first.shift_us) == (piece.ceiling_us, piece.shift_us):
-            first.tat_us = piece.tat_us
-            piece.ceiling_us = piece.tat_us  # it is gone: a later refund of its units makes a piece of its own
-        elif len(pieces) < MOST_PIECES:
-            pieces.appendleft(piece)
+        """Put a piece in front, unless it continues others: then it becomes one with them.
+
+        A piece that has become part of another is empty: a later refund of its units makes a piece of its own.
+        """
+        before = after = None
+        for other in self._pieces:
+            if other.shift_us == piece.shift_us:
+                if other.ceiling_us == piece.tat_us:
+                    before = other
+                elif other.tat_us == piece.ceiling_us:
+                    after = other
+        if before is not None:
+            before.ceiling_us = piece.ceiling_us
+            piece.ceiling_us = piece.tat_us
+        if after is not None:
+            # The later one stays, in its place: the last one's end may be the bucket's TAT (see ``end``).
+            first = piece if before is None else before
+            after.tat_us = first.tat_us
+            first.ceiling_us = first.tat_us
+            if before is not None:
+                self._pieces.remove(before)
+        elif before is None and len(self._pieces) < MOST_PIECES:
+            self._pieces.appendleft(piece)
 
     def take_spent(self) -> int:
         """How many units were spent since the last call."""

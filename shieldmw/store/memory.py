@@ -13,7 +13,7 @@ from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import EPOCH_S, Charge, Charges, Outcome, TakeRequest
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import Client
-from shieldmw.core.debts import Debt, settled_us
+from shieldmw.core.debts import Debt, deepest_us, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
@@ -70,12 +70,17 @@ class MemoryBuckets:
         return None if outcome.allowed else outcome
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
-        """Remember the TATs of another store's buckets, on this store's clock, unless a later one is known."""
+        """Remember the TATs of another store's buckets, on this store's clock, unless a later one is known.
+
+        One that is further ahead than debts can move it counts as that far ahead: it may be garbage there.
+        """
         tats, now_us = self._tats, outcome.now_us
         shift_us = self.now_us() - now_us
         for charge, tat_us in zip(charges, outcome.tats_us, strict=True):
             if tat_us > now_us:
                 key, mine_us = self._key(charge), tat_us + shift_us
+                if tat_us > now_us + charge.limit.tau_us:
+                    mine_us = min(mine_us, now_us + deepest_us(charge.limit) + shift_us)
                 known_us = tats.get(key)
                 if known_us is None or known_us < mine_us:
                     tats.put(key, mine_us)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -12,8 +13,9 @@ from types import FrameType
 from typing import Any, TypeVarTuple, Unpack, cast
 
 import pytest
+from granian.server import mp
 
-from shieldmw.cli.granian_stop import HoldingLoop, SignalSafeEvent
+from shieldmw.cli.granian_stop import HoldingLoop, SignalSafeEvent, see_workers_end
 from shieldmw.doors.asgi.streams import OPEN_SOCKETS, LiveStream
 
 Ts = TypeVarTuple("Ts")
@@ -83,6 +85,44 @@ def test_granian_is_told_once() -> None:
 def test_granian_is_told_after_the_last_websocket_is_closed() -> None:
     """It would cut it, before the close code is sent."""
     assert stopped(sockets=1).told == [0]
+
+
+Workers: Any = mp.WorkerProcess
+
+
+@pytest.fixture
+def granians_own() -> Iterator[None]:
+    """Granian is as it was, afterwards."""
+    before = Workers.is_alive
+    yield
+    Workers.is_alive = before
+
+
+def forked(target: Callable[[], object]) -> Any:
+    """A worker of granian that runs, without a server."""
+    found = Workers(None, 0, target, ())
+    found.inner.start()
+    return found
+
+
+@pytest.mark.usefixtures("granians_own")
+def test_a_worker_whose_exit_status_another_thread_has_collected_is_not_alive() -> None:
+    """Here the test has, and stores it nowhere."""
+    see_workers_end()
+    ended = forked(int)
+    os.waitpid(ended.inner.pid, 0)
+    assert not ended.is_alive()
+
+
+@pytest.mark.usefixtures("granians_own")
+def test_a_worker_is_alive_until_it_ends() -> None:
+    """Whoever asks, also before its exit status is collected."""
+    see_workers_end()
+    worker = forked(signal.pause)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join()
+    assert not worker.is_alive()
 
 
 @pytest.fixture

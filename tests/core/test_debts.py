@@ -107,6 +107,14 @@ def test_what_is_admitted_beyond_the_bucket_is_paid_back(workers: int, used: int
     assert passed <= LIMIT.burst - used + (later_us - T0_US) / UNIT_US
 
 
+@given(stored_us=st.none() | st.integers(T0_US - 10, T0_US + bucket.FURTHEST_US), owed_us=st.integers(1, 10**9))
+def test_settling_never_makes_a_bucket_fuller(stored_us: int | None, owed_us: int) -> None:
+    """Also where a longer limit has charged it further ahead than debts would."""
+    settled = settled_us(stored_us, owed_us, LIMIT, T0_US)
+    assert settled >= max(stored_us or 0, T0_US)
+    assert settled <= max(stored_us or 0, T0_US + deepest_us(LIMIT))
+
+
 def test_a_fleet_owes_no_more_than_it_admitted() -> None:
     """Three workers spend two each, at once: six are left of twelve."""
     alone = Alone(3, None)

@@ -20,11 +20,12 @@ from e2e.apps import PAUSE_S, healthz
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """Wait for the file."""
     sys.stderr.write(f"app starts in {os.getpid()}\n")
-    await asyncio.to_thread(_wait_for, Path(os.environ["START_FILE"]))
+    await asyncio.to_thread(wait_for, Path(os.environ["START_FILE"]))
     yield
 
 
-def _wait_for(path: Path) -> None:
+def wait_for(path: Path) -> None:
+    """Block until the file exists."""
     while not path.exists():
         time.sleep(PAUSE_S)
 

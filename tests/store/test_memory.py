@@ -107,6 +107,18 @@ def test_another_stores_bucket_is_remembered_on_the_own_clock(ahead_units: int, 
     assert taken == [True] * left + [False] * (4 - left)
 
 
+def test_garbage_that_another_store_reported_refuses_for_two_buckets() -> None:
+    """It may be gone there; so far ahead can debts move a TAT, no further."""
+    clock = Clock()
+    memory = store(clock)
+    limit = Limit("ip", 10, 1, 10)
+    memory.remember(one(limit), Outcome(False, 0, (86_400 * US_PER_S,)))
+    clock.now_us += limit.tau_us + limit.unit_us - 1
+    assert not memory.take_now(one(limit)).allowed
+    clock.now_us += 1
+    assert memory.take_now(one(limit)).allowed
+
+
 def test_remembering_several_buckets_keeps_them_apart() -> None:
     """Each charge's TAT goes to its own bucket; full ones take no memory."""
     memory = store(Clock())

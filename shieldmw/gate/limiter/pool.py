@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from shieldmw.core.bucket import Charge, Charges, Outcome
+from shieldmw.core.bucket import FAR_BELIEVED_US, Charge, Charges, Outcome
 from shieldmw.core.lease import Unspent
 from shieldmw.core.portion import AHEAD_US, LONG_AGO_US, Demand, HeldUnits, PortionRequest, Spent, Turns
 from shieldmw.errors import StoreError
@@ -81,6 +81,7 @@ class Pool:
         # What the store last said: the bucket's TAT, a lower bound from then on, and when to ask it again.
         self._tat_us = LONG_AGO_US
         self._ask_from_us = LONG_AGO_US
+        self._believed_until_us = LONG_AGO_US
         self._granted_us = LONG_AGO_US
         self._demand = Demand()
         self._turns = Turns(charge.limit.unit_us)
@@ -91,7 +92,7 @@ class Pool:
         if units >= charge.cost:
             return None
         free_us = self._free_us(charge, units)
-        return None if now_us >= free_us else self._refusal(charge, free_us, now_us)
+        return None if now_us >= min(free_us, self._believed_until_us) else self._refusal(charge, free_us, now_us)
 
     def _free_us(self, charge: Charge, units: int) -> int:
         """The time before which the store need not be asked for a charge, if ``units`` of its cost are held here."""
@@ -205,6 +206,7 @@ class Pool:
             self._granted_us = sent_us
             again_us = sent_us + min(AHEAD_US, limit.tau_us // 4) if scarce else LONG_AGO_US
             self._believe(portion.tat_us + shift_us, again_us)
+            self._believed_until_us = sent_us + FAR_BELIEVED_US
         # They are charged when the store decided, which was after the call was sent.
         left = [waiter for waiter in group if not self._served(waiter, held, sent_us)]
         if not scarce or held is not self.held:

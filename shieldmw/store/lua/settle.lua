@@ -4,11 +4,12 @@
 --          last debt there, as "number:admitted_us"
 -- ARGV     1 the worker's clock in microseconds; then for each debt six whole numbers: its number; admitted_us; the
 --          TAT that this led to, by the worker's clock; the number of workers that shared the limit; deepest_us, how
---          far ahead the bucket's TAT may be at most; the TTL of the record in ms
+--          far ahead the debt may move the bucket's TAT at most; the TTL of the record in ms
 -- returns  how many buckets were charged
 -- TTL      of a bucket: until it is full again; of the record: until nothing of the debt would be owed any more
 --
 -- A call whose answer was lost is repeated: the part of a debt that has been charged is not charged again.
+-- A TAT that is further ahead than deepest_us is that of a longer limit, and stays. How far ahead it counts: see take.lua.
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - 1735689600) * 1000000 + tonumber(time[2])
@@ -23,8 +24,9 @@ for key = 1, #KEYS, 2 do
   if left > 0 then
     local tat = tonumber(kept[key] or now) or now
     tat = tat == tat and tat or now -- "nan" is a number to Lua
-    tat = math.max(tat, now) + math.ceil(left / tonumber(ARGV[at + 3]))
-    tat = math.min(tat, now + tonumber(ARGV[at + 4]))
+    local deepest = tonumber(ARGV[at + 4])
+    tat = math.min(math.max(tat, now), now + math.max(deepest, 86400 * 1000000))
+    tat = math.max(tat, math.min(tat + math.ceil(left / tonumber(ARGV[at + 3])), now + deepest))
     redis.call('SET', KEYS[key], tat, 'PX', math.max(1, math.ceil((tat - now) / 1000)))
     redis.call('SET', KEYS[key + 1], ARGV[at] .. ':' .. ARGV[at + 1], 'PX', ARGV[at + 5])
     charged = charged + 1

@@ -21,9 +21,11 @@ from .failures import text_of
 _INCOMPLETE = object()
 
 # The head of an array of a million elements or more; any reply to us has a few thousand at most. hiredis reserves room
-# for all of them before they come, and clears it in the end: a dozen bytes could stop the event loop for 20 s.
-_find_too_large = re.compile(rb"\n[*>~|]\d{7}").search
-_LONGEST_PART = 8  # of such a head that is not whole yet, with the line end before it
+# for all of them before they come, and clears it in the end: a dozen bytes could stop the event loop for 20 s. It does
+# not look at the two bytes behind a text, so a head need not begin a line. A text that ends like one counts as one:
+# none that we store does.
+_find_too_large = re.compile(rb"[*>~|]\d{7,19}\r").search
+_LONGEST_PART = 20  # of such a head that is not whole yet
 
 
 class Call:
@@ -70,7 +72,7 @@ class ReplyProtocol(asyncio.Protocol):
         self._reader = Reader(replyError=error_of, notEnoughData=_INCOMPLETE)
         self._calls: deque[Call] = deque()
         self._replies: list[Any] = []  # to the first of the calls
-        self._last = b"\n"  # the end of what was received
+        self._last = b""  # the end of what was received
         self._writer: asyncio.StreamWriter | None = None
 
     def take_over(self, writer: asyncio.StreamWriter) -> None:

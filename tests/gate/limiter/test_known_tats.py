@@ -31,11 +31,12 @@ from gate.doubles import (
     worker,
     yield_often,
 )
-from shieldmw.core.bucket import Charges, Outcome, Party, TakeRequest, Term, take
+from shieldmw.core.bucket import FAR_BELIEVED_US, Charges, Outcome, Party, TakeRequest, Term, take
 from shieldmw.core.client import Client
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.limits import Limit
 from shieldmw.core.plan import Requester
+from shieldmw.core.refusal_cache import LONGEST_GRAIN_US
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.limiter.known_tats import KnownTats
 
@@ -257,7 +258,7 @@ def test_a_unit_that_another_worker_took_costs_one_call() -> None:
 
 
 def test_a_client_that_used_up_a_longer_limit_is_told_the_whole_wait_at_once() -> None:
-    """A deploy has shortened the limit: one call, and until the end of that wait no other; then it passes."""
+    """A deploy has shortened the limit: the client is told that wait, costs a call a minute, and then passes."""
     clock = FakeClock()
     fleet = memory_store(clock)
     store = FlakyStore(fleet)
@@ -266,15 +267,41 @@ def test_a_client_that_used_up_a_longer_limit_is_told_the_whole_wait_at_once() -
     async def story() -> None:
         await decide(old, 500)
         (refused,) = await decide(new)
-        assert refused.retry_after_us == 500 * 3_600_000 - 900_000
-        for _ in range(100):
-            assert (await decide(new))[0].refused
+        wait_us = refused.retry_after_us
+        assert wait_us == 500 * 3_600_000 - 900_000
+        for second in range(0, 1700, 17):
+            (again,) = await decide(new)
+            assert 0 <= again.retry_after_us - (wait_us - second * S) < LONGEST_GRAIN_US
             clock.now_s += 17
-        clock.now_s += refused.retry_after_us / S - 1700 - 0.001
+        assert store.calls <= 1 + 1700 * S // FAR_BELIEVED_US
+        clock.now_s += wait_us / S - 1700 - 0.001
         assert (await decide(new))[0].refused
-        assert store.calls == 1
         clock.now_s += 0.001
         assert not (await decide(new))[0].refused
+
+    run(story())
+
+
+@pytest.mark.parametrize("limits", ["2/minute", "2/minute,100/hour"])
+def test_garbage_in_the_store_refuses_a_client_for_a_minute_after_it_is_gone(limits: str) -> None:
+    """Without a reset. Until then it costs hardly a call."""
+    clock = FakeClock()
+    fleet = memory_store(clock)
+    store = FlakyStore(fleet)
+    one = worker(store, clock, ip_limit=limits)
+
+    async def story() -> None:
+        fleet._tats.put(f"ip {IP.kind}:{IP.text}", 9 * 10**15)
+        for _ in range(100):
+            assert (await decide(one))[0].refused
+            clock.now_s += 2
+        assert store.calls <= 1 + 200 * S // FAR_BELIEVED_US
+        fleet.clear()
+        clock.now_s += FAR_BELIEVED_US / S
+        assert [decision.refused for decision in await decide(one, 3)] == [False, False, True]
+        store.calls = 0
+        assert (await decide(one))[0].refused
+        assert store.calls == 0, "its own refusal is remembered in the place of the garbage"
 
     run(story())
 

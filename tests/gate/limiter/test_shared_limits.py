@@ -7,11 +7,12 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
 from gate.doubles import FlakyStore, LeasingStore, LoopClock, clock_of, loop_time, pass_time, run, yield_often
-from shieldmw.core.bucket import Charge, Outcome, wait_us
+from shieldmw.core.bucket import FAR_BELIEVED_US, Charge, Outcome, wait_us
 from shieldmw.core.client import shared_client
 from shieldmw.core.decision import OnStoreFailure
 from shieldmw.core.limits import Limit
@@ -130,6 +131,23 @@ async def told_first(fleet: Fleet) -> int:
     while reply is not None and reply.outcome.allowed:
         reply = await fleet.ask(0)
     return told(reply)
+
+
+def test_garbage_in_the_bucket_refuses_for_a_minute_after_it_is_gone() -> None:
+    """Not for a day, and without a reset; until then it costs a call a minute."""
+
+    async def story() -> None:
+        fleet = Fleet([Limit("guests", 10, 1, 10)], size=1)
+        fleet.inner.tats_us[fleet.charges[0].bucket] = 9 * 10**15
+        for _ in range(100):
+            assert not await fleet.passes(0)
+            await pass_time(3)
+        assert len(fleet.store.asked) <= 1 + 300 * S // FAR_BELIEVED_US
+        fleet.inner.tats_us.clear()
+        await pass_time(FAR_BELIEVED_US / S)
+        assert await fleet.passes(0)
+
+    run(story())
 
 
 DEMANDS: dict[str, list[float]] = {
@@ -465,18 +483,38 @@ def test_no_request_waits_for_more_than_two_calls(call_s: float) -> None:
     run(story())
 
 
-def test_refunds_in_any_order_leave_few_pieces() -> None:
-    """Those of many requests at once, the first one first: to look through what is left takes no time."""
-    limit = Limit("guests", 1000, 1, 1000)
-    for order in (1, -1):
-        held = HeldUnits(limit)
-        held.add(Portion(0, 1000, limit.tau_us), 0)
-        spent = [held.take(1, 0) for _ in range(1000)]
-        for each in spent[::order]:
-            held.refund(each)
+@pytest.mark.parametrize("order", [1, -1], ids=["the first one first", "the last one first"])
+@pytest.mark.parametrize("admitted", [[], [0], [999], range(0, 1000, 40)])
+def test_refunds_of_many_requests_at_once_lose_nothing(admitted: Sequence[int], order: int) -> None:
+    """All but some are refused by another limit: what they give back continues each other, and is spent only once."""
+    held = HeldUnits(Limit("guests", 1000, 1, 1000))
+    held.add(Portion(0, 1000, 1_000_000), 0)
+    spent = [held.take(1, 0) for _ in range(1000)]
+    refunded = [each for number, each in enumerate(spent) if number not in admitted]
+    for each in refunded[::order]:
+        held.refund(each)
         assert len(held._pieces) <= MOST_PIECES
-        assert held.spent == 0
-        assert held.units(0) >= (1000 if order == -1 else MOST_PIECES - 1)
+    assert held.spent == len(admitted)
+    assert held.units(0) == len(refunded)
+    assert sum(held.spend(1, 0) > 0 for _ in range(1001)) == len(refunded)
+
+
+def test_refunds_in_any_order_leave_few_pieces() -> None:
+    """To look through what is left takes no time; no unit comes back twice, whatever was lost in between."""
+    dice = random.Random(1)
+    for _ in range(30):
+        held = HeldUnits(Limit("guests", 200, 1, 200))
+        held.add(Portion(0, 200, 1_000_000), 0)
+        spent = [held.take(1, 0) for _ in range(200)]
+        for _ in range(600):
+            if spent and dice.random() < 0.6:
+                held.refund(spent.pop(dice.randrange(len(spent))))
+            elif again := held.take(dice.choice([1, 1, 2]), 0):
+                spent.append(again)
+            assert len(held._pieces) <= MOST_PIECES
+        used = [(start_us, end_us) for each in spent for _, start_us, end_us in each]
+        left = [(piece.tat_us, piece.ceiling_us) for piece in held._pieces if piece.ceiling_us > piece.tat_us]
+        assert all(end_us <= start_us for (_, end_us), (start_us, _) in pairwise(sorted(used + left)))
 
 
 # --- while the store is away
