@@ -180,11 +180,11 @@ def build_desk(settings: Settings, store: Store) -> Desk:
 
     mode_watch = ModeWatch(store)
     seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, SeatPlan.of(settings))
-    deny_list = DenyWatch(store, mode_watch.store_now_s)
+    deny_watch = DenyWatch(store, mode_watch.store_now_s)
     limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK)
     load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, limiter, mode_watch, seats, deny_list, settings, load_reports)
-    return Desk(control, mode_watch, deny_list, seats, limiter)
+    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports)
+    return Desk(control, mode_watch, deny_watch, seats, limiter)
 
 
 def _addressing(settings: Settings) -> Addressing:
@@ -212,7 +212,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     """
     observers = (RefusalLog(clock.now_s),)
     mode_watch = ModeWatch(store, clock)
-    deny_list = DenyWatch(store, mode_watch.store_now_s)
+    deny_watch = DenyWatch(store, mode_watch.store_now_s)
     seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=observers, clock=clock)
     limiter, leasing = _limiter(settings, store, seats, clock)
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
@@ -228,24 +228,24 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
         observers=observers,
-        deny_list=deny_list,
+        deny_list=deny_watch,
         mode_watch=mode_watch,
         overload=overload,
         clock=clock,
     )
-    background: list[Background] = [*leasing, mode_watch.refresher, deny_list.refresher, *credentials, seats]
+    background: list[Background] = [*leasing, mode_watch.refresher, deny_watch.refresher, *credentials, seats]
     background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
     if settings.policy.has_live_paths:
-        background.append(Expulsion(seats, deny_list, identifier, api_keys, clock=clock).refresher)
+        background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     return Worker(
         gate,
-        Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run),
+        Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run),
         overload,
-        Control(store, limiter, mode_watch, seats, deny_list, settings, load_reports),
+        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
         limiter=limiter,
         failed_auth=failed_auth,
         mode_watch=mode_watch,
-        deny_list=deny_list,
+        deny_watch=deny_watch,
         feed=store,
         background=(*background, StopSignals(seats.leave)),
     )

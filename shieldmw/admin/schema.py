@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -13,6 +12,7 @@ from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.status import Status
 from shieldmw.settings.fields import matching
@@ -177,18 +177,18 @@ class StatusAnswer(BaseModel):
     @classmethod
     def of(cls, status: Status) -> StatusAnswer:
         """The status that the gate reports."""
-        mode, seats = status.mode, status.seats
-        emergency = mode.mode is Mode.EMERGENCY
-        until_s = mode.until_s if emergency else None
+        now_s, change, seats = status.now_s, status.mode, status.seats
+        mode = change.at(now_s)
+        until_s = change.until_s if mode is Mode.EMERGENCY else None
         return cls(
-            mode=mode.mode,
-            version=mode.version,
-            now=mode.now_s,
-            since=mode.since_s,
+            mode=mode,
+            version=change.version,
+            now=now_s,
+            since=change.since_s if change.version else None,
             until=until_s,
-            seconds_left=None if until_s is None else max(0, round(until_s - mode.now_s)),
-            actor=mode.actor,
-            reason=mode.reason,
+            seconds_left=None if until_s is None else max(0, round(until_s - now_s)),
+            actor=change.actor,
+            reason=change.reason,
             capacity=None if seats.capacity is None else seats.capacity.seats,
             guest_seats=None if seats.capacity is None else seats.capacity.guest_seats,
             guest_share=seats.guest_share,
@@ -217,9 +217,9 @@ class AuditItem(BaseModel):
     @classmethod
     def of(cls, entry: AuditEntry) -> AuditItem:
         """The entry that the store keeps."""
-        utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.when_s))
+        when = entry.when_s
         return cls(
-            when=entry.when_s, when_utc=utc, who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
+            when=when, when_utc=utc(when), who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
         )
 
 

@@ -86,7 +86,7 @@ class RefusalAnswers:
 
     def reconnect_field(self) -> bytes:
         """The ``retry:`` field with the reconnect delay, in a block of its own that makes no event."""
-        return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
+        return b"retry: %d\n\n" % self._jittered(RECONNECT_MS)
 
     def shed_event(self, decision: Decision) -> bytes:
         """The last event for a listener whose seat is taken away, with the same wait for browsers and for code.
@@ -95,13 +95,13 @@ class RefusalAnswers:
         """
         at_once = decision.reason in _AT_ONCE
         wait_us = self._wait_us(decision) if at_once else _at_most(decision, self._refusal_links.retry_after_s)
-        wait_ms = math.ceil(wait_us / 1000 * (1 + JITTER * self._jitter()))
+        wait_ms = self._jittered(wait_us / 1000)
         why = self._problem_json(decision, wait_ms * 1000)
         return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (wait_ms, why)
 
     def close_reason(self, decision: Decision) -> str:
         """The title and the wait, since pages see no headers of a handshake; well below a reason's 123 bytes."""
-        title, seconds = problem_of(decision).title, self.jittered_s(self._wait_us(decision) / US_PER_S)
+        title, seconds = problem_of(decision).title, self._jittered(self._wait_us(decision) / US_PER_S)
         return f"{title}; retry-after={seconds}" if seconds else title
 
     def answer(self, decision: Decision, *, wants_html: bool) -> Answer:
@@ -117,17 +117,17 @@ class RefusalAnswers:
             status, headers, wait_s = status_of(decision), _headers(decision, _PROBLEM_JSON, body), wait_us / US_PER_S
             if rendered is not None:
                 rendered.append(_Rendered(status, headers, body, wait_s))
-        return made(Answer, (status, [*headers, *retry_after(self.jittered_s(wait_s))], body))
+        return made(Answer, (status, [*headers, *retry_after(self._jittered(wait_s))], body))
 
     def _page_for(self, decision: Decision) -> Answer:
         """A page for a browser, which shows the same wait as its header."""
-        retry_after_s = self.jittered_s(self._wait_us(decision) / US_PER_S)
+        retry_after_s = self._jittered(self._wait_us(decision) / US_PER_S)
         body = self._html(problem_of(decision), decision, retry_after_s)
         return Answer(status_of(decision), [*_headers(decision, _HTML, body), *retry_after(retry_after_s)], body)
 
-    def jittered_s(self, wait_s: float) -> int:
-        """Whole seconds, never less than the wait and at most a fifth more."""
-        return math.ceil(wait_s * (1 + JITTER * self._jitter()))
+    def _jittered(self, wait: float) -> int:
+        """A whole number in the unit of ``wait``, never less than it and at most a fifth more."""
+        return math.ceil(wait * (1 + JITTER * self._jitter()))
 
     def _wait_us(self, decision: Decision) -> int:
         """The wait in microseconds; 0 if no wait would help."""

@@ -44,10 +44,7 @@ def parse_address(text: str) -> Address | None:
     ``::ffff:192.0.2.1`` becomes the IPv4 address that it maps. IPv4 with leading zeros is refused, since parsers
     disagree on whether it is octal.
     """
-    try:
-        return inet_pton(AF_INET, text)  # the most frequent spelling
-    except (OSError, ValueError):
-        return _ipv6_address(text) or _bare_address(_without_trimmings(text))
+    return _bare_address(text) or _bare_address(_without_trimmings(text))
 
 
 def _bare_address(text: str) -> Address | None:
@@ -55,10 +52,7 @@ def _bare_address(text: str) -> Address | None:
     try:
         return inet_pton(AF_INET, text)
     except (OSError, ValueError):
-        return _ipv6_address(text)
-
-
-def _ipv6_address(text: str) -> Address | None:
+        pass
     try:
         address = inet_pton(AF_INET6, text)
     except (OSError, ValueError):

@@ -82,23 +82,6 @@ class Intake:
 class AdaptiveLimit:
     """The limit, and the state it is computed from. ``fixed`` above 0 is a limit that does not adapt, for everybody."""
 
-    __slots__ = (
-        *(
-            "_ends_us",
-            "_expected_us",
-            "_fixed",
-            "_least_us",
-            "_most_us",
-            "_patience_us",
-            "_renews_us",
-            "_samples",
-            "_took_us",
-            "_typical_us",
-            "_usual_us",
-        ),
-        *("_was_reached", "limit", "limit_of_favoured", "old", "young"),
-    )
-
     def __init__(self, fixed: int = 0) -> None:
         self._fixed = fixed > 0
         self.limit = fixed or FIRST

@@ -1,4 +1,4 @@
-"""Text for people: outside text is made safe to show in a terminal or a log, and numbers get their noun. Pure."""
+"""Text for people: outside text made safe for a terminal or a log, and numbers with their noun. Pure."""
 
 from __future__ import annotations
 

@@ -27,3 +27,8 @@ class Clock:
 
 
 SYSTEM_CLOCK = Clock()
+
+
+def utc(unix_s: float) -> str:
+    """A time as text, in whole seconds (RFC 3339): ``2026-11-28T02:00:00Z``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))

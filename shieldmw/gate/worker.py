@@ -46,7 +46,7 @@ class Worker:
         limiter: Limiter,
         failed_auth: FailedAuth,
         mode_watch: ModeWatch,
-        deny_list: DenyWatch,
+        deny_watch: DenyWatch,
         feed: ChangeFeed,
         background: Sequence[Background],
     ) -> None:
@@ -57,7 +57,7 @@ class Worker:
         self._limiter = limiter
         self._failed_auth = failed_auth
         self._mode_watch = mode_watch
-        self._deny_list = deny_list
+        self._deny_watch = deny_watch
         self._background = (*background, ChangeListener(feed, self.heard))
         mode_watch.on_change = self.mode_changed
         mode_watch.on_reset = self.invalidate
@@ -96,7 +96,7 @@ class Worker:
             admission.seats.refresh_soon()
         else:
             self._mode_watch.refresh_soon()
-            self._deny_list.refresh_soon()
+            self._deny_watch.refresh_soon()
             if not change:
                 admission.streams.listening()
             if change.startswith("client"):

@@ -78,19 +78,6 @@ class Buckets(ChargeTaker, Protocol):
         """Refill a client's buckets, on every worker."""
 
 
-class ApiKeyRegister(Protocol):
-    """Keeps API keys."""
-
-    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
-        """The issued API keys, or None if they are still at ``known_version``."""
-
-    async def add_api_key(self, api_key: ApiKey) -> None:
-        """Issue a key: from now on its digest proves its subject."""
-
-    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
-        """Revoke keys by their digests; returns how many there were."""
-
-
 class DenyRegister(Protocol):
     """Keeps the deny list."""
 
@@ -150,16 +137,6 @@ class ModeRegister(Protocol):
         """Restore the mode if the store has lost it; one of a higher version stays."""
 
 
-class AuditRegister(Protocol):
-    """Keeps the audit log of all changes."""
-
-    async def audit(self, count: int) -> list[AuditEntry]:
-        """The last changes, newest first."""
-
-    async def note(self, entry: AuditEntry) -> None:
-        """Add a change to the audit log that no other method logs; the store sets its time."""
-
-
 class ChangeFeed(Protocol):
     """Announces changes to all workers."""
 
@@ -208,10 +185,23 @@ class LoadRegister(Protocol):
         """Drop the report of a worker that stops."""
 
 
-class Store(
-    Buckets, ApiKeyRegister, DenyRegister, ModeRegister, AuditRegister, ChangeFeed, SeatRegister, LoadRegister, Protocol
-):
-    """The whole port."""
+class Store(Buckets, DenyRegister, ModeRegister, ChangeFeed, SeatRegister, LoadRegister, Protocol):
+    """The whole port, with API keys and the audit log."""
+
+    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
+        """The issued API keys, or None if they are still at ``known_version``."""
+
+    async def add_api_key(self, api_key: ApiKey) -> None:
+        """Issue a key: from now on its digest proves its subject."""
+
+    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
+        """Revoke keys by their digests; returns how many there were."""
+
+    async def audit(self, count: int) -> list[AuditEntry]:
+        """The last changes, newest first."""
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Add a change to the audit log that no other method logs; the store sets its time."""
 
     async def secret(self) -> bytes:
         """The secret with which the whole fleet signs and digests."""

@@ -103,11 +103,6 @@ class EarlyAnswer:
     A client that ``expects`` 100 Continue has sent nothing yet, and reading would make it send, so nothing is read.
     """
 
-    __slots__ = (
-        *("_asked", "_expects", "_length", "_lingering", "_lingers", "_reads_after"),
-        *("_receive", "_send", "_whole"),
-    )
-
     def __init__(
         self, lingering: Lingering, scope: Scope, receive: Receive, send: Send, length: int | None, *, expects: bool
     ) -> None:

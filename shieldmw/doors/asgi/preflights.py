@@ -43,8 +43,6 @@ async def answer_preflight(app: ASGIApp, scope: Scope, receive: Receive, send: S
 class _ShortAnswer:
     """Sends an answer that ends with the first piece of its body."""
 
-    __slots__ = ("_has_begun", "_is_over", "_is_sent", "_send")
-
     def __init__(self, send: Send) -> None:
         self._send = send
         self._has_begun = False

@@ -28,8 +28,6 @@ HINT_AGAIN_S = 600.0
 class ProxyHint:
     """Looks for the header of a proxy, where none is trusted. ``due``: the next refusal should be looked at."""
 
-    __slots__ = ("_names", "due")
-
     def __init__(self, header: str) -> None:
         self.due = True
         self._names = frozenset(name.encode() for name in (header, *USUAL_HEADERS))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import gmtime, strftime
 
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
-from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock, utc
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister, StoredMode
 
@@ -142,16 +141,11 @@ class ModeWatch:
     def _log_found(self, stored: StoredMode) -> None:
         """Log the mode that was in force before this worker came: a warning if it is an emergency that goes on."""
         state = stored.state
-        until = "" if state.until_s is None else f", until {_utc(state.until_s)}"
+        until = "" if state.until_s is None else f", until {utc(state.until_s)}"
         level = logging.INFO if self.mode is Mode.NORMAL else logging.WARNING
-        log.log(level, "found mode %s, since %s%s %s", state.mode, _utc(state.since_s), until, _who_and_why(state))
+        log.log(level, "found mode %s, since %s%s %s", state.mode, utc(state.since_s), until, _who_and_why(state))
 
 
 def _who_and_why(state: ModeState) -> str:
     """The version of a change, its actor and reason."""
     return f"(version {state.version}) by {harmless(state.actor)}: {harmless(state.reason or 'no reason given')}"
-
-
-def _utc(when_s: float) -> str:
-    """A time for the log."""
-    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(when_s))

@@ -26,7 +26,7 @@ from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
-from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
+from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 # Most expired entries of the deny list that are dropped at once, to make room for new ones.
 SWEPT_AT_ONCE = 100
@@ -56,7 +56,7 @@ class Control:
         limiter: Limiter,
         mode_watch: ModeWatch,
         seats: Seats,
-        deny_list: DenyWatch,
+        deny_watch: DenyWatch,
         settings: Settings,
         load_reports: LoadReports,
     ) -> None:
@@ -64,7 +64,7 @@ class Control:
         self._limiter = limiter
         self._mode_watch = mode_watch
         self._seats = seats
-        self._deny_list = deny_list
+        self._deny_watch = deny_watch
         self._settings = settings
         self._load_reports = load_reports
 
@@ -81,7 +81,8 @@ class Control:
         except StoreError:
             answers = False
         return Status(
-            ModeStatus.of(self._mode_watch),
+            self._mode_watch.store_now_s(),
+            self._mode_watch.state,
             self._seat_status(),
             answers and not self._limiter.is_away,
             shown_settings(self._settings),
@@ -152,12 +153,12 @@ class Control:
         """The current list; the last known one if something else is stored in its place, which the next change
         replaces."""
         try:
-            await self._deny_list.refresh()
+            await self._deny_watch.refresh()
         except StoreUnavailable:
             raise
         except StoreError:
             pass
-        return self._deny_list.deny_list
+        return self._deny_watch.deny_list
 
     async def _sweep(self, deny_list: DenyList) -> int:
         """Drop expired entries; returns how many."""
@@ -170,9 +171,9 @@ class Control:
     async def _obey(self) -> None:
         """Apply the change here, too. It has been made, so a failure now only delays it."""
         try:
-            await self._deny_list.refresh()
+            await self._deny_watch.refresh()
         except StoreError:
-            self._deny_list.refresh_soon()
+            self._deny_watch.refresh_soon()
 
     # --- buckets
 

@@ -39,24 +39,24 @@ class Desk:
     """Follows the mode, the deny list and the seats for ``control``. Must be started before control is used."""
 
     def __init__(
-        self, control: Control, mode_watch: ModeWatch, deny_list: DenyWatch, seats: Seats, limiter: Limiter
+        self, control: Control, mode_watch: ModeWatch, deny_watch: DenyWatch, seats: Seats, limiter: Limiter
     ) -> None:
         self.control = control
         self._limiter = limiter
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
-        self._deny_list = deny_list
+        self._deny_watch = deny_watch
         mode_watch.on_change = self._look.refresh_soon  # with the mode, the number of seats changes
 
     async def start(self) -> None:
         """Read all of it, and start refreshing. Never fails because the store is away."""
         await self._mode_watch.refresher.start()
-        await self._deny_list.refresher.start()
+        await self._deny_watch.refresher.start()
         await self._look.start()
 
     async def stop(self) -> None:
         """Stop refreshing, and close the connections."""
         await self._look.stop()
-        await self._deny_list.refresher.stop()
+        await self._deny_watch.refresher.stop()
         await self._mode_watch.refresher.stop()
         await self._limiter.aclose()

@@ -15,7 +15,7 @@ from shieldmw.gate.seats.seats import SeatPlan, Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import Store
 
-from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
+from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 
 class DirectControl:
@@ -41,7 +41,8 @@ class DirectControl:
         readable = await self._look()
         seats = self._seat_status(await self._fleet())
         return Status(
-            ModeStatus.of(self._mode_watch),
+            self._mode_watch.store_now_s(),
+            self._mode_watch.state,
             seats,
             readable,
             shown_settings(self._settings),

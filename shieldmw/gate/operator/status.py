@@ -9,35 +9,13 @@ from typing import Literal
 from pydantic import SecretStr
 
 from shieldmw.core.load import WorkerLoad
-from shieldmw.core.mode import Mode
+from shieldmw.core.mode import ModeState
 from shieldmw.core.seats import Audience, Capacity
-from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
 from shieldmw.settings.table import written
 
 MASK = "********"
-
-
-@dataclass(frozen=True, slots=True)
-class ModeStatus:
-    """The mode in force on this worker. Times are Unix seconds by the store's clock, which ``now_s`` shows."""
-
-    mode: Mode
-    version: int
-    now_s: float
-    since_s: float | None
-    until_s: float | None
-    actor: str
-    reason: str
-
-    @classmethod
-    def of(cls, mode_watch: ModeWatch) -> ModeStatus:
-        """The status of the mode that a ``ModeWatch`` holds."""
-        state = mode_watch.state
-        since_s = state.since_s if state.version else None
-        now_s = mode_watch.store_now_s()
-        return cls(mode_watch.mode, state.version, now_s, since_s, state.until_s, state.actor, state.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +49,14 @@ class OverloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole status. ``settings`` holds the text of each variable, None if it is unset."""
+    """The whole status at ``now_s`` (Unix seconds by the store's clock).
 
-    mode: ModeStatus
+    ``mode`` is the last change, so an emergency in it may have ended by itself. ``settings`` holds the text of each
+    variable, None if it is unset.
+    """
+
+    now_s: float
+    mode: ModeState
     seats: SeatStatus
     store_is_up: bool
     settings: Mapping[str, str | None]

@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final
 
 _KNOCK_EACH_S: Final = 0.06
@@ -55,9 +54,7 @@ class Probes:
     async def __aenter__(self) -> Probes:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     async def prepare(self) -> None:

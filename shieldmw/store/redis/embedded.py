@@ -17,7 +17,6 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
 from typing import Self
 
 from shieldmw.errors import SettingsError
@@ -78,9 +77,7 @@ class EmbeddedServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _hold(self) -> int:
