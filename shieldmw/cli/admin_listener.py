@@ -1,9 +1,9 @@
-"""Keeps the process of ``serve --admin`` alive: the admin routes on a listener that no flood of the app can reach.
+"""Keeps the process of ``serve --admin`` alive: the admin routes on a listener that a flood of the app cannot affect.
 
-It is a process of its own, since a saturated worker answers nobody, and the main process must not have event loops or
-native threads: workers are forked from it at any time, and a fork inherits what another thread has left half done.
-For the same reason it is started afresh rather than forked. It is not in the terminal's process group: after Ctrl-C
-the operator is still served until the workers have ended.
+It is a separate process, since a saturated worker answers no one, and the main process must not have event loops or
+native threads: workers are forked from it at any time, and a fork copies whatever state another thread was in. For the
+same reason it is spawned rather than forked. It is not in the terminal's process group, so that after Ctrl-C it serves
+operators until the workers have ended.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import click
 
 from .listening import Address, TcpAddress, is_loopback
 
-# Backoff between restarts: the first value, doubled each time the process ends early, up to the second.
+# Shortest and longest pause before a restart; it doubles each time the process ends early.
 AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
+# Time to stop before the process is killed.
 STOP_S = 5.0
 
 

@@ -24,7 +24,7 @@ from .operator import WrongInput
 
 T = TypeVar("T")
 
-# Prefix of every key, so that scanners and people recognise a leaked one.
+# Prefix of every key, by which scanners and people recognise a leaked one.
 KEY_PREFIX = "shk_"
 
 

@@ -1,9 +1,9 @@
 """Ends a worker that received no SIGTERM: its main process is gone (kill -9, out of memory), or the signal was lost.
 
-Nobody would restart an orphan, and it would hold the port. A SIGTERM that comes while a worker starts may fall between
-two handlers; without this module the worker would serve until it is killed at the end of the drain. The parent is
-polled, which works on every system; signals at a parent's death exist on Linux only, and are also sent when merely the
-thread that created the child ends.
+An orphan would hold the port, and would never be restarted. A SIGTERM that arrives while a worker starts may be lost
+between two handlers; the worker would then serve until it is killed at the end of the drain. The parent is polled,
+which works on every system: signals at a parent's death exist only on Linux, and are sent as soon as the thread that
+created the child ends.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ LOOK_EVERY_S = 0.25
 # Interval between signals to a worker that is still starting.
 AGAIN_S = 1.0
 
-# Time after loading its app until a worker is sure to have its server's handlers. From then on no SIGTERM is lost.
+# Time after loading its app in which a worker certainly installs its server's handlers; later no SIGTERM is lost.
 STARTED_AFTER_S = 1.0
 
-# Shared with the workers, which are forked: whether the main process is stopping.
+# Set to 1 when the main process is stopping; in memory shared with the workers, which are forked.
 _stopping = RawValue("b", 0)
 
 
-# In a worker: when it had loaded its app (monotonic).
+# In a worker: the time when it had loaded its app (monotonic clock).
 _loaded_s = float("inf")
 
 
 def has_loaded() -> None:
-    """In a worker: its app is loaded, and the server is about to listen."""
+    """In a worker: note that its app is loaded, and the server is about to listen."""
     global _loaded_s  # noqa: PLW0603  (one for each process)
     _loaded_s = time.monotonic()
 
@@ -58,7 +58,7 @@ def end_with_parent(drain_s: float) -> None:
 
 
 def end_with(parent: int, drain_s: float) -> None:
-    """The same for a process that was not forked by its parent but knows its id."""
+    """The same for a process that was spawned, given the parent's process id."""
     threading.Thread(target=_watch, args=(parent, drain_s), name="shieldmw parent", daemon=True).start()
 
 

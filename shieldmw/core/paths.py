@@ -1,9 +1,9 @@
-"""Reads a path in all the ways that servers do, so that no spelling of it slips past a rule.
+"""Reads a path in all the ways that servers do, so that no spelling of it evades a rule.
 
 Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and trailing slashes. So a path has several *readings*: a
-restriction applies if any reading matches, an exemption only if all servers read the path alike. However the app reads
-a path, an attacker gains nothing by its spelling. A path with more tricks than any honest one (``bounds.py``) is not
-read at all: the strictest rules apply to it.
+restriction applies if any reading matches, an exemption only if all servers read the path alike. So an attacker gains
+nothing by an unusual spelling, however the app reads it. A path that is longer or more tangled than any legitimate one
+(``bounds.py``) is not read at all: the strictest rules apply to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NESTED = re.compile(r"%(?:25)+")
 
 
 def plain(path: str) -> str:
-    """The path with everything resolved that some server resolves; idempotent.
+    """The path in its simplest form, with everything resolved that any server resolves. Idempotent.
 
     Percent-escapes that survived the server's own decoding are decoded; backslashes become slashes; ``;parameters``,
     unprintable characters, empty and ``.`` segments and a trailing slash are removed; ``..`` removes its parent.
@@ -60,7 +60,7 @@ def below_root(path: str, root_path: str) -> str:
 
 
 def _variants(path: str) -> set[str]:
-    """The readings of a path by servers that do or do not decode once more, drop parameters, and so on."""
+    """The readings of a path by servers that may or may not decode it once more, drop parameters, and so on."""
     texts = {path}
     for step in (unquote, _printing, _with_slashes, _without_parameters):
         texts |= {step(text) for text in texts}

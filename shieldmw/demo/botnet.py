@@ -1,6 +1,6 @@
 """The botnet under every limit, as data: what each bot requests and how fast, and what the app can serve.
 
-Only figures and how they are put together; no I/O. Each bot stays below the limit of its address in both modes, so
+Only data, no I/O. Each bot stays below the limit of its address in both modes, so
 no limit stops it: together they send several times the requests that the app can serve.
 """
 
@@ -33,7 +33,7 @@ def app_settings() -> Mapping[str, str]:
 
 
 def app_can_do_per_s(workers: int) -> float:
-    """How many requests for ``PATH`` this many workers can answer each second."""
+    """The number of requests for ``PATH`` that ``workers`` workers can answer per second."""
     return workers * _CONNECTIONS * 1000 / _QUERY_MS
 
 

@@ -2,7 +2,7 @@
 
 The attack has two parts: an attacker over every limit, and a botnet under all of them.
 
-Only figures and how they are put together; no I/O. The seats and limits are stated once, here, and both the served
+Only data, no I/O. The seats and limits are stated once, here, and both the served
 shield's settings and the verdict are made from them.
 """
 
@@ -70,7 +70,7 @@ _FILL, _ATTACK, _EMERGENCY, _AFTER = _SCENES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens when, in seconds of the act."""
+    """The schedule of the act; times are seconds from its beginning."""
 
     story: Story
     arrivals: tuple[Arrival, ...]

@@ -1,4 +1,4 @@
-"""Where a worker reads the time and draws random numbers. The store's clock is another one: see ``ModeWatch``."""
+"""The clock and the source of randomness of a worker. For the store's clock, see ``ModeWatch``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Clock:
     """The clock of one worker, and its source of randomness. Tests replace it with one that they set.
 
     ``now_us`` and ``now_s`` are monotonic and have the same origin; ``unix_s`` is Unix time, which may step.
-    ``random`` is for jitter, never for secrets. What reads the time for each request keeps the function, not the clock.
+    ``random`` is for jitter, never for secrets. Code that reads the time for each request stores the function itself.
     """
 
     now_us: Callable[[], int] = _now_us

@@ -1,4 +1,4 @@
-"""Parses single settings: from a variable's text to the value that the core works with."""
+"""Parsers of single settings: from a variable's text to the value that the core works with."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _limit(value: str) -> str:
 
 
 def _http_url(example: str) -> Callable[[str], str]:
-    """A check that a text is a web address; ``example`` is one for the setting."""
+    """A check that a text is a web address; ``example`` shows one that would be right."""
 
     def check(value: str) -> str:
         parts = urlsplit(value)

@@ -304,8 +304,8 @@ class Settings(BaseSettings):
         return parse_limits(getattr(self, field), name=scope, burst=getattr(self, _burst_field(field), None))
 
     def _problems(self, unreadable: Container[str]) -> Iterator[str]:
-        """Contradictions between settings."""
-        limits = list(dict.fromkeys(self._limit_problems()))  # preflights have the setting of guests
+        """One line for each contradiction between settings."""
+        limits = list(dict.fromkeys(self._limit_problems()))  # once each: preflights have the setting of guests
         yield from limits
         if self.rules and self.rules_file is not None:
             yield problem("rules_file", self.rules_file, "SHIELD_RULES is set too: keep one of the two")
@@ -353,7 +353,7 @@ def _burst_field(limit_field: str) -> str:
 
 
 def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the files that settings name, to be reported together with all other problems."""
+    """The problems of files that settings name, by field, to be reported together with all others."""
     for field, read in _READERS.items():
         value = values.get(field)
         try:
@@ -363,7 +363,7 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield field, problem(field, value, str(error))
 
 
-# A shell removes them, but docker's --env-file does not: a secret would be another one, and 'off' the name of a header.
+# A shell removes quotes, but docker's --env-file keeps them: a secret would differ, and 'off' be the name of a header.
 _QUOTED = "the quotes are part of the value: write it without them"
 
 
@@ -392,7 +392,7 @@ def _unknown(name: str, known: Mapping[str, str]) -> str:
             f"{name}: there is no such setting; as many pass at once as {limit} has units: "
             f"for fewer put a shorter limit before it, such as {limit}=10/second,300/minute"
         )
-    # Without the prefix, which all have in common: with it any two names look alike.
+    # Compared without the common prefix, which would make any two names look similar.
     names = {each.removeprefix(ENV_PREFIX): each for each in known}
     nearest = get_close_matches(name.upper().removeprefix(ENV_PREFIX), names, n=1)
     return f"{name}: there is no such setting" + (

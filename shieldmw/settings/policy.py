@@ -10,7 +10,7 @@ from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.limits import aggregate, of_preflights
 from shieldmw.core.rules import Limits, Policy, Rule, Scope
 
-# The setting of each scope's limits, and the one that replaces it in an emergency.
+# The setting that holds each scope's limits, and the one that replaces it in an emergency.
 LIMIT_FIELDS = {
     Scope.IP: "ip_limit",
     Scope.TOKEN: "token_limit",
@@ -21,14 +21,14 @@ LIMIT_FIELDS = {
 }
 EMERGENCY_LIMIT_FIELDS = {Scope.IP: "emergency_ip_limit", Scope.GUESTS: "emergency_guests_limit"}
 
-# Scopes whose limits are charged a rule's cost. Preflights have the same limits as guests.
+# Scopes whose limits are charged a rule's cost. PREFLIGHT is left out, since its limits are those of IP.
 _CHARGED_THE_COST = [scope for scope in Scope if scope not in (Scope.FAILED_AUTH, Scope.PREFLIGHT)]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def rule_problems(policy: Policy) -> Iterator[str]:
-    """What is wrong with the rules given the default limits, a line for each problem."""
+    """Check the rules against each other and the default limits; yields a line for each problem."""
     for rule in policy.rules:
         if rule.name in list(Scope):
             yield f"rule '{rule.name}': this name belongs to a default limit, use another"
@@ -95,7 +95,7 @@ def read_api_keys(path: Path) -> Mapping[str, Identity]:
 
 
 def read_public_key(value: str) -> str:
-    """The PEM that ``SHIELD_JWT_PUBLIC_KEY`` is, or that the file it names holds.
+    """The PEM text of ``SHIELD_JWT_PUBLIC_KEY``, or of the file that it names.
 
     Raises:
         ValueError: it is neither.

@@ -71,7 +71,7 @@ _SPECS = TypeAdapter(list[RuleSpec])
 
 
 def parse_rules(value: object) -> object:
-    """The rules of a JSON text; anything but text is left for the next check."""
+    """The rules in a JSON text; any other value is returned for pydantic to check."""
     if not isinstance(value, str):
         return value
     try:

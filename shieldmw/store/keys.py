@@ -1,4 +1,4 @@
-"""All key names of the store, made in one place; no client's text ever becomes part of one."""
+"""All key names of the store, built in one place. No client's text ever becomes part of one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hashlib import blake2b
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Client
 
-# TTL of keys that should outlive any event, but not a decade of neglect: every key has a TTL.
+# TTL of keys that must outlive any event: ten years, since every key has a TTL.
 KEEP_MS = 10 * 366 * 86_400 * 1000
 
 # 128 bits: the chance that any two of a billion clients share a digest is 1 in 10**21.
@@ -34,7 +34,7 @@ class Keys:
         return f"{self._prefix}:{{{self._digest(slot)}}}:{own}{limit_name}"
 
     def client_digest(self, client: Client) -> str:
-        """The digest that stands for a client where its name must not be seen."""
+        """The digest that represents a client where its name must not appear."""
         return self._digest(str(client))
 
     def _digest(self, text: str) -> str:

@@ -18,10 +18,10 @@ from .redis.calls import Calls
 
 VERSION = b"version"
 
-# Fields of a page. It takes the server and this process half a millisecond; the loop runs on between two pages.
+# Fields per page. Reading one takes the server and this process half a millisecond; other tasks run between pages.
 PAGE = 500
 
-# Most versions in the log, and most changed fields read one by one; beyond these the whole table is read again.
+# Maximum versions in the log, and changed fields read one by one; beyond either the whole table is read again.
 LOGGED = 100
 MOST_FIELDS = 500
 
@@ -78,7 +78,7 @@ class Mirror:
         return mark(await self._redis.command("HGET", self._key, VERSION))
 
     async def _all(self) -> dict[bytes, bytes]:
-        """All fields. Those that do not change during the scan are certain to be included (Redis, SCAN guarantees)."""
+        """All fields. Those that do not change meanwhile are certainly included (Redis, "SCAN guarantees")."""
         found: dict[bytes, bytes] = {}
         cursor: Any = b"0"
         while True:

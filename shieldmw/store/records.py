@@ -1,4 +1,4 @@
-"""Serializes the store's text records, and parses them. A record that cannot be parsed was not written by us."""
+"""Serializes and parses the store's text records. A record that cannot be parsed was not written by us."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_COUNTED = 2**53
 LONGEST_NAME = 255
 LONGEST_REPORT = 2000
 
-# Largest capacity: more than there are people.
+# Largest capacity: more seats than there are people.
 MOST_SEATS = 10**10
 
 
@@ -56,9 +56,9 @@ def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
 
 
 def mark(value: Any) -> int:
-    """A number that distinguishes one state from another; 0 if there is none.
+    """A version or epoch as a number; 0 if there is none.
 
-    A value that is not a number is foreign; its checksum serves as well.
+    A value that is not a number was not written by us; its checksum distinguishes it as well.
     """
     try:
         return int(value or 0)
@@ -108,7 +108,7 @@ def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
 class ApiKeyRecords(Mapping[str, ApiKey]):
     """API keys by digest, kept as text: each is parsed when it is looked up, most of them never.
 
-    Tens of thousands of texts cost Python's garbage collector nothing; as many objects would make it pause.
+    Tens of thousands of texts cost Python's garbage collector nothing; the same number of objects would cause pauses.
     """
 
     def __init__(self, texts: Mapping[bytes, bytes]) -> None:
@@ -153,7 +153,7 @@ def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
 
 
 def mode_text(change: ModeChange) -> str:
-    """The record of a mode, beside its version and times."""
+    """The record of a mode, without its version and times."""
     return json.dumps(
         {
             "mode": change.mode,

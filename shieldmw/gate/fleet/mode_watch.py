@@ -1,4 +1,4 @@
-"""The mode in force on this worker: updated by Pub/Sub at once, polled each second, latched whatever fails."""
+"""The mode in force on this worker: read each second and when a change is announced, kept if reading fails."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 # Interval between two polls of the mode.
 POLL_S = 1.0
 
-# By how much the store's clock may shift, beyond what a slow answer explains, before it counts as a step.
+# A shift of the store's clock by more than this, beyond what a slow answer explains, counts as a step.
 STEP_S = 0.25
 
-# Shortest wait of clients that are turned away until an emergency ends: the last ones should not all return at once.
+# Shortest wait of clients that are turned away until an emergency ends, so that they do not all return when it does.
 SOONEST_RETRY_S = 5.0
 
 
@@ -30,8 +30,8 @@ class ModeWatch:
     Losing the store changes nothing; if the store has lost the mode, it is restored. An emergency ends at its end time
     by this worker's own clock, which was synchronized with the store's when the mode was read.
 
-    Its owner sets ``on_change``, called when the mode has changed, and ``on_reset``, called when what is remembered of
-    buckets is no longer valid: some were refilled, the store has lost them, or its clock has stepped.
+    The owner sets ``on_change``, called when the mode has changed, and ``on_reset``, called when remembered buckets are
+    no longer valid: some were refilled, the store has lost them, or its clock has stepped.
     """
 
     on_change: Callable[[], None]
@@ -71,7 +71,7 @@ class ModeWatch:
         return self._state
 
     def store_now_s(self) -> float:
-        """The store's clock, in Unix seconds, as far as this worker knows it."""
+        """The store's clock in Unix seconds, as estimated by this worker."""
         return self._now_s() + self._ahead_s
 
     async def set(self, change: ModeChange, expected_version: int | None) -> bool:
@@ -85,7 +85,7 @@ class ModeWatch:
         return changed
 
     async def refresh(self) -> None:
-        """Read the mode; restore it if the store has lost it; end an emergency whose time is over."""
+        """Read the mode; restore it if the store has lost it; end an emergency at its end time."""
         asked_s = self._now_s()
         stored = await self._register.mode()
         self._follow(stored, asked_s)
@@ -106,13 +106,13 @@ class ModeWatch:
         self._adopt(await self._register.look())
 
     def tick(self) -> None:
-        """Notify of a mode that has changed by itself, at its end time."""
+        """Call ``on_change`` if the mode has changed by itself, at its end time."""
         if self.mode is not self._was:
             self._was = self.mode
             self.on_change()
 
     def refresh_soon(self) -> None:
-        """Read it again now, since it is said to have changed."""
+        """Read the mode again now, since a change was announced."""
         self.refresher.refresh_soon()
 
     def _follow(self, stored: StoredMode, asked_s: float) -> None:
@@ -125,7 +125,7 @@ class ModeWatch:
             self._epoch, self._epoch_ahead_s = stored.epoch, most_s
 
     def _adopt(self, stored: StoredMode, *, is_switched: bool = False) -> None:
-        """Follow what the store says. What is read first may be old: it is found, unless this worker switched it."""
+        """Adopt the stored mode. The first one read is logged as found, unless this worker has just set it."""
         self._ahead_s = stored.now_s - self._now_s()
         is_found, self._has_read = not (self._has_read or is_switched), True
         if stored.state.version <= self._state.version:
@@ -139,7 +139,7 @@ class ModeWatch:
         self.on_change()
 
     def _log_found(self, stored: StoredMode) -> None:
-        """Log the mode that was in force before this worker came: a warning if it is an emergency that goes on."""
+        """Log the mode that was in force before this worker started; an emergency as a warning."""
         state = stored.state
         until = "" if state.until_s is None else f", until {utc(state.until_s)}"
         level = logging.INFO if self.mode is Mode.NORMAL else logging.WARNING

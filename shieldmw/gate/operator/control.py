@@ -1,4 +1,4 @@
-"""What operators can see and do. Knows nothing of HTTP, tokens and permissions.
+"""Carries out operators' requests: the status, the switch, the deny list, resets. Knows no HTTP and no permissions.
 
 Every change is written to the audit log with its actor. ``StoreError`` from any method but ``status`` means that the
 change may not have been made.
@@ -28,7 +28,7 @@ from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
-# Most expired entries of the deny list that are dropped at once, to make room for new ones.
+# Maximum number of expired entries that are removed from a full deny list to make room for a new one.
 SWEPT_AT_ONCE = 100
 
 # Longest text of a network: eight groups, the last two as IPv4, and a prefix.
@@ -36,19 +36,19 @@ LONGEST_CIDR = 50
 
 UNKNOWN_ADDRESS = "unknown"
 
-# Only looked at, never charged: finds out whether the store answers, by the same path as requests.
+# Costs nothing: checks whether the store answers, by the same path as requests.
 _PROBE = Charge(Client("ip", UNKNOWN_ADDRESS, f"ip:{UNKNOWN_ADDRESS}"), Limit("probe", 1, 1, 1), cost=0)
 
 
 class DenyRefusal(StrEnum):
-    """Why a network was not denied."""
+    """The reason why a network was not denied."""
 
     OWN_ADDRESS = "own-address"
     FULL = "full"
 
 
 class Control:
-    """What operators do, carried out by one worker, or by a desk."""
+    """Carries out operators' requests, in a worker or in the process of ``serve --admin`` (``Desk``)."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Control:
         return self._mode_watch.store_now_s()
 
     async def status(self) -> Status:
-        """The state of the fleet, with a freshly read mode; while the store is away, what this worker knows of it."""
+        """The state of the fleet, with the mode just read; while the store is away, as last known here."""
         try:
             await self._mode_watch.refresh()
             await self._limiter.ask((_PROBE,))
@@ -150,7 +150,7 @@ class Control:
         return dropped
 
     async def _fresh_list(self) -> DenyList:
-        """The current list; the last known one if something else is stored in its place, which the next change
+        """The current list; the last known one if foreign data is stored in its place, which the next change
         replaces."""
         try:
             await self._deny_watch.refresh()
@@ -169,7 +169,7 @@ class Control:
         return len(over)
 
     async def _obey(self) -> None:
-        """Apply the change here, too. It has been made, so a failure now only delays it."""
+        """Apply a change of the deny list here. It is already stored, so a failure only delays it."""
         try:
             await self._deny_watch.refresh()
         except StoreError:
@@ -178,7 +178,7 @@ class Control:
     # --- buckets
 
     async def reset(self, client_text: str, actor: str, reason: str = "") -> tuple[Client, ...]:
-        """Refill all buckets of a client, on every worker; returns the clients that the text stands for.
+        """Refill all buckets of a client, on every worker; returns the clients that the text names.
 
         Args:
             client_text: ``ip:203.0.113.7`` or ``token:alice``.
@@ -191,16 +191,16 @@ class Control:
         settings = self._settings
         clients = clients_of(client_text, Prefixes(settings.ipv4_prefix, settings.ipv6_prefix))
         names = limit_names(settings.policy)
-        # Logged before it is done: a superfluous entry is better than a reset that is missing from the audit log.
+        # Logged first: a superfluous entry is better than a reset that is missing from the audit log.
         await self._store.note(AuditEntry(0, actor, f"reset {clients[0]}", "", "full", reason))
         for client in clients:
             await self._store.refill(client, names)
-        self._mode_watch.on_reset()  # here at once: other workers learn of it from the store
+        self._mode_watch.on_reset()  # here immediately: other workers learn of it from the store
         return clients
 
 
 def clients_of(text: str, prefixes: Prefixes) -> tuple[Client, ...]:
-    """The clients that a text such as ``ip:203.0.113.7`` or ``token:alice`` stands for, including an IPv6 site.
+    """The clients named by a text such as ``ip:203.0.113.7`` or ``token:alice``, including an IPv6 site.
 
     Raises:
         ValueError: it does not name a client.
@@ -239,7 +239,7 @@ def network_of(text: str) -> IPNetwork:
 
 
 def limit_names(policy: Policy) -> tuple[str, ...]:
-    """Every limit name under which a client may have a bucket, including those that an IPv6 site shares."""
+    """The names of all limits for which a client may have a bucket, including those of its IPv6 site."""
     of_rules = (of_preflights(limit) for rule in policy.rules for limit in rule.limits)
     limits = (*all_limits(policy), *policy.limits(Scope.PREFLIGHT), *of_rules)
     return tuple(dict.fromkeys(name for limit in limits for name in (limit.name, aggregate(limit).name)))

@@ -1,7 +1,7 @@
-"""Control of the fleet without a worker: talks to the store only, for when no worker can be reached.
+"""The switch and the status by way of the store alone: for ``shieldmw mode --direct``, if no worker can be reached.
 
-It follows the rules of ``control``, is not counted as a worker, and changes only what it is asked to. Like every
-reader of the load reports, it drops those that are too old.
+Unlike ``Control`` it runs nothing in the background, restores nothing that the store has lost, and makes no change but
+the one requested. (Like every reader of the load reports, it drops those that are too old.)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 
 class DirectControl:
-    """What operators can do and see without a worker. Nothing runs in the background.
+    """The switch and the status of the fleet, read from and written to the store.
 
-    Whatever a change leaves as configured is shown by the ``settings`` of this process; each worker obeys its own.
+    Values that a change leaves as configured are shown from the ``settings`` of this process; workers use their own.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -60,7 +60,7 @@ class DirectControl:
         return await self._mode_watch.set(change.with_end(), expected_version)
 
     async def _look(self) -> bool:
-        """Read the mode. False if something else is stored in its place, which the next change replaces."""
+        """Read the mode. False if foreign data is stored in its place, which the next change replaces."""
         try:
             await self._mode_watch.look()
         except (StoreUnavailable, NotPermitted):
@@ -70,7 +70,7 @@ class DirectControl:
         return True
 
     async def _fleet(self) -> Fleet | None:
-        """What the workers have reported; None if it cannot be read, which must not keep anybody from the switch."""
+        """The workers' reports; None if they cannot be read, which must not prevent the switch."""
         try:
             return await self._store.fleet(self._mode_watch.store_now_s())
         except StoreError:

@@ -1,4 +1,4 @@
-"""The state of the fleet as operators see it: plain values, and settings as text without their secrets."""
+"""The state of the fleet for operators: plain values, and settings as text without secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SeatStatus:
     """Seats in the current mode. ``capacity`` None means no limit.
 
     If ``fleet_wide``, then ``present``, ``demand`` and ``workers`` are those of the whole fleet, a few seconds old;
-    otherwise ``present`` is this worker's, and the others are not known. ``granted`` is what this worker may hold.
+    otherwise ``present`` is this worker's, and the others are None. ``granted``: the seats that this worker may give.
     """
 
     capacity: Capacity | None

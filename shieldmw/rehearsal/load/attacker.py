@@ -1,7 +1,6 @@
-"""What an attacker tries with each request: a forged address, a forged token, another spelling of a path.
+"""An attacker's requests: each has a forged address or token, or an unusual spelling of a path. Pure.
 
-Tricks and paths are lists; one of each is drawn for every request. Pure; it must not know whether any of it
-helps.
+Tricks and paths are lists, from which one of each is drawn for every request.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from shieldmw.rehearsal.load.tokens import Issuer
 
 Trick = Callable[[Random], Mapping[str, str]]
 
-# Spellings of a limited path and look-alikes of the exempt /healthz: all must be charged. What the app makes
-# of them (404, a redirect) does not matter here; the stream at /live is closed as soon as it begins.
+# Spellings of a limited path and look-alikes of the exempt /healthz: all must be charged. The app's own answer (404, a
+# redirect) does not matter here; the stream at /live is closed as soon as it begins.
 PATHS: Final = (
     "/api/now",
     "/api/now",

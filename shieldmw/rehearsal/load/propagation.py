@@ -1,4 +1,4 @@
-"""When the last worker obeys the switch, measured by requests to each worker.
+"""Measures when the last worker obeys the switch, by requests to each worker.
 
 A probe is a guest with one TCP connection, and a connection belongs to one worker for as long as it lives; the event
 says which (``worker`` in ``/api/now``). Before the flip a probe requests the live path and must be admitted; from the

@@ -30,7 +30,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one limit allows one client: a rate and a burst."""
+    """The allowance of one limit for one client: a rate and a burst."""
 
     rate_per_s: float
     burst: int
@@ -57,7 +57,7 @@ class Counts:
 
     @property
     def let_through(self) -> int:
-        """What passed the client's limit, useful or not."""
+        """Requests that passed the client's limit, whether the app served them or failed."""
         return self.served + self.app_error
 
     @property
@@ -184,7 +184,7 @@ class GroupTally:
         return sum((client.counts for client in self.clients.values()), Counts())
 
     def prompt(self) -> int:
-        """How many requests were served within ``PROMPT_S``."""
+        """The number of requests that were served within ``PROMPT_S``."""
         return sum(client.prompt for client in self.clients.values())
 
     def allowed(self) -> int:
