@@ -72,9 +72,9 @@ class Workers:
             opened.set_exception(error)
         except asyncio.CancelledError:
             opened.cancel()
-            raise
-        finally:
             await self._stop(loop, opened, worker)
+            raise
+        await self._stop(loop, opened, worker)
 
     async def _stop(
         self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Worker], worker: Worker | None
