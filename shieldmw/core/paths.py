@@ -110,6 +110,14 @@ def is_plain(path: str) -> bool:
     )
 
 
+def _why_not_plain(path: str) -> str:
+    if not path.startswith("/"):
+        return "does not begin with a slash"
+    if plain(path) == path.rstrip("/"):
+        return "ends in a slash, which is left out here"
+    return "is not a path as the app sees it, decoded and without //, dots and ;parameters"
+
+
 class PathPattern:
     """A path to match exactly, or together with everything below it if the pattern ends in ``/*``.
 
@@ -126,7 +134,8 @@ class PathPattern:
         if "*" in exact:
             raise ValueError(f"'{text}' has a * that is not at its end: use an exact path, or one that ends in /*")
         if plain(exact) != exact:
-            raise ValueError(f"'{text}' is not a plain path: did you mean '{plain(exact)}'?")
+            meant = plain(exact) + text[len(exact) :]
+            raise ValueError(f"'{text}' {_why_not_plain(exact)}: did you mean '{meant}'?")
         self.text = text
         self.exact = exact
         self.prefix = exact.rstrip("/") + "/" if text.endswith("/*") else None

@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode
 from shieldmw.core.address import UNIX_PEER, Networks, parse_networks
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
+from shieldmw.core.text import counted
 
 from .store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 
@@ -121,8 +122,8 @@ def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
     """A check that a secret has at least ``length`` characters."""
 
     def check(value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value()) < length:
-            raise ValueError(f"has {len(value.get_secret_value())} characters: use at least {length} random ones")
+        if (has := len(value.get_secret_value())) < length:
+            raise ValueError(f"has {counted(has, 'character')}: use at least {length} random ones")
         return value
 
     return check
@@ -171,7 +172,7 @@ def matching(pattern: str, right: str) -> Callable[[str], str]:
 
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9a-z-]{1,64}"
 _NOT_A_HEADER = "not the name of a header: write the name alone, such as"
-_NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use letters, digits, '.', '_' and '-'")
+_NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use 1 to 64 letters, digits, '.', '_' and '-'")
 
 Whole = Annotated[int, BeforeValidator(_no_point)]
 LimitText = Annotated[str, AfterValidator(_limit)]
@@ -195,5 +196,5 @@ TokenHeader = Annotated[
 Name = Annotated[str, AfterValidator(_NAME)]
 OptionalTokenHeader = Annotated[TokenHeader | None, BeforeValidator(_none_if_off)]
 KeyPrefix = Annotated[
-    str, AfterValidator(matching(r"[A-Za-z0-9_.:-]{1,64}", "use letters, digits, '.', '_', ':' and '-'"))
+    str, AfterValidator(matching(r"[A-Za-z0-9_.:-]{1,64}", "use 1 to 64 letters, digits, '.', '_', ':' and '-'"))
 ]

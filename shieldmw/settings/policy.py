@@ -75,7 +75,7 @@ def read_api_keys(path: Path) -> Mapping[str, Identity]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
+        raise ValueError(f"cannot be read: {error.strerror}: name a readable file") from None
     except UnicodeDecodeError:
         raise ValueError("is not text in UTF-8") from None
     entries = {}

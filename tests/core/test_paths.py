@@ -186,6 +186,8 @@ def test_patterns(pattern: str, path: str, matches: bool) -> None:
         pytest.param("/a/../live", "did you mean '/live'?", id="dots"),
         pytest.param("/l%69ve", "did you mean '/live'?", id="an-escape"),
         pytest.param("/live;a", "did you mean '/live'?", id="a-parameter"),
+        pytest.param("/a/./b/*", "'/a/./b/*' is not a path as the app sees it", id="dots-before-a-star"),
+        pytest.param("/live//*", "did you mean '/live/*'?", id="two-slashes-before-a-star"),
         pytest.param("/l*ve", "an exact path, or one that ends in /*", id="a-star-inside"),
         pytest.param("/live*", "an exact path, or one that ends in /*", id="a-star-without-its-slash"),
         pytest.param("/live/**", "an exact path, or one that ends in /*", id="two-stars"),
