@@ -1,4 +1,4 @@
-"""Reading paths: no spelling slips past a pattern, whatever a server makes of it."""
+"""Readings of paths: no spelling evades a pattern, however a server interprets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A busy app behind the shield: the answers to shed requests, and to those admitted after a wait."""
+"""The answers while the app is overloaded: to shed requests, and to those admitted after a wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator can do: every change applies on every worker, and is in the audit."""
+"""Operators' changes: each applies on every worker, and is in the audit log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The switch in a process that is not a worker: the same rules as in workers, and nothing left behind."""
+"""The switch through the store: the same rules as in workers, and nothing is left behind."""
 
 from __future__ import annotations
 
