@@ -59,8 +59,8 @@ def demo(seconds: float, keep: bool) -> None:
     that the app can serve. The switch is flipped: guests are evicted, members stay, and after a while all may return.
 
     Exits with 0 only if the members got at least 99 % of what they asked for, and 95 % within a second during the
-    botnet's flood; nobody got more than burst + rate * time; the operator was answered, and every worker obeyed the
-    switch, within a second; all members kept their streams; all guests were told why they had to go and got in again
+    botnet's flood; no client got more than burst + rate * time; the operator was answered, and every worker obeyed the
+    switch, within a second; all members kept their streams; all guests were told why they had to leave and got in again
     later; and the server stopped cleanly.
     """
     _require_parts()

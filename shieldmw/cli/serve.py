@@ -192,4 +192,4 @@ def _check_wiring() -> None:
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
-    """Stands in for the app while the wiring is tried."""
+    """A placeholder for the app while the wiring is checked."""

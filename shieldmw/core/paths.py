@@ -101,7 +101,7 @@ def _resolved(text: str, *, merge_slashes: bool) -> str:
 
 
 def is_plain(path: str) -> bool:
-    """Whether all servers read the path alike, as far as a quick check can tell."""
+    """Whether all servers certainly read the path alike, by a quick check."""
     return (
         path.startswith("/")
         and path.isprintable()

@@ -98,7 +98,7 @@ class RedisStore:
     # --- the fleet's secret
 
     async def secret(self) -> bytes:
-        """The secret in the store; if there is none, ours is stored."""
+        """The secret in the store. If there is none, this worker's is stored."""
         if not self._secret_is_set:
             await self._learn_keys()
         if self._secret is None:
@@ -217,7 +217,7 @@ class RedisStore:
         if not epoch:
             # The store is empty. Only then is the epoch written: regular reads must not cost writes.
             key = self._names.mode
-            with suppress(NotApplied):  # the server's memory is full: the mode can be read all the same
+            with suppress(NotApplied):  # the server's memory is full: the mode can be read nevertheless
                 *_, epoch = await self.redis.transaction(
                     ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
                 )

@@ -90,7 +90,7 @@ class Mirror:
 
 
 def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] | None:
-    """The fields that changed between two versions, by the log's entries, newest first; None if the log cannot tell.
+    """The fields that changed between two versions, by the log's entries, newest first; None if the log is not enough.
 
     It cannot if too much has changed, or if a change of the table was not logged.
     """

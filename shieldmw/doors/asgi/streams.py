@@ -237,7 +237,7 @@ class LiveStream:
         if self._leaving and phase not in _ENDS_SOON and self._task is not None:
             self._cancel(self._task)
         elif phase is Phase.SSE and message["status"] == 200 and self._scope["method"] == "GET":
-            # A browser keeps the last ``retry:`` it received for as long as the page lives.
+            # A browser keeps the last ``retry:`` that it received until the page is closed.
             self._opened = True
             await self._send(
                 {"type": "http.response.body", "body": self._replies.answers.reconnect_field(), "more_body": True}

@@ -86,7 +86,7 @@ class Audience:
     def missed(self, stay: Stay) -> int:
         """The number of lines that its worker sent to others but not to this stream while it lasted.
 
-        A number that was sent to nobody is no gap: the event's clock skips seconds when its machine is late. If the
+        A number that no listener received is no gap: the event's clock skips seconds when its machine is late. If the
         stream is still open, the last two lines may be in transit.
         """
         published = self._published.get(stay.worker, set())

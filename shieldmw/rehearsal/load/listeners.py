@@ -1,6 +1,6 @@
-"""Listeners over real sockets: each opens the live stream, holds it, reads it, and returns when told to.
+"""Listeners over real sockets: each opens the live stream, reads it, and comes back as instructed.
 
-A listener behaves as a browser does: it keeps the cookies it receives, and waits as long as it is told to. This
+A listener behaves as a browser does: it keeps the cookies that it receives, and obeys the waits in answers. This
 module knows nothing of the shield and judges nothing.
 """
 

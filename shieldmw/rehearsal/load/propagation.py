@@ -7,7 +7,7 @@ obeyed when the last probe has its 503. Several probes per worker, each from an 
 the others, give a resolution finer than their interval. Their addresses are on the allow list: no limit answers in
 place of the switch, and while the app is flooded they do not wait behind others.
 
-A probe uses HEAD: that asks for a seat as GET does, and leaves the connection open for the next request.
+A probe uses HEAD, which requests a seat as GET does, and leaves the connection open for the next request.
 """
 
 from __future__ import annotations
