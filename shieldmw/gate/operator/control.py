@@ -86,27 +86,14 @@ class Control:
             self._seat_status(),
             answers and not self._limiter.is_away,
             shown_settings(self._settings),
-            await self._overload_status(answers),
+            await OverloadStatus.of(self._settings, self._load_reports, store_answers=answers),
         )
 
     def _seat_status(self) -> SeatStatus:
-        seats, capacity = self._seats, self._seats.capacity()
-        grant = seats.grant
-        if grant is None:
-            return SeatStatus(capacity, seats.guest_share, None, False, seats.ledger.held(), None, None)
-        may_hold = seats.ledger.allotment
-        granted = None if capacity is None else Capacity(may_hold.seats or 0, may_hold.guest_seats or 0)
-        return SeatStatus(capacity, seats.guest_share, granted, True, grant.present, grant.demand, grant.workers)
-
-    async def _overload_status(self, store_answers: bool) -> OverloadStatus:
-        """All workers' load; only this one's if the store does not answer."""
-        setting = self._settings.overload_in_force
-        if store_answers:
-            try:
-                return OverloadStatus(setting, True, await self._load_reports.of_fleet())
-            except StoreError:
-                pass
-        return OverloadStatus(setting, False, self._load_reports.here())
+        may_hold = self._seats.ledger.allotment
+        limited = self._seats.capacity() is not None
+        granted = Capacity(may_hold.seats or 0, may_hold.guest_seats or 0) if limited else None
+        return SeatStatus.of(self._seats, self._seats.grant, granted)
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
         """Change the mode of the fleet; False if its version is not the expected one."""

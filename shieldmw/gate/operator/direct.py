@@ -7,7 +7,7 @@ the one requested. (Like every reader of the load reports, it drops those that a
 from __future__ import annotations
 
 from shieldmw.core.mode import ModeChange
-from shieldmw.core.seats import Audience, Fleet
+from shieldmw.core.seats import Fleet
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.overload.load_reports import LoadReports
@@ -39,14 +39,14 @@ class DirectControl:
             NotPermitted: its user may not read it.
         """
         readable = await self._look()
-        seats = self._seat_status(await self._fleet())
+        seats = SeatStatus.of(self._seats, await self._fleet())
         return Status(
             self._mode_watch.store_now_s(),
             self._mode_watch.state,
             seats,
             readable,
             shown_settings(self._settings),
-            await self._overload_status(),
+            await OverloadStatus.of(self._settings, self._load_reports),
         )
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
@@ -75,15 +75,3 @@ class DirectControl:
             return await self._store.fleet(self._mode_watch.store_now_s())
         except StoreError:
             return None
-
-    async def _overload_status(self) -> OverloadStatus:
-        try:
-            return OverloadStatus(self._settings.overload_in_force, True, await self._load_reports.of_fleet())
-        except StoreError:
-            return OverloadStatus(self._settings.overload_in_force, False, ())
-
-    def _seat_status(self, fleet: Fleet | None) -> SeatStatus:
-        capacity, guest_share = self._seats.capacity(), self._seats.guest_share
-        if fleet is None:
-            return SeatStatus(capacity, guest_share, None, False, Audience(), None, None)
-        return SeatStatus(capacity, guest_share, None, True, fleet.present, fleet.demand, fleet.workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,10 @@ from pydantic import SecretStr
 
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeState
-from shieldmw.core.seats import Audience, Capacity
+from shieldmw.core.seats import Audience, Capacity, Fleet, Grant
+from shieldmw.errors import StoreError
+from shieldmw.gate.overload.load_reports import LoadReports
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
 from shieldmw.settings.table import written
@@ -34,6 +38,14 @@ class SeatStatus:
     demand: Audience | None
     workers: int | None
 
+    @classmethod
+    def of(cls, seats: Seats, fleet: Fleet | Grant | None, granted: Capacity | None = None) -> SeatStatus:
+        """The status of the whole ``fleet``; None if only this process is known."""
+        capacity, share = seats.capacity(), seats.guest_share
+        if fleet is None:
+            return cls(capacity, share, None, False, seats.ledger.held(), None, None)
+        return cls(capacity, share, granted, True, fleet.present, fleet.demand, fleet.workers)
+
 
 @dataclass(frozen=True, slots=True)
 class OverloadStatus:
@@ -45,6 +57,15 @@ class OverloadStatus:
     setting: Literal["on", "shadow", "off"]
     fleet_wide: bool
     workers: Sequence[WorkerLoad]
+
+    @classmethod
+    async def of(cls, settings: Settings, load_reports: LoadReports, *, store_answers: bool = True) -> OverloadStatus:
+        """The load of all workers; only of this one if the store does not answer."""
+        setting = settings.overload_in_force
+        if store_answers:
+            with suppress(StoreError):
+                return cls(setting, True, await load_reports.of_fleet())
+        return cls(setting, False, load_reports.here())
 
 
 @dataclass(frozen=True, slots=True)
