@@ -29,7 +29,8 @@ class AdminListener:
     """Runs the listener's process, and restarts it if it dies, until the block ends."""
 
     def __init__(self, address: Address, log_level: str) -> None:
-        arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, *_words(address)]
+        where = (address.ip, str(address.port)) if isinstance(address, TcpAddress) else ("unix", str(address.path))
+        arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, *where]
         # -P: Python files in the app's folder must not shadow this process's modules.
         self._command = [sys.executable, "-P", *arguments]
         self._stopping = threading.Event()
@@ -76,7 +77,3 @@ def warn_of_strangers(address: Address) -> None:
             "can be read on the way, use 127.0.0.1 or unix:PATH",
             err=True,
         )
-
-
-def _words(address: Address) -> tuple[str, str]:
-    return (address.ip, str(address.port)) if isinstance(address, TcpAddress) else ("unix", str(address.path))

@@ -8,10 +8,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 
-def _now_us() -> int:
-    return time.monotonic_ns() // 1000
-
-
 @dataclass(frozen=True, slots=True)
 class Clock:
     """The clock of one worker, and its source of randomness. Tests replace it with one that they set.
@@ -20,7 +16,7 @@ class Clock:
     ``random`` is for jitter, never for secrets. Code that reads the time for each request stores the function itself.
     """
 
-    now_us: Callable[[], int] = _now_us
+    now_us: Callable[[], int] = lambda: time.monotonic_ns() // 1000
     now_s: Callable[[], float] = time.monotonic
     unix_s: Callable[[], float] = time.time
     random: Random = field(default_factory=Random)

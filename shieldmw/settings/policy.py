@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.limits import aggregate, of_preflights
-from shieldmw.core.rules import Limits, Policy, Rule, Scope
+from shieldmw.core.rules import Limits, Policy, Scope
 
 # The setting that holds each scope's limits, and the one that replaces it in an emergency.
 LIMIT_FIELDS = {
@@ -57,11 +57,7 @@ def _name_clashes(policy: Policy) -> Iterator[str]:
         if clash is not None:
             yield f"{owner}: its limit would be called '{clash}', as one of {owners[clash]} is: use another name"
         owners.update(dict.fromkeys(names, owner))
-    yield from _same_rule_twice(policy.rules)
-
-
-def _same_rule_twice(rules: tuple[Rule, ...]) -> Iterator[str]:
-    names = [rule.name for rule in rules]
+    names = [rule.name for rule in policy.rules]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"rule '{name}': there are {names.count(name)} rules of this name, give each its own"
 

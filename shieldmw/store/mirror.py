@@ -49,7 +49,7 @@ class Mirror:
             StoreError: as the store's calls do; the copy stays as it was.
         """
         async with self._lock:
-            version = await self._stored_version()
+            version = mark(await self._redis.command("HGET", self._key, VERSION))
             if version == self.version:
                 return
             names = changed_fields(await self._logged(), self.version, version)
@@ -73,9 +73,6 @@ class Mirror:
         except StoreError:
             return ()
         return log
-
-    async def _stored_version(self) -> int:
-        return mark(await self._redis.command("HGET", self._key, VERSION))
 
     async def _all(self) -> dict[bytes, bytes]:
         """All fields. Those that do not change meanwhile are certainly included (Redis, "SCAN guarantees")."""

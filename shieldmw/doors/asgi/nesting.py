@@ -30,12 +30,10 @@ class Nesting:
     def steps_aside(self, outer: Nesting) -> bool:
         """Whether ``outer`` makes this shield superfluous."""
         if self._outer is not outer:
-            self._outer, self._aside = outer, self._same(outer)
+            same = self._authenticate is outer._authenticate and self._settings == outer._settings
+            self._outer, self._aside = outer, same
             self._say(outer)
         return self._aside
-
-    def _same(self, outer: Nesting) -> bool:
-        return self._authenticate is outer._authenticate and self._settings == outer._settings
 
     def _shares_buckets(self, outer: Nesting) -> bool:
         mine, theirs = self._settings, outer._settings

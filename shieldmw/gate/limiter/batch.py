@@ -92,7 +92,7 @@ class Batch:
                 done, count = 0, _fitting(self._waiting)
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
                 # Prefetches last, so that they do not take units which other requests of this call need.
-                group.sort(key=_prefetches)
+                group.sort(key=lambda waiter: waiter[1].prefetch > 0)
                 sent_us = self._now_us()
                 results = await self._take([request for _, request, _ in group])
                 if len(results) != len(group):
@@ -129,10 +129,6 @@ class Batch:
 def under_way(task: asyncio.Task[None]) -> asyncio.Task[None] | None:
     """The task, or None if it has already ended, as an eager one may (``asyncio.eager_task_factory``)."""
     return None if task.done() else task
-
-
-def _prefetches(waiter: _Waiter) -> bool:
-    return waiter[1].prefetch > 0
 
 
 def _fitting(waiting: Sequence[_Waiter]) -> int:

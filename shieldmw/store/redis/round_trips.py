@@ -36,8 +36,9 @@ class RoundTrips:
     ) -> None:
         self._connect = connect
         self._error_of = error_of
-        self._deadline = Deadline(timeout_s, self._expired)  # runs while a round trip is under way
-        self._too_slow = f"no answer within {timeout_s * 1000:g} ms"
+        too_slow = f"no answer within {timeout_s * 1000:g} ms"
+        # Runs while a round trip is under way.
+        self._deadline = Deadline(timeout_s, lambda: self._fail(StoreUnavailable(too_slow)))
         self._waiting: list[Call] = []
         self._connecting: asyncio.Task[None] | None = None
         self._protocol: ReplyProtocol | None = None
@@ -106,9 +107,6 @@ class RoundTrips:
             self._close()
         if self._waiting:
             self._begin()
-
-    def _expired(self) -> None:
-        self._fail(StoreUnavailable(self._too_slow))
 
     def _fail(self, error: StoreError) -> None:
         """End the round trip, and close the connection: its calls fail, and those that wait fail as not sent."""
