@@ -58,7 +58,7 @@ def load_app(target: str) -> Any:
     """The app that ``module:app`` names, imported from the current folder as ``python -m`` would.
 
     Raises:
-        click.BadParameter: it names none.
+        click.BadParameter: it does not name an app.
     """
     module_name, _, path = target.partition(":")
     if not path or not all(part.isidentifier() for part in module_name.split(".")):

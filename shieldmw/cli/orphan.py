@@ -51,7 +51,7 @@ def tell_workers(is_stopping: Callable[[], bool]) -> None:
 
 
 def end_with_parent(drain_s: float) -> None:
-    """In a worker: SIGTERM to itself once its parent is stopping or gone, and SIGKILL ``drain_s`` after it is gone."""
+    """In a worker: send SIGTERM to itself once its parent is stopping or gone, SIGKILL ``drain_s`` after it is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         end_with(parent.pid, drain_s)

@@ -62,10 +62,10 @@ MOST_ESCAPES = 64
 # WebSocket subprotocols read from an offer; pages offer a few. A credential after them is ignored.
 MOST_PROTOCOLS = 16
 
-# Characters of a subprotocol's name; a longer one is taken for a token, and never sent back.
+# Characters of a subprotocol's name; a longer one is treated as a token, and never sent back.
 LONGEST_PROTOCOL = 32
 
-# Characters of a ticket or number; they have about 200. A longer text is neither.
+# Characters of a ticket or number; real ones have about 200. Longer text is rejected.
 LONGEST_SIGNED_TICKET = 512
 
 # --- the proxies' header, read from the right ---

@@ -45,7 +45,7 @@ MOST_TIMES = 8
 # The same for a route that is not known yet, which may be a slow one.
 MOST_TIMES_OF_UNKNOWN = 4
 
-# Shortest and longest window, and fewest responses in one, unless it is the longest.
+# Shortest and longest window, and the minimum number of responses in all windows but the longest.
 WINDOW_US, LONGEST_WINDOW_US = 100_000, 1_000_000
 FEWEST_SAMPLES = 16
 
@@ -80,7 +80,7 @@ class Intake:
 
 
 class AdaptiveLimit:
-    """The limit, and the state it is computed from. A ``fixed`` limit above 0 never changes and has no favourites."""
+    """The limit, and the state it is computed from. A ``fixed`` limit above 0 never changes, and holds for all."""
 
     def __init__(self, fixed: int = 0) -> None:
         self._fixed = fixed > 0

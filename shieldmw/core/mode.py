@@ -1,4 +1,4 @@
-"""The mode of the fleet: what it is, since when, until when, and who set it. Pure."""
+"""The mode of the fleet, its start and end, and the operator who set it. Pure."""
 
 from __future__ import annotations
 

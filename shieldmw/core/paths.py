@@ -9,6 +9,7 @@ nothing by an unusual spelling, however the app reads it. A path that is longer 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS
@@ -118,6 +119,7 @@ def _why_not_plain(path: str) -> str:
     return "is not a path as the app sees it, decoded and without //, dots and ;parameters"
 
 
+@dataclass(frozen=True, slots=True)
 class PathPattern:
     """A path to match exactly, or together with everything below it if the pattern ends in ``/*``.
 
@@ -127,28 +129,21 @@ class PathPattern:
         ValueError: the pattern is not a plain absolute path.
     """
 
-    __slots__ = ("exact", "prefix", "text")
+    text: str
+    exact: str = field(init=False, repr=False, compare=False)
+    prefix: str | None = field(init=False, repr=False, compare=False)
 
-    def __init__(self, text: str) -> None:
+    def __post_init__(self) -> None:
+        text = self.text
         exact = "/" if text == "/*" else text.removesuffix("/*")
         if "*" in exact:
             raise ValueError(f"'{text}' has a * that is not at its end: use an exact path, or one that ends in /*")
         if plain(exact) != exact:
             meant = plain(exact) + text[len(exact) :]
             raise ValueError(f"'{text}' {_why_not_plain(exact)}: did you mean '{meant}'?")
-        self.text = text
-        self.exact = exact
-        self.prefix = exact.rstrip("/") + "/" if text.endswith("/*") else None
+        object.__setattr__(self, "exact", exact)
+        object.__setattr__(self, "prefix", exact.rstrip("/") + "/" if text.endswith("/*") else None)
 
     def matches(self, path: str) -> bool:
         """Whether a reading of a path matches the pattern."""
         return path == self.exact or (self.prefix is not None and path.startswith(self.prefix))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PathPattern) and other.text == self.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        return f"PathPattern({self.text!r})"

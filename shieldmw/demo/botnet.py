@@ -21,7 +21,7 @@ BOT_SOURCES: Final = tuple(f"127.0.{net}.{n}" for net in (6, 7) for n in range(1
 BOT_PACE: Final = Pace(per_s=0.9)
 
 # The app's capacity is bounded by a small pool, not by the machine, so that the verdict is the same on any. The pool is
-# not smaller still, since quick requests need a place in the app as well, each for as long as a busy machine takes.
+# not even smaller, since quick requests need places in the app, too, and hold them longer on a busy machine.
 PATH: Final = "/api/questions"
 _CONNECTIONS: Final = 4
 _QUERY_MS: Final = 80

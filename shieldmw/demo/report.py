@@ -1,6 +1,6 @@
 """A drill's figures as rows and lines of plain text.
 
-Pure; it must not know terminals, colours or the shield.
+Pure: no terminals, no colours.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _none_if_off(value: object) -> object:
 
 
 def _no_point(value: object) -> object:
-    """The value, which Pydantic would take for 50 if it is the text 50.000."""
+    """Reject text with a point: Pydantic would read 50.000 as 50."""
     if isinstance(value, str) and "." in value:
         raise ValueError("write a whole number, without a point")
     return value

@@ -1,4 +1,4 @@
-"""The settings themselves. Each variable is read once, by ``Settings.from_environ``."""
+"""The model of all settings. Each variable is read once, by ``Settings.from_environ``."""
 
 from __future__ import annotations
 

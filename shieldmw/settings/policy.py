@@ -1,4 +1,4 @@
-"""Builds parts of the policy from settings, and checks what must hold between several of them."""
+"""Builds parts of the policy from settings, and checks rules that concern several of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fleet's store in Redis or Valkey: what is stored under which key, and how it is read back."""
+"""The fleet's store in Redis or Valkey: writes its state under the keys of ``keys``, and reads it back."""
 
 from __future__ import annotations
 

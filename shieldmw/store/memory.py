@@ -65,7 +65,7 @@ class MemoryBuckets:
                 self._tats.put(key, tat_us - charge.step_us)
 
     def refused_now(self, charges: Charges) -> bucket.Outcome | None:
-        """The refusal of charges that do not fit, or None; takes nothing."""
+        """The refusal of charges that do not fit, or None; charges nothing."""
         stored = [self._tats.get(self._key(charge)) for charge in charges]
         outcome = bucket.take(stored, TakeRequest(charges), self.now_us())
         return None if outcome.allowed else outcome

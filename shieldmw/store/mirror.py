@@ -1,7 +1,7 @@
 """A copy of one of the store's tables in this process: read in pages at first, and then only its changes.
 
 A table is a hash with a version among its fields. Beside it there is a log: a stream of the last versions, each with
-its predecessor and the names of the fields that it changed. Knows nothing of what the fields mean.
+its predecessor and the names of the fields that it changed. Independent of the meaning of the fields.
 """
 
 from __future__ import annotations

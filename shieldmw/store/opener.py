@@ -1,4 +1,4 @@
-"""Opens the store that the settings name, whatever its kind."""
+"""Opens the store that the settings name, of any kind."""
 
 from __future__ import annotations
 

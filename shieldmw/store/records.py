@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from ipaddress import ip_network
 from typing import Any, TypeVar
 from zlib import crc32
@@ -242,16 +243,12 @@ def load_text(load: WorkerLoad) -> str:
             "turn_us": load.turn_us,
             "in_flight": load.in_flight,
             "in_flight_limit": load.in_flight_limit,
-            "waiting": _by_class(load.waiting),
-            "shed": _by_class(load.shed),
-            "shed_lately": _by_class(load.shed_lately),
+            "waiting": astuple(load.waiting),
+            "shed": astuple(load.shed),
+            "shed_lately": astuple(load.shed_lately),
             "lately_ms": load.lately_ms,
         }
     )
-
-
-def _by_class(counts: Audience) -> list[int]:
-    return [counts.hosts, counts.members, counts.guests]
 
 
 def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:

@@ -37,7 +37,7 @@ Change = TypeVar("Change", Unspent, Debt)
 
 
 def groups(requests: Sequence[TakeRequest]) -> list[list[int]]:
-    """The indexes of the requests that share a call, in their order; a request over several slots is alone."""
+    """The indexes of the requests that share a call, in their order; a request with several slots is alone."""
     together: dict[object, list[int]] = {}
     for place, request in enumerate(requests):
         slots = {charge.client.slot for charge in request.charges}

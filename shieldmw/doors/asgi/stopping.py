@@ -97,7 +97,7 @@ def _listens_no_more(server: object) -> bool:
 
 
 def _is_of_a_server(handler: Handler) -> bool:
-    """Whether a server installed it, not the interpreter or ``asyncio.run``, whose handlers raise an error."""
+    """Whether a server installed the handler; those of the interpreter and of ``asyncio.run`` raise an error."""
     module = getattr(getattr(handler, "func", handler), "__module__", None)
     return handler is not signal.default_int_handler and module != "asyncio.runners"
 

@@ -107,7 +107,7 @@ class _Waiting(Generic[T]):
         self._random = random
         self._queues: OrderedDict[Hashable, deque[_Entry[T]]] = OrderedDict()
         self._count = 0
-        # Clients by how many entries they have waiting, and the largest such number.
+        # The clients with each number of waiting entries, and the largest of these numbers.
         self._clients: dict[int, OrderedDict[Hashable, None]] = {}
         self._most = 0
 
@@ -125,7 +125,7 @@ class _Waiting(Generic[T]):
             self._displace(next(iter(self._clients[self._most])))
 
     def next(self) -> _Entry[T] | None:
-        """Take out the first entry of the client whose last turn is longest ago. Abandoned ones are skipped."""
+        """Take out the first entry of the client whose last turn is longest ago. Cancelled ones are skipped."""
         while self._queues:
             client, queue = self._queues.popitem(last=False)
             while queue:

@@ -101,7 +101,7 @@ class ModeWatch:
         """Read the mode without restoring or ending anything: for a process that is not a worker.
 
         Raises:
-            StoreError: it could not be read; what is known here stays.
+            StoreError: it could not be read; the known mode stays.
         """
         self._adopt(await self._register.look())
 

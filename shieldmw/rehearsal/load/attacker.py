@@ -37,7 +37,7 @@ PATHS: Final = (
 
 def attack(issuer: Issuer, victims: Sequence[str], subjects: Sequence[str]) -> Behaviour:
     """The behaviour of an attacker. Half the time it pretends to be one of the ``victims`` (addresses) or
-    ``subjects`` (members): if it were believed, it would use up their limits."""
+    ``subjects`` (members): if the shield believed that, it would use up their limits."""
     tricks = (*_address_tricks(victims), *_token_tricks(issuer, subjects), _nothing)
 
     def next_ask(rng: Random) -> Ask:

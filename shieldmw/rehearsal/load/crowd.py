@@ -24,7 +24,7 @@ Behaviour = Callable[[Random], Ask]
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One client as the shield should see it: one bucket. ``source`` is its real address."""
+    """One client, which should have one bucket. ``source`` is its real address."""
 
     name: str
     source: str
@@ -63,7 +63,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything a drill needs to run: the groups, and what happens when."""
+    """The plan of a drill: the groups, and the phases in their order."""
 
     groups: tuple[Group, ...]
     phases: tuple[Phase, ...]

@@ -1,6 +1,6 @@
 """A server process for a drill: starts it, waits for it, stops it by SIGTERM, and says whether it stopped cleanly.
 
-It must not know the served app: the command, folder and environment are arguments.
+Independent of the served app: the command, folder and environment are arguments.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The counts of a drill: for each client the outcomes of its requests, for each group how long the answers took.
 
 Pure and bounded: no socket, no clock (times are arguments, in seconds of one monotonic clock), no list that
-grows. It must not use the shield's code: a check by the shield's own arithmetic would find no mistake in it.
+grows. It does not use the shield's code, whose mistakes it could not find otherwise.
 """
 
 from __future__ import annotations

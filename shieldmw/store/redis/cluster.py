@@ -1,4 +1,4 @@
-"""Calls to a Redis Cluster: which node serves a key, and how redirections are followed. Knows nothing of buckets.
+"""Calls to a Redis Cluster: finds the node that serves a key, and follows redirections. Knows nothing of buckets.
 
 Each node has its own connection, so concurrent calls reach each node in one round trip, and all nodes at the same
 time. The owners of slots are learnt from any node, and corrected by redirections.

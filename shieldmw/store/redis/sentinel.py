@@ -97,7 +97,7 @@ class Sentinels:
         """Learn the master from the first Sentinel that knows it.
 
         Raises:
-            StoreUnavailable: none does; gives each one's reason.
+            StoreUnavailable: none does; the message gives each one's reason.
         """
         failures = []
         for place, (address, sentinel) in enumerate(self._sentinels):
