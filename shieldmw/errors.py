@@ -1,11 +1,11 @@
 """All exceptions of the shield, in one tree; a refusal is a value, never an exception.
 
 ShieldError
-├── SettingsError      the settings cannot be used; says which, and what would be right
-└── StoreError         the shared store did not do what it was asked to
-    ├── NotPermitted       its user lacks a right
-    └── StoreUnavailable   it did not answer in time, or answered that it cannot serve now
-        └── NotApplied    and it is known to have done nothing
+├── SettingsError      settings cannot be used; says which, and what would be right
+└── StoreError         an operation of the shared store failed
+    ├── NotPermitted       the store's user lacks a right
+    └── StoreUnavailable   no answer in time, or an answer that means "not now"
+        └── NotApplied    certainly without any effect on the store
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _one_line(text: str) -> str:
 
 
 class StoreError(ShieldError):
-    """The shared store gave an answer that cannot be used."""
+    """An operation of the shared store failed, or its answer cannot be used."""
 
 
 class NotPermitted(StoreError):
@@ -43,4 +43,4 @@ class StoreUnavailable(StoreError):
 
 
 class NotApplied(StoreUnavailable):
-    """The shared store is away, and nothing was charged: nothing was sent, or the server declined it."""
+    """The shared store is away, and nothing was changed: the call was never sent, or the server rejected it."""

@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from .gate.auth.jwks import JwksKeys
     from .gate.operator.desk import Desk
 
-# Modules that only some settings need are imported where those are read, so a process pays only for what it uses.
+# Modules that only some settings need are imported inside functions, so that a process loads only what it uses.
 
-# Most addresses whose failed credentials a worker remembers, and most buckets that it keeps ready for an outage.
+# Maximum number of addresses whose failed credentials a worker counts, and of buckets that it copies for an outage.
 FAILED_AUTH_KEPT = 65_536
 WARM_BUCKETS_KEPT = 65_536
 
@@ -79,9 +79,9 @@ class ShieldMiddleware(Shield):
             API keys and JWTs.
 
     Raises:
-        SettingsError: the settings cannot be used. If an event loop is already running, the startup fails with it
-            instead: Starlette builds its middleware when the lifespan begins, and servers take an exception there for
-            an app without lifespan support, and serve on.
+        SettingsError: the settings cannot be used. If an event loop is already running, it is raised at the lifespan's
+            startup instead: Starlette builds its middleware when the lifespan begins, and servers would take an
+            exception there for an app without lifespan support, and continue.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ShieldMiddleware(Shield):
         refusal_links = RefusalLinks(settings.recording_url, settings.sign_in_url, settings.retry_after)
         reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
-        build_worker(settings, open_store())  # so that wrong settings fail at the start, not at the first request
+        build_worker(settings, open_store())  # so that wrong settings fail here, not at the first request
         lingering = Lingering()
         handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
         cors = Cors(settings.cors_origins) if settings.cors_origins else None
@@ -175,16 +175,16 @@ def admin_alone(settings: Settings) -> AdminAlone:
 
 
 def build_desk(settings: Settings, store: Store) -> Desk:
-    """Build the operator's side of a fleet, for one event loop."""
+    """Build the desk of an admin process, for one event loop."""
     from .gate.operator.desk import Desk, OnlookersGrants
 
     mode_watch = ModeWatch(store)
     seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, SeatPlan.of(settings))
-    deny_list = DenyWatch(store, mode_watch.store_now_s)
+    deny_watch = DenyWatch(store, mode_watch.store_now_s)
     limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK)
     load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, limiter, mode_watch, seats, deny_list, settings, load_reports)
-    return Desk(control, mode_watch, deny_list, seats, limiter)
+    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports)
+    return Desk(control, mode_watch, deny_watch, seats, limiter)
 
 
 def _addressing(settings: Settings) -> Addressing:
@@ -193,7 +193,7 @@ def _addressing(settings: Settings) -> Addressing:
 
 
 def _start_embedded(settings: Settings) -> None:
-    """Start the server of ``embedded://``, only once it is needed: a shield that is only built leaves no process.
+    """Start the server of ``embedded://``. Only when it is needed, so that building a shield starts no process.
 
     Raises:
         SettingsError: the server does not start.
@@ -212,7 +212,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     """
     observers = (RefusalLog(clock.now_s),)
     mode_watch = ModeWatch(store, clock)
-    deny_list = DenyWatch(store, mode_watch.store_now_s)
+    deny_watch = DenyWatch(store, mode_watch.store_now_s)
     seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=observers, clock=clock)
     limiter, leasing = _limiter(settings, store, seats, clock)
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
@@ -228,31 +228,31 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
         observers=observers,
-        deny_list=deny_list,
+        deny_list=deny_watch,
         mode_watch=mode_watch,
         overload=overload,
         clock=clock,
     )
-    background: list[Background] = [*leasing, mode_watch.refresher, deny_list.refresher, *credentials, seats]
+    background: list[Background] = [*leasing, mode_watch.refresher, deny_watch.refresher, *credentials, seats]
     background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
     if settings.policy.has_live_paths:
-        background.append(Expulsion(seats, deny_list, identifier, api_keys, clock=clock).refresher)
+        background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     return Worker(
         gate,
-        Entrance(admission, identifier, deny_list, gate.announce, dry_run=settings.dry_run),
+        Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run),
         overload,
-        Control(store, limiter, mode_watch, seats, deny_list, settings, load_reports),
+        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
         limiter=limiter,
         failed_auth=failed_auth,
         mode_watch=mode_watch,
-        deny_list=deny_list,
+        deny_watch=deny_watch,
         feed=store,
         background=(*background, StopSignals(seats.leave)),
     )
 
 
 def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> Admission:
-    """What admits listeners to live paths; where there are none, no client has streams to count."""
+    """The admission to live paths; if there are none, streams are not counted."""
     has_live_paths = settings.policy.has_live_paths
     caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if has_live_paths else NO_CAPS
     prefixes = _addressing(settings).prefixes
@@ -260,14 +260,14 @@ def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> 
 
 
 def _overload(settings: Settings, admission: Admission, observers: Sequence[Observer], clock: Clock) -> Overload:
-    """The lane before the app."""
+    """The lane in front of the app."""
     keeper = Gatekeeper(settings.queue_ms * 1000, AdaptiveLimit(settings.max_in_flight), clock)
     delayed, shadow = DelayedRefusals(settings.hold_ms / 1000, clock), settings.overload_in_force == "shadow"
     return Overload(keeper, delayed, admission.is_returning, observers, shadow=shadow, clock=clock)
 
 
 def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tuple[Limiter, Sequence[Background]]:
-    """The limiter, and its background tasks. A store in this process does without what makes a remote one fast."""
+    """The limiter, and its background tasks. A store in this process needs none of the caches for a remote one."""
     if isinstance(store, MemoryStore):
         return LocalLimiter(store, clock), ()
 
@@ -288,7 +288,7 @@ def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tu
 def _identifier(
     settings: Settings, store: Store, failed_auth: FailedAuth, clock: Clock
 ) -> tuple[Identifier, ApiKeys, Sequence[Background]]:
-    """What identifies clients, and what keeps its keys fresh."""
+    """The identifier, its API keys, and the background tasks that refresh its keys."""
     api_keys = ApiKeys(store, settings.file_api_keys)
     tokens, jwks = _jwt(settings, clock)
     identifier = Identifier(api_keys, tokens, failed_auth, clock)
@@ -299,7 +299,7 @@ def _identifier(
 
 
 def _jwt(settings: Settings, clock: Clock) -> tuple[TokenVerifier | None, JwksKeys | None]:
-    """What verifies JWTs, and its keys if they are fetched."""
+    """The verifier of JWTs, if there is one, and its JWKS if its keys are fetched."""
     if settings.jwt_secret is None and settings.jwt_public_key is None and settings.jwt_jwks_url is None:
         return None, None
     try:

@@ -1,6 +1,6 @@
 """The admin routes as an app of their own, for a listener that answers while all workers are busy.
 
-The same Admin and Control as in the workers, behind the same authentication, but without a gate.
+The routes and their authentication are those of the workers; there is no gate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .routing import NO_WEBSOCKET, Admin
 
 
 class AdminAlone:
-    """Serves the routes of ``admin``, and 404 for anything else. The desk is open from lifespan startup to shutdown."""
+    """Serves the routes of ``admin``, and 404 for all others. The desk runs from lifespan startup to shutdown."""
 
     def __init__(self, admin: Admin, lingering: Lingering, open_desk: Callable[[], Desk]) -> None:
         self._admin = admin
@@ -27,7 +27,7 @@ class AdminAlone:
         self._desk: Desk | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer an http or websocket scope; start and stop with the lifespan."""
+        """Answer an HTTP or WebSocket request; start and stop with the lifespan."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif self._desk is not None and self._admin.owns(scope):

@@ -1,4 +1,4 @@
-"""Parses admin requests and makes their answers, all of them JSON that is neither cached nor sniffed."""
+"""Parses admin requests and makes their answers: JSON that browsers neither cache nor sniff."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def answer(body: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
-    """A 200."""
+    """A 200 with the model as JSON."""
     return Response(body.model_dump_json(by_alias=True), 200, {**_SAFE, **(headers or {})}, "application/json")
 
 
 def json_answer(text: str) -> Response:
-    """A 200 of ready-made JSON."""
+    """A 200 with JSON text."""
     return Response(text, 200, _SAFE, "application/json")
 
 
@@ -45,7 +45,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **members: Any,
 ) -> Response:
-    """Problem details; ``members`` are further members of ``ProblemAnswer``."""
+    """An error as problem details; ``members`` are further members of ``ProblemAnswer``."""
     title = title or HTTPStatus(status).phrase
     body = ProblemAnswer(type=type_, title=title, status=status, detail=detail, **members)
     text = body.model_dump_json(exclude_unset=True)
@@ -65,12 +65,12 @@ def wait_problem(wait_s: float, title: str, detail: str) -> Response:
 
 
 def invalid(errors: list[FieldError]) -> Response:
-    """A 422 that says what is wrong with each field."""
+    """A 422 with the error of each field."""
     return problem(422, not_valid(errors), title="Not valid", errors=errors[:MOST_ERRORS])
 
 
 def validated(model: type[M], values: Mapping[str, Any]) -> M | Response:
-    """The parameters, validated, or a 422."""
+    """The validated parameters, or a 422."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -78,7 +78,7 @@ def validated(model: type[M], values: Mapping[str, Any]) -> M | Response:
 
 
 async def read_json(request: Request, model: type[M]) -> M | Response:
-    """The body, validated, or the answer that says what is wrong with it. At most 16 KiB are kept."""
+    """The validated body, or the answer with its errors. At most ``MOST_BODY_BYTES`` are read."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return problem(415, "Send a JSON body, with Content-Type: application/json.")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":

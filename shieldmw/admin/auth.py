@@ -1,7 +1,7 @@
-"""Access to the admin routes: a bearer token, few tries, and a growing wait after wrong ones.
+"""Access to the admin routes: by bearer token, with few attempts, and a growing wait after wrong tokens.
 
-The right token has a rate limit of its own, which requests without it do not use up. Guesses are limited by address, so
-nobody at one address can keep the operator out at another; from the operator's own address that takes more than 6,000
+The right token has its own rate limit, which requests without it do not use up. Guesses are limited by address, so
+attackers cannot lock the operator out from other addresses; from the operator's own address that takes more than 6,000
 wrong tokens a minute. All state is in the worker, so this works without the store and in an emergency.
 """
 
@@ -31,23 +31,22 @@ from .answers import problem, wait_problem
 
 log = logging.getLogger(__name__)
 
-# Requests with one right token, from all addresses: enough for a few people, and their pages that poll every two
-# seconds.
+# Requests with one valid token, from all addresses: enough for a few people whose pages poll every two seconds.
 TOKEN_LIMIT = Limit("admin-token", 600, 60, 600)
 
-# Requests of one address without a right token; far too few to guess one.
+# Requests of one address without a valid token: far too few to guess one.
 LIMIT = Limit("admin", 60, 60, 60)
 
-# Tokens that are still compared for an address that is locked out or has used up its limit; beyond that even the right
-# one is refused there. In a day, that allows trying one in 10**12 of all tokens of 16 hex digits. It is per address
-# and not for the whole worker, where anybody could use it up for everybody: a comparison takes microseconds.
+# Tokens that are still compared for an address that is locked out or has used up its limit. Beyond this even the right
+# token is refused there. In a day this is enough to try one in 10**12 of all tokens of 16 hex digits. The limit is per
+# address, since one for the whole worker could be used up by a single attacker; a comparison takes microseconds.
 GUESSES_LIMIT = Limit("admin-guesses", 6000, 60, 6000)
 
 ADDRESSES_KEPT = 16_384
 
 
 class Role(StrEnum):
-    """What a token allows."""
+    """The permissions of a token: everything, or only reading."""
 
     ADMIN = "admin"
     VIEWER = "viewer"
@@ -55,14 +54,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """The role and the address of a request that was let in."""
+    """The role and the address of a request that was granted access."""
 
     role: Role
     address: Address | None
 
 
 class AdminAuth:
-    """Lets in requests with a token: ``view_token`` may only read, ``admin_token`` may also change things."""
+    """Grants access by token: ``view_token`` may only read, ``admin_token`` may also make changes."""
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class AdminAuth:
 
     def enter(self, scope: Scope) -> Operator | Response:
         """The operator behind a request, or the refusal."""
-        # Checked first and not charged: what a foreign page makes an operator's browser do must not lock them out.
+        # Checked first and not charged: requests that a foreign page makes must not lock its visitor out.
         if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
             return problem(403, "Requests made by other sites are refused.")
         facts = self._reader.read(scope)
@@ -95,7 +94,7 @@ class AdminAuth:
         token = _bearer(scope)
         if token is None:
             return refusal or _unauthorized("Show the admin token, as Authorization: Bearer.")
-        # Other clients at the address must not keep the right token out.
+        # Other clients at the same address must not block the right token.
         if refusal is not None and not self._limit.take_now(_charges(clients, GUESSES_LIMIT)).allowed:
             return refusal
         role = self._role(token)
@@ -110,7 +109,7 @@ class AdminAuth:
         if refusal is not None:
             return refusal
         if role is Role.ADMIN:
-            # Only for this role: the view token must not earn new guesses.
+            # Only for this role: with the view token one must not get new guesses.
             self._lockout.succeeded(clients)
         elif scope["method"] not in ("GET", "HEAD"):
             return problem(403, "This token may look, but change nothing.")
@@ -145,7 +144,7 @@ class AdminAuth:
 
 
 def _charges(clients: AddressClients, limit: Limit) -> Charges:
-    """One unit of the address's limit, and of the one that the IPv6 /56 around it shares."""
+    """One unit of the address's limit, and of that of the IPv6 /56 around it."""
     one = Charge(clients.network, limit)
     return (one,) if clients.site is None else (one, Charge(clients.site, aggregate(limit)))
 

@@ -1,4 +1,4 @@
-"""Client of the admin routes, for commands and the demo: one request, one answer, or an error of one line."""
+"""Client of the admin routes, for commands and the demo. Each error is one line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from shieldmw.settings.problems import masked_url
 
 
 class AdminError(ShieldError):
-    """The admin routes did not do what was asked; the message says why in one line.
+    """The admin routes did not carry out a request; the message gives the reason in one line.
 
-    ``is_invalid``: it cannot be done as it was asked. ``is_unanswered``: no worker answered, or it could not do it now;
+    ``is_invalid``: the request itself is wrong. ``is_unanswered``: no worker answered, or none can carry it out now;
     access through the store may still work.
     """
 
@@ -25,7 +25,7 @@ class AdminError(ShieldError):
 
 
 class Overtaken(AdminError):
-    """The mode is no longer of the expected version; ``current`` is the status by now."""
+    """The mode no longer has the expected version; ``current`` is the status now."""
 
     def __init__(self, current: Mapping[str, Any]) -> None:
         super().__init__("the mode is of another version by now")
@@ -58,12 +58,12 @@ class AdminClient:
         """The status of the fleet.
 
         Raises:
-            AdminError: anything else came back, as from every method here.
+            AdminError: there was another answer or none. So do all methods here.
         """
         return self._ask("GET", "/status")
 
     def set_mode(self, body: Mapping[str, object], if_version: int | None = None) -> dict[str, Any]:
-        """Change the mode; the status of the fleet afterwards."""
+        """Change the mode; returns the new status of the fleet."""
         headers = {} if if_version is None else {"if-match": f'"{if_version}"'}
         return self._ask("PUT", "/mode", json=body, headers=headers)
 

@@ -1,4 +1,4 @@
-"""The workers' load in the answer of `/status`. The command line parses it with the same models."""
+"""The models of the workers' load in the answer of `/status`; the command line parses it with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ByClass(BaseModel):
 
     @classmethod
     def of(cls, counts: Audience) -> ByClass:
-        """The counts of the core."""
+        """Convert counts by class."""
         return cls(host=counts.hosts, member=counts.members, guest=counts.guests)
 
 
@@ -47,7 +47,7 @@ class WorkerLoadItem(BaseModel):
 
     @classmethod
     def of(cls, load: WorkerLoad) -> WorkerLoadItem:
-        """The load that the worker reported."""
+        """Convert a worker's report."""
         lately = load.shed_lately
         rates = [round(load.shed_per_s(count), 1) for count in (lately.hosts, lately.members, lately.guests)]
         return cls(
@@ -74,6 +74,6 @@ class OverloadAnswer(BaseModel):
 
     @classmethod
     def of(cls, status: OverloadStatus) -> OverloadAnswer:
-        """The status that the gate reports."""
+        """Convert the gate's status."""
         workers = [WorkerLoadItem.of(load) for load in status.workers]
         return cls(setting=status.setting, counted="fleet" if status.fleet_wide else "worker", workers=workers)

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the admin routes, built from their table and models; nothing is described twice."""
+"""The OpenAPI document of the admin routes, built from their table and models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from .routes import OPERATIONS, Operation
 from .schema import ActorHeader, ProblemAnswer
 
-# Version of the routes, not of the package: it changes when a name does.
+# Version of the routes, not of the package: it changes if a name in them does.
 API_VERSION = "1"
 
 Json = dict[str, Any]

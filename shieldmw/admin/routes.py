@@ -1,4 +1,4 @@
-"""The table of the admin routes: what each does, its summary, and what it may answer.
+"""The table of the admin routes, with the function, summary and possible answers of each.
 
 Both the Starlette app and the OpenAPI document are built from it.
 """
@@ -37,7 +37,7 @@ from .schema import (
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request that was let in. ``given`` is its body or query, parsed by the operation's model."""
+    """One authorized request. ``given`` is its body or query, parsed by the operation's model."""
 
     control: Control
     operator: Operator
@@ -58,7 +58,7 @@ Endpoint = Callable[[Call], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method on one path. ``answer`` None is a 204."""
+    """One method on one path. If ``answer`` is None, it answers 204."""
 
     method: str
     path: str
@@ -154,7 +154,7 @@ _NO_VERSION = -1
 
 
 def _expected_version(request: Request) -> int | None:
-    """The version that If-Match requires, bare or quoted; None for any, -1 if it cannot be one of ours."""
+    """The version that If-Match requires, bare or quoted; None for any, -1 if it is no valid version."""
     lines = request.headers.getlist("if-match")
     text = ",".join(lines).strip()
     if not lines or text == "*":

@@ -1,4 +1,4 @@
-"""The admin routes as an ASGI app: which requests are for it, who is let in, and how each is handled."""
+"""The admin routes as an ASGI app: recognizes its requests, authorizes them, and carries them out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CONTROL = "shieldmw.control"
 
 
 class Admin:
-    """The routes below ``path``, for requests that ``admin_auth`` lets in."""
+    """The routes below ``path``, for requests that ``admin_auth`` authorizes."""
 
     def __init__(self, path: str, admin_auth: AdminAuth, handshakes: Handshakes) -> None:
         self._path = path
@@ -55,7 +55,7 @@ class Admin:
         return raw is None or any(_begins(raw, start) for start in self._spellings(root))
 
     def _spellings(self, root: str) -> set[str]:
-        """How a request target may begin. Servers disagree on whether ``raw_path`` includes the root path."""
+        """The possible starts of a request target. Servers disagree on whether ``raw_path`` includes the root path."""
         literal = {self._path, f"{root}{self._path}"}
         return literal | {quote(start) for start in literal}
 
@@ -130,13 +130,13 @@ async def _carry_out(operation: Operation, request: Request) -> Response:
 
 
 def _once(request: Request) -> dict[str, object]:
-    """The query parameters; a repeated one is a list, which no field accepts."""
+    """The query parameters. A repeated one becomes a list, which no field accepts."""
     query = request.query_params
     return {name: values[0] if len(values := query.getlist(name)) == 1 else values for name in query}
 
 
 def _actor(request: Request) -> str | Response:
-    """The actor: the role, and the name that the request gives."""
+    """The actor: the token's role, and the name in the request's header."""
     lines = request.headers.getlist("shield-actor")
     if not lines:
         return "admin"

@@ -1,8 +1,7 @@
-"""The models of admin requests and answers, which validate both and describe them in the OpenAPI document."""
+"""The models of admin requests and answers, from which the OpenAPI document is generated."""
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -13,6 +12,7 @@ from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.status import Status
 from shieldmw.settings.fields import matching
@@ -26,7 +26,7 @@ LONGEST_DENY_S = 30 * 86_400
 LONGEST_REASON = 200
 LONGEST_CLIENT = len("token:") + 1024
 
-# Deliberately loose: if the numbers do not make a network, a clearer message says so.
+# Deliberately loose: text that looks like a network but is none gets a clearer message.
 CIDR_PATTERN = r"^[0-9A-Fa-f:.]{2,45}(/[0-9]{1,3})?$"
 ACTOR_PATTERN = r"^[!-~]([ -~]{0,62}[!-~])?$"
 CLIENT_PATTERN = r"^(ip|token):[^\x00-\x1f\x7f]+$"
@@ -48,13 +48,13 @@ Reason = Annotated[
 
 
 def _of_form(pattern: str, right: str) -> tuple[FieldInfo, AfterValidator]:
-    """A pattern for the OpenAPI document, and a check that says what would be right, as Pydantic's own does not."""
+    """A pattern for the OpenAPI document, and a check whose message says what would be right."""
     shown: FieldInfo = Field(json_schema_extra={"pattern": pattern})
     return shown, AfterValidator(matching(pattern, right))
 
 
 class Given(BaseModel):
-    """A part of a request: unknown names are errors, and types are not coerced."""
+    """Base of models of requests: unknown names are errors, and types are not coerced."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -87,7 +87,7 @@ class ModeBody(Given):
 
 
 class DenyBody(Given):
-    """A request to deny a network: for how long, and why."""
+    """A request to deny a network."""
 
     for_seconds: int = Field(ge=1, le=LONGEST_DENY_S, description="At most 30 days.")
     reason: Reason = ""
@@ -126,12 +126,12 @@ class CidrPath(Given):
 
     @property
     def network(self) -> IPNetwork:
-        """The network that the text spells."""
+        """The network that the text names."""
         return network_of(self.cidr)
 
 
 class AuditQuery(Given):
-    """The query of the audit log. Queries are text, so the number is parsed from it."""
+    """The query of the audit log. Not strict, since numbers in queries are text."""
 
     model_config = ConfigDict(strict=False)
 
@@ -139,7 +139,7 @@ class AuditQuery(Given):
 
 
 class ActorHeader(Given):
-    """The name of the person who acts, in addition to the token."""
+    """The name of the operator, in addition to the token."""
 
     actor: Annotated[str, *_of_form(ACTOR_PATTERN, "write 1 to 64 printable ASCII characters")] = Field(
         alias="Shield-Actor", description="Your name, for the audit log."
@@ -147,7 +147,7 @@ class ActorHeader(Given):
 
 
 def admin_called(name: str) -> str:
-    """An actor in the audit log: the token's role, and the name that the request gives."""
+    """The actor as in the audit log: the token's role, and the operator's name."""
     return f"admin ({name})"
 
 
@@ -176,19 +176,19 @@ class StatusAnswer(BaseModel):
 
     @classmethod
     def of(cls, status: Status) -> StatusAnswer:
-        """The status that the gate reports."""
-        mode, seats = status.mode, status.seats
-        emergency = mode.mode is Mode.EMERGENCY
-        until_s = mode.until_s if emergency else None
+        """Convert the gate's status."""
+        now_s, change, seats = status.now_s, status.mode, status.seats
+        mode = change.at(now_s)
+        until_s = change.until_s if mode is Mode.EMERGENCY else None
         return cls(
-            mode=mode.mode,
-            version=mode.version,
-            now=mode.now_s,
-            since=mode.since_s,
+            mode=mode,
+            version=change.version,
+            now=now_s,
+            since=change.since_s if change.version else None,
             until=until_s,
-            seconds_left=None if until_s is None else max(0, round(until_s - mode.now_s)),
-            actor=mode.actor,
-            reason=mode.reason,
+            seconds_left=None if until_s is None else max(0, round(until_s - now_s)),
+            actor=change.actor,
+            reason=change.reason,
             capacity=None if seats.capacity is None else seats.capacity.seats,
             guest_seats=None if seats.capacity is None else seats.capacity.guest_seats,
             guest_share=seats.guest_share,
@@ -204,7 +204,7 @@ class StatusAnswer(BaseModel):
 
 
 class AuditItem(BaseModel):
-    """One change."""
+    """One entry of the audit log."""
 
     when: float
     when_utc: str
@@ -216,10 +216,10 @@ class AuditItem(BaseModel):
 
     @classmethod
     def of(cls, entry: AuditEntry) -> AuditItem:
-        """The entry that the store keeps."""
-        utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.when_s))
+        """Convert an entry of the store."""
+        when = entry.when_s
         return cls(
-            when=entry.when_s, when_utc=utc, who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
+            when=when, when_utc=utc(when), who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
         )
 
 
@@ -240,7 +240,7 @@ class DenyItem(BaseModel):
 
     @classmethod
     def of(cls, entry: DenyEntry, now_s: float) -> DenyItem:
-        """The entry that the gate knows."""
+        """Convert an entry of the deny list."""
         left_s = max(0, round(entry.until_s - now_s))
         cidr = str(entry.network)
         return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
@@ -259,7 +259,7 @@ class ResetAnswer(BaseModel):
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+    """The error of one field of a request: its name, and what would be right."""
 
     field: str
     message: str
@@ -277,7 +277,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
 
 
 def not_valid(errors: list[FieldError]) -> str:
-    """All errors in one line."""
+    """The line that lists all errors."""
     listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
     return f"Nothing was changed. {listed}"
 

@@ -95,21 +95,21 @@ _PROBLEMS = {
 
 
 def problem_of(decision: Decision) -> Problem:
-    """The problem type that tells the client why it was refused."""
+    """The problem that explains a refusal to the client."""
     if decision.listener_class is ListenerClass.GUEST and decision.reason in (Reason.NO_SEAT, Reason.EMERGENCY):
         return _GUEST
     return _PROBLEMS.get(decision.reason, _QUOTA)
 
 
 def status_of(decision: Decision) -> int:
-    """503 if the fleet serves fewer clients for now, 429 if the client requested too much, 401 without a credential."""
+    """503 if the fleet serves fewer clients for now, 429 if the client sent too much, 401 if its credential ended."""
     if decision.reason is Reason.CREDENTIAL_ENDED:
         return 401
     return 503 if decision.reason in _FEWER_FOR_NOW else 429
 
 
 def close_code(decision: Decision) -> int:
-    """The code that a WebSocket is closed with; 1008 says that simply reconnecting is no use."""
+    """The close code for a WebSocket. 1008 means that merely reconnecting will not help."""
     if decision.reason is Reason.RESTARTING:
         return WEBSOCKET_SERVICE_RESTART
     return WEBSOCKET_POLICY_VIOLATION if decision.reason in _AGAINST_POLICY else WEBSOCKET_TRY_AGAIN_LATER

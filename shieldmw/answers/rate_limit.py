@@ -27,10 +27,10 @@ def limit_headers(decision: Decision) -> Headers:
     return [policies, (b"ratelimit", rate % (remaining(charges[at].limit, full_after_us), seconds))]
 
 
-# The charges, the header with their policies, and for each its ``RateLimit`` with room for the units and seconds left.
+# The charges, the header with their policies, and for each charge a format of ``RateLimit`` for the units and seconds.
 _Fields = tuple[Costs, tuple[bytes, bytes], Sequence[bytes]]
 
-# By identity, with the charges themselves: all requests under one plan have the same terms.
+# Keyed by the identity of the charges, which all requests under one plan share; the value keeps them alive.
 _fields_of: dict[int, _Fields] = {}
 FIELDS_KEPT = 1024
 

@@ -24,7 +24,7 @@ from .rate_limit import Headers, limit_headers
 # Jitter: waits are lengthened by up to a fifth, so that clients refused together do not return together.
 JITTER = 0.2
 
-# Retry delay while the store is away: no bucket says when the client would pass, and the breaker probes each second.
+# Retry delay while the store is away: no bucket determines it, and the breaker probes the store each second.
 STORE_CLOSED_RETRY_S = 5
 
 # Retry delay of a member who got no number: the next block of numbers comes within a second or two.
@@ -35,8 +35,8 @@ NO_PLACE_RETRY_S = 3
 RESTART_RETRY_S = 1.0
 RESTART_SPREAD = 1.5
 
-# Retry delay of a client that has all its streams: nobody knows when one of them ends, and a page that opens one again
-# and again should not do so each second.
+# Retry delay of a client that has the maximum number of streams: it is unknown when one of them will end, and a page
+# that keeps trying should not do so each second.
 STREAMS_RETRY_S = 30
 
 _WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
@@ -60,7 +60,7 @@ class RefusalLinks:
 
 
 class Answer(NamedTuple):
-    """A refusal as it is sent."""
+    """A refusal, ready to be sent."""
 
     status: int
     headers: Headers
@@ -68,7 +68,7 @@ class Answer(NamedTuple):
 
 
 class _Rendered(NamedTuple):
-    """An answer but for ``Retry-After``, since the wait is jittered each time."""
+    """An answer without ``Retry-After``, whose wait is jittered for each client."""
 
     status: int
     headers: Headers
@@ -85,27 +85,27 @@ class RefusalAnswers:
         self._page = Template(files("shieldmw.answers").joinpath("refused.html").read_text("utf-8"))
 
     def reconnect_field(self) -> bytes:
-        """The ``retry:`` field with the reconnect delay, in a block of its own that makes no event."""
-        return b"retry: %d\n\n" % math.ceil(RECONNECT_MS * (1 + JITTER * self._jitter()))
+        """The ``retry:`` field with the reconnect delay, in a block of its own, which is not an event."""
+        return b"retry: %d\n\n" % self._jittered(RECONNECT_MS)
 
     def shed_event(self, decision: Decision) -> bytes:
-        """The last event for a listener whose seat is taken away, with the same wait for browsers and for code.
+        """The last event for an evicted listener, with the same wait for browsers and for scripts.
 
-        The empty line before it ends any event that the app has begun.
+        The blank lines before it end any event that the app has begun.
         """
         at_once = decision.reason in _AT_ONCE
         wait_us = self._wait_us(decision) if at_once else _at_most(decision, self._refusal_links.retry_after_s)
-        wait_ms = math.ceil(wait_us / 1000 * (1 + JITTER * self._jitter()))
+        wait_ms = self._jittered(wait_us / 1000)
         why = self._problem_json(decision, wait_ms * 1000)
         return b"\n\nevent: shed\nretry: %d\ndata: %s\n\n" % (wait_ms, why)
 
     def close_reason(self, decision: Decision) -> str:
-        """The title and the wait, since pages see no headers of a handshake; well below a reason's 123 bytes."""
-        title, seconds = problem_of(decision).title, self.jittered_s(self._wait_us(decision) / US_PER_S)
+        """The title and the wait, since pages cannot read a handshake's headers. Well below the limit of 123 bytes."""
+        title, seconds = problem_of(decision).title, self._jittered(self._wait_us(decision) / US_PER_S)
         return f"{title}; retry-after={seconds}" if seconds else title
 
     def answer(self, decision: Decision, *, wants_html: bool) -> Answer:
-        """The answer, with headers of its own; JSON is cached in the decision, which may be given again."""
+        """The answer, with headers of its own. JSON is cached in the decision, which may be shared by many requests."""
         if wants_html:
             return self._page_for(decision)
         rendered = decision.rendered
@@ -117,17 +117,17 @@ class RefusalAnswers:
             status, headers, wait_s = status_of(decision), _headers(decision, _PROBLEM_JSON, body), wait_us / US_PER_S
             if rendered is not None:
                 rendered.append(_Rendered(status, headers, body, wait_s))
-        return made(Answer, (status, [*headers, *retry_after(self.jittered_s(wait_s))], body))
+        return made(Answer, (status, [*headers, *retry_after(self._jittered(wait_s))], body))
 
     def _page_for(self, decision: Decision) -> Answer:
-        """A page for a browser, which shows the same wait as its header."""
-        retry_after_s = self.jittered_s(self._wait_us(decision) / US_PER_S)
+        """The page for a browser, with the same wait in its text as in the header."""
+        retry_after_s = self._jittered(self._wait_us(decision) / US_PER_S)
         body = self._html(problem_of(decision), decision, retry_after_s)
         return Answer(status_of(decision), [*_headers(decision, _HTML, body), *retry_after(retry_after_s)], body)
 
-    def jittered_s(self, wait_s: float) -> int:
-        """Whole seconds, never less than the wait and at most a fifth more."""
-        return math.ceil(wait_s * (1 + JITTER * self._jitter()))
+    def _jittered(self, wait: float) -> int:
+        """A whole number in the unit of ``wait``, never less than it and at most a fifth more."""
+        return math.ceil(wait * (1 + JITTER * self._jitter()))
 
     def _wait_us(self, decision: Decision) -> int:
         """The wait in microseconds; 0 if no wait would help."""
@@ -189,7 +189,7 @@ class RefusalAnswers:
 
 
 def _at_most(decision: Decision, wait_s: int) -> int:
-    """The wait of a client that is turned away, in microseconds: shorter if a seat or the emergency's end is near."""
+    """The wait of a client that is turned away, in microseconds: the decision's, if any, but at most ``wait_s``."""
     return min(decision.retry_after_us or wait_s * US_PER_S, wait_s * US_PER_S)
 
 

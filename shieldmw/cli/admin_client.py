@@ -1,4 +1,4 @@
-"""The admin routes for commands: where they are, the token, and the one line that says what is wrong."""
+"""Connects commands to the admin routes, with the token from the environment; each error is one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_PATH = "/-/shield"
 
 @contextmanager
 def admin_client(text: str, *, to_look: bool) -> Iterator[AdminClient]:
-    """The client for a URL, with the token from the environment; ``to_look``: the view token will do."""
+    """The client for a URL, with the token from the environment; ``to_look``: the view token is enough."""
     url = admin_url(text)
     token = _token_or_exit(to_look=to_look)
     parts = urlsplit(url)
@@ -55,7 +55,7 @@ def admin_url(text: str) -> str:
             text = f"{'http' if is_loopback(host) else 'https'}://{text}"
         parts = urlsplit(text)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bracket that is not closed, a port that is none
+    except ValueError:  # an unclosed bracket, or an invalid port
         is_url = False
     if not is_url:
         raise WrongInput(f"'{masked_url(text)}' is not a URL: write it like http://127.0.0.1:8000{DEFAULT_PATH}")

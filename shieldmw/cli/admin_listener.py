@@ -1,9 +1,9 @@
-"""Keeps the process of ``serve --admin`` alive: the admin routes on a listener that no flood of the app can reach.
+"""Keeps the process of ``serve --admin`` alive: the admin routes on a listener that a flood of the app cannot affect.
 
-It is a process of its own, since a saturated worker answers nobody, and the main process must not have event loops or
-native threads: workers are forked from it at any time, and a fork inherits what another thread has left half done.
-For the same reason it is started afresh rather than forked. It is not in the terminal's process group: after Ctrl-C
-the operator is still served until the workers have ended.
+It is a separate process, since a saturated worker answers no one, and the main process must not have event loops or
+native threads: workers are forked from it at any time, and a fork copies whatever state another thread was in. For the
+same reason it is spawned rather than forked. It is not in the terminal's process group, so that after Ctrl-C it serves
+operators until the workers have ended.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import subprocess
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 import click
 
 from .listening import Address, TcpAddress, is_loopback
 
-# Backoff between restarts: the first value, doubled each time the process ends early, up to the second.
+# Shortest and longest pause before a restart; it doubles each time the process ends early.
 AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
+# Time to stop before the process is killed.
 STOP_S = 5.0
 
 
@@ -29,7 +29,8 @@ class AdminListener:
     """Runs the listener's process, and restarts it if it dies, until the block ends."""
 
     def __init__(self, address: Address, log_level: str) -> None:
-        arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, *_words(address)]
+        where = (address.ip, str(address.port)) if isinstance(address, TcpAddress) else ("unix", str(address.path))
+        arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, *where]
         # -P: Python files in the app's folder must not shadow this process's modules.
         self._command = [sys.executable, "-P", *arguments]
         self._stopping = threading.Event()
@@ -59,9 +60,7 @@ class AdminListener:
         self._watcher.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._process.terminate()
         self._watcher.join(STOP_S)
@@ -78,7 +77,3 @@ def warn_of_strangers(address: Address) -> None:
             "can be read on the way, use 127.0.0.1 or unix:PATH",
             err=True,
         )
-
-
-def _words(address: Address) -> tuple[str, str]:
-    return (address.ip, str(address.port)) if isinstance(address, TcpAddress) else ("unix", str(address.path))

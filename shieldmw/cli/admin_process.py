@@ -1,4 +1,4 @@
-"""The process that serves only the admin routes. ``admin_listener`` starts it, and it ends with its parent."""
+"""The process that serves only the admin routes, started by ``admin_listener``. It ends if its parent does."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from .worker import LOG_FORMAT
 # Time for a request in flight to finish. Shorter than the main process waits (``admin_listener.STOP_S``).
 DRAIN_S = 3
 
+# Time for a request head, after which the connection is dropped.
 HEADER_TIMEOUT_MS = 5000
 
 # Mode of the unix socket: only the user of the server, and root, may connect.
@@ -57,7 +58,7 @@ def main() -> None:
     parent, log_level, host, port_or_path = sys.argv[1:]
     end_with(int(parent), DRAIN_S)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Strangers' connections must not keep the operator out.
+    # Raised so that many connections of others do not keep the operator out.
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     try:

@@ -1,4 +1,4 @@
-"""Imports the app that MODULE:APP names, as ``python -m`` would, or says in one line why it cannot."""
+"""Imports the app that MODULE:APP names, as ``python -m`` would. Each error is one line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import click
 
 from shieldmw.core.text import harmless
 
-# Exit status of the child if Ctrl-C ends it, as shells have it.
+# Exit status of the child after Ctrl-C, by the convention of shells.
 _INTERRUPTED = 128 + signal.SIGINT
 
 
 def try_app(target: str) -> None:
-    """Load the app once in a child process, so that its errors show once, and nothing it opens is inherited."""
+    """Load the app in a child process, so that errors are shown once, and workers inherit nothing that it opens."""
     child = multiprocessing.get_context("fork").Process(target=_load_or_exit, args=(target,))
     child.start()
     child.join()
@@ -37,7 +37,7 @@ def _load_or_exit(target: str) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:  # Ctrl-C goes to the main process as well, which says that it ends
+    except KeyboardInterrupt:  # the main process gets Ctrl-C as well, and reports it
         sys.exit(_INTERRUPTED)
     except Exception as error:
         traceback.print_exception(error.with_traceback(_own_frames(error.__traceback__)))
@@ -47,7 +47,7 @@ def _load_or_exit(target: str) -> None:
 
 
 def _own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The app's own frames, without those before them, which are ours and the import system's."""
+    """The app's own frames, without the leading ones of this module and the import system."""
     ours = (__file__, importlib.__file__, "<frozen importlib")
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
         trace = trace.tb_next
@@ -58,7 +58,7 @@ def load_app(target: str) -> Any:
     """The app that ``module:app`` names, imported from the current folder as ``python -m`` would.
 
     Raises:
-        click.BadParameter: it names none.
+        click.BadParameter: it does not name an app.
     """
     module_name, _, path = target.partition(":")
     if not path or not all(part.isidentifier() for part in module_name.split(".")):

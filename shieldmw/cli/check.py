@@ -1,4 +1,4 @@
-"""``shieldmw check``: whether the settings are valid, whether the store answers, and what is unsafe."""
+"""``shieldmw check``: checks that the settings are valid and the store answers, and warns of unsafe settings."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from .numbers import Whole
 # INFO of each writable server, by address.
 Servers = Mapping[str, Mapping[str, str]]
 
-# Stands for a server whose user may not run INFO.
+# Represents a server whose user may not run INFO.
 _UNKNOWN: Servers = {"": {}}
 
-# Relative loss of rate that is worth a warning: a unit's time is rounded up to a microsecond, so that fast limits admit
-# less than they say.
+# Relative loss of rate that is worth a warning. A unit's time is rounded up to a whole microsecond, so very fast limits
+# admit less than they say.
 ROUNDING_WORTH_SAYING = 0.01
 
-# Part of a limit that guests share which one of them should not be able to take.
+# A single guest should not be able to take more than this part of a limit that all guests share.
 MOST_FOR_ONE = 0.5
 
 
@@ -78,7 +78,7 @@ def check(workers: int) -> None:
 
 
 def _reached(settings: Settings, servers: Servers) -> Iterator[str]:
-    """The versions of the servers that answered, and what kind they are."""
+    """The versions of the servers that answered, and their number or place."""
     versions = {info.get("valkey_version") or info.get("redis_version") or "" for info in servers.values()}
     yield from sorted(versions - {""})
     scheme = scheme_of(settings.redis_url)
@@ -260,7 +260,7 @@ def _one_address_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _looser_in_emergency(settings: Settings, scope: Scope) -> str | None:
-    """In what respect the limit of an emergency is looser than the normal one, and what would be right."""
+    """How an emergency's limit is looser than the normal one, and what would be right; None if it is not."""
     normal, emergency = (settings.policy.limits(scope, mode) for mode in (Mode.NORMAL, Mode.EMERGENCY))
     if not normal:
         return None

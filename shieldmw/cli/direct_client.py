@@ -1,4 +1,4 @@
-"""Client of the store for commands, if the admin routes do not answer; its answers are those of the routes."""
+"""Client of the store for commands, if the admin routes do not answer. It answers in the routes' format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shieldmw.store.opener import store_opener
 from .load import exit_with, patient, settings_or_exit
 from .operator import PATIENCE_S, WrongInput, actor, somebody_else
 
-# Budget of all calls of a command together; the rest of the operator's patience is for Python's start.
+# Time for all calls of a command together; the rest of the operator's patience is for Python's start.
 BUDGET_S = PATIENCE_S - 1
 
 T = TypeVar("T")
@@ -32,12 +32,12 @@ _DONE = " The change itself was made."
 
 
 class DirectClient:
-    """The store that the environment names. No token is needed: anyone who can write to it could bypass a check."""
+    """The switch through the store. Needs no token: anyone who can write to the store could bypass a check."""
 
     def __init__(self) -> None:
         settings = settings_or_exit()
         _must_be_shared(settings)
-        # The store and the switch log for a worker's log; here a failure ends in one line.
+        # Log lines of the store and the switch are meant for workers; here a failure is reported in one line.
         logging.getLogger("shieldmw").addHandler(logging.NullHandler())
         self._place = f"the store {masked_url(settings.redis_url)}"
         try:
@@ -61,7 +61,7 @@ class DirectClient:
         return self._ask(self._status)
 
     def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
-        """Change the mode; the status of the fleet afterwards."""
+        """Change the mode; returns the new status of the fleet."""
         try:
             change = ModeBody.model_validate_json(json.dumps(body)).change(admin_called(actor()))
         except ValidationError as error:
@@ -77,9 +77,9 @@ class DirectClient:
         return answer if status.seats.fleet_wide else {**answer, "seats": None}
 
     def _ask(self, work: Callable[[], Awaitable[T]], *, maybe: str = "", surely: str = "") -> T:
-        """Run ``work`` within what is left of the budget.
+        """Run ``work`` within the rest of the budget.
 
-        Added to the line of a failure: ``maybe`` if the store may have received the change, ``surely`` always.
+        To the line of a failure ``surely`` is added, and ``maybe`` if the store may have received the change.
         """
 
         async def within() -> T:
@@ -102,7 +102,7 @@ def _sentence(error: StoreError) -> str:
 
 
 def _must_be_shared(settings: Settings) -> None:
-    """End with a line if no other process reaches the store of these settings."""
+    """Exit with a line if other processes cannot reach the store of these settings."""
     if "redis_url" not in settings.model_fields_set:
         raise WrongInput("SHIELD_REDIS_URL is not set: --direct needs the one that the workers were started with")
     if line := not_shared(settings.redis_url):

@@ -1,4 +1,4 @@
-"""``shieldmw env``: all settings, from the code."""
+"""``shieldmw env``: prints all settings, generated from the code."""
 
 from __future__ import annotations
 

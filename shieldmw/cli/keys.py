@@ -14,6 +14,7 @@ from shieldmw.core.api_keys import ApiKey, ApiKeyTable, digest
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.text import harmless
 from shieldmw.errors import StoreError
+from shieldmw.gate.clock import utc
 from shieldmw.settings.problems import not_shared
 from shieldmw.store.opener import store_opener
 from shieldmw.store.port import Store
@@ -23,7 +24,7 @@ from .operator import WrongInput
 
 T = TypeVar("T")
 
-# Prefix of every key, so that scanners and people recognise a leaked one.
+# Prefix of every key, by which scanners and people recognise a leaked one.
 KEY_PREFIX = "shk_"
 
 
@@ -69,8 +70,9 @@ def list_() -> None:
     """List issued keys: id, class, when, subject."""
     table = _with_store(_table)
     for entry in sorted(table.entries.values(), key=lambda entry: entry.created_s):
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.created_s))
-        click.echo(f"{harmless(entry.id)}  {entry.identity.listener_class:<6}  {created}  {entry.identity.subject!r}")
+        identity = entry.identity
+        created = utc(entry.created_s)
+        click.echo(f"{harmless(entry.id)}  {identity.listener_class:<6}  {created}  {identity.subject!r}")
     if not table.entries:
         click.echo("No keys have been issued.", err=True)
 

@@ -1,4 +1,4 @@
-"""Addresses to listen on, TCP or unix socket, checked before anything is started."""
+"""Parses and checks addresses to listen on, TCP or unix sockets, before a server is started."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Address = TcpAddress | UnixAddress
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine, by its address or as ``localhost``."""
+    """Whether a host is a loopback address or ``localhost``."""
     try:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:
@@ -49,7 +49,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def overlap(one: Address, other: Address) -> bool:
-    """Whether a client of one may reach the other instead."""
+    """Whether a connection to one address could reach a listener on the other."""
     if isinstance(one, TcpAddress) and isinstance(other, TcpAddress):
         ips = {one.ip, other.ip}
         return one.port == other.port and (len(ips) == 1 or any(ip_address(ip).is_unspecified for ip in ips))

@@ -1,4 +1,4 @@
-"""Shared by the commands: loads the settings, or prints what is wrong with them."""
+"""Loads the settings for a command, or prints their errors and exits."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 EXIT_WRONG_INPUT = 2
 
-# Budget of a call to the store, for a person who waits.
+# Time limit of a call to the store in a command, in milliseconds.
 PATIENCE_MS = 2000
 
 
 def patient(settings: Settings) -> Settings:
-    """The settings for a person who waits: a command need not give up on a call to the store as fast as a request."""
+    """The same settings with a longer time limit for calls to the store, since no request waits for a command."""
     return settings.model_copy(update={"redis_timeout_ms": max(settings.redis_timeout_ms, PATIENCE_MS)})
 
 
 def settings_or_exit() -> Settings:
     """The settings from the environment; if any is wrong, prints a line for each and exits with status 2."""
-    from shieldmw.settings import Settings  # half of a command's start: not for --help
+    from shieldmw.settings import Settings  # takes half of a command's start, which --help should not
 
     try:
         return Settings.from_environ()

@@ -1,4 +1,4 @@
-"""What `shieldmw mode` says about the load: a line for the fleet, and the worst workers if any is overloaded."""
+"""The lines of `shieldmw mode` about the load: one for the fleet, and one for each of the most overloaded workers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from shieldmw.admin.load import OverloadAnswer, WorkerLoadItem
 from shieldmw.core.text import counted
 
-# Overloaded workers that get a line of their own.
+# Maximum number of overloaded workers with a line of their own.
 MOST_SHOWN = 3
 
 Line = tuple[str, str]
 
 
 def load_lines(status: Mapping[str, Any]) -> Iterator[Line]:
-    """The lines for an answer of `/status`; the load is unknown if it is missing, as from an older server."""
+    """The lines for an answer of `/status`, from which older servers omit the load."""
     try:
         overload = OverloadAnswer.model_validate(status.get("overload"))
     except ValidationError:

@@ -1,4 +1,4 @@
-"""The group of all commands; each is imported when it is called, with the packages that it alone needs."""
+"""The group of all commands. Each is imported when it is called, since it may need packages of its own."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ COMMANDS = {"serve": "server", "check": None, "env": None, "keys": None, "mode":
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules of this package, named like them."""
+    """A group whose commands are modules of this package with the same names."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command with a name."""
+        """The command with this name; if a package is missing, one that says so."""
         if cmd_name not in COMMANDS:
             return None
         try:

@@ -1,4 +1,4 @@
-"""``shieldmw mode``: show and flip the switch, in output for someone who has no time to read."""
+"""``shieldmw mode``: shows and flips the switch. The output is short, for operators in a hurry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Status = Mapping[str, Any]
 
 
 def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """The seconds of ``90s``, ``30m``, ``2h`` or ``1h30m``; a bare number is seconds."""
+    """Parse ``90s``, ``30m``, ``2h`` or ``1h30m`` into seconds; a bare number is in seconds."""
     if value is None:
         return None
     found = _DURATION.fullmatch(value.strip().lower())
@@ -101,13 +101,13 @@ def mode(
 
 
 class _Client(Protocol):
-    """Access to the switch."""
+    """Access to the switch: through a worker, or through the store."""
 
     def status(self) -> dict[str, Any]:
         """The status of the fleet."""
 
     def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
-        """Change the mode; the status of the fleet afterwards."""
+        """Change the mode; returns the new status of the fleet."""
 
 
 def _through_a_worker(url: str, *, to_look: bool) -> AbstractContextManager[_Client]:
@@ -120,7 +120,7 @@ def _through_a_worker(url: str, *, to_look: bool) -> AbstractContextManager[_Cli
 
 @contextmanager
 def _direct() -> Iterator[_Client]:
-    """Access through the store, as fast as possible: workers may have taken all of the CPU."""
+    """Access through the store, as fast as possible, since workers may be using all of the CPU."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     gc.disable()  # collecting garbage, now and at exit, would take a quarter of the time
     try:
@@ -159,7 +159,7 @@ def _change_lines(was: Status, now: Status) -> Iterator[tuple[str, str]]:
 
 
 def _words(status: Status) -> str:
-    """The mode, when, by whom and why, in one line."""
+    """The mode in one line: since when, by whom and why."""
     name = "EMERGENCY" if status["mode"] == "emergency" else "normal"
     if status["since"] is None:
         return f"{name} (never switched)"
@@ -214,7 +214,7 @@ def _again(was: Status) -> str:
 
 
 def _command(what: str, given: Mapping[str, Any]) -> str:
-    """The command as it was typed, normalised and without --url and --direct."""
+    """The command that was typed, normalised, without --url and --direct."""
     words = ["shieldmw", "mode", what]
     for name, value in given.items():
         if value not in (None, ""):
@@ -240,7 +240,7 @@ def _clock(unix_s: float, now_s: float) -> str:
 
 
 def _span(seconds: int) -> str:
-    """A time in words, in the one or two units that matter."""
+    """A duration in words, in at most two units."""
     if seconds < 120:
         return f"{seconds} s"
     hours, minutes = divmod(round(seconds / 60), 60)

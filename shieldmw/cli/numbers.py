@@ -1,4 +1,4 @@
-"""Numbers as options. Click's own types say of a wrong one only that it is not 'a valid float range'."""
+"""Numbers as options, with clearer errors than Click's own types, which only say 'not a valid float range'."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Whole(click.IntRange):
 
 
 class Number(click.FloatRange):
-    """A number in a range; ``example`` is one that is written as it should be."""
+    """A number in a range; ``example`` shows how to write one."""
 
     def __init__(self, least: float, most: float, example: str) -> None:
         super().__init__(least, most)

@@ -1,4 +1,4 @@
-"""Shared by both clients of the switch, through a worker and through the store: the actor, and the failures."""
+"""Shared by both clients of the switch, through a worker and through the store: the actor and the errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from .load import EXIT_WRONG_INPUT
 
-# The longest that an operator waits for an answer.
+# Longest time that an operator waits for an answer.
 PATIENCE_S = 5.0
 
 LONGEST_ACTOR = 64
@@ -23,11 +23,11 @@ class WrongInput(click.ClickException):
 
 
 class Unanswered(click.ClickException):
-    """No worker answered, or it could not do it now. Access through the store may still work."""
+    """No worker answered, or none can carry it out now. Access through the store may still work."""
 
 
 def actor() -> str:
-    """The login name of the operator, in characters that a header can carry."""
+    """The login name of the operator, in ASCII."""
     try:
         name = getpass.getuser()
     except (OSError, KeyError):
@@ -36,7 +36,7 @@ def actor() -> str:
 
 
 def somebody_else(current: Mapping[str, Any]) -> str:
-    """The line for a change that came too late: what is in force instead, and who set it."""
+    """The line for a change that came too late: the mode that is in force instead, and the actor who set it."""
     reason = f', "{current["reason"]}"' if current.get("reason") else ""
     return (
         f"someone else changed it: {current.get('actor') or 'nobody'} set it to {current.get('mode')}{reason}, "

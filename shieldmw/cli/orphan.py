@@ -1,10 +1,10 @@
 """Ends a worker that received no SIGTERM: its main process is gone (kill -9, out of memory), or the signal was lost.
 
-Nobody would restart an orphan, and it would hold the port. A SIGTERM that comes while a worker starts may be lost:
-right after the fork, where Python drops it, or between two runs of uvloop, which sees it with the next signal only.
-Without this module the worker would serve until it is killed at the end of the drain. So the signal is repeated until
-the worker's server has heard one. The parent is polled, which works on every system; signals at a parent's death exist
-on Linux only, and are also sent when merely the thread that created the child ends.
+An orphan would hold the port, and would never be restarted. A SIGTERM that arrives while a worker starts may be lost:
+right after the fork, where Python drops it, or between two runs of uvloop, which sees it with the next signal only. The
+worker would then serve until it is killed at the end of the drain, so the signal is repeated until the worker's server
+has heard one. The parent is polled, which works on every system: signals at a parent's death exist only on Linux, and
+are sent as soon as the thread that created the child ends.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ LOOK_EVERY_S = 0.25
 # Interval between signals to a worker whose server has heard none yet.
 AGAIN_S = 1.0
 
-# Shared with the workers, which are forked: whether the main process is stopping.
+# Set to 1 when the main process is stopping; in memory shared with the workers, which are forked.
 _stopping = RawValue("b", 0)
 
-# In a worker: whether its server has been told to stop.
+# In a worker: set once its server has been told to stop.
 _heard = threading.Event()
 
 
 def has_heard() -> None:
-    """In a worker: its server has been told to stop."""
+    """In a worker: note that its server has been told to stop."""
     _heard.set()
 
 
@@ -47,14 +47,14 @@ def tell_workers(is_stopping: Callable[[], bool]) -> None:
 
 
 def end_with_parent(drain_s: float) -> None:
-    """In a worker: SIGTERM to itself once its parent is stopping or gone, and SIGKILL ``drain_s`` after it is gone."""
+    """In a worker: send SIGTERM to itself once its parent is stopping or gone, SIGKILL ``drain_s`` after it is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         end_with(parent.pid, drain_s)
 
 
 def end_with(parent: int, drain_s: float) -> None:
-    """The same for a process that was not forked by its parent but knows its id."""
+    """The same for a process that was spawned, given the parent's process id."""
     threading.Thread(target=_watch, args=(parent, drain_s), name="shieldmw parent", daemon=True).start()
 
 

@@ -144,7 +144,8 @@ def serve(
         if operators is not None:
             stack.enter_context(AdminListener(operators, chosen.log_level))
             click.echo(f"shieldmw: admin routes also on {url_of(operators)}", err=True)
-        click.echo(_first_line(target, chosen, store), err=True)
+        workers = counted(chosen.workers, "worker")
+        click.echo(f"shieldmw: {target} on {chosen.url}, {workers}, store {store}", err=True)
         let_workers_hear_sigterm()
         tell_workers(lambda: bool(server.interrupt_signal))
         server.serve(target_loader=partial(load_shielded, log_level=chosen.log_level))
@@ -172,10 +173,6 @@ def _admin_address(text: str, app: Address, settings: Settings) -> Address:
     return address
 
 
-def _first_line(target: str, chosen: ServerOptions, store: str) -> str:
-    return f"shieldmw: {target} on {chosen.url}, {counted(chosen.workers, 'worker')}, store {store}"
-
-
 def _started(stack: ExitStack) -> EmbeddedServer:
     try:
         return stack.enter_context(EmbeddedServer())
@@ -192,4 +189,4 @@ def _check_wiring() -> None:
 
 
 async def _no_app(scope: Any, receive: Any, send: Any) -> None:
-    """Stands in for the app while the wiring is tried."""
+    """A placeholder for the app while the wiring is checked."""

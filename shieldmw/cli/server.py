@@ -1,4 +1,4 @@
-"""The granian server of ``shieldmw serve``, and its options, checked so that a mistake gives one line, no traceback."""
+"""The granian server of ``shieldmw serve``, and its options, checked so that mistakes are reported in one line."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from .granian_stop import SignalSafeEvent, see_workers_end
 from .listening import Address, TcpAddress, url_of
 from .worker import DRAIN_S
 
-# Most connections of a worker. Listeners of a live event hold theirs, and only the shield shall turn clients away.
+# Maximum number of connections of a worker. High, since listeners keep theirs open, and the shield should decide who is
+# turned away, not the server.
 CONNECTIONS_PER_WORKER = 100_000
 
-# Connections that the kernel queues for each worker until it accepts them: room for an audience that returns at once.
-# It is capped at net.core.somaxconn, whose own default this is.
+# Connections that the kernel queues for each worker until it accepts them, enough for an audience that returns at once.
+# The kernel caps it at net.core.somaxconn, whose default this is.
 BACKLOG = 4096
 
-# A head that takes longer is a slow-header attack or a dead network: browsers send theirs at once. granian's default is
-# 30 s. It counts from the last answer on, so it is also how long an idle connection is kept alive.
+# A head that takes longer is a slow-header attack or a dead network, since browsers send theirs at once. granian's
+# default is 30 s. The time starts at the last answer, so this also limits how long an idle connection is kept alive.
 HEADER_TIMEOUT_S = 10.0
 
+# Pause before a worker that has died is replaced.
 RESPAWN_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How to serve: the options of the command."""
+    """The options of the command that configure the server."""
 
     address: Address
     workers: int
@@ -60,7 +62,7 @@ def check_tls(cert: Path | None, key: Path | None) -> None:
         given, missing = ("--tls-cert", "--tls-key") if key is None else ("--tls-key", "--tls-cert")
         raise click.BadParameter(f"it needs {missing} beside it", param_hint=given)
     try:
-        # An encrypted key would prompt at the terminal, once in each worker.
+        # The empty password makes an encrypted key fail here, instead of prompting in each worker.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")
     except (ssl.SSLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error

@@ -1,4 +1,4 @@
-"""What runs in each worker of ``shieldmw serve`` before it serves."""
+"""Prepares each worker of ``shieldmw serve`` before it serves."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .app_target import load_app
 from .granian_stop import tell_granian_last
 from .orphan import end_with_parent
 
-# Drain timeout: how long requests in flight may take to finish after SIGTERM. Listeners on live paths are evicted at
-# once; other streams that never end are cut at its end.
+# Drain timeout: the time for requests in flight to finish after SIGTERM. Listeners on live paths are evicted at its
+# start; other endless streams are cut at its end.
 DRAIN_S = 20
 
-# sys.setswitchinterval (default 5 ms). granian reads requests in threads of its own, which need the GIL to hand one to
-# the event loop, and get it after this long while the app computes. Measured on two busy cores, medians of alternating
+# sys.setswitchinterval (default 5 ms). granian reads requests in its own threads, which need the GIL to pass them to
+# the event loop, and wait this long for it while the app computes. Measured on two busy cores, medians of alternating
 # runs (10 runs, 40 members beside 250 connections of guests, 2 ms of CPU a request): a member's answer takes 17 instead
 # of 31 ms, p99 104 instead of 150, and no fewer requests are served. A trivial app serves as many as before (15,200/s
 # and 15,000/s, 12 runs).
@@ -29,13 +29,14 @@ LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 
 
 def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
-    """The app inside the shield; called in each worker."""
+    """Prepare a worker process, and return the app inside the shield."""
     end_with_parent(DRAIN_S)
     tell_granian_last()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     shielded = ShieldMiddleware(load_app(target))
-    # What is loaded stays. Otherwise each full collection would traverse all of it, and stop the worker for that long.
+    # Exclude all that is loaded from garbage collection: it is never freed, and each full collection would otherwise
+    # stop the worker while traversing it.
     gc.collect()
     gc.freeze()
     return shielded
@@ -44,8 +45,8 @@ def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
 def let_workers_hear_sigterm() -> None:
     """Reset SIGTERM to its default in each forked worker.
 
-    A worker inherits the main process's handlers: until granian has installed its own, SIGTERM would only set a flag
-    that nobody reads, and a stop during the start would last as long as the drain.
+    A worker inherits the main process's handlers. Until granian has installed its own, SIGTERM would only set a flag
+    that is never read, and stopping during the start would take the whole drain.
     """
     main = os.getpid()
 

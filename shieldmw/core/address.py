@@ -1,4 +1,4 @@
-"""Finds the client's address: the peer, or behind trusted proxies the first hop that is not one of them.
+"""Finds the client's address: the peer's, or behind trusted proxies that of the first hop that is not one of them.
 
 Text in, address out. Headers are read from the right, because every proxy appends on the right, and everything further
 left may have been written by the client (adam-p, "The perils of the 'real' client IP", 2022). Text that cannot be
@@ -44,10 +44,7 @@ def parse_address(text: str) -> Address | None:
     ``::ffff:192.0.2.1`` becomes the IPv4 address that it maps. IPv4 with leading zeros is refused, since parsers
     disagree on whether it is octal.
     """
-    try:
-        return inet_pton(AF_INET, text)  # the most frequent spelling
-    except (OSError, ValueError):
-        return _ipv6_address(text) or _bare_address(_without_trimmings(text))
+    return _bare_address(text) or _bare_address(_without_trimmings(text))
 
 
 def _bare_address(text: str) -> Address | None:
@@ -55,10 +52,7 @@ def _bare_address(text: str) -> Address | None:
     try:
         return inet_pton(AF_INET, text)
     except (OSError, ValueError):
-        return _ipv6_address(text)
-
-
-def _ipv6_address(text: str) -> Address | None:
+        pass
     try:
         address = inet_pton(AF_INET6, text)
     except (OSError, ValueError):
@@ -143,7 +137,7 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class Addressing:
-    """How the address of a request is found, and the prefixes that count as one client."""
+    """The rules for finding a request's address, and the prefixes that count as one client."""
 
     trusted: Networks
     header: str
@@ -186,7 +180,7 @@ class Located(NamedTuple):
 
 
 def locate_peer(peer: str | None, trusted: Networks) -> tuple[Address | None, bool]:
-    """The address of a peer, and whether its header is trusted; never if it is not an address."""
+    """The address of a peer, and whether its header is trusted. A peer that is not an address is never trusted."""
     if peer is None:
         return None, trusted.unix
     address = parse_address(peer)
@@ -199,7 +193,7 @@ def _hops_from_the_right(lines: tuple[str, ...], header: str) -> Iterable[str]:
         return (_without_last_port(value) if header == CLOUDFRONT_HEADER else value,)
     if header == "x-forwarded-for" and len(lines) == 1 and "," not in lines[0]:
         return lines
-    # Whatever a client has put in front, the hops that proxies appended are at the end.
+    # Clients can only write to the front: the hops that proxies appended are at the end.
     end = ",".join(lines)[-LONGEST_HEADER:]
     hops = reversed(end.split(",")) if header == "x-forwarded-for" else _forwarded_hops(end)
     return islice(hops, MOST_HOPS)

@@ -1,4 +1,4 @@
-"""API keys: what is stored of them, and how a presented key proves its subject. Pure."""
+"""API keys: the records that are stored, and the digests that stand for the keys. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hashlib import blake2b
 
 from .client import Identity
 
-# Most issued keys. Every worker holds all of them; at this number they take 15 MB, and half a second to reload.
+# Recommended maximum of issued keys. Each worker holds all of them: this many take 15 MB, and half a second to reload.
 MOST_MEANT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An issued key, without the key itself. ``created_s`` is Unix time."""
+    """The record of an issued key, without the key itself. ``created_s`` is Unix time."""
 
     digest: str
     identity: Identity

@@ -1,16 +1,16 @@
 """The bounds of outside text: how much of a request is read, and what applies beyond that.
 
 All code that reads what a client sent takes its bounds from here, so that no head costs more than a small multiple of a
-plain one. Text beyond a bound is always treated so that its sender gains nothing: no credential, no address of its own,
-the strictest rules; never as unlimited, and never by a slower parser.
+plain one. Exceeding a bound never helps the sender: such text is no credential and no address, the strictest rules
+apply, and it is never exempt from limits or passed to a slower parser.
 """
 
 from __future__ import annotations
 
 # --- header lines ---
 # Header lines read. A browser sends about 20; over HTTP/2 each cookie may be a line, and Chrome keeps 180 for a site.
-# Of a longer head only the first lines are read; a method override may follow them, so such a request counts as one of
-# any method. Only the proxies' header is searched in all lines: lines before it must not hide an address.
+# Later lines are ignored. One of them may override the method, so a request with more lines counts as one of any
+# method. Only the proxies' header is searched for in all lines: clients must not be able to hide it behind others.
 MOST_LINES = 240
 
 # Digits of a Content-Length; with more, the length counts as unknown.
@@ -25,12 +25,12 @@ MOST_LINES_BEFORE_ACCEPT = 64
 LONGEST_ACCEPT = 1024
 
 # --- the path, in characters ---
-# A path that all servers read alike may have any length. Any other path that is longer, or has more slashes,
-# backslashes, percent signs and semicolons in total, is not read: the settings' strictest rules apply to it.
+# Maximum length, and maximum number of slashes, backslashes, percent signs and semicolons together. A path beyond
+# either is not parsed: the strictest rules apply to it. Paths that all servers read alike have no maximum.
 LONGEST_PATH = 2048
 MOST_MARKS = 100
 
-# Layers of nested escapes that are decoded; a path that is still escaped after that matches none of ours.
+# Layers of nested escapes that are decoded; a path that is still escaped after that matches no path in the settings.
 MOST_LAYERS = 8
 
 # --- the query ---
@@ -39,18 +39,18 @@ LONGEST_QUERY = 16_384
 MOST_QUERY_FIELDS = 64
 
 # --- cookies ---
-# Bytes of all cookies together: nginx accepts at most 32 KB of header lines. With more, none counts as ours.
+# Bytes of all cookies together: nginx accepts at most 32 KB of header lines. If there are more, all count as absent.
 MOST_COOKIE_BYTES = 32_768
 
 # Bytes of one cookie: browsers need not keep longer ones (RFC 6265, section 6.1). A longer one counts as absent.
 LONGEST_COOKIE = 4096
 
-# Occurrences of a cookie's name that are checked: a short name, such as "id", is the end of others. If none of them is
+# Occurrences of a cookie's name that are checked: other names may end in a short one, such as "id". If none of these is
 # the cookie, it counts as absent.
 MOST_LOOKALIKES = 64
 
 # --- credentials and tickets ---
-# Characters of a credential: no API key and no sane JWT is longer. A longer one fails without being read.
+# Characters of a credential: no API key and no sane JWT is longer. A longer one is rejected without being parsed.
 LONGEST_CREDENTIAL = 8192
 
 # Characters of a credential's header line, with room for a scheme or other subprotocols; the rest is not read.
@@ -59,18 +59,18 @@ LONGEST_TOKEN_LINE = LONGEST_CREDENTIAL + 256
 # Percent-escapes of a credential in a query; one with more counts as absent.
 MOST_ESCAPES = 64
 
-# WebSocket subprotocols of an offer that are read; pages offer a few. A credential after them is not seen.
+# WebSocket subprotocols read from an offer; pages offer a few. A credential after them is ignored.
 MOST_PROTOCOLS = 16
 
-# Characters of a subprotocol's name; a longer one is taken for a token, and never sent back.
+# Characters of a subprotocol's name; a longer one is treated as a token, and never sent back.
 LONGEST_PROTOCOL = 32
 
-# Characters of a ticket or number; they have about 200. A longer text is neither.
+# Characters of a ticket or number; real ones have about 200. Longer text is rejected.
 LONGEST_SIGNED_TICKET = 512
 
 # --- the proxies' header, read from the right ---
-# Bytes and hops that are read, more than any chain of proxies has. The rest, further left, is not read; if all hops
-# that are read are trusted proxies, the client is unknown.
+# Bytes and hops that are read; no real chain of proxies has more. The rest, further left, is ignored; if all hops that
+# were read are trusted proxies, the client is unknown.
 LONGEST_HEADER = 16_384
 MOST_HOPS = 128
 
@@ -84,9 +84,9 @@ LONGEST_ELEMENT = 512
 MOST_COMMAS = 128
 
 # --- the admin routes ---
-# Bytes of a body; a longer one is answered with 413. A path beyond ``LONGEST_PATH`` is not theirs, and a head beyond
-# ``MOST_LINES`` is answered with 431.
+# Bytes of a body; a longer one is answered with 413. A request whose path is longer than ``LONGEST_PATH`` goes to the
+# app, and a head of more than ``MOST_LINES`` is answered with 431.
 MOST_BODY_BYTES = 16 * 1024
 
-# Errors that a 422 names.
+# Errors listed in a 422.
 MOST_ERRORS = 20

@@ -1,11 +1,11 @@
 """The bucket: GCRA, the token bucket whose whole state is one number.
 
-State is the *theoretical arrival time* (TAT): when the bucket would be full again, in whole
-microseconds. This module is the reference; ``store/lua/take.lua`` is its twin inside Redis, and a
-test compares the two. Source of the algorithm: ITU-T I.371, generic cell rate algorithm.
+The state is the *theoretical arrival time* (TAT): when the bucket will be full again, in whole microseconds. This
+module is the reference; ``store/lua/take.lua`` is its twin inside Redis, and a test compares the two. Source of the
+algorithm: ITU-T I.371, generic cell rate algorithm.
 
-Values that are made for each request are named tuples: as frozen as a frozen dataclass, made in a third
-of the time.
+Values that are created for each request are named tuples: immutable like frozen dataclasses, but created in a third of
+the time.
 
 **Promise:** in any span D, the admitted cost of a bucket is at most burst + rate * D.
 """
@@ -22,10 +22,11 @@ from .limits import Limit, share
 # 2025-01-01T00:00:00Z: counting from here keeps a TAT exact in a double until the year 2310.
 EPOCH_S = 1_735_689_600
 
-# How far ahead a TAT counts at most, unless its own limit can move it further. A TAT beyond what its limit explains is
-# that of a longer limit (a deploy or an emergency has shortened it), and counts in full: it refuses as long as it lies
-# ahead, so a client is told that wait. Garbage in the store may be further ahead than any. A day bounds it, the longest
-# wait that an operator may set as well (SHIELD_RETRY_AFTER): a client asks again after a day.
+# A TAT further in the future than this counts as this far, unless its limit itself can move it further. A TAT that is
+# further ahead than its limit explains was set under a longer limit, which a deploy or an emergency has shortened. It
+# counts in full: the bucket refuses until then, and clients are given that wait. Foreign data in the store may be
+# arbitrarily far ahead, hence the bound: a day, which is also the longest wait that an operator can set
+# (SHIELD_RETRY_AFTER). After a day clients try again.
 FURTHEST_US = 86_400 * 1_000_000
 
 # How long a worker refuses by a TAT that it remembers, if the limit cannot have moved it that far: by more than two
@@ -45,19 +46,19 @@ class Charge(NamedTuple):
 
     @property
     def bucket(self) -> str:
-        """The name of its bucket inside a process; unambiguous, since no kind or limit has a blank in its name."""
+        """The bucket's name within a process. Unambiguous, since names of kinds and limits contain no spaces."""
         client, limit, _ = self
         return f"{limit.name} {client.kind}:{client.text}"
 
     @property
     def number(self) -> int:
-        """The hash of its bucket, which takes less memory than a name; seeded per process, so nobody can aim at it."""
+        """The hash of the bucket's name: smaller, and seeded per process, so clients cannot cause collisions."""
         client, limit, _ = self
         return hash((limit.name, client.kind, client.text))
 
     @property
     def step_us(self) -> int:
-        """How far the charge moves the TAT of its bucket."""
+        """The time by which the charge moves the bucket's TAT, in microseconds."""
         return self.cost * self.limit.unit_us
 
 
@@ -81,7 +82,7 @@ class Term(NamedTuple):
     cost: int = 1
 
 
-# Charges or terms: an outcome is read by limits and costs alone.
+# Charges or terms: interpreting an outcome takes only limits and costs.
 Costs = Sequence[Charge] | Sequence[Term]
 
 
@@ -93,19 +94,18 @@ def worker_shares(charges: Charges, workers: int) -> Charges:
 
 
 class TakeRequest(NamedTuple):
-    """One request's charges, and how many more times to prefetch them."""
+    """One request's charges, and how many more times to take them in advance if the buckets allow it."""
 
     charges: Charges
     prefetch: int = 0
 
 
 class Outcome(NamedTuple):
-    """What became of charges that were taken together, all or nothing.
+    """The result of taking charges together, all or none.
 
-    ``tats_us`` are the TATs in force afterwards, in the order of the charges: the new ones where ``allowed``, otherwise
-    the old ones, since a refusal changes nothing. ``leased`` is how many more times the charges were prefetched, which
-    the TATs include. The TATs of the first ``refundable`` charges may include charges of others that are still to be
-    refunded.
+    ``tats_us`` are the TATs afterwards, in the order of the charges: the new ones if ``allowed``, otherwise the old
+    ones, since a refusal changes nothing. ``leased``: the charges were taken this many more times in advance, which the
+    TATs include. The TATs of the first ``refundable`` charges may include charges of others that will be refunded.
     """
 
     allowed: bool
@@ -116,14 +116,14 @@ class Outcome(NamedTuple):
 
 
 def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcome of several parts together, on the clock of the first: what decided each has a clock of its own."""
+    """The outcome of several parts together, on the clock of the first; each part was decided by its own clock."""
     now_us = outcomes[0].now_us
     tats_us = tuple([tat_us + now_us - part.now_us for part in outcomes for tat_us in part.tats_us])
     return Outcome(all(part.allowed for part in outcomes), now_us, tats_us)
 
 
 class LimitStatus(NamedTuple):
-    """How one bucket stands after a decision, in units and microseconds; ``retry_after_us`` is 0 if the charge fits."""
+    """One bucket after a decision, in units and microseconds. ``retry_after_us`` is 0 if the charge fits."""
 
     limit: Limit
     remaining: int
@@ -140,7 +140,7 @@ def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> 
         tau_us, step_us = charge.limit.tau_us, charge.step_us
         old = counted_us(stored, tau_us, now_us)
         used_us = old + step_us - now_us
-        allowed = allowed and (used_us <= tau_us or not step_us)  # a look fits even into an overdrawn bucket
+        allowed = allowed and (used_us <= tau_us or not step_us)  # a cost of 0 fits even into an overdrawn bucket
         if step_us:
             leased = min(leased, _leasable(tau_us, used_us, step_us))
         olds.append(old)
@@ -153,10 +153,11 @@ def take(stored_us: Sequence[int | None], request: TakeRequest, now_us: int) -> 
 
 
 def counted_us(stored_us: int | None, tau_us: int, now_us: int) -> int:
-    """The TAT of a bucket as it counts, for a limit of ``tau_us``: a stored one, from now to ``FURTHEST_US`` ahead.
+    """The effective TAT of a bucket: the stored one (None: a full bucket), but not in the past, and at most
+    ``FURTHEST_US`` or twice ``tau_us`` ahead, whichever is more.
 
-    The bound decides nothing, since it only applies where a charge is refused anyway. It is never below what an
-    overdrawn bucket may owe (``debts.deepest_us``).
+    The upper bound changes no decision, since it only applies where the charge is refused anyway. It is never below
+    what an overdrawn bucket may owe (``debts.deepest_us``).
     """
     if stored_us is None or stored_us <= now_us:
         return now_us
@@ -164,15 +165,16 @@ def counted_us(stored_us: int | None, tau_us: int, now_us: int) -> int:
 
 
 def _leasable(tau_us: int, used_us: int, step_us: int) -> int:
-    """How many more times a charge may be prefetched: from a quarter of what the bucket holds above its half.
+    """The number of charges that may be taken in advance: a quarter of the units that the bucket holds above half.
 
-    So the edge stays exact, and several workers that lease at once leave room for one that does not.
+    A bucket that is less than half full is charged for each request alone, so its limit is reached exactly; and several
+    workers that prefetch at the same time leave units for one that does not.
     """
     return (tau_us - 2 * used_us) // (8 * step_us)
 
 
 def statuses(charges: Costs, outcome: Outcome) -> tuple[LimitStatus, ...]:
-    """How each bucket of the charges stands after their outcome."""
+    """The state of each charged bucket after the outcome."""
     allowed, now_us, tats_us, *_ = outcome
     return tuple(
         [

@@ -1,4 +1,4 @@
-"""A cache with a bounded number of entries: those unused for longest are dropped first."""
+"""A cache with a bounded number of entries; the least recently used are dropped first."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ V = TypeVar("V")
 class BoundedCache(Generic[K, V]):
     """A bounded mapping of two generations, of half of ``most`` entries each.
 
-    An entry that is written or found goes to the young generation. When that is full it becomes the old one, and the
-    previous old one, whose entries have not been used since, is dropped. So the most recently used half of ``most`` is
-    always kept, and dropping costs next to nothing: repeatedly removing the first entry of a full ``dict`` would walk
-    over all the gaps left before it.
+    An entry that is written or found moves to the young generation. When that is full it becomes the old one, and the
+    previous old one, whose entries have not been used since, is dropped. So the most recently used entries, half of
+    ``most``, are always kept, and dropping is cheap: repeatedly deleting the first entry of a full ``dict`` would scan
+    all the gaps that earlier deletions left.
 
-    Where a call would cost more than the lookup itself, ``young`` may be looked into first.
+    On hot paths, where a method call would cost more than the lookup, callers look in ``young`` first.
 
-    Python seeds the hashes of strings per process, so no outsider can aim at collisions.
+    Python seeds the hashes of strings per process, so clients cannot cause collisions.
     """
 
     __slots__ = ("_half", "_old", "young")
@@ -60,7 +60,7 @@ class BoundedCache(Generic[K, V]):
         self._old.pop(key, None)
 
     def pop_some(self, most: int) -> list[V]:
-        """Take out up to ``most`` entries; none only if there are none."""
+        """Remove and return up to ``most`` entries; empty only if the cache is."""
         entries = self.young or self._old
         keys = list(islice(entries, most))
         return [entries.pop(key) for key in keys]

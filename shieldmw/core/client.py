@@ -1,4 +1,4 @@
-"""Clients, which requests are charged to; their classes, and the identity that a verified credential proves."""
+"""Clients, to which requests are charged; their classes, and the identity that a verified credential proves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SITE_PREFIX = 56
 
 
 class ListenerClass(StrEnum):
-    """The order of favour: hosts before members before guests."""
+    """The class of a client, in order of priority: hosts before members before guests."""
 
     HOST = "host"
     MEMBER = "member"
@@ -53,8 +53,9 @@ class Proof:
 
 
 class Client(NamedTuple):
-    """The party that a request is charged to: ``kind`` is ``ip`` or ``token``; ``text`` is its canonical spelling.
-    ``shared`` stands for many clients together.
+    """The party that a request is charged to.
+
+    ``kind`` is ``ip`` or ``token``, or ``shared`` for many clients together; ``text`` is its canonical spelling.
 
     Buckets of clients with the same ``slot`` are kept together, so that one request's charges are decided in one place
     (in a Redis Cluster: in one hash slot).
@@ -86,7 +87,7 @@ def token_client(identity: Identity) -> Client:
 
 
 def shared_client(whose: str, limit_name: str) -> Client:
-    """The client that stands for all who share a limit; each such limit has a slot of its own."""
+    """The client that represents all who share a limit; each such limit has a slot of its own."""
     return Client("shared", whose, f"shared:{whose}:{limit_name}")
 
 
@@ -134,7 +135,7 @@ class Prefixes:
         return AddressClients(self.client(one, site), None if site is None else site_client(site))
 
     def charged(self, identity: Identity | None, address: Address | None) -> Client:
-        """The client that is charged first: the verified subject, or the address if there is none."""
+        """The client whose own limits are charged: the verified subject, or the address if there is none."""
         return self.client(*self.cut(address)) if identity is None else token_client(identity)
 
 

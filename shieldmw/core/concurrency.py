@@ -1,23 +1,23 @@
 """An adaptive limit on the requests inside an app, based on the time until their responses begin. Pure.
 
-Apps that await (threads, connection pools, upstreams) suffer from too much concurrency: beyond what they work on at
-once, one more request only makes all of them wait. Little's law says where that point is (concurrency = throughput x
-latency), and a latency above the usual one says that it has been passed. This is the gradient of Netflix'
-concurrency-limits (``Gradient2Limit``) with the baseline of Envoy's adaptive concurrency filter (the time responses
-take while few requests are inside; a long average would be poisoned by an attack that lasts minutes):
+Apps that wait for threads, connection pools or upstreams suffer from too much concurrency: beyond what they can work
+on in parallel, one more request only makes all of them slower. By Little's law (concurrency = throughput x latency),
+latency rises above its usual value once that point is passed. The algorithm is the gradient of Netflix'
+concurrency-limits (``Gradient2Limit``) with the baseline of Envoy's adaptive concurrency filter (the response time
+while few requests are inside; an attack that lasts minutes would distort a long-term average):
 
-- The usual time is that of a *route*, so slow endpoints beside fast ones do not look like overload. It is a mean, not
-  the best time: for a page that is sometimes cached, or requested with a wrong id, the best time says nothing, and one
-  such request in a hundred would hold the limit down.
-- A window compares the total time of its requests with their total usual time. Requests that take long count for more,
-  so a crowd of cheap requests does not hide that others wait. How much a single slow one counts is bounded.
-- A window lasts at least as long as a response takes: otherwise the limit would be lowered again for the same ones.
+- The usual time is kept per *route*, so slow endpoints beside fast ones do not look like overload. It is a mean, not
+  the minimum: pages that are sometimes cached, or requested with a wrong id, have a minimum that means nothing, and one
+  such request in a hundred would keep the limit down.
+- At the end of a window, the total time of its responses is compared with their total usual time. Slow responses weigh
+  more, so many cheap requests do not hide that others wait; the weight of a single one is bounded.
+- A window lasts at least as long as a response takes. Otherwise the limit would be lowered twice for the same requests.
 - The limit is lowered only on evidence, and only if it is nearly reached. If it is reached and there is no evidence
   against it, it grows, even while no response begins at all.
-- Usual times are learnt while at most ``LEAST`` requests are inside. So if an app has become slower, its usual times
-  are learnt anew once that has lowered the limit to its minimum.
-- A request that has been inside for several usual times, and at least half a second, no longer holds its place: it
-  waits for something other than the app's work (a long poll, an upstream that hangs), and would keep others out.
+- Usual times are learnt while at most ``LEAST`` requests are inside. If the app has become slower, the limit therefore
+  falls to its minimum first, and then the new usual times are learnt.
+- A request that has been inside for several times the usual time, and for at least half a second, gives up its place:
+  it waits for something other than the app's work (a long poll, an upstream that hangs), and would keep others out.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ from __future__ import annotations
 from collections.abc import Hashable
 from math import sqrt
 
-# Minimum, maximum and first value of the limit.
+# Minimum, maximum and initial value of the limit, in requests.
 LEAST = 4
 MOST = 16_384
 FIRST = 64
 
-# The limit for favoured requests, as a multiple of the others': they find room where others have filled theirs.
+# The limit for favoured requests, as a multiple of that for others: they find room when the others have no more.
 FAVOURED = 2
 
-# How many times its usual time a window may take before the limit is lowered.
+# The limit is lowered if the responses of a window took more than this many times their usual time.
 TOLERANCE = 2.0
 
-# Shorter times count as this long: an event loop's own jitter is as large.
+# Shorter response times count as this long, since an event loop alone varies by as much.
 FASTEST_US = 1_000
 
-# Cap of one response's time, in usual times: a slow minority is not overload.
+# Cap of one response's time, as a multiple of its usual time: a few slow responses are not overload.
 MOST_TIMES = 8
 
 # The same for a route that is not known yet, which may be a slow one.
 MOST_TIMES_OF_UNKNOWN = 4
 
-# Shortest and longest window, and fewest responses in one, unless it is the longest.
+# Shortest and longest window, and the minimum number of responses in all windows but the longest.
 WINDOW_US, LONGEST_WINDOW_US = 100_000, 1_000_000
 FEWEST_SAMPLES = 16
 
-# Growth of the limit in a window in which it is reached: this fraction, but at least its square root.
+# Growth of the limit after a window in which it was reached: this fraction of it, but at least its square root.
 GROWTH = 1 / 4
 
-# Responses over which a usual time is averaged: with fewer it would be a matter of chance if some come from a cache.
+# Responses over which a usual time is averaged: with fewer, the few that come from a cache would distort it.
 REMEMBERED = 50
 
-# How long a request holds its place at least: this many usual times, within bounds; up to twice that. The bounds are
-# higher if an operator has set the limit.
+# A request holds its place for PATIENCE usual times, within the bounds of PATIENCE_US (least, most), or of
+# PATIENCE_OF_FIXED_US if an operator has set the limit; at most for twice as long.
 PATIENCE = 4
 PATIENCE_US, PATIENCE_OF_FIXED_US = (500_000, 2_000_000), (5_000_000, 60_000_000)
 
-# Factor on all usual times after a window that took less than half of them: they were learnt while the app was cold. A
-# usual time that has sunk too far is learnt anew once the limit follows.
+# Factor for all usual times after a window that took less than half of them: they were learnt while the app was cold.
+# If they fall too far, the limit falls too, and they are learnt again.
 SINK = 0.75
 
-# Most routes whose usual times are kept; the one learnt longest ago is dropped for a new one.
+# Maximum number of routes with a usual time; a new one replaces the one updated longest ago.
 MOST_ROUTES = 512
 
 _UNKNOWN = (0.0, 0)
 
 
 class Intake:
-    """The requests that entered at about the same time and are still inside."""
+    """Counts the requests that entered at about the same time and are still inside."""
 
     __slots__ = ("count",)
 
@@ -80,24 +80,7 @@ class Intake:
 
 
 class AdaptiveLimit:
-    """The limit, and the state it is computed from. ``fixed`` above 0 is a limit that does not adapt, for everybody."""
-
-    __slots__ = (
-        *(
-            "_ends_us",
-            "_expected_us",
-            "_fixed",
-            "_least_us",
-            "_most_us",
-            "_patience_us",
-            "_renews_us",
-            "_samples",
-            "_took_us",
-            "_typical_us",
-            "_usual_us",
-        ),
-        *("_was_reached", "limit", "limit_of_favoured", "old", "young"),
-    )
+    """The limit, and the state it is computed from. A ``fixed`` limit above 0 never changes, and holds for all."""
 
     def __init__(self, fixed: int = 0) -> None:
         self._fixed = fixed > 0
@@ -121,12 +104,12 @@ class AdaptiveLimit:
 
     @property
     def routes(self) -> int:
-        """How many routes have a usual time."""
+        """The number of routes with a known usual time."""
         return len(self._usual_us)
 
     @property
     def inside(self) -> int:
-        """How many places are taken."""
+        """The number of places in use."""
         return self.young.count + self.old.count
 
     def has_room(self, *, favoured: bool) -> bool:
@@ -144,14 +127,14 @@ class AdaptiveLimit:
         return intake
 
     def sample(self, route: Hashable, took_us: int, now_us: int, inside_then: int) -> None:
-        """Take in the time until a response began; ``inside_then`` were inside when it entered, itself included."""
+        """Record the time until a response began; ``inside_then``: requests inside when it entered, itself included."""
         took_us = max(took_us, FASTEST_US)
         usual_us, count = self._usual_us.get(route, _UNKNOWN)
         if inside_then <= LEAST:
             usual_us = self._learn(route, usual_us, count, took_us)
             count += 1
         most_times = MOST_TIMES
-        if not count:  # it may have waited for others, so it is compared with what is usual over all routes
+        if not count:  # it may have waited for others, so it is compared with the usual time of all routes
             usual_us, most_times = self._typical_us, MOST_TIMES_OF_UNKNOWN
         if usual_us:
             self._samples += 1
@@ -173,13 +156,13 @@ class AdaptiveLimit:
                 del usual[next(iter(usual))]
         count = min(count + 1, REMEMBERED)
         usual_us += (min(took_us, MOST_TIMES * usual_us) - usual_us) / count
-        usual.pop(route, None)  # move it to the end, so that routes in use stay
+        usual.pop(route, None)  # move it to the end: routes at the front are dropped first
         usual[route] = usual_us, count
         self._typical_us += (usual_us - self._typical_us) / (REMEMBERED if self._typical_us else 1)
         return usual_us
 
     def _look(self, now_us: int) -> None:
-        """At the end of a window, judge its responses; without any, grow if the limit was reached."""
+        """At the end of a window, adjust the limit by its responses; without any, grow if the limit was reached."""
         if now_us >= self._renews_us:
             self.old, self.young = self.young, Intake()
             self._renews_us = now_us + self._patience_us

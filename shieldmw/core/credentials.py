@@ -7,11 +7,11 @@ from enum import StrEnum
 
 
 class Failure(StrEnum):
-    """The reason why a credential failed. Only ``signature`` has cost a signature check."""
+    """The reason why a credential failed. Only for ``signature`` was a signature checked."""
 
-    UNKNOWN_KEY = "unknown_key"  # not an API key of ours, and JWTs are not verified here
+    UNKNOWN_KEY = "unknown_key"  # not a known API key, and no key to verify JWTs is set
     TOO_LONG = "too_long"
-    MALFORMED = "malformed"  # neither an API key of ours nor a JWT
+    MALFORMED = "malformed"  # neither a known API key nor a JWT
     NO_KEYS = "no_keys"  # the JWKS has not been fetched yet
     UNKNOWN_KID = "unknown_kid"
     ALGORITHM = "algorithm"
@@ -21,7 +21,7 @@ class Failure(StrEnum):
     ISSUER = "issuer"
     CLAIMS = "claims"  # a required claim is missing or of the wrong type
     SIGNATURE = "signature"
-    UNAFFORDABLE = "unaffordable"  # not checked: too many others from such addresses are waiting for a check
+    UNAFFORDABLE = "unaffordable"  # not checked: there was no time, since too many checks were due
 
 
 # Failures that say nothing about the credential, so it is checked again the next time.
@@ -30,7 +30,7 @@ NOT_OF_THE_CREDENTIAL = frozenset({Failure.NO_KEYS, Failure.UNAFFORDABLE})
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A credential that failed, and the reason. ``until_s`` is when it may pass (Unix time), if that is known."""
+    """A credential that failed, and the reason. It may be valid from ``until_s`` on (Unix time; None if unknown)."""
 
     reason: Failure
     until_s: float | None = None

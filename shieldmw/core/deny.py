@@ -1,4 +1,4 @@
-"""The deny list that operators edit during the event: networks, each until a time. Pure."""
+"""The deny list, which operators edit during the event: networks, each refused until a time. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from .address import IPNetwork
 from .client import Address
 
+# Maximum number of entries.
 MOST_ENTRIES = 10_000
 
 
@@ -20,7 +21,8 @@ class DenyEntry:
     reason: str
 
 
-# By length of an address in bytes and number of bits below the prefix: the networks as numbers, each with its end.
+# Keyed by the length of an address in bytes and the number of bits after the prefix; then the prefixes as numbers, each
+# with the time until which it is refused (Unix seconds).
 Index = dict[tuple[int, int], dict[int, float]]
 
 

@@ -1,4 +1,4 @@
-"""What is known of one request before it is decided; no scope and no headers below this."""
+"""The facts of one request, on which its decision is based. Code below knows no scope and no headers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from .client import Identity
 
-# Stands in ``Facts.methods`` for an unknown method: the strictest rules of any method hold.
+# In ``Facts.methods``: the method is unknown, so the strictest rules of all methods apply.
 ANY_METHOD = "*"
 
 Authenticate = Callable[[], Awaitable[Identity | None]]
 
 
 class Facts(NamedTuple):
-    """One request, as far as its verdict needs it.
+    """One request, as far as its decision depends on it.
 
     ``peer``: the other end of the connection, None on a unix socket. ``forwarded``: the lines of the configured proxy
-    header, in order. ``credential`` and ``signed_ticket``: as presented, unproven. ``authenticate``: the app's own
+    header, in order. ``credential`` and ``signed_ticket``: as presented, unverified. ``authenticate``: the app's own
     check, bound to this request. The other fields are the target (``TARGET``): ``route_path`` is the path below
     ``root_path``; ``methods`` are those that the app may see, or ``ANY_METHOD``; ``preflight``: a CORS preflight, which
     carries no credential.
@@ -35,5 +35,5 @@ class Facts(NamedTuple):
     signed_ticket: str | None = None
 
 
-# The fields that the rules of its route depend on: where the request goes.
+# The fields that determine the route: path and methods.
 TARGET = slice(1, 6)

@@ -16,12 +16,12 @@ US_PER_S = 1_000_000
 # 2025).
 LONGEST_TAU_US = 250 * 365 * 86_400 * US_PER_S
 
-# The same for a limit in the notation: more than anybody means, and it leaves room for the aggregates, whose units
-# cannot get shorter than 1 us.
+# The same for a limit as written in the settings. More would be a mistake, and the margin is needed for aggregates,
+# whose units cannot be shorter than 1 us.
 LONGEST_WRITTEN_US = 100 * 366 * 86_400 * US_PER_S
 
-# What an IPv6 /56 may spend, as a multiple of what one of its /64s may: a household or small site uses a handful of
-# /64s, an attacker who rotates has all 256.
+# The limit of an IPv6 /56, as a multiple of that of each of its /64s: a household or small site uses a handful of
+# /64s, while an attacker who rotates addresses has all 256.
 AGGREGATE_FACTOR = 4
 
 
@@ -104,7 +104,7 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
 
 @lru_cache(maxsize=1024)
 def aggregate(limit: Limit) -> Limit:
-    """The limit that an IPv6 /56 shares if each of its /64s has ``limit``."""
+    """The limit that all /64s of an IPv6 /56 share if each has ``limit``."""
     return replace(
         limit,
         name=f"{limit.name}-prefix",
@@ -115,7 +115,7 @@ def aggregate(limit: Limit) -> Limit:
 
 @lru_cache(maxsize=1024)
 def of_preflights(limit: Limit) -> Limit:
-    """The limit of a rule's preflights if its requests have ``limit``: the same, in a bucket of its own."""
+    """The limit of preflights under a rule with ``limit``: the same, in a bucket of its own."""
     return replace(limit, name=f"{limit.name}-preflight")
 
 
@@ -123,9 +123,9 @@ def of_preflights(limit: Limit) -> Limit:
 def share(limit: Limit, workers: int, cost: int = 1) -> Limit:
     """One worker's share of a limit while each of ``workers`` keeps its own bucket: 1/workers of rate and burst.
 
-    The time to fill is unchanged, so a TAT means the same share of the bucket whatever the number of workers, and the
-    remainder of a divided burst is kept as time. It is longer only if otherwise a charge of ``cost`` that fits into
-    the whole burst would not fit into the share. **Promise:** in any span D, all workers together admit at most the
+    The time to fill is unchanged, so a TAT means the same share of the bucket for any number of workers, and the
+    remainder of a divided burst is kept as time. It is longer only if a charge of ``cost``, which fits into the whole
+    burst, would otherwise not fit into the share. **Promise:** in any span D, all workers together admit at most the
     larger of burst and workers * cost, plus rate * D.
     """
     cost = max(cost, 1)

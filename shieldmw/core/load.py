@@ -1,4 +1,4 @@
-"""The load of workers' apps, as each worker reports it for operators. Pure."""
+"""The load of a worker's app, as reported for operators. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from .lane import Rank
 from .seats import Audience
 
-# Age up to which a report counts. Workers report every 2 s, in the largest fleets every 4 s: one that has been silent
-# for longer is dead, hangs, or cannot reach the store.
+# Maximum age of a report. Workers report every 2 s, in the largest fleets every 4 s: a worker with no newer report has
+# died, hangs, or cannot reach the store.
 FRESH_S = 7.0
 
 
@@ -35,15 +35,15 @@ class WorkerLoad:
     lately_ms: int
 
     def is_fresh(self, now_s: float) -> bool:
-        """Whether the report still counts. One from the future is foreign, or the clock has stepped back."""
+        """Whether the report still counts. One from the future was not written by us, or the clock has stepped back."""
         return abs(now_s - self.at_s) <= FRESH_S
 
     def shed_per_s(self, count: int) -> float:
-        """One of the counts of ``shed_lately`` as a rate."""
+        """A count of ``shed_lately``, as requests per second."""
         return count * 1000 / self.lately_ms if self.lately_ms else 0.0
 
 
 def by_class(counts: Sequence[int]) -> Audience:
-    """Counts by rank as counts by class."""
+    """Convert counts by rank into counts by class."""
     guests = counts[Rank.RETURNING_GUEST] + counts[Rank.GUEST]
     return Audience(counts[Rank.HOST], counts[Rank.MEMBER], guests)

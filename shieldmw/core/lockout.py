@@ -1,4 +1,4 @@
-"""Lockout: an address that shows wrong passwords must wait longer each time. Pure."""
+"""Lockout: after wrong passwords, an address must wait longer each time. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from .cache import BoundedCache
 from .client import AddressClients, Client
 
+# Failures without a wait, and the first and longest wait after more.
 FREE_FAILURES = 3
 FIRST_S = 2.0
 LONGEST_S = 3600.0
 
+# Addresses whose failures are remembered.
 ADDRESSES_KEPT = 16_384
 
 
@@ -24,13 +26,13 @@ class _Record:
 class Lockout:
     """Counts the failures of an address (for IPv6: of its site), and doubles the wait with each beyond the third.
 
-    A success clears them, as do a day without failures, and failures of 16,384 other addresses.
+    They are forgotten after a success, after a day without failures, or once ``ADDRESSES_KEPT`` others have failed.
     """
 
     _records: BoundedCache[Client, _Record] = field(default_factory=lambda: BoundedCache(ADDRESSES_KEPT))
 
     def wait_s(self, clients: AddressClients, now_s: float) -> float:
-        """How long the address must still wait; 0 if it may try."""
+        """The seconds that the address must still wait; 0 if it may try."""
         record = self._records.get(_who(clients))
         return 0.0 if record is None else max(0.0, record.until_s - now_s)
 

@@ -1,4 +1,4 @@
-"""Makes named tuples on the path of every request, in half the time that their classes take.
+"""A fast constructor of named tuples for the path of every request: half the time of calling their class.
 
 ``made(Client, ("ip", text, slot))`` equals ``Client("ip", text, slot)``: all fields in order, including defaults.
 """

@@ -1,4 +1,4 @@
-"""The mode of the fleet: what it is, since when, until when, and who set it. Pure."""
+"""The mode of the fleet, its start and end, and the operator who set it. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """How the fleet admits: everybody within limits, or favouring verified listeners."""
+    """The way the fleet admits clients: everyone within limits, or verified listeners first."""
 
     NORMAL = "normal"
     EMERGENCY = "emergency"
@@ -15,13 +15,13 @@ class Mode(StrEnum):
     __hash__ = str.__hash__  # as fast as that of a string
 
 
-# Longest emergency that an operator can declare at once: one that nobody ends is a mistake.
+# Longest time for which an operator can declare an emergency, since it may be forgotten.
 LONGEST_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class ModeChange:
-    """A change that an operator requests. None leaves a setting as configured; times are in seconds."""
+    """A change that an operator requests. None means: as configured. ``for_s`` is in seconds."""
 
     mode: Mode
     actor: str
@@ -31,7 +31,7 @@ class ModeChange:
     guest_share: float | None = None
 
     def with_end(self) -> ModeChange:
-        """The same change with an end: an emergency without one gets the longest there is."""
+        """The same change; an emergency without an end lasts for ``LONGEST_S``."""
         endless = self.mode is Mode.EMERGENCY and self.for_s is None
         return replace(self, for_s=LONGEST_S) if endless else self
 

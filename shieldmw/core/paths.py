@@ -1,14 +1,15 @@
-"""Reads a path in all the ways that servers do, so that no spelling of it slips past a rule.
+"""Reads a path in all the ways that servers do, so that no spelling of it evades a rule.
 
 Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and trailing slashes. So a path has several *readings*: a
-restriction applies if any reading matches, an exemption only if all servers read the path alike. However the app reads
-a path, an attacker gains nothing by its spelling. A path with more tricks than any honest one (``bounds.py``) is not
-read at all: the strictest rules apply to it.
+restriction applies if any reading matches, an exemption only if all servers read the path alike. So an attacker gains
+nothing by an unusual spelling, however the app reads it. A path that is longer or more tangled than any legitimate one
+(``bounds.py``) is not read at all: the strictest rules apply to it.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS
@@ -17,7 +18,7 @@ _NESTED = re.compile(r"%(?:25)+")
 
 
 def plain(path: str) -> str:
-    """The path with everything resolved that some server resolves; idempotent.
+    """The path in its simplest form, with everything resolved that any server resolves. Idempotent.
 
     Percent-escapes that survived the server's own decoding are decoded; backslashes become slashes; ``;parameters``,
     unprintable characters, empty and ``.`` segments and a trailing slash are removed; ``..`` removes its parent.
@@ -60,7 +61,7 @@ def below_root(path: str, root_path: str) -> str:
 
 
 def _variants(path: str) -> set[str]:
-    """The readings of a path by servers that do or do not decode once more, drop parameters, and so on."""
+    """The readings of a path by servers that may or may not decode it once more, drop parameters, and so on."""
     texts = {path}
     for step in (unquote, _printing, _with_slashes, _without_parameters):
         texts |= {step(text) for text in texts}
@@ -101,7 +102,7 @@ def _resolved(text: str, *, merge_slashes: bool) -> str:
 
 
 def is_plain(path: str) -> bool:
-    """Whether all servers read the path alike, as far as a quick check can tell."""
+    """Whether all servers certainly read the path alike, by a quick check."""
     return (
         path.startswith("/")
         and path.isprintable()
@@ -110,6 +111,15 @@ def is_plain(path: str) -> bool:
     )
 
 
+def _why_not_plain(path: str) -> str:
+    if not path.startswith("/"):
+        return "does not begin with a slash"
+    if plain(path) == path.rstrip("/"):
+        return "ends in a slash, which is left out here"
+    return "is not a path as the app sees it, decoded and without //, dots and ;parameters"
+
+
+@dataclass(frozen=True, slots=True)
 class PathPattern:
     """A path to match exactly, or together with everything below it if the pattern ends in ``/*``.
 
@@ -119,27 +129,21 @@ class PathPattern:
         ValueError: the pattern is not a plain absolute path.
     """
 
-    __slots__ = ("exact", "prefix", "text")
+    text: str
+    exact: str = field(init=False, repr=False, compare=False)
+    prefix: str | None = field(init=False, repr=False, compare=False)
 
-    def __init__(self, text: str) -> None:
+    def __post_init__(self) -> None:
+        text = self.text
         exact = "/" if text == "/*" else text.removesuffix("/*")
         if "*" in exact:
             raise ValueError(f"'{text}' has a * that is not at its end: use an exact path, or one that ends in /*")
         if plain(exact) != exact:
-            raise ValueError(f"'{text}' is not a plain path: did you mean '{plain(exact)}'?")
-        self.text = text
-        self.exact = exact
-        self.prefix = exact.rstrip("/") + "/" if text.endswith("/*") else None
+            meant = plain(exact) + text[len(exact) :]
+            raise ValueError(f"'{text}' {_why_not_plain(exact)}: did you mean '{meant}'?")
+        object.__setattr__(self, "exact", exact)
+        object.__setattr__(self, "prefix", exact.rstrip("/") + "/" if text.endswith("/*") else None)
 
     def matches(self, path: str) -> bool:
         """Whether a reading of a path matches the pattern."""
         return path == self.exact or (self.prefix is not None and path.startswith(self.prefix))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PathPattern) and other.text == self.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        return f"PathPattern({self.text!r})"

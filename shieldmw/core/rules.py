@@ -17,7 +17,7 @@ from .paths import PathPattern, has_one_reading, readings
 
 
 class Scope(StrEnum):
-    """Whose requests a default limit counts. Also its name, which no rule can have."""
+    """A default limit, by the requests that it counts. The value is also its name, which no rule may have."""
 
     IP = "ip"  # guests, by address
     TOKEN = "token"  # a verified subject  # noqa: S105
@@ -31,7 +31,7 @@ Limits = tuple[Limit, ...]
 
 
 class Access(StrEnum):
-    """Who may use a path in an emergency."""
+    """The clients that may use a path in an emergency."""
 
     OPEN = "open"
     MEMBERS = "members"
@@ -41,7 +41,7 @@ class Access(StrEnum):
 
 
 class Per(StrEnum):
-    """What a rule's limits count: each client for itself, all guests together, or everyone together."""
+    """The clients that share a rule's limits: each has its own, all guests share them, or everyone does."""
 
     CLIENT = "client"
     GUESTS = "guests"
@@ -55,10 +55,10 @@ _STRICTEST_FIRST = (Access.CLOSED, Access.MEMBERS, Access.OPEN)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A path's own limits, the cost of a request there, and who may use the path in an emergency.
+    """A path's own limits, the cost of a request there, and the clients that may use it in an emergency.
 
     Empty ``methods`` means all of them. The limits are charged in addition to the client's default limits, and each
-    of all these limits is charged ``cost``. ``per`` says who shares them. Responses on a ``live`` path hold a seat.
+    of all these limits is charged ``cost``. ``per``: who shares them. Responses on a ``live`` path hold a seat.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Rule:
 
 
 class RouteRules(NamedTuple):
-    """What the policy says about a path and a method: the strictest rules of all readings of the path.
+    """The rules for a path and a method: the strictest of all readings of the path.
 
-    ``exempt``: never limited. ``live``: a response here holds a seat. ``access``: who may use the path in an emergency.
-    ``limits`` are its own, in addition to the default ones; all of them are charged ``cost``, and those of the client
-    also ``surcharge``. ``preflight``: these are the rules of preflights, which have buckets of their own. ``shared``
-    are its own limits that many clients share, each with the cost of its rule.
+    ``exempt``: never limited. ``live``: responses hold a seat. ``access``: the clients that may use the path in an
+    emergency. ``limits``: the path's own, in addition to the default ones. All of these are charged ``cost``, and those
+    of the client also ``surcharge``. ``preflight``: these are the rules of preflights, which have buckets of their own.
+    ``shared``: the path's limits that many clients share, each with the cost of its rule.
     """
 
     exempt: bool = False
@@ -97,7 +97,7 @@ class RouteRules(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All limits and where they apply. ``emergency`` holds those that replace the ``default`` ones in an emergency."""
+    """All limits, and where they apply. In an emergency those of ``emergency`` replace the ``default`` ones."""
 
     default: Mapping[Scope, Limits] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
@@ -115,7 +115,7 @@ class Policy:
 
     @property
     def has_shared_limits(self) -> bool:
-        """Whether there are limits that many clients share."""
+        """Whether any limits are shared by many clients."""
         of_rules = any(rule.per is not Per.CLIENT for rule in self.rules)
         return of_rules or any(self.limits(Scope.GUESTS, mode) for mode in Mode)
 
@@ -125,7 +125,7 @@ class Policy:
         return bool(self.live) or any(rule.live for rule in self.rules)
 
     def route_rules(self, facts: Facts) -> RouteRules:
-        """What the policy says about a request's path and methods."""
+        """The rules for a request's path and methods."""
         route_rules = self._route_rules_of_path(facts)
         return _of_preflights(route_rules) if facts.preflight else route_rules
 
@@ -140,17 +140,17 @@ class Policy:
         return self._route_rules(self._rules_for(found, facts.methods), exempt=exempt, live=live)
 
     def strictest_route_rules(self) -> RouteRules:
-        """The rules of a path that is beyond reading: those of all rules together, and no exemption.
+        """The rules for a path that cannot be read: those of all rules together, and no exemption.
 
         It may be any path, so every limit is charged, including those that many clients share.
         """
         return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live))
 
     def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> RouteRules:
-        """Several rules combined; None stands for a reading to which no rule applies.
+        """Several rules combined; None represents a reading to which no rule applies.
 
-        The cost is the highest one. If several rules have limits that many clients share, the client drains them all,
-        and pays as much as for a request under each: the surcharge.
+        The cost is the highest one. If several rules have limits that many clients share, the request is charged to all
+        of them, and the client pays as much as for a request under each: the surcharge.
         """
         named = [rule for rule in rules if rule]
         sharing = [rule for rule in named if rule.per is not Per.CLIENT]
@@ -183,7 +183,7 @@ class Policy:
         return all(rule.cost > 0 for rule in self.rules)
 
     def terms(self, route_rules: RouteRules, *, has_subject: bool, has_site: bool, mode: Mode) -> tuple[Term, ...]:
-        """What a request is charged, the narrowest client first; empty if nothing limits it.
+        """The limits and costs that a request is charged, the narrowest client first; empty if nothing limits it.
 
         ``has_subject``: its client is a verified subject; ``has_site``: its address belongs to a site, which shares
         aggregates of all limits.
@@ -199,8 +199,8 @@ class Policy:
     def shared_charges(self, route_rules: RouteRules, identity: Identity | None, mode: Mode = Mode.NORMAL) -> Charges:
         """The charges of a request against limits that many clients share, the narrowest first.
 
-        None for preflights: they carry no credential, so those of members would be refused when guests are too many.
-        In an emergency the bucket of all guests is another one, so that what was spent before keeps nobody out.
+        None for preflights: they carry no credential, so those of members would be refused when there are too many
+        guests. In an emergency all guests share another bucket, so that what was spent before refuses no one.
         """
         if route_rules.preflight:
             return ()
@@ -217,7 +217,7 @@ class Policy:
         return tuple([charge for charge in charges if charge.cost])
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
-        """The charges of a failed credential against its address; a cost of 0 only looks."""
+        """The charges of a failed credential against its address; with a cost of 0 they only query the buckets."""
         terms = _address_terms(self.limits(Scope.FAILED_AUTH), cost, has_site=clients.site is not None)
         found = [
             (clients.network if party is Party.ADDRESS else clients.site, limit, cost) for party, limit, cost in terms
@@ -242,10 +242,10 @@ class Policy:
 
 
 def _of_preflights(route_rules: RouteRules) -> RouteRules:
-    """The rules of preflights where requests have these rules: the same, in buckets of their own.
+    """The rules for preflights, from those for requests: the same, in buckets of their own.
 
-    Members' preflights carry no credential, so what is open to members is open to all preflights. They cost at least 1:
-    on a live path they hold no seat, and only their rate bounds how many there are at once.
+    Members' preflights carry no credential, so a path that is open to members is open to all preflights. They cost at
+    least 1: on a live path they hold no seat, so only their rate bounds the number of concurrent ones.
     """
     access = Access.CLOSED if route_rules.access is Access.CLOSED else Access.OPEN
     limits = tuple(of_preflights(limit) for limit in route_rules.limits)

@@ -1,11 +1,11 @@
-"""Text for people: outside text is made safe to show in a terminal or a log, and numbers get their noun. Pure."""
+"""Text for people: outside text made safe for a terminal or a log, and numbers with their noun. Pure."""
 
 from __future__ import annotations
 
 
 def harmless(text: object) -> str:
-    """The text on one line, with unprintable characters escaped: control characters, which move cursors and set
-    titles, and those that change the writing direction or begin a new line."""
+    """The text on one line, with unprintable characters escaped: those that control a terminal, change the writing
+    direction, or begin a new line."""
     line = str(text)
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 

@@ -1,7 +1,7 @@
 """Signed tickets: the re-admission ticket and the number in the waiting room. Pure; ``now_s`` is Unix time.
 
-Each is ``<payload>.<HMAC-SHA256>`` in base64url. The payload names its purpose, event, class and client, so that one
-cannot be used in place of another, and contains nothing secret.
+Each is ``<payload>.<HMAC-SHA256>`` in base64url. The payload contains its purpose, event, class and client, so that one
+cannot be used in place of another. Nothing in it is secret.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from .bounds import LONGEST_SIGNED_TICKET
 from .client import ListenerClass
 from .seats import COHORTS
 
-# Lifetime of a ticket: long enough for a network outage in the middle of an event, short enough to be worthless the
-# next day.
+# Lifetime of a ticket: longer than a network outage in the middle of an event, and too short to be useful the next day.
 TICKET_S = 3600
 
-# Lifetime of a number in the waiting room, unless it is shown again.
+# Lifetime of a number in the waiting room; each time it is shown, it is renewed.
 NUMBER_S = 600
 
 
@@ -51,7 +50,7 @@ class Signer:
         self._event = event
 
     def client_digest(self, client: str) -> str:
-        """The digest that stands for a client on its tickets."""
+        """The digest that represents a client on its tickets."""
         return blake2b(client.encode("utf-8", "surrogatepass"), digest_size=12, key=self._key).hexdigest()
 
     def cohort(self, client: str, now_s: float) -> int:
@@ -68,14 +67,14 @@ class Signer:
         return self._sign(["number", number.number, number.client, number.until_s])
 
     def read_ticket(self, text: str, now_s: float) -> Ticket | None:
-        """The ticket, if it is one of ours, for this event and still valid."""
+        """The ticket, if it was signed by us for this event and is still valid; otherwise None."""
         match self._read(text):
             case ["ticket", str(id_), str(client), str(name), int(until_s)] if until_s > now_s:
                 return Ticket(id_, client, ListenerClass(name), until_s)
         return None
 
     def read_number(self, text: str, now_s: float) -> Number | None:
-        """The number, if it is one of ours, for this event and still valid."""
+        """The number, if it was signed by us for this event and is still valid; otherwise None."""
         match self._read(text):
             case ["number", int(number), str(client), int(until_s)] if until_s > now_s:
                 return Number(number, client, until_s)

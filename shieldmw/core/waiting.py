@@ -1,19 +1,20 @@
-"""The waiting room: when a number is called, and how often to poll. Two counters, however large the crowd. Pure."""
+"""The waiting room: positions, estimated waits and poll intervals, all from two counters. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Poll interval of the next in line, and the longest.
 SHORTEST_POLL_S = 5.0
 LONGEST_POLL_S = 120.0
 
-# Position at which the poll interval has doubled: members far back need not poll as often.
+# Position at which the poll interval has doubled: members far back in line need not poll as often.
 POLL_STRETCH = 500
 
 
 @dataclass(frozen=True, slots=True)
 class QueueCounters:
-    """The fleet's counters after numbers were given out: our first one, the last given, the last called."""
+    """The fleet's counters after numbers were given out: the first for this caller, the last given, the last called."""
 
     first: int
     given: int
@@ -25,7 +26,7 @@ EMPTY = QueueCounters(1, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """A member's place in the waiting room. ``position`` 1 is next; ``wait_s`` is None if unknown."""
+    """A member's place in the waiting room. Position 1 is next; the estimate ``wait_s`` is None if unknown."""
 
     number: int
     position: int

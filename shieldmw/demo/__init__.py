@@ -1,1 +1,1 @@
-"""The story of the live event, told with real load."""
+"""The demo: a live event under real load."""

@@ -1,6 +1,6 @@
 """The botnet under every limit, as data: what each bot requests and how fast, and what the app can serve.
 
-Only figures and how they are put together; no I/O. Each bot stays below the limit of its address in both modes, so
+Only data, no I/O. Each bot stays below the limit of its address in both modes, so
 no limit stops it: together they send several times the requests that the app can serve.
 """
 
@@ -21,7 +21,7 @@ BOT_SOURCES: Final = tuple(f"127.0.{net}.{n}" for net in (6, 7) for n in range(1
 BOT_PACE: Final = Pace(per_s=0.9)
 
 # The app's capacity is bounded by a small pool, not by the machine, so that the verdict is the same on any. The pool is
-# not smaller still, since quick requests need a place in the app as well, each for as long as a busy machine takes.
+# not even smaller, since quick requests need places in the app, too, and hold them longer on a busy machine.
 PATH: Final = "/api/questions"
 _CONNECTIONS: Final = 4
 _QUERY_MS: Final = 80
@@ -33,7 +33,7 @@ def app_settings() -> Mapping[str, str]:
 
 
 def app_can_do_per_s(workers: int) -> float:
-    """How many requests for ``PATH`` this many workers can answer each second."""
+    """The number of requests for ``PATH`` that ``workers`` workers can answer per second."""
     return workers * _CONNECTIONS * 1000 / _QUERY_MS
 
 

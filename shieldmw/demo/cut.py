@@ -1,6 +1,6 @@
-"""What happened to the audience in an emergency, in figures, and which promises were kept. Pure.
+"""The effects of an emergency on the audience, in figures, and the promises about them. Pure.
 
-It must not know how listeners listen: it reads their records, and when the switch was flipped.
+It knows only the records of listeners, and when the switch was flipped.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def members_in(audience: Audience, group: str, when: Moments) -> Members:
 
 
 def newcomers_in(audience: Audience, group: str, when: Moments) -> tuple[int, int]:
-    """How many came before the emergency ended, and how many of them got in before it ended."""
+    """The number of new members before the end of the emergency, and of those who got in by then."""
     came = [one for one in audience.of(group) if one.came_s is not None and one.came_s < when.ends_s]
     return len(came), sum(any(stay.began_s < when.ends_s for stay in one.stays) for one in came)
 

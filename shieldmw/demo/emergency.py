@@ -2,7 +2,7 @@
 
 The attack has two parts: an attacker over every limit, and a botnet under all of them.
 
-Only figures and how they are put together; no I/O. The seats and limits are stated once, here, and both the served
+Only data, no I/O. The seats and limits are stated once, here, and both the served
 shield's settings and the verdict are made from them.
 """
 
@@ -34,9 +34,9 @@ SECOND_ACT_SOURCES: Final = (*_GUEST_SOURCES, _MEMBERS_SOURCE, *PROBE_SOURCES, *
 _MEMBERS_LISTENING: Final = 60
 _NEW_MEMBERS: Final = 6
 
-# Clients that are turned away are told to wait this long, and do; a real event asks for minutes.
+# Wait of clients that are turned away; at a real event it would be minutes.
 _RETRY_AFTER_S: Final = 3
-# One request a second: more than a listener needs that returns when told, and far less than an attacker sends.
+# One request a second: enough for listeners that obey their waits, and far less than an attacker sends.
 _EMERGENCY_IP_LIMIT: Final = "6 per 6 second"
 _GUEST_PACE: Final = Pace(per_s=0.4)
 # A third of the first act's: the machine has to carry the botnet as well.
@@ -70,7 +70,7 @@ _FILL, _ATTACK, _EMERGENCY, _AFTER = _SCENES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens when, in seconds of the act."""
+    """The schedule of the act; times are seconds from its beginning."""
 
     story: Story
     arrivals: tuple[Arrival, ...]
@@ -96,7 +96,7 @@ def emergency_settings(url: str, admin_token: str) -> Mapping[str, str]:
     """The settings of this act, in addition to those of the first."""
     return {
         **app_settings(),
-        # As for monitoring: while the app is overloaded, a probe in the queue would measure the queue.
+        # On the allow list, as monitoring would be: probes that queue in an overload would measure the queue.
         "SHIELD_ALLOW_IPS": _PROBES_NETWORK,
         "SHIELD_LIVE_PATHS": "/live,/chat",
         "SHIELD_CAPACITY": str(CAPACITY),

@@ -1,6 +1,6 @@
-"""What happened to members and bots while a botnet overloaded the app, and which promises were kept.
+"""The results of members and bots while a botnet overloads the app, and the promises about them.
 
-Pure. It must not know how the load was made: it reads the counts from before and after the flip of the switch.
+Pure. It knows only the counts from before and after the flip of the switch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shieldmw.rehearsal.load.verdict import Promise
 # Promised part of the members' requests. The load is made on the machine that serves it, beside whatever else runs
 # there: on a quiet machine it is all of them, without protection next to none.
 PROMPT_SHARE: Final = 0.95
-# The least multiple of the app's capacity that bots must request; less would prove nothing.
+# Minimum of the bots' requests, as a multiple of the app's capacity; less would prove nothing.
 LEAST_TIMES: Final = 1.5
 
 
@@ -37,7 +37,7 @@ class Flood:
     app_can_do_per_s: float
 
     def times(self, spell: Spell) -> float:
-        """What the bots requested, as a multiple of what the app can serve."""
+        """The bots' requests, as a multiple of the app's capacity."""
         return spell.bots.counts().asked / (spell.seconds * self.app_can_do_per_s)
 
 

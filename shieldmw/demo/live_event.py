@@ -1,7 +1,7 @@
 """The drill of the live event: its limits, the requests of each group, and its first act, calm and then a storm.
 
-Only data and how it is put together; no I/O. The limits are stated once, here, and both the served shield's
-settings and the verdict are made from them.
+Only data, no I/O. The limits are stated once, here, and both the served shield's settings and the verdict are made
+from them.
 """
 
 from __future__ import annotations

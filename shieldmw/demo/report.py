@@ -1,6 +1,6 @@
 """A drill's figures as rows and lines of plain text.
 
-Pure; it must not know terminals, colours or the shield.
+Pure: no terminals, no colours.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def progress_line(phase: str, at_s: float, groups: Mapping[str, GroupTally], spe
 
 
 def audience_line(audience: Audience) -> str:
-    """How many listen and how many wait, by group."""
+    """The numbers of those who listen and who wait, by group."""
     parts = []
     for group in audience.groups():
         waiting = audience.waiting(group)

@@ -56,7 +56,7 @@ class SecondAct:
 
     @property
     def flood(self) -> Flood:
-        """What members and bots requested and got during the botnet's flood."""
+        """The requests of members and bots during the botnet's flood, and their results."""
         words = (f"from {LEARNT_AFTER_S:g} s after it came until the flip", "after the flip")
         spells = (
             Spell(when, span.ends_s - span.begins_s, span.tallies[MEMBERS], span.tallies[BOTNET])

@@ -1,1 +1,1 @@
-"""Doors: the protocols by which the shield is called."""
+"""Doors: adapters for the protocols by which servers call the shield."""

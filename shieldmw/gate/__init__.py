@@ -1,1 +1,1 @@
-"""One request, one verdict: who is asking, what it is charged, what becomes of it."""
+"""The gate: identifies the client of a request, charges its limits, and decides."""

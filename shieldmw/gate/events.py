@@ -1,4 +1,4 @@
-"""Events for observers; the gate itself neither counts nor logs."""
+"""Events that the gate reports to observers, which count and log them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from shieldmw.core.facts import Facts
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """Listeners of one class had to leave in one step of a cut."""
+    """Listeners of one class were evicted in one step of a cut."""
 
     listener_class: ListenerClass
     count: int
 
 
 class Observer(Protocol):
-    """Listens. Must be quick and must not raise: it is called while a request waits."""
+    """Receives events. Must be fast and must not raise, since a request waits for it."""
 
     def decided(self, facts: Facts, decision: Decision) -> None:
-        """A request was refused, or would have been without a dry run."""
+        """A request was refused, or would have been if not for the dry run."""
 
     def evicted(self, event: Evicted) -> None:
-        """Listeners had to leave."""
+        """Listeners were evicted."""

@@ -1,4 +1,4 @@
-"""Throttles log lines: at most one every ten seconds, with the count of events since the last."""
+"""Throttles log lines: at most one every ten seconds, with the events counted since the last."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ EVERY_S = 10.0
 
 
 class LogThrottle:
-    """Counts events by reason (one or more words); the first is due at once, the rest are counted in the next line.
+    """Counts events by reason (one or more words). The first is logged at once, the rest are summed in the next line.
 
-    Reasons come from a fixed set, never from outside text: each is kept.
+    Reasons must come from a fixed set, never from outside text, since a count is kept for each.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class LogThrottle:
         return self._logged + self._unlogged
 
     def due(self, *reason: str) -> str | None:
-        """Count one event. Where a line is due: the counts since the last, such as ``expired: 3, signature: 1``."""
+        """Count an event. If a line is due, returns the counts since the last one: ``expired: 3, signature: 1``."""
         self._unlogged[reason] += 1
         now_s = self._now_s()
         if now_s < self._next_s:

@@ -1,4 +1,4 @@
-"""Refreshes something in the background: periodically, at once on request, and whatever fails."""
+"""Repeats work in the background: periodically, soon after a request, and even if it fails."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shieldmw.core.text import harmless
 
 log = logging.getLogger(__name__)
 
-# How long a start waits for the first round, unless ``first_s`` says otherwise.
+# Default time for which a start waits for the first round.
 FIRST_S = 1.0
 
-# Delay before a retry after a failure, unless ``least_s`` is longer.
+# Minimum delay before a retry after a failure; ``least_s`` may be longer.
 AGAIN_S = 0.5
 
 
@@ -43,7 +43,7 @@ class Refresher:
         self._failing = False
 
     async def start(self) -> None:
-        """Start; wait for the first round for at most ``first_s``, after which it goes on in the background."""
+        """Start, and wait for the first round for at most ``first_s``; after that it continues in the background."""
         first = asyncio.Event()
         self._task = asyncio.create_task(self._run(first), name=f"shieldmw {self._name}")
         try:

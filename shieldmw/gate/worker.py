@@ -1,4 +1,4 @@
-"""A worker: the shield of one process, as far as it belongs to one event loop."""
+"""A worker: all parts of the shield that belong to one event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Background(Protocol):
 
 
 class Worker:
-    """Owns the gate and all that lives beside it, and passes on what is heard of the rest of the fleet.
+    """Owns the gate and the parts beside it, and passes announced changes on to them.
 
     ``start`` before the first request, ``stop`` after the last; both can be repeated.
     """
@@ -46,7 +46,7 @@ class Worker:
         limiter: Limiter,
         failed_auth: FailedAuth,
         mode_watch: ModeWatch,
-        deny_list: DenyWatch,
+        deny_watch: DenyWatch,
         feed: ChangeFeed,
         background: Sequence[Background],
     ) -> None:
@@ -57,7 +57,7 @@ class Worker:
         self._limiter = limiter
         self._failed_auth = failed_auth
         self._mode_watch = mode_watch
-        self._deny_list = deny_list
+        self._deny_watch = deny_watch
         self._background = (*background, ChangeListener(feed, self.heard))
         mode_watch.on_change = self.mode_changed
         mode_watch.on_reset = self.invalidate
@@ -81,12 +81,12 @@ class Worker:
             self.overload.share(seats.guest_share)
 
     def invalidate(self) -> None:
-        """Forget what is known of buckets: a client's were reset, or the store has lost them."""
+        """Forget what is known of buckets, since some were reset, or the store has lost them."""
         self._limiter.invalidate()
         self._failed_auth.invalidate()
 
     def heard(self, change: str) -> None:
-        """Take in a change that is announced; an empty text means that from now on they are heard."""
+        """React to an announced change. An empty text means that the subscription has begun."""
         admission = self.entrance.admission
         if change.startswith(STREAMS):
             admission.streams.heard(change)
@@ -96,7 +96,7 @@ class Worker:
             admission.seats.refresh_soon()
         else:
             self._mode_watch.refresh_soon()
-            self._deny_list.refresh_soon()
+            self._deny_watch.refresh_soon()
             if not change:
                 admission.streams.listening()
             if change.startswith("client"):

@@ -1,4 +1,4 @@
-"""Every setting: its variable, default, meaning and check."""
+"""The settings: their variables, defaults, meanings and checks."""
 
 from .model import Settings
 from .table import rows, variable

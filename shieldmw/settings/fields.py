@@ -1,4 +1,4 @@
-"""Parses single settings: from a variable's text to the value that the core works with."""
+"""Parsers of single settings: from a variable's text to the value that the core works with."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode
 from shieldmw.core.address import UNIX_PEER, Networks, parse_networks
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
+from shieldmw.core.text import counted
 
 from .store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 
@@ -61,7 +62,7 @@ def _limit(value: str) -> str:
 
 
 def _http_url(example: str) -> Callable[[str], str]:
-    """A check that a text is a web address; ``example`` is one for the setting."""
+    """A check that a text is a web address; ``example`` shows one that would be right."""
 
     def check(value: str) -> str:
         parts = urlsplit(value)
@@ -121,8 +122,8 @@ def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
     """A check that a secret has at least ``length`` characters."""
 
     def check(value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value()) < length:
-            raise ValueError(f"has {len(value.get_secret_value())} characters: use at least {length} random ones")
+        if (has := len(value.get_secret_value())) < length:
+            raise ValueError(f"has {counted(has, 'character')}: use at least {length} random ones")
         return value
 
     return check
@@ -147,7 +148,7 @@ def _none_if_off(value: object) -> object:
 
 
 def _no_point(value: object) -> object:
-    """The value, which Pydantic would take for 50 if it is the text 50.000."""
+    """Reject text with a point: Pydantic would read 50.000 as 50."""
     if isinstance(value, str) and "." in value:
         raise ValueError("write a whole number, without a point")
     return value
@@ -171,7 +172,7 @@ def matching(pattern: str, right: str) -> Callable[[str], str]:
 
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9a-z-]{1,64}"
 _NOT_A_HEADER = "not the name of a header: write the name alone, such as"
-_NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use letters, digits, '.', '_' and '-'")
+_NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use 1 to 64 letters, digits, '.', '_' and '-'")
 
 Whole = Annotated[int, BeforeValidator(_no_point)]
 LimitText = Annotated[str, AfterValidator(_limit)]
@@ -195,5 +196,5 @@ TokenHeader = Annotated[
 Name = Annotated[str, AfterValidator(_NAME)]
 OptionalTokenHeader = Annotated[TokenHeader | None, BeforeValidator(_none_if_off)]
 KeyPrefix = Annotated[
-    str, AfterValidator(matching(r"[A-Za-z0-9_.:-]{1,64}", "use letters, digits, '.', '_', ':' and '-'"))
+    str, AfterValidator(matching(r"[A-Za-z0-9_.:-]{1,64}", "use 1 to 64 letters, digits, '.', '_', ':' and '-'"))
 ]

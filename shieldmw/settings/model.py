@@ -1,4 +1,4 @@
-"""The settings themselves. Each variable is read once, by ``Settings.from_environ``."""
+"""The model of all settings. Each variable is read once, by ``Settings.from_environ``."""
 
 from __future__ import annotations
 
@@ -79,24 +79,25 @@ class Settings(BaseSettings):
     )
     leases: bool = Field(
         True,
-        description="a hot client is charged a little ahead; what it does not use is given back in a second",
+        description="charge frequent clients a little in advance, to save calls; unused units are given back "
+        "within a second",
     )
-    ip_limit: LimitText = Field("300/minute", description="guests, per address; several separated by commas, or `off`")
+    ip_limit: LimitText = Field("300/minute", description="limit of guests, per address; several with commas, or `off`")
     ip_burst: Whole | None = Field(
-        None, ge=1, description="how many at once, beside a single limit; the limit's amount if unset"
+        None, ge=1, description="burst of a single SHIELD_IP_LIMIT: requests at once; its amount if unset"
     )
-    token_limit: LimitText = Field("1200/minute", description="per verified subject")
-    token_burst: Whole | None = Field(None, ge=1, description="likewise")
-    address_limit: LimitText = Field("off", description="everyone on an address, guests and verified subjects alike")
-    address_burst: Whole | None = Field(None, ge=1, description="likewise")
+    token_limit: LimitText = Field("1200/minute", description="limit of each verified subject")
+    token_burst: Whole | None = Field(None, ge=1, description="burst of SHIELD_TOKEN_LIMIT")
+    address_limit: LimitText = Field("off", description="limit of everyone on an address together, guests and members")
+    address_burst: Whole | None = Field(None, ge=1, description="burst of SHIELD_ADDRESS_LIMIT")
     guests_limit: LimitText = Field(
         "off",
-        description="all guests together, on all workers, except in an emergency; preflights do not count",
+        description="limit of all guests together, on all workers, except in an emergency; preflights do not count",
     )
     failed_auth_limit: LimitText = Field(
         "10/minute",
-        description="signatures that fail, per address; beyond it tokens there are verified within a share of the "
-        "worker's time",
+        description="limit of failed signature checks, per address; beyond it, tokens from there are verified within a "
+        "share of the worker's time",
     )
     rules: Annotated[tuple[Rule, ...], NoDecode, BeforeValidator(parse_rules)] = Field(
         (),
@@ -105,9 +106,10 @@ class Settings(BaseSettings):
     )
     rules_file: Path | None = Field(None, description="the same in a `.json` or `.toml` file (`[[rules]]`)")
     exempt_paths: Patterns = Field(
-        (PathPattern("/healthz"),), description="never limited; exact, or ending in `/*`; separated by commas"
+        (PathPattern("/healthz"),),
+        description="paths that are never limited; exact, or ending in `/*`; separated by commas",
     )
-    live_paths: Patterns = Field((), description="responses here hold a seat; exact, or ending in `/*`")
+    live_paths: Patterns = Field((), description="paths whose responses hold a seat; exact, or ending in `/*`")
     dry_run: bool = Field(False, description="decide, count and log, but refuse nothing")
     trusted_proxies: NetworkSet = Field(
         Networks(), description="CIDRs of the proxies whose header is believed; `unix` for peers on a unix socket"
@@ -117,8 +119,8 @@ class Settings(BaseSettings):
         description="the header those proxies write: also `forwarded`, or one with a single value such as "
         "`cf-connecting-ip` or `cloudfront-viewer-address`",
     )
-    ipv4_prefix: Whole = Field(32, ge=8, le=32, description="what counts as one IPv4 address")
-    ipv6_prefix: Whole = Field(64, ge=16, le=128, description="what counts as one IPv6 address")
+    ipv4_prefix: Whole = Field(32, ge=8, le=32, description="bits of an IPv4 address that identify a client")
+    ipv6_prefix: Whole = Field(64, ge=16, le=128, description="bits of an IPv6 address that identify a client")
     allow_ips: NetworkSet = Field(
         Networks(), description="CIDRs that are never limited; never a trusted proxy whose header names no client"
     )
@@ -163,11 +165,12 @@ class Settings(BaseSettings):
         description="part of the seats that guests may hold in emergency; 0 turns guests away from live "
         "paths whatever the capacity",
     )
-    emergency_ip_limit: LimitText = Field("30/minute", description="guests, per address, in emergency")
+    emergency_ip_limit: LimitText = Field("30/minute", description="limit of guests, per address, in emergency")
     emergency_guests_limit: LimitText = Field(
         "off",
-        description="all guests together, on all workers, in emergency; `off`: no such limit then, whatever "
-        "SHIELD_GUESTS_LIMIT is",
+        description="limit of all guests together, on all workers, in emergency; with `off` there is none then, "
+        "even if "
+        "SHIELD_GUESTS_LIMIT is set",
     )
     streams_per_member: Whole = Field(
         3, ge=0, description="live streams of one subject, fleet-wide: the newest stay; 0 for no limit"
@@ -180,27 +183,30 @@ class Settings(BaseSettings):
     )
     overload: Literal["on", "shadow", "off"] = Field(
         "on",
-        description="while the app is asked for more than it can do: hosts go first, then members, and guests who "
-        "would wait too long are told 503 (`on`); only counted and logged (`shadow`); nothing is done (`off`)",
+        description="if the app is overloaded: `on` (hosts go first, then members, and guests who would wait too long "
+        "get 503), `shadow` (that is only counted and logged) or `off`",
     )
     max_in_flight: Whole = Field(
         0,
         ge=0,
-        description="requests inside the app of one worker, until their responses begin; 0 adapts to what the app "
-        "works on at once",
+        description="maximum of requests inside the app of one worker, until their responses begin; 0: learnt from "
+        "response times",
     )
     queue_ms: Whole = Field(
-        100, ge=1, le=10_000, description="longest wait of a guest for its turn, in milliseconds; of members ten times"
+        100,
+        ge=1,
+        le=10_000,
+        description="longest wait of a guest for its turn, in milliseconds; members wait up to ten times as long",
     )
     hold_ms: Whole = Field(
         400,
         ge=0,
         le=10_000,
-        description="how long the 503 of a guest who was shed is held back, in milliseconds, up to three times as long "
-        "where many are: clients that ask again as soon as they are answered would use up what the app could do",
+        description="delay of the 503 for a guest who is shed, in milliseconds, up to three times as long if there are "
+        "many: clients that retry as soon as they are answered would use up the app's time",
     )
-    recording_url: RecordingUrl | None = Field(None, description="told to those who are refused")
-    sign_in_url: SignInUrl | None = Field(None, description="told to guests who are refused")
+    recording_url: RecordingUrl | None = Field(None, description="link to a recording, for clients that are refused")
+    sign_in_url: SignInUrl | None = Field(None, description="link to sign in, for guests who are refused")
     cors_origins: Origins = Field(
         (),
         description="origins whose pages may read refusals and their `Retry-After`, such as `https://example.org`, "
@@ -208,21 +214,24 @@ class Settings(BaseSettings):
     )
     websocket_refusals: Literal["http", "close"] = Field(
         "http",
-        description="a refused WebSocket: `http` (429 or 503; browsers tell their pages 1006 and no more) or `close` "
+        description="a refused WebSocket gets: `http` (429 or 503, of which pages see only code 1006) or `close` "
         "(accepted, then closed with 1013, 1012 or 1008 and a reason that holds the wait)",
     )
     retry_after: Whole = Field(
         300,
         ge=1,
         le=86_400,
-        description="seconds to wait for those who are turned away, from live paths only until an emergency ends; "
-        "jittered up to +20 %",
+        description="`Retry-After` of clients that are turned away, in seconds; on live paths at most until an "
+        "emergency "
+        "ends; jittered by up to +20 %",
     )
     admin_token: AdminToken | None = Field(
         None, description="bearer token of the admin routes, at least 16 characters; unset, there are none"
     )
-    view_token: AdminToken | None = Field(None, description="bearer token that may look but not touch")
-    admin_path: AdminPath = Field("/-/shield", description="where the admin routes are")
+    view_token: AdminToken | None = Field(
+        None, description="bearer token that may read the admin routes but change nothing"
+    )
+    admin_path: AdminPath = Field("/-/shield", description="path of the admin routes")
 
     def __init__(self, **values: Any) -> None:
         unreadable = dict(_unreadable(values))
@@ -304,8 +313,8 @@ class Settings(BaseSettings):
         return parse_limits(getattr(self, field), name=scope, burst=getattr(self, _burst_field(field), None))
 
     def _problems(self, unreadable: Container[str]) -> Iterator[str]:
-        """Contradictions between settings."""
-        limits = list(dict.fromkeys(self._limit_problems()))  # preflights have the setting of guests
+        """One line for each contradiction between settings."""
+        limits = list(dict.fromkeys(self._limit_problems()))  # once each: preflights have the setting of guests
         yield from limits
         if self.rules and self.rules_file is not None:
             yield problem("rules_file", self.rules_file, "SHIELD_RULES is set too: keep one of the two")
@@ -353,7 +362,7 @@ def _burst_field(limit_field: str) -> str:
 
 
 def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the files that settings name, to be reported together with all other problems."""
+    """The problems of files that settings name, by field, to be reported together with all others."""
     for field, read in _READERS.items():
         value = values.get(field)
         try:
@@ -363,7 +372,7 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield field, problem(field, value, str(error))
 
 
-# A shell removes them, but docker's --env-file does not: a secret would be another one, and 'off' the name of a header.
+# A shell removes quotes, but docker's --env-file keeps them: a secret would differ, and 'off' be the name of a header.
 _QUOTED = "the quotes are part of the value: write it without them"
 
 
@@ -392,7 +401,7 @@ def _unknown(name: str, known: Mapping[str, str]) -> str:
             f"{name}: there is no such setting; as many pass at once as {limit} has units: "
             f"for fewer put a shorter limit before it, such as {limit}=10/second,300/minute"
         )
-    # Without the prefix, which all have in common: with it any two names look alike.
+    # Compared without the common prefix, which would make any two names look similar.
     names = {each.removeprefix(ENV_PREFIX): each for each in known}
     nearest = get_close_matches(name.upper().removeprefix(ENV_PREFIX), names, n=1)
     return f"{name}: there is no such setting" + (

@@ -1,4 +1,4 @@
-"""Builds parts of the policy from settings, and checks what must hold between several of them."""
+"""Builds parts of the policy from settings, and checks rules that concern several of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.limits import aggregate, of_preflights
-from shieldmw.core.rules import Limits, Policy, Rule, Scope
+from shieldmw.core.rules import Limits, Policy, Scope
 
-# The setting of each scope's limits, and the one that replaces it in an emergency.
+# The setting that holds each scope's limits, and the one that replaces it in an emergency.
 LIMIT_FIELDS = {
     Scope.IP: "ip_limit",
     Scope.TOKEN: "token_limit",
@@ -21,14 +21,14 @@ LIMIT_FIELDS = {
 }
 EMERGENCY_LIMIT_FIELDS = {Scope.IP: "emergency_ip_limit", Scope.GUESTS: "emergency_guests_limit"}
 
-# Scopes whose limits are charged a rule's cost. Preflights have the same limits as guests.
+# Scopes whose limits are charged a rule's cost. PREFLIGHT is left out, since its limits are those of IP.
 _CHARGED_THE_COST = [scope for scope in Scope if scope not in (Scope.FAILED_AUTH, Scope.PREFLIGHT)]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def rule_problems(policy: Policy) -> Iterator[str]:
-    """What is wrong with the rules given the default limits, a line for each problem."""
+    """Check the rules against each other and the default limits; yields a line for each problem."""
     for rule in policy.rules:
         if rule.name in list(Scope):
             yield f"rule '{rule.name}': this name belongs to a default limit, use another"
@@ -57,11 +57,7 @@ def _name_clashes(policy: Policy) -> Iterator[str]:
         if clash is not None:
             yield f"{owner}: its limit would be called '{clash}', as one of {owners[clash]} is: use another name"
         owners.update(dict.fromkeys(names, owner))
-    yield from _same_rule_twice(policy.rules)
-
-
-def _same_rule_twice(rules: tuple[Rule, ...]) -> Iterator[str]:
-    names = [rule.name for rule in rules]
+    names = [rule.name for rule in policy.rules]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"rule '{name}': there are {names.count(name)} rules of this name, give each its own"
 
@@ -75,7 +71,7 @@ def read_api_keys(path: Path) -> Mapping[str, Identity]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
+        raise ValueError(f"cannot be read: {error.strerror}: name a readable file") from None
     except UnicodeDecodeError:
         raise ValueError("is not text in UTF-8") from None
     entries = {}
@@ -95,7 +91,7 @@ def read_api_keys(path: Path) -> Mapping[str, Identity]:
 
 
 def read_public_key(value: str) -> str:
-    """The PEM that ``SHIELD_JWT_PUBLIC_KEY`` is, or that the file it names holds.
+    """The PEM text of ``SHIELD_JWT_PUBLIC_KEY``, or of the file that it names.
 
     Raises:
         ValueError: it is neither.

@@ -12,19 +12,19 @@ from .store_url import scheme_of
 
 ENV_PREFIX = "SHIELD_"
 
-# Variables that only commands read, and that are not settings of the shield: workers may see them without an error.
+# Variables that only commands read. They are no settings of the shield, but no error in a worker's environment either.
 COMMAND_VARIABLES = frozenset({"SHIELD_ADMIN_URL"})
 
 # Most characters of a value that are shown.
 LONGEST_SHOWN = 120
 
-# Settings that are never shown, and URLs that are shown without their passwords.
+# Settings that are never shown, and URLs that are shown without passwords.
 SECRET_FIELDS = frozenset({"secret", "jwt_secret", "admin_token", "view_token"})
 URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
-PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # public, unless a password is in them by mistake
+PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # shown in full, unless they contain a password by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")
 
-# Why the stores of some schemes cannot be shared, and what would be right.
+# For schemes whose stores cannot be shared: the reason, and what would be right.
 _NOT_SHARED = {
     "memory": "is private to each process, so only the workers' own admin routes reach it: embedded:// is shared",
     "embedded": "is found by its own workers only: set it to the unix:// URL that 'shieldmw serve' prints at its start",
@@ -33,8 +33,8 @@ _NOT_SHARED = {
 # A whole number with its thousands separated. A point may be a decimal one.
 _SEPARATED = re.compile(r"[0-9]{1,3}(?:[ ,'\u2019\u00a0\u202f][0-9]{3})+")
 
-# What would be right, by pydantic's type of error; {} are the members of its context. Bounds are whole numbers, and
-# every number that need not be whole is a share.
+# What would be right, by pydantic's type of error; names in {} are replaced from the error's context. All bounds are
+# whole numbers, and every setting that takes a fraction is a share.
 _WORDS = {
     **dict.fromkeys(("bool_parsing", "bool_type"), "write true or false"),
     **dict.fromkeys(("dict_type", "model_type"), "write an object"),
@@ -62,7 +62,7 @@ def shown(field: str, value: object) -> str:
     if field in SECRET_FIELDS or isinstance(value, SecretStr):
         return "********"
     if field == "jwt_public_key" and str(value).lstrip("'\"").startswith("-----"):
-        return f"'{str(value)[:27]}…'"  # somebody may have taken the private key for the public one
+        return f"'{str(value)[:27]}…'"  # it may be the private key, set by mistake
     if isinstance(value, tuple | list):
         value = ",".join(str(item) for item in value)
     text = str(value)
@@ -72,7 +72,7 @@ def shown(field: str, value: object) -> str:
 
 
 def masked_url(url: str) -> str:
-    """A URL without its password, however it is written.
+    """The URL with its password masked, even if it is not well-formed.
 
     What follows the last @ is shown if it looks like a host and a path. Anything before it, and anything in the query,
     may be part of a password; if the query contains an @, so may anything before the query.
@@ -89,7 +89,7 @@ def masked_url(url: str) -> str:
 
 
 def not_shared(url: str) -> str:
-    """The line for a store that no command and no other process can use; '' for one that they can."""
+    """The line for a store that commands and other processes cannot reach; '' if they can."""
     why = _NOT_SHARED.get(scheme_of(url))
     return f"{variable('redis_url')}='{masked_url(url)}' {why}" if why else ""
 
@@ -114,7 +114,7 @@ def problems_of(error: ValidationError) -> Iterator[str]:
 
 
 def right_of(detail: ErrorDetails) -> str:
-    """What would be right in the place of an error: our words for pydantic's, or those of our own check."""
+    """What would be right instead: our words for pydantic's error, or the message of our own check."""
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] == "int_parsing" and _SEPARATED.fullmatch(str(detail["input"])):

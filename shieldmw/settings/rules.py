@@ -47,7 +47,7 @@ class RuleSpec(BaseModel):
             ValueError: an invalid name, path, method or limit.
         """
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name '{self.name}': use letters, digits, '_' and '-'")
+            raise ValueError(f"name '{self.name}': use 1 to 48 letters, digits, '_' and '-'")
         for method in self.methods:
             if not _METHOD.fullmatch(method):
                 raise ValueError(f"methods: '{method}' is not a method such as GET")
@@ -71,7 +71,7 @@ _SPECS = TypeAdapter(list[RuleSpec])
 
 
 def parse_rules(value: object) -> object:
-    """The rules of a JSON text; anything but text is left for the next check."""
+    """The rules in a JSON text; any other value is returned for pydantic to check."""
     if not isinstance(value, str):
         return value
     try:
@@ -91,7 +91,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         text = path.read_text("utf-8")
         return _rules(_of_toml(text) if path.suffix == ".toml" else json.loads(text))
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
+        raise ValueError(f"cannot be read: {error.strerror}: name a readable file") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise ValueError(f"not {kind}: {error}") from None

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-# Each without and with TLS.
+# Schemes, each without and with TLS.
 CLUSTERS = ("redis+cluster", "rediss+cluster")
 SENTINELS = ("redis+sentinel", "rediss+sentinel")
 
@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}
 
 
 class Address(NamedTuple):
-    """Where a server listens."""
+    """The host and port of a server."""
 
     host: str
     port: int
@@ -34,7 +34,7 @@ class Address(NamedTuple):
 
 
 class Servers(NamedTuple):
-    """The parts of a URL: the servers to ask first, and the user and password of those that hold the data.
+    """The parts of a URL: the servers to contact first, and the user and password for those that hold the data.
 
     ``service`` is the Sentinels' name for the master, '' for a cluster. ``scheme`` and ``options`` are those of each
     server's URL, the options as written.
@@ -69,7 +69,7 @@ def scheme_of(url: str) -> str:
 
 
 def parse_servers(url: str) -> Servers:
-    """Parse a URL of one of the ``CLUSTERS`` or ``SENTINELS`` schemes.
+    """Parse a URL with one of the schemes in ``CLUSTERS`` or ``SENTINELS``.
 
     Raises:
         ValueError: it is invalid; the message says what would be right.

@@ -1,4 +1,4 @@
-"""The settings as a table, for ``shieldmw env``, the README and ``examples/shield.env``, and values as text."""
+"""The settings as a table, for ``shieldmw env``, the README and ``examples/shield.env``; and their values as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
 
 
 def written(value: object) -> str:
-    """A value as it would be written in its variable; a rule by its name."""
+    """A value as it would be written in its variable; for a rule, its name."""
     match value:
         case Networks():
             words = [str(network) for network in value.networks]

@@ -1,4 +1,4 @@
-"""The fleet's store in Redis or Valkey: what is stored under which key, and how it is read back."""
+"""The fleet's store in Redis or Valkey: writes its state under the keys of ``keys``, and reads it back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
 from .port import AUDIT_LENGTH, AuditEntry, StoredMode
 from .redis.calls import Calls
 
-# How late a process that only looks may believe the store's clock to be: its answers are slow on a busy machine.
+# Tolerance for the store's clock as known to a process that only reads: on a busy machine answers arrive late.
 LATE_S = 2.0
 
 # TTL of the waiting room: after this long without a call it is empty, and starts over.
@@ -36,8 +36,7 @@ QUEUE_KEEP_MS = 6 * 3600 * 1000
 # TTL of the table of workers' reports, renewed by each report; each also carries its own time, which limits its age.
 LOAD_KEEP_MS = 60_000
 
-# COUNT of the HSCAN over the reports: it returns the whole table for as many workers, and only a part of one that
-# somebody else has filled.
+# COUNT of the HSCAN over the reports: enough for the table of this many workers, and a bound if foreign data is there.
 MOST_LOADS = 2048
 
 # Entries of the deny list parsed before yielding to the loop: about a millisecond.
@@ -45,9 +44,9 @@ PARSED_AT_ONCE = 100
 
 
 class RedisStore:
-    """Everything that the fleet shares, in one Redis, in a cluster, or at the master that Sentinels name.
+    """The fleet's shared state in one Redis, in a cluster, or at the master that Sentinels name.
 
-    ``secret`` keys all digests. Without one, ``candidate`` of the first worker is stored, and all workers use it.
+    ``secret`` keys all digests. If it is None, the first worker stores its ``candidate``, and all workers use that.
     """
 
     def __init__(self, redis: Calls, *, prefix: str, secret: bytes | None, candidate: bytes) -> None:
@@ -71,12 +70,12 @@ class RedisStore:
         return await take(self.redis.run, requests, keys.bucket)
 
     async def portion(self, request: PortionRequest) -> Portion:
-        """Take several units at once from a bucket that many clients share, which is a slot of its own."""
+        """Take several units at once from a bucket that many clients share, which has a slot of its own."""
         keys = self._keys or await self._learn_keys()
         return await scripts.portion(self.redis.run, request, keys.bucket)
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
-        """Give back what was leased and not spent."""
+        """Give back units that were prefetched and not spent."""
         keys = self._keys or await self._learn_keys()
         give_back = slots.give_back if self.redis.slotted else scripts.give_back
         await give_back(self.redis.run, unspent, keys.bucket)
@@ -99,7 +98,7 @@ class RedisStore:
     # --- the fleet's secret
 
     async def secret(self) -> bytes:
-        """The secret in the store; if there is none, ours is stored."""
+        """The secret in the store. If there is none, this worker's is stored."""
         if not self._secret_is_set:
             await self._learn_keys()
         if self._secret is None:
@@ -108,7 +107,7 @@ class RedisStore:
 
     async def _learn_keys(self) -> Keys:
         key, offered = self._names.secret, self._secret or self._candidate
-        # No transaction if the secret exists: a server whose memory is full accepts none.
+        # Without a transaction if the secret exists: a server whose memory is full rejects transactions.
         kept = await self.redis.command("GETEX", key, "PX", KEEP_MS)
         if kept is None:
             *_, kept = await self.redis.transaction(
@@ -197,8 +196,10 @@ class RedisStore:
         when: str = "always",
         keep_ms: int = KEEP_MS,
     ) -> int:
-        """Run ``change.lua``: drop and set fields of a table, or of a hash without versions, log and announce that.
-        Returns how many fields were dropped."""
+        """Run ``change.lua``: drop and set fields of a table, or of a hash without versions; log and announce it.
+
+        Returns the number of dropped fields.
+        """
         names = self._names
         keys, version = ([table], "") if isinstance(table, str) else (list(table.keys), str(new_version()))
         if audit is not None:
@@ -214,9 +215,9 @@ class RedisStore:
         """The stored mode."""
         _, stored, epoch = await self._run_mode("read")
         if not epoch:
-            # The store is empty. Only then is anything written: regular reads must not cost writes.
+            # The store is empty. Only then is the epoch written: regular reads must not cost writes.
             key = self._names.mode
-            with suppress(NotApplied):  # the server's memory is full: the mode can be read all the same
+            with suppress(NotApplied):  # the server's memory is full: the mode can be read nevertheless
                 *_, epoch = await self.redis.transaction(
                     ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
                 )
@@ -295,7 +296,7 @@ class RedisStore:
     # --- seats
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
-        """Report what a worker holds and wants; returns what it is granted."""
+        """Report the seats that a worker holds and needs; returns its grant."""
         return await scripts.seats(self.redis.run, self._names.seats, report, capacity, self._names.changes)
 
     async def fleet(self, now_s: float) -> Fleet:
@@ -307,7 +308,7 @@ class RedisStore:
         await self.redis.command("HDEL", self._names.seats, worker)
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
-        """Take ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
+        """Reserve ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
         return await scripts.queue(self.redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
 
     # --- load

@@ -1,14 +1,13 @@
-"""All key names of the store, made in one place; no client's text ever becomes part of one."""
+"""All key names of the store, built in one place. No client's text ever becomes part of one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import blake2b
 
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Client
 
-# TTL of keys that should outlive any event, but not a decade of neglect: every key has a TTL.
+# TTL of keys that must outlive any event: ten years, since every key has a TTL.
 KEEP_MS = 10 * 366 * 86_400 * 1000
 
 # 128 bits: the chance that any two of a billion clients share a digest is 1 in 10**21.
@@ -35,7 +34,7 @@ class Keys:
         return f"{self._prefix}:{{{self._digest(slot)}}}:{own}{limit_name}"
 
     def client_digest(self, client: Client) -> str:
-        """The digest that stands for a client where its name must not be seen."""
+        """The digest that represents a client where its name must not appear."""
         return self._digest(str(client))
 
     def _digest(self, text: str) -> str:
@@ -44,63 +43,20 @@ class Keys:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
     """The keys that exist once, and the channel of changes."""
 
-    prefix: str
-
-    @property
-    def secret(self) -> str:
-        """The secret that was generated because none was set."""
-        return f"{self.prefix}:secret"
-
-    @property
-    def api_keys(self) -> str:
-        """Digests of issued API keys, with their version."""
-        return f"{self.prefix}:api-keys"
-
-    @property
-    def api_keys_log(self) -> str:
-        """The log of the last changes of API keys, in the same slot."""
-        return f"{self.prefix}:{{{self.api_keys}}}:log"
-
-    @property
-    def deny_log(self) -> str:
-        """The log of the last changes of the deny list."""
-        return f"{self.prefix}:{{control}}:deny-log"
-
-    @property
-    def deny(self) -> str:
-        """The deny list, with its version."""
-        return f"{self.prefix}:{{control}}:deny"
-
-    @property
-    def mode(self) -> str:
-        """The mode of the fleet, and the epoch: a number that changes when buckets are refilled or lost."""
-        return f"{self.prefix}:{{control}}:mode"
-
-    @property
-    def audit(self) -> str:
-        """The audit log, a stream."""
-        return f"{self.prefix}:{{control}}:audit"
-
-    @property
-    def changes(self) -> str:
-        """The channel on which changes are announced."""
-        return f"{self.prefix}:{{control}}:changes"
-
-    @property
-    def seats(self) -> str:
-        """The seats of all workers."""
-        return f"{self.prefix}:seats"
-
-    @property
-    def load(self) -> str:
-        """The workers' reports of their load, for operators."""
-        return f"{self.prefix}:load"
-
-    @property
-    def queue(self) -> str:
-        """The counters of the waiting room."""
-        return f"{self.prefix}:queue"
+    def __init__(self, prefix: str) -> None:
+        control = f"{prefix}:{{control}}"  # a hash tag: scripts change several of these keys at once
+        self.prefix = prefix
+        self.secret = f"{prefix}:secret"  # the one that was generated because none was set
+        self.api_keys = f"{prefix}:api-keys"  # digests of issued API keys, with their version
+        self.api_keys_log = f"{prefix}:{{{self.api_keys}}}:log"  # their last changes; in the same slot
+        self.mode = f"{control}:mode"  # also holds the epoch, which changes when buckets are refilled or lost
+        self.deny = f"{control}:deny"  # the deny list, with its version
+        self.deny_log = f"{control}:deny-log"  # its last changes
+        self.audit = f"{control}:audit"  # a stream
+        self.changes = f"{control}:changes"  # the channel on which changes are announced
+        self.seats = f"{prefix}:seats"  # those of all workers
+        self.load = f"{prefix}:load"  # the workers' reports of their load, for operators
+        self.queue = f"{prefix}:queue"  # the counters of the waiting room

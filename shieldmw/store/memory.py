@@ -1,4 +1,4 @@
-"""The store of one process: no server, nothing shared. Its buckets also decide while Redis is away."""
+"""The store of a single process, without a server. Its buckets also decide while Redis is away."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from shieldmw.core.waiting import EMPTY, QueueCounters
 
 from .port import AUDIT_LENGTH, AuditEntry, StoredMode
 
+# Maximum number of buckets.
 BUCKETS_KEPT = 262_144
 
 
 def steady_now_us() -> Callable[[], int]:
-    """A clock in microseconds since 2025 that never steps, set by the wall clock once."""
+    """A clock in microseconds since 2025 that never steps: it is set by the wall clock once."""
     offset_us = time.time_ns() // 1000 - EPOCH_S * 1_000_000 - time.monotonic_ns() // 1000
     return lambda: time.monotonic_ns() // 1000 + offset_us
 
 
 class MemoryBuckets:
-    """Buckets in this process, at most ``most_buckets``: those unused for longest are dropped.
+    """Buckets in this process, at most ``most_buckets``: the least recently used are dropped.
 
     ``now_us`` is its clock, in microseconds since 2025-01-01.
     """
@@ -64,13 +65,13 @@ class MemoryBuckets:
                 self._tats.put(key, tat_us - charge.step_us)
 
     def refused_now(self, charges: Charges) -> bucket.Outcome | None:
-        """The refusal of charges that do not fit, or None; takes nothing."""
+        """The refusal of charges that do not fit, or None; charges nothing."""
         stored = [self._tats.get(self._key(charge)) for charge in charges]
         outcome = bucket.take(stored, TakeRequest(charges), self.now_us())
         return None if outcome.allowed else outcome
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
-        """Remember the TATs of another store's buckets, on this store's clock, unless a later one is known.
+        """Remember the TATs of another store's buckets, by this store's clock, unless a later one is known.
 
         One that is further ahead than debts can move it counts as that far ahead: it may be garbage there.
         """
@@ -99,9 +100,9 @@ class MemoryBuckets:
 
 
 class WarmBuckets(MemoryBuckets):
-    """Buckets that remember what a store said of its own, keyed by hashes instead of names.
+    """Local copies of a store's buckets, keyed by hashes instead of names.
 
-    Among a quarter of a million buckets, one that is not remembered is mistaken for another once in 10**13 requests.
+    Among a quarter of a million buckets, a hash collides with that of another bucket once in 10**13 requests.
     """
 
     def _key(self, charge: Charge) -> int:
@@ -140,7 +141,7 @@ class MemoryStore(MemoryBuckets):
         return portion
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
-        """Give back what is left of portions."""
+        """Give back the unspent units of portions."""
         for charge, ceiling_us, give_us in unspent:
             if self._tats.get(charge.bucket) == ceiling_us:
                 self._tats.put(charge.bucket, ceiling_us - give_us)
@@ -196,7 +197,7 @@ class MemoryStore(MemoryBuckets):
         self._note(AuditEntry(self._now_s(), entry.actor, what, "", f"until {entry.until_s:.0f}", entry.reason), "deny")
 
     async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
-        """Do nothing: this store loses no list."""
+        """Do nothing: this store cannot lose its list."""
         return False
 
     async def undeny(self, network: str, actor: str) -> bool:
@@ -236,7 +237,7 @@ class MemoryStore(MemoryBuckets):
         return True, await self.mode()
 
     async def restore_mode(self, state: ModeState) -> StoredMode:
-        """Take over a mode of a higher version; this store loses none itself."""
+        """Adopt a mode of a higher version. This store itself cannot lose one."""
         if state.version > self._mode.version:
             self._mode = replace(state)
         return await self.mode()
@@ -265,7 +266,7 @@ class MemoryStore(MemoryBuckets):
             self._listening.remove(listener)
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
-        """Report what a worker holds and wants; returns what it is granted."""
+        """Report the seats that a worker holds and needs; returns its grant."""
         return self._seats.refresh(report, capacity, self._now_s())
 
     async def fleet(self, now_s: float) -> Fleet:
@@ -290,7 +291,7 @@ class MemoryStore(MemoryBuckets):
         self._loads.pop(worker, None)
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
-        """Take ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
+        """Reserve ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
         given = max(self._queue.given, known.given) + give
         called = max(self._queue.called, known.called)
         self._queue = QueueCounters(given - give + 1, given, max(called, min(given, called + free)))

@@ -1,7 +1,7 @@
 """A copy of one of the store's tables in this process: read in pages at first, and then only its changes.
 
 A table is a hash with a version among its fields. Beside it there is a log: a stream of the last versions, each with
-its predecessor and the names of the fields that it changed. Knows nothing of what the fields mean.
+its predecessor and the names of the fields that it changed. Independent of the meaning of the fields.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .redis.calls import Calls
 
 VERSION = b"version"
 
-# Fields of a page. It takes the server and this process half a millisecond; the loop runs on between two pages.
+# Fields per page. Reading one takes the server and this process half a millisecond; other tasks run between pages.
 PAGE = 500
 
-# Most versions in the log, and most changed fields read one by one; beyond these the whole table is read again.
+# Maximum versions in the log, and changed fields read one by one; beyond either the whole table is read again.
 LOGGED = 100
 MOST_FIELDS = 500
 
@@ -49,7 +49,7 @@ class Mirror:
             StoreError: as the store's calls do; the copy stays as it was.
         """
         async with self._lock:
-            version = await self._stored_version()
+            version = mark(await self._redis.command("HGET", self._key, VERSION))
             if version == self.version:
                 return
             names = changed_fields(await self._logged(), self.version, version)
@@ -74,11 +74,8 @@ class Mirror:
             return ()
         return log
 
-    async def _stored_version(self) -> int:
-        return mark(await self._redis.command("HGET", self._key, VERSION))
-
     async def _all(self) -> dict[bytes, bytes]:
-        """All fields. Those that do not change during the scan are certain to be included (Redis, SCAN guarantees)."""
+        """All fields. Those that do not change meanwhile are certainly included (Redis, "SCAN guarantees")."""
         found: dict[bytes, bytes] = {}
         cursor: Any = b"0"
         while True:
@@ -90,7 +87,7 @@ class Mirror:
 
 
 def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] | None:
-    """The fields that changed between two versions, by the log's entries, newest first; None if the log cannot tell.
+    """The fields that changed between two versions, by the log's entries, newest first; None if the log is not enough.
 
     It cannot if too much has changed, or if a change of the table was not logged.
     """

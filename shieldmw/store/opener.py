@@ -1,4 +1,4 @@
-"""Opens the store that the settings name, whatever its kind."""
+"""Opens the store that the settings name, of any kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .port import Store
 if TYPE_CHECKING:
     from .redis.calls import Calls
 
-# Modules that only some URLs need are imported where those are read, so a process pays only for what it uses.
+# Modules that only some URLs need are imported inside functions, so that a process loads only what it uses.
 
 
 def store_opener(settings: Settings) -> Callable[[], Store]:

@@ -1,9 +1,9 @@
 """The store port: what the gate needs of a store. Implemented by ``MemoryStore`` (one process) and ``RedisStore``.
 
-What changes buckets, the mode, seats or the waiting room is one atomic round trip (in a cluster: for the keys of each
-slot). So is every other change, but for ``refill``, which empties the buckets first and then announces it. Reads may
-take several: ``api_keys`` and ``deny_list`` read the version, then what has changed since; ``mode`` marks an empty
-store with an epoch, and ``loads`` drops reports that are too old.
+Every change of buckets, the mode, seats, the waiting room or a table is one atomic round trip (in a cluster, one for
+each slot). The exception is ``refill``, which deletes the buckets first and announces that afterwards. Reads may take
+several: ``api_keys`` and ``deny_list`` read the version and then the changes since; ``mode`` writes an epoch to an
+empty store, and ``loads`` drops reports that are too old.
 
 Every method raises ``StoreUnavailable`` if the store is away or too slow (the operation may have been carried out all
 the same), and ``StoreError`` if the answer makes no sense.
@@ -28,12 +28,12 @@ from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import StoreError, StoreUnavailable
 
-# Changes that the audit keeps.
+# Number of changes kept in the audit log.
 AUDIT_LENGTH = 1000
 
 
 class PartialFailure(StoreUnavailable):
-    """Some requests of a call have an outcome, others failed: their buckets are on another server, which is away."""
+    """Some requests of a call have an outcome, others failed because their buckets are on a server that is away."""
 
     def __init__(self, results: Sequence[Outcome | StoreError]) -> None:
         super().__init__(results)
@@ -58,14 +58,14 @@ class ChargeTaker(Protocol):
         """Take several units at once from a bucket that many clients share, by the store's own clock."""
 
     async def aclose(self) -> None:
-        """Close the connections; it can be used again afterwards."""
+        """Close the connections; a later call opens new ones."""
 
 
 class Buckets(ChargeTaker, Protocol):
     """Keeps buckets."""
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
-        """Give back what was prefetched and not spent."""
+        """Give back units that were prefetched and not spent."""
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
         """Charge a worker's debts, whether they fit or not. Returns the debts whose charge is unconfirmed.
@@ -78,19 +78,6 @@ class Buckets(ChargeTaker, Protocol):
         """Refill a client's buckets, on every worker."""
 
 
-class ApiKeyRegister(Protocol):
-    """Keeps API keys."""
-
-    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
-        """The issued API keys, or None if they are still at ``known_version``."""
-
-    async def add_api_key(self, api_key: ApiKey) -> None:
-        """Issue a key: from now on its digest proves its subject."""
-
-    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
-        """Revoke keys by their digests; returns how many there were."""
-
-
 class DenyRegister(Protocol):
     """Keeps the deny list."""
 
@@ -101,7 +88,7 @@ class DenyRegister(Protocol):
         """Refuse a network, replacing its entry if it has one."""
 
     async def restore_deny(self, entries: Sequence[DenyEntry]) -> bool:
-        """Restore the list if the store has lost it; returns whether it had. A list that exists, even empty, stays."""
+        """Restore the list if the store has lost it; returns whether it had. An existing list stays, even if empty."""
 
     async def undeny(self, network: str, actor: str) -> bool:
         """Stop refusing a network; returns whether it was refused."""
@@ -111,8 +98,8 @@ class DenyRegister(Protocol):
 class StoredMode:
     """The stored mode, and the store's clock when it was read (Unix seconds).
 
-    ``epoch`` is a number that changes when buckets become full again, by an operator or because the store has lost
-    them; None if it was not read.
+    ``epoch`` is a number that changes when buckets become full again, because an operator has reset them or the store
+    has lost them; None if it was not read.
     """
 
     state: ModeState
@@ -147,17 +134,7 @@ class ModeRegister(Protocol):
         """Change the mode, unless its version is not the expected one; returns whether it changed, and the mode now."""
 
     async def restore_mode(self, state: ModeState) -> StoredMode:
-        """Restore the mode if the store has lost it; one of a higher version stays."""
-
-
-class AuditRegister(Protocol):
-    """Keeps the audit log of all changes."""
-
-    async def audit(self, count: int) -> list[AuditEntry]:
-        """The last changes, newest first."""
-
-    async def note(self, entry: AuditEntry) -> None:
-        """Add a change to the audit log that no other method logs; the store sets its time."""
+        """Restore the mode if the store has lost it; a stored mode of a higher version stays."""
 
 
 class ChangeFeed(Protocol):
@@ -175,7 +152,7 @@ class SeatGrants(Protocol):
     """Divides seats among workers."""
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
-        """Report what a worker holds and wants; returns what it is granted."""
+        """Report the seats that a worker holds and needs; returns its grant."""
 
     async def release_seats(self, worker: str) -> None:
         """Give back all seats of a worker that stops."""
@@ -189,7 +166,7 @@ class SeatRegister(SeatGrants, Protocol):
         nothing is written."""
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
-        """Take ``give`` numbers to give out, and call ``free`` numbers, one for each free seat.
+        """Reserve ``give`` numbers to give out, and call ``free`` numbers, one for each free seat.
 
         Counters never go back: a store that has lost them continues from those that the caller knows.
         """
@@ -208,10 +185,23 @@ class LoadRegister(Protocol):
         """Drop the report of a worker that stops."""
 
 
-class Store(
-    Buckets, ApiKeyRegister, DenyRegister, ModeRegister, AuditRegister, ChangeFeed, SeatRegister, LoadRegister, Protocol
-):
-    """The whole port."""
+class Store(Buckets, DenyRegister, ModeRegister, ChangeFeed, SeatRegister, LoadRegister, Protocol):
+    """The whole port, with API keys and the audit log."""
+
+    async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:
+        """The issued API keys, or None if they are still at ``known_version``."""
+
+    async def add_api_key(self, api_key: ApiKey) -> None:
+        """Issue a key: from now on its digest proves its subject."""
+
+    async def revoke_api_keys(self, digests: Sequence[str]) -> int:
+        """Revoke keys by their digests; returns how many there were."""
+
+    async def audit(self, count: int) -> list[AuditEntry]:
+        """The last changes, newest first."""
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Add a change to the audit log that no other method logs; the store sets its time."""
 
     async def secret(self) -> bytes:
         """The secret with which the whole fleet signs and digests."""

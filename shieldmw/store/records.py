@@ -1,4 +1,4 @@
-"""Serializes the store's text records, and parses them. A record that cannot be parsed was not written by us."""
+"""Serializes and parses the store's text records. A record that cannot be parsed was not written by us."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from ipaddress import ip_network
 from typing import Any, TypeVar
 from zlib import crc32
@@ -34,7 +35,7 @@ MOST_COUNTED = 2**53
 LONGEST_NAME = 255
 LONGEST_REPORT = 2000
 
-# Largest capacity: more than there are people.
+# Largest capacity: more seats than there are people.
 MOST_SEATS = 10**10
 
 
@@ -56,9 +57,9 @@ def pairs(flat: Sequence[Any]) -> Mapping[bytes, Any]:
 
 
 def mark(value: Any) -> int:
-    """A number that distinguishes one state from another; 0 if there is none.
+    """A version or epoch as a number; 0 if there is none.
 
-    A value that is not a number is foreign; its checksum serves as well.
+    A value that is not a number was not written by us; its checksum distinguishes it as well.
     """
     try:
         return int(value or 0)
@@ -108,7 +109,7 @@ def parse_api_key(name: bytes, value: bytes) -> ApiKey | None:
 class ApiKeyRecords(Mapping[str, ApiKey]):
     """API keys by digest, kept as text: each is parsed when it is looked up, most of them never.
 
-    Tens of thousands of texts cost Python's garbage collector nothing; as many objects would make it pause.
+    Tens of thousands of texts cost Python's garbage collector nothing; the same number of objects would cause pauses.
     """
 
     def __init__(self, texts: Mapping[bytes, bytes]) -> None:
@@ -153,7 +154,7 @@ def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
 
 
 def mode_text(change: ModeChange) -> str:
-    """The record of a mode, beside its version and times."""
+    """The record of a mode, without its version and times."""
     return json.dumps(
         {
             "mode": change.mode,
@@ -242,16 +243,12 @@ def load_text(load: WorkerLoad) -> str:
             "turn_us": load.turn_us,
             "in_flight": load.in_flight,
             "in_flight_limit": load.in_flight_limit,
-            "waiting": _by_class(load.waiting),
-            "shed": _by_class(load.shed),
-            "shed_lately": _by_class(load.shed_lately),
+            "waiting": astuple(load.waiting),
+            "shed": astuple(load.shed),
+            "shed_lately": astuple(load.shed_lately),
             "lately_ms": load.lately_ms,
         }
     )
-
-
-def _by_class(counts: Audience) -> list[int]:
-    return [counts.hosts, counts.members, counts.guests]
 
 
 def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:

@@ -1,8 +1,8 @@
 """Finds the rights that a store's user lacks, by trying commands, scripts and the channel, for ``shieldmw check``.
 
-The store's data is left alone: commands are tried on a key of our own, and scripts on a complete store of our own
-beside the real one. Both are deleted at the end; otherwise they expire, after a minute or (if the user may not delete)
-after ten years.
+The store's data is not touched: commands are tried on a key of their own, and scripts on a complete store of their own
+beside the real one. Both are deleted at the end; if that fails they expire, after a minute or (if the user may not
+delete) after ten years.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def missing_rights(store: RedisStore) -> list[str]:
 
     Raises:
         StoreUnavailable: the store does not answer.
-        StoreError: something that is allowed fails.
+        StoreError: an operation fails although it is allowed.
     """
     redis, prefix, name = store.redis, store.prefix, f"check-{token_hex(4)}"
     channel = Names(prefix).changes

@@ -1,4 +1,4 @@
-"""The Lua scripts as typed functions: what goes in, and what their replies must look like."""
+"""The Lua scripts as typed functions, which encode arguments and check replies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 
-# Scripts that can be run for each of their keys alone, if the keys are on different nodes.
+# Scripts that can be run for one key at a time, if the keys are on different nodes.
 PER_BUCKET_SCRIPTS = frozenset({"take", "give_back", "settle", "refund"})
 
 Run = Callable[[str, Sequence[str], Sequence[str | int | bytes]], Awaitable[object]]
@@ -64,7 +64,7 @@ async def portion(run: Run, request: PortionRequest, key_of: KeyOf) -> Portion:
 
 
 async def give_back(run: Run, unspent: Sequence[Unspent], key_of: KeyOf) -> int:
-    """Run ``give_back.lua``; returns how many buckets took something back."""
+    """Run ``give_back.lua``; returns the number of buckets that were credited."""
     keys = [key_of(given.charge) for given in unspent]
     arguments = [number for given in unspent for number in (given.ceiling_us, given.give_us)]
     reply = await run("give_back", keys, arguments)
@@ -90,7 +90,7 @@ def settled_key(bucket: str, worker: str) -> str:
 
 
 async def refund(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> int:
-    """Run ``refund.lua`` for a charge and its outcome; returns by how many microseconds the TAT went back."""
+    """Run ``refund.lua`` for a charge and its outcome; returns the microseconds by which the TAT was moved back."""
     reply = await run("refund", [key_of(charge)], (ceiling_us, charge.step_us, charged_us))
     return whole_numbers("refund", [reply], 1)[0]
 

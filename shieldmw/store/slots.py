@@ -1,14 +1,14 @@
-"""Charges over the hash slots of a cluster: which requests share a call, and how to take what no single call can.
+"""Charges in a cluster: requests in the same hash slot share a call; charges in several slots are taken in turn.
 
-Buckets of clients with the same ``slot`` are in one hash slot. So requests are grouped by the slot they charge, with
-one call for each group, all at once. What one call cannot take is taken in turn, the narrowest bucket first, and
-refunded if a later one refuses: slot by slot for a request whose charges are in several slots, bucket by bucket for all
-requests of a slot that is moving.
+Buckets of clients with the same ``slot`` are in one hash slot. Requests are grouped by slot, and the calls for all
+groups are made concurrently. Charges that no single call can take are taken one after the other, the narrowest bucket
+first, and refunded if a later one refuses: slot by slot for a request with charges in several slots, bucket by bucket
+while a slot is moving.
 
-**Invariant:** a charge that may be refunded while others charge its bucket has no lease behind it. A request whose
-charges are in several slots prefetches nothing; and with one policy for all workers, all requests that charge a bucket
-which is not the last in turn have their charges in the same slots, so that bucket is never leased. Only in a slot that
-is moving can there be a lease, so there a charge is refunded only if nobody has charged the bucket since.
+**Invariant:** no lease depends on a charge that may be refunded. A request with charges in several slots prefetches
+nothing. And since all workers have the same policy, all requests that charge a bucket which is not the last in turn
+have their charges in the same slots, so that bucket is never leased. Only in a slot that is moving can there be a
+lease; there a charge is refunded only if no other request has charged the bucket since.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Change = TypeVar("Change", Unspent, Debt)
 
 
 def groups(requests: Sequence[TakeRequest]) -> list[list[int]]:
-    """The indexes of the requests that share a call, in their order; a request over several slots is alone."""
+    """The indexes of the requests that share a call, in their order; a request with several slots is alone."""
     together: dict[object, list[int]] = {}
     for place, request in enumerate(requests):
         slots = {charge.client.slot for charge in request.charges}
@@ -62,7 +62,7 @@ def before(charges: Charges, outcome: Outcome) -> Outcome:
 
 
 def in_turn(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcome of parts that were taken in turn: what all but the last have charged may still be refunded."""
+    """The outcome of parts that were taken in turn: the charges of all but the last may still be refunded."""
     outcome = joined(outcomes)
     return outcome._replace(refundable=len(outcome.tats_us) - len(outcomes[-1].tats_us))
 
@@ -158,7 +158,7 @@ Refund = Callable[[Run, Charge, int, int, KeyOf], Awaitable[object]]
 
 
 async def _in_turn(run: Run, apart: Sequence[Charges], key_of: KeyOf, refund: Refund) -> Outcome:
-    """Take one part after the other. If one refuses or fails, refund those before it, and only look at the rest."""
+    """Take one part after the other. If one refuses or fails, refund those before it, and only query the rest."""
     taken: list[Outcome] = []
     refused = None
     try:
@@ -192,5 +192,5 @@ async def _refund_all(
 
 
 async def _refund_untouched(run: Run, charge: Charge, ceiling_us: int, charged_us: int, key_of: KeyOf) -> None:
-    """Refund a charge only if nobody has charged the bucket since, because there may be a lease behind it."""
+    """Refund a charge only if no other request has charged the bucket since, because a lease may depend on it."""
     await scripts.give_back(run, [Unspent(charge, ceiling_us, charge.step_us)], key_of)

@@ -1,1 +1,1 @@
-"""Observers of the gate's events; no request waits for them."""
+"""Observers of the gate's events. They are fast enough to be called during requests."""

@@ -1,4 +1,4 @@
-"""Refusals in the log: one line for many, at any rate."""
+"""Logs refusals and evictions: one line for many, however many there are."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ evictions = logging.getLogger("shieldmw.evictions")
 class RefusalLog:
     """Logs refused requests (in a dry run: those that would have been) at most every ten seconds.
 
-    The first is logged at once; the rest are counted and reported with the next line. Lines have level INFO, but
-    WARNING in an emergency and in a dry run, whose only result they are: most servers show nothing below WARNING.
+    The first is logged immediately; the rest are counted and reported with the next line. Lines have level INFO, but
+    WARNING in an emergency and in a dry run, which has no other output: most servers show nothing below WARNING.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._throttle = LogThrottle(now_s)
 
     def decided(self, facts: Facts, decision: Decision) -> None:
-        """Count the decision; log when it is time."""
+        """Count the decision, and log a line if one is due."""
         counts = self._throttle.due(decision.verdict, decision.reason)
         if counts is None:
             return
@@ -49,12 +49,12 @@ class RefusalLog:
 
 
 def _is_watched(decision: Decision) -> bool:
-    """Whether somebody looks at the log for refusals now: a dry run is on, or an emergency."""
+    """Whether operators are likely to look for refusals in the log: in a dry run, or an emergency."""
     return decision.verdict is Verdict.DRY_RUN or decision.mode is Mode.EMERGENCY
 
 
 def _who(facts: Facts, decision: Decision) -> str:
-    """The client's address; if it was refused before that was determined, what the request says."""
+    """The client's address; if it was refused before that was determined, the text in the request."""
     if decision.address is not None:
         return address_text(decision.address) or ""
     return repr((", ".join(facts.forwarded) or facts.peer or "")[-100:])

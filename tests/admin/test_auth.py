@@ -1,4 +1,4 @@
-"""Access to the admin routes, on a fake clock, since it is waits that are tested."""
+"""Access to the admin routes, on a fake clock, since waits are tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document describes what the admin routes do: schemathesis searches for a counterexample."""
+"""The OpenAPI document matches the admin routes: schemathesis searches for a counterexample."""
 
 from __future__ import annotations
 

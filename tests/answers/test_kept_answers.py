@@ -1,4 +1,4 @@
-"""Cached answers, and leftovers of decisions: each request gets the answer it would get alone."""
+"""Cached answers: each request gets the same answer as without the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shieldmw env`: what it prints is what `Settings` reads."""
+"""`shieldmw env` prints the settings that `Settings` reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `shieldmw serve` changes in how granian is told to stop. That granian uses it is tested end to end."""
+"""How `shieldmw serve` changes the way granian stops. That granian uses it is tested end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator reads about the workers' load: one line, and the worst workers if requests are shed."""
+"""The lines about the workers' load: one for the fleet, and the most overloaded workers if requests are shed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shieldmw mode` against a real server: what an operator reads, and how the command ends."""
+"""`shieldmw mode` against a real server: its output and exit status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request is charged, by way of the plan that is made for it."""
+"""Helper: the charges of a request, computed through its plan."""
 
 from __future__ import annotations
 

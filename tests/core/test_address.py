@@ -1,4 +1,4 @@
-"""The client's address: spellings, trusted hops, and headers that must not change it."""
+"""The client's address: spellings, trusted hops, and forged headers that must not change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client that is charged: what counts as one address, and that no subject can pose as another client."""
+"""The client that is charged: which addresses are one client, and that no subject can pass for another client."""
 
 from __future__ import annotations
 

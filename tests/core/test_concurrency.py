@@ -1,4 +1,4 @@
-"""The adaptive limit in virtual time: it finds how much an app works on at once, and is not misled."""
+"""The adaptive limit in virtual time: it finds the concurrency that an app can handle, and is not misled."""
 
 from __future__ import annotations
 

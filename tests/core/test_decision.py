@@ -1,4 +1,4 @@
-"""From the outcome of charges to the decision, and what its answer needs to tell."""
+"""From the outcome of charges to the decision, with the values that its answer needs."""
 
 from __future__ import annotations
 

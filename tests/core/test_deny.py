@@ -1,4 +1,4 @@
-"""The deny list: who is refused, and until when."""
+"""The deny list: which addresses are refused, and until when."""
 
 from __future__ import annotations
 

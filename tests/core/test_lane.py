@@ -1,4 +1,4 @@
-"""The lane in virtual time: priority order, work-conserving, bounded, no request forgotten."""
+"""The lane in virtual time: in order of priority, never idle while requests wait, bounded, and no request lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases beside other workers: whatever is spent, left idle or given back, the bucket keeps its promise.
+"""Leases on several workers: the bucket keeps its promise, whether they are spent, left idle or given back.
 
 Buckets are shared by several workers as in a store. What they spend is held against sliding windows in true time, and
 against plain GCRA: the TAT that the same spends would have made is never later than the store's.

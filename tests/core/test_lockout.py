@@ -1,4 +1,4 @@
-"""The lockout: wrong passwords cost an address more each time, and nobody else anything."""
+"""The lockout: after each wrong password the address waits longer, and other addresses are not affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that are made past their classes: each has every field, as if the class itself had made it."""
+"""``made`` creates the same values as the classes themselves, with every field."""
 
 from __future__ import annotations
 

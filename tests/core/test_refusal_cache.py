@@ -1,4 +1,4 @@
-"""Refusals that many share: each is the client's own, but for a wait that is late by a grain at most."""
+"""Shared refusals: each equals the client's own, except that its wait may be longer by up to one grain."""
 
 from __future__ import annotations
 

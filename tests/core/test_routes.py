@@ -1,4 +1,4 @@
-"""Routes: one plan for each mode, class and family of the address, and who may enter in an emergency."""
+"""Routes: one plan for each mode, class and address family, and access in an emergency."""
 
 from __future__ import annotations
 

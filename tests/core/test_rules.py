@@ -1,4 +1,4 @@
-"""The policy: what a request is charged, what is exempt, and that look-alikes are not."""
+"""The policy: a request's charges, exempt paths, and paths that only look exempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shares of a limit: what each of several workers may admit alone, so that together they keep the limit's promise."""
+"""Shares of a limit: several workers that decide by their shares keep the limit's promise together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The waiting room as arithmetic: position, estimate, and how often to ask."""
+"""The arithmetic of the waiting room: positions, estimated waits and poll intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shieldmw demo`: what it needs, what it says, and its exit status."""
+"""`shieldmw demo`: its requirements, its output, and its exit status."""
 
 from __future__ import annotations
 

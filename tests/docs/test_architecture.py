@@ -1,4 +1,4 @@
-"""docs/architecture.md is a map of what is there, and the code keeps to it."""
+"""docs/architecture.md names every module, and the code obeys its rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/integration.md: its code does what its text says."""
+"""The code in docs/integration.md does what its text says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/integration.md on tests and on servers: its tests pass as they stand, and what it says of workers is so.
+"""The sections of docs/integration.md on tests and servers: the tests pass as written, and the text on workers is true.
 
 Embedded servers and workers that are replaced are in tests/e2e/test_workers.py.
 """

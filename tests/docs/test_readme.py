@@ -1,4 +1,4 @@
-"""The README is true: its tables come from the code, its example runs, its commands exist."""
+"""The README is up to date: its tables come from the code, its example runs, its commands exist."""
 
 from __future__ import annotations
 

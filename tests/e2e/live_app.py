@@ -1,4 +1,4 @@
-"""A live event: streams that never end by themselves, and a journal of who is there by the app's own count.
+"""A live event: streams that never end by themselves, and the app's own journal of its listeners.
 
 Each worker appends a line to the file that LIVE_JOURNAL names when a stream begins and when it ends, with the
 clock that all processes of one machine share: read together they say exactly how many were there at any moment.

@@ -1,4 +1,4 @@
-"""Members who share an address with forgers, over real sockets: they stay members, also in an emergency."""
+"""Members who share an address with clients that send forged tokens stay members, also in an emergency."""
 
 from __future__ import annotations
 

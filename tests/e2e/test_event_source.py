@@ -1,4 +1,4 @@
-"""EventSource in a real browser: sent away, refused, let in again, and broken off."""
+"""EventSource in a real browser: evicted, refused, admitted again, and disconnected."""
 
 from __future__ import annotations
 

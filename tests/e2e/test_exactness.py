@@ -1,4 +1,4 @@
-"""Four workers, one store, one bucket: as many requests pass as the reference allows, not one more, not one less.
+"""Four workers, one store, one bucket: exactly the requests pass that the reference allows.
 
 All times are by the clock of Redis, read on a connection of the test's own. TIME is answered in order with the
 takes, so the bounds are exact:

@@ -1,4 +1,4 @@
-"""The examples run as their documents say, answer, and are limited."""
+"""The examples run as documented, answer, and are limited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness itself: what the other end-to-end tests take for granted about their servers."""
+"""Tests of the harness: what the other end-to-end tests assume about their servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preflights on a live path whose app takes them for a GET: none becomes a stream that outlasts its moment."""
+"""Preflights on a live path whose app treats them like a GET: none becomes a long-lived stream."""
 
 from __future__ import annotations
 

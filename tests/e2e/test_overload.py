@@ -1,4 +1,4 @@
-"""An app overloaded by a botnet: members first, the operator at once, no request shed needlessly.
+"""An app overloaded by a botnet: members go first, the operator is answered at once, and no request is shed needlessly.
 
 Bounds are far from what a quiet machine does, and as far from what happens without the lane, which is measured beside
 it where that is the point.

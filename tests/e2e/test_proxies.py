@@ -1,4 +1,4 @@
-"""Behind a real nginx, and around it: whatever a client sends, it stays the same one client."""
+"""Behind a real nginx, and past it: a client remains the same client, whatever headers it sends."""
 
 from __future__ import annotations
 

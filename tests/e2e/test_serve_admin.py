@@ -1,4 +1,4 @@
-"""`shieldmw serve --admin`: the operator is heard on a listener that no flood of the app can reach."""
+"""`shieldmw serve --admin`: operators are answered on a listener that a flood of the app does not affect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limit that all guests share, on four real workers with uneven demand: never above it, and used to the full."""
+"""A limit that all guests share, on four real workers with uneven demand: never exceeded, and fully used."""
 
 from __future__ import annotations
 

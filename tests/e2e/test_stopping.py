@@ -1,4 +1,4 @@
-"""SIGTERM with a full house: listeners are told at once, and seats are free before the server has drained."""
+"""SIGTERM with all seats taken: listeners are notified at once, and seats are free before the server has drained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Redis away, in each way it can be: no answer is a 5xx, none is late for long, and the limits are back afterwards.
+"""Redis failures of every kind: no answer is a 5xx, none is late for long, and afterwards the limits hold again.
 
 Every server here is a real one. Times are bounded generously, since the machine may be busy; what shows that the
 breaker keeps requests off the store is the number of calls that reach it.

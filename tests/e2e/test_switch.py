@@ -1,4 +1,4 @@
-"""The switch on four workers: obeyed everywhere in time, latched without Redis, and nobody's word is lost.
+"""The switch on four workers: obeyed everywhere in time, kept without Redis, and no change is lost.
 
 Every worker is asked on a connection of its own, again and again, so a time here is that of the slowest worker,
 late by a round of asking at most: some hundredths of a second. Bounds are the promises themselves.

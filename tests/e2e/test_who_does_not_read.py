@@ -1,4 +1,4 @@
-"""Listeners that never read: they lose their seats like all others, and do not keep a server from stopping."""
+"""Listeners that never read lose their seats like all others, and do not keep a server from stopping."""
 
 from __future__ import annotations
 

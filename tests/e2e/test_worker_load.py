@@ -1,4 +1,4 @@
-"""The load of all workers' apps as any one of them reports it, in calm and in a flood."""
+"""Any worker reports the load of all workers' apps, in calm and in a flood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator changes holds from the next request on, and nothing that a worker keeps changes a decision.
+"""Operators' changes apply from the next request on, and caches in a worker change no decision.
 
 At random, a worker is compared with one that keeps nothing: it works each path out anew, and asks buckets at hand.
 """

@@ -1,4 +1,4 @@
-"""Who shares what: networks, routes, and members with and without a limit on addresses."""
+"""Which requests share a bucket: by network, by route, and for members with and without a limit on addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock of a worker: one origin, one pace, whatever the unit."""
+"""The clock of a worker: its functions have the same origin and rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions without waiting: nothing is made for them, nothing stale is told, and what is kept stays small."""
+"""Decisions without awaiting: they allocate nothing, use nothing outdated, and their caches stay small."""
 
 from __future__ import annotations
 

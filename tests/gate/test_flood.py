@@ -1,4 +1,4 @@
-"""A flood of new clients leaves numbers behind, and no objects that Python's garbage collector would walk over."""
+"""A flood of new clients leaves only numbers in memory, no objects for Python's garbage collector to traverse."""
 
 from __future__ import annotations
 

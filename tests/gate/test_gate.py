@@ -1,4 +1,4 @@
-"""The gate: in which order a request is judged, and that everything is told once."""
+"""The gate: the order of its checks, and that each refusal is reported once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One line for many events."""
+"""Throttled log lines: one line for many events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A path that takes long to read is read last, and not at all for those who are refused whatever it says."""
+"""A path that is slow to parse is parsed last, and not at all for clients that are refused on every path."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ LIMIT = "write it like '300/minute'"
 CIDR = "is not a CIDR: write it like 203.0.113.0/24"
 STORE = "begins with one of memory://, redis://, rediss://, unix://, embedded://"
 URL = "write it like https://example.org/recording"
-NAME = "use letters, digits, '.', '_' and '-'"
+NAME = "use 1 to 64 letters, digits, '.', '_' and '-'"
 HEADER = "not the name of a header: write the name alone, such as x-forwarded-for"
 TOKEN_HEADER = "not the name of a header: write the name alone, such as authorization or x-api-key"
 JWKS = "not a web address: write it like https://example.org/.well-known/jwks.json"
@@ -140,10 +140,11 @@ WRONG = [
     ("SHIELD_REDIS_TIMEOUT_MS", "10001", "write 10000 or less", "longer-than-ten-seconds"),
     ("SHIELD_REDIS_TIMEOUT_MS", "50ms", WHOLE, "with-a-unit"),
     ("SHIELD_REDIS_TIMEOUT_MS", "0.5", WHOLE, "a-fraction"),
-    ("SHIELD_KEY_PREFIX", "my app", "use letters, digits, '.', '_', ':' and '-'", "a-space"),
-    ("SHIELD_KEY_PREFIX", "{app}", "use letters, digits", "a-hash-tag-that-would-move-every-key-to-one-slot"),
-    ("SHIELD_KEY_PREFIX", "x" * 65, "use letters, digits", "too-long"),
+    ("SHIELD_KEY_PREFIX", "my app", "use 1 to 64 letters, digits, '.', '_', ':' and '-'", "a-space"),
+    ("SHIELD_KEY_PREFIX", "{app}", "use 1 to 64 letters, digits", "a-hash-tag-that-would-move-every-key-to-one-slot"),
+    ("SHIELD_KEY_PREFIX", "x" * 65, "use 1 to 64 letters, digits", "too-long"),
     ("SHIELD_SECRET", "too short", "has 9 characters: use at least 32 random ones", "too-short"),
+    ("SHIELD_SECRET", "x", "has 1 character: use at least 32 random ones", "one-character"),
     ("SHIELD_SECRET", "x" * 31, "has 31 characters: use at least 32 random ones", "one-short"),
     ("SHIELD_ON_REDIS_FAILURE", "fail", "'local', 'open' or 'closed'", "no-such-choice"),
     ("SHIELD_ON_REDIS_FAILURE", "Local", "'local', 'open' or 'closed'", "in-upper-case"),
@@ -160,8 +161,19 @@ WRONG = [
     ("SHIELD_FAILED_AUTH_LIMIT", "10 a minute", LIMIT, "in-words"),
     ("SHIELD_RULES", "nope", "write a list such as [{", "no-json"),
     ("SHIELD_RULES", "{}", "write a list", "one-object"),
-    ("SHIELD_RULES_FILE", "/no/such/rules.toml", "cannot be read: No such file or directory", "no-such-file"),
-    ("SHIELD_EXEMPT_PATHS", "healthz", "did you mean '/healthz'?", "no-slash"),
+    (
+        "SHIELD_RULES_FILE",
+        "/no/such/rules.toml",
+        "cannot be read: No such file or directory: name a readable file",
+        "no-such-file",
+    ),
+    ("SHIELD_EXEMPT_PATHS", "healthz", "'healthz' does not begin with a slash: did you mean '/healthz'?", "no-slash"),
+    (
+        "SHIELD_EXEMPT_PATHS",
+        "/healthz/",
+        "'/healthz/' ends in a slash, which is left out here: did you mean '/healthz'?",
+        "a-trailing-slash",
+    ),
     ("SHIELD_EXEMPT_PATHS", "/healthz,/a/../b", "did you mean '/b'?", "a-path-that-is-not-plain"),
     ("SHIELD_EXEMPT_PATHS", "/static/*.css", "one that ends in /*", "a-star-inside"),
     ("SHIELD_DRY_RUN", "perhaps", "write true or false", "undecided"),

@@ -1,4 +1,4 @@
-"""A request that goes away takes nobody else's reply with it."""
+"""A cancelled request does not affect the replies of others."""
 
 from __future__ import annotations
 

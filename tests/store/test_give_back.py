@@ -1,4 +1,4 @@
-"""give_back.lua: giving back never admits more than the burst, and garbage in one bucket harms no other."""
+"""give_back.lua: giving back never admits more than the burst, and foreign data in one bucket affects no other."""
 
 from __future__ import annotations
 

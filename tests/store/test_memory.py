@@ -1,4 +1,4 @@
-"""The store of one process: bounded, on a given clock, and able to stand in for another store."""
+"""The store of one process: bounded, on a given clock, and usable as the fallback of another store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mode in a real server: versions, two operators at once, a store that lost it, the audit, announcements."""
+"""The mode in a real server: versions, concurrent operators, lost data, the audit log, announcements."""
 
 from __future__ import annotations
 

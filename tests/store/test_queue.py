@@ -1,4 +1,4 @@
-"""The waiting room in a real server: two counters, whatever the crowd. The same promises hold in memory."""
+"""The waiting room in a real server: two counters for any number of waiters. The same promises hold in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A refusal, and a look, change nothing in the server: not one byte, not one expiry, not one write command."""
+"""Refusals and queries change nothing in the server: no byte, no expiry, no write command."""
 
 from __future__ import annotations
 

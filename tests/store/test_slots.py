@@ -1,4 +1,4 @@
-"""Which charges share one call to a cluster, and which are taken one by one: the plan, and its calls."""
+"""Charges in a cluster: which share one call, and which are taken one after the other."""
 
 from __future__ import annotations
 

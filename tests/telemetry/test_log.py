@@ -1,4 +1,4 @@
-"""Refusals in the log: one line for many, and no request can forge a line."""
+"""Refusals in the log: one line for many, and no request can inject one."""
 
 from __future__ import annotations
 

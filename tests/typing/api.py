@@ -1,4 +1,4 @@
-"""What users write, as types only: mypy --strict reads this file, nobody runs it."""
+"""The public API as users write it, for mypy --strict only; this file is never run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""CORS headers of refusals, which let pages of other origins read them: the app adds its own only to its own answers.
+"""CORS headers of refusals, so that pages of other origins can read them: the app cannot add any to these answers.
 
-Only reading is granted. A refused preflight stays refused: allowing it could permit what the app's own CORS policy does
-not (Fetch Standard, section 3.2).
+They only allow reading. A refused preflight stays refused: allowing it might permit requests that the app's own CORS
+policy forbids (Fetch Standard, section 3.2).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds a credential or a ticket in a request's head: in a header, a cookie or the query. Nothing here is proven.
+"""Finds a credential or a ticket in a request's head: in a header, a cookie or the query. Nothing is verified here.
 
 Values are taken literally, since tokens, keys and tickets need no quoting, and the standard library takes quadratic
 time to unquote a cookie before Python 3.11.10. ``core/bounds.py`` says how much is read.
@@ -29,7 +29,7 @@ _MOST_BLANKS = 8
 
 
 def bearer(value: str) -> str | None:
-    """The credential in a header: ``Bearer x``, ``JWT x`` or a bare ``x``; other schemes are not ours."""
+    """The credential in a header: ``Bearer x``, ``JWT x`` or a bare ``x``; None for other schemes."""
     scheme, space, rest = value.strip().partition(" ")
     if not space:
         return scheme or None

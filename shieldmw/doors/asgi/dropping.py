@@ -1,10 +1,10 @@
 """Drops the connection of a listener that does not read. Knows sockets, nothing of seats and responses.
 
-ASGI has no message for it, and returning or raising is not enough: uvicorn, hypercorn and granian keep a connection
-until its client has read what they have buffered, and do not stop before. So, while the response still runs, the socket
-with the two ends that the scope names is looked up among those of this process. It is shut down later if it is still
-the same one, and the server then sees that its client has gone. The ends alone would not do, since a proxy's next
-client may come from the same port.
+ASGI has no message for this, and returning or raising is not enough: uvicorn, hypercorn and granian keep a connection
+until the client has read all that they have buffered, and do not stop before. So, while the response is still running,
+its socket is looked up among those of this process by the two ends that the scope gives. Later, if the socket is still
+the same, it is shut down, and the server sees that its client has gone. The ends alone do not identify it, since a
+proxy's next connection may use the same port.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from starlette.types import Scope
 
 from shieldmw.core.bounds import MOST_LINES
 
-# HTTP versions with one request at a time. Later ones carry other requests on the same connection, and can end a single
-# one.
+# HTTP versions with one request at a time. Later ones multiplex requests over one connection, and can end a single one.
 _ONE_AT_A_TIME = ("1.0", "1.1")
 
-# Headers from which servers that trust a proxy take the client's address, and some its port, too.
+# Headers from which servers that trust a proxy take the client's address, and some also its port.
 _NAMES_CLIENTS = (b"x-forwarded-for", b"forwarded")
 
 K = TypeVar("K")
@@ -47,10 +46,10 @@ class Ends(NamedTuple):
 
 
 def ends_of(scope: Scope) -> Ends | None:
-    """The ends of a request's connection; None for a unix socket, for HTTP/2, and if the scope does not say.
+    """The ends of a request's connection; None for a unix socket, for HTTP/2, and if the scope lacks them.
 
-    Also None if a header names the same address: the server may have taken it from there, and the port would be that
-    of another connection.
+    Also None if a header names the same address: the server may have taken it from there, and the port would belong to
+    another connection.
     """
     if scope.get("http_version", "1.1") not in _ONE_AT_A_TIME:
         return None
@@ -66,18 +65,18 @@ def ends_of(scope: Scope) -> Ends | None:
 
 
 class Connections:
-    """The connections of this process. One search, in a thread, serves all connections to be found or dropped."""
+    """The connections of this process. One search, in a thread, handles all connections to be found or dropped."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._wanted: dict[Ends, list[_Waiting[int | None]]] = {}
         self._due: dict[int, list[_Waiting[None]]] = {}
         self._later: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, set[int]]] = WeakKeyDictionary()
-        # A thread of our own, so that an app whose threads are all busy delays no goodbye.
+        # A thread of our own, so that goodbyes are not delayed if the app keeps all threads of the pool busy.
         self._thread = ThreadPoolExecutor(1, "shieldmw connections")
 
     async def find(self, ends: Ends) -> int | None:
-        """The number of a connection, which no later one has; None if the connection is not found."""
+        """The unique number (inode) of a connection; None if it is not found."""
         return await self._ask(self._wanted, ends)
 
     async def drop(self, number: int) -> None:
@@ -132,7 +131,7 @@ class Connections:
 
 def _tell(waiting: list[_Waiting[V]], answer: V) -> None:
     for loop, future in waiting:
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so nothing waits any more
             loop.call_soon_threadsafe(_set, future, answer)
 
 
@@ -142,7 +141,7 @@ def _set(future: asyncio.Future[V], answer: V) -> None:
 
 
 def _sockets() -> Iterator[socket.socket]:
-    """The network sockets of this process, as duplicates, so that none is confused with one opened in the meantime."""
+    """The network sockets of this process, as duplicates, so that none is mistaken for one opened meanwhile."""
     with suppress(OSError):  # the system does not list them
         for open_file in Path("/dev/fd").iterdir():
             with suppress(OSError):  # closed by now
@@ -163,7 +162,7 @@ def _network_socket(fd: int) -> socket.socket | None:
 
 
 def _plain(host: str) -> str:
-    """The same spelling of an address, however the socket was opened."""
+    """The address without zone and IPv4 mapping, since the two ends may be spelt differently."""
     return host.lower().removeprefix("::ffff:").partition("%")[0]
 
 

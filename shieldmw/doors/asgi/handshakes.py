@@ -1,7 +1,7 @@
 """Refuses WebSockets: in HTTP, or by accepting them and closing them at once.
 
-Of a failed handshake, a browser tells the page nothing but code 1006 (WebSockets Standard, section 4). To read a close
-code and a reason, the page needs a connection that was accepted first.
+After a failed handshake, a browser gives the page only code 1006 (WebSockets Standard, section 4). A page can read the
+close code and the reason only of a connection that was accepted first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .lingering import Lingering
 
 
 class Handshakes:
-    """How handshakes are refused. If ``closes``, they are accepted first, as long as ``lingering`` has room."""
+    """Refuses handshakes. If ``closes``, they are accepted and then closed, as long as ``lingering`` has room."""
 
     def __init__(self, lingering: Lingering, *, closes: bool) -> None:
         self._lingering = lingering
@@ -25,7 +25,7 @@ class Handshakes:
 
     @property
     def closes(self) -> bool:
-        """Whether the next handshake is accepted and closed."""
+        """Whether the next handshake is accepted and then closed."""
         return self._closes and self._lingering.has_room
 
     async def close(
@@ -33,7 +33,7 @@ class Handshakes:
     ) -> None:
         """Accept a handshake and close it, with a reason of at most 123 bytes.
 
-        Some servers wait here for the client's own close; ``lingering`` bounds that.
+        Some servers wait here for the client to close too; ``lingering`` limits that.
         """
         chosen = subprotocol(scope.get("subprotocols") or ())
         await self._lingering.stay(_accept_and_close(send, chosen, code, reason, headers))

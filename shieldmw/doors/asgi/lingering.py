@@ -1,4 +1,4 @@
-"""Keeps a connection open until a refused client has finished sending, so that the answer arrives.
+"""Keeps a connection open until a refused client has finished sending, so that it receives the answer.
 
 A server that closes a connection with unread bytes resets it, and the answer may be lost: nginx turns that into a 502.
 So a refusal, which does not depend on the body, is sent at once, and the rest of the body is read after it, within
@@ -15,20 +15,20 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shieldmw.core.bounds import LONGEST_LENGTH, MOST_LINES
 
-# Bytes read at full speed: nginx's default body limit. Beyond it each read is preceded by a pause, so that a proxy that
-# is busy sending has to stop, and finds the answer.
+# Bytes read at full speed: nginx's default body limit. After that, each read follows a pause, so that a proxy has to
+# stop sending and notices the answer.
 READ_AT_ONCE_BYTES = 1 << 20
 PAUSE_S = 0.05
 
-# Longest lingering close: nginx's default for a silent client (lingering_timeout).
+# Longest lingering close: nginx's default for a client that sends nothing (lingering_timeout).
 LONGEST_S = 5.0
 
-# Most lingering connections per process; each holds a task and the server's buffers. Beyond that a connection is closed
-# as soon as the answer is sent.
+# Maximum number of lingering connections per process, since each holds a task and the server's buffers. Others are
+# closed as soon as the answer is sent.
 MOST_AT_ONCE = 128
 
 _OF_THE_BODY = frozenset((b"content-length", b"transfer-encoding", b"expect"))
-# Methods whose requests are taken to have no body.
+# Methods whose requests are assumed to have no body.
 WITHOUT_A_BODY = frozenset(("GET", "HEAD"))
 
 CONNECTION_CLOSE = (b"connection", b"close")
@@ -50,7 +50,7 @@ class Lingering:
         return self._free > 0
 
     async def stay(self, ending: Awaitable[None]) -> None:
-        """Await the end of an exchange for at most ``longest_s``."""
+        """Await ``ending`` for at most ``longest_s``."""
         self._free -= 1
         try:
             async with asyncio.timeout(self._longest_s):
@@ -63,7 +63,7 @@ class Lingering:
     def around(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
         """``receive`` and ``send`` for an answer that may precede the body; unchanged if there is no body.
 
-        A GET is taken to have none. A head with too many lines is not read, since no real upload has one.
+        A GET is assumed to have none. Heads with too many lines are not read, since no real upload has so many.
         """
         lines = scope["headers"]
         if scope["type"] != "http" or scope["method"] in WITHOUT_A_BODY or len(lines) > MOST_LINES:
@@ -78,7 +78,7 @@ class Lingering:
 
 
 def _announced(lines: Iterable[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
-    """The length of the body (None: unknown), and whether the client expects 100 Continue."""
+    """The length of the body in bytes (None: unknown), and whether the client expects 100 Continue."""
     length, is_chunked, expects = b"0", False, False
     for name, value in lines:
         if name not in _OF_THE_BODY:
@@ -100,13 +100,8 @@ def _is_last(message: Message) -> bool:
 class EarlyAnswer:
     """An answer to a request with a body of ``length`` (None: unknown) that may be sent before all of it has been read.
 
-    A client that ``expects`` 100 Continue has sent nothing yet, and reading would make it send, so nothing is read.
+    If the client ``expects`` 100 Continue, nothing is read: it has sent nothing yet, and reading would make it send.
     """
-
-    __slots__ = (
-        *("_asked", "_expects", "_length", "_lingering", "_lingers", "_reads_after"),
-        *("_receive", "_send", "_whole"),
-    )
 
     def __init__(
         self, lingering: Lingering, scope: Scope, receive: Receive, send: Send, length: int | None, *, expects: bool
@@ -117,9 +112,9 @@ class EarlyAnswer:
         self._length = length
         self._expects = expects
         self._asked = self._whole = self._lingers = False
-        # Once the answer has ended, hypercorn closes at once, and uvicorn delivers no more of the body; so it is read
-        # before the end. Granian ends the answer when its Content-Length is reached, and delivers the body only then;
-        # it is recognized by this extension.
+        # Once the answer has ended, hypercorn closes the connection, and uvicorn delivers no more of the body, so the
+        # body is read before the end. Granian ends the answer when its Content-Length is reached, and delivers the body
+        # only after that; it is recognized by this extension.
         self._reads_after = "http.response.pathsend" in (scope.get("extensions") or {})
 
     async def receive(self) -> Message:

@@ -1,4 +1,4 @@
-"""A shield inside another one: if both charged the same buckets, a client would have half of its limit."""
+"""Detects a shield inside another one: if both charged the same buckets, clients would have half of their limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Nesting:
-    """The relation of one shield to the shields around it. Knows its own setup, and logs once what it found.
+    """Compares a shield with those around it, and logs the result once.
 
     - With the same setup, the inner one steps aside: ``shieldmw serve`` wraps an app that has the middleware, or the
       middleware was added twice.
@@ -28,14 +28,12 @@ class Nesting:
         self._aside = False
 
     def steps_aside(self, outer: Nesting) -> bool:
-        """Whether ``outer`` has already done this one's work."""
+        """Whether ``outer`` makes this shield superfluous."""
         if self._outer is not outer:
-            self._outer, self._aside = outer, self._same(outer)
+            same = self._authenticate is outer._authenticate and self._settings == outer._settings
+            self._outer, self._aside = outer, same
             self._say(outer)
         return self._aside
-
-    def _same(self, outer: Nesting) -> bool:
-        return self._authenticate is outer._authenticate and self._settings == outer._settings
 
     def _shares_buckets(self, outer: Nesting) -> bool:
         mine, theirs = self._settings, outer._settings

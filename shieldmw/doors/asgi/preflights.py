@@ -1,8 +1,8 @@
-"""The answer to a preflight on a live path: short, since a preflight holds no seat there.
+"""Answers to preflights on live paths are cut short, since preflights hold no seats.
 
-It ends with the first piece of its body, and after ``ANSWER_S`` at the latest, so that an app that takes a preflight
-for a GET opens no stream. How many run at once is bounded by their rate: for one address, a burst plus those of
-``ANSWER_S``.
+An answer ends with the first part of its body, and after ``ANSWER_S`` at the latest, so that an app that treats a
+preflight like a GET opens no stream. The number of concurrent ones is bounded by their rate: for one address, a burst
+plus those that arrive in ``ANSWER_S``.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ END_S = 1.0
 
 
 async def answer_preflight(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run the app until it ends or its time is up; then end the answer it has begun, or answer 504 if it has not."""
+    """Run the app until it ends or its time is up; then end the answer that it has begun, or answer 504."""
     answer = _ShortAnswer(send)
     deadline = asyncio.timeout(ANSWER_S)
     try:
         async with deadline:
             await app(scope, receive, answer.send)
     except BaseException as error:
-        # Apps may turn the cancellation into errors of their own, or into an exception group. One that still comes out
-        # as a cancellation is not the deadline's.
+        # Apps may turn the cancellation into other errors or an exception group. A CancelledError that is raised here
+        # is not the deadline's.
         if not deadline.expired() or isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
             raise
     if not deadline.expired():
@@ -41,9 +41,7 @@ async def answer_preflight(app: ASGIApp, scope: Scope, receive: Receive, send: S
 
 
 class _ShortAnswer:
-    """Sends an answer that ends with the first piece of its body."""
-
-    __slots__ = ("_has_begun", "_is_over", "_is_sent", "_send")
+    """Sends an answer that ends with the first part of its body."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -69,7 +67,7 @@ class _ShortAnswer:
         self._is_sent = True
 
     async def end(self) -> bool:
-        """End the answer for the app, which can send nothing more; returns whether the server accepted all of it."""
+        """End the answer in place of the app; returns whether the server accepted all of it."""
         if self._is_over:
             return self._is_sent
         self._is_over = True
@@ -79,6 +77,6 @@ class _ShortAnswer:
                     headers = [(b"content-length", b"0"), (b"cache-control", b"no-store")]
                     await self._send({"type": "http.response.start", "status": 504, "headers": headers})
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        except Exception:  # nobody reads, or the body is shorter than announced: servers raise various errors
+        except Exception:  # the client does not read, or the body is too short: errors vary among servers
             return False
         return True

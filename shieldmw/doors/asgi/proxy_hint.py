@@ -1,7 +1,7 @@
-"""A hint for the log that SHIELD_TRUSTED_PROXIES may have been forgotten: then all clients of a proxy share one limit.
+"""Logs a hint if SHIELD_TRUSTED_PROXIES may have been forgotten, so that all clients of a proxy share one limit.
 
-It looks at a refused request now and then, since others show no harm. Anybody can send the header of a proxy, so the
-hint says what it means in either case, and comes seldom.
+Only refused requests are checked, and only now and then. Clients can forge a proxy's header, so the hint says what it
+means in either case, and is logged rarely.
 """
 
 from __future__ import annotations
@@ -17,31 +17,29 @@ from shieldmw.core.client import address_text
 
 log = logging.getLogger(__name__)
 
-# Headers that proxies write without being told to.
+# Headers that proxies write by default.
 USUAL_HEADERS = ("x-forwarded-for", "forwarded")
 
-# Interval between two looks, so that a flood of refusals does not pay for them, and between two hints.
+# Interval between two checks, so that they cost nothing in a flood of refusals, and between two hints.
 LOOK_AGAIN_S = 10.0
 HINT_AGAIN_S = 600.0
 
 
 class ProxyHint:
-    """Looks for the header of a proxy, where none is trusted. ``due``: the next refusal should be looked at."""
-
-    __slots__ = ("_names", "due")
+    """Checks requests for a proxy's header while no proxy is trusted. ``due``: check the next refusal."""
 
     def __init__(self, header: str) -> None:
         self.due = True
         self._names = frozenset(name.encode() for name in (header, *USUAL_HEADERS))
 
     def look(self, scope: Scope) -> None:
-        """Look at a guest's request that a limit refused, and be due again some time later."""
+        """Check a guest's request that a limit refused; the next check is due some time later."""
         lines = scope["headers"][:MOST_LINES_BEFORE_ACCEPT]
         name = next((line[0] for line in lines if line[0] in self._names), None)
         self.due = False
         asyncio.get_running_loop().call_later(LOOK_AGAIN_S if name is None else HINT_AGAIN_S, self._look_again)
         client = scope.get("client")
-        # A server may have taken the address from the header itself, so only a real one is shown.
+        # A server may have taken the address from the header, so it is shown only if it is valid.
         peer = address_text(parse_address(client[0])) if client and client[0] else "unix"
         if name is not None and peer is not None:
             log.warning(

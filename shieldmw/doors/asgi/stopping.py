@@ -1,9 +1,9 @@
-"""Notices that the server is asked to stop, before it drains. Knows signals, nothing of workers and requests.
+"""Detects that the server is about to stop, before it drains. Knows signals, but no workers and no requests.
 
-Servers notify apps of the shutdown only once all responses have ended, and streams never do: without this, listeners
-would be cut off at the end of the drain, and their seats held until then. Most shutdowns begin with a signal. A uvicorn
-worker that has reached its maximum number of requests gets none: it closes its listening sockets, so those are polled.
-They are found through uvicorn's signal handler, which is a method of its server.
+Servers notify apps of a shutdown only once all responses have ended, and streams never end. Without this module,
+listeners would be cut off at the end of the drain, and hold their seats until then. Most shutdowns begin with a signal.
+A uvicorn worker that has reached its maximum number of requests gets none but closes its listening sockets, so these
+are polled. They are found through uvicorn's signal handler, which is a method of its server.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LOOK_EVERY_S = 1.0
 
 
 class StopSignals:
-    """Calls ``leave`` on the event loop as soon as the process is asked to stop, and then the server's own handler.
+    """Calls ``leave`` on the event loop as soon as a signal to stop arrives, and then the server's own handler.
 
-    Only if the server itself handles the signal, in the main thread: a signal without a handler ends the process, and
-    must go on doing so.
+    Only if the server has installed a handler, and in the main thread: a signal without a handler ends the process, and
+    must continue to do so.
     """
 
     def __init__(self, leave: Callable[[], None], *, look_every_s: float = LOOK_EVERY_S) -> None:
@@ -53,7 +53,7 @@ class StopSignals:
                     self._looking = asyncio.create_task(self._look(server), name="shieldmw stopping")
 
     async def stop(self) -> None:
-        """Restore the server's handlers; if others have been chained in front of ours, ours only passes signals on."""
+        """Restore the server's handlers. A handler that others have wrapped stays, and only passes signals on."""
         self._loop = None
         if self._looking is not None:
             self._looking.cancel()
@@ -66,7 +66,7 @@ class StopSignals:
 
     def _heard(self, before: Handler, number: int, frame: FrameType | None) -> None:
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to notify
+            with suppress(RuntimeError):  # the loop is closed: there are no listeners left
                 self._loop.call_soon_threadsafe(self._leave)
         before(number, frame)
 
@@ -80,7 +80,7 @@ class StopSignals:
 
 
 def _owner(handler: Handler) -> object:
-    """The object whose method the handler is, looking through handlers that we chained; None for a function."""
+    """The object that the handler is a method of, ignoring handlers that we chained; None for a function."""
     while isinstance(handler, partial) and isinstance(getattr(handler.func, "__self__", None), StopSignals):
         handler = handler.args[0]
     return getattr(handler, "__self__", None)
@@ -91,13 +91,13 @@ def _is_of_uvicorn(server: object) -> bool:
 
 
 def _listens_no_more(server: object) -> bool:
-    """Whether all listeners are closed. At the start of the lifespan there are none yet."""
+    """Whether all listening sockets are closed. At the start of the lifespan there are none yet."""
     listeners: Sequence[asyncio.Server] = getattr(server, "servers", ())
     return len(listeners) > 0 and not any(listener.is_serving() for listener in listeners)
 
 
 def _is_of_a_server(handler: Handler) -> bool:
-    """Whether a server installed it, not the interpreter or ``asyncio.run``, whose handlers raise an error."""
+    """Whether a server installed the handler; those of the interpreter and of ``asyncio.run`` raise an error."""
     module = getattr(getattr(handler, "func", handler), "__module__", None)
     return handler is not signal.default_int_handler and module != "asyncio.runners"
 

@@ -1,8 +1,8 @@
-"""A live response: runs the app while its listener has a seat, and says goodbye when the listener must leave.
+"""A live response: runs the app while its listener has a seat, and says goodbye if the listener is evicted.
 
-To evict a listener, the app's task is cancelled. Once it has unwound, the end is sent in the response's own
-terms: a close code, an ``event: shed``, or simply the end of the stream. All of this has ``GOODBYE_S``;
-then the connection is dropped. The seat is given back when the response has ended.
+To evict a listener, the app's task is cancelled. Once it has unwound, the response is ended in its own way: by a close
+code, by ``event: shed``, or simply by the end of the stream. If all of that takes longer than ``GOODBYE_S``, the
+connection is dropped. The seat is free when the response has ended.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ CLOSE_REASONS = {
     Reason.CREDENTIAL_ENDED: "credential ended",
 }
 
-# Time for a goodbye, or for the rest of a response of known length. A client that reads has it within milliseconds;
-# one that does not read, or an app that ignores its cancellation, would hold the seat and the connection for ever.
+# Time for a goodbye, or for the rest of a response of known length. A client that reads receives it in milliseconds;
+# one that does not, or an app that ignores its cancellation, would otherwise hold the seat and the connection forever.
 GOODBYE_S = 2.0
 
 _DROPPED = LogThrottle()
@@ -62,7 +62,7 @@ Refuse = Callable[[Decision, Scope, Receive, Send], Awaitable[None]]
 
 
 class Phase(Enum):
-    """How far the response has come, and what kind it is."""
+    """The progress and the kind of a response."""
 
     BEFORE = auto()
     STARTING = auto()
@@ -73,13 +73,13 @@ class Phase(Enum):
     OVER = auto()
 
 
-# In these phases the app is not cancelled at once: nobody would know whether the start was sent, and a finite response
-# would be cut short though it ends by itself.
+# In these phases the app is not cancelled immediately: it would be unknown whether the start was sent, and a finite
+# response would be cut short although it ends by itself.
 _ENDS_SOON = (Phase.STARTING, Phase.FINITE)
 
 
 class LiveStream:
-    """One response on a live path, admitted by ``decision``; ``replies`` makes the goodbye."""
+    """One response on a live path, admitted by ``decision``; ``replies`` renders the goodbye."""
 
     __slots__ = (
         *("_cancelled", "_cancels", "_cutting", "_deadline", "_goodbye", "_goodbye_s", "_headers", "_leaving"),
@@ -154,7 +154,7 @@ class LiveStream:
         ``refuse`` answers if the lane does not admit the request.
         """
         running = self._run(app, enter, refuse or self._replies.refuse)
-        del enter  # it may last for hours
+        del enter  # the response may last for hours
         try:
             await running
         finally:
@@ -175,8 +175,8 @@ class LiveStream:
             self._scope = _in_messages(self._scope)
             await app(self._scope, self._receive, self._watch)
         except BaseException as error:
-            # Apps may turn the cancellation into errors of their own, or into an exception group. A cancellation that
-            # is not ours is obeyed.
+            # Apps may turn the cancellation into other errors or an exception group. A cancellation that is not ours is
+            # passed on.
             if not self._leaving or self._still_cancelled() or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         else:
@@ -224,20 +224,20 @@ class LiveStream:
             self._over()
 
     async def _start(self, message: Message) -> None:
-        """Send the start. This is never cancelled: nobody could say afterwards whether it was sent."""
+        """Send the start. This is never cancelled, since it would be unknown whether it was sent."""
         phase, self._phase = self._phase_after(message), Phase.STARTING
         if phase is Phase.WEBSOCKET:
             OPEN_SOCKETS.add(self)
         headers = [*message.get("headers", ()), *self._headers]
         if phase in (Phase.SSE, Phase.STREAM) and self._scope.get("http_version") == "1.1":
-            # Servers then close after the response, so a connection still open after the goodbye is not being read.
+            # With this the server closes after the response, so a connection that stays open is not being read.
             headers = [*(line for line in headers if line[0].lower() != b"connection"), CONNECTION_CLOSE]
         await self._send({**message, "headers": headers})
         self._phase = phase
         if self._leaving and phase not in _ENDS_SOON and self._task is not None:
             self._cancel(self._task)
         elif phase is Phase.SSE and message["status"] == 200 and self._scope["method"] == "GET":
-            # A browser keeps the last ``retry:`` it received for as long as the page lives.
+            # A browser keeps the last ``retry:`` that it received until the page is closed.
             self._opened = True
             await self._send(
                 {"type": "http.response.body", "body": self._replies.answers.reconnect_field(), "more_body": True}
@@ -256,7 +256,7 @@ class LiveStream:
         return Phase.STREAM
 
     def _overdue(self) -> None:
-        """The app has not ended in time: end the response without it."""
+        """End the response without the app, which has not ended in time."""
         if self._task is not None:
             self._cancel(self._task)
             loop = self._task.get_loop()
@@ -269,7 +269,7 @@ class LiveStream:
             self._over()
 
     def _over(self) -> None:
-        """The response has ended, though the app may still have something to do."""
+        """Free the seat: the response has ended, although the app may still be running."""
         self._phase = Phase.OVER
         OPEN_SOCKETS.discard(self)
         if self._passage is not None:
@@ -282,7 +282,7 @@ class LiveStream:
         """Say goodbye by ``until_s``, or drop the connection. Returns whether it was said."""
         # A refusal leaves the connection usable, so it is not dropped.
         ends = None if self._phase is Phase.BEFORE else ends_of(self._scope)
-        # Found now: later the same addresses may belong to another connection.
+        # Found now, since later the same addresses may belong to another connection.
         connection = None if ends is None else await CONNECTIONS.find(ends)
         try:
             async with asyncio.timeout_at(until_s):
@@ -294,7 +294,7 @@ class LiveStream:
         if connection is None:
             return said
         if said:
-            # Perhaps only into a buffer that nobody reads.
+            # It may only be in a buffer that the client does not read.
             CONNECTIONS.drop_later(connection, self._goodbye_s)
         else:
             if (counts := _DROPPED.due("dropped")) is not None:
@@ -310,8 +310,8 @@ class LiveStream:
                     pass
 
     async def _say_goodbye(self) -> bool:
-        """Say why it ends, in the response's own terms. Returns False if nothing can be said: the response is just
-        starting, or has announced its length."""
+        """Tell the listener why the response ends, in the response's own way. Returns False if that is impossible: the
+        response is just starting, or has announced its length."""
         phase, self._phase = self._phase, Phase.OVER
         if phase in _ENDS_SOON:
             return False
@@ -343,7 +343,7 @@ def _ends(message: Message) -> bool:
 
 
 def _in_messages(scope: Scope) -> Scope:
-    """The scope without the extensions that let the server send files itself: nobody would know when they are sent."""
+    """The scope without the extensions by which servers send files: the end of such a response is unknown."""
     extensions = scope.get("extensions") or {}
     if not extensions.keys() & _PAST_THE_APP:
         return scope

@@ -1,4 +1,4 @@
-"""How tickets and numbers travel: in a cookie for browsers, in a header or query parameter for other clients."""
+"""Encodes tickets and numbers for clients: in a cookie for browsers, in a header for others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COOKIE = b"%s=%%s; HttpOnly; Max-Age=%d; Path=/; SameSite=Lax" % (TICKET_COOKIE
 
 
 def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers of a renewed ticket: a cookie, and the ticket's own header, too, if the client used it."""
+    """The headers of a renewed ticket: a cookie, and also the ticket's own header if the client used that."""
     headers = [(b"set-cookie", ticket_cookie(ticket, scope))]
     if any(name == TICKET_HEADER for name, _ in scope["headers"][:MOST_LINES]):
         headers.append((TICKET_HEADER, ticket.encode("ascii")))
@@ -24,7 +24,7 @@ def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
 def ticket_cookie(ticket: str, scope: Scope) -> bytes:
     """The ``Set-Cookie`` value that hands a ticket or a number to a browser; ``Secure`` if the request came by TLS.
 
-    What we sign is base64url and dots, so nothing needs quoting.
+    Signed text consists of base64url and dots, so it needs no quoting.
     """
     secure = b"; Secure" if scope.get("scheme") in ("https", "wss") else b""
     return _COOKIE % ticket.encode("ascii") + secure

@@ -1,6 +1,6 @@
 """One worker per event loop: opened when first needed, stopped with the lifespan or with the loop.
 
-Usually there is one loop. Test clients run one per request, and end it without a lifespan.
+Usually there is one loop. Test clients run one for each request, and end it without a lifespan.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Workers:
         self._running: dict[asyncio.AbstractEventLoop, _Running] = {}
 
     async def here(self) -> Worker:
-        """The worker of this loop, started once even if several first requests arrive at the same time.
+        """The worker of this loop, started only once even if several requests arrive first.
 
         Raises:
-            RuntimeError: this is no event loop of asyncio.
+            RuntimeError: no asyncio event loop is running.
             SettingsError: a worker cannot be opened.
         """
         loop = _running_loop()

@@ -1,4 +1,4 @@
-"""API keys in memory: those of the file, and those issued in the store, at most a second old."""
+"""API keys in memory: those from the file, and a copy of those in the store, at most a second old."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POLL_S = 0.5
 
 
 class ApiKeys:
-    """Proves API keys without a call: holds the whole table, and polls its version.
+    """Verifies API keys without a call to the store: holds the whole table, and polls its version.
 
     While the store is away, the last known table stays in force. ``on_change`` is called after each new one.
     """
@@ -51,9 +51,9 @@ class ApiKeys:
         return self._file_entries.get(key_digest) if entry is None else entry.identity
 
     def is_in_force(self, key_digest: str) -> bool:
-        """Whether a key that was proven before, given by its digest, has not been revoked since.
+        """Whether a key that was verified before, given by its digest, has not been revoked since.
 
-        Its record is not parsed again, so that many can be checked: one that has been spoiled since counts as in force.
+        Its record is not parsed again, so that many can be checked: a record damaged since then counts as in force.
         """
         return key_digest in self._file_entries or (self._issued is not None and key_digest in self._issued.entries)
 

@@ -1,4 +1,4 @@
-"""Charges failed signature checks to the client's address, so that the forger pays for forgeries."""
+"""Charges failed signature checks to the client's address, so that forged tokens cost only their sender."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from shieldmw.store.memory import MemoryBuckets
 
 
 class FailedAuth:
-    """Decides whether an address's signatures are checked at once: not while its ``failed-auth`` bucket is empty.
+    """Decides whether an address's signatures are checked immediately: only if its ``failed-auth`` bucket is not empty.
 
-    While it is empty, they are checked within a share of this worker's time (``time_share``).
+    Otherwise they are checked within a share of this worker's time (``time_share``).
 
-    The shared bucket holds what the fleet has seen. The local one is charged in the same step as the failed check, so
-    that many concurrent requests cannot all pass before the first one counts; it has the whole limit, and decides
-    alone while the store is away.
+    The bucket in the store counts the failures of the whole fleet. A local one is charged in the same step as the
+    failed check, so that many concurrent requests cannot all pass before the first one counts. It has the whole limit,
+    and decides alone while the store is away.
     """
 
     def __init__(self, policy: Policy, limiter: Limiter, local: MemoryBuckets) -> None:
         self._policy = policy
         self._limiter = limiter
         self._local = local
-        self._epoch = object()  # of what is known: what was asked for in an earlier one is out of date
+        self._epoch = object()  # replaced when buckets are reset: replies to earlier queries are then out of date
 
     async def may_verify(self, clients: AddressClients) -> bool:
         """Whether the address may fail once more, as far as the fleet knows."""
@@ -47,7 +47,7 @@ class FailedAuth:
         self._epoch = object()
 
     async def count(self, clients: AddressClients) -> None:
-        """Charge a failure: on this worker before anything is awaited, then for the whole fleet."""
+        """Charge a failure: locally before anything is awaited, then in the store."""
         charges = self._policy.failed_auth_charges(clients, 1)
         self._local.take_now(charges)
         if charges:

@@ -1,4 +1,4 @@
-"""The host app's own ``authenticate``: its answer, and the fallback if it fails. A failure is not a refusal."""
+"""Calls the host app's own ``authenticate``. If it fails, the request is decided without it, not refused."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TIMEOUT_S = 1.0
 
 
 class HostAnswer(NamedTuple):
-    """The identity that the host app names. ``failed``: it gave no usable answer."""
+    """The identity that the host app returned. ``failed``: it returned nothing usable."""
 
     identity: Identity | None
     failed: bool = False
 
 
 class Host:
-    """Asks the host app, and contains its failures: no error, no endless wait, no flood in the log."""
+    """Calls the host app, and contains its failures: no exception, no endless wait, no flood in the log."""
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._throttle = LogThrottle(clock.now_s)
@@ -38,7 +38,7 @@ class Host:
         return self._throttle.totals
 
     async def ask(self, authenticate: Authenticate) -> HostAnswer:
-        """The host app's answer for a request."""
+        """Call the host app for a request."""
         limit = asyncio.timeout(TIMEOUT_S)
         try:
             async with limit:
@@ -46,7 +46,7 @@ class Host:
         except Exception as error:
             if limit.expired():
                 return self._failed("host_timeout", f"gave no answer in {TIMEOUT_S:g} s")
-            # Only type and place: the message may contain the credential, and so may the lines of a traceback.
+            # Only type and place: the message and the lines of a traceback may contain the credential.
             return self._failed("host_error", f"raised {type(error).__name__} ({_where(error)})")
         if answer is None or isinstance(answer, Identity):
             return HostAnswer(answer)
@@ -59,6 +59,6 @@ class Host:
 
 
 def _where(error: Exception) -> str:
-    """File and line where the error was raised."""
+    """The file and line where the error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"

@@ -1,4 +1,4 @@
-"""The identity of a client: a verified subject, or a guest known by its address. It counts only once it is proven."""
+"""Identifies clients: a subject whose credential has been verified, or a guest, known only by its address."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .time_share import TimeShare
 
 log = logging.getLogger(__name__)
 
-# Cached credentials. Failed ones have a cache of their own, so made-up credentials never evict good ones.
+# Maximum number of cached credentials. Failed ones have their own cache, so that invented ones never evict valid ones.
 CREDENTIALS_KEPT = 65_536
 FAILURES_KEPT = 16_384
 
-# Lifetime of a cached API key, which itself has no end; it is checked again as soon as the table of keys changes.
+# Lifetime of a cached API key, which never expires itself; it is checked again as soon as the table of keys changes.
 API_KEY_KEPT_S = 3600.0
 
 # Lifetime of a cached failure.
@@ -38,18 +38,18 @@ class TokenVerifier(Protocol):
     """Verifies signed tokens, without waiting for anything."""
 
     def screen(self, token: str) -> Rejected | None:
-        """Why a token fails, as far as that is cheap to find; None if its signature must be verified."""
+        """Reject a token for a reason that is cheap to find; None if its signature must be verified."""
 
     def verify(self, token: str) -> Proof | None:
         """Verify the token; expensive, so callers bound how often they do it."""
 
 
 class Identified:
-    """What a credential proves, and how long that holds (Unix time).
+    """The identity that a credential proves, valid until ``until_s`` (Unix time).
 
-    ``identity`` is None for a guest: without a credential, or with one that has failed. ``subject`` is a digest of the
-    subject, empty for a guest. ``api_key``: the digest of the API key that proved it. ``epoch``: when that key was last
-    seen to be in force.
+    ``identity`` is None for a guest, whose credential is missing or has failed. ``subject`` is a digest of the subject,
+    empty for a guest. ``api_key`` is the digest of the API key that proved it, and ``epoch`` the identifier's epoch in
+    which that key was last found to be in force.
     """
 
     __slots__ = ("api_key", "epoch", "identity", "subject", "until_s")
@@ -72,10 +72,11 @@ GUEST = Identified(None)
 
 
 class Identifier:
-    """Finds the identity of a request; caches the outcome for each credential until ``epoch`` changes.
+    """Finds the identity of a request, and caches the outcome for each credential until ``epoch`` changes.
 
-    API keys are always looked up, whatever has failed at the same address. Tokens are verified within a share of this
-    worker's time; if a token's turn does not come in time, that request counts as a guest's.
+    API keys are always looked up, even if other credentials have failed at the same address. Beyond the limit of
+    failures, tokens are verified within a share of this worker's time; if that takes too long, the request counts as a
+    guest's.
     """
 
     def __init__(
@@ -109,14 +110,14 @@ class Identifier:
         self.keys_changed()
 
     def token_keys_changed(self, lost: bool) -> None:
-        """Take in that the keys of tokens have changed; ``lost``: some are no longer held."""
+        """React to changed keys of tokens; ``lost``: some are no longer held."""
         if lost:
             self.invalidate()
         else:
             self.keys_changed()
 
     def keys_changed(self) -> None:
-        """Have failed credentials and API keys checked again, since keys have changed. Proven tokens stay cached."""
+        """Check failed credentials and API keys again, since keys have changed. Verified tokens stay cached."""
         self._failed.clear()
         self.epoch = object()
 
@@ -130,7 +131,7 @@ class Identifier:
         return self._recalled(self._digest(credential))
 
     async def identify(self, facts: Facts, clients: AddressClients) -> Identified:
-        """The outcome for the request's credential. Never raises for what a client sent."""
+        """The outcome for the request's credential. Never raises because of what a client sent."""
         if (known := self.identify_now(facts)) is not None:
             return known
         host_failed = False
@@ -146,15 +147,15 @@ class Identifier:
         """Check a credential against API keys and tokens.
 
         If the host app failed, the credential may be one of its own: then nothing is cached, counted or charged, and
-        the next request asks the host app again.
+        the next request is passed to the host app again.
         """
         digest = self._digest(credential)
         found = self._without_signature(credential)
         if found is not None:
             return self._judged(digest, found, keep=not host_failed)
         if not host_failed and await self._failed_auth.may_verify(clients):
-            # In the meantime others may have failed, or shown the same credential. Nothing is awaited between this
-            # check and the local charge, which `count` begins with.
+            # Other requests may have failed meanwhile, or presented the same credential. Nothing is awaited between
+            # this check and the local charge, with which `count` begins.
             if (known := self._recalled(digest)) is not None:
                 return known
             if self._failed_auth.may_verify_now(clients):
@@ -169,7 +170,7 @@ class Identifier:
         return turn or self._judged(digest, Rejected(Failure.UNAFFORDABLE), keep=False)
 
     def _without_signature(self, credential: str) -> Proof | Rejected | None:
-        """The outcome as far as it is cheap to find; None if the signature must be checked."""
+        """The outcome if it can be found cheaply; None if the signature must be checked."""
         if not credential:
             return Rejected(Failure.MALFORMED)
         if len(credential) > LONGEST_CREDENTIAL:
@@ -202,7 +203,7 @@ class Identifier:
         return failed
 
     def _recalled(self, digest: bytes) -> Identified | None:
-        """The cached outcome for a credential, good or bad."""
+        """The cached outcome for a credential, whether it was valid or not."""
         known = self._known.get(digest) or self._failed.get(digest)
         if known is None or known.until_s <= self._unix_s():
             return None

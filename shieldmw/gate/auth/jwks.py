@@ -17,7 +17,7 @@ from .jwt_tokens import VerificationKey, key_algorithms
 # Interval between two fetches.
 REFRESH_S = 300.0
 
-# Shortest interval between two fetches that tokens with an unknown ``kid`` cause: forged ones cost no more than that.
+# Shortest interval between two fetches caused by tokens with an unknown ``kid``, which may be forged.
 LEAST_S = 10.0
 
 # Bounds of one fetch.
@@ -25,14 +25,14 @@ TIMEOUT_S = 5.0
 LARGEST_BYTES = 1_048_576
 MOST_REDIRECTS = 5
 
-# How long the start waits for the first answer; after that the fetch goes on in the background.
+# Time for which the start waits for the first answer; after that the fetch continues in the background.
 START_WAIT_S = 0.4
 
 
 class JwksKeys:
-    """The keys of a JWKS, without those that verify no JWT, or only under algorithms that are not pinned.
+    """The keys of a JWKS that can verify JWTs with the pinned algorithms.
 
-    ``on_change`` is called with whether keys were lost, so that what they have proven must be proven again.
+    ``on_change`` is called after a change, with whether keys were removed: then tokens must be verified again.
     """
 
     on_change: Callable[[bool], None]
@@ -80,7 +80,7 @@ async def fetch(url: httpx.URL) -> bytes:
     """Fetch the text at a URL, following redirects within its origin.
 
     Raises:
-        ValueError: it cannot be fetched. The message is fit for the log: no passwords, no queries.
+        ValueError: it cannot be fetched. The message contains no passwords or queries, so it may be logged.
     """
     try:
         verify = await asyncio.to_thread(_tls) if url.scheme == "https" else False
@@ -107,7 +107,7 @@ _PLAIN = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """The trusted certificates, read once: that takes 25 ms, which no request should wait for."""
+    """The trusted certificates, loaded once, since that takes 25 ms."""
     return httpx.create_ssl_context()
 
 
@@ -125,9 +125,9 @@ async def _body(response: httpx.Response) -> bytes:
 
 
 def _redirected(at: httpx.URL, location: str) -> httpx.URL:
-    """The target of a redirect, within the same origin: another one is not the issuer that the settings name."""
+    """The target of a redirect, which must have the same origin: any other is not the issuer in the settings."""
     to = at.join(location)
-    if _address_info(to) != _address_info(at):
+    if _origin(to) != _origin(at):
         raise ValueError(
             f"redirects to another origin ({_shown(to)}), which is not followed: "
             "set SHIELD_JWT_JWKS_URL to where the keys are"
@@ -135,12 +135,12 @@ def _redirected(at: httpx.URL, location: str) -> httpx.URL:
     return to.copy_with(userinfo=at.userinfo)
 
 
-def _address_info(url: httpx.URL) -> tuple[str, str, int | None]:
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port  # httpx leaves out the usual port
 
 
 def _shown(url: httpx.URL) -> str:
-    """The URL as a log may show it."""
+    """The URL as the log may show it, without passwords and queries."""
     return str(url.copy_with(userinfo=b"", query=None, fragment=None))
 
 

@@ -1,8 +1,8 @@
 """JWT: verifies signed tokens with PyJWT, using only keys and algorithms that the settings choose.
 
-Whatever needs no signature check comes first (``screen``): a token may be rejected for what it says of itself, never
-accepted. A token cannot pick its own key or algorithm: ``kid`` may only name a key that is already held; ``jku``,
-``x5u`` and ``jwk`` are ignored (RFC 8725, section 3).
+Checks that need no signature come first (``screen``): a token may be rejected, but never accepted, because of its
+unverified claims. A token cannot choose its own key or algorithm: ``kid`` can only select a key that is already held;
+``jku``, ``x5u`` and ``jwk`` are ignored (RFC 8725, section 3).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class VerificationKey:
 
 
 class KeySource(Protocol):
-    """Where the keys come from: the settings, or a JWKS that is refreshed."""
+    """A source of keys: the settings, or a JWKS that is refreshed."""
 
     @property
     def is_ready(self) -> bool:
@@ -50,7 +50,7 @@ class KeySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FixedKey:
-    """The single key of the settings, whatever ``kid`` a token names."""
+    """The single key in the settings, used for every ``kid``."""
 
     key: VerificationKey
 
@@ -65,7 +65,7 @@ class FixedKey:
 
 
 def secret_key(secret: str, algorithms: Sequence[str]) -> VerificationKey:
-    """A shared secret; HS256 unless the settings pin others.
+    """The key of a shared secret; for HS256 unless the settings pin other algorithms.
 
     Raises:
         ValueError: an algorithm is not one of the HS family.
@@ -74,7 +74,7 @@ def secret_key(secret: str, algorithms: Sequence[str]) -> VerificationKey:
 
 
 def public_key(pem: str, algorithms: Sequence[str]) -> VerificationKey:
-    """A public key in PEM; without pinned algorithms, the usual one of its type.
+    """The public key in a PEM text; without pinned algorithms, for the usual one of its type.
 
     Raises:
         ValueError: not a PEM public key, a key of a type that JWTs do not use, or an algorithm of another type.
@@ -112,8 +112,8 @@ def _pinned(wanted: Sequence[str], possible: Sequence[str], default: Sequence[st
 class JwtVerifier:
     """Verifies tokens: the signature, ``exp`` and a subject (required), ``nbf``, and audience and issuer if set.
 
-    ``iat`` is not checked (RFC 7519, section 4.1.6). ``leeway_s`` is by how much the issuer's clock may differ from
-    ours; a proof holds until ``exp`` plus the leeway.
+    ``iat`` is not checked (RFC 7519, section 4.1.6). ``leeway_s`` is the tolerated difference between the issuer's
+    clock and ours; a proof is valid until ``exp`` plus the leeway.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class JwtVerifier:
         self._unix_s = clock.unix_s
 
     def screen(self, token: str) -> Rejected | None:
-        """Why a token fails, as far as that shows without a signature check; None if the signature must be checked.
+        """Reject a token for a reason that needs no signature check; None if the signature must be checked.
 
-        What a token says of itself is read here before it is proven, so it can only reject the token.
+        The claims are unverified here, so they may only be used to reject the token.
         """
         try:
             read = jwt.decode_complete(token, **self._checks(verify_signature=False))
@@ -157,7 +157,7 @@ class JwtVerifier:
         return proof if isinstance(proof, Rejected) else None
 
     def verify(self, token: str) -> Proof | None:
-        """The proof that the token gives; None if it gives none, whatever the reason."""
+        """The proof that the token provides; None if it fails for any reason."""
         try:
             keys = self._keys_for(jwt.get_unverified_header(token))
         except _BAD_TOKEN:
@@ -188,14 +188,14 @@ class JwtVerifier:
             return None
 
     def _checks(self, *, verify_signature: bool) -> dict[str, Any]:
-        """PyJWT's options. We compare times ourselves, with the leeway; `jti` and the type of `sub` do not matter."""
+        """PyJWT's options. Times are compared here, with the leeway; `jti` and the type of `sub` do not matter."""
         ours = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_sub", "verify_jti"), False)
         whose = {"verify_aud": self._audience is not None, "verify_iss": self._issuer is not None}
         options = {"verify_signature": verify_signature, **ours, **whose}
         return {"audience": self._audience, "issuer": self._issuer, "options": options}
 
     def _proof(self, claims: dict[str, Any]) -> Proof | Rejected:
-        """The identity that the claims name, if they hold now."""
+        """The proof that the claims provide, if they are valid now."""
         try:
             until_s = _seconds(claims["exp"]) + self._leeway_s
             from_s = _seconds(claims["nbf"]) - self._leeway_s if "nbf" in claims else 0.0

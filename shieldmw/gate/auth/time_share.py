@@ -1,6 +1,6 @@
-"""A share of this worker's time: bounds the CPU spent for clients whose credentials have mostly failed.
+"""Bounds the CPU time spent on clients whose credentials have mostly failed, by a share of this worker's time.
 
-Knows nothing of credentials: it runs slow functions, each on behalf of a client, and is fair among clients.
+Knows nothing of credentials: it runs slow functions, each on behalf of a client, and treats clients fairly.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _Entry = tuple[Callable[[], T], asyncio.Future[T | None]]
 SHARE = 0.25
 BURST_S = 0.025
 
-# Longest wait for a turn: better than being turned down, and shorter than a client's patience.
+# Longest wait for a turn, since clients will not wait much longer for an answer.
 LONGEST_WAIT_S = 1.0
 
 # Resolution of an event loop's timers.
 TIMER_S = 0.001
 
-# Most waiting functions, for one client and for all: about as many as can run within the longest wait, so that it is
-# the wait that bounds a queue. Each holds a credential of at most 8 KiB beside its request: 32 MiB in all at most.
+# Maximum number of waiting functions, for one client and in all: about as many as can run within the longest wait, so
+# usually the wait bounds a queue. Each holds a credential of up to 8 KiB beside its request: at most 32 MiB in all.
 MOST_WAITING_EACH = 1024
 MOST_WAITING = 4096
 
@@ -37,10 +37,10 @@ MOST_WAITING = 4096
 class TimeShare(Generic[T]):
     """Runs functions within a quarter of this worker's time; waiting clients take turns.
 
-    Within one client it is first come, first served: as long as no more are waiting than can run within the longest
-    wait, all of them are run, and a flood whose senders wait for their answers only makes the wait longer. In random
-    order some would wait too long; last come, first served would put the flood, which comes back the moment it is
-    answered, ahead of everybody. Beyond that no order helps: all have the same chance, as far as there is time.
+    The functions of one client run first come, first served. As long as no more are waiting than can run within the
+    longest wait, all of them run, and a flood whose senders wait for their answers only makes the wait longer. In
+    random order some would wait too long; last come, first served would prefer the flood, which returns as soon as it
+    is answered. If more are waiting, no order helps: all have the same chance of being run.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -66,7 +66,7 @@ class TimeShare(Generic[T]):
             return None
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run as much as there is time for now: the whole share is used, however rarely a busy loop gets here."""
+        """Run as many functions as there is time for, so that the whole share is used even if the loop is busy."""
         while (wait_s := self._wait_s(loop.time())) <= 0 and self._waiting:
             self._run_next()
         self._turn = loop.call_later(max(wait_s, TIMER_S), self._take_turn, loop) if self._waiting else None
@@ -96,18 +96,18 @@ class TimeShare(Generic[T]):
 
 
 class _Waiting(Generic[T]):
-    """Queues of waiting functions, one for each client. No operation walks over them, however many there are.
+    """Queues of waiting functions, one for each client. Each operation takes constant time.
 
-    If a queue or the whole is full, a random entry is dropped, the newcomer included: one of the client's own if it has
-    all that one client may have, otherwise one of the client with the most. Always dropping the newcomer would leave
-    all places to those who come back fastest.
+    If there are too many entries, a random one is dropped, which may be the newest: one of the same client if it has
+    reached its maximum, otherwise one of the client with the most entries. If the newest were always dropped, clients
+    that retry fastest would get all the places.
     """
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self._queues: OrderedDict[Hashable, deque[_Entry[T]]] = OrderedDict()
         self._count = 0
-        # Clients by how many entries they have waiting, and the largest such number.
+        # The clients with each number of waiting entries, and the largest of these numbers.
         self._clients: dict[int, OrderedDict[Hashable, None]] = {}
         self._most = 0
 
@@ -115,7 +115,7 @@ class _Waiting(Generic[T]):
         return self._count
 
     def add(self, client: Hashable, entry: _Entry[T]) -> None:
-        """Append an entry to its client's queue. An entry that is dropped for it gets None as its result."""
+        """Append an entry to its client's queue. If another is dropped for it, that one's result is None."""
         queue = self._queues.setdefault(client, deque())
         queue.append(entry)
         self._changed(client, len(queue), 1)
@@ -125,7 +125,7 @@ class _Waiting(Generic[T]):
             self._displace(next(iter(self._clients[self._most])))
 
     def next(self) -> _Entry[T] | None:
-        """Take out the first entry of the client whose last turn is longest ago. Abandoned ones are skipped."""
+        """Take out the first entry of the client whose last turn is longest ago. Cancelled ones are skipped."""
         while self._queues:
             client, queue = self._queues.popitem(last=False)
             while queue:
@@ -138,7 +138,7 @@ class _Waiting(Generic[T]):
         return None
 
     def _displace(self, client: Hashable) -> None:
-        """Drop a random entry of the client. The last one takes its place, which is quicker than moving up the rest."""
+        """Drop a random entry of the client. The last one takes its place, which is faster than moving up the rest."""
         queue = self._queues[client]
         place = self._random.randrange(len(queue))
         _, gone = queue[place]
@@ -151,7 +151,7 @@ class _Waiting(Generic[T]):
             gone.set_result(None)
 
     def _changed(self, client: Hashable, count: int, by: int) -> None:
-        """Note that the client now has ``count`` entries waiting, one more or one less than before (``by``)."""
+        """Record that the client now has ``count`` waiting entries; ``by`` is the change, 1 or -1."""
         self._count += by
         before = count - by
         if before:

@@ -1,1 +1,1 @@
-"""State that all workers must agree on, the mode and the deny list, refreshed in the background."""
+"""State that all workers share: the mode and the deny list, refreshed in the background."""

@@ -1,4 +1,4 @@
-"""Learns at once of what other workers and operators change in the store."""
+"""Receives announcements of changes that other workers and operators make in the store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class ChangeListener:
-    """Learns of changes in the store at once. Only a hint: what it misses is polled."""
+    """Passes on announced changes. Announcements are only hints: missed changes are found by polling."""
 
-    AGAIN_S = 1.0
+    AGAIN_S = 1.0  # pause before subscribing again
 
     def __init__(self, feed: ChangeFeed, heard: Callable[[str], None]) -> None:
         self._feed = feed

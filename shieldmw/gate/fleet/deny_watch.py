@@ -19,17 +19,17 @@ POLL_S = 1.0
 
 
 class DenyWatch:
-    """Holds the list, polled each second and at once when notified; while the store is away, the last known one."""
+    """Holds the list, read each second and when a change is announced. While the store is away, the last one holds."""
 
     def __init__(self, register: DenyRegister, now_s: Callable[[], float]) -> None:
         self._register = register
         self._now_s = now_s
-        self.deny_list = DenyList()  # the last one known
+        self.deny_list = DenyList()  # the last one read
         self._version: int | None = None
         self.refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
     def left_us(self, address: Address | None) -> int:
-        """For how long the address is still refused; 0 if it is not."""
+        """The time for which the address is still refused; 0 if it is not."""
         if not self.deny_list.entries:
             return 0
         now_s = self._now_s()
@@ -48,5 +48,5 @@ class DenyWatch:
             self.deny_list, self._version = deny_list, deny_list.version
 
     def refresh_soon(self) -> None:
-        """Read it again now, since it is said to have changed."""
+        """Read the list again now, since a change was announced."""
         self.refresher.refresh_soon()

@@ -1,15 +1,14 @@
-"""The mode in force on this worker: updated by Pub/Sub at once, polled each second, latched whatever fails."""
+"""The mode in force on this worker: read each second and when a change is announced, kept if reading fails."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import gmtime, strftime
 
 from shieldmw.core.limits import US_PER_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
-from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock, utc
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ModeRegister, StoredMode
 
@@ -18,10 +17,10 @@ log = logging.getLogger(__name__)
 # Interval between two polls of the mode.
 POLL_S = 1.0
 
-# By how much the store's clock may shift, beyond what a slow answer explains, before it counts as a step.
+# A shift of the store's clock by more than this, beyond what a slow answer explains, counts as a step.
 STEP_S = 0.25
 
-# Shortest wait of clients that are turned away until an emergency ends: the last ones should not all return at once.
+# Shortest wait of clients that are turned away until an emergency ends, so that they do not all return when it does.
 SOONEST_RETRY_S = 5.0
 
 
@@ -31,8 +30,8 @@ class ModeWatch:
     Losing the store changes nothing; if the store has lost the mode, it is restored. An emergency ends at its end time
     by this worker's own clock, which was synchronized with the store's when the mode was read.
 
-    Its owner sets ``on_change``, called when the mode has changed, and ``on_reset``, called when what is remembered of
-    buckets is no longer valid: some were refilled, the store has lost them, or its clock has stepped.
+    The owner sets ``on_change``, called when the mode has changed, and ``on_reset``, called when remembered buckets are
+    no longer valid: some were refilled, the store has lost them, or its clock has stepped.
     """
 
     on_change: Callable[[], None]
@@ -72,7 +71,7 @@ class ModeWatch:
         return self._state
 
     def store_now_s(self) -> float:
-        """The store's clock, in Unix seconds, as far as this worker knows it."""
+        """The store's clock in Unix seconds, as estimated by this worker."""
         return self._now_s() + self._ahead_s
 
     async def set(self, change: ModeChange, expected_version: int | None) -> bool:
@@ -86,7 +85,7 @@ class ModeWatch:
         return changed
 
     async def refresh(self) -> None:
-        """Read the mode; restore it if the store has lost it; end an emergency whose time is over."""
+        """Read the mode; restore it if the store has lost it; end an emergency at its end time."""
         asked_s = self._now_s()
         stored = await self._register.mode()
         self._follow(stored, asked_s)
@@ -102,18 +101,18 @@ class ModeWatch:
         """Read the mode without restoring or ending anything: for a process that is not a worker.
 
         Raises:
-            StoreError: it could not be read; what is known here stays.
+            StoreError: it could not be read; the known mode stays.
         """
         self._adopt(await self._register.look())
 
     def tick(self) -> None:
-        """Notify of a mode that has changed by itself, at its end time."""
+        """Call ``on_change`` if the mode has changed by itself, at its end time."""
         if self.mode is not self._was:
             self._was = self.mode
             self.on_change()
 
     def refresh_soon(self) -> None:
-        """Read it again now, since it is said to have changed."""
+        """Read the mode again now, since a change was announced."""
         self.refresher.refresh_soon()
 
     def _follow(self, stored: StoredMode, asked_s: float) -> None:
@@ -126,7 +125,7 @@ class ModeWatch:
             self._epoch, self._epoch_ahead_s = stored.epoch, most_s
 
     def _adopt(self, stored: StoredMode, *, is_switched: bool = False) -> None:
-        """Follow what the store says. What is read first may be old: it is found, unless this worker switched it."""
+        """Adopt the stored mode. The first one read is logged as found, unless this worker has just set it."""
         self._ahead_s = stored.now_s - self._now_s()
         is_found, self._has_read = not (self._has_read or is_switched), True
         if stored.state.version <= self._state.version:
@@ -140,18 +139,13 @@ class ModeWatch:
         self.on_change()
 
     def _log_found(self, stored: StoredMode) -> None:
-        """Log the mode that was in force before this worker came: a warning if it is an emergency that goes on."""
+        """Log the mode that was in force before this worker started; an emergency as a warning."""
         state = stored.state
-        until = "" if state.until_s is None else f", until {_utc(state.until_s)}"
+        until = "" if state.until_s is None else f", until {utc(state.until_s)}"
         level = logging.INFO if self.mode is Mode.NORMAL else logging.WARNING
-        log.log(level, "found mode %s, since %s%s %s", state.mode, _utc(state.since_s), until, _who_and_why(state))
+        log.log(level, "found mode %s, since %s%s %s", state.mode, utc(state.since_s), until, _who_and_why(state))
 
 
 def _who_and_why(state: ModeState) -> str:
     """The version of a change, its actor and reason."""
     return f"(version {state.version}) by {harmless(state.actor)}: {harmless(state.reason or 'no reason given')}"
-
-
-def _utc(when_s: float) -> str:
-    """A time for the log."""
-    return strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(when_s))

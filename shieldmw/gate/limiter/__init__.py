@@ -1,1 +1,1 @@
-"""The limiter: who is charged what, and the cheapest exact way to charge it."""
+"""The limiter: determines a request's charges, and takes them exactly, with as few calls as possible."""

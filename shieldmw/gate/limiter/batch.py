@@ -1,8 +1,8 @@
 """Group commit: while one call to the store is under way requests queue up, and the next call takes them all.
 
-There is no timer: an idle worker calls at once. A request that is cancelled while it waits is taken all the same, so
-no other's outcome changes. What follows from an outcome is done here, in the call's own task, so a request that waits
-is one future and no task.
+There is no timer: if no call is under way, one is made immediately. A request that is cancelled while it waits is still
+charged, so that other outcomes do not change. Outcomes are processed here, in the task of the call, so that a waiting
+request needs only a future and no task.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.port import ChargeTaker, PartialFailure
 
-# Most requests and charges in one call. More would make the first wait for the last. And take.lua unpacks two numbers
-# for each request and four for each charge onto Lua's stack, which holds 8,000: 2 * 256 + 4 * 1500 = 6512.
+# Maximum requests and charges in one call, since the first waits for the last. Also, take.lua unpacks two numbers for
+# each request and four for each charge onto Lua's stack, which holds 8,000: 2 * 256 + 4 * 1500 = 6512.
 MOST_REQUESTS = 256
 MOST_CHARGES = 1500
 
 
 class TakeReply(NamedTuple):
-    """An outcome, its charges, and when the store was asked, by this worker's clock.
+    """An outcome, its charges, and the time when the call was sent, by this worker's clock.
 
-    The store decided after that. So a TAT that is moved by ``sent_us - outcome.now_us`` is never later on this worker's
-    clock than it truly is. If the store was not asked, ``sent_us`` is None, and the charges are against this worker's
+    The store decided later than that. So a TAT converted to this worker's clock by adding ``sent_us - outcome.now_us``
+    is never later than it truly is. If no call was made, ``sent_us`` is None, and the charges are against this worker's
     share of their limits.
     """
 
@@ -36,16 +36,16 @@ class TakeReply(NamedTuple):
     sent_us: int | None
 
 
-# A request that waits for its reply. It has no requester if it is not part of a request to the app.
+# A request that waits for its reply. The requester is None if the charges belong to no request to the app.
 _Waiter = tuple[Requester | None, TakeRequest, "asyncio.Future[TakeReply | None]"]
 
 
 class Batch:
     """Makes one call to the store for many requests.
 
-    ``answered`` makes the reply from an outcome and the time at which the call was sent; ``failed`` makes it if the
-    call has failed, and is told whether it has not failed for others. One of them is called once for each request, even
-    if that has been cancelled.
+    ``answered`` makes the reply from an outcome and the time at which the call was sent. ``failed`` makes it if the
+    call has failed; its flag says whether other requests of the call have an outcome. One of the two is called once for
+    each request, even if that has been cancelled.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Batch:
         self._now_us = clock.now_us
         self._waiting: list[_Waiter] = []
         self._calling: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: each time is a system call
+        self._loop: asyncio.AbstractEventLoop | None = None  # looked up once, since that takes a system call
 
     def take(self, requester: Requester | None, request: TakeRequest) -> asyncio.Future[TakeReply | None]:
         """The reply to a request."""
@@ -74,25 +74,25 @@ class Batch:
         return reply
 
     async def aclose(self) -> None:
-        """End the call under way, and give back connections; for waiting requests the call has failed."""
+        """End the call under way, which fails for waiting requests, and close the connections."""
         if self._calling is not None:
             self._calling.cancel()
             await asyncio.gather(self._calling, return_exceptions=True)
-            # If the task was cancelled before it began, it has done neither.
+            # A task that was cancelled before it began has done neither.
             self._calling = None
             self._fail(())
         await self._store.aclose()
 
     async def _call(self) -> None:
-        """Call the store as long as requests wait. Requests queued behind a call that fails fail with it."""
+        """Call the store while requests wait. If a call fails, requests queued behind it fail as well."""
         group: list[_Waiter] = []
         done = 0
         try:
             while self._waiting:
                 done, count = 0, _fitting(self._waiting)
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
-                # Prefetches last: what they take must not be missing for others who asked at the same time.
-                group.sort(key=_prefetches)
+                # Prefetches last, so that they do not take units which other requests of this call need.
+                group.sort(key=lambda waiter: waiter[1].prefetch > 0)
                 sent_us = self._now_us()
                 results = await self._take([request for _, request, _ in group])
                 if len(results) != len(group):
@@ -106,13 +106,13 @@ class Batch:
                         reply.set_result(answer)
                     done += 1
         except StoreError:
-            pass  # requests are told by their replies, and the breaker has counted the call
+            pass  # each request gets its own reply, and the breaker has counted the call
         finally:
             self._calling = None
             self._fail(group[done:])
 
     async def _take(self, requests: Sequence[TakeRequest]) -> Sequence[Outcome | StoreError]:
-        """The result of each."""
+        """The result for each request."""
         try:
             return await self._store.take(requests)
         except PartialFailure as part:
@@ -131,12 +131,8 @@ def under_way(task: asyncio.Task[None]) -> asyncio.Task[None] | None:
     return None if task.done() else task
 
 
-def _prefetches(waiter: _Waiter) -> bool:
-    return waiter[1].prefetch > 0
-
-
 def _fitting(waiting: Sequence[_Waiter]) -> int:
-    """How many of the waiting requests fit into one call, at least one."""
+    """The number of waiting requests that fit into one call; at least 1."""
     charges = 0
     for count, (_, request, _) in enumerate(waiting[:MOST_REQUESTS]):
         charges += len(request.charges)

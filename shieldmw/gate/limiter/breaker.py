@@ -1,6 +1,6 @@
-"""Whether to ask the store: after several failures in a row only probes may.
+"""A circuit breaker for the store: after several failures in a row, only probes may call it.
 
-Pure but for its own state; ``now_s`` is any clock that never steps.
+``now_s`` is any clock that never steps.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ PROBE_EVERY_S = 1.0
 class Breaker:
     """Opens after 5 failures in a row, or when half of at least 20 calls in a second failed.
 
-    While it is open one probe a second may go through, and only one at a time; a probe that
-    succeeds closes it.
+    While it is open, one probe a second may be made, and only one at a time. A probe that succeeds closes it.
     """
 
     is_open: bool = False
@@ -30,7 +29,7 @@ class Breaker:
     _probing: bool = False
 
     def permits(self, now_s: float) -> bool:
-        """Whether a call may be made now; its end must be reported."""
+        """Whether a call may be made now. If so, its result must be reported."""
         if not self.is_open:
             return True
         if self._probing or now_s < self._next_probe_s:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class BreakerStore:
-    """The store behind a breaker. A call is reported to the breaker once, however many requests share it."""
+    """The store behind a breaker. Each call is reported to the breaker once, even if many requests share it."""
 
     def __init__(self, store: ChargeTaker, on_failure: OnStoreFailure, clock: Clock = SYSTEM_CLOCK) -> None:
         self.on_failure = on_failure
@@ -36,15 +36,15 @@ class BreakerStore:
         return self._breaker.is_open
 
     def may_be_asked(self) -> bool:
-        """Whether to ask now; while the breaker is open, True permits one probe, which the caller must make."""
+        """Whether a call may be made now. While the breaker is open, True permits one probe, which must be made."""
         return not self._breaker.is_open or self._breaker.permits(self._now_s())
 
     def take(self, requests: Sequence[TakeRequest]) -> Coroutine[Any, Any, Sequence[Outcome]]:
-        """One call."""
+        """Make one call, for several requests."""
         return self._reported(self._store.take(requests))
 
     def portion(self, request: PortionRequest) -> Coroutine[Any, Any, Portion]:
-        """One call, for a portion of a shared bucket."""
+        """Make one call, for a portion of a shared bucket."""
         return self._reported(self._store.portion(request))
 
     async def _reported(self, call: Coroutine[Any, Any, T]) -> T:
@@ -53,11 +53,11 @@ class BreakerStore:
         try:
             reply = await call
         except PartialFailure:
-            # Some of its servers answer: to leave all of them alone would fail their clients too.
+            # Some of the servers answer, and their clients should not suffer for the others.
             self._succeeded()
             raise
         except asyncio.CancelledError:
-            # A request that goes away says nothing about the store, but must not hold up the probes.
+            # A cancelled request says nothing about the store, but must not block further probes.
             if is_probe:
                 self._breaker.abandoned()
             raise
@@ -68,7 +68,7 @@ class BreakerStore:
         return reply
 
     async def aclose(self) -> None:
-        """Close the connections. A permitted probe may never have been made."""
+        """Close the connections, and end a permitted probe that may never have been made."""
         self._breaker.abandoned()
         await self._store.aclose()
 

@@ -1,4 +1,4 @@
-"""Decides while the store is away: local buckets, and debts that are paid afterwards."""
+"""Decides while the store is away: by local buckets, whose charges are settled with the store afterwards."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .batch import TakeReply, under_way
 
 log = logging.getLogger(__name__)
 
-# Buckets with unconfirmed debts kept in memory, and settled with one call.
+# Maximum number of buckets with debts, and of debts settled in one call.
 DEBTS_KEPT = 65_536
 SETTLED_AT_ONCE = 256
 
 # Retry interval for unconfirmed debts.
 SETTLE_AGAIN_S = 0.25
 
-# Clock margin: local knowledge may be this old. Units that came back to a bucket since then are charged all the same,
-# as the bucket may have been emptier than the worker knew.
+# Maximum age of local copies of buckets. Units that a bucket has regained since then are charged anyway, since it may
+# have been emptier than the copy.
 KNOWN_LATE_US = 2_000_000
 
 Settle = Callable[[Sequence[Debt], int, str], Awaitable[Sequence[Debt]]]
@@ -35,13 +35,13 @@ Settle = Callable[[Sequence[Debt], int, str], Awaitable[Sequence[Debt]]]
 class Fallback:
     """Decides while the store is away, as ``on_failure`` says.
 
-    ``local`` buckets are kept warm: they remember what the store last said of each bucket, so that an outage does not
-    fill anybody's bucket again. They decide by this worker's share of each limit, since ``workers`` others, this one
-    among them, may decide by theirs. What they admitted is charged to the store (``settle``) once it answers again.
+    ``local`` holds copies of the store's buckets as last reported, so that an outage does not make empty buckets full
+    again. Each of the ``workers`` in the fleet decides by its share of the limits. What is admitted meanwhile is
+    charged to the store (``settle``) once it answers again.
 
-    The same goes for requests admitted after a call that was never answered. The call may have charged them too, so
-    they may be charged twice: one refusal too many after a failure is the lesser evil, since otherwise a client that
-    can slow the store down would have every request for free.
+    The same applies to requests admitted after a call that was never answered. That call may have charged them too, so
+    they may be charged twice. One refusal too many after a failure is the lesser evil: otherwise a client that can slow
+    down the store would not pay for its requests.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Fallback:
         self._now_s = clock.now_s
 
     def remember(self, charges: Charges, outcome: Outcome) -> None:
-        """Remember the buckets' state as reported by the store."""
+        """Remember the state of buckets as reported by the store."""
         if self._is_local:
             self._local.remember(charges, outcome)
 
     def pay(self) -> None:
-        """Settle debts, now that the store has answered."""
+        """Settle debts in the background, since the store has just answered."""
         if self._debts and self._settling is None and self._now_s() >= self._settle_from_s:
             self._settling = under_way(asyncio.create_task(self._settle_all(), name="shieldmw debts"))
 
@@ -83,13 +83,13 @@ class Fallback:
         return TakeReply(shares, outcome, None)
 
     def refund(self, spent: tuple[Charges, Charges]) -> None:
-        """Take back charges, and those against this worker's shares: another limit has refused the request."""
+        """Refund charges, and those against this worker's shares, since another limit has refused the request."""
         charges, shares = spent
         self._local.refund_now(shares)
         self._debts.forgive(charges)
 
     async def _settle_all(self) -> None:
-        """Charge the store with the debts of this worker; those whose charge is unconfirmed are kept for later."""
+        """Charge the debts of this worker to the store; those whose charge is unconfirmed are kept for later."""
         debts = self._debts.collect(self._now_us())
         left: list[Debt] = []
         try:
@@ -109,7 +109,7 @@ class Fallback:
         return self._local.now_us() - KNOWN_LATE_US
 
     def invalidate(self) -> None:
-        """Forget the local buckets, because a client's were reset; debts stay."""
+        """Forget the local buckets, because some were reset; debts are kept."""
         self._local.clear()
 
     async def aclose(self) -> None:
@@ -117,4 +117,4 @@ class Fallback:
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
-            self._settling = None  # if it was cancelled before it began, it has not done so
+            self._settling = None  # a task that was cancelled before it began has not done so

@@ -1,10 +1,10 @@
-"""One shared limit on a worker: the portion that it holds, and its requests that wait for more.
+"""One shared limit on a worker: the portion of units that it holds, and its requests that wait for more.
 
-It asks the store for what its requests need now and in the next 20 ms, at most once at a time, and, once the store has
-said that the bucket is empty, refuses by itself until the next unit can be there.
+A pool makes one call to the store at a time, for the units that its requests need now and in the next 20 ms. Once the
+store has reported that the bucket is empty, it refuses locally until another unit can have refilled.
 
-Refused requests are told to come back one after the other, as this worker's share of the units refills: if all were
-told when the next unit will be there, all would come back for it.
+Refused requests get increasing waits, at the pace at which this worker's share of the units refills. If all were given
+the time of the next unit, all would come back for it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .batch import under_way
 from .breaker_store import BreakerStore
 from .fallback import Fallback
 
-# Besides what requests wait for, a portion is at most what refills in AHEAD_US, or this part of the worker's share of
-# the burst: more would be missing elsewhere if the demand ended here.
+# In addition to the units that requests wait for, a portion has at most those that refill in AHEAD_US, or one part in
+# this many of the worker's share of the burst: more would be missing on other workers if the demand ended here.
 MOST_OF_SHARE = 4
 
 
 class Refunds(Protocol):
-    """Where something was spent that can be taken back."""
+    """A source of units, to which they can be refunded."""
 
     def refund(self, spent: Any) -> None:
-        """Take it back."""
+        """Refund units."""
 
 
 class SharedReply(NamedTuple):
-    """What became of a request's charges against shared limits, on this worker's clock.
+    """The result of a request's charges against shared limits, by this worker's clock.
 
-    ``spent`` is what a refund needs. ``by_share``: the store is away, and this worker's share of a limit has decided.
+    ``spent`` holds what a refund needs. ``by_share``: the store is away, so this worker's share of a limit decided.
     """
 
     charges: Charges
@@ -47,7 +47,7 @@ class SharedReply(NamedTuple):
     by_share: bool = False
 
     def refund(self) -> None:
-        """Take back charges that were allowed: the request was not admitted after all, or has gone away."""
+        """Refund charges that were allowed, since the request was not admitted after all, or was cancelled."""
         for where, spent in self.spent:
             where.refund(spent)
 
@@ -60,7 +60,7 @@ class _Waiter(NamedTuple):
 
 
 class Pool:
-    """What this worker holds of one shared bucket, and its requests that wait for more."""
+    """The units of one shared bucket that this worker holds, and its requests that wait for more."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Pool:
         self._now_us = clock.now_us
         self._waiting: list[_Waiter] = []
         self._asking: asyncio.Task[None] | None = None
-        # What the store last said: the bucket's TAT, a lower bound from then on, and when to ask it again.
+        # From the store's last reply: the bucket's TAT, a lower bound from then on, and when to call again.
         self._tat_us = LONG_AGO_US
         self._ask_from_us = LONG_AGO_US
         self._believed_until_us = LONG_AGO_US
@@ -87,7 +87,7 @@ class Pool:
         self._turns = Turns(charge.limit.unit_us)
 
     def refused_now(self, charge: Charge, now_us: int) -> SharedReply | None:
-        """The refusal of a charge, if this worker holds too little for it and the store need not be asked."""
+        """The refusal of a charge, if this worker holds too few units and a call to the store would not help."""
         units = self.held.units(now_us)
         if units >= charge.cost:
             return None
@@ -95,7 +95,7 @@ class Pool:
         return None if now_us >= min(free_us, self._believed_until_us) else self._refusal(charge, free_us, now_us)
 
     def _free_us(self, charge: Charge, units: int) -> int:
-        """The time before which the store need not be asked for a charge, if ``units`` of its cost are held here."""
+        """The time before which a call to the store would not help a charge, if ``units`` of its cost are held here."""
         missing_us = charge.limit.unit_us * (charge.cost - units)
         return max(self._tat_us + missing_us - charge.limit.tau_us, self._ask_from_us)
 
@@ -127,17 +127,17 @@ class Pool:
             raise
 
     def invalidate(self) -> None:
-        """Forget the portion, and ignore what a call under way leaves over: buckets were reset or lost."""
-        self.held = HeldUnits(self._charge.limit)  # the old one is void: a refund to it helps nobody
+        """Forget the portion, including the rest of one that is being fetched, since buckets were reset or lost."""
+        self.held = HeldUnits(self._charge.limit)  # refunds to the old one have no effect any more
         self._believe(LONG_AGO_US, LONG_AGO_US)
         self._turns = Turns(self._charge.limit.unit_us)
 
     def _believe(self, tat_us: int, ask_from_us: int) -> None:
-        """Set what is known of the bucket."""
+        """Set the known state of the bucket."""
         self._tat_us, self._ask_from_us = tat_us, ask_from_us
 
     def end(self, granted_until_us: int) -> Unspent | None:
-        """Give up a portion that was granted by then; returns what may be given back of it."""
+        """Give up the portion, if it was granted by then; returns the units to give back."""
         if self._granted_us > granted_until_us:
             return None
         unspent = self.held.end(self._charge, self._now_us())
@@ -146,18 +146,18 @@ class Pool:
         return unspent
 
     async def aclose(self) -> None:
-        """End a call under way; for waiting requests it has failed."""
+        """End a call under way, which fails for waiting requests."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
-            self._asking = None  # if it was cancelled before it began, it has not done so
+            self._asking = None  # a task that was cancelled before it began has not done so
             self._fail(self._waiting)
 
-    # --- asking the store
+    # --- calls to the store
 
     async def _ask_while_waiting(self) -> None:
-        """Ask for portions as long as requests wait. Those that wait for a call that fails fail with it."""
-        # Also if the first has gone away by now: its call may be the probe that the breaker permitted.
+        """Fetch portions while requests wait. If a call fails, the requests that wait for it fail as well."""
+        # Even if the first request has been cancelled: its call may be the probe that the breaker permitted.
         group, self._waiting = self._waiting, []
         try:
             while group:
@@ -184,7 +184,7 @@ class Pool:
         return left
 
     async def _ask(self, group: Sequence[_Waiter]) -> None:
-        """One call, for the requests of the group and those of the next moment."""
+        """Make one call, for the requests of the group and those expected next."""
         limit, held, sent_us = self._charge.limit, self.held, self._now_us()
         units = held.units(sent_us)
         costs = [waiter.charge.cost for waiter in group]
@@ -201,25 +201,25 @@ class Pool:
         shift_us = sent_us - portion.now_us
         held.add(portion, shift_us)
         scarce = portion.units < want
-        if held is self.held:  # otherwise it is void by now, except for those who waited for it
+        if held is self.held:  # otherwise the portion is void, except for the requests that waited for it
             self._fallback.remember((self._charge,), Outcome(True, portion.now_us, (portion.tat_us,)))
             self._granted_us = sent_us
             again_us = sent_us + min(AHEAD_US, limit.tau_us // 4) if scarce else LONG_AGO_US
             self._believe(portion.tat_us + shift_us, again_us)
             self._believed_until_us = sent_us + FAR_BELIEVED_US
-        # They are charged when the store decided, which was after the call was sent.
+        # Charged as of when the call was sent: the store decided later.
         left = [waiter for waiter in group if not self._served(waiter, held, sent_us)]
         if not scarce or held is not self.held:
             self._waiting = left + self._waiting
             return
-        # All that there was has been handed out. To ask again for the rest would make requests wait for ever: in the
-        # time that a call takes another unit refills, which each of them could have.
+        # The bucket is empty. Calling again for the rest could make requests wait forever: during each call another
+        # unit refills, for which all of them would wait.
         for waiter in left:
             free_us = max(self._free_us(waiter.charge, 0), sent_us + 1)
             waiter.reply.set_result(self._refusal(waiter.charge, free_us, sent_us))
 
     def _served(self, waiter: _Waiter, held: HeldUnits, now_us: int) -> bool:
-        """Serve a request from the units held; True also if it has gone away."""
+        """Serve a request from the units held; also True if it has been cancelled."""
         if waiter.reply.done():
             return True
         spent = held.take(waiter.charge.cost, now_us)

@@ -1,7 +1,7 @@
-"""Limits that many clients share: a worker takes portions of their buckets, by its demand, and spends them locally.
+"""Limits that many clients share: a worker fetches portions of their buckets, by demand, and spends them locally.
 
-A call to the store for each request would make a hot key of such a bucket. While the store is away the fallback decides
-by this worker's share.
+With a call for each request, such a bucket would be a hot key in the store. While the store is away, the fallback
+decides by this worker's share.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SWEEP_S = 0.25
 
 
 class PooledCharges:
-    """What each request of one kind is charged against shared limits, from this worker's pools."""
+    """The charges of each request of one kind against shared limits, taken from this worker's pools."""
 
     def __init__(self, pools: Sequence[tuple[Pool, Charge]]) -> None:
         self.charges = tuple(charge for _, charge in pools)
@@ -35,7 +35,7 @@ class PooledCharges:
         self._cost = self.charges[0].cost
 
     def spend(self, now_us: int) -> tuple[int, ...] | None:
-        """Spend what this worker holds, from all pools or none; returns the TATs of the buckets."""
+        """Spend units that this worker holds, from all pools or none; returns the buckets' TATs."""
         if self._only is not None:
             tat_us = self._only.held.spend(self._cost, now_us)
             return (tat_us,) if tat_us else None
@@ -49,19 +49,19 @@ class PooledCharges:
         return tuple(tats_us)
 
     def undo(self, pools: int | None = None) -> None:
-        """Take back what ``spend`` has spent from the first pools, or all, before anything else has happened."""
+        """Take back what ``spend`` took from the first ``pools`` (None: from all); to be called right after it."""
         for pool, charge in self._pools[:pools]:
             pool.held.undo(charge.cost)
 
     def refused_now(self, now_us: int) -> SharedReply | None:
-        """Refuse by what the store last said."""
+        """The refusal that follows from the store's last replies, if any."""
         for pool, charge in self._pools:
             if (refusal := pool.refused_now(charge, now_us)) is not None:
                 return refusal
         return None
 
     async def take(self) -> SharedReply | None:
-        """Ask the store for what is missing."""
+        """Take the charges, with calls to the store for missing units."""
         charges: Charges = ()
         outcome = Outcome(True, 0, ())
         spent: list[tuple[Refunds, Any]] = []
@@ -82,7 +82,7 @@ class PooledCharges:
 
 
 class SharedLimits:
-    """The shared limits of a fleet: their pools on this worker."""
+    """The pools of all shared limits on this worker."""
 
     def __init__(
         self,
@@ -120,11 +120,11 @@ class SharedLimits:
             pool.invalidate()
 
     async def sweep(self) -> None:
-        """Give back what has not been used for a while."""
+        """Give back portions that have not been used for a while."""
         await self._end(self._now_us() - OLD_US)
 
     async def aclose(self) -> None:
-        """End calls under way, and give everything back."""
+        """End calls under way, and give back all portions."""
         for pool in self._pools.values():
             await pool.aclose()
         await self._end(self._now_us())

@@ -23,9 +23,10 @@ PLANS_KEPT = 1024
 class SharingLimiter:
     """A limiter of all limits: the shared ones first, then the clients' own by another limiter.
 
-    A request that either refuses is charged neither: a client that is known to be refused is refused first, a request
-    that a shared limit refuses goes no further, and one that the client's own limits refuse is refunded.
-    An outcome has the TATs of all terms of the plan. Where one was not asked, its bucket is taken to be full, so it is
+    A request that any limit refuses is charged to none: a client known to be refused is refused first, a request that a
+    shared limit refuses goes no further, and one that the client's own limits refuse is refunded.
+
+    An outcome has the TATs of all terms of the plan. A bucket that was not queried is assumed to be full, so it is
     never the one nearest to exhaustion.
     """
 
@@ -41,7 +42,7 @@ class SharingLimiter:
         return self._own.is_away
 
     def take_now(self, requester: Requester, now_us: int) -> Outcome | None:
-        """Spend what this worker holds, or refuse by what is known."""
+        """The outcome if it needs no call: spends units held here, or refuses by what is known."""
         plan = requester.plan
         if not plan.shared:
             return self._own.take_now(requester, now_us)
@@ -73,7 +74,7 @@ class SharingLimiter:
         return None if refusal is None else _refused_by_shared(plan, refusal)
 
     def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
-        """The outcome otherwise; None if the store is away and there is no fallback."""
+        """The outcome with a call to the store; None if it is away and there is no fallback."""
         return self._take_both(requester) if requester.plan.shared else self._own.take(requester, now_us)
 
     async def _take_both(self, requester: Requester) -> TakeReply | None:
@@ -88,7 +89,7 @@ class SharingLimiter:
         return TakeReply(taken.charges, _refused_by_shared(plan, taken), self._now_us())
 
     async def _take_behind(self, requester: Requester, taken: SharedReply) -> TakeReply | None:
-        """Take the client's own charges, now that the shared ones were."""
+        """Take the client's own charges, after the shared ones."""
         plan, now_us = requester.plan, self._now_us()
         if not plan.own:
             sent_us = None if taken.by_share else now_us

@@ -1,1 +1,1 @@
-"""What operators can see and do."""
+"""Control of the fleet by operators: the status, the switch, the deny list, resets."""

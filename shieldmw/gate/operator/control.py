@@ -1,4 +1,4 @@
-"""What operators can see and do. Knows nothing of HTTP, tokens and permissions.
+"""Carries out operators' requests: the status, the switch, the deny list, resets. Knows no HTTP and no permissions.
 
 Every change is written to the audit log with its actor. ``StoreError`` from any method but ``status`` means that the
 change may not have been made.
@@ -26,9 +26,9 @@ from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
-from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
+from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
-# Most expired entries of the deny list that are dropped at once, to make room for new ones.
+# Maximum number of expired entries that are removed from a full deny list to make room for a new one.
 SWEPT_AT_ONCE = 100
 
 # Longest text of a network: eight groups, the last two as IPv4, and a prefix.
@@ -36,19 +36,19 @@ LONGEST_CIDR = 50
 
 UNKNOWN_ADDRESS = "unknown"
 
-# Only looked at, never charged: finds out whether the store answers, by the same path as requests.
+# Costs nothing: checks whether the store answers, by the same path as requests.
 _PROBE = Charge(Client("ip", UNKNOWN_ADDRESS, f"ip:{UNKNOWN_ADDRESS}"), Limit("probe", 1, 1, 1), cost=0)
 
 
 class DenyRefusal(StrEnum):
-    """Why a network was not denied."""
+    """The reason why a network was not denied."""
 
     OWN_ADDRESS = "own-address"
     FULL = "full"
 
 
 class Control:
-    """What operators do, carried out by one worker, or by a desk."""
+    """Carries out operators' requests, in a worker or in the process of ``serve --admin`` (``Desk``)."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Control:
         limiter: Limiter,
         mode_watch: ModeWatch,
         seats: Seats,
-        deny_list: DenyWatch,
+        deny_watch: DenyWatch,
         settings: Settings,
         load_reports: LoadReports,
     ) -> None:
@@ -64,7 +64,7 @@ class Control:
         self._limiter = limiter
         self._mode_watch = mode_watch
         self._seats = seats
-        self._deny_list = deny_list
+        self._deny_watch = deny_watch
         self._settings = settings
         self._load_reports = load_reports
 
@@ -73,7 +73,7 @@ class Control:
         return self._mode_watch.store_now_s()
 
     async def status(self) -> Status:
-        """The state of the fleet, with a freshly read mode; while the store is away, what this worker knows of it."""
+        """The state of the fleet, with the mode just read; while the store is away, as last known here."""
         try:
             await self._mode_watch.refresh()
             await self._limiter.ask((_PROBE,))
@@ -81,31 +81,19 @@ class Control:
         except StoreError:
             answers = False
         return Status(
-            ModeStatus.of(self._mode_watch),
+            self._mode_watch.store_now_s(),
+            self._mode_watch.state,
             self._seat_status(),
             answers and not self._limiter.is_away,
             shown_settings(self._settings),
-            await self._overload_status(answers),
+            await OverloadStatus.of(self._settings, self._load_reports, store_answers=answers),
         )
 
     def _seat_status(self) -> SeatStatus:
-        seats, capacity = self._seats, self._seats.capacity()
-        grant = seats.grant
-        if grant is None:
-            return SeatStatus(capacity, seats.guest_share, None, False, seats.ledger.held(), None, None)
-        may_hold = seats.ledger.allotment
-        granted = None if capacity is None else Capacity(may_hold.seats or 0, may_hold.guest_seats or 0)
-        return SeatStatus(capacity, seats.guest_share, granted, True, grant.present, grant.demand, grant.workers)
-
-    async def _overload_status(self, store_answers: bool) -> OverloadStatus:
-        """All workers' load; only this one's if the store does not answer."""
-        setting = self._settings.overload_in_force
-        if store_answers:
-            try:
-                return OverloadStatus(setting, True, await self._load_reports.of_fleet())
-            except StoreError:
-                pass
-        return OverloadStatus(setting, False, self._load_reports.here())
+        may_hold = self._seats.ledger.allotment
+        limited = self._seats.capacity() is not None
+        granted = Capacity(may_hold.seats or 0, may_hold.guest_seats or 0) if limited else None
+        return SeatStatus.of(self._seats, self._seats.grant, granted)
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
         """Change the mode of the fleet; False if its version is not the expected one."""
@@ -149,15 +137,15 @@ class Control:
         return dropped
 
     async def _fresh_list(self) -> DenyList:
-        """The current list; the last known one if something else is stored in its place, which the next change
+        """The current list; the last known one if foreign data is stored in its place, which the next change
         replaces."""
         try:
-            await self._deny_list.refresh()
+            await self._deny_watch.refresh()
         except StoreUnavailable:
             raise
         except StoreError:
             pass
-        return self._deny_list.deny_list
+        return self._deny_watch.deny_list
 
     async def _sweep(self, deny_list: DenyList) -> int:
         """Drop expired entries; returns how many."""
@@ -168,16 +156,16 @@ class Control:
         return len(over)
 
     async def _obey(self) -> None:
-        """Apply the change here, too. It has been made, so a failure now only delays it."""
+        """Apply a change of the deny list here. It is already stored, so a failure only delays it."""
         try:
-            await self._deny_list.refresh()
+            await self._deny_watch.refresh()
         except StoreError:
-            self._deny_list.refresh_soon()
+            self._deny_watch.refresh_soon()
 
     # --- buckets
 
     async def reset(self, client_text: str, actor: str, reason: str = "") -> tuple[Client, ...]:
-        """Refill all buckets of a client, on every worker; returns the clients that the text stands for.
+        """Refill all buckets of a client, on every worker; returns the clients that the text names.
 
         Args:
             client_text: ``ip:203.0.113.7`` or ``token:alice``.
@@ -190,16 +178,16 @@ class Control:
         settings = self._settings
         clients = clients_of(client_text, Prefixes(settings.ipv4_prefix, settings.ipv6_prefix))
         names = limit_names(settings.policy)
-        # Logged before it is done: a superfluous entry is better than a reset that is missing from the audit log.
+        # Logged first: a superfluous entry is better than a reset that is missing from the audit log.
         await self._store.note(AuditEntry(0, actor, f"reset {clients[0]}", "", "full", reason))
         for client in clients:
             await self._store.refill(client, names)
-        self._mode_watch.on_reset()  # here at once: other workers learn of it from the store
+        self._mode_watch.on_reset()  # here immediately: other workers learn of it from the store
         return clients
 
 
 def clients_of(text: str, prefixes: Prefixes) -> tuple[Client, ...]:
-    """The clients that a text such as ``ip:203.0.113.7`` or ``token:alice`` stands for, including an IPv6 site.
+    """The clients named by a text such as ``ip:203.0.113.7`` or ``token:alice``, including an IPv6 site.
 
     Raises:
         ValueError: it does not name a client.
@@ -238,7 +226,7 @@ def network_of(text: str) -> IPNetwork:
 
 
 def limit_names(policy: Policy) -> tuple[str, ...]:
-    """Every limit name under which a client may have a bucket, including those that an IPv6 site shares."""
+    """The names of all limits for which a client may have a bucket, including those of its IPv6 site."""
     of_rules = (of_preflights(limit) for rule in policy.rules for limit in rule.limits)
     limits = (*all_limits(policy), *policy.limits(Scope.PREFLIGHT), *of_rules)
     return tuple(dict.fromkeys(name for limit in limits for name in (limit.name, aggregate(limit).name)))

@@ -1,4 +1,4 @@
-"""The operator's view of the fleet in a process that is not a worker: it decides no request and holds no seat."""
+"""Runs a ``Control`` in the process of ``serve --admin``, which is not a worker: it has no requests and no seats."""
 
 from __future__ import annotations
 
@@ -14,49 +14,48 @@ from shieldmw.store.port import SeatRegister
 
 from .control import Control
 
-# How old the numbers of seats in the status may be. One such call a second is negligible for the store, however many
-# workers report to it.
+# Interval between two reads of the seats in use, for the status. One call a second is negligible for the store.
 LOOK_S = 1.0
 
 
 class OnlookersGrants:
-    """Reads the state of the fleet for a process without seats: it reports nothing, so it is not counted."""
+    """Reads the fleet's seats without reporting any, so that this process does not count as a worker."""
 
     def __init__(self, register: SeatRegister, store_now_s: Callable[[], float]) -> None:
         self._register = register
         self._store_now_s = store_now_s
 
     async def seats(self, _report: Report, _capacity: Capacity) -> Grant:
-        """The state of the fleet, as a grant of no seats."""
+        """The fleet's seats, as a grant of none."""
         fleet = await self._register.fleet(self._store_now_s())
         return Grant(0, 0, COHORTS, COHORTS, fleet.workers, fleet.present, fleet.demand)
 
     async def release_seats(self, _worker: str) -> None:
-        """Do nothing: there are none."""
+        """Do nothing: this process holds no seats."""
 
 
 class Desk:
-    """Follows the mode, the deny list and the seats for ``control``. Must be started before control is used."""
+    """A ``control`` and the refreshers of its state: the mode, the deny list and the seats. Start it before use."""
 
     def __init__(
-        self, control: Control, mode_watch: ModeWatch, deny_list: DenyWatch, seats: Seats, limiter: Limiter
+        self, control: Control, mode_watch: ModeWatch, deny_watch: DenyWatch, seats: Seats, limiter: Limiter
     ) -> None:
         self.control = control
         self._limiter = limiter
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
-        self._deny_list = deny_list
-        mode_watch.on_change = self._look.refresh_soon  # with the mode, the number of seats changes
+        self._deny_watch = deny_watch
+        mode_watch.on_change = self._look.refresh_soon  # the number of seats depends on the mode
 
     async def start(self) -> None:
-        """Read all of it, and start refreshing. Never fails because the store is away."""
+        """Read the state, and start refreshing it. Never fails because the store is away."""
         await self._mode_watch.refresher.start()
-        await self._deny_list.refresher.start()
+        await self._deny_watch.refresher.start()
         await self._look.start()
 
     async def stop(self) -> None:
         """Stop refreshing, and close the connections."""
         await self._look.stop()
-        await self._deny_list.refresher.stop()
+        await self._deny_watch.refresher.stop()
         await self._mode_watch.refresher.stop()
         await self._limiter.aclose()

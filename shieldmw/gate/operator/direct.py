@@ -1,13 +1,13 @@
-"""Control of the fleet without a worker: talks to the store only, for when no worker can be reached.
+"""The switch and the status by way of the store alone: for ``shieldmw mode --direct``, if no worker can be reached.
 
-It follows the rules of ``control``, is not counted as a worker, and changes only what it is asked to. Like every
-reader of the load reports, it drops those that are too old.
+Unlike ``Control`` it runs nothing in the background, restores nothing that the store has lost, and makes no change but
+the one requested. (Like every reader of the load reports, it drops those that are too old.)
 """
 
 from __future__ import annotations
 
 from shieldmw.core.mode import ModeChange
-from shieldmw.core.seats import Audience, Fleet
+from shieldmw.core.seats import Fleet
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.overload.load_reports import LoadReports
@@ -15,13 +15,13 @@ from shieldmw.gate.seats.seats import SeatPlan, Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import Store
 
-from .status import ModeStatus, OverloadStatus, SeatStatus, Status, shown_settings
+from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 
 class DirectControl:
-    """What operators can do and see without a worker. Nothing runs in the background.
+    """The switch and the status of the fleet, read from and written to the store.
 
-    Whatever a change leaves as configured is shown by the ``settings`` of this process; each worker obeys its own.
+    Values that a change leaves as configured are shown from the ``settings`` of this process; workers use their own.
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -39,13 +39,14 @@ class DirectControl:
             NotPermitted: its user may not read it.
         """
         readable = await self._look()
-        seats = self._seat_status(await self._fleet())
+        seats = SeatStatus.of(self._seats, await self._fleet())
         return Status(
-            ModeStatus.of(self._mode_watch),
+            self._mode_watch.store_now_s(),
+            self._mode_watch.state,
             seats,
             readable,
             shown_settings(self._settings),
-            await self._overload_status(),
+            await OverloadStatus.of(self._settings, self._load_reports),
         )
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
@@ -59,7 +60,7 @@ class DirectControl:
         return await self._mode_watch.set(change.with_end(), expected_version)
 
     async def _look(self) -> bool:
-        """Read the mode. False if something else is stored in its place, which the next change replaces."""
+        """Read the mode. False if foreign data is stored in its place, which the next change replaces."""
         try:
             await self._mode_watch.look()
         except (StoreUnavailable, NotPermitted):
@@ -69,20 +70,8 @@ class DirectControl:
         return True
 
     async def _fleet(self) -> Fleet | None:
-        """What the workers have reported; None if it cannot be read, which must not keep anybody from the switch."""
+        """The workers' reports; None if they cannot be read, which must not prevent the switch."""
         try:
             return await self._store.fleet(self._mode_watch.store_now_s())
         except StoreError:
             return None
-
-    async def _overload_status(self) -> OverloadStatus:
-        try:
-            return OverloadStatus(self._settings.overload_in_force, True, await self._load_reports.of_fleet())
-        except StoreError:
-            return OverloadStatus(self._settings.overload_in_force, False, ())
-
-    def _seat_status(self, fleet: Fleet | None) -> SeatStatus:
-        capacity, guest_share = self._seats.capacity(), self._seats.guest_share
-        if fleet is None:
-            return SeatStatus(capacity, guest_share, None, False, Audience(), None, None)
-        return SeatStatus(capacity, guest_share, None, True, fleet.present, fleet.demand, fleet.workers)

@@ -1,17 +1,20 @@
-"""The state of the fleet as operators see it: plain values, and settings as text without their secrets."""
+"""The state of the fleet for operators: plain values, and settings as text without secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import SecretStr
 
 from shieldmw.core.load import WorkerLoad
-from shieldmw.core.mode import Mode
-from shieldmw.core.seats import Audience, Capacity
-from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.core.mode import ModeState
+from shieldmw.core.seats import Audience, Capacity, Fleet, Grant
+from shieldmw.errors import StoreError
+from shieldmw.gate.overload.load_reports import LoadReports
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
 from shieldmw.settings.table import written
@@ -20,32 +23,11 @@ MASK = "********"
 
 
 @dataclass(frozen=True, slots=True)
-class ModeStatus:
-    """The mode in force on this worker. Times are Unix seconds by the store's clock, which ``now_s`` shows."""
-
-    mode: Mode
-    version: int
-    now_s: float
-    since_s: float | None
-    until_s: float | None
-    actor: str
-    reason: str
-
-    @classmethod
-    def of(cls, mode_watch: ModeWatch) -> ModeStatus:
-        """The status of the mode that a ``ModeWatch`` holds."""
-        state = mode_watch.state
-        since_s = state.since_s if state.version else None
-        now_s = mode_watch.store_now_s()
-        return cls(mode_watch.mode, state.version, now_s, since_s, state.until_s, state.actor, state.reason)
-
-
-@dataclass(frozen=True, slots=True)
 class SeatStatus:
     """Seats in the current mode. ``capacity`` None means no limit.
 
     If ``fleet_wide``, then ``present``, ``demand`` and ``workers`` are those of the whole fleet, a few seconds old;
-    otherwise ``present`` is this worker's, and the others are not known. ``granted`` is what this worker may hold.
+    otherwise ``present`` is this worker's, and the others are None. ``granted``: the seats that this worker may give.
     """
 
     capacity: Capacity | None
@@ -55,6 +37,14 @@ class SeatStatus:
     present: Audience
     demand: Audience | None
     workers: int | None
+
+    @classmethod
+    def of(cls, seats: Seats, fleet: Fleet | Grant | None, granted: Capacity | None = None) -> SeatStatus:
+        """The status of the whole ``fleet``; None if only this process is known."""
+        capacity, share = seats.capacity(), seats.guest_share
+        if fleet is None:
+            return cls(capacity, share, None, False, seats.ledger.held(), None, None)
+        return cls(capacity, share, granted, True, fleet.present, fleet.demand, fleet.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +58,26 @@ class OverloadStatus:
     fleet_wide: bool
     workers: Sequence[WorkerLoad]
 
+    @classmethod
+    async def of(cls, settings: Settings, load_reports: LoadReports, *, store_answers: bool = True) -> OverloadStatus:
+        """The load of all workers; only of this one if the store does not answer."""
+        setting = settings.overload_in_force
+        if store_answers:
+            with suppress(StoreError):
+                return cls(setting, True, await load_reports.of_fleet())
+        return cls(setting, False, load_reports.here())
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole status. ``settings`` holds the text of each variable, None if it is unset."""
+    """The whole status at ``now_s`` (Unix seconds by the store's clock).
 
-    mode: ModeStatus
+    ``mode`` is the last change, so an emergency in it may have ended by itself. ``settings`` holds the text of each
+    variable, None if it is unset.
+    """
+
+    now_s: float
+    mode: ModeState
     seats: SeatStatus
     store_is_up: bool
     settings: Mapping[str, str | None]

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from shieldmw.core.lane import Rank
 from shieldmw.core.load import WorkerLoad, by_class
 from shieldmw.core.seats import Audience
 from shieldmw.errors import StoreError
@@ -85,18 +86,18 @@ class LoadReports:
         return sorted([*self.here(), *others], key=lambda load: (load.host, load.pid, load.worker))
 
     def _measure(self, overload: Overload) -> WorkerLoad:
-        load, now_s = overload.load(), self._now_s()
-        before, self._shed = self._shed, by_class(load.shed)
+        lane, now_s = overload.lane, self._now_s()
+        before, self._shed = self._shed, by_class(overload.shed_by_rank)
         lately_ms, self._measured_s = round((now_s - self._measured_s) * 1000), now_s
         return WorkerLoad(
             worker=self._seats.worker,
             host=socket.gethostname(),
             pid=os.getpid(),
             at_s=self._store_now_s(),
-            turn_us=load.turn_us,
-            in_flight=load.in_flight,
-            in_flight_limit=load.limit,
-            waiting=by_class(load.waiting),
+            turn_us=lane.longest_turn_us,
+            in_flight=lane.places.inside,
+            in_flight_limit=lane.places.limit,
+            waiting=by_class([lane.waiting_of(rank) for rank in Rank]),
             shed=self._shed,
             shed_lately=self._shed - before,
             lately_ms=lately_ms,

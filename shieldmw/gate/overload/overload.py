@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from shieldmw.core.client import Address, Identity
 from shieldmw.core.decision import EXEMPT, REFUSED, Decision, Reason, Verdict
@@ -30,27 +29,6 @@ REFUSALS = 32
 _GUEST = Rank.GUEST
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """The load of one worker's app. ``turn_us`` is the longest turn of its event loop in this period.
-
-    ``waiting`` counts the requests in the queue now, and ``shed`` those refused since the start, by rank.
-    """
-
-    turn_us: int
-    in_flight: int
-    limit: int
-    waiting: tuple[int, ...]
-    shed: tuple[int, ...]
-
-    def in_words(self) -> str:
-        """The load in words, for the log."""
-        return (
-            f"turns of the event loop take up to {self.turn_us // 1000} ms, "
-            f"{self.in_flight} of {self.limit} requests in flight, {sum(self.waiting)} waiting"
-        )
-
-
 class Overload:
     """Lets requests into the app in the order of favour. ``is_returning`` says whether a guest's ticket is its own.
 
@@ -74,19 +52,20 @@ class Overload:
         self._observers = tuple(observers)
         self._shadow = shadow
         self._random = clock.random
-        self._shed = [0] * len(Rank)
+        self.shed_by_rank = [0] * len(Rank)  # since the start
         self._refusals: dict[Mode, list[Decision]] = {}
-        self._log = OverloadLog(lambda: self.load().in_words(), shadow=shadow, clock=clock)
+        self._log = OverloadLog(self._load_in_words, shadow=shadow, clock=clock)
 
-    def load(self) -> Load:
-        """The app's load now."""
+    def _load_in_words(self) -> str:
         lane, places = self.lane, self.lane.places
-        waiting = tuple([lane.waiting_of(rank) for rank in Rank])
-        return Load(lane.longest_turn_us, places.inside, places.limit, waiting, tuple(self._shed))
+        return (
+            f"turns of the event loop take up to {lane.longest_turn_us // 1000} ms, "
+            f"{places.inside} of {places.limit} requests in flight, {lane.waiting} waiting"
+        )
 
     def begin_period(self) -> None:
         """Start a new period for the longest turn, and log the end of an overload. Called every few seconds, after
-        ``load`` was read."""
+        the load was reported."""
         self.lane.longest_turn_us = 0
         self._log.look()
 
@@ -178,7 +157,7 @@ class Overload:
         return refusals
 
     def _tell(self, facts: Facts, rank: Rank, refusal: Decision) -> None:
-        self._shed[rank] += 1
+        self.shed_by_rank[rank] += 1
         for observer in self._observers:
             observer.decided(facts, refusal)
         self._log.shed(rank)

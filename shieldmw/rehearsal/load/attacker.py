@@ -1,7 +1,6 @@
-"""What an attacker tries with each request: a forged address, a forged token, another spelling of a path.
+"""An attacker's requests: each has a forged address or token, or an unusual spelling of a path. Pure.
 
-Tricks and paths are lists; one of each is drawn for every request. Pure; it must not know whether any of it
-helps.
+Tricks and paths are lists, from which one of each is drawn for every request.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from shieldmw.rehearsal.load.tokens import Issuer
 
 Trick = Callable[[Random], Mapping[str, str]]
 
-# Spellings of a limited path and look-alikes of the exempt /healthz: all must be charged. What the app makes
-# of them (404, a redirect) does not matter here; the stream at /live is closed as soon as it begins.
+# Spellings of a limited path and look-alikes of the exempt /healthz: all must be charged. The app's own answer (404, a
+# redirect) does not matter here; the stream at /live is closed as soon as it begins.
 PATHS: Final = (
     "/api/now",
     "/api/now",
@@ -38,7 +37,7 @@ PATHS: Final = (
 
 def attack(issuer: Issuer, victims: Sequence[str], subjects: Sequence[str]) -> Behaviour:
     """The behaviour of an attacker. Half the time it pretends to be one of the ``victims`` (addresses) or
-    ``subjects`` (members): if it were believed, it would use up their limits."""
+    ``subjects`` (members): if the shield believed that, it would use up their limits."""
     tricks = (*_address_tricks(victims), *_token_tricks(issuer, subjects), _nothing)
 
     def next_ask(rng: Random) -> Ask:

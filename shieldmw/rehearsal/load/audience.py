@@ -1,7 +1,6 @@
 """The records of a drill's listeners: each stay, each refusal.
 
-Pure: no socket, no clock (times are seconds of one monotonic clock). It must not know the shield, nor which listener
-deserved what.
+Pure: no sockets, no clock (times are seconds of one monotonic clock). Knows nothing of the shield.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Audience:
     def missed(self, stay: Stay) -> int:
         """The number of lines that its worker sent to others but not to this stream while it lasted.
 
-        A number that was sent to nobody is no gap: the event's clock skips seconds when its machine is late. If the
+        A number that no listener received is no gap: the event's clock skips seconds when its machine is late. If the
         stream is still open, the last two lines may be in transit.
         """
         published = self._published.get(stay.worker, set())
@@ -109,13 +108,13 @@ class Audience:
             yield from (stay for stay in listener.stays if stay.overlaps(begin_s, end_s))
 
     def present(self, group: str, at_s: float) -> int:
-        """How many of a group listened at a moment."""
+        """The number of a group's listeners with a stream at this time."""
         return sum(stay.at(at_s) for listener in self.of(group) for stay in listener.stays)
 
     def seated(self, group: str) -> int:
-        """How many of a group listen now."""
+        """The number of a group's listeners with a stream now."""
         return sum(listener.seated for listener in self.of(group))
 
     def waiting(self, group: str) -> int:
-        """How many of a group have come and are waiting."""
+        """The number of a group's listeners who have come and have no stream."""
         return sum(listener.came_s is not None and not listener.seated for listener in self.of(group))

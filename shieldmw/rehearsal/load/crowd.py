@@ -1,7 +1,6 @@
 """The crowd of a drill, as data: groups of clients, their requests, and the phases with their pace.
 
-Pure: it must not know sockets or clocks, nor what any answer was. A different act is
-different data, not another branch.
+Pure: no sockets, no clocks, no answers. Another act is other data, not another branch.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Behaviour = Callable[[Random], Ask]
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One client as the shield should see it: one bucket. ``source`` is its real address."""
+    """One client, which should have one bucket. ``source`` is its real address."""
 
     name: str
     source: str
@@ -43,7 +42,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast each client of a group sends: ``per_s`` in all, with at most ``lanes`` requests in flight."""
+    """The rate of each client of a group: ``per_s`` requests per second, at most ``lanes`` in flight."""
 
     per_s: float
     lanes: int = 1
@@ -64,14 +63,14 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything a drill needs to run: the groups, and what happens when."""
+    """The plan of a drill: the groups, and the phases in their order."""
 
     groups: tuple[Group, ...]
     phases: tuple[Phase, ...]
 
     @property
     def seconds(self) -> float:
-        """How long the whole story lasts."""
+        """The duration of the whole story."""
         return sum(phase.seconds for phase in self.phases)
 
     def phase_at(self, elapsed_s: float) -> Phase:
@@ -89,8 +88,8 @@ class Story:
 
 
 def due_times(phases: Sequence[Phase], group: str, lane: int, rng: Random) -> Iterator[float]:
-    """When this lane of a client sends, in seconds since the start. The first time in a phase is random, so
-    that the crowd is not in step; then each comes exactly one interval after the other."""
+    """The times at which this lane of a client sends, in seconds since the start. The first in a phase is random, so
+    that clients are not in step; after that the interval is constant."""
     begins = 0.0
     for phase in phases:
         ends = begins + phase.seconds

@@ -1,6 +1,6 @@
 """Real requests over real sockets: runs a story's clients against a server and fills the tallies.
 
-It must not know the server, nor judge: the story says what is due, the verdict what it means.
+It knows nothing of the server and judges nothing: requests come from the story, and the verdict is made elsewhere.
 """
 
 from __future__ import annotations

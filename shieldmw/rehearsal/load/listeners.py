@@ -1,7 +1,7 @@
-"""Listeners over real sockets: each opens the live stream, holds it, reads it, and returns when told to.
+"""Listeners over real sockets: each opens the live stream, reads it, and comes back as instructed.
 
-A listener behaves as a browser does: it keeps the cookies it receives, and waits as long as it is told to. This
-module must not know the shield, nor judge.
+A listener behaves as a browser does: it keeps the cookies that it receives, and obeys the waits in answers. This
+module knows nothing of the shield and judges nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When the last worker obeys the switch, measured by requests to each worker.
+"""Measures when the last worker obeys the switch, by requests to each worker.
 
 A probe is a guest with one TCP connection, and a connection belongs to one worker for as long as it lives; the event
 says which (``worker`` in ``/api/now``). Before the flip a probe requests the live path and must be admitted; from the
@@ -7,7 +7,7 @@ obeyed when the last probe has its 503. Several probes per worker, each from an 
 the others, give a resolution finer than their interval. Their addresses are on the allow list: no limit answers in
 place of the switch, and while the app is flooded they do not wait behind others.
 
-A probe uses HEAD: that asks for a seat as GET does, and leaves the connection open for the next request.
+A probe uses HEAD, which requests a seat as GET does, and leaves the connection open for the next request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final
 
 _KNOCK_EACH_S: Final = 0.06
@@ -55,9 +54,7 @@ class Probes:
     async def __aenter__(self) -> Probes:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     async def prepare(self) -> None:

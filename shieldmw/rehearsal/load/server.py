@@ -1,6 +1,6 @@
 """A server process for a drill: starts it, waits for it, stops it by SIGTERM, and says whether it stopped cleanly.
 
-It must not know the served app: the command, folder and environment are arguments.
+Independent of the served app: the command, folder and environment are arguments.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ async def serving(command: Sequence[str], folder: Path, environ: Mapping[str, st
         if hasattr(libc, "prctl"):
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
-    # A file, not a pipe: a pipe that nobody reads fills up and blocks the server.
+    # A file, not a pipe: a pipe that is not read fills up and blocks the server.
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -158,7 +158,7 @@ async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
 
 def _group_lives(group: int) -> bool:
     """Whether a process of the group still runs. Zombies do not count: if the first process of a container reaps
-    none, they stay for ever."""
+    none, they stay forever."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, _parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]

@@ -1,7 +1,7 @@
 """The counts of a drill: for each client the outcomes of its requests, for each group how long the answers took.
 
 Pure and bounded: no socket, no clock (times are arguments, in seconds of one monotonic clock), no list that
-grows. It must not use the shield's code: a check by the shield's own arithmetic would find no mistake in it.
+grows. It does not use the shield's code, whose mistakes it could not find otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one limit allows one client: a rate and a burst."""
+    """The allowance of one limit for one client: a rate and a burst."""
 
     rate_per_s: float
     burst: int
@@ -57,7 +57,7 @@ class Counts:
 
     @property
     def let_through(self) -> int:
-        """What passed the client's limit, useful or not."""
+        """Requests that passed the client's limit, whether the app served them or failed."""
         return self.served + self.app_error
 
     @property
@@ -184,7 +184,7 @@ class GroupTally:
         return sum((client.counts for client in self.clients.values()), Counts())
 
     def prompt(self) -> int:
-        """How many requests were served within ``PROMPT_S``."""
+        """The number of requests that were served within ``PROMPT_S``."""
         return sum(client.prompt for client in self.clients.values())
 
     def allowed(self) -> int:

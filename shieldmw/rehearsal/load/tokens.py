@@ -1,6 +1,6 @@
 """The tokens of a drill: a member's valid one, and an attacker's forgeries.
 
-It must not know the shield: it signs as any issuer would, or as someone without the key.
+Independent of the shield: tokens are signed as by any issuer, or as by someone without its key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether the shield kept its promises. Pure: tallies in, promises and remarks in words out.
 
-It must not know how the load was made, nor the roles of the groups: what a group is promised is in its tally.
+Independent of how the load was made and of the groups' roles: what a group is promised is in its tally.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The time that the store may take. A delay of this process itself does not count: the reply may be there, unread."""
+"""Time limits for the store. Delays of this process do not count against it: the reply may have arrived, unread."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 # Lateness of a timer from which on the event loop counts as blocked.
 LATE_S = 0.005
 
-# Shortest delay: uvloop rounds them to milliseconds, and without one the loop would spin.
+# Shortest delay: uvloop rounds delays to milliseconds, and with 0 the loop would spin.
 TICK_S = 0.001
 
 
 class Deadline:
-    """Calls ``expired`` ``seconds`` after ``start``, unless ``stop`` comes first. If the loop itself was late then, it
-    waits that much longer, once, and not longer than ``seconds``.
+    """Calls ``expired`` ``seconds`` after ``start``, unless ``stop`` comes first. If the event loop was late, the time
+    is extended once by that delay, at most by ``seconds``.
 
-    ``stop`` does not cancel the timer but leaves it to the next ``start``, so few of those need a new one.
+    ``stop`` does not cancel the timer but leaves it for the next ``start``, so few of these need a new timer.
     """
 
     __slots__ = ("_at_s", "_expired", "_extended", "_seconds", "_timer")
@@ -56,7 +56,7 @@ class Deadline:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._ring)
 
     def _ring(self) -> None:
-        """Expire, or wait for what is left: the timer is that of an earlier start, or the loop was late."""
+        """Expire, or wait longer, if the timer was set by an earlier start or the loop was late."""
         self._timer = None
         if self._at_s is None:
             return
@@ -75,7 +75,7 @@ class Deadline:
 
 @asynccontextmanager
 async def budget(seconds: float) -> AsyncGenerator[None]:
-    """End the block once its ``Deadline`` expires.
+    """End the block when its ``Deadline`` expires.
 
     Raises:
         TimeoutError: the budget is used up.

@@ -1,4 +1,4 @@
-"""How a store calls its server, whatever its kind: a single one, a cluster, or the master that Sentinels name.
+"""The interface by which the store calls its server: a single one, a cluster, or the master that Sentinels name.
 
 A cluster node's redirections are exceptions here; only code that knows the whole cluster can handle them.
 """
@@ -31,7 +31,7 @@ class Calls(Protocol):
         """Send several commands as a transaction: all or none are carried out. Their keys share a hash tag."""
 
     def messages(self, channel: str) -> AsyncIterator[bytes]:
-        """The messages of a channel, preceded by an empty one once we are subscribed."""
+        """The messages of a channel; the first is empty, and sent once we are subscribed."""
 
     async def infos(self) -> Mapping[str, bytes]:
         """The INFO of each server that is written to, by its address (host:port; '' if it is that of the URL)."""
@@ -41,7 +41,7 @@ class Calls(Protocol):
 
 
 class Redirected(StoreError):
-    """Another node must be called; nothing was done. An empty host means that of the node that answered."""
+    """Another node must be called; nothing was changed. An empty host means the host of the node that answered."""
 
     def __init__(self, text: str, host: str, port: int) -> None:
         super().__init__(text, host, port)

@@ -1,4 +1,4 @@
-"""Calls to a Redis Cluster: which node serves a key, and how redirections are followed. Knows nothing of buckets.
+"""Calls to a Redis Cluster: finds the node that serves a key, and follows redirections. Knows nothing of buckets.
 
 Each node has its own connection, so concurrent calls reach each node in one round trip, and all nodes at the same
 time. The owners of slots are learnt from any node, and corrected by redirections.
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 SLOTS = 16_384
 
-# Longest and shortest interval between two looks at the topology. MOVED reports changes, but not those of masters whose
-# slots we do not use.
+# Longest and shortest interval between two refreshes of the topology. MOVED reports changes, but not those of masters
+# whose slots we do not use.
 REFRESH_EVERY_S = 10.0
 REFRESH_LEAST_S = 0.1
 
-# Cool-down after a node times out: requests to other nodes in the same batch would wait with it.
+# Cool-down after a node times out, since requests to other nodes in the same batch wait for it.
 REST_S = 0.2
 
 # Pause between two attempts while a slot is moving or has no master, which takes milliseconds at best.
@@ -80,7 +80,7 @@ class Cluster:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._named = parse_servers(url)
-        # A name in the URL need not be what the cluster calls the node, so these are connected only while we ask them.
+        # The cluster may call these nodes by other names, so connections to them are closed after each query.
         self._first = [
             (address, RedisConnection(self._named.url_of(address), timeout_s)) for address in self._named.addresses
         ]
@@ -143,7 +143,7 @@ class Cluster:
     # --- one call
 
     async def _follow(self, slot: int, call: NodeCall[T], *, waits: bool = True) -> T:
-        """Call the owner of a slot, and follow redirections. ``waits``: also wait until the slot's move has ended."""
+        """Call the owner of a slot, and follow redirections. ``waits``: also wait until the slot has moved."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._timeout_s
         address, asking = await self._owner(slot), False
@@ -191,7 +191,7 @@ class Cluster:
         return reply
 
     def _log_away(self, address: Address, failure: StoreUnavailable) -> None:
-        """Log once that a node is away, unless we have dropped it."""
+        """Log once that a node is away, unless it is no longer part of the cluster."""
         now_s = asyncio.get_running_loop().time()
         if address in self._away or address not in self._nodes:
             return
@@ -216,7 +216,7 @@ class Cluster:
     # --- owners of slots
 
     async def _owner(self, slot: int) -> Address:
-        """The owner of a slot, from memory; looked up only if it is not known."""
+        """The owner of a slot; queried only if it is not known."""
         self._topology.used()
         owner = self._owners[slot]
         if owner is None:
@@ -231,7 +231,7 @@ class Cluster:
         return [address for address in dict.fromkeys(self._owners) if address is not None]
 
     async def _refresh(self) -> None:
-        """Learn the owners from the first node that answers, and drop nodes that own nothing any more."""
+        """Learn the owners from the first node that answers, and drop nodes that own no slots any more."""
         failure = StoreError("no node was asked")
         async with aclosing(self._slot_replies()) as replies:
             async for asked, reply in replies:
@@ -274,5 +274,5 @@ async def _slots_by(node: RedisConnection) -> Any:
 
 
 def _shuffled(nodes: Sequence[T]) -> list[T]:
-    """The nodes in random order, so that a fleet does not send everything to one of them."""
+    """The nodes in random order, so that the workers of a fleet do not all query the same one."""
     return random.sample(nodes, len(nodes))

@@ -1,7 +1,6 @@
 """The connection to one Redis or Valkey server: its scripts, transactions and messages.
 
-How calls become round trips is in ``round_trips``, what goes over the wire in ``protocol``, and connecting in
-``dialer``.
+``round_trips`` groups calls into round trips, ``protocol`` encodes commands and decodes replies, ``dialer`` connects.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from .dialer import Dialer
 from .failures import ScriptForgotten, failure_of, means_server_replaced, translated
 from .round_trips import RoundTrips
 
-# Shortest interval between two reconnects to a name because its server has said that it cannot take writes.
+# Shortest interval between two reconnects because the server reports that it cannot accept writes.
 LEAVE_EVERY_S = 0.5
 
-# Silence after which a subscriber pings the server; after as long again without an answer it leaves.
+# Silence after which a subscriber pings the server; after the same time without an answer it disconnects.
 QUIET_S = 5.0
 
-# Sent to the node that a slot is moving to. It holds for the next command only, or for a whole transaction.
+# Sent to the node that a slot is moving to. It applies to the next command only, or to a whole transaction.
 _ASKING: Command = ("ASKING",)
 
 
@@ -76,9 +75,9 @@ class RedisConnection:
         return [_checked(reply) for reply in replies]
 
     async def messages(self, channel: str) -> AsyncGenerator[bytes, None]:
-        """The messages of a channel, preceded by an empty one once we are subscribed.
+        """The messages of a channel; the first is empty, and sent once we are subscribed.
 
-        Fails if we leave the server for another, or if it falls silent: the caller then subscribes again.
+        Fails if we reconnect to another server, or if this one falls silent: the caller then subscribes again.
         """
         pubsub = self._dialer.pubsub()
         try:
@@ -106,7 +105,7 @@ class RedisConnection:
         return {"": await self.command("INFO")}
 
     async def retire(self) -> None:
-        """Close the connection once its calls have ended, and any that a later call opens; subscribers are cut off."""
+        """Cut off subscribers, and close the connection once its calls have ended; likewise any opened later."""
         self._round_trips.retire()
         await self._dialer.cut_off()
 
@@ -129,8 +128,8 @@ class RedisConnection:
         return failure_of(reply)
 
     def _leave(self) -> None:
-        """Close all connections, including subscribers', unless that was just done: the next call resolves the name
-        again."""
+        """Close all connections, including subscribers', unless that was just done, so that the next call resolves the
+        server's name again."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._left_s >= LEAVE_EVERY_S:
             self._left_s = now_s

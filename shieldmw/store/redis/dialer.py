@@ -1,5 +1,5 @@
-"""Opens connections to the server of a URL. redis-py connects, with its TLS, passwords, databases and unix sockets;
-then our own protocol takes over the connection.
+"""Opens connections to the server of a URL: redis-py handles TLS, passwords, databases and unix sockets, and then hands
+the connection to our own protocol.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .protocol import ReplyProtocol
 
 
 class _TlsConnection(aioredis.SSLConnection):
-    """Reads the certificates before a request waits for them, and disconnects at once."""
+    """A TLS connection that loads its certificates early, and disconnects without waiting for the server."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # Reading them takes half a budget. If they cannot be read, connecting raises the error again.
+        # Loading them takes half of a call's budget. If it fails here, connecting raises the error again.
         with suppress(OSError, TypeError, ValueError):
             self.ssl_context.get()
 
@@ -45,7 +45,7 @@ class Dialer:
 
     def __init__(self, url: str) -> None:
         try:
-            # No retries: a call that timed out may have charged. No timeouts besides the callers'.
+            # No retries: a call that timed out may have charged. No timeouts but those of the callers.
             pool: Any = aioredis.ConnectionPool.from_url(
                 url,
                 protocol=2,
@@ -53,7 +53,7 @@ class Dialer:
                 socket_connect_timeout=None,
                 retry=Retry(NoBackoff(), 0),
                 client_name="shieldmw",
-                # hiredis reserves room for the elements of an array before they come (see ``protocol``).
+                # hiredis allocates an array for as many elements as announced before they arrive (see ``protocol``).
                 parser_class=_AsyncRESP2Parser,
             )
             if pool.connection_class is aioredis.SSLConnection:
@@ -73,7 +73,7 @@ class Dialer:
         try:
             with translated():
                 await connection.connect()
-                # Nothing arrives between the two protocols: from here on there is no await that waits.
+                # Nothing can arrive between the two protocols: from here on nothing yields to the loop.
                 if await connection.can_read() or connection._writer.transport.is_closing():
                     raise StoreUnavailable("the server closed the connection, or sent what was not asked for")
         except BaseException:

@@ -1,4 +1,4 @@
-"""Our own Valkey server for ``embedded://``: shared by the workers of one app server, stopped when the last has ended.
+"""Our own Valkey server for ``embedded://``: shared by the workers of one app server, stopped after the last one.
 
 A separate process (``embedded_keeper.py``) starts and stops it, since no worker is sure to outlive the others.
 """
@@ -17,7 +17,6 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
 from typing import Self
 
 from shieldmw.errors import SettingsError
@@ -65,7 +64,7 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """Stop using the server. If nobody else uses it, it has stopped and its folder is gone when this returns."""
+        """Stop using the server. If no other process uses it, it has stopped and its folder is gone on return."""
         if self._users is not None:
             fcntl.flock(self._users, fcntl.LOCK_UN)  # for processes forked from this one as well
             os.close(self._users)
@@ -78,9 +77,7 @@ class EmbeddedServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _hold(self) -> int:
@@ -93,7 +90,7 @@ class EmbeddedServer:
                 return self._locked(self._folder / "users")
 
     def _must_be_ours_alone(self) -> None:
-        """Check the folder: its name can be guessed, so anybody may have created it before us."""
+        """Check the folder: its name can be guessed, so another user may have created it."""
         found = self._folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise _wrong(

@@ -1,7 +1,7 @@
 """Runs the Valkey server of ``embedded://`` as long as any process uses it. A script, started by ``embedded.py``.
 
-All it knows of its users is that each holds a shared lock on one file, which the kernel releases however a process
-ends, kill -9 included. So neither the server nor its folder is left behind.
+Each user holds a shared lock on one file, which the kernel releases however the process ends, even by kill -9. So
+neither the server nor its folder is ever left behind.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ READY = "ready"
 
 
 def keep(folder: Path) -> None:
-    """Start the server in the folder, and stop it once nobody locks the file ``users``.
+    """Start the server in the folder, and stop it once no process locks the file ``users``.
 
-    One line on stdout says that it is ready, or why not. The lock taken at the end is held until this process ends, so
-    a new user waits until the folder is gone.
+    Prints one line when it is ready, or the reason if it fails. The lock taken at the end is held until this process
+    ends, so a new user waits until the folder is gone.
     """
-    # Signals sent to all processes of a service are not meant for us: the users still have to finish their requests.
+    # Ignore signals sent to all processes of a service: the users still have to finish their requests.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     with (folder / "users").open("ab") as users, ExitStack() as stack:
@@ -55,7 +55,7 @@ def _server(folder: Path) -> AbstractContextManager[object]:
         port=0,
         unix_socket_path=folder / "valkey.sock",
         data_dir=folder / "data",
-        # A bucket that is evicted would be full again, so nothing is evicted.
+        # An evicted bucket would be full again.
         config={"maxmemory-policy": "noeviction"},
     )
     return server

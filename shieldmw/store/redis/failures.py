@@ -1,4 +1,4 @@
-"""Translates the errors of servers and of redis-py into ours, in this one place."""
+"""Translates the errors of servers and of redis-py into our own, in this one place."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .calls import Ask, ClusterDown, Moved, Redirected, TryAgain
 # Codes that mean "not now" rather than "never". Before Redis 7 an error in a script is quoted in another error.
 _NOT_NOW = re.compile(r"(?:^|: -)(BUSY|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOREPLICAS|OOM|READONLY|CLUSTERDOWN) ")
 
-# Codes of a server that may have been replaced: it is a replica now, its master or replicas are away, its cluster is
-# down, it has just started, or it has a password now.
+# Codes that suggest another server has taken over: this one is a replica now, its master or replicas are away, its
+# cluster is down, it has just started, or it has a password now.
 _REPLACED = ("CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOAUTH", "NOREPLICAS", "READONLY")
 
-# What redis-py raises where the server is away. RuntimeError is uvloop's for a connection that is closed.
+# Errors that redis-py raises if the server is away. uvloop raises RuntimeError for a closed connection.
 _AWAY = (
     OSError,
     RuntimeError,
@@ -51,13 +51,13 @@ def failure_of(reply: str) -> StoreError:
 
 
 def means_server_replaced(reply: str) -> bool:
-    """Whether an error is that of a server that may have been replaced by another."""
+    """Whether an error suggests that another server has taken over."""
     found = _NOT_NOW.search(reply)
     return found is not None and found[1] in _REPLACED
 
 
 def text_of(error: BaseException) -> str:
-    """What our exception says of another."""
+    """The text of another library's exception in ours."""
     return f"{type(error).__name__} {error}".strip()
 
 
@@ -72,7 +72,7 @@ def _redirection(kind: type[Redirected], reply: str) -> StoreError:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise our exceptions in the place of redis-py's."""
+    """Raise our exceptions in place of redis-py's."""
     try:
         yield
     except _AWAY as error:

@@ -13,20 +13,19 @@ from .calls import Command
 from .failures import text_of
 from .protocol import Call, ReplyProtocol
 
-# Most calls in one round trip. More would make the first wait for the last.
+# Maximum calls in one round trip, since the first waits for the last.
 MOST_CALLS = 256
 
 
 class RoundTrips:
-    """Makes calls in round trips, one at a time. A call that comes while one is under way waits for the next, which
-    takes all of them.
+    """Makes calls in round trips, one at a time. Calls that arrive during a round trip share the next one.
 
-    Each round trip ends within ``timeout_s``, including connecting. No call is sent twice. One that is cancelled while
-    it waits is sent all the same, and its replies are dropped, so no other call gets them. When a round trip fails, the
-    connection is closed; the calls that were sent fail, and so do those that wait, with ``NotApplied``.
+    Each round trip ends within ``timeout_s``, including connecting. No call is sent twice. A call that is cancelled
+    while it waits is still sent, and its replies are dropped. If a round trip fails, the connection is closed; the
+    calls that were sent fail, and those that wait fail with ``NotApplied``.
 
-    ``connect`` opens a connection for a protocol, and ``error_of`` makes an exception of an error that the server
-    answers; it is returned as a reply, since other replies follow it.
+    ``connect`` opens a connection for a protocol. ``error_of`` makes an exception from an error reply; it is returned
+    in the reply's place, since other replies follow.
     """
 
     def __init__(
@@ -37,8 +36,9 @@ class RoundTrips:
     ) -> None:
         self._connect = connect
         self._error_of = error_of
-        self._deadline = Deadline(timeout_s, self._expired)  # runs while a round trip is under way
-        self._too_slow = f"no answer within {timeout_s * 1000:g} ms"
+        too_slow = f"no answer within {timeout_s * 1000:g} ms"
+        # Runs while a round trip is under way.
+        self._deadline = Deadline(timeout_s, lambda: self._fail(StoreUnavailable(too_slow)))
         self._waiting: list[Call] = []
         self._connecting: asyncio.Task[None] | None = None
         self._protocol: ReplyProtocol | None = None
@@ -58,7 +58,7 @@ class RoundTrips:
         self._leaves = True
 
     def retire(self) -> None:
-        """Close the connection once its calls have ended, and any that a later call opens."""
+        """Close the connection once its calls have ended; likewise any that a later call opens."""
         self._retired = True
         if not self._deadline.running:
             self._close()
@@ -80,14 +80,14 @@ class RoundTrips:
             self._send(self._protocol)
 
     async def _open(self) -> None:
-        """Connect; then send what waits. If this is cancelled by others, the deadline ends the round trip."""
+        """Connect, then send the waiting calls. If this is cancelled from outside, the deadline ends the round trip."""
         protocol = ReplyProtocol(answered=self._answered, failed=self._fail, error_of=self._error_of)
         failure: StoreError | None = None
         try:
             await self._connect(protocol)
         except StoreError as error:
             failure = error
-        except Exception as error:  # of the library, or a mistake: nobody may wait for ever
+        except Exception as error:  # a bug, here or in the library: callers must not wait forever
             failure = StoreError(text_of(error))
         self._connecting = None
         if failure is not None:
@@ -108,11 +108,8 @@ class RoundTrips:
         if self._waiting:
             self._begin()
 
-    def _expired(self) -> None:
-        self._fail(StoreUnavailable(self._too_slow))
-
     def _fail(self, error: StoreError) -> None:
-        """End the round trip, and close the connection: its calls fail, and so do those behind it, as not sent."""
+        """End the round trip, and close the connection: its calls fail, and those that wait fail as not sent."""
         for call in self._close():
             call.fail(error)
         self._fail_unsent(StoreUnavailable(*error.args))

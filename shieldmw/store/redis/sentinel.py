@@ -1,7 +1,8 @@
-"""Calls to the master that Sentinels name. They are asked while it is in use; once they name another, we move there.
+"""Calls to the master that Sentinels name. While it is in use, Sentinels are queried each second, and a new master is
+used at once.
 
-After a manual failover the old master takes writes for some ten seconds, and those are lost. So we cannot wait for it
-to fail.
+After a manual failover the old master accepts writes for some ten seconds, which are lost. So we cannot wait until it
+fails.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .calls import Command
 from .connection import RedisConnection
 from .topology import TopologyRefresher
 
-# Longest and shortest interval between two questions to the Sentinels.
+# Longest and shortest interval between two queries of the Sentinels.
 REFRESH_EVERY_S = 1.0
 REFRESH_LEAST_S = 0.1
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class Sentinels:
-    """Makes calls to the master of a service. The URL's password is the master's; Sentinels have their own, or none."""
+    """Makes calls to the master of a service. The URL's password is for the master; Sentinels may have another."""
 
     slotted = False
 
@@ -96,7 +97,7 @@ class Sentinels:
         """Learn the master from the first Sentinel that knows it.
 
         Raises:
-            StoreUnavailable: none does; gives each one's reason.
+            StoreUnavailable: none does; the message gives each one's reason.
         """
         failures = []
         for place, (address, sentinel) in enumerate(self._sentinels):
@@ -114,7 +115,7 @@ class Sentinels:
         raise StoreUnavailable("; ".join(failures))
 
     async def _move_to(self, address: Address) -> None:
-        """Call that master from now on. Calls under way at the old one may finish there."""
+        """Use that master from now on. Calls under way at the old one may finish there."""
         if address == self._address:
             return
         old = self._connection

@@ -1,4 +1,4 @@
-"""Keeps up to date which servers to call: one refresh at a time, in the background while they are in use."""
+"""Keeps the list of servers to call up to date: one refresh at a time, in the background, while they are in use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TopologyRefresher:
         self._refreshing: asyncio.Task[StoreError | None] | None = None
 
     def used(self) -> None:
-        """Note that the servers are in use: refresh if the last time is long ago. Does not wait."""
+        """Note that the servers are in use: refresh if ``every_s`` has passed. Does not wait."""
         self._begin_after(self._every_s)
 
     def suspect(self) -> None:
@@ -38,7 +38,7 @@ class TopologyRefresher:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Suspect a change if the block fails because a server is away."""
+        """Call ``suspect`` if the block fails because a server is away."""
         try:
             yield
         except StoreUnavailable:
@@ -86,7 +86,7 @@ class TopologyRefresher:
         except StoreError as error:
             return error
         except asyncio.CancelledError:
-            return StoreUnavailable("closed")  # for those who wait for it
+            return StoreUnavailable("closed")  # for callers that wait for it
         finally:
             self._ended_s = asyncio.get_running_loop().time()
             self._refreshing = None

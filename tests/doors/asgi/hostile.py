@@ -1,4 +1,4 @@
-"""Hostile requests at random: every reader of outside text, and the whole shield, must bear whatever comes.
+"""Random hostile requests, for every parser of outside text and for the whole shield.
 
 Run as a program it goes on for longer than the tests do, with ``tests`` on PYTHONPATH:
 ``python -m doors.asgi.hostile --inputs 2000000 --requests 400000``. It prints what was raised, and ends with 1 where

@@ -1,4 +1,4 @@
-"""What reading costs: no head takes longer than its size allows, and one of 64 KB little more than a plain one.
+"""The cost of reading heads: linear in their size, and for 64 KB little more than for a plain one.
 
 These measure the thread's own processor time, of several tries the least: what else runs here does not count.
 """

@@ -1,4 +1,4 @@
-"""The end of live responses: when it counts, and that it comes, even with stalled readers and stubborn apps."""
+"""Live responses end, and free their seats, even with clients that do not read and apps that ignore cancellation."""
 
 from __future__ import annotations
 

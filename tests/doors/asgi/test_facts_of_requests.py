@@ -1,4 +1,4 @@
-"""What the shield takes from a request: the credential, the methods, the address."""
+"""The facts that are read from a request: the credential, the methods, the address."""
 
 from __future__ import annotations
 

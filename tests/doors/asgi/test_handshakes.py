@@ -1,4 +1,4 @@
-"""SHIELD_WEBSOCKET_REFUSALS=close: a handshake is accepted and closed at once, with what a page has to know."""
+"""SHIELD_WEBSOCKET_REFUSALS=close: a handshake is accepted and closed at once, with a reason and a wait."""
 
 from __future__ import annotations
 

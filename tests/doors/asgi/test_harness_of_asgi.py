@@ -1,4 +1,4 @@
-"""The harness itself: a difference that it did not see would be missed everywhere."""
+"""Tests of the harness: it must detect every difference."""
 
 from __future__ import annotations
 

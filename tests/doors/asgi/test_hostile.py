@@ -1,4 +1,4 @@
-"""Whatever bytes a client sends, nothing is raised and nothing of them reaches a header or the log as it is."""
+"""For any bytes that a client sends, nothing is raised, and none of them reach a header or the log unescaped."""
 
 from __future__ import annotations
 

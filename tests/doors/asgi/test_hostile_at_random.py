@@ -1,4 +1,4 @@
-"""A short run of what ``asgi/hostile.py`` does for longer: the same inputs each time."""
+"""A short run of ``asgi/hostile.py``, with the same inputs each time."""
 
 from __future__ import annotations
 

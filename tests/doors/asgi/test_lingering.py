@@ -1,4 +1,4 @@
-"""A refused request's body is read after the answer, within bounds, and never asked for."""
+"""A refused request's body is read after the answer, within bounds, and never requested by 100 Continue."""
 
 from __future__ import annotations
 

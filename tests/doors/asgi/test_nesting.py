@@ -1,4 +1,4 @@
-"""A shield inside a shield: set up alike the inner one steps aside and says so, otherwise both decide."""
+"""A shield inside a shield: with the same settings the inner one steps aside and logs it, otherwise both decide."""
 
 from __future__ import annotations
 

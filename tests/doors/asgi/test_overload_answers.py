@@ -1,4 +1,4 @@
-"""A busy app behind the shield: the answers to shed requests, and to those admitted after a wait."""
+"""The answers while the app is overloaded: to shed requests, and to those admitted after a wait."""
 
 from __future__ import annotations
 
@@ -603,7 +603,7 @@ def test_two_shields_of_their_own_both_have_a_lane() -> None:
         for shield in (inner, outer):
             assert shield._worker is not None
             assert shield._worker.overload is not None
-            assert shield._worker.overload.load().in_flight == 0
+            assert shield._worker.overload.lane.places.inside == 0
 
     run(story())
 

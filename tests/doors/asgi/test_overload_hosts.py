@@ -106,7 +106,7 @@ async def in_the_order_they_came(shield: ShieldMiddleware, outermost: ASGIApp, d
 
     def waiting() -> int:
         gate = shield._worker
-        return 0 if gate is None or gate.overload is None else sum(gate.overload.load().waiting)
+        return 0 if gate is None or gate.overload is None else gate.overload.lane.waiting
 
     async def ask(path: str, **more: Any) -> asyncio.Task[Record]:
         return asyncio.create_task(call(outermost, http_scope(path, **more), NO_BODY))
@@ -123,7 +123,7 @@ async def in_the_order_they_came(shield: ShieldMiddleware, outermost: ASGIApp, d
     records = list(await asyncio.gather(*tasks))
     assert shield._worker is not None
     assert shield._worker.overload is not None
-    assert shield._worker.overload.load().in_flight == 0
+    assert shield._worker.overload.lane.places.inside == 0
     return records
 
 

@@ -1,4 +1,4 @@
-"""The hint that the proxies to trust may have been forgotten: it names what to set, comes seldom, and costs little."""
+"""The hint about a missing SHIELD_TRUSTED_PROXIES: it says what to set, is rare, and costs little."""
 
 from __future__ import annotations
 

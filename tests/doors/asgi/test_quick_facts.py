@@ -1,4 +1,4 @@
-"""Requests that show next to nothing are read quickly, and the same is read of them as of all others."""
+"""Requests with few headers are read by a fast path, with the same result as by the slow one."""
 
 from __future__ import annotations
 

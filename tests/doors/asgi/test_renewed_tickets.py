@@ -1,4 +1,4 @@
-"""A ticket that is renewed travels as it came: as a cookie, and in the header where it was shown there."""
+"""A renewed ticket is sent as a cookie, and also in the ticket's header if the client used that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the app can read from the shield: `scope["shield"]`."""
+"""`scope["shield"]`, which the app can read."""
 
 from __future__ import annotations
 

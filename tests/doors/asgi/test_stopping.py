@@ -1,4 +1,4 @@
-"""The signal to stop is heard in front of the server's own handler, and left alone where there is none."""
+"""Signals to stop are handled before the server's own handler, and not at all if there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evicting a live response: in every phase, however the app reacts to cancellation."""
+"""Eviction from a live response: in every phase, and however the app reacts to its cancellation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate of an event loop ends with the loop, however that ends; without asyncio one line says so."""
+"""A worker ends with its event loop, however that ends; without asyncio the error is one line."""
 
 from __future__ import annotations
 

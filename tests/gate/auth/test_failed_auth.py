@@ -1,4 +1,4 @@
-"""Credentials that prove nothing: no client, no bucket, and few signature checks (CASES, bypass 6)."""
+"""Invalid credentials: they create no client and no bucket, and cause few signature checks (bypass 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A JWKS over real sockets: fetched in the background, and the last keys stay whatever its server does."""
+"""A JWKS over real sockets: fetched in the background; the last keys stay in force whatever its server does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JWT: which tokens prove somebody, and every known way to forge one (CASES, bypass 7)."""
+"""JWT: which tokens are valid, and every known way to forge one (bypass 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A share of the worker's time: how much may be computed, whose turn it is, and how long a wait may be."""
+"""A share of the worker's time: the CPU time used, the order of clients, and the longest wait."""
 
 from __future__ import annotations
 

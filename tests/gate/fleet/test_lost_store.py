@@ -1,4 +1,4 @@
-"""A real server that comes back empty: the waiting room and the deny list go on, as the workers know them."""
+"""A real server that comes back empty: the workers restore the waiting room and the deny list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The switch of one worker: latched whatever fails, and over at its end time."""
+"""The mode on one worker: kept if anything fails, and ended at its end time."""
 
 from __future__ import annotations
 

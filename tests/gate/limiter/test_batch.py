@@ -1,4 +1,4 @@
-"""Group commit: who waits shares a call, everybody gets the own outcome, and nobody waits for ever."""
+"""Group commit: waiting requests share a call, each gets its own outcome, and none waits forever."""
 
 from __future__ import annotations
 

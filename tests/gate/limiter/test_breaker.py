@@ -1,4 +1,4 @@
-"""When the store is left alone: tables of what happened at which time."""
+"""The breaker: tables of calls and times, and whether the store may be called."""
 
 from __future__ import annotations
 

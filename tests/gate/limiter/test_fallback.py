@@ -1,4 +1,4 @@
-"""What becomes of requests while the store is away."""
+"""Decisions while the store is away."""
 
 from __future__ import annotations
 

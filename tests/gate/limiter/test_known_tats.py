@@ -1,4 +1,4 @@
-"""Refusals without a call: never a false one, never one too few, and none that outlives a reset.
+"""Refusals without a call: none is wrong, none is missed, and none outlives a reset.
 
 The truth is a bucket of the reference; what a worker remembers of it may be late, out of order and told by a clock
 that shows something else.

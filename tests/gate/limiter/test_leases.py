@@ -1,4 +1,4 @@
-"""Leases: a hot client costs few calls, a cold one is never charged ahead, and nobody gains or loses by it."""
+"""Leases: a hot client causes few calls, others are never charged in advance, and no client gains or loses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cheapest way is the same way: batch, refusals and leases decide as buckets in this process would."""
+"""Batches, remembered refusals and leases decide exactly as buckets in this process would."""
 
 from __future__ import annotations
 

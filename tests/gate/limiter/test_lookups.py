@@ -1,4 +1,4 @@
-"""Clients whom a trusted proxy does not name: counted as the proxy, never on the allow list, and told in the log."""
+"""Clients that a trusted proxy does not name: they count as the proxy, are never on the allow list, and are logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call that some of its asks failed: each is told its own."""
+"""A call in which only some requests fail: each gets its own result."""
 
 from __future__ import annotations
 

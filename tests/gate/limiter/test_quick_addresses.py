@@ -1,4 +1,4 @@
-"""Plain IPv4 addresses are found quickly, and they are the same that a careful reading of the header finds."""
+"""Plain IPv4 addresses are found by a fast path, with the same result as by parsing the header in full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that many clients share, at the gate: who is charged them, before what, and what becomes of the charge."""
+"""Limits that many clients share, at the gate: the charged requests, the order, and refunds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that many clients share, on several workers in virtual time: never above, used to the full, asked seldom."""
+"""Limits that many clients share, on several workers in virtual time: never exceeded, fully used, with few calls."""
 
 from __future__ import annotations
 

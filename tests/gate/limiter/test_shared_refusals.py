@@ -1,4 +1,4 @@
-"""Clients that are refused at about the same time share a refusal: exact in its verdict, never short in its wait."""
+"""Clients that are refused at about the same time share a refusal: the verdict is exact, the wait never too short."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's desk in a process that is no worker: what it shows follows the mode."""
+"""The desk of an admin process: its status follows the mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The switch in a process that is not a worker: the same rules as in workers, and nothing left behind."""
+"""The switch through the store: the same rules as in workers, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -91,9 +91,10 @@ def test_an_emergency_without_an_end_gets_one() -> None:
     async def work() -> None:
         control = direct(MemoryStore(b"secret"))
         await control.set_mode(ModeChange(Mode.EMERGENCY, "kim"), None)
-        mode = (await control.status()).mode
+        status = await control.status()
+        mode = status.mode
         assert mode.until_s is not None
-        assert mode.until_s - mode.now_s == pytest.approx(LONGEST_S, abs=LIMIT_S)
+        assert mode.until_s - status.now_s == pytest.approx(LONGEST_S, abs=LIMIT_S)
 
     run(work)
 

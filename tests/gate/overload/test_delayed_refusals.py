@@ -1,4 +1,4 @@
-"""Answers that are held back: bounded, spread, on one timer, and none of them for ever."""
+"""Delayed answers: bounded, spread over time, on one timer, and none delayed forever."""
 
 from __future__ import annotations
 

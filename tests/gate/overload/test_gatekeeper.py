@@ -1,4 +1,4 @@
-"""The lane on an event loop: no request is forgotten and nothing left behind, whichever client leaves when."""
+"""The lane on an event loop: no request is forgotten, and nothing is left behind, even if clients disconnect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers are held longer if many are held: however large the botnet, refusals cost little of the worker's time."""
+"""Answers are delayed longer if many are: even with a large botnet, refusals cost little of the worker's time."""
 
 from __future__ import annotations
 

@@ -127,9 +127,9 @@ async def ticket_of(one: Worker, asked: Facts) -> str:
 
 async def rank_of(one: Worker, asked: Facts) -> Rank:
     """Where a request waits while the app is full."""
-    before = one.overload.load().waiting
+    before = [one.keeper.lane.waiting_of(rank) for rank in Rank]
     await one.entering(asked)
-    (rank,) = [rank for rank in Rank if one.overload.load().waiting[rank] > before[rank]]
+    (rank,) = [rank for rank in Rank if one.keeper.lane.waiting_of(rank) > before[rank]]
     return rank
 
 
@@ -195,7 +195,7 @@ def test_who_has_waited_too_long_is_refused() -> None:
             assert (refused.verdict, refused.reason) == (Verdict.REFUSED, Reason.OVERLOAD)
             assert refused.identity == identity
             assert least_s * US_PER_S <= refused.retry_after_us <= (least_s + spread_s) * US_PER_S
-        assert one.overload.load().shed == (1, 1, 0, 1)
+        assert one.overload.shed_by_rank == [1, 1, 0, 1]
         assert [event.decision for event in one.heard.events] == [guest, member, host]
         inside.end()
         await until_quiet()
@@ -286,13 +286,13 @@ def test_in_shadow_nobody_waits_and_nobody_is_refused() -> None:
             inside.append(entered)
         assert one.store.requests == 40
         assert one.keeper.lane.places.inside == 40
-        shed = one.overload.load().shed[Rank.GUEST]
+        shed = one.overload.shed_by_rank[Rank.GUEST]
         assert shed > 0
         assert {(event.decision.verdict, event.decision.reason) for event in one.heard.events} == {
             (Verdict.DRY_RUN, Reason.OVERLOAD)
         }
         await asyncio.sleep(0.1)  # those that would have waited are shed as well
-        assert one.overload.load().shed[Rank.GUEST] == len(one.heard.events) == 39
+        assert one.overload.shed_by_rank[Rank.GUEST] == len(one.heard.events) == 39
         for passage in inside:
             passage.end()
         await until_quiet()
@@ -314,7 +314,7 @@ def test_in_shadow_whose_turn_would_have_come_is_not_counted() -> None:
         assert one.keeper.lane.waiting == 3
         inside.end()
         await until_quiet()
-        assert one.overload.load().shed == (0, 0, 0, 0)
+        assert one.overload.shed_by_rank == [0, 0, 0, 0]
         assert one.heard.events == []
         assert_nothing_left(one.keeper)
 

@@ -1,4 +1,4 @@
-"""What the log says of an overload: its beginning, its course, and its end."""
+"""The log lines of an overload: at its beginning, during it, and at its end."""
 
 from __future__ import annotations
 

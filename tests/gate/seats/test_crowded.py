@@ -1,4 +1,4 @@
-"""Whole workers over one store in virtual time: nobody who has a seat loses it to a newcomer, while it fits."""
+"""Several workers on one store in virtual time: seated listeners never lose their seats to newcomers while they fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known when a listener enters decides, not what was known at its request's decision."""
+"""A listener is seated by what is known when it enters, not by what was known when its request was decided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams of clients that lost their right to be here end, and are told why; all others go on."""
+"""Streams of clients that have lost their access end with a reason; all others continue."""
 
 from __future__ import annotations
 

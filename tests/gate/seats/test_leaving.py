@@ -1,4 +1,4 @@
-"""A seat is free when its response has ended, not before: a listener that was given it earlier waits."""
+"""A seat is free only when its response has ended: a listener that was given it earlier waits."""
 
 from __future__ import annotations
 

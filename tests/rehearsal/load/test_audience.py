@@ -1,4 +1,4 @@
-"""The records of listeners: who was present when, and whether a line was missed."""
+"""The records of listeners: who was present at which time, and missed lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real load over real sockets, against a small server of the test's own: the counts are what happened."""
+"""Real load over real sockets, against a small server of the test's own: the counts are correct."""
 
 from __future__ import annotations
 

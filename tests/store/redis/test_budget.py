@@ -1,4 +1,4 @@
-"""The budget of a call: it ends slow calls, and once makes up for time that this process itself was late."""
+"""The budget of a call: it ends slow calls, and is extended once if this process itself was late."""
 
 from __future__ import annotations
 

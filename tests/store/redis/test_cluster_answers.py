@@ -1,4 +1,4 @@
-"""What the clusters and sentinels of `servers` answer: the store relies on it."""
+"""The answers of the clusters and sentinels in `servers`, on which the store relies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an error that a server answers becomes here, and which of them make us leave the server."""
+"""Error replies of servers: the exceptions they become, and those after which we reconnect."""
 
 from __future__ import annotations
 

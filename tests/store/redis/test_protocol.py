@@ -1,4 +1,4 @@
-"""What goes over the wire once redis-py has connected: any server's bytes, in any pieces, on each kind of loop."""
+"""Our own protocol, after redis-py has connected: any reply, in any chunks, on each kind of event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How calls become round trips: grouped, within their time limit, without a task or a timer of their own."""
+"""Round trips: calls are grouped, end within their time limit, and need no task or timer each."""
 
 from __future__ import annotations
 
