@@ -81,4 +81,4 @@ class KnownTats:
         if ahead_us <= 2 * tau_us:
             return False
         until_us = self._far_until_us.get(bucket)
-        return until_us is None or now_us >= until_us
+        return until_us is not None and now_us >= until_us
