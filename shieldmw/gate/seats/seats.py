@@ -7,7 +7,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from math import floor
 from secrets import token_hex
 
@@ -24,6 +23,7 @@ from shieldmw.settings import Settings
 from shieldmw.store.port import SeatGrants
 
 from .ledger import Allotment, Seat, SeatLedger
+from .waiters import Waiters
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Seats:
         self._observers = tuple(observers)
         self._now_s = clock.now_s
         self._waiting = _Waiting()
-        self._asking: tuple[dict[asyncio.Future[None], None], dict[asyncio.Future[None], None]] = ({}, {})
+        self._asking = Waiters()
         self._in_vain = False
         self._demand = Audience()
         self._held = Audience()
@@ -246,9 +246,13 @@ class Seats:
             return first <= capacity.seats
         return first + guests <= capacity.seats and guests <= capacity.guest_seats
 
+    def has_old_grant(self) -> bool:
+        """Whether the last grant is older than it need be: a new report may show seats that came free elsewhere."""
+        return self._workers > 1 and self._now_s() - (self._lease_until_s - LEASE_S) > self._refresher.least_s
+
     def may_ask(self) -> bool:
         """Whether one more listener may wait for the fleet's answer; not after others have just waited in vain."""
-        return not self._in_vain and sum(map(len, self._asking)) < MOST_ASKING
+        return not self._in_vain and len(self._asking) < MOST_ASKING
 
     def asked_in_vain(self) -> None:
         """Note that a listener waited and got no seat, for instance because a dead worker holds it until its lease
@@ -257,23 +261,8 @@ class Seats:
 
     async def next_grant(self, *, first: bool) -> None:
         """Wait for the next division of seats: one report serves all who wait; those with ``first`` are woken first."""
-        waiting = self._asking[0 if first else 1]
-        heard = asyncio.get_running_loop().create_future()
-        waiting[heard] = None
         self._refresher.refresh_soon()
-        try:
-            await heard
-        finally:
-            waiting.pop(heard, None)
-
-    def _tell_asking(self, most: int | None = None) -> None:
-        """Wake those who wait, at most ``most`` of them: each looks for its seat at once."""
-        for waiting in self._asking:
-            for heard in list(islice(waiting, most)):
-                del waiting[heard]
-                most = None if most is None else most - 1
-                if not heard.done():
-                    heard.set_result(None)
+        await self._asking.wait(first=first)
 
     def evict(self, seats: Iterable[Seat], why: Reason) -> None:
         """Make listeners leave, for a reason other than a cut."""
@@ -292,7 +281,15 @@ class Seats:
     def free(self) -> int:
         """Seats of the grant that a member could get: unused ones, and those that guests hold."""
         seats, here = self.ledger.allotment.seats, self.ledger.present()
-        return 0 if seats is None else max(0, seats - here.favoured)
+        return UNLIMITED.seats if seats is None else max(0, seats - here.favoured)
+
+    def free_in_fleet(self) -> int:
+        """Seats that a member could get anywhere, as of the last report; this worker's while it has no lease."""
+        capacity, grant = self.capacity(), self._grant
+        if capacity is None or grant is None or self._now_s() >= self._lease_until_s:
+            return self.free()
+        elsewhere = grant.present.favoured - self._held.favoured
+        return max(0, capacity.seats - elsewhere - self.ledger.present().favoured)
 
     def mode_changed(self) -> None:
         """Apply a changed mode at once, and have the seats divided again."""
@@ -330,7 +327,7 @@ class Seats:
         if asked_s < self._settled_s or self.ledger.surplus()[1]:
             self._refresher.refresh_soon()  # before members leave, hear whether others have left elsewhere
         # One more than there are seats for, to find out whether waiting helps at all.
-        self._tell_asking(None if capacity is None or self.ledger.allotment.seats is None else self.free() + 1)
+        self._asking.wake(self.free() + 1)
 
     def refresh_soon(self) -> None:
         """Report soon: another worker has less than its share, and this one may have to give up seats."""
@@ -359,7 +356,7 @@ class Seats:
         if self._giving_back is None:
             self._giving_back = asyncio.create_task(self._give_back(), name="shieldmw seats")
             self._allot()
-            self._tell_asking()
+            self._asking.wake()
             if count := self.ledger.evict_all(Reason.RESTARTING):
                 log.info("this worker stops: %s leave", counted(count, "live listener"))
 
