@@ -21,7 +21,7 @@ from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import Store
 
-from .ledger import Seat
+from .seat import Seat
 from .seats import Seats
 from .stream_caps import NO_CAPS, ClientStreams, StreamCaps
 from .takeover import Takeovers

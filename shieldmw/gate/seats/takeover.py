@@ -17,7 +17,7 @@ from shieldmw.core.decision import Reason
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ChangeFeed
 
-from .ledger import Seat
+from .seat import Seat
 from .seats import Seats
 
 TAKEN = "taken "

@@ -139,7 +139,7 @@ async def fleet(workers: int, seed: int, **settings: int) -> AsyncIterator[Fleet
         values = Settings(redis_url="memory://", live_paths="/live", **settings)
         nodes, dice = [Node(build_worker(values, store, clock=clock_of(clock.s))) for _ in range(workers)], Random(seed)
         for node in nodes:
-            node.worker.entrance.seats.worker = f"{dice.getrandbits(64):016x}"
+            node.worker.entrance.seats._share.worker = f"{dice.getrandbits(64):016x}"
             await node.worker.start()
             stack.push_async_callback(node.worker.stop)
         await pass_time(6.0)

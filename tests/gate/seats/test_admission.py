@@ -19,8 +19,9 @@ from shieldmw.core.waiting import AWAITED_S, EMPTY, SHORTEST_POLL_S, QueueCounte
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.seats.admission import Admission, Entry, NoSeat, TurnedAway
-from shieldmw.gate.seats.ledger import Seat
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.seat import Seat
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.store.memory import MemoryStore
 
 SECRET = b"a secret of at least 32 characters"
