@@ -95,6 +95,12 @@ class SeatLedger:
         """The streams of a client that are here, in the order in which they were admitted."""
         return self._clients.get(client, ())
 
+    def newcomers(self, since_ms: int) -> list[Seat]:
+        """The members that came without a ticket since a time, by the store's clock; the newest one last."""
+        members = self._seats[ListenerClass.MEMBER]
+        late = [seat for seat in members if seat.began_ms >= since_ms and not seat.back_ms]
+        return sorted(late, key=lambda seat: seat.began_ms)
+
     def clients(self) -> list[int]:
         """Every client that has a stream here."""
         return list(self._clients)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
@@ -43,6 +44,9 @@ STEP_S = 1.0
 # others that may be old, so the first division after a cut leaves more seats granted than there are.
 SETTLING_S = 1.0
 
+# Members that came less than this before a change of the mode came with it: clocks agree to a round trip only.
+LATE_S = 0.05
+
 
 class Seats:
     """Grants and takes back seats on live paths, in both modes.
@@ -69,6 +73,7 @@ class Seats:
         self._in_vain = False
         self._now_ms = 0
         self._settled_s = 0.0
+        self._late: list[Seat] = []
         self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
         self._stepper: asyncio.Task[None] | None = None
         self._giving_back: asyncio.Task[None] | None = None
@@ -211,7 +216,12 @@ class Seats:
         return self._share.free_in_fleet()
 
     def mode_changed(self) -> None:
-        """Apply a changed mode at once, and have the seats divided again."""
+        """Apply a changed mode at once, and have the seats divided again.
+
+        Workers hear of it one after the other. Members whom one admitted meanwhile, by the old mode, leave before any
+        that were seated, if they are too many.
+        """
+        self._late = self.ledger.newcomers(int((self._mode_watch.state.since_s - LATE_S) * 1000))
         self._settled_s = self._now_s() + max(SETTLING_S, 3 * self._refresher.least_s)
         self._allot()
         self._step()
@@ -224,10 +234,19 @@ class Seats:
             self._in_vain = False
         self._refresher.least_s = self.pace_s(LEAST_S)
         self._allot()
+        self._evict_late(asked_s)
         if asked_s < self._settled_s or self.ledger.surplus()[1]:
             self._refresher.refresh_soon()  # before members leave, hear whether others have left elsewhere
         # One more than there are seats for, to find out whether waiting helps at all.
         self._asking.wake(self.free() + 1)
+
+    def _evict_late(self, asked_s: float) -> None:
+        """Make those leave that came with the last change of the mode: this worker's part of those who are too many."""
+        stay = max(0, len(self._late) - ceil(self._share.too_many / self.workers))
+        self._late, late = self._late[:stay], self._late[stay:]
+        self.evict(late, Reason.NO_SEAT)
+        if asked_s >= self._settled_s:
+            self._late = []
 
     def refresh_soon(self) -> None:
         """Report soon: another worker has less than its share, and this one may have to give up seats."""

@@ -117,8 +117,8 @@ class Share:
                 guests = here.guests if unlimited else min(guests, here.guests)
         if grant is not None:
             # No more hosts and members leave than are too many in the fleet: none for a new one of its class elsewhere.
-            stay, too_many = self._ledger.present().favoured, grant.present.favoured - capacity.seats
-            seats = max(seats, stay if too_many <= 0 else min(stay, self._held.favoured - too_many))
+            stay = self._ledger.present().favoured
+            seats = max(seats, min(stay, self._held.favoured - self.too_many) if self.too_many else stay)
         allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
         return allotment
 
@@ -147,6 +147,12 @@ class Share:
         if name is not ListenerClass.GUEST:
             return first <= capacity.seats
         return first + guests <= capacity.seats and guests <= capacity.guest_seats
+
+    @property
+    def too_many(self) -> int:
+        """Hosts and members for whom the fleet had no seat at the last report."""
+        capacity, grant = self._capacity.now(), self.grant
+        return 0 if capacity is None or grant is None else max(0, grant.present.favoured - capacity.seats)
 
     def favoured_elsewhere(self) -> int:
         """Hosts and members on the other workers, as of the last report."""
