@@ -96,11 +96,9 @@ class Entrance:
         entry = self._try_to_enter(facts, decision, leave, may_wait=may_wait)
         if isinstance(entry, TurnedAway) and entry.why is NoSeat.DUE and may_wait:
             return Awaited.SEAT
-        if entry == TurnedAway() and decision.listener_class is not ListenerClass.GUEST:
-            if may_wait and self.seats.has_old_grant():
-                return Awaited.SEAT  # others may have left elsewhere since this worker last heard
-            if self.admission.room.may_await_number():
-                return Awaited.NUMBER
+        is_guest = decision.listener_class is ListenerClass.GUEST
+        if entry == TurnedAway() and not is_guest and self.admission.room.may_await_number():
+            return Awaited.NUMBER
         return self._entered(facts, decision, entry)
 
     def _try_to_enter(

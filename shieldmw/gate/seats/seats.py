@@ -178,10 +178,6 @@ class Seats:
         """Whether the fleet has a seat for every listener, so that one without gets it at the next division."""
         return not self.is_leaving and self._share.is_due(name)
 
-    def has_old_grant(self) -> bool:
-        """Whether the last grant is older than it need be: a new report may show seats that came free elsewhere."""
-        return self.workers > 1 and self._share.age_s > self._refresher.least_s
-
     def may_ask(self) -> bool:
         """Whether one more listener may wait for the fleet's answer; not after others have just waited in vain."""
         return not self._in_vain and len(self._asking) < MOST_ASKING

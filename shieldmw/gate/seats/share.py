@@ -53,11 +53,6 @@ class Share:
     def _is_leased(self) -> bool:
         return self._now_s() < self._lease_until_s
 
-    @property
-    def age_s(self) -> float:
-        """The time since the report that the grant answers."""
-        return self._now_s() - (self._lease_until_s - LEASE_S)
-
     async def report(self) -> bool:
         """Report to the fleet, and take its grant. True if it is more than before.
 
