@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
-from shieldmw.core.seats import COHORTS, UNLIMITED, Audience, Grant
+from shieldmw.core.seats import COHORTS, Audience, Grant
 
 from .cohorts import Cohorts
 from .seat import Seat
@@ -77,11 +77,6 @@ class SeatLedger:
         handed over yet."""
         leaving = self._leaving
         return self.present() + Audience(*(len(leaving[name]) for name in ListenerClass))
-
-    def free(self) -> int:
-        """Seats of the allotment that a member could get: unused ones, and those that guests hold."""
-        seats = self.allotment.seats
-        return UNLIMITED.seats if seats is None else max(0, seats - self.present().favoured)
 
     def is_live(self, ticket_id: str) -> bool:
         """Whether a stream with this ticket is here now, on any path."""

@@ -204,8 +204,8 @@ class Seats:
             self._refresher.refresh_soon()
 
     def free(self) -> int:
-        """Seats of the grant that a member could get: unused ones, and those that guests hold."""
-        return self.ledger.free()
+        """Seats that a member could get here: unused ones, and those that guests hold."""
+        return self._share.free()
 
     def free_in_fleet(self) -> int:
         """Seats that a member could get on any worker, as of the last report."""

@@ -153,12 +153,18 @@ class Share:
         """Hosts and members on the other workers, as of the last report."""
         return 0 if self.grant is None else self.grant.present.favoured - self._held.favoured
 
+    def free(self) -> int:
+        """Seats that a member could get here: unused ones, and those that guests hold."""
+        if self._capacity.now() is None:
+            return UNLIMITED.seats
+        return max(0, (self._ledger.allotment.seats or 0) - self._ledger.present().favoured)
+
     def free_in_fleet(self) -> int:
         """Seats that a member could get anywhere, as of the last report; this worker's while it has no lease."""
-        capacity, here = self._capacity.now(), self._ledger.present()
+        capacity = self._capacity.now()
         if capacity is None or self.grant is None or not self._is_leased:
-            return self._ledger.free()
-        return max(0, capacity.seats - self.favoured_elsewhere() - here.favoured)
+            return self.free()
+        return max(0, capacity.seats - self.favoured_elsewhere() - self._ledger.present().favoured)
 
     def is_full(self) -> bool:
         """Whether all seats of the fleet were taken at the last report."""
