@@ -43,9 +43,10 @@ from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.load_reports import LoadReports
 from .gate.overload.overload import Overload
 from .gate.seats.admission import Admission
+from .gate.seats.capacity import SeatPlan
 from .gate.seats.entrance import Entrance
 from .gate.seats.expulsion import Expulsion
-from .gate.seats.seats import SeatPlan, Seats
+from .gate.seats.seats import Seats
 from .gate.seats.stream_caps import NO_CAPS, StreamCaps
 from .gate.worker import Background, Worker
 from .settings import Settings

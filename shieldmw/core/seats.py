@@ -33,6 +33,10 @@ class Capacity:
     guest_seats: int
 
 
+# Reported where there is no limit, so that the fleet is counted all the same.
+UNLIMITED = Capacity(2**31, 2**31)
+
+
 @dataclass(frozen=True, slots=True)
 class Audience:
     """Numbers of listeners by class, in the order of favour; in load reports, of requests."""

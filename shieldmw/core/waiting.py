@@ -1,12 +1,21 @@
-"""The waiting room: positions, estimated waits and poll intervals, all from two counters. Pure."""
+"""The waiting room: when a number is called, who is expected, and how often to poll. Pure; time is an argument.
+
+The fleet shares two counters, however large the crowd: the last number given, and the last one called.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import deque
 from dataclasses import dataclass
 
 # Poll interval of the next in line, and the longest.
 SHORTEST_POLL_S = 5.0
 LONGEST_POLL_S = 120.0
+
+# How long a member that was called counts as waiting: those in front poll within 6 s, and its worker may hear of the
+# call a second late. After that it has probably given up.
+AWAITED_S = 10.0
 
 # Position at which the poll interval has doubled: members far back in line need not poll as often.
 POLL_STRETCH = 500
@@ -40,3 +49,46 @@ def place(number: int, called: int, calls_per_s: float, jitter: float) -> QueueP
     wait_s = position / calls_per_s if calls_per_s > 0 else None
     poll_s = min(LONGEST_POLL_S, SHORTEST_POLL_S * (1 + position / POLL_STRETCH))
     return QueuePosition(number, position, wait_s, poll_s * (1 + jitter / 5))
+
+
+@dataclass(slots=True)
+class _Call:
+    """Numbers that were called together, how many of them have not come yet, and until when they are expected."""
+
+    first: int
+    last: int
+    missing: int
+    until_s: float
+
+
+class Calls:
+    """Who still waits, as one worker knows: the members not called yet, and those called lately that have not come."""
+
+    def __init__(self) -> None:
+        self._calls: deque[_Call] = deque()
+        self._called: int | None = None
+        self._early: set[int] = set()
+
+    def heard(self, called: int, now_s: float) -> None:
+        """Note the last number called. Nobody is expected for what was called before the first time."""
+        before, self._called = called if self._called is None else self._called, called
+        came, self._early = len(self._early), {number for number in self._early if number > called}
+        if called > before:
+            missing = called - before - (came - len(self._early))
+            self._calls.append(_Call(before + 1, called, missing, now_s + AWAITED_S))
+
+    def came(self, number: int) -> None:
+        """Note, once, that a member has its seat: perhaps before it was called, or before this worker hears of that."""
+        if number > (self._called or 0):
+            self._early.add(number)
+            return
+        place = bisect_left(self._calls, number, key=lambda call: call.last)
+        if place < len(self._calls) and number >= self._calls[place].first:
+            self._calls[place].missing -= 1
+
+    def ahead_of(self, number: int, now_s: float) -> int:
+        """How many members wait with a lower number: those not called, and those called who have not come yet."""
+        while self._calls and self._calls[0].until_s <= now_s:
+            self._calls.popleft()
+        uncalled = number - 1 - (self._called or 0) - len(self._early)
+        return max(0, uncalled) + sum([call.missing for call in self._calls if call.last < number])

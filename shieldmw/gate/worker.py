@@ -16,7 +16,7 @@ from .limiter.limiter import Limiter
 from .operator.control import Control
 from .overload.overload import Overload
 from .seats.entrance import Entrance
-from .seats.stream_caps import STREAMS
+from .seats.stream_messages import STREAMS
 from .seats.takeover import TAKEN
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shieldmw.core.waiting import LONGEST_POLL_S, POLL_STRETCH, SHORTEST_POLL_S, place
+from shieldmw.core.waiting import AWAITED_S, LONGEST_POLL_S, POLL_STRETCH, SHORTEST_POLL_S, Calls, place
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,38 @@ def test_a_million_who_wait_ask_at_a_rate_a_fleet_can_bear() -> None:
     """The polls of a million people in line sum to less than ten thousand a second."""
     rate = sum(100 / place(position, 0, 0.0, 0.0).poll_s for position in range(1, 1_000_001, 100))
     assert rate < 10_000
+
+
+# Each row: what a worker hears or sees, when, and how many wait then before a newcomer, who gets number 51.
+WAITING = [
+    ("heard", 40, 0.0, 10),  # called before this worker began
+    ("heard", 43, 1.0, 7 + 3),
+    ("came", 42, 1.5, 7 + 2),
+    ("came", 7, 1.6, 7 + 2),  # called long ago
+    ("heard", 43, 2.0, 7 + 2),
+    ("came", 45, 2.5, 6 + 2),  # another worker called it
+    ("came", 50, 2.6, 5 + 2),  # seated before it was called
+    ("heard", 46, 3.0, 3 + 4),
+    ("came", 44, 4.0, 3 + 3),
+    ("heard", 46, 1.0 + AWAITED_S, 3 + 1),  # the first three are expected no longer
+    ("came", 41, 1.5 + AWAITED_S, 3 + 1),
+    ("heard", 50, 2.0 + AWAITED_S, 1 + 3),
+    ("heard", 50, 3.0 + AWAITED_S, 3),
+    ("heard", 50, 2.0 + 2 * AWAITED_S, 0),
+]
+
+
+def test_a_member_waits_until_a_while_after_its_call() -> None:
+    """Neither those who came, on whatever worker, nor those who were called long ago are waited for."""
+    calls = Calls()
+    for what, number, now_s, waiting in WAITING:
+        calls.heard(number, now_s) if what == "heard" else calls.came(number)
+        assert calls.ahead_of(51, now_s) == waiting, (what, number, now_s)
+
+
+def test_only_lower_numbers_come_first() -> None:
+    """A member with a number waits for those that were, or will be, called before it, not with it."""
+    calls = Calls()
+    for called in (0, 2, 5):
+        calls.heard(called, 1.0)
+    assert [calls.ahead_of(number, 1.0) for number in (1, 2, 3, 5, 6, 9)] == [0, 0, 2, 2, 5, 8]

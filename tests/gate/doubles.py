@@ -43,8 +43,9 @@ from shieldmw.gate.limiter.lookups import Lookups
 from shieldmw.gate.limiter.shared_limits import SharedLimits
 from shieldmw.gate.limiter.sharing import SharingLimiter
 from shieldmw.gate.seats.admission import Admission
+from shieldmw.gate.seats.capacity import SeatPlan
 from shieldmw.gate.seats.entrance import Entrance
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.gate.worker import Background
 from shieldmw.store.memory import MemoryBuckets, MemoryStore, WarmBuckets
 from shieldmw.store.port import PartialFailure, Store

@@ -10,8 +10,7 @@ import pytest
 import redis
 
 from servers import RedisServer, redis_server
-from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report, SeatTable
-from shieldmw.gate.seats.seats import UNLIMITED
+from shieldmw.core.seats import LEASE_S, NO_GRANT, UNLIMITED, Audience, Capacity, Grant, Report, SeatTable
 from shieldmw.store import scripts
 
 KEY = "shield:seats"

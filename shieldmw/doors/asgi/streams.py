@@ -21,7 +21,7 @@ from shieldmw.core.decision import Decision, Reason
 from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.gate.overload.gatekeeper import Passage
 from shieldmw.gate.seats.admission import Entry
-from shieldmw.gate.seats.ledger import Seat
+from shieldmw.gate.seats.seat import Seat
 from shieldmw.gate.seats.seats import Seats
 
 from .dropping import CONNECTIONS, ends_of

@@ -11,7 +11,8 @@ from shieldmw.core.seats import Fleet
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.overload.load_reports import LoadReports
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import Store
 

@@ -82,7 +82,7 @@ class Entrance:
                     if awaited is Awaited.SEAT:
                         await self.seats.next_grant(first=first)
                     else:
-                        await self.admission.next_numbers()
+                        await self.admission.room.next_numbers()
                 return entered
         entered = self.enter(facts, decision, leave)
         if entered[1] is None and awaited is Awaited.SEAT:
@@ -97,7 +97,7 @@ class Entrance:
         if isinstance(entry, TurnedAway) and entry.why is NoSeat.DUE and may_wait:
             return Awaited.SEAT
         is_guest = decision.listener_class is ListenerClass.GUEST
-        if entry == TurnedAway() and not is_guest and self.admission.may_await_number():
+        if entry == TurnedAway() and not is_guest and self.admission.room.may_await_number():
             return Awaited.NUMBER
         return self._entered(facts, decision, entry)
 

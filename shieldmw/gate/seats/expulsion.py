@@ -11,7 +11,7 @@ from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.refresher import Refresher
 
-from .ledger import Seat
+from .seat import Seat
 from .seats import Seats
 
 # Interval between two checks. What is checked is itself up to a second old.

@@ -6,49 +6,20 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import ceil, inf, isfinite
+from math import ceil, isfinite
 from typing import TypeVar
 
-from shieldmw.core.client import Address, ListenerClass
+from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.seats import COHORTS, Audience, Grant
+
+from .cohorts import Cohorts
+from .seat import Seat
 
 K = TypeVar("K")
 
 # Steps of a cut, one each second: an audience that is evicted all at once would come back all at once.
 CUT_STEPS = 10
-
-
-@dataclass(eq=False, slots=True)
-class Seat:
-    """One live stream.
-
-    ``leave`` is called when its listener must leave, after ``why`` was set to the reason; None if it never has to (a
-    dry run). A ticket has one stream for each ``path`` (a digest). ``back_ms`` is when the listener came back with the
-    ticket, by the store's clock; 0 for the ticket's first stream, which is older than any other. ``client`` stands for
-    the client that is charged (0 for none), ``began_ms`` is when the stream began, by the same clock; 0 for a guest
-    that came back with a ticket. ``address``, ``api_key`` (the digest of the key that proved a member) and ``until_s``
-    (when the credential ends, Unix time) decide when the listener may no longer stay. ``is_slow``: the response must
-    not be cut at once, and may use the time of the goodbye to finish. ``turn`` is set once the response that still runs
-    on this seat has ended; None if the seat was empty.
-    """
-
-    listener_class: ListenerClass
-    cohort: int
-    ticket_id: str
-    leave: Callable[[], None] | None
-    path: str = ""
-    back_ms: int = 0
-    client: int = 0
-    began_ms: int = 0
-    address: Address | None = None
-    api_key: str | None = None
-    until_s: float = inf
-    why: Reason = Reason.NO_SEAT
-    is_slow: bool = False
-    turn: asyncio.Event | None = None
-    predecessor: Seat | None = None
-    successor: Seat | None = None
 
 
 @dataclass(slots=True)
@@ -66,40 +37,6 @@ class Allotment:
         return cls(grant.seats, grant.guest_seats, grant.member_level, grant.guest_level)
 
 
-class _Rows:
-    """The seats of one class by cohort; finding one of the highest cohort does not depend on how many there are."""
-
-    __slots__ = ("_highest", "_rows", "count")
-
-    def __init__(self) -> None:
-        self._rows: tuple[set[Seat], ...] = tuple(set() for _ in range(COHORTS))
-        self._highest = 0
-        self.count = 0
-
-    def __iter__(self) -> Iterator[Seat]:
-        return (seat for row in self._rows for seat in row)
-
-    def __contains__(self, seat: Seat) -> bool:
-        return seat in self._rows[seat.cohort]
-
-    def add(self, seat: Seat) -> None:
-        """Add a seat that is not here yet."""
-        self._rows[seat.cohort].add(seat)
-        self._highest = max(self._highest, seat.cohort)
-        self.count += 1
-
-    def remove(self, seat: Seat) -> None:
-        """Remove a seat that is here."""
-        self._rows[seat.cohort].remove(seat)
-        self.count -= 1
-
-    def highest(self) -> Seat | None:
-        """A seat of the highest cohort that has any: the first to leave."""
-        while self._highest and not self._rows[self._highest]:
-            self._highest -= 1
-        return next(iter(self._rows[self._highest]), None)
-
-
 @dataclass(slots=True)
 class SeatLedger:
     """The seats that the worker has given, by class, in the order of favour:
@@ -114,7 +51,7 @@ class SeatLedger:
 
     allotment: Allotment = field(default_factory=Allotment)
     on_release: Callable[[Seat], None] = lambda seat: None
-    _seats: dict[ListenerClass, _Rows] = field(default_factory=lambda: {name: _Rows() for name in ListenerClass})
+    _seats: dict[ListenerClass, Cohorts] = field(default_factory=lambda: {name: Cohorts() for name in ListenerClass})
     _leaving: dict[ListenerClass, dict[Seat, None]] = field(
         default_factory=lambda: {name: {} for name in ListenerClass}
     )
@@ -152,6 +89,12 @@ class SeatLedger:
     def streams_of(self, client: int) -> tuple[Seat, ...]:
         """The streams of a client that are here, in the order in which they were admitted."""
         return self._clients.get(client, ())
+
+    def newcomers(self, since_ms: int) -> list[Seat]:
+        """The members that came without a ticket since a time, by the store's clock; the newest one last."""
+        members = self._seats[ListenerClass.MEMBER]
+        late = [seat for seat in members if seat.began_ms >= since_ms and not seat.back_ms]
+        return sorted(late, key=lambda seat: seat.began_ms)
 
     def clients(self) -> list[int]:
         """Every client that has a stream here."""

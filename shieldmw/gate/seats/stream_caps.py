@@ -8,10 +8,9 @@ holds while it is heard from, and a worker that has missed a message announces e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import ListenerClass
@@ -21,11 +20,10 @@ from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ChangeFeed
 
-from .ledger import Seat
+from .seat import Seat
 from .seats import Seats
+from .stream_messages import GOODBYE, Announced, StreamsMessage, parsed
 from .takeover import Takeovers
-
-STREAMS = "streams "
 
 # Most clients that the whole fleet announces in a second: every worker hears every message, and each client in it costs
 # a microsecond. And most and fewest clients in one message: it is not much longer than 16 kB, and there are no more
@@ -39,9 +37,6 @@ LEAST_S = 0.25
 
 # Clients whose streams on other workers are remembered: a few for each stream here, the most recent ones.
 CLIENTS_KEPT = 131_072
-
-# A number that no other message has: a worker that stops announces it with this one.
-GOODBYE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +56,6 @@ class StreamCaps:
 
 
 NO_CAPS = StreamCaps()
-
-
-class Announced(NamedTuple):
-    """What a worker announces of one client: when its streams there began; ``asks`` others to announce theirs."""
-
-    client: int
-    asks: bool
-    began_ms: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -161,14 +148,13 @@ class ClientStreams:
 
     def heard(self, change: str) -> None:
         """Take in what a worker announced of its streams, and end those here that are beyond a cap."""
-        head, _, items = change.removeprefix(STREAMS).partition(" ")
-        worker, _, text = head.partition(":")
-        if not self._caps or worker == self._seats.worker or not text.isdecimal():
+        message = parsed(change)
+        if message is None or not self._caps or message.worker == self._seats.worker:
             return
-        if not self._follows(worker, int(text)):
+        if not self._follows(message.worker, message.number):
             return
-        for announced in _parsed(items):
-            self._learn(worker, announced)
+        for announced in message.clients:
+            self._learn(message.worker, announced)
             mine = self._seats.ledger.streams_of(announced.client)
             if not mine:
                 continue
@@ -224,9 +210,9 @@ class ClientStreams:
             Announced(one, asks, tuple([seat.began_ms for seat in streams_of(one)])) for one, asks in batch.items()
         ]
         # Only messages that were sent are counted: after a failure the next one has the same number.
-        text = f"{STREAMS}{self._seats.worker}:{self._number + 1} {','.join(map(_text, announced))}"
+        message = StreamsMessage(self._seats.worker, self._number + 1, announced)
         try:
-            await self._feed.tell(text)
+            await self._feed.tell(str(message))
         except Exception:
             self._to_announce = batch | self._to_announce
             raise
@@ -269,23 +255,9 @@ class ClientStreams:
             return
         await self._refresher.stop()
         with suppress(Exception):  # the others forget this worker anyway when its lease ends
-            await self._feed.tell(f"{STREAMS}{self._seats.worker}:{GOODBYE} ")
+            await self._feed.tell(str(StreamsMessage(self._seats.worker, GOODBYE, ())))
 
 
 def _oldest_first(streams: Sequence[Seat]) -> Sequence[Seat]:
     """Sorted by when they began, which need not be the order in which they were admitted."""
     return sorted(streams, key=lambda seat: seat.began_ms)
-
-
-def _text(announced: Announced) -> str:
-    return f"{announced.client:x}{'?' if announced.asks else ':'}{'.'.join(map(str, announced.began_ms))}"
-
-
-def _parsed(items: str) -> Iterator[Announced]:
-    """What a message announces of each client; none from the point where it is malformed."""
-    with suppress(ValueError):
-        for item in items.split(",") if items else ():
-            name, asks, began = item.partition("?")
-            if not asks:
-                name, _, began = item.partition(":")
-            yield Announced(int(name, 16), bool(asks), tuple(map(int, began.split("."))) if began else ())

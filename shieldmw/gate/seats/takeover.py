@@ -9,16 +9,15 @@ loses a message, the older stream ends when its connection is found to be dead, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 
-from shieldmw.core.cache import BoundedCache
 from shieldmw.core.decision import Reason
 from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import ChangeFeed
 
-from .ledger import Seat
+from .seat import Seat
 from .seats import Seats
 
 TAKEN = "taken "
@@ -34,40 +33,16 @@ EVERY_S = 5.0
 LEAST_S = 0.25
 
 
-# Spent numbers that are remembered: for longer than a signed number is valid, unless more than a hundred are called
-# each second.
-NUMBERS_KEPT = 131_072
-
-_OF_NUMBER = "n"
-
-
-def ticket_of(number: int, client: str) -> str:
-    """The id of the ticket that a number becomes, which is the same on every worker."""
-    return f"{_OF_NUMBER}{number:x}-{client}"
-
-
-class SpentNumbers:
-    """The numbers that have seated their members, by the ids of the tickets that they became."""
-
-    def __init__(self) -> None:
-        self._spent: BoundedCache[str, bool] = BoundedCache(NUMBERS_KEPT)
-
-    def spend(self, ticket_id: str) -> None:
-        """Note that a ticket has a seat; if it was a number, the number is spent."""
-        if ticket_id.startswith(_OF_NUMBER):
-            self._spent.put(ticket_id, True)
-
-    def __contains__(self, ticket_id: str) -> bool:
-        return self._spent.get(ticket_id) is not None
-
-
 class Takeovers:
-    """Announces listeners that came back here, and ends the older streams of those that came back elsewhere."""
+    """Announces listeners that came back here, and ends the older streams of those that came back elsewhere.
 
-    def __init__(self, feed: ChangeFeed, seats: Seats) -> None:
+    ``spend`` is called with each ticket that has seated its listener elsewhere.
+    """
+
+    def __init__(self, feed: ChangeFeed, seats: Seats, spend: Callable[[str], None]) -> None:
         self._feed = feed
         self._seats = seats
-        self.spent = SpentNumbers()
+        self._spend = spend
         self._back: dict[tuple[str, str], None] = {}
         self._telling = asyncio.Lock()  # two tasks call refresh: the refresher here and that of ClientStreams
         self.refresher = Refresher("takeovers", self.refresh, interval_s=EVERY_S, least_s=LEAST_S)
@@ -110,7 +85,7 @@ class Takeovers:
         worker, _, taken = change.removeprefix(TAKEN).partition(" ")
         ledger, here = self._seats.ledger, self._seats.worker
         for ticket_id, path, back_ms in _parsed(taken) if worker != here else ():
-            self.spent.spend(ticket_id)
+            self._spend(ticket_id)
             seat = ledger.find(ticket_id, path)
             if seat is not None and (seat.back_ms, here) < (back_ms, worker):
                 ledger.evict(seat, Reason.REPLACED)

@@ -31,7 +31,7 @@ from doors.asgi.test_streams import (
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason, Verdict
 from shieldmw.doors.asgi.dropping import CONNECTIONS, Connections, Ends, ends_of
-from shieldmw.gate.seats.ledger import Seat
+from shieldmw.gate.seats.seat import Seat
 
 TRAILERS: Message = {"type": "http.response.trailers", "headers": [], "more_trailers": False}
 REFUSAL: Message = {"type": "websocket.http.response.start", "status": 403, "headers": []}

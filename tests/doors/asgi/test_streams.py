@@ -26,8 +26,9 @@ from shieldmw.doors.asgi.replies import Replies
 from shieldmw.doors.asgi.streams import CLOSE_REASON, RESTART_REASON, LiveStream
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.seats.admission import Entry
-from shieldmw.gate.seats.ledger import Seat
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.seat import Seat
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.store.memory import MemoryStore
 
 TICKET = "a.ticket"

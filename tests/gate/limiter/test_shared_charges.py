@@ -219,7 +219,7 @@ def test_while_the_store_is_away(
             "ip_limit": f"{3 * workers}/hour" if has_ip_limit else "off",
         }
         stage = Stage(**limits, on_redis_failure=on_failure)
-        stage.worker.seats._workers = workers
+        stage.worker.seats._share.workers = workers
         stage.store.failing = StoreUnavailable("away")
         if has_ip_limit and on_failure == "local":
             for _ in range(9):

@@ -18,7 +18,8 @@ from shieldmw.gate.overload.delayed_refusals import DelayedRefusals
 from shieldmw.gate.overload.gatekeeper import Gatekeeper
 from shieldmw.gate.overload.load_reports import REPORT_S, LoadReports
 from shieldmw.gate.overload.overload import Overload
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.store.memory import MemoryStore
 
 
@@ -143,7 +144,7 @@ def test_reports_come_each_two_seconds_and_less_often_in_a_large_fleet() -> None
         await worker.reports.start()
         await pass_time(10 * REPORT_S + 0.1)
         assert store.reports == 11
-        worker.seats._workers = 350
+        worker.seats._share.workers = 350
         await pass_time(REPORT_S)
         before = store.reports
         await pass_time(35.0)

@@ -15,12 +15,13 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.core.tickets import TICKET_S
-from shieldmw.core.waiting import EMPTY, SHORTEST_POLL_S, QueueCounters
+from shieldmw.core.waiting import AWAITED_S, EMPTY, SHORTEST_POLL_S, QueueCounters
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.seats.admission import SMALLEST_BLOCK, Admission, Entry, NoSeat, TurnedAway
-from shieldmw.gate.seats.ledger import Seat
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.admission import Admission, Entry, NoSeat, TurnedAway
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.seat import Seat
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.store.memory import MemoryStore
 
 SECRET = b"a secret of at least 32 characters"
@@ -94,8 +95,11 @@ class Worker:
         return answer
 
     def number(self, who: str, signed_ticket: str | None = None) -> tuple[int, str]:
-        """A member waits: its number, and the paper that says so."""
+        """A member waits: its number, and the paper that says so. Without one it waits for the next lease."""
         answer = self.turned(who, signed_ticket=signed_ticket)
+        if answer == TurnedAway():
+            asyncio.run(self.admission.refresh())
+            answer = self.turned(who)
         assert answer.place
         assert answer.signed_ticket
         return answer.place.number, answer.signed_ticket
@@ -125,13 +129,11 @@ def store(clock: Clock) -> QueueStore:
 
 
 def full(store: QueueStore, clock: Clock, seats: int = 4, name: ListenerClass = MEMBER) -> tuple[Worker, list[Entry]]:
-    """A worker whose seats are all taken, with a block of numbers at hand where members took them."""
+    """A worker whose seats are all taken."""
     worker = Worker(store, clock, seats)
     asyncio.run(worker.refresh())
     who = [f"10.0.0.{number}" for number in range(seats)] if name is GUEST else [f"in-{n}" for n in range(seats)]
     entries = [worker.enters(one, name) for one in who]
-    if name is MEMBER:
-        assert worker.turned("first to ask") == TurnedAway()
     asyncio.run(worker.refresh())
     return worker, entries
 
@@ -139,6 +141,7 @@ def full(store: QueueStore, clock: Clock, seats: int = 4, name: ListenerClass = 
 def test_a_ticket_brings_its_listener_back_before_new_ones(store: QueueStore, clock: Clock) -> None:
     """Whose network blinked returns with its ticket while others wait for a seat, to the same one live connection."""
     worker, (mine, *_) = full(store, clock)
+    worker.number("waiting")
     worker.admission.seats.release(mine.seat)
     worker.number("stranger")
     clock.now_s += TICKET_S - 1
@@ -219,6 +222,7 @@ def test_a_ticket_that_has_ended_makes_its_listener_a_new_one(store: QueueStore,
 def test_a_forged_ticket_is_no_ticket(store: QueueStore, clock: Clock, signed_ticket: str) -> None:
     """Nonsense instead of a ticket is as good as none, and no error."""
     worker, (mine, *_) = full(store, clock)
+    worker.number("waiting")
     worker.admission.seats.release(mine.seat)
     worker.number("in-0", signed_ticket)
     worker.turned("10.9.9.9", GUEST, signed_ticket) if worker.here.members == 4 else None
@@ -245,7 +249,7 @@ def test_a_ticket_of_another_event_is_no_ticket(store: QueueStore, clock: Clock)
     other = Admission(store, worker.seats, "debate", clock=clock_of(clock))
     asyncio.run(other.refresh())
     worker.admission = other
-    worker.turned("in-0", signed_ticket=mine.ticket)
+    assert worker.enters("in-0", signed_ticket=mine.ticket).seat.ticket_id != mine.seat.ticket_id
 
 
 def test_a_ticket_replayed_a_thousand_times_has_one_live_connection(store: QueueStore, clock: Clock) -> None:
@@ -277,11 +281,12 @@ def test_workers_of_one_fleet_know_each_others_tickets(store: QueueStore, clock:
 def test_members_get_numbers_in_order(store: QueueStore, clock: Clock) -> None:
     """Later members have higher numbers, and a member that asks again with its number keeps it."""
     worker, _ = full(store, clock)
-    numbers = [worker.number(f"m-{n}") for n in range(SMALLEST_BLOCK)]
-    assert [number for number, _ in numbers] == list(range(1, SMALLEST_BLOCK + 1))
-    assert worker.turned("too-soon") == TurnedAway()  # the block is used up: no number for a moment
+    for n in range(8):
+        assert worker.turned(f"m-{n}") == TurnedAway()  # no number for a moment
     asyncio.run(worker.refresh())
-    assert worker.number("too-soon")[0] == SMALLEST_BLOCK + 1
+    numbers = [worker.number(f"m-{n}") for n in range(8)]
+    assert [number for number, _ in numbers] == list(range(1, 9))
+    assert worker.number("later")[0] == 9
     clock.now_s += 60
     assert [worker.number(f"m-{n}", signed_ticket)[0] for n, (_, signed_ticket) in enumerate(numbers)] == [
         n for n, _ in numbers
@@ -301,12 +306,10 @@ def test_a_number_is_its_owners_alone(store: QueueStore, clock: Clock) -> None:
 def test_polls_grow_with_the_queue_and_are_jittered(store: QueueStore, clock: Clock) -> None:
     """Those far back are told to ask less often, and no two at the same moment."""
     worker, _ = full(store, clock)
+    worker.number("near")
     near = worker.turned("near").place
     asyncio.run(store.queue(1_000_000, 0))  # other workers gave these
-    for _ in range(2):
-        for number in range(SMALLEST_BLOCK):
-            worker.turned(f"m-{number}")
-        asyncio.run(worker.refresh())
+    worker.number("far")
     far = worker.turned("far").place
     assert near
     assert far
@@ -337,21 +340,77 @@ def test_numbers_are_called_as_seats_come_free(store: QueueStore, clock: Clock) 
 
 def test_where_fewer_wait_than_seats_are_free_nobody_waits(store: QueueStore, clock: Clock) -> None:
     """A newcomer finds a seat at once where there are seats for all who wait and for itself."""
-    worker, entries = full(store, clock, seats=SMALLEST_BLOCK + 2)
-    worker.number("m-0")
-    for entry in entries:
+    worker, entries = full(store, clock)
+    _, signed_ticket = worker.number("m-0")
+    for entry in entries[:2]:
         worker.admission.seats.release(entry.seat)
     worker.enters("newcomer")
+    worker.turned("another")
+    worker.enters("m-0", signed_ticket=signed_ticket)
+
+
+def test_a_member_that_was_called_is_waited_for_a_while(store: QueueStore, clock: Clock) -> None:
+    """Its seat is kept until it has had the time to come, and then it is anybody's."""
+    worker, (mine, *_) = full(store, clock)
+    worker.number("gone")
+    worker.admission.seats.release(mine.seat)
+    clock.now_s += 1
+    asyncio.run(worker.refresh())
+    assert asyncio.run(store.queue(0, 0)).called == 1
+    clock.now_s += AWAITED_S - 1
+    worker.turned("newcomer")
+    clock.now_s += 1
+    worker.enters("another")
+
+
+def test_who_is_seated_before_its_call_is_not_waited_for(store: QueueStore, clock: Clock) -> None:
+    """Of three who wait one gets a seat at once; then only two come before a newcomer, on every worker."""
+    worker, entries = full(store, clock, seats=8)
+    signed_tickets = [worker.number(name)[1] for name in ("a", "b", "c")]
+    for entry in entries[:4]:
+        worker.admission.seats.release(entry.seat)
+    worker.enters("c", signed_ticket=signed_tickets[2])
+    assert worker.admission.room.must_wait(None) is False
+    worker.enters("newcomer")
+    worker.turned("another")
+    told: list[str] = []
+
+    async def tell(change: str) -> None:
+        told.append(change)
+
+    store.tell = tell  # type: ignore[method-assign]
+    asyncio.run(worker.admission.takeovers.refresh())
+    other = Worker(store, clock, 8)
+    asyncio.run(other.refresh())
+    before = other.admission.room._ahead_of(None)
+    other.admission.takeovers.heard(told.pop())
+    assert (before, other.admission.room._ahead_of(None)) == (3, 2)
+
+
+def test_numbers_are_called_once_a_second(store: QueueStore, clock: Clock) -> None:
+    """However often members ask meanwhile: a called one needs the time to come."""
+    worker, (mine, *_) = full(store, clock)
+    for number in range(20):
+        worker.number(f"m-{number}")
+    worker.admission.seats.release(mine.seat)
+    clock.now_s += 1
+    called = []
+    for _ in range(8):
+        asyncio.run(worker.admission.refresh())
+        called.append(asyncio.run(store.queue(0, 0)).called)
+        clock.now_s += 0.25
+    assert called == [1, 1, 1, 1, 2, 2, 2, 2]
 
 
 def test_a_called_member_gets_in_whatever_its_cohort(store: QueueStore, clock: Clock) -> None:
     """Where many want few seats a cohort may be closed to newcomers; who has waited for its number is no newcomer."""
     worker, (mine, *_) = full(store, clock)
-    signed_tickets = {name: worker.number(name)[1] for name in (f"m-{n}" for n in range(SMALLEST_BLOCK))}
+    signed_tickets = {name: worker.number(name)[1] for name in (f"m-{n}" for n in range(8))}
     for number in range(1000):
         worker.turned(f"crowd-{number}")
     asyncio.run(worker.seats.refresh())
     worker.admission.seats.release(mine.seat)
+    clock.now_s += 1
     asyncio.run(worker.admission.refresh())
     assert worker.seats.ledger.allotment.member_level == 0
     worker.turned("newcomer")
@@ -369,21 +428,10 @@ def test_a_closed_cohort_is_open_again_once_a_seat_is_free(store: QueueStore, cl
         worker.admission.seats.release(entry.seat)
     asyncio.run(store.queue(0, 10**6))  # the crowd has gone home: all its numbers were called
     asyncio.run(worker.admission.refresh())
+    clock.now_s += AWAITED_S
     worker.turned("late")
     asyncio.run(worker.seats.refresh())
     worker.enters("late")
-
-
-def test_a_number_called_in_vain_is_given_to_nobody_who_comes_later(store: QueueStore, clock: Clock) -> None:
-    """A latecomer gets no number below those of members that wait, though numbers of an old block are left."""
-    worker, (mine, *_) = full(store, clock)
-    worker.number("first")
-    asyncio.run(store.queue(100, 0))  # given out by another worker
-    worker.admission.seats.release(mine.seat)
-    asyncio.run(worker.refresh(4))
-    called = asyncio.run(store.queue(0, 0)).called
-    assert 1 < called < SMALLEST_BLOCK
-    assert worker.number("late")[0] > called
 
 
 def test_a_worker_with_free_seats_calls_the_numbers_of_others(store: QueueStore, clock: Clock) -> None:
@@ -399,7 +447,6 @@ def test_a_worker_with_free_seats_calls_the_numbers_of_others(store: QueueStore,
         crowded.enters(f"in-{number}")
     due = [crowded.turned(f"first-{number}").why is NoSeat.DUE for number in range(4)]
     assert due == [True, True, False, False]  # the fleet has two seats more
-    asyncio.run(crowded.admission.refresh())
     signed_tickets = [crowded.number(f"m-{number}")[1] for number in range(3)]
     asyncio.run(idle.admission.refresh())
     idle.turned("stranger")
@@ -417,8 +464,6 @@ def test_a_member_gets_a_guests_seat_without_waiting(store: QueueStore, clock: C
         asyncio.run(worker.refresh())
     assert worker.here == Audience(0, 4, 0)
     assert len(worker.left) == 4
-    worker.turned("m-4")
-    asyncio.run(worker.refresh())
     worker.number("m-4")
 
 
@@ -430,11 +475,11 @@ def test_members_who_wait_are_demand(store: QueueStore, clock: Clock) -> None:
         worker.turned(f"m-{number}")
     asyncio.run(worker.seats.refresh())
     assert worker.seats.grant
-    assert worker.seats.grant.demand == Audience(0, 4 + 1 + 6, 0)
+    assert worker.seats.grant.demand == Audience(0, 4 + 6, 0)
 
 
 def test_guests_get_no_number(store: QueueStore, clock: Clock) -> None:
-    """A guest without a seat is told so and nothing else, with numbers at hand and in an emergency as well."""
+    """A guest without a seat is told so and nothing else, in an emergency as well."""
     worker, _ = full(store, clock)
     assert worker.turned("198.51.100.1", GUEST) == TurnedAway()
     asyncio.run(worker.mode_watch.set(ModeChange(Mode.EMERGENCY, "ops"), None))
@@ -458,25 +503,30 @@ def test_ten_thousand_who_ask_cost_the_store_nothing(store: QueueStore, clock: C
     assert store.asked == asked
 
 
-def test_a_crowd_is_numbered_within_two_refreshes(store: QueueStore, clock: Clock) -> None:
-    """Blocks grow with those who ask: a thousand members at once have all their numbers two refreshes later."""
+def test_a_crowd_is_numbered_at_once(store: QueueStore, clock: Clock) -> None:
+    """A thousand members have their numbers after one call, in the order in which they came, and no number is left."""
     worker, _ = full(store, clock)
+    asked = store.asked
     for _ in range(2):
         for number in range(1000):
             worker.turned(f"m-{number}")
-        asyncio.run(worker.refresh())
-    assert len({worker.number(f"m-{number}")[0] for number in range(1000)}) == 1000
+    asyncio.run(worker.refresh(2))
+    assert store.asked == asked + 2
+    assert [worker.number(f"m-{number}")[0] for number in range(1000)] == list(range(1, 1001))
+    assert asyncio.run(store.queue(0, 0)) == QueueCounters(1001, 1000, 0)
 
 
 def test_an_estimate_follows_the_pace_of_calls(store: QueueStore, clock: Clock) -> None:
     """Where nothing moves no time is promised; once seats come free, those further back wait longer."""
     worker, (mine, *_) = full(store, clock)
-    signed_tickets = [worker.number(f"m-{n}")[1] for n in range(SMALLEST_BLOCK)]
+    signed_tickets = [worker.number(f"m-{n}")[1] for n in range(8)]
     last = worker.turned("m-7", signed_ticket=signed_tickets[7]).place
     assert last
     assert last.wait_s is None
     worker.admission.seats.release(mine.seat)
-    asyncio.run(worker.refresh(2))
+    for _ in range(2):
+        clock.now_s += 1
+        asyncio.run(worker.refresh())
     waits = [place.wait_s for n in (4, 7) if (place := worker.turned(f"m-{n}", signed_ticket=signed_tickets[n]).place)]
     assert 0 < (waits[0] or 0) < (waits[1] or 0)
 
@@ -489,7 +539,7 @@ def test_while_the_store_is_away_tickets_and_numbers_stay_good(store: QueueStore
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             asyncio.run(worker.admission.refresh())
-    for number in range(2 * SMALLEST_BLOCK):
+    for number in range(16):
         worker.turned(f"m-{number}")
     assert worker.turned("late") == TurnedAway()
     assert worker.number("alice", signed_ticket)[0] == 1
@@ -576,7 +626,10 @@ def test_a_number_is_spent_on_every_worker(store: QueueStore, clock: Clock) -> N
     asyncio.run(first.admission.takeovers.refresh())
     second.admission.takeovers.heard(told.pop())
     assert (
-        second.admission._number(signed_tickets[0], second.admission._signer.client_digest("token:alice"), clock.now_s)
+        second.admission.room.number_of(
+            second.admission._signer.client_digest("token:alice"),
+            second.admission._signer.read_number(signed_tickets[0], clock.now_s),
+        )
         is None
     )
     twin = Seat(MEMBER, 0, seated.seat.ticket_id, lambda: second.left.append("alice"), seated.seat.path, 1)
@@ -589,11 +642,10 @@ def test_a_number_is_spent_on_every_worker(store: QueueStore, clock: Clock) -> N
 
 
 def test_who_asks_without_its_signed_ticket_gets_the_same_number(store: QueueStore, clock: Clock) -> None:
-    """300 requests without the paper are one number, one who wants a seat and one lease of a block."""
+    """300 requests without the paper are one number, and one who wants a seat."""
     worker, _ = full(store, clock)
     numbers = {worker.number("mallory")[0] for _ in range(300)}
     assert len(numbers) == 1
-    assert worker.admission._numbers_to_lease() <= SMALLEST_BLOCK
     assert worker.number("bob")[0] == numbers.pop() + 1
     clock.now_s += 100_000
     worker.seats.mode_changed()

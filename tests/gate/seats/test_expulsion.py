@@ -21,9 +21,10 @@ from shieldmw.gate.auth.identity import Identifier
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.seats.admission import Entry
+from shieldmw.gate.seats.capacity import SeatPlan
 from shieldmw.gate.seats.expulsion import SEATS_AT_ONCE, Expulsion
-from shieldmw.gate.seats.ledger import Seat
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.seat import Seat
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.memory import MemoryBuckets, MemoryStore
 from shieldmw.wiring import build_worker

@@ -10,8 +10,10 @@ import pytest
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.seats import Audience
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.seats.ledger import Allotment, Seat, SeatLedger
-from shieldmw.gate.seats.seats import SeatPlan, Seats
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.ledger import Allotment, SeatLedger
+from shieldmw.gate.seats.seat import Seat
+from shieldmw.gate.seats.seats import Seats
 from shieldmw.store.memory import MemoryStore
 
 H, M, G = ListenerClass.HOST, ListenerClass.MEMBER, ListenerClass.GUEST

@@ -11,7 +11,8 @@ import pytest
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.seats import COHORTS, Audience
-from shieldmw.gate.seats.ledger import CUT_STEPS, Allotment, Seat, SeatLedger
+from shieldmw.gate.seats.ledger import CUT_STEPS, Allotment, SeatLedger
+from shieldmw.gate.seats.seat import Seat
 
 H, M, G = ListenerClass.HOST, ListenerClass.MEMBER, ListenerClass.GUEST
 

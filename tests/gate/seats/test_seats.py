@@ -14,8 +14,10 @@ from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import LEASE_S, NO_GRANT, Audience, Capacity, Grant, Report
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.seats.ledger import Seat
-from shieldmw.gate.seats.seats import RENEW_S, SeatPlan, Seats, _Waiting
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.seat import Seat
+from shieldmw.gate.seats.seats import RENEW_S, Seats
+from shieldmw.gate.seats.unseated import Unseated
 from shieldmw.store.memory import MemoryStore
 
 SECRET = b"a secret of at least 32 characters"
@@ -579,14 +581,14 @@ def test_nobody_waits_again_in_vain_until_more_is_granted(store: CountingStore, 
 
 def test_a_listener_who_asks_in_two_rounds_is_one_demand() -> None:
     """Counted without going through all who wait."""
-    waiting = _Waiting()
+    waiting = Unseated()
     for number in range(5):
         waiting.add(ListenerClass.GUEST, number)
     waiting.turn()
     for number in range(3, 8):
         waiting.add(ListenerClass.GUEST, number)
     assert waiting.count() == Audience(guests=8)
-    assert not waiting.now[ListenerClass.GUEST] & waiting.last[ListenerClass.GUEST]
+    assert not waiting._now[ListenerClass.GUEST] & waiting._last[ListenerClass.GUEST]
 
 
 def test_the_clock_that_streams_are_ordered_by_goes_back_only_where_the_stores_clock_was_set() -> None:

@@ -16,9 +16,11 @@ from shieldmw.core.seats import LEASE_S
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.seats.admission import Admission, Entry, NoSeat, TurnedAway
-from shieldmw.gate.seats.ledger import Seat
-from shieldmw.gate.seats.seats import RENEW_S, SeatPlan, Seats
-from shieldmw.gate.seats.stream_caps import GOODBYE, MOST_AT_ONCE, STREAMS, StreamCaps
+from shieldmw.gate.seats.capacity import SeatPlan
+from shieldmw.gate.seats.seat import Seat
+from shieldmw.gate.seats.seats import RENEW_S, Seats
+from shieldmw.gate.seats.stream_caps import MOST_AT_ONCE, StreamCaps
+from shieldmw.gate.seats.stream_messages import GOODBYE, STREAMS
 from shieldmw.gate.seats.takeover import TAKEN
 from shieldmw.store.memory import MemoryStore
 
@@ -215,7 +217,7 @@ def test_a_64_is_one_client() -> None:
     assert {(seat.client, seat.cohort) for seat in seats} == {(seats[0].client, seats[0].cohort)}
     for number in range(300):
         assert worker.ask("", f"2001:db8:0:0:1::{number:x}") == TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
-    assert worker.seats._waiting.count().guests == 0
+    assert worker.seats._share.unseated.count().guests == 0
     worker.opens("", "2001:db8:0:1::1")
 
 
@@ -226,7 +228,7 @@ def test_a_64_that_finds_no_seat_is_demand_of_one() -> None:
     worker.opens("", "198.51.100.1")
     for number in range(300):
         assert isinstance(worker.ask("", f"2001:db8::{number:x}"), TurnedAway)
-    assert worker.seats._waiting.count().guests == 1
+    assert worker.seats._share.unseated.count().guests == 1
 
 
 def test_who_comes_back_with_a_ticket_counts_once() -> None:
@@ -431,6 +433,6 @@ def test_the_pace_is_the_fleets() -> None:
     """What workers tell and report in the background is so much a second for all of them together."""
     worker = Fleet(1).workers[0]
     paces = []
-    for worker.seats._workers in (1, 10, 50, 200, 10_000):
+    for worker.seats._share.workers in (1, 10, 50, 200, 10_000):
         paces.append(worker.seats.pace_s(0.25))
     assert paces == [0.25, 0.25, 0.5, 2.0, RENEW_S - 1]

@@ -17,7 +17,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.gate.seats.admission import Entry
-from shieldmw.gate.seats.ledger import Seat
+from shieldmw.gate.seats.seat import Seat
 from shieldmw.gate.seats.takeover import MOST_AT_ONCE, MOST_WAITING, TAKEN
 from shieldmw.gate.worker import Worker
 from shieldmw.store.fleet import RedisStore

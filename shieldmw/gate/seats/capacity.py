@@ -1,0 +1,49 @@
+"""How many seats the fleet has in the mode in force, and how many of them guests may hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+
+from shieldmw.core.mode import Mode
+from shieldmw.core.seats import Capacity
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class SeatPlan:
+    """Capacity as configured; 0 seats means no limit."""
+
+    capacity: int
+    emergency_capacity: int
+    emergency_guest_share: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> SeatPlan:
+        """The plan that the settings describe."""
+        return cls(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+
+
+class FleetCapacity:
+    """The capacity in the current mode: as configured, unless the operator chose another with the change."""
+
+    def __init__(self, plan: SeatPlan, mode_watch: ModeWatch) -> None:
+        self._plan = plan
+        self._mode_watch = mode_watch
+
+    def now(self) -> Capacity | None:
+        """The fleet's seats; None for no limit."""
+        plan, state = self._plan, self._mode_watch.state
+        if self._mode_watch.mode is Mode.NORMAL:
+            return Capacity(plan.capacity, plan.capacity) if plan.capacity else None
+        seats = plan.emergency_capacity if state.capacity is None else state.capacity
+        return Capacity(seats, floor(seats * self.guest_share + 1e-9)) if seats else None
+
+    @property
+    def guest_share(self) -> float:
+        """The share of the seats that guests may hold."""
+        if self._mode_watch.mode is Mode.NORMAL:
+            return 1.0
+        share = self._mode_watch.state.guest_share
+        return self._plan.emergency_guest_share if share is None else share
