@@ -13,6 +13,9 @@ from dataclasses import dataclass
 SHORTEST_POLL_S = 5.0
 LONGEST_POLL_S = 120.0
 
+# Longest estimate that is told. The pace of the last seconds says nothing about more than that.
+LONGEST_ESTIMATE_S = 3600.0
+
 # How long a member that was called counts as waiting: those in front poll within 6 s, and its worker may hear of the
 # call a second late. After that it has probably given up.
 AWAITED_S = 10.0
@@ -46,7 +49,8 @@ class QueuePosition:
 def place(number: int, called: int, calls_per_s: float, jitter: float) -> QueuePosition:
     """The place of a number. ``jitter`` in [0, 1) lengthens the poll interval by up to a fifth."""
     position = max(1, number - called)
-    wait_s = position / calls_per_s if calls_per_s > 0 else None
+    # By multiplication: a pace that has decayed to almost nothing would make the quotient infinite.
+    wait_s = position / calls_per_s if position <= LONGEST_ESTIMATE_S * calls_per_s else None
     poll_s = min(LONGEST_POLL_S, SHORTEST_POLL_S * (1 + position / POLL_STRETCH))
     return QueuePosition(number, position, wait_s, poll_s * (1 + jitter / 5))
 

@@ -24,7 +24,16 @@ def test_positions(number: int, called: int, position: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("position", "calls_per_s", "wait_s"), [(100, 2.0, 50.0), (1, 0.1, 10.0), (100, 0.0, None), (100, -1.0, None)]
+    ("position", "calls_per_s", "wait_s"),
+    [
+        (100, 2.0, 50.0),
+        (1, 0.1, 10.0),
+        (100, 0.0, None),
+        (100, -1.0, None),
+        (1800, 0.5, 3600.0),
+        (1801, 0.5, None),
+        (1, 5e-324, None),  # what is left of a pace after an hour without a call
+    ],
 )
 def test_the_estimate(position: int, calls_per_s: float, wait_s: float | None) -> None:
     """The wait follows from the pace of calls; where nothing moves none is promised."""
