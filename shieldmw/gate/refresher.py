@@ -43,7 +43,8 @@ class Refresher:
         self._failing = False
 
     async def start(self) -> None:
-        """Start, and wait for the first round for at most ``first_s``; after that it continues in the background."""
+        """Start anew, and wait for the first round for at most ``first_s``; then it continues in the background."""
+        await self.stop()
         first = asyncio.Event()
         self._task = asyncio.create_task(self._run(first), name=f"shieldmw {self._name}")
         try:

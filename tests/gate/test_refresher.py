@@ -178,3 +178,18 @@ def test_it_can_be_started_again_and_stopped_twice() -> None:
 
     run(story())
     assert len(work.begun) == 3
+
+
+def test_started_twice_it_still_is_one_task() -> None:
+    """Which stop ends."""
+
+    async def story() -> None:
+        one = refresher(Work())
+        before = asyncio.all_tasks()
+        await one.start()
+        await one.start()
+        assert len(asyncio.all_tasks() - before) == 1
+        await one.stop()
+        assert asyncio.all_tasks() == before
+
+    run(story())

@@ -12,7 +12,7 @@ from servers import RedisServer
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
-from shieldmw.core.seats import Audience
+from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 from shieldmw.store.fleet import MOST_LOADS, RedisStore
@@ -180,6 +180,20 @@ def test_counters_of_the_waiting_room_that_are_none_of_ours_count_as_none(server
     async def work() -> None:
         spoil(server.client(), "shield:queue", {"given": value, "called": value})
         async with opened(server.url) as store:
+            assert await store.queue(2, 1, QueueCounters(0, 7, 3)) == QueueCounters(8, 9, 4)
+
+    run(work())
+
+
+@pytest.mark.parametrize("key", ["shield:seats", "shield:queue"])
+def test_seats_and_the_waiting_room_replace_a_key_of_another_type(server: RedisServer, key: str) -> None:
+    """It would be renewed with each report, and never go away."""
+    report = Report("ours", Audience(guests=1), Audience(guests=1))
+
+    async def work() -> None:
+        server.client().set(key, "x", px=KEPT_MS)
+        async with opened(server.url) as store:
+            assert (await store.seats(report, Capacity(5, 5))).seats == 5
             assert await store.queue(2, 1, QueueCounters(0, 7, 3)) == QueueCounters(8, 9, 4)
 
     run(work())

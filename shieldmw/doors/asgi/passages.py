@@ -32,7 +32,7 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
                 passage.begun(route_of(scope, message))
             else:
                 passage.end()
-        if headers and kind == "http.response.start":
+        if headers and kind == _HTTP_START:
             message = {**message}
             message["headers"] = [*message.get("headers", ()), *headers]
         return send(message)
@@ -64,7 +64,7 @@ class Upload:
         if self.refusal is not None:
             return {"type": "http.disconnect"}
         message = await self._receive()
-        if self.is_whole:
+        if self.is_whole or message["type"] == "http.disconnect":
             return message
         self.is_whole = not message.get("more_body", False)
         if not self._passage.goes_on():

@@ -50,12 +50,14 @@ class _ShortAnswer:
         self._is_sent = False
 
     async def send(self, message: Message) -> None:
-        """Send a message of the app.
+        """Send a message of the app. The last part of an answer that is over is dropped, since the app ends with it.
 
         Raises:
-            OSError: the answer is over. Servers raise the same if the client has disconnected.
+            OSError: the answer is over, but the app goes on. Servers raise the same if the client has disconnected.
         """
         if self._is_over:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                return
             await asyncio.sleep(0)  # an app that catches the error and sends again must not starve other tasks
             raise OSError("a preflight has no stream for an answer")
         self._has_begun = True

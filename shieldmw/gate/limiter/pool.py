@@ -151,7 +151,7 @@ class Pool:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
             self._asking = None  # a task that was cancelled before it began has not done so
-            self._fail(self._waiting)
+            self._fail(())
 
     # --- calls to the store
 

@@ -6,7 +6,16 @@
 -- returns  {first number given, given, called}
 -- TTL      ARGV 3, renewed by each call: a room without calls for that long starts over
 --
--- whole() is a copy of the one in mode.lua, since a script cannot import; a test compares them.
+-- only() is a copy of the one in mode.lua, and whole() is a copy of the one in mode.lua, since a script cannot import;
+-- a test compares them.
+
+-- A key of another type is foreign: drop it.
+local function only(kind, key)
+  local found = redis.call('TYPE', key)['ok']
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+  end
+end
 
 -- A foreign number counts as 0.
 local function whole(text)
@@ -14,6 +23,7 @@ local function whole(text)
   return number >= 0 and number <= 2 ^ 52 and number == math.floor(number) and number or 0
 end
 
+only('hash', KEYS[1])
 -- If a script's first write needs no memory, the server lets it finish, however full it is.
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local give, free = tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -164,6 +164,19 @@ def test_a_preflight_holds_no_seat_and_gets_no_stream() -> None:
     assert ended.is_set()
 
 
+def test_an_answer_to_a_preflight_on_a_live_path_may_end_with_an_empty_part() -> None:
+    """As Starlette's ``BaseHTTPMiddleware`` sends every answer: the app ends without an error."""
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start())
+        await send({"type": "http.response.body", "body": b"ok", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    record = run(to_live(answers))
+    assert (record.status, record.body, record.raised) == (200, b"ok", None)
+    assert len(record.sent) == 2
+
+
 async def begins(scope: Scope, receive: Receive, send: Send) -> None:
     """Takes it for a GET: sends the head of a stream at once, and events when there are some."""
     await send(start())

@@ -110,6 +110,20 @@ def test_who_was_slow_and_finds_the_lane_full_is_gone_for_the_app() -> None:
     told(story)
 
 
+def test_who_disconnects_after_a_while_needs_no_place() -> None:
+    """The lane is for those who wait for an answer."""
+
+    async def story(keeper: Gatekeeper, passage: Passage) -> None:
+        async def receive() -> Message:
+            return {"type": "http.disconnect"}
+
+        upload = Upload(passage, never, receive, sent)
+        slow(keeper)
+        assert await upload.receive() == {"type": "http.disconnect"}
+
+    told(story)
+
+
 def test_who_is_answered_already_needs_no_place() -> None:
     """An app may answer before it has received all."""
 

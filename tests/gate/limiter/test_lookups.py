@@ -65,3 +65,12 @@ def test_a_header_that_is_missing_or_read_is_no_news(caplog: pytest.LogCaptureFi
         reasons((), ("192.0.2.1",), ("127.0.0.2",))
         reasons((UNREADABLE,), peer=CLIENT)
     assert caplog.records == []
+
+
+def test_a_preflight_is_never_taken_for_the_same_path_s_ordinary_options() -> None:
+    """Whichever comes first: each has buckets of its own, though nothing else of them differs."""
+    asked = facts("192.0.2.1")._replace(methods=frozenset({"OPTIONS"}))
+    for first in (asked, asked._replace(preflight=True)):
+        lookups = worker(memory_store(FakeClock()), FakeClock(), ip_limit="1/minute").gate._lookups
+        routes = [lookups.route(first), lookups.route(first._replace(preflight=not first.preflight))]
+        assert [route.route_rules.preflight for route in routes] == [first.preflight, not first.preflight]
