@@ -61,7 +61,8 @@ class Decision(NamedTuple):
     """The verdict on one request, and what its answer needs.
 
     ``charges`` are what limits the request and what it costs, ``outcome`` what came of it; ``retry_after_us`` is the
-    wait until it would pass (0 if that is unknown). ``live``: its response holds a seat. ``place`` and
+    wait until it would pass (0 if that is unknown). ``live``: its response holds a seat; ``lease_s``: the length of the
+    lease seat that its client holds there, in seconds, 0 on a path that is not polled. ``place`` and
     ``signed_ticket``: for a listener without a seat, its place in the waiting room and the signed number to show there.
     ``rendered`` is a slot for the rendered answer of a refusal that may be given again.
     """
@@ -78,6 +79,7 @@ class Decision(NamedTuple):
     place: QueuePosition | None = None
     signed_ticket: str | None = None
     rendered: list[object] | None = None
+    lease_s: int = 0
 
     @property
     def refused(self) -> bool:
@@ -126,12 +128,13 @@ def combine(
     identity: Identity | None,
     mode: Mode = Mode.NORMAL,
     live: bool = False,
+    lease_s: int = 0,
 ) -> Decision:
     """The decision that follows from the outcome of a request's charges."""
     if outcome.allowed:
         return made(
             Decision,
-            (ALLOWED, WITHIN_LIMITS, address, identity, charges, outcome, 0, mode, live, None, None, None),
+            (ALLOWED, WITHIN_LIMITS, address, identity, charges, outcome, 0, mode, live, None, None, None, lease_s),
         )
     left_us = wait_us(charges, outcome)
     return Decision(REFUSED, Reason.QUOTA, address, identity, charges, outcome, left_us, mode, live, rendered=[])

@@ -147,3 +147,7 @@ class PathPattern:
     def matches(self, path: str) -> bool:
         """Whether a reading of a path matches the pattern."""
         return path == self.exact or (self.prefix is not None and path.startswith(self.prefix))
+
+    def overlaps(self, other: PathPattern) -> bool:
+        """Whether there is a path that both patterns match."""
+        return self.matches(other.exact) or other.matches(self.exact)

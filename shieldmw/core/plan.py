@@ -25,13 +25,14 @@ class Plan:
 
     ``own``: the limits that each client has, the narrowest client's first; ``shared``: the charges against those that
     many clients share; ``terms``: all of them. ``closed``: such requests may not be here now; ``live``: their responses
-    hold seats. ``refusals`` are those that were given under this plan. ``single``: if each client has one limit, what
-    the name of its bucket begins with, and the step of a charge and the time to fill the bucket, in microseconds.
+    hold seats; ``lease_s``: their clients hold lease seats of this length, 0 for none. ``refusals`` are those that were
+    given under this plan. ``single``: if each client has one limit, what the name of its bucket begins with, and the
+    step of a charge and the time to fill the bucket, in microseconds.
     """
 
     __slots__ = (
         *("_has_address", "_has_site", "_has_subject", "_names", "_prefixes", "_tag", "_whole_bytes"),
-        *("closed", "live", "mode", "own", "refusals", "shared", "single", "terms"),
+        *("closed", "lease_s", "live", "mode", "own", "refusals", "shared", "single", "terms"),
     )
 
     def __init__(
@@ -43,6 +44,7 @@ class Plan:
         *,
         shared: Charges = (),
         live: bool = False,
+        lease_s: int = 0,
         closed: bool = False,
     ) -> None:
         self.own = tuple(own)
@@ -50,6 +52,7 @@ class Plan:
         self.terms = self.own + tuple([Term(Party.MANY, limit, cost) for _, limit, cost in shared])
         self.mode = mode
         self.live = live
+        self.lease_s = lease_s
         self.closed = closed
         self.refusals = RefusalCache(self.terms, mode, live=live)
         self._prefixes = prefixes

@@ -48,9 +48,9 @@ class RefusalCache:
             in_grains = Outcome(False, 0, self._full_after_us(outcome))
             shared = combine(self._terms, in_grains, None, None, self._mode, self._live)
             self._decisions.put(key, shared)
-        _, reason, _, _, terms, rounded, wait_us, mode, live, _, _, rendered = shared
+        _, reason, _, _, terms, rounded, wait_us, mode, live, _, _, rendered, _ = shared
         return made(
-            Decision, (REFUSED, reason, address, identity, terms, rounded, wait_us, mode, live, None, None, rendered)
+            Decision, (REFUSED, reason, address, identity, terms, rounded, wait_us, mode, live, None, None, rendered, 0)
         )
 
     def _full_after_us(self, outcome: Outcome) -> tuple[int, ...]:

@@ -42,7 +42,16 @@ class Route:
         own = self._policy.terms(rules, has_subject=identity is not None, has_site=has_site, mode=mode)
         shared = self._policy.shared_charges(rules, identity, mode)
         closed = mode is Mode.EMERGENCY and not _may_enter(rules.access, identity)
-        return Plan(next(_numbers), own, self._prefixes, mode, shared=shared, live=rules.live, closed=closed)
+        return Plan(
+            next(_numbers),
+            own,
+            self._prefixes,
+            mode,
+            shared=shared,
+            live=rules.live,
+            lease_s=rules.lease_s,
+            closed=closed,
+        )
 
 
 def _may_enter(access: Access, identity: Identity | None) -> bool:

@@ -29,6 +29,9 @@ class Scope(StrEnum):
 
 Limits = tuple[Limit, ...]
 
+# Length of a lease seat where no rule says another: five polls of a player with segments of six seconds.
+LEASE_SEAT_S = 30
+
 
 class Access(StrEnum):
     """The clients that may use a path in an emergency."""
@@ -58,7 +61,8 @@ class Rule:
     """A path's own limits, the cost of a request there, and the clients that may use it in an emergency.
 
     Empty ``methods`` means all of them. The limits are charged in addition to the client's default limits, and each
-    of all these limits is charged ``cost``. ``per``: who shares them. Responses on a ``live`` path hold a seat.
+    of all these limits is charged ``cost``. ``per``: who shares them. Responses on a ``live`` path hold a seat; clients
+    that poll the path hold a lease seat of ``lease_s``, if that is not 0.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Rule:
     live: bool = False
     emergency: Access = Access.OPEN
     per: Per = Per.CLIENT
+    lease_s: int = 0
 
     def matches(self, reading: str, method: str) -> bool:
         """Whether the rule applies to this reading of a path and this method; a rule for GET applies to HEAD."""
@@ -79,7 +84,8 @@ class Rule:
 class RouteRules(NamedTuple):
     """The rules for a path and a method: the strictest of all readings of the path.
 
-    ``exempt``: never limited. ``live``: responses hold a seat. ``access``: the clients that may use the path in an
+    ``exempt``: never limited. ``live``: responses hold a seat. ``lease_s``: clients that poll the path hold a lease
+    seat of this length, the shortest one of several; 0 for none. ``access``: the clients that may use the path in an
     emergency. ``limits``: the path's own, in addition to the default ones. All of these are charged ``cost``, and those
     of the client also ``surcharge``. ``preflight``: these are the rules of preflights, which have buckets of their own.
     ``shared``: the path's limits that many clients share, each with the cost of its rule.
@@ -93,6 +99,7 @@ class RouteRules(NamedTuple):
     preflight: bool = False
     shared: tuple[tuple[Per, Limit, int], ...] = ()
     surcharge: int = 0
+    lease_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,7 @@ class Policy:
     emergency: Mapping[Scope, Limits] = field(default_factory=dict)
     exempt: tuple[PathPattern, ...] = ()
     live: tuple[PathPattern, ...] = ()
+    polled: tuple[PathPattern, ...] = ()
     allow: Networks = field(default_factory=Networks)
     deny: Networks = field(default_factory=Networks)
 
@@ -124,6 +132,11 @@ class Policy:
         """Whether there are any live paths."""
         return bool(self.live) or any(rule.live for rule in self.rules)
 
+    @property
+    def longest_lease_s(self) -> int:
+        """The longest lease seat of any polled path, in seconds; 0 if there are none."""
+        return max([LEASE_SEAT_S if self.polled else 0, *(rule.lease_s for rule in self.rules)])
+
     def route_rules(self, facts: Facts) -> RouteRules:
         """The rules for a request's path and methods."""
         route_rules = self._route_rules_of_path(facts)
@@ -131,22 +144,23 @@ class Policy:
 
     def _route_rules_of_path(self, facts: Facts) -> RouteRules:
         exempt = self._is_exempt(facts)
-        if not self.rules and not self.live:
+        if not self.rules and not self.live and not self.polled:
             return RouteRules(exempt=exempt)
         found = readings(facts.path, facts.route_path, facts.root_path)
         if not found:
             return self.strictest_route_rules()
         live = any(pattern.matches(reading) for reading in found for pattern in self.live)
-        return self._route_rules(self._rules_for(found, facts.methods), exempt=exempt, live=live)
+        polled = any(pattern.matches(reading) for reading in found for pattern in self.polled)
+        return self._route_rules(self._rules_for(found, facts.methods), exempt=exempt, live=live, polled=polled)
 
     def strictest_route_rules(self) -> RouteRules:
         """The rules for a path that cannot be read: those of all rules together, and no exemption.
 
         It may be any path, so every limit is charged, including those that many clients share.
         """
-        return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live))
+        return self._route_rules((None, *self.rules), exempt=False, live=bool(self.live), polled=bool(self.polled))
 
-    def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool) -> RouteRules:
+    def _route_rules(self, rules: Sequence[Rule | None], *, exempt: bool, live: bool, polled: bool) -> RouteRules:
         """Several rules combined; None represents a reading to which no rule applies.
 
         The cost is the highest one. If several rules have limits that many clients share, the request is charged to all
@@ -156,6 +170,7 @@ class Policy:
         sharing = [rule for rule in named if rule.per is not Per.CLIENT]
         highest = max([1 if rule is None else rule.cost for rule in rules], default=1)
         said = {rule.emergency for rule in named}
+        leases_s = [rule.lease_s for rule in named if rule.lease_s]
         return RouteRules(
             exempt=exempt,
             live=live or any(rule.live for rule in named),
@@ -164,6 +179,7 @@ class Policy:
             cost=highest,
             surcharge=max(0, sum([rule.cost for rule in sharing]) - highest),
             shared=tuple((rule.per, limit, rule.cost) for rule in sharing for limit in rule.limits),
+            lease_s=min(leases_s, default=LEASE_SEAT_S if polled else 0),
         )
 
     def may_be_exempt(self, facts: Facts) -> bool:
@@ -245,12 +261,12 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
     """The rules for preflights, from those for requests: the same, in buckets of their own.
 
     Members' preflights carry no credential, so a path that is open to members is open to all preflights. They cost at
-    least 1: on a live path they hold no seat, so only their rate bounds the number of concurrent ones.
+    least 1: on a live or polled path they hold no seat, and only their rate bounds how many there are at once.
     """
     access = Access.CLOSED if route_rules.access is Access.CLOSED else Access.OPEN
     limits = tuple(of_preflights(limit) for limit in route_rules.limits)
     cost = max(1, route_rules.cost)
-    return route_rules._replace(access=access, limits=limits, cost=cost, preflight=True, shared=())
+    return route_rules._replace(access=access, limits=limits, cost=cost, preflight=True, shared=(), lease_s=0)
 
 
 def _terms(party: Party, limits: Sequence[Limit], cost: int) -> tuple[Term, ...]:

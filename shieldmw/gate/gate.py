@@ -135,7 +135,7 @@ class Gate:
             return self._ask_store(facts, requester, now_us)
         if not outcome.allowed:
             return self._refused(facts, requester, outcome)
-        decision = combine(plan.terms, outcome, address, identity, plan.mode, plan.live)
+        decision = combine(plan.terms, outcome, address, identity, plan.mode, plan.live, plan.lease_s)
         return self.announce(facts, decision) if self._dry_run else decision
 
     def _uncharged(
@@ -177,7 +177,7 @@ class Gate:
             return self._refused(facts, requester, outcome)
         plan, address, identity, *_ = requester
         terms = plan.terms if sent_us is not None else charges
-        return self.announce(facts, combine(terms, outcome, address, identity, plan.mode, plan.live))
+        return self.announce(facts, combine(terms, outcome, address, identity, plan.mode, plan.live, plan.lease_s))
 
     def _refused(self, facts: Facts, requester: Requester, outcome: Outcome) -> Decision:
         plan, address, identity, *_ = requester
@@ -194,7 +194,7 @@ class Gate:
 
 
 def _passes(plan: Plan, address: Address | None, identity: Identity | None, reason: Reason) -> Decision:
-    return Decision(Verdict.ALLOWED, reason, address, identity, mode=plan.mode, live=plan.live)
+    return Decision(Verdict.ALLOWED, reason, address, identity, mode=plan.mode, live=plan.live, lease_s=plan.lease_s)
 
 
 def _in_dry_run(decision: Decision) -> Decision:

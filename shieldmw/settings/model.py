@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     rules: Annotated[tuple[Rule, ...], NoDecode, BeforeValidator(parse_rules)] = Field(
         (),
         description="limits for paths, as JSON: a list of "
-        "`{name, path, methods, limits, burst, cost, per, live, emergency}`",
+        "`{name, path, methods, limits, burst, cost, per, live, polled, lease_seconds, emergency}`",
     )
     rules_file: Path | None = Field(None, description="the same in a `.json` or `.toml` file (`[[rules]]`)")
     exempt_paths: Patterns = Field(
@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="paths that are never limited; exact, or ending in `/*`; separated by commas",
     )
     live_paths: Patterns = Field((), description="paths whose responses hold a seat; exact, or ending in `/*`")
+    polled_paths: Patterns = Field(
+        (),
+        description="paths whose clients hold a lease seat of 30 s, which their polls renew (HLS, DASH); exact, or "
+        "ending in `/*`; rules have `polled` and `lease_seconds`",
+    )
     dry_run: bool = Field(False, description="decide, count and log, but refuse nothing")
     trusted_proxies: NetworkSet = Field(
         Networks(), description="CIDRs of the proxies whose header is believed; `unix` for peers on a unix socket"
@@ -283,6 +288,7 @@ class Settings(BaseSettings):
             default={scope: self._limits(scope, name) for scope, name in LIMIT_FIELDS.items()},
             emergency={scope: self._limits(scope, name) for scope, name in EMERGENCY_LIMIT_FIELDS.items()},
             live=self.live_paths,
+            polled=self.polled_paths,
             rules=self.rules if self.rules_file is None else read_rules(self.rules_file),
             exempt=self.exempt_paths,
             allow=self.allow_ips,
@@ -321,10 +327,27 @@ class Settings(BaseSettings):
         elif not limits and "rules_file" not in unreadable:
             rules_field = "rules" if self.rules_file is None else "rules_file"
             yield from (f"{variable(rules_field)}: {text}" for text in rule_problems(self.policy))
+        yield from self._overlap_problems(unreadable)
         yield from self._jwt_problems()
         if self.view_token is not None and self.view_token == self.admin_token:
             right = "the same as SHIELD_ADMIN_TOKEN, which may change things: give those who only look another one"
             yield problem("view_token", self.view_token, right)
+
+    def _overlap_problems(self, unreadable: Container[str]) -> Iterator[str]:
+        """Paths that are live by one setting and polled by another; of several rules the first that matches applies."""
+        if "rules_file" in unreadable:
+            return
+        rules = self.rules if self.rules_file is None else read_rules(self.rules_file)
+        live = [rule.path for rule in rules if rule.live]
+        polled = [rule.path for rule in rules if rule.lease_s]
+        pairs = [
+            ("polled_paths", one, other, "live") for one in self.polled_paths for other in (*self.live_paths, *live)
+        ]
+        pairs += [("live_paths", one, other, "polled") for one in self.live_paths for other in polled]
+        for field, one, other, kind in pairs:
+            if one.overlaps(other):
+                right = f"'{other.text}' is {kind}, and no path is both: on a live one each response holds a seat"
+                yield problem(field, one.text, right)
 
     def _limit_problems(self) -> Iterator[str]:
         for scope, field in LIMIT_FIELDS.items():

@@ -11,11 +11,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Access, Per, Rule
+from shieldmw.core.rules import LEASE_SEAT_S, Access, Per, Rule
 
 from .problems import right_of
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
+# Bounds of a lease seat: three target durations of 2 s, and what a cut may take.
+SHORTEST_LEASE_S, LONGEST_LEASE_S = 6, 600
+
 _METHOD = re.compile(r"[A-Z-]{1,32}")
 
 
@@ -38,6 +41,8 @@ class RuleSpec(BaseModel):
     cost: int = Field(1, ge=0)
     per: str = "client"
     live: bool = False
+    polled: bool = False
+    lease_seconds: int | None = Field(None, ge=SHORTEST_LEASE_S, le=LONGEST_LEASE_S)
     emergency: Literal["open", "members", "closed"] = "open"
 
     def rule(self) -> Rule:
@@ -63,8 +68,15 @@ class RuleSpec(BaseModel):
             path = PathPattern(self.path)
         except ValueError as error:
             raise ValueError(f"path: {error}") from None
+        if self.live and self.polled:
+            raise ValueError(
+                f"path '{self.path}' is live and polled: a response holds a seat or its client does, not both"
+            )
+        if self.lease_seconds is not None and not self.polled:
+            raise ValueError(f'lease_seconds {self.lease_seconds} is for polled paths: add "polled": true')
         methods, access = frozenset(self.methods), Access(self.emergency)
-        return Rule(self.name, path, methods, limits, self.cost, self.live, access, Per(self.per))
+        lease_s = (self.lease_seconds or LEASE_SEAT_S) if self.polled else 0
+        return Rule(self.name, path, methods, limits, self.cost, self.live, access, Per(self.per), lease_s)
 
 
 _SPECS = TypeAdapter(list[RuleSpec])

@@ -103,8 +103,9 @@ def test_a_decision() -> None:
             outcome=outcome,
             mode=mode,
             live=live,
+            lease_s=30,
         )
-        the_same(combine(CHARGES, outcome, ADDRESS, identity, mode, live), by_class)
+        the_same(combine(CHARGES, outcome, ADDRESS, identity, mode, live, 30), by_class)
 
 
 def test_clients_and_charges() -> None:

@@ -49,10 +49,10 @@ def test_members_of_a_class_share_a_plan() -> None:
 def test_a_plan_has_what_the_policy_says_of_its_kind(mode: Mode, identity: Identity | None, address: Address) -> None:
     """The policy's terms for it, its mode, and whether responses there hold seats."""
     for live in (False, True):
-        rules = RouteRules(live=live)
+        rules = RouteRules(live=live, lease_s=0 if live else 30)
         plan = Route(rules, POLICY, PREFIXES).plan(mode, identity, address)
         assert plan.terms == POLICY.terms(rules, has_subject=identity is not None, has_site=address is V6, mode=mode)
-        assert (plan.mode, plan.live) == (mode, live)
+        assert (plan.mode, plan.live, plan.lease_s) == (mode, live, rules.lease_s)
 
 
 def test_the_plans_of_guests_are_found_by_family_and_mode() -> None:

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from core.addresses import PREFIXES, packed
 from core.plans import charges_of
+from shieldmw.core.bounds import MOST_MARKS
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Address, Client, Identity, token_client
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit, aggregate
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
-from shieldmw.core.rules import Access, Per, Policy, RouteRules, Rule, Scope, all_limits
+from shieldmw.core.rules import LEASE_SEAT_S, Access, Per, Policy, RouteRules, Rule, Scope, all_limits
 
 IP = Limit("ip", 300, 60, 300)
 TOKEN = Limit("token", 1200, 60, 1200)
@@ -188,6 +189,28 @@ def test_a_preflight_of_an_exempt_path_is_exempt() -> None:
 def test_live_paths_are_those_of_the_settings_and_of_rules(policy: Policy, has: bool) -> None:
     """Where there are none no seat is ever given."""
     assert policy.has_live_paths is has
+
+
+POLLED_RULE = Rule("hls", PathPattern("/hls/*"), lease_s=12)
+LONG_RULE = Rule("dash", PathPattern("/dash/*"), lease_s=60)
+
+
+@pytest.mark.parametrize(
+    ("policy", "path", "lease_s"),
+    [
+        (Policy(polled=(PathPattern("/hls/*"),)), "/hls/a.m3u8", LEASE_SEAT_S),
+        (Policy(polled=(PathPattern("/hls/*"),)), "/other", 0),
+        (Policy(polled=(PathPattern("/hls/*"),), rules=(POLLED_RULE,)), "/hls/a.m3u8", 12),
+        (Policy(rules=(POLLED_RULE, LONG_RULE)), "/dash/a.mpd", 60),
+        (Policy(rules=(POLLED_RULE, LONG_RULE)), "/dash/%2e%2e/hls/a", 12),
+        (Policy(rules=(POLLED_RULE, LONG_RULE)), "/%" * MOST_MARKS, 12),
+    ],
+)
+def test_how_long_clients_of_a_polled_path_hold_a_seat(policy: Policy, path: str, lease_s: int) -> None:
+    """As the rule says, or as it is by default; the shortest of several; a preflight holds none."""
+    assert policy.longest_lease_s >= lease_s
+    assert policy.route_rules(facts(path)).lease_s == lease_s
+    assert policy.route_rules(facts(path, "OPTIONS")._replace(preflight=True)).lease_s == 0
 
 
 def test_no_limit_no_charge() -> None:

@@ -48,6 +48,42 @@ def test_rules_in_a_variable() -> None:
     assert Settings(rules=PARSED).policy.rules == PARSED, "or as values, in Python"
 
 
+@pytest.mark.parametrize(("fields", "lease_s"), [({}, 0), ({"polled": True}, 30), ({"lease_seconds": 6}, 6)])
+def test_how_long_a_polled_path_is_leased(fields: dict[str, int], lease_s: int) -> None:
+    """The length of a lease seat is 30 s if the rule says no other."""
+    rules = [{"name": "r", "path": "/r", **fields, "polled": bool(fields)}]
+    (rule,) = Settings.from_environ({"SHIELD_RULES": json.dumps(rules)}).rules
+    assert rule.lease_s == lease_s
+
+
+@pytest.mark.parametrize(
+    ("live", "polled", "clash"),
+    [
+        ("/live", "/hls/*", False),
+        ("/live", "/livestock", False),
+        ("/live/*", "/live/a.m3u8", True),
+        ("/live/a", "/live/*", True),
+        ("/*", "/hls", True),
+    ],
+)
+def test_no_path_is_both_live_and_polled(live: str, polled: str, clash: bool) -> None:
+    """Wherever the two are said, one line names the variable, both paths, and why not."""
+    rules = [{"name": "r", "path": polled, "polled": True}], [{"name": "r", "path": live, "live": True}]
+    for environ, variable in (
+        ({"SHIELD_LIVE_PATHS": live, "SHIELD_POLLED_PATHS": polled}, "SHIELD_POLLED_PATHS"),
+        ({"SHIELD_LIVE_PATHS": live, "SHIELD_RULES": json.dumps(rules[0])}, "SHIELD_LIVE_PATHS"),
+        ({"SHIELD_RULES": json.dumps(rules[1]), "SHIELD_POLLED_PATHS": polled}, "SHIELD_POLLED_PATHS"),
+    ):
+        if not clash:
+            Settings.from_environ(environ)
+            continue
+        (line,) = problems(environ)
+        assert line.startswith(f"{variable}=")
+        assert repr(live) in line
+        assert repr(polled) in line
+        assert "no path is both" in line
+
+
 @pytest.mark.parametrize("per", list(Per))
 def test_who_shares_the_limits_of_a_rule(per: Per) -> None:
     """``per`` is `client` if it is not set, or all guests, or everyone."""
@@ -105,6 +141,10 @@ def rule(**changes: object) -> str:
         pytest.param(rule(cost=True), "rule 2 'cost': write a whole number", id="a-truth-as-a-cost"),
         pytest.param(rule(per="foo"), "rule 2: per 'foo': use client, guests or everyone", id="shared-by-nobody"),
         pytest.param(rule(per="guests"), "rule 2: per 'guests' says who shares the rule's limits", id="nothing-shared"),
+        pytest.param(rule(live=True, polled=True), "rule 2: path '/r' is live and polled", id="live-and-polled"),
+        pytest.param(rule(lease_seconds=30), "lease_seconds 30 is for polled paths: add", id="a-lease-of-nobody"),
+        pytest.param(rule(polled=True, lease_seconds=5), "'lease_seconds': write 6 or more", id="a-short-lease"),
+        pytest.param(rule(polled=True, lease_seconds=601), "'lease_seconds': write 600 or less", id="a-long-lease"),
         pytest.param(rule(per=["guests"]), "rule 2 'per': write text", id="shared-by-a-list"),
     ],
 )

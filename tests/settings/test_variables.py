@@ -51,6 +51,7 @@ DEFAULTS: dict[str, object] = {
     "jwt_subject_claim": "sub",
     "jwt_leeway": 30,
     "live_paths": (),
+    "polled_paths": (),
     "capacity": 0,
     "emergency_capacity": None,
     "emergency_guest_share": 0,
@@ -231,6 +232,7 @@ WRONG = [
 LISTS = [
     ("SHIELD_EXEMPT_PATHS", "/a"),
     ("SHIELD_LIVE_PATHS", "/a"),
+    ("SHIELD_POLLED_PATHS", "/a"),
     ("SHIELD_TRUSTED_PROXIES", "10.0.0.1"),
     ("SHIELD_ALLOW_IPS", "10.0.0.1"),
     ("SHIELD_DENY_IPS", "10.0.0.1"),
@@ -241,6 +243,7 @@ LISTS = [
 # What any text may be: nothing is right or wrong before a token is seen.
 WRONG += [
     ("SHIELD_LIVE_PATHS", "live", "did you mean '/live'?", "no-slash"),
+    ("SHIELD_POLLED_PATHS", "hls", "did you mean '/hls'?", "no-slash"),
     ("SHIELD_CAPACITY", "-1", "write 0 or more", "fewer-than-none"),
     ("SHIELD_CAPACITY", "8M", WHOLE, "with-a-unit"),
     ("SHIELD_CAPACITY", "50,000", "write it without separators: 50000", "separated-by-commas"),
