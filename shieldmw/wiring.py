@@ -46,6 +46,7 @@ from .gate.seats.admission import Admission
 from .gate.seats.capacity import SeatPlan
 from .gate.seats.entrance import Entrance
 from .gate.seats.expulsion import Expulsion
+from .gate.seats.polls import Polls
 from .gate.seats.seats import Seats
 from .gate.seats.stream_caps import NO_CAPS, StreamCaps
 from .gate.worker import Background, Worker
@@ -219,6 +220,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
     identifier, api_keys, credentials = _identifier(settings, store, failed_auth, clock)
     admission = _admission(settings, store, seats, clock)
+    polled_caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
     overload = None if settings.overload == "off" else _overload(settings, admission, observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     gate = Gate(
@@ -238,9 +240,11 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
     if settings.policy.has_live_paths:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
+    entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     return Worker(
         gate,
-        Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run),
+        entrance,
+        Polls(admission, entrance, polled_caps, settings.policy.longest_lease_s),
         overload,
         Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
         limiter=limiter,

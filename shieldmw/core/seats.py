@@ -4,6 +4,10 @@ Each worker reports its demand, and is granted seats until its next report. High
 cannot be served in full is divided pro rata, and seats without demand are spread as headroom, so that a worker can
 admit without a call. **Promise:** grants never sum to more than the capacity, and after a cut no grant grows until the
 fleet is below it. Guests who must still leave are no reason for a grant: members would take their seats.
+
+Clients with lease seats move between workers as they poll. So where there are any, a worker is granted no seat beyond
+those in use unless there is room for it in the fleet, and the leases of a worker that is dead are counted until they
+end.
 """
 
 from __future__ import annotations
@@ -20,6 +24,13 @@ LEASE_S = 15.0
 # Silence after which a worker may be dead: reports come every 5 s, and one may be late. It keeps its seats until the
 # lease ends, but its listeners are on their way to other workers, and are no longer counted.
 SILENT_S = 7.0
+
+# Silence after which a worker with lease seats may be dead: it reports each second or two. Clients that have renewed
+# there are counted then, since it would have reported them.
+LATE_S = 3.0
+
+# Longest time that a lease seat runs: ten minutes, and what is left of the lease that it renews.
+LONGEST_LEASED_S = 900.0
 
 # Reported as its grant by a worker without one, or with one whose lease has ended.
 NO_GRANT = -1
@@ -62,15 +73,27 @@ class Audience:
         return Audience(self.hosts - other.hosts, self.members - other.members, self.guests - other.guests)
 
 
+NOBODY = Audience()
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One worker's report: listeners present, listeners who want a seat (including those present), and its grant."""
+    """One worker's report: listeners present, listeners who want a seat (including those present), and its grant.
+
+    ``leased`` are those present that hold a lease seat; the last of these ends after ``leased_for_s``. ``coming``:
+    clients that have renewed here, and are counted once their old lease ends. ``left``: clients whose lease has just
+    ended here; they may have renewed at a worker that has not reported since.
+    """
 
     worker: str
     present: Audience
     demand: Audience
     seats: int = NO_GRANT
     guest_seats: int = NO_GRANT
+    leased: Audience = NOBODY
+    leased_for_s: float = 0.0
+    coming: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,7 @@ class Grant:
     workers: int
     present: Audience
     demand: Audience
+    leased: Audience = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +120,33 @@ class Fleet:
     workers: int
     present: Audience
     demand: Audience
+    leased: Audience = NOBODY
 
 
 @dataclass(slots=True)
 class SeatEntry:
-    """One worker's last report, and its grant until ``until_s`` (Unix time)."""
+    """One worker's last report, and its grant until ``until_s`` (Unix time); its lease seats until
+    ``leased_until_s``."""
 
     until_s: float
     demand: Audience
     present: Audience
     seats: int
     guest_seats: int
+    leased: Audience = NOBODY
+    leased_until_s: float = 0.0
+    coming: int = 0
+    left: int = 0
+
+    @property
+    def unseen(self) -> int:
+        """Seats that may have been leased after the report: those granted beyond the present ones, or renewed."""
+        return max(0, self.seats - self.present.total) + self.coming + self.left
+
+    @property
+    def unseen_guests(self) -> int:
+        """Likewise of guests."""
+        return max(0, self.guest_seats - self.present.guests) + self.coming + self.left
 
 
 @dataclass(slots=True)
@@ -120,16 +160,24 @@ class SeatTable:
         """Take a worker's report and grant it seats for ``LEASE_S``."""
         # An entry that ends later than any lease was written before the clock stepped back; it is dropped, too.
         latest_s = now_s + LEASE_S
-        self.entries = {name: entry for name, entry in self.entries.items() if now_s < entry.until_s <= latest_s}
+        self._drop_old(now_s)
         known = self.entries.get(report.worker)
+        if known is not None and known.until_s <= now_s:
+            known = None
         if known is None and report.seats != NO_GRANT:
             # An unknown worker has a grant, so the state was lost, and other workers may hold seats.
             self.guard_until_s = latest_s
         unleased = report.present.total if known is None and report.seats == NO_GRANT else 0
         known = known or SeatEntry(0, report.demand, report.present, max(0, report.seats), max(0, report.guest_seats))
         known.demand, known.present = report.demand, report.present
+        is_leasing = report.leased.total + report.coming + report.left > 0
+        known.leased, known.leased_until_s = report.leased, now_s + report.leased_for_s if is_leasing else 0.0
+        known.coming, known.left = (report.coming, report.left) if is_leasing else (0, 0)
+        known.until_s = latest_s
         self.entries[report.worker] = known
-        names = sorted(self.entries)
+        left = [entry for entry in self.entries.values() if entry.until_s <= now_s]
+        late_ms = round((LEASE_S - LATE_S) * 1000)
+        names = sorted(name for name, entry in self.entries.items() if entry.until_s > now_s)
         index = names.index(report.worker)
         entries = [self.entries[name] for name in names]
         share = fair_share(capacity, [entry.demand for entry in entries], index)
@@ -137,26 +185,51 @@ class SeatTable:
         has = max(known.seats, known.present.total)
         has_guests = max(known.guest_seats, known.present.guests)
         has_favoured = max(known.seats, known.present.favoured, unleased)
-        room = capacity.seats - sum(max(entry.seats, entry.present.total) for entry in others)
-        favoured_room = capacity.seats - sum(max(entry.seats, entry.present.favoured) for entry in others)
-        guest_room = capacity.guest_seats - sum(max(entry.guest_seats, entry.present.guests) for entry in others)
+        room = capacity.seats - sum(max(entry.seats, entry.present.total + entry.left) for entry in others)
+        favoured_room = capacity.seats - sum(max(entry.seats, entry.present.favoured + entry.left) for entry in others)
+        guest_room = capacity.guest_seats - sum(
+            max(entry.guest_seats, entry.present.guests + entry.left) for entry in others
+        )
+        # What a dead worker has leased: its clients hold these seats, and renew them at other workers.
+        coming = sum(entry.coming for entry in others if round((entry.until_s - now_s) * 1000) <= late_ms)
+        room, favoured_room, guest_room = room - coming, favoured_room - coming, guest_room - coming
+        room -= sum(entry.leased.total + entry.unseen for entry in left)
+        favoured_room -= sum(entry.leased.favoured + entry.unseen for entry in left)
+        guest_room -= sum(entry.leased.guests + entry.unseen_guests for entry in left)
         if now_s < self.guard_until_s <= latest_s:
             room = favoured_room = guest_room = 0
         known.seats = min(granted(share.seats, has, room), granted(share.seats, has_favoured, favoured_room))
         known.guest_seats = min(known.seats, granted(share.guest_seats, has_guests, guest_room))
-        known.until_s = latest_s
+        if left or any(entry.leased_until_s for entry in entries):
+            known.seats = min(known.seats, max(known.present.total + known.left, room))
+            known.guest_seats = min(known.seats, known.guest_seats, max(known.present.guests + known.left, guest_room))
         fleet = self.fleet(now_s)
         members, guests = levels(capacity, fleet.demand, fleet.present)
-        return Grant(known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand)
+        return Grant(
+            known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand, fleet.leased
+        )
+
+    def _drop_old(self, now_s: float) -> None:
+        """Drop what has ended: of a dead worker all but its leases."""
+        self.entries = {
+            name: entry
+            for name, entry in self.entries.items()
+            if now_s < entry.until_s <= now_s + LEASE_S
+            or entry.until_s <= now_s < entry.leased_until_s <= now_s + LONGEST_LEASED_S
+        }
 
     def fleet(self, now_s: float, late_s: float = 0.0) -> Fleet:
         """The state of the fleet, without reporting anything; ``now_s`` may be late by ``late_s``."""
         latest_s = now_s + LEASE_S
         entries = [entry for entry in self.entries.values() if now_s < entry.until_s <= latest_s + late_s]
         heard = [entry for entry in entries if round((latest_s - entry.until_s) * 1000) < SILENT_S * 1000]
-        present = sum((entry.present for entry in heard), Audience())
-        demand = sum((entry.demand for entry in heard), Audience())
-        return Fleet(len(entries), present, demand)
+        # Clients that poll are on their way to other workers sooner than listeners whose stream has not ended yet.
+        gone = [entry for entry in heard if round((latest_s - entry.until_s) * 1000) >= LATE_S * 1000]
+        elsewhere = sum((entry.leased for entry in gone), Audience())
+        present = sum((entry.present for entry in heard), Audience()) - elsewhere
+        demand = sum((entry.demand for entry in heard), Audience()) - elsewhere
+        leased = sum((entry.leased for entry in heard), Audience()) - elsewhere
+        return Fleet(len(entries), present, demand, leased)
 
     def release(self, worker: str) -> None:
         """Give back everything of a worker that stops."""

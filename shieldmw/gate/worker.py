@@ -16,6 +16,7 @@ from .limiter.limiter import Limiter
 from .operator.control import Control
 from .overload.overload import Overload
 from .seats.entrance import Entrance
+from .seats.polls import Polls
 from .seats.stream_messages import STREAMS
 from .seats.takeover import TAKEN
 
@@ -40,6 +41,7 @@ class Worker:
         self,
         gate: Gate,
         entrance: Entrance,
+        polls: Polls,
         overload: Overload | None,
         control: Control,
         *,
@@ -52,6 +54,7 @@ class Worker:
     ) -> None:
         self.gate = gate
         self.entrance = entrance
+        self.polls = polls
         self.overload = overload
         self.control = control
         self._limiter = limiter

@@ -40,7 +40,7 @@ MOST_SEATS = 10**10
 
 
 # An entry of seats.lua, and the largest sum of its numbers; seats.lua drops one beyond that as foreign.
-_SEAT_ENTRY = re.compile(rb"\d{1,16}(?: \d{1,16}){8}")
+_SEAT_ENTRY = re.compile(rb"\d{1,16}(?: \d{1,16}){8}(?:(?: \d{1,16}){6})?")
 _FOREIGN_SUM = 10**15
 
 
@@ -207,9 +207,13 @@ def parse_seats(reply: Any) -> SeatTable:
     for name, value in pairs(reply).items():
         if _SEAT_ENTRY.fullmatch(value):
             until_ms, *numbers = map(int, value.split())
+            leased_until_ms = numbers.pop(11) if len(numbers) > 8 else 0
             if sum(numbers) <= _FOREIGN_SUM:
-                want, here = Audience(*numbers[:3]), Audience(*numbers[3:6])
-                table.entries[name.decode("utf-8", "replace")] = SeatEntry(until_ms / 1000, want, here, *numbers[6:])
+                want, here, leased = (Audience(*numbers[at : at + 3]) for at in (0, 3, 8))
+                seats, guest_seats = numbers[6:8]
+                table.entries[name.decode("utf-8", "replace")] = SeatEntry(
+                    until_ms / 1000, want, here, seats, guest_seats, leased, leased_until_ms / 1000, *numbers[11:]
+                )
     return table
 
 

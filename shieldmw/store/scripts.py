@@ -102,11 +102,20 @@ async def seats(run: Run, key: str, report: Report, capacity: Capacity, channel:
         *(report.worker, capacity.seats, capacity.guest_seats, int(LEASE_S * 1000)),
         *(want.hosts, want.members, want.guests, here.hosts, here.members, here.guests),
         *(report.seats, report.guest_seats, channel),
+        *(
+            report.leased.hosts,
+            report.leased.members,
+            report.leased.guests,
+            round(report.leased_for_s * 1000),
+            report.coming,
+            report.left,
+        ),
     )
     granted, guests, member_level, guest_level, workers, *sums = whole_numbers(
-        "seats", await run("seats", [key], arguments), 11
+        "seats", await run("seats", [key], arguments), 14
     )
-    return Grant(granted, guests, member_level, guest_level, workers, Audience(*sums[:3]), Audience(*sums[3:]))
+    present, demand, leased = Audience(*sums[:3]), Audience(*sums[3:6]), Audience(*sums[6:])
+    return Grant(granted, guests, member_level, guest_level, workers, present, demand, leased)
 
 
 async def queue(run: Run, key: str, give: int, free: int, known: QueueCounters, ttl_ms: int) -> QueueCounters:

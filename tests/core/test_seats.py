@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -448,3 +448,76 @@ def test_a_report_newer_than_the_clock_of_a_process_that_looks_is_counted() -> N
     assert table.fleet(99.5).workers == 0
     assert table.fleet(99.5, 2.0).workers == 1
     assert table.fleet(97.0, 2.0).workers == 0
+
+
+# --- lease seats -----------------------------------------------------------------------------------
+
+
+def leasing(name: str, count: int, want: int = 0, for_s: float = 30.0) -> Report:
+    """A worker whose members all hold lease seats, while some want one."""
+    leased = Audience(members=count)
+    return Report(name, leased, leased + Audience(members=want), NO_GRANT, NO_GRANT, leased, for_s)
+
+
+@pytest.mark.parametrize("coming", [0, 5])
+def test_the_leases_of_a_dead_worker_hold_their_seats_until_they_end(coming: int) -> None:
+    """A killed worker reports no more, but its clients have their leases: nobody else is granted those seats."""
+    table, capacity, now_s = SeatTable(), Capacity(100, 100), 1_000_000.0
+    table.refresh(Report("other", Audience(members=40), Audience(members=40)), capacity, now_s)
+    table.refresh(replace(leasing("dead", 50, for_s=40.0), coming=coming), capacity, now_s)
+    table.release("other")
+    for after_s, seats in ((LEASE_S, 50 - coming), (39.0, 50 - coming), (40.0, 100)):
+        grant = table.refresh(leasing("alive", 0, want=100), capacity, now_s + after_s)
+        assert (grant.seats, grant.workers) == (seats, 1), after_s
+        assert grant.present == Audience(), "its clients are on their way to other workers"
+        table.release("alive")
+
+
+def test_a_worker_that_reports_again_holds_its_leases_once() -> None:
+    """What a worker reported before it hung is replaced by what it reports now."""
+    table, capacity, now_s = SeatTable(), Capacity(100, 100), 1_000_000.0
+    table.refresh(leasing("a", 60), capacity, now_s)
+    grant = table.refresh(leasing("a", 50), capacity, now_s + 20.0)
+    assert (grant.present.total, grant.leased.total, grant.seats) == (50, 50, 100)
+
+
+def test_seats_that_clients_have_taken_elsewhere_are_not_granted_again() -> None:
+    """Clients that a worker counted renew at another one, beyond its grant: the first may not fill their seats anew."""
+    table, capacity, now_s = SeatTable(), Capacity(100, 100), 1_000_000.0
+    for _ in range(2):
+        for name in "ab":
+            table.refresh(leasing(name, 45, want=5), capacity, now_s)
+    assert [entry.seats for entry in table.entries.values()] == [50, 50]
+    assert table.refresh(leasing("a", 55, want=50), capacity, now_s + 1.0).seats == 55
+    assert table.refresh(leasing("b", 35, want=50), capacity, now_s + 1.0).seats == 45
+    assert table.refresh(leasing("a", 50, want=50), capacity, now_s + 1.0).seats == 54
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_clients_that_move_between_workers_are_never_more_than_the_capacity(seed: int) -> None:
+    """Each renews at a worker by chance, some leave, others want in: those counted anywhere fit the capacity."""
+    dice = random.Random(seed)
+    seats, workers = dice.choice([7, 60, 500]), dice.choice([2, 3, 9])
+    table, capacity, now_s = SeatTable(), Capacity(seats, seats), 1_000_000.0
+    here, granted_, at_report = ([0] * workers for _ in range(3))
+    lag: list[list[tuple[float, int]]] = [[] for _ in range(workers)]
+    for _ in range(600):
+        now_s += 0.1
+        for worker in range(workers):
+            here[worker] -= here[worker] > 0 and dice.random() < 0.05  # leaves
+            if here[worker] and dice.random() < 0.3:  # renews elsewhere
+                other = dice.randrange(workers)
+                here[worker] -= 1
+                here[other] += 1
+                lag[worker].append((now_s, 1))
+                lag[other].append((now_s, -1))
+            if dice.random() < 0.5 and at_report[worker] < granted_[worker]:
+                here[worker] += 1  # a new one
+                at_report[worker] += 1
+        worker = dice.randrange(workers)
+        lag[worker] = [(when_s, count) for when_s, count in lag[worker] if when_s > now_s - 100]
+        left = max(0, sum(count for _, count in lag[worker]))
+        at_report[worker] = here[worker] + left
+        report = replace(leasing(f"{worker}", here[worker], want=seats), left=left)
+        granted_[worker] = table.refresh(report, capacity, now_s).seats
+        assert sum(here) <= seats

@@ -42,6 +42,14 @@ def test_a_ticket_that_was_signed_is_read_back(listener_class: ListenerClass) ->
     assert signer().read_ticket(signer().sign_ticket(signed), NOW_S) == signed
 
 
+def test_a_ticket_holds_the_end_of_a_lease() -> None:
+    """The end of a lease seat is signed with the ticket; a ticket without one is written as it always was."""
+    leased = ticket()._replace(leased_until_s=int(NOW_S) + 30)
+    assert signer().read_ticket(signer().sign_ticket(leased), NOW_S + 60) == leased
+    payload = base64.urlsafe_b64decode(signer().sign_ticket(ticket()).partition(".")[0] + "==")
+    assert payload.count(b",") == 5
+
+
 def test_a_number_that_was_signed_is_read_back() -> None:
     """A number in the waiting room comes back as it was given."""
     assert signer().read_number(signer().sign_number(number()), NOW_S) == number()
@@ -118,7 +126,7 @@ def test_a_signed_ticket_without_a_signature_is_none() -> None:
     signed_tickets = signer()
     body, _, _ = signed_tickets.sign_ticket(ticket()).partition(".")
     _, _, other = signed_tickets.sign_ticket(ticket(ListenerClass.HOST)).partition(".")
-    for text in (body, body + ".", f"{body}.{other}", f".{other}", ".", ""):
+    for text in (body, body + ".", f"{body}.{other}", f"{body}.\ud800", f"{body}.é", f".{other}", ".", ""):
         assert signed_tickets.read_ticket(text, NOW_S) is None
 
 

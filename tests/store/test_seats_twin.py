@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import redis
@@ -17,7 +17,7 @@ KEY = "shield:seats"
 LEASE_MS = int(LEASE_S * 1000)
 
 TIME_OF_REDIS = "redis.call('TIME')"
-TIME_OF_ARGUMENTS = "{ARGV[14], ARGV[15]}"
+TIME_OF_ARGUMENTS = "{ARGV[20], ARGV[21]}"
 
 # What one call may cost by Redis' own account, with slack for a machine that others use as well.
 MOST_US, SLACK = 1000, 3
@@ -54,11 +54,21 @@ class LuaTable:
             args=[
                 *(report.worker, capacity.seats, capacity.guest_seats, LEASE_MS),
                 *(want.hosts, want.members, want.guests, here.hosts, here.members, here.guests),
-                *(report.seats, report.guest_seats, "told", now_ms // 1000, now_ms % 1000 * 1000),
+                *(report.seats, report.guest_seats, "told"),
+                *(
+                    report.leased.hosts,
+                    report.leased.members,
+                    report.leased.guests,
+                    round(report.leased_for_s * 1000),
+                    report.coming,
+                    report.left,
+                ),
+                *(now_ms // 1000, now_ms % 1000 * 1000),
             ],
         )
-        seats, guests, member_level, guest_level, workers, *sums = scripts.whole_numbers("seats", reply, 11)
-        return Grant(seats, guests, member_level, guest_level, workers, Audience(*sums[:3]), Audience(*sums[3:]))
+        seats, guests, member_level, guest_level, workers, *sums = scripts.whole_numbers("seats", reply, 14)
+        present, demand, leased = (Audience(*sums[at : at + 3]) for at in (0, 3, 6))
+        return Grant(seats, guests, member_level, guest_level, workers, present, demand, leased)
 
 
 def some(dice: random.Random, most: int) -> Audience:
@@ -66,12 +76,22 @@ def some(dice: random.Random, most: int) -> Audience:
     return Audience(*(dice.choice([0, 1, dice.randint(0, most)]) for _ in range(3)))
 
 
-def reported(dice: random.Random, most: int, workers: int) -> Report:
+def reported(dice: random.Random, most: int, workers: int, leasing: float) -> Report:
     """Any report, also of a worker that holds more than it was granted, or that nobody knows."""
     present = some(dice, most)
     held = dice.choice([NO_GRANT, NO_GRANT, 0, dice.randint(0, most)])
     guests = held if held <= 0 else dice.randint(0, held)
-    return Report(f"{dice.randrange(workers):x}", present, present + some(dice, most), held, guests)
+    report = Report(f"{dice.randrange(workers):x}", present, present + some(dice, most), held, guests)
+    if dice.random() < leasing:
+        leased = Audience(*(dice.randint(0, count) for count in (present.hosts, present.members, present.guests)))
+        return replace(
+            report,
+            leased=leased,
+            leased_for_s=dice.choice([0.0, 1.0, 30.0, 800.0, 1000.0]),
+            coming=dice.choice([0, most]),
+            left=dice.choice([0, 1, most]),
+        )
+    return report
 
 
 def kept(client: redis.Redis) -> dict[str | bytes, tuple[int, ...]]:
@@ -91,12 +111,13 @@ def test_twins(client: redis.Redis, seed: int) -> None:
     now_ms = 1_800_000_000_000
     workers = dice.choice([1, 2, 5, 40])
     most = dice.choice([1, 10, 1000, 3_000_000])
+    leasing = dice.choice([0, 0.2, 1])  # how many reports tell of lease seats
     for _ in range(60):
         now_ms += dice.choice([0, 1, 200, 5000, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1]) // dice.choice([1, 1, 4])
         now_ms -= 3_600_000 if dice.random() < 0.02 else 0
         seats = dice.choice([0, 1, dice.randint(0, 2 * most * workers)])
         capacity = Capacity(seats, dice.randint(0, seats))
-        report = reported(dice, most, workers)
+        report = reported(dice, most, workers, leasing)
         if dice.random() < 0.05:
             client.hdel(KEY, report.worker)
             table.release(report.worker)
@@ -110,6 +131,11 @@ def test_twins(client: redis.Redis, seed: int) -> None:
                 *astuple(entry.demand),
                 *astuple(entry.present),
                 *(entry.seats, entry.guest_seats),
+                *(
+                    (*astuple(entry.leased), round(entry.leased_until_s * 1000), entry.coming, entry.left)
+                    if entry.leased_until_s
+                    else ()
+                ),
             )
             for name, entry in table.entries.items()
         }

@@ -139,6 +139,7 @@ class Shield:
         decision = worker.gate.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
+        decision, send = self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, send)
         answer: Awaitable[None]
         passage: Passage | None = None
         try:
@@ -173,7 +174,7 @@ class Shield:
         """The app's answer."""
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
-        if facts.signed_ticket is not None:
+        if facts.signed_ticket is not None and not decision.lease_s:
             headers += self._renewed(worker, facts.signed_ticket, decision, scope)
         if passage is not None:
             send = send_from_inside(passage, scope, headers, send)
@@ -222,6 +223,17 @@ class Shield:
             await answer
         finally:
             passage.end()
+
+    def _polled(
+        self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, send: Send
+    ) -> tuple[Decision, Send]:
+        """The decision on a request of a polled path, and a ``send`` that adds the ticket of a new lease."""
+        if decision.verdict is REFUSED or decision.live:
+            return decision, send
+        decision, ticket = worker.polls.enter(facts, decision)
+        if ticket is None:
+            return decision, send
+        return decision, send_with(ticket_headers(ticket, scope, in_header=True), send)
 
     def _live(
         self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send

@@ -13,10 +13,13 @@ TICKET_HEADER = b"shield-ticket"
 _COOKIE = b"%s=%%s; HttpOnly; Max-Age=%d; Path=/; SameSite=Lax" % (TICKET_COOKIE.encode("ascii"), TICKET_S)
 
 
-def ticket_headers(ticket: str, scope: Scope) -> list[tuple[bytes, bytes]]:
-    """The headers of a renewed ticket: a cookie, and also the ticket's own header if the client used that."""
+def ticket_headers(ticket: str, scope: Scope, *, in_header: bool = False) -> list[tuple[bytes, bytes]]:
+    """The headers of a renewed ticket: a cookie, and also the ticket's own header if the client used that.
+
+    ``in_header``: in any case, since players need not keep cookies.
+    """
     headers = [(b"set-cookie", ticket_cookie(ticket, scope))]
-    if any(name == TICKET_HEADER for name, _ in scope["headers"][:MOST_LINES]):
+    if in_header or any(name == TICKET_HEADER for name, _ in scope["headers"][:MOST_LINES]):
         headers.append((TICKET_HEADER, ticket.encode("ascii")))
     return headers
 

@@ -28,7 +28,7 @@ class OnlookersGrants:
     async def seats(self, _report: Report, _capacity: Capacity) -> Grant:
         """The fleet's seats, as a grant of none."""
         fleet = await self._register.fleet(self._store_now_s())
-        return Grant(0, 0, COHORTS, COHORTS, fleet.workers, fleet.present, fleet.demand)
+        return Grant(0, 0, COHORTS, COHORTS, fleet.workers, fleet.present, fleet.demand, fleet.leased)
 
     async def release_seats(self, _worker: str) -> None:
         """Do nothing: this process holds no seats."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 from hashlib import blake2b
@@ -58,6 +58,8 @@ class TurnedAway:
     why: NoSeat = NoSeat.FULL
 
 
+_NONE_SHOWN = ("", None, None, None)
+
 DEFAULT_PREFIXES = Prefixes(32, 64)
 
 
@@ -88,6 +90,7 @@ class Admission:
         self._unix_s = clock.unix_s
         self._signer = Signer(token_bytes(32), event)
         self._secret: bytes | None = None
+        self._last_shown: tuple[str, Identity | None, Address | None, Ticket | None] = _NONE_SHOWN
         self.refresher = Refresher("waiting room", self.refresh, interval_s=POLL_S, least_s=LEAST_S)
 
     def admit(
@@ -106,10 +109,9 @@ class Admission:
         now_s = self._unix_s()
         who = self._who(decision.identity, decision.address)
         client = self._signer.client_digest(who)
-        shown = None if facts.signed_ticket is None else self._signer.read_number(facts.signed_ticket, now_s)
-        number = self.room.number_of(client, shown)
+        number = self.number_shown(facts.signed_ticket, client)
         called = self.room.is_called(number)
-        ticket = self._ticket(facts.signed_ticket, client, decision.listener_class, now_s, number)
+        ticket = self._ticket(facts.signed_ticket, client, decision.listener_class, number)
         live = ticket.until_s > 0
         # One stream for each live path: a player and a chat in one browser show the same ticket.
         path, now_ms = _digest(facts.route_path[:LONGEST_PATH]), self.seats.now_ms()
@@ -127,16 +129,16 @@ class Admission:
         is_member = decision.listener_class is ListenerClass.MEMBER
         if is_member and not (live or going) and self.room.must_wait(number):
             self.seats.turned_away(decision.listener_class, seat.client)
-            return self._wait(client, number)
+            return self.wait(client, number)
         if self.seats.admit(seat, live=live, called=called, may_wait=may_wait, listener=seat.client, instead_of=going):
-            return self._seated(seat, client, now_s)
+            return self._seated(seat, ticket)
         if self.seats.ledger.is_vacating(seat.client):
             return TurnedAway(why=NoSeat.VACATING)
         is_due = self.seats.is_due(decision.listener_class) or (is_member and self.room.is_due(number))
         why = NoSeat.DUE if is_due else NoSeat.FULL
         if decision.listener_class is ListenerClass.GUEST or why is NoSeat.DUE:
             return TurnedAway(why=why)
-        return self._wait(client, number)
+        return self.wait(client, number)
 
     def is_ours(self, signed_ticket: str) -> bool:
         """Whether a text is a ticket or number that we signed and that is still valid, whichever client shows it."""
@@ -147,34 +149,68 @@ class Admission:
 
     def is_returning(self, signed_ticket: str, identity: Identity | None, address: Address | None) -> bool:
         """Whether a text is a valid ticket of the client that shows it."""
-        shown = self._signer.read_ticket(signed_ticket, self._unix_s())
-        return shown is not None and shown.client == self._signer.client_digest(self._who(identity, address))
+        return self.own_ticket(signed_ticket, identity, address) is not None
 
-    def _seated(self, seat: Seat, client: str, now_s: float) -> Entry:
+    def _seated(self, seat: Seat, ticket: Ticket) -> Entry:
         """Renew the ticket for the seat given, and announce the seat to the other workers."""
         self.streams.came(seat)
         if seat.back_ms:
             self.takeovers.came_back(seat)
-        self.room.seated(client, seat.ticket_id)
-        renewed = Ticket(seat.ticket_id, client, seat.listener_class, int(now_s) + TICKET_S)
-        return Entry(seat, self._signer.sign_ticket(renewed))
+        self.room.seated(ticket.client, ticket.id)
+        return Entry(seat, self.signed(ticket))
 
     def _who(self, identity: Identity | None, address: Address | None) -> str:
         """The client that owns the seat: the one that is charged."""
         return str(self._prefixes.charged(identity, address))
 
     def _ticket(
-        self, signed_ticket: str | None, client: str, listener_class: ListenerClass, now_s: float, number: int | None
+        self, signed_ticket: str | None, client: str, listener_class: ListenerClass, number: int | None
     ) -> Ticket:
         """The ticket that was shown, if it is this client's; otherwise a new one with ``until_s`` 0.
 
         The client's number becomes the ticket, so that it has one stream, whichever workers it is shown to.
         """
-        shown = None if signed_ticket is None else self._signer.read_ticket(signed_ticket, now_s)
+        shown = None if signed_ticket is None else self._signer.read_ticket(signed_ticket, self._unix_s())
         if shown is not None and shown.client == client and shown.listener_class is listener_class:
             return shown
+        return self.new_ticket(client, listener_class, number)
+
+    # --- for clients that poll
+
+    def client_of(self, identity: Identity | None, address: Address | None) -> str:
+        """The digest that stands for the client that owns a seat."""
+        return self._signer.client_digest(self._who(identity, address))
+
+    def cohort_of(self, decision: Decision) -> int:
+        """The cohort of a request's client."""
+        return self._signer.cohort(self._who(decision.identity, decision.address), self._unix_s())
+
+    def own_ticket(self, signed_ticket: str, identity: Identity | None, address: Address | None) -> Ticket | None:
+        """The ticket that a client shows; None if it is not its own, or none at all.
+
+        The last one is remembered: several parts of the shield look at the ticket of a request.
+        """
+        signed, whose, at, shown = self._last_shown
+        if signed != signed_ticket or whose != identity or at != address:
+            shown = self._signer.read_ticket(signed_ticket, 0.0)
+            if shown is not None and shown.client != self.client_of(identity, address):
+                shown = None
+            self._last_shown = signed_ticket, identity, address, shown
+        return shown if shown is not None and shown.until_s > self._unix_s() else None
+
+    def number_shown(self, signed_ticket: str | None, client: str) -> int | None:
+        """The client's number in the waiting room, if it has one."""
+        shown = None if signed_ticket is None else self._signer.read_number(signed_ticket, self._unix_s())
+        return self.room.number_of(client, shown)
+
+    def new_ticket(self, client: str, listener_class: ListenerClass, number: int | None) -> Ticket:
+        """A client's first ticket; it is not signed yet, so ``until_s`` is 0."""
         id_ = token_hex(8) if number is None else ticket_of(number, client)
         return Ticket(id_, client, listener_class, 0)
+
+    def signed(self, ticket: Ticket) -> str:
+        """A ticket for another hour, as text."""
+        return self._signer.sign_ticket(ticket._replace(until_s=int(self._unix_s()) + TICKET_S))
 
     def renewed(self, signed_ticket: str, decision: Decision) -> str | None:
         """A new ticket for the one shown with an ordinary request, once half of its lifetime is over.
@@ -182,16 +218,15 @@ class Admission:
         Only for its own client, and only while a stream with it is here. Otherwise a listener that stays longer than
         a ticket's lifetime would return as a stranger.
         """
-        now_s = self._unix_s()
-        shown = self._signer.read_ticket(signed_ticket, now_s)
-        if shown is None or shown.until_s - now_s >= TICKET_S / 2 or not self.seats.ledger.is_live(shown.id):
+        shown = self.own_ticket(signed_ticket, decision.identity, decision.address)
+        if shown is None or shown.listener_class is not decision.listener_class:
             return None
-        client = self._signer.client_digest(self._who(decision.identity, decision.address))
-        if shown.client != client or shown.listener_class is not decision.listener_class:
+        if shown.until_s - self._unix_s() >= TICKET_S / 2 or not self.seats.ledger.is_live(shown.id):
             return None
-        return self._signer.sign_ticket(replace(shown, until_s=int(now_s) + TICKET_S))
+        return self.signed(shown)
 
-    def _wait(self, client: str, number: int | None) -> TurnedAway:
+    def wait(self, client: str, number: int | None) -> TurnedAway:
+        """A place in the waiting room, once the client has a number."""
         waits = self.room.wait(client, number)
         if waits is None:
             self.refresher.refresh_soon()
@@ -205,6 +240,7 @@ class Admission:
             secret = await self._store.secret()
             if secret != self._secret:
                 self._secret, self._signer = secret, Signer(secret, self._event)
+                self._last_shown = _NONE_SHOWN
         finally:
             await self.room.refresh()
 

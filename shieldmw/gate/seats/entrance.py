@@ -126,12 +126,16 @@ class Entrance:
             return decision, entry
         if isinstance(entry, Decision):
             return self._announce(facts, entry), None
+        return self.refusal(facts, decision, entry), None
+
+    def refusal(self, facts: Facts, decision: Decision, away: TurnedAway | None) -> Decision:
+        """The refusal of a client that found no seat, or came while this worker stops (None)."""
         refused = decision._replace(verdict=Verdict.REFUSED, reason=Reason.RESTARTING)
-        if entry is not None:
-            reason = Reason.TOO_MANY_STREAMS if entry.why is NoSeat.TOO_MANY_STREAMS else Reason.NO_SEAT
-            is_free_soon = entry.why in (NoSeat.DUE, NoSeat.VACATING)
+        if away is not None:
+            reason = Reason.TOO_MANY_STREAMS if away.why is NoSeat.TOO_MANY_STREAMS else Reason.NO_SEAT
+            is_free_soon = away.why in (NoSeat.DUE, NoSeat.VACATING)
             wait_us = SEAT_DUE_US if is_free_soon else self.seats.retry_after_us if reason is Reason.NO_SEAT else 0
             refused = refused._replace(
-                reason=reason, retry_after_us=wait_us, place=entry.place, signed_ticket=entry.signed_ticket
+                reason=reason, retry_after_us=wait_us, place=away.place, signed_ticket=away.signed_ticket
             )
-        return self._announce(facts, refused), None
+        return self._announce(facts, refused)

@@ -14,6 +14,7 @@ from shieldmw.core.decision import Reason
 from shieldmw.core.seats import COHORTS, Audience, Grant
 
 from .cohorts import Cohorts
+from .leased_seats import LeasedSeats
 from .seat import Seat
 
 K = TypeVar("K")
@@ -44,6 +45,9 @@ class SeatLedger:
     host, live member, new member, live guest, new guest. A listener is live if it shows a ticket. ``on_release`` is
     called with each stream that has ended or must end.
 
+    ``leases`` are the seats of clients that poll. They share the allotment with streams, but nobody is asked to leave:
+    leases are not renewed.
+
     A listener that has been asked to leave is out of that order, but its response still runs, and its seat is in use
     until ``release``. The next listener on that seat waits for its ``turn``, so no more responses run than there are
     seats.
@@ -51,6 +55,7 @@ class SeatLedger:
 
     allotment: Allotment = field(default_factory=Allotment)
     on_release: Callable[[Seat], None] = lambda seat: None
+    leases: LeasedSeats = field(default_factory=lambda: LeasedSeats(lambda: 0.0))
     _seats: dict[ListenerClass, Cohorts] = field(default_factory=lambda: {name: Cohorts() for name in ListenerClass})
     _leaving: dict[ListenerClass, dict[Seat, None]] = field(
         default_factory=lambda: {name: {} for name in ListenerClass}
@@ -67,16 +72,23 @@ class SeatLedger:
     def __contains__(self, seat: Seat) -> bool:
         return seat in self._seats[seat.listener_class]
 
-    def present(self) -> Audience:
-        """How many are here, not counting those asked to leave."""
+    def streams(self) -> Audience:
+        """How many listeners have a stream here, not counting those asked to leave."""
         seats = self._seats
         return Audience(*(seats[name].count for name in ListenerClass))
 
-    def held(self) -> Audience:
-        """How many seats are in use: those of listeners who are here, and those of leaving ones that have not been
-        handed over yet."""
+    def present(self) -> Audience:
+        """How many are here, on streams or with a lease, not counting those asked to leave."""
+        return self.streams() + self.leases.held()
+
+    def leaving(self) -> Audience:
+        """How many listeners are asked to leave and still use their seat, which has not been handed over yet."""
         leaving = self._leaving
-        return self.present() + Audience(*(len(leaving[name]) for name in ListenerClass))
+        return Audience(*(len(leaving[name]) for name in ListenerClass))
+
+    def held(self) -> Audience:
+        """How many seats are in use."""
+        return self.present() + self.leaving()
 
     def is_live(self, ticket_id: str) -> bool:
         """Whether a stream with this ticket is here now, on any path."""
@@ -117,7 +129,7 @@ class SeatLedger:
         is_full = self.allotment.seats is not None and self.held().total >= self.allotment.seats
         if is_full and self.is_vacating(seat.client):
             return False
-        if not going and not self._fits(seat, live=live, may_displace=may_displace):
+        if not going and not self.fits(seat, live=live, may_displace=may_displace):
             return False
         if is_full:
             self._hand_over(seat)
@@ -194,7 +206,8 @@ class SeatLedger:
         """Take every seat back; how many there were."""
         return sum([self.evict(seat, why) for seat in list(self)])
 
-    def _fits(self, seat: Seat, *, live: bool, may_displace: bool) -> bool:
+    def fits(self, seat: Seat, *, live: bool, may_displace: bool) -> bool:
+        """Whether there is a seat, perhaps one that is taken from a lower class."""
         allotment = self.allotment
         here = self.present()
         if seat.listener_class is ListenerClass.GUEST:
@@ -216,12 +229,16 @@ class SeatLedger:
         return False
 
     def surplus(self) -> tuple[int, int]:
-        """How many guests and how many members are beyond the allotment."""
-        allotment, here = self.allotment, self.present()
+        """How many guests and how many members on streams are beyond the allotment.
+
+        Of a surplus, those with a lease bear their part: it is not renewed.
+        """
+        allotment, streams = self.allotment, self.streams()
+        here = streams + self.leases.staying()
         over = 0 if allotment.seats is None else max(0, here.total - allotment.seats)
         over_guests = 0 if allotment.guest_seats is None else max(0, here.guests - allotment.guest_seats)
         guests = max(over_guests, min(over, here.guests))
-        return guests, min(here.members, max(0, over - guests))
+        return min(guests, streams.guests), min(streams.members, max(0, over - guests))
 
     def shrink(self) -> dict[ListenerClass, int]:
         """Take one step of a cut: evict guests, then members, highest cohorts first. Called each second."""
@@ -229,7 +246,7 @@ class SeatLedger:
         if not guests and not members:
             self._at_cut = 0
             return {}
-        here = self.present()
+        here = self.streams()
         # A cut that deepens on the way, so that members must leave as well, takes larger steps.
         self._at_cut = max(self._at_cut, here.guests + (here.members if members else 0))
         step = ceil(self._at_cut / CUT_STEPS)

@@ -19,6 +19,7 @@ from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import SeatGrants
 
 from .capacity import FleetCapacity, SeatPlan
+from .leased_seats import LeasedSeats
 from .ledger import Allotment, SeatLedger
 from .seat import Seat
 from .share import Share
@@ -63,7 +64,7 @@ class Seats:
         observers: Sequence[Observer] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.ledger = SeatLedger()
+        self.ledger = SeatLedger(leases=LeasedSeats(mode_watch.store_now_s))
         self._capacity = FleetCapacity(plan, mode_watch)
         self._share = Share(register, self._capacity, self.ledger, clock)
         self._mode_watch = mode_watch
@@ -101,6 +102,10 @@ class Seats:
     def capacity(self) -> Capacity | None:
         """The fleet's seats in the current mode; None for no limit."""
         return self._capacity.now()
+
+    def now_s(self) -> float:
+        """The store's clock, in Unix seconds, by which leases end."""
+        return self._mode_watch.store_now_s()
 
     @property
     def guest_share(self) -> float:
@@ -149,6 +154,19 @@ class Seats:
             return True
         self.turned_away(seat.listener_class, listener)
         return False
+
+    def lease(self, seat: Seat, until_s: int, *, live: bool, called: bool) -> bool:
+        """Give a lease until ``until_s`` to a client that polls and has none, without any I/O; as ``admit``."""
+        name = seat.listener_class
+        self._allot()
+        may_displace = self._may_displace(name, live=live, may_wait=False, listener=seat.client)
+        is_cut = self.ledger.leases.is_cut(name)
+        if is_cut or not self.ledger.fits(seat, live=live or called, may_displace=may_displace):
+            self.turned_away(name, seat.client)
+            return False
+        self.ledger.leases.grant(name, until_s)
+        self._share.unseated.drop(name, seat.client)
+        return True
 
     def _may_displace(self, name: ListenerClass, *, live: bool, may_wait: bool, listener: int) -> bool:
         """Whether a listener may take the seat of a lower class, if none is free.
@@ -298,6 +316,8 @@ class Seats:
             self._mode_watch.tick()
             self._allot()
             self._step()
+            if self.ledger.leases:
+                self._refresher.refresh_soon()  # clients move: a report must not be older than leases are reported
 
     def _step(self) -> None:
         self._count_evicted(self.ledger.shrink())

@@ -60,7 +60,9 @@ class Share:
             StoreError: the store could not be asked; the last grant stays until its lease ends.
         """
         capacity, asked_s = self._capacity.now(), self._now_s()
-        demand, present = self._ledger.present() + self.unseated.count(), self._ledger.held()
+        leases = self._ledger.leases.report()
+        here = self._ledger.streams() + leases.present
+        demand, present = here + self.unseated.count(), here + self._ledger.leaving()
         held = self.grant if self._is_leased else None
         report = Report(
             self.worker,
@@ -68,12 +70,17 @@ class Share:
             demand,
             NO_GRANT if held is None else held.seats,
             NO_GRANT if held is None else held.guest_seats,
+            leases.present,
+            leases.for_s,
+            leases.coming,
+            leases.left,
         )
         self._reported = True  # seats may be granted even if the answer never arrives
         had = self.grant.seats if self.grant else 0
         self.grant = await self._register.seats(report, capacity or UNLIMITED)
         self._demand, self._held = demand, present
         self.workers = max(1, self.grant.workers)
+        self._ledger.leases.follow(self.grant, capacity, self._capacity.guest_share)
         self._granted_for = capacity
         self._lease_until_s = asked_s + LEASE_S
         if asked_s - self._turned_s >= ROUND_S:
@@ -82,15 +89,20 @@ class Share:
         return self.grant.seats > had
 
     async def give_back(self) -> None:
-        """Give everything back; if that fails, it returns by itself when the lease ends."""
-        self.grant = None
-        if not self._reported:
-            return
-        self._reported = False
+        """Give everything back; if that fails, it returns by itself when the lease ends.
+
+        So it does where clients have leases that this worker counted last: it reports them once more, and their seats
+        are held until they end.
+        """
+        is_reported, self._reported = self._reported, False
         try:
-            await self._register.release_seats(self.worker)
+            if self._ledger.leases:
+                await self.report()
+            elif is_reported:
+                await self._register.release_seats(self.worker)
         except Exception as error:
             log.warning("seats were not given back, they return by themselves in %d s: %s", LEASE_S, harmless(error))
+        self.grant, self._reported = None, False
 
     def allotment(self) -> Allotment:
         """What the worker may hold: the grant, cut to the current mode; without a lease half an equal share."""
@@ -114,6 +126,10 @@ class Share:
             # No more hosts and members leave than are too many in the fleet: none for a new one of its class elsewhere.
             stay = self._ledger.present().favoured
             seats = max(seats, min(stay, self._held.favoured - self.too_many) if self.too_many else stay)
+            if grant.leased.total and not self._ledger.leases.is_cut(ListenerClass.GUEST):
+                # Where clients move between workers, a share that is too small now is no reason to send anyone away.
+                here = self._ledger.present()
+                seats, guests = max(seats, here.total), max(guests, here.guests)
         allotment.seats, allotment.guest_seats = min(seats, capacity.seats), min(guests, capacity.guest_seats)
         return allotment
 
@@ -154,10 +170,11 @@ class Share:
         return 0 if self.grant is None else self.grant.present.favoured - self._held.favoured
 
     def free(self) -> int:
-        """Seats that a member could get here: unused ones, and those that guests hold."""
+        """Seats that a member could get here: unused ones, and those of guests on streams."""
         if self._capacity.now() is None:
             return UNLIMITED.seats
-        return max(0, (self._ledger.allotment.seats or 0) - self._ledger.present().favoured)
+        taken = self._ledger.present().favoured + self._ledger.leases.held().guests
+        return max(0, (self._ledger.allotment.seats or 0) - taken)
 
     def free_in_fleet(self) -> int:
         """Seats that a member could get anywhere, as of the last report; this worker's while it has no lease."""

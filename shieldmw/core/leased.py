@@ -1,0 +1,185 @@
+"""Lease seats: seats of clients that poll and hold no connection in between. Pure; ``now_s`` is the store's time.
+
+A lease is signed into the client's ticket; all that a worker keeps of its leases is how many end in which second. A
+lease that is renewed early is counted from where the old one ends. So a client is counted once, whichever worker
+renews, and what one worker no longer counts another one does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+
+from .seats import COHORTS, Audience, Capacity
+
+# The part of a lease in which a poll renews it: its last third. A lease is three target durations or more, so a player
+# polls at least once in there, and none loses its seat between two polls.
+RENEWED_IN = 3
+
+# A surplus of one part in so many is no reason to start a cut, nor one that lasts for less time.
+TOLERANCE = 16
+PATIENCE_S = 5.0
+
+# Longest gap of the clock that is counted second by second; beyond it every lease is over.
+LONGEST_GAP_S = 4096
+
+
+class LeaseCounts:
+    """How many leases of one class a worker counts. Its size depends on the length of leases, not on their number.
+
+    ``kept_s``: how long those that ended here are reported as such. The client may have renewed elsewhere, and
+    that worker's report must come first, or another client would get the seat.
+    """
+
+    __slots__ = ("_at_s", "_begin", "_end", "_flows", "_last_s", "kept_s", "present")
+
+    def __init__(self, kept_s: int) -> None:
+        self.present = 0
+        self._begin: dict[int, int] = {}
+        self._end: dict[int, int] = {}
+        self._flows: deque[int] = deque()
+        self.kept_s = kept_s
+        self._at_s = 0
+        self._last_s = 0
+
+    def add(self, from_s: int, until_s: int, now_s: float) -> None:
+        """Count a lease until ``until_s``: from now on, or from ``from_s``, when the one that it renews ends."""
+        self.advance(now_s)
+        if from_s > self._at_s:
+            self._begin[from_s] = self._begin.get(from_s, 0) + 1
+        else:
+            self.present += 1
+        self._end[until_s] = self._end.get(until_s, 0) + 1
+        self._last_s = max(self._last_s, until_s)
+
+    def advance(self, now_s: float) -> None:
+        """Let time pass. It never goes back: a lease that has ended has ended."""
+        second = int(now_s)
+        if second - self._at_s > LONGEST_GAP_S:
+            self.present = 0
+            self._begin.clear()
+            self._end.clear()
+            self._flows.clear()
+            self._at_s = second
+        while self._at_s < second:
+            self._at_s += 1
+            flow = self._begin.pop(self._at_s, 0) - self._end.pop(self._at_s, 0)
+            self.present += flow
+            self._flows.append(flow)
+            while len(self._flows) > self.kept_s:
+                self._flows.popleft()
+
+    def left(self, now_s: float) -> int:
+        """How many left lately with nobody coming in their place since."""
+        self.advance(now_s)
+        left = most_left = 0
+        for flow in reversed(self._flows):
+            left -= flow
+            most_left = max(most_left, left)
+        return most_left
+
+    def coming(self, now_s: float) -> int:
+        """How many were renewed here, but count as their old lease until that ends, at another worker perhaps."""
+        self.advance(now_s)
+        return sum(self._begin.values())
+
+    def left_s(self, now_s: float) -> float:
+        """How long the last lease still runs."""
+        return max(0.0, self._last_s - now_s)
+
+
+class RenewedTickets:
+    """Remembers, in a fixed number of bytes, which tickets were lately renewed: two Bloom filters that take turns.
+
+    A ticket is remembered for ``kept_s`` at least, and for twice as long at most. Beyond ``most`` tickets in that time
+    further ones are not remembered, rather than others being taken for them.
+    """
+
+    __slots__ = ("_added", "_bits", "_kept_s", "_most", "_old", "_turned_s", "_young")
+
+    # Bits and bits set per ticket: with ``most`` in the filter another one is found there in less than 1 of 10 million.
+    BITS, HASHES = 64, 8
+
+    def __init__(self, kept_s: float, most: int) -> None:
+        self._kept_s = kept_s
+        self._most = most
+        self._bits = 1 << (most * self.BITS - 1).bit_length()
+        self._young = self._old = bytearray()
+        self._added = 0
+        self._turned_s = 0.0
+
+    def add(self, key: bytes, now_s: float) -> None:
+        """Remember a key of 16 random bytes."""
+        self._turn(now_s)
+        if self._added >= self._most:
+            return
+        self._added += 1
+        if not self._young:
+            self._young = bytearray(self._bits // 8)
+        for bit in self._places(key):
+            self._young[bit >> 3] |= 1 << (bit & 7)
+
+    def has(self, key: bytes, now_s: float) -> bool:
+        """Whether a key is remembered."""
+        self._turn(now_s)
+        places = list(self._places(key))
+        return any(
+            bool(bits) and all(bits[bit >> 3] & (1 << (bit & 7)) for bit in places) for bits in (self._young, self._old)
+        )
+
+    def _turn(self, now_s: float) -> None:
+        since_s = now_s - self._turned_s
+        if since_s >= self._kept_s:
+            self._old = self._young if since_s < 2 * self._kept_s else bytearray()
+            self._young, self._added, self._turned_s = bytearray(), 0, now_s
+
+    def _places(self, key: bytes) -> Iterator[int]:
+        """The bits of a key (double hashing: Kirsch and Mitzenmacher, 2006)."""
+        one, step = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:16], "big") | 1
+        return ((one + number * step) % self._bits for number in range(self.HASHES))
+
+
+@dataclass(slots=True)
+class LeaseCut:
+    """How many of the cohorts of one class may renew. Fewer each time that it is lowered, until nobody is too many."""
+
+    level: int = COHORTS
+    _present: int = 0
+    _until_s: float = 0.0
+    _over_s: float = inf
+
+    @property
+    def is_on(self) -> bool:
+        """Whether some may not renew, and nobody may come."""
+        return self._present > 0
+
+    def follow(self, present: int, room: int, now_s: float, lease_s: float, slack: int) -> None:
+        """Take in how many of the class there are in the fleet, and how many there is room for.
+
+        The level follows from how many there were when the cut began. Once the leases of those who could not renew
+        have ended, it is lowered if there are still too many. With ``slack`` a cut begins only with more than so many
+        too many, for ``PATIENCE_S``: workers' reports are not of the same moment.
+        """
+        if present <= room + (0 if self.is_on else slack):
+            self.level, self._present, self._over_s = COHORTS, 0, inf
+            return
+        self._over_s = min(self._over_s, now_s)
+        if not self.is_on:
+            if slack and now_s < self._over_s + PATIENCE_S:
+                return
+            self._present, self._until_s = present, now_s + lease_s
+        elif now_s >= self._until_s:
+            self.level, self._until_s = self.level * room // present, now_s + lease_s
+        self.level = min(self.level, COHORTS * room // self._present)
+
+    def part(self, count: int) -> int:
+        """How many of ``count`` leases remain after the cut, about."""
+        return -(-count * self.level // COHORTS) if self.is_on else count
+
+
+def rooms(capacity: Capacity, demand: Audience) -> tuple[int, int]:
+    """The seats of the fleet that members may hold, and those that guests may, given who wants one."""
+    members = max(0, capacity.seats - demand.hosts)
+    return members, max(0, min(members - demand.members, capacity.guest_seats))

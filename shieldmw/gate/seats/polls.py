@@ -1,0 +1,191 @@
+"""Polled paths: clients hold no connection between two polls, so their seat is a lease, signed into their ticket.
+
+A poll inside its lease needs the signature alone. One in the last third of its lease renews it, one without a lease
+asks for a seat in the order of favour, as a stream does. Whichever worker renews or grants a lease counts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from shieldmw.core.cache import BoundedCache
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.decision import Decision
+from shieldmw.core.facts import Facts
+from shieldmw.core.leased import RENEWED_IN, RenewedTickets
+from shieldmw.core.tickets import Ticket
+
+from .admission import Admission, NoSeat, TurnedAway
+from .entrance import Entrance
+from .seat import Seat
+from .stream_caps import StreamCaps
+
+# Clients that were lately given a lease without showing a ticket.
+CLIENTS_KEPT = 16_384
+
+# Renewed tickets that are remembered, and for how many of the longest leases. With all of them it takes 4 MB.
+TICKETS_KEPT = 262_144
+LEASES_KEPT = 2
+
+# A lease may be renewed twice, since the answer with the new ticket may get lost: the second time as the same lease.
+MOST_RENEWALS = 2
+
+
+@dataclass(slots=True)
+class _Newcomer:
+    """A client's leases that were granted without a ticket: how many since ``since_s``, and the last one.
+
+    ``has_shown``: the last one's ticket was shown; otherwise the client may be a player without cookies.
+    """
+
+    since_s: float
+    count: int
+    ticket: Ticket
+    has_shown: bool = False
+
+
+class Polls:
+    """Admits polls. ``longest_s`` is the longest lease of any path."""
+
+    def __init__(self, admission: Admission, entrance: Entrance, caps: StreamCaps, longest_s: int) -> None:
+        self._admission = admission
+        self._entrance = entrance
+        self._seats = admission.seats
+        self._leases = admission.seats.ledger.leases
+        self._now_s = admission.seats.now_s
+        self._caps = caps
+        self._renewed = RenewedTickets(LEASES_KEPT * longest_s, TICKETS_KEPT)
+        self._newcomers: BoundedCache[str, _Newcomer] = BoundedCache(CLIENTS_KEPT)
+
+    def enter(self, facts: Facts, decision: Decision) -> tuple[Decision, str | None]:
+        """Let a poll pass, with a new ticket if it was given or renewed a lease; without one it is a refusal."""
+        text, identity, now_s = facts.signed_ticket, decision.identity, self._now_s()
+        ticket = None if text is None else self._admission.own_ticket(text, identity, decision.address)
+        if ticket is None or ticket.listener_class is not decision.listener_class:
+            return self._without_ticket(facts, decision, self._admission.client_of(identity, decision.address), now_s)
+        if (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
+            newcomer = self._newcomers.young.get(ticket.client)
+            if newcomer is not None and newcomer.ticket.id == ticket.id:
+                newcomer.has_shown = True  # so that another player of its client is not taken for it
+            return decision, None
+        if now_s < ticket.leased_until_s:
+            return self._due(facts, decision, ticket, now_s)
+        return self._returning(facts, decision, ticket, now_s)
+
+    def _due(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
+        """Renew a lease in its last third. A copy of a ticket that has been renewed passes until its lease ends."""
+        if self._seats.is_leaving:
+            return decision, None  # another worker renews it
+        renewals = self._renewals(ticket, decision.lease_s, now_s)
+        if renewals >= MOST_RENEWALS:
+            return decision, None
+        if renewals:
+            return decision, self._signed_again(ticket, decision, now_s)
+        if not self._leases.may_renew(decision.listener_class, self._admission.cohort_of(decision)):
+            return self._turned_away(facts, decision, ticket.client)
+        until_s = int(now_s) + decision.lease_s
+        self._leases.renew(decision.listener_class, ticket.leased_until_s, until_s)
+        return decision, self._signed(ticket, decision, until_s, now_s)
+
+    def _returning(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
+        """A poll with a ticket whose lease has ended, or that never had one: it comes before new clients."""
+        renewals = self._renewals(ticket, decision.lease_s, now_s) if ticket.leased_until_s else 0
+        if renewals and renewals < MOST_RENEWALS and self._end_of_renewed(ticket, decision) > now_s:
+            return decision, self._signed_again(ticket, decision, now_s)
+        if renewals:
+            return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
+        return self._ask(facts, decision, ticket, now_s)
+
+    def _without_ticket(
+        self, facts: Facts, decision: Decision, client: str, now_s: float
+    ) -> tuple[Decision, str | None]:
+        """A poll that shows no ticket: of a new player, or of one without cookies that was given a lease here."""
+        newcomer = self._newcomers.get(client)
+        if newcomer is not None and newcomer.ticket.listener_class is not decision.listener_class:
+            newcomer = None
+        if newcomer is not None and not newcomer.has_shown and now_s < newcomer.ticket.leased_until_s:
+            ticket = newcomer.ticket
+            if (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
+                return decision, None
+            decision, signed = self._due(facts, decision, ticket, now_s)
+            if signed is not None:
+                newcomer.ticket = ticket._replace(leased_until_s=int(now_s) + decision.lease_s)
+            return decision, signed
+        count, since_s = (0, now_s) if newcomer is None else (newcomer.count, newcomer.since_s)
+        if now_s - since_s >= decision.lease_s:
+            count, since_s = 0, now_s
+        cap = self._caps.of(decision.listener_class)
+        if cap and count >= cap:
+            return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
+        number = self._admission.number_shown(facts.signed_ticket, client)
+        ticket = self._admission.new_ticket(client, decision.listener_class, number)
+        decision, signed = self._ask(facts, decision, ticket, now_s)
+        if signed is not None:
+            ticket = ticket._replace(leased_until_s=int(now_s) + decision.lease_s)
+            self._newcomers.put(client, _Newcomer(since_s, count + 1, ticket))
+        return decision, signed
+
+    def _ask(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
+        """Ask for a seat."""
+        if self._seats.is_leaving:
+            return self._refused(facts, decision, None)
+        room, client, name, live = self._admission.room, ticket.client, decision.listener_class, ticket.until_s > 0
+        number = None if live else self._admission.number_shown(facts.signed_ticket, client)
+        listener = int(client[:16], 16)
+        if name is ListenerClass.MEMBER and not live and room.must_wait(number):
+            self._seats.turned_away(name, listener)
+            return self._turned_away(facts, decision, client)
+        seat = Seat(name, self._admission.cohort_of(decision), ticket.id, None, client=listener)
+        until_s = int(now_s) + decision.lease_s
+        if self._seats.lease(seat, until_s, live=live, called=room.is_called(number)):
+            room.seated(client, ticket.id)
+            return decision, self._signed(ticket, decision, until_s, now_s)
+        if self._seats.is_due(name):
+            return self._refused(facts, decision, TurnedAway(why=NoSeat.DUE))
+        return self._turned_away(facts, decision, client)
+
+    def _signed(self, ticket: Ticket, decision: Decision, until_s: int, now_s: float) -> str:
+        """The ticket with a new lease; remembers that it was renewed now."""
+        renewals = self._renewals(ticket, decision.lease_s, now_s)
+        self._renewed.add(_key(ticket, decision.lease_s, _slot(now_s, decision.lease_s), renewals), now_s)
+        return self._admission.signed(ticket._replace(leased_until_s=until_s))
+
+    def _signed_again(self, ticket: Ticket, decision: Decision, now_s: float) -> str:
+        """The ticket with the lease that it was renewed to before, or one that ends a little sooner."""
+        return self._signed(ticket, decision, self._end_of_renewed(ticket, decision), now_s)
+
+    @staticmethod
+    def _end_of_renewed(ticket: Ticket, decision: Decision) -> int:
+        """The earliest end of the lease that this one may have been renewed to."""
+        return ticket.leased_until_s + decision.lease_s - -(-decision.lease_s // RENEWED_IN)
+
+    def _renewals(self, ticket: Ticket, lease_s: int, now_s: float) -> int:
+        """How often this copy of a ticket was lately renewed here, or a later one with the same id; 2 at most."""
+        # From the last third of its lease on. It came from a renewal two slots before that, or more.
+        first = _slot(max(ticket.leased_until_s - lease_s / RENEWED_IN, now_s - LEASES_KEPT * lease_s), lease_s)
+        slots = range(first, _slot(now_s, lease_s) + 1)
+        for renewals in range(MOST_RENEWALS):
+            if not any(self._renewed.has(_key(ticket, lease_s, slot, renewals), now_s) for slot in slots):
+                return renewals
+        return MOST_RENEWALS
+
+    def _turned_away(self, facts: Facts, decision: Decision, client: str) -> tuple[Decision, str | None]:
+        """Refuse for lack of a seat; a member gets a place in the waiting room."""
+        if decision.listener_class is ListenerClass.GUEST:
+            return self._refused(facts, decision, TurnedAway())
+        number = self._admission.number_shown(facts.signed_ticket, client)
+        return self._refused(facts, decision, self._admission.wait(client, number))
+
+    def _refused(self, facts: Facts, decision: Decision, away: TurnedAway | None) -> tuple[Decision, None]:
+        return self._entrance.refusal(facts, decision, away), None
+
+
+def _slot(now_s: float, lease_s: int) -> int:
+    """The third of a lease in which a moment is, counted from the epoch."""
+    return int(now_s * RENEWED_IN // lease_s)
+
+
+def _key(ticket: Ticket, lease_s: int, slot: int, renewals: int) -> bytes:
+    """What stands for a renewal of a ticket."""
+    return blake2b(f"{ticket.id} {lease_s} {slot} {renewals}".encode(), digest_size=16).digest()

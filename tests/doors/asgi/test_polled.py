@@ -1,0 +1,226 @@
+"""Polled paths at the ASGI door: a lease is given, renewed and refused, and every other request is as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from http.cookies import SimpleCookie
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from doors.asgi.harness import NO_BODY, PEER, Headers, Record, call, http_scope, run
+from doors.asgi.shields import ok
+from doors.asgi.test_costs import least_ns
+from shieldmw import Settings, ShieldMiddleware
+from shieldmw.core.client import ListenerClass
+from shieldmw.core.decision import Decision
+from shieldmw.core.tickets import TICKET_S, Signer, Ticket
+
+SECRET = "a secret of at least 32 characters"
+SIGNER = Signer(SECRET.encode(), "shield")
+CLIENT = SIGNER.client_digest(f"ip:{PEER[0]}/32")
+PLAYLIST = "/hls/live.m3u8"
+TOKEN = "an admin token, long enough"
+
+# What a poll inside its lease may cost beyond any other request, and slack for a machine that others use as well.
+MOST_US, SLACK = 10, 3
+
+
+def shield(capacity: int = 2, **settings: Any) -> ShieldMiddleware:
+    """A shield of few seats around a playlist."""
+    values: dict[str, Any] = {"polled_paths": "/hls/*", "redis_url": "memory://", "secret": SECRET, **settings}
+    return ShieldMiddleware(ok, Settings(capacity=capacity, **values))
+
+
+def leased(left_s: float, id_: str = "0011223344556677", client: str = CLIENT) -> str:
+    """A ticket of the client of the harness whose lease runs for so long, or has ended."""
+    now_s = time.time()
+    ticket = Ticket(id_, client, ListenerClass.GUEST, int(now_s) + TICKET_S, int(now_s + left_s))
+    return SIGNER.sign_ticket(ticket)
+
+
+def cookie(ticket: str) -> Headers:
+    """Shown as a browser does."""
+    return [(b"cookie", f"theme=dark; shield_ticket={ticket}".encode())]
+
+
+def given(record: Record) -> Ticket | None:
+    """The ticket that an answer gives, the same in both headers."""
+    if not record.values(b"set-cookie"):
+        assert not record.values(b"shield-ticket")
+        return None
+    text = SimpleCookie(record.value(b"set-cookie"))["shield_ticket"].value
+    assert text == record.value(b"shield-ticket")
+    return SIGNER.read_ticket(text, time.time())
+
+
+def polled(app: ShieldMiddleware, headers: Headers | None = None, **more: Any) -> Record:
+    """The answer to one poll."""
+    return run(call(app, http_scope(more.pop("path", PLAYLIST), headers=headers, **more), NO_BODY))
+
+
+def test_a_new_client_gets_a_lease() -> None:
+    """In a cookie and in a header, since players need not keep cookies; the app's answer is as it was."""
+    record = polled(shield())
+    ticket = given(record)
+    assert (record.status, record.body) == (200, b"ok")
+    assert ticket is not None
+    assert ticket.client == CLIENT
+    assert 29 <= ticket.leased_until_s - time.time() <= 31
+
+
+@pytest.mark.parametrize(
+    ("shown_in", "more"),
+    [
+        ("cookie", {}),
+        ("header", {}),
+        ("query", {}),
+        ("cookie", {"method": "HEAD"}),
+        ("range", {}),
+    ],
+)
+def test_a_poll_inside_its_lease_passes_and_changes_nothing(shown_in: str, more: dict[str, Any]) -> None:
+    """However the ticket is shown, even where there is no seat at all, and whatever else is asked."""
+    full, ticket = shield(1), leased(25)
+    headers: Headers = [(b"shield-ticket", ticket.encode())] if shown_in == "header" else cookie(ticket)
+    if shown_in == "query":
+        headers, more = [], {"query_string": f"shield_ticket={ticket}".encode()}
+    if shown_in == "range":
+        headers.append((b"range", b"bytes=0-1"))
+
+    async def story() -> Record:
+        await call(full, http_scope(PLAYLIST, client=("203.0.113.99", 1)), NO_BODY)
+        return await call(full, http_scope(PLAYLIST, headers=headers, **more), NO_BODY)
+
+    record = run(story())
+    assert record.status == 200
+    assert [name for name, _ in record.headers] == [b"content-length", b"ratelimit-policy", b"ratelimit"]
+
+
+def test_a_poll_in_the_last_third_of_its_lease_renews_it() -> None:
+    """The ticket stays the same one, with a lease that runs from now on."""
+    ticket = given(polled(shield(), cookie(leased(8))))
+    assert ticket is not None
+    assert ticket.id == "0011223344556677"
+    assert 29 <= ticket.leased_until_s - time.time() <= 31
+
+
+def test_a_ticket_of_another_client_is_worth_nothing() -> None:
+    """Shown by anybody else it is as none."""
+    ticket = given(polled(shield(), cookie(leased(25, client=SIGNER.client_digest("token:alice")))))
+    assert ticket is not None
+    assert ticket.id != "0011223344556677"
+
+
+def test_without_a_seat_a_poll_is_refused_and_told_why() -> None:
+    """503 with a Retry-After that players obey, and the problem document; the app is not asked."""
+    app = shield(1, recording_url="https://example.org/recording", retry_after=60)
+
+    async def story() -> Record:
+        await call(app, http_scope(PLAYLIST, client=("203.0.113.99", 1)), NO_BODY)
+        for _ in range(2):
+            record = await call(app, http_scope(PLAYLIST), NO_BODY)
+        return record
+
+    record = run(story())
+    problem = json.loads(record.body)
+    assert record.status == 503
+    assert 60 <= int(record.value(b"retry-after")) <= 72
+    assert problem["type"].endswith("#temporary-reduced-capacity")
+    assert problem["recording_url"] == "https://example.org/recording"
+    assert record.value(b"cache-control") == "no-store"
+    assert given(record) is None
+
+
+def test_other_paths_and_preflights_hold_no_seat() -> None:
+    """A preflight carries no credential, and a path that is not polled is answered as ever."""
+    app = shield(1)
+    preflight = [(b"origin", b"https://page.example"), (b"access-control-request-method", b"GET")]
+    for record in (polled(app, path="/other"), polled(app, preflight, method="OPTIONS")):
+        assert record.status == 200
+        assert given(record) is None
+    assert given(polled(app)) is not None, "the seat is still free"
+
+
+def test_a_dry_run_refuses_nobody() -> None:
+    """Where there is no seat the poll passes all the same."""
+    app = shield(1, dry_run=True)
+
+    async def story() -> list[int]:
+        records = [await call(app, http_scope(PLAYLIST, client=(f"203.0.113.{n}", 1)), NO_BODY) for n in range(3)]
+        return [record.status for record in records]
+
+    assert run(story()) == [200, 200, 200]
+
+
+def test_limits_and_the_deny_list_hold_inside_a_lease() -> None:
+    """A lease is a seat, and no way around a limit."""
+    polls = cookie(leased(25))
+    limited = shield(ip_limit="2/hour")
+    assert [polled(limited, polls).status for _ in range(3)] == [200, 200, 429]
+    assert polled(shield(deny_ips=f"{PEER[0]}/32"), polls).status == 429
+
+
+def test_an_emergency_closes_a_polled_path_as_its_rule_says() -> None:
+    """A path for members is closed to guests, whatever lease they have; and without seats for guests a lease ends."""
+    rules = '[{"name": "hls", "path": "/hls/*", "polled": true, "lease_seconds": 6, "emergency": "members"}]'
+    for more in ({"rules": rules, "polled_paths": ""}, {}):
+        app = shield(100, admin_token=TOKEN, **more)
+        change = json.dumps({"mode": "emergency", "for_seconds": 60, "guest_share": 0}).encode()
+        headers = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-type", b"application/json")]
+
+        async def story(app: ShieldMiddleware = app, change: bytes = change, headers: Headers = headers) -> list[int]:
+            first = await call(app, http_scope(PLAYLIST), NO_BODY)
+            body = [*NO_BODY]
+            body[0] = type(body[0])({"type": "http.request", "body": change, "more_body": False})
+            put = await call(app, http_scope("/-/shield/mode", "PUT", headers=headers), body)
+            assert put.status == 200, put.body
+            await asyncio.sleep(0)
+            return [first.status, (await call(app, http_scope(PLAYLIST, client=("203.0.113.9", 1)), NO_BODY)).status]
+
+        assert run(story()) == [200, 503]
+
+
+def test_the_ticket_of_a_lease_is_kept_by_a_stream() -> None:
+    """A page with a chat and a player has one ticket: the stream's new one still holds the player's lease."""
+
+    async def story() -> Ticket | None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await ok(scope, receive, send)
+
+        values = Settings(live_paths="/chat", polled_paths="/hls/*", redis_url="memory://", secret=SECRET, capacity=9)
+        record = await call(ShieldMiddleware(app, values), http_scope("/chat", headers=cookie(leased(25))), NO_BODY)
+        text = SimpleCookie(record.value(b"set-cookie"))["shield_ticket"].value
+        return SIGNER.read_ticket(text, time.time())
+
+    ticket = run(story())
+    assert ticket is not None
+    assert ticket.leased_until_s - time.time() > 20
+
+
+def test_what_a_poll_inside_its_lease_costs(record_property: Any) -> None:
+    """Ten microseconds at most: the signature, and whose it is."""
+
+    async def story() -> int:
+        app = shield()
+        await call(app, http_scope(PLAYLIST, client=("203.0.113.99", 1)), NO_BODY)
+        worker = app._worker
+        assert worker is not None
+        facts = app._reader.read(http_scope(PLAYLIST, headers=cookie(leased(28))))
+        decision = worker.gate.decide_now(facts)
+        assert isinstance(decision, Decision)
+        admission = worker.entrance.admission
+
+        def polls() -> None:
+            for _ in range(1000):
+                admission._last_shown = ("", None, None, None)
+                assert worker.polls.enter(facts, decision)[1] is None
+
+        return least_ns(30, polls)
+
+    spent_us = run(story()) / 1e6
+    record_property("poll_us", round(spent_us, 1))
+    assert spent_us <= SLACK * MOST_US
