@@ -167,6 +167,7 @@ class StatusAnswer(BaseModel):
     guest_share: float
     counted: str = Field(description="Whose seats and demand: the `fleet`'s, or those of the `worker` that answers.")
     seats: ByClass = Field(description="Listeners who hold a seat.")
+    leased: ByClass = Field(description="Of these, clients that poll and hold a lease seat.")
     demand: ByClass | None = Field(description="Listeners who hold one or were lately turned away; null if unknown.")
     granted_here: int | None = Field(description="Seats granted to the worker that answers.")
     workers: int | None = Field(description="Workers that share the seats; null where no capacity is set.")
@@ -194,6 +195,7 @@ class StatusAnswer(BaseModel):
             guest_share=seats.guest_share,
             counted="fleet" if seats.fleet_wide else "worker",
             seats=ByClass.of(seats.present),
+            leased=ByClass.of(seats.leased),
             demand=None if seats.demand is None else ByClass.of(seats.demand),
             granted_here=None if seats.granted is None else seats.granted.seats,
             workers=seats.workers,

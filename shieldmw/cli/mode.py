@@ -197,6 +197,8 @@ def _listeners(now: Status) -> str:
         return "not known: the store does not tell"
     where = "" if now["counted"] == "fleet" else " on the worker that answered"
     text = ", ".join(counted(here[name], name) for name in ("host", "member", "guest")) + where
+    if polling := sum((now.get("leased") or {}).values()):
+        text += f" ({polling:,} of them polling)"
     demand = now["demand"]
     away = 0 if demand is None else sum(demand.values()) - sum(here.values())
     return f"{text}; {away:,} more without a seat" if away > 0 else text

@@ -56,12 +56,15 @@ def test_it_sees_the_fleet_and_is_none_of_it() -> None:
 
     async def work() -> None:
         store = MemoryStore(SECRET)
-        report = Report("worker 1", Audience(members=3), Audience(members=4))
+        report = Report(
+            "worker 1", Audience(members=3), Audience(members=4), leased=Audience(members=2), leased_for_s=30
+        )
         await store.seats(report, Capacity(10, 10))
         async with served(store, capacity=10) as app:
             status = (await Operator(app).get("/status")).json()
             assert (status["workers"], status["counted"], status["capacity"]) == (1, "fleet", 10)
             assert (status["seats"]["member"], status["demand"]["member"]) == (3, 4)
+            assert status["leased"] == {"host": 0, "member": 2, "guest": 0}
             assert status["granted_here"] == 0
         assert (await store.seats(report, Capacity(10, 10))).workers == 1
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpx
 import pytest
 import uvicorn
 from click.testing import CliRunner
@@ -86,6 +87,15 @@ def test_the_status_says_what_is_in_force(url: str) -> None:
     assert told.line("on") == "1 worker, within a second"
     assert told.line("load") == "calm: turns under 1 ms, 0 requests in flight on 1 worker"
     assert mode(url, "status").out == told.out
+
+
+def test_the_status_tells_those_who_poll() -> None:
+    """Clients on polled paths hold seats as listeners of streams do; of how many it is true is told, too."""
+    with served(shielded(polled_paths="/hls/*", redis_url="memory://")) as url:
+        assert mode(url).line("present") == "0 hosts, 0 members, 0 guests"
+        assert httpx.get(f"{url}/hls/live.m3u8").status_code == 200
+        told = "0 hosts, 0 members, 1 guest (1 of them polling)"
+        wait_until(lambda: mode(url).line("present") == told, 20, "the next report")
 
 
 def test_no_capacity_and_no_guests(url: str) -> None:

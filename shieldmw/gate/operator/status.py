@@ -28,6 +28,7 @@ class SeatStatus:
 
     If ``fleet_wide``, then ``present``, ``demand`` and ``workers`` are those of the whole fleet, a few seconds old;
     otherwise ``present`` is this worker's, and the others are None. ``granted``: the seats that this worker may give.
+    ``leased``: those of ``present`` that poll, and hold a lease seat.
     """
 
     capacity: Capacity | None
@@ -37,14 +38,15 @@ class SeatStatus:
     present: Audience
     demand: Audience | None
     workers: int | None
+    leased: Audience
 
     @classmethod
     def of(cls, seats: Seats, fleet: Fleet | Grant | None, granted: Capacity | None = None) -> SeatStatus:
         """The status of the whole ``fleet``; None if only this process is known."""
         capacity, share = seats.capacity(), seats.guest_share
         if fleet is None:
-            return cls(capacity, share, None, False, seats.ledger.held(), None, None)
-        return cls(capacity, share, granted, True, fleet.present, fleet.demand, fleet.workers)
+            return cls(capacity, share, None, False, seats.ledger.held(), None, None, seats.ledger.leases.present())
+        return cls(capacity, share, granted, True, fleet.present, fleet.demand, fleet.workers, fleet.leased)
 
 
 @dataclass(frozen=True, slots=True)
