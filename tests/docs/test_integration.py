@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -242,25 +243,28 @@ async def by_cookie(scope: Any) -> Identity | None:
 
 
 def test_rules_for_polled_media() -> None:
-    """Playlists and segments have their limits, and in an emergency only members have either."""
+    """The playlist holds a seat, segments do not; in an emergency without seats for guests only members have either."""
     (rules,) = code("HLS and other polled media", "json")
     playlist, segment = http_scope("/hls/live.m3u8"), http_scope("/hls/720p/17.ts")
     member = [(b"cookie", b"session=x")]
 
     async def watching() -> tuple[list[Record], list[Record], list[Record]]:
-        shield = ShieldMiddleware(
-            ok, Settings(rules=rules, admin_token=TOKEN, live_paths="/hls/*"), authenticate=by_cookie
-        )
+        shield = ShieldMiddleware(ok, Settings(rules=rules, admin_token=TOKEN, capacity=9), authenticate=by_cookie)
         polls = [await call(shield, playlist, NO_BODY) for _ in range(31)]
         pieces = [await call(shield, segment, NO_BODY) for _ in range(121)]
         change = json.dumps({"mode": "emergency", "for_seconds": 60, "reason": "a test"}).encode()
         headers = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"content-type", b"application/json")]
         await call(shield, http_scope("/-/shield/mode", "PUT", headers=headers), body(change))
-        guest = [await call(shield, scope, NO_BODY) for scope in (playlist, segment)]
+        other = [{**scope, "client": ("203.0.113.99", 1)} for scope in (playlist, segment)]
+        guest = [await call(shield, scope, NO_BODY) for scope in other]
         asked = [http_scope(scope["path"], headers=member) for scope in (playlist, segment)]
+        async with asyncio.timeout(WAIT_S):
+            while (await call(shield, asked[0], NO_BODY)).status == 503:  # noqa: ASYNC110  (until seats are divided)
+                await asyncio.sleep(0.01)
         return polls, pieces, [*guest, *[await call(shield, scope, NO_BODY) for scope in asked]]
 
     polls, pieces, in_emergency = run(watching())
     assert [record.status for record in polls] == [200] * 30 + [429]
+    assert [len(record.values(b"shield-ticket")) for record in (polls[0], pieces[0])] == [1, 0]
     assert [record.status for record in pieces] == [200] * 120 + [429]
     assert [record.status for record in in_emergency] == [503, 503, 200, 200]
