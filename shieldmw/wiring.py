@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
+from .answers.redirects import RecordingRedirect
 from .answers.refusals import RefusalAnswers, RefusalLinks
 from .core.address import Addressing
 from .core.client import Prefixes
@@ -122,7 +123,9 @@ class ShieldMiddleware(Shield):
             app,
             open_worker=open_worker,
             reader=reader,
-            replies=Replies(RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint),
+            replies=Replies(
+                RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings)
+            ),
             lingering=lingering,
             nesting=Nesting(settings, authenticate),
             admin=_admin(settings, reader, handshakes),
@@ -135,6 +138,13 @@ def _in_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _redirect(settings: Settings) -> RecordingRedirect | None:
+    """What redirects polls to the recording, if that is wanted."""
+    if not settings.redirect_to_recording or settings.recording_url is None:
+        return None
+    return RecordingRedirect(settings.recording_url)
 
 
 def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> Admin | None:

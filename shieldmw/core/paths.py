@@ -16,6 +16,9 @@ from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS
 
 _NESTED = re.compile(r"%(?:25)+")
 
+# Endings of the playlists of HLS and DASH.
+PLAYLISTS = (".m3u8", ".mpd")
+
 
 def plain(path: str) -> str:
     """The path in its simplest form, with everything resolved that any server resolves. Idempotent.
@@ -109,6 +112,11 @@ def is_plain(path: str) -> bool:
         and not any(mark in path for mark in ("//", "/.", "%", ";", "\\"))
         and (path == "/" or not path.endswith("/"))
     )
+
+
+def playlist_kind(path: str) -> str | None:
+    """The ending that makes a path one of a playlist, of HLS or DASH; None for any other path."""
+    return next((ending for ending in PLAYLISTS if path.lower().endswith(ending)), None)
 
 
 def _why_not_plain(path: str) -> str:

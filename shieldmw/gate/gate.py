@@ -145,7 +145,13 @@ class Gate:
         if plan.closed:
             wait_us = self._mode_watch.retry_after_us
             closed = Decision(
-                Verdict.REFUSED, Reason.EMERGENCY, address, identity, retry_after_us=wait_us, mode=plan.mode
+                Verdict.REFUSED,
+                Reason.EMERGENCY,
+                address,
+                identity,
+                retry_after_us=wait_us,
+                mode=plan.mode,
+                lease_s=plan.lease_s,
             )
             return self.announce(facts, closed)
         reason = Reason.ALLOW_LIST if is_allowed else Reason.UNLIMITED

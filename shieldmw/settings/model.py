@@ -40,7 +40,14 @@ from .fields import (
     StoreUrl,
     Whole,
 )
-from .policy import EMERGENCY_LIMIT_FIELDS, LIMIT_FIELDS, read_api_keys, read_public_key, rule_problems
+from .policy import (
+    EMERGENCY_LIMIT_FIELDS,
+    LIMIT_FIELDS,
+    read_api_keys,
+    read_public_key,
+    redirect_problems,
+    rule_problems,
+)
 from .problems import COMMAND_VARIABLES, ENV_PREFIX, problem, problems_of, variable
 from .rules import parse_rules, read_rules
 
@@ -211,6 +218,11 @@ class Settings(BaseSettings):
         "many: clients that retry as soon as they are answered would use up the app's time",
     )
     recording_url: RecordingUrl | None = Field(None, description="link to a recording, for clients that are refused")
+    redirect_to_recording: bool = Field(
+        False,
+        description="redirect guests who poll a playlist and find no seat to SHIELD_RECORDING_URL, a playlist of the "
+        "same kind (`.m3u8` or `.mpd`)",
+    )
     sign_in_url: SignInUrl | None = Field(None, description="link to sign in, for guests who are refused")
     cors_origins: Origins = Field(
         (),
@@ -328,6 +340,8 @@ class Settings(BaseSettings):
             rules_field = "rules" if self.rules_file is None else "rules_file"
             yield from (f"{variable(rules_field)}: {text}" for text in rule_problems(self.policy))
         yield from self._overlap_problems(unreadable)
+        if self.redirect_to_recording and not limits and "rules_file" not in unreadable:
+            yield from redirect_problems(self.policy, self.recording_url)
         yield from self._jwt_problems()
         if self.view_token is not None and self.view_token == self.admin_token:
             right = "the same as SHIELD_ADMIN_TOKEN, which may change things: give those who only look another one"

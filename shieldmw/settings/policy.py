@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.limits import aggregate, of_preflights
+from shieldmw.core.paths import PLAYLISTS, playlist_kind
 from shieldmw.core.rules import Limits, Policy, Scope
+
+from .problems import problem
 
 # The setting that holds each scope's limits, and the one that replaces it in an emergency.
 LIMIT_FIELDS = {
@@ -40,6 +44,26 @@ def rule_problems(policy: Policy) -> Iterator[str]:
                     f"({limit.burst}), so it can never be charged in full: lower the cost or raise the burst"
                 )
     yield from _name_clashes(policy)
+
+
+def redirect_problems(policy: Policy, recording_url: str | None) -> Iterator[str]:
+    """Why polls cannot be redirected to the recording, a line for each problem."""
+    if recording_url is None:
+        right = "SHIELD_RECORDING_URL is unset: set it to a playlist, such as https://example.org/recording.m3u8"
+        yield problem("redirect_to_recording", "true", right)
+        return
+    path = unquote(urlsplit(recording_url).path)
+    if playlist_kind(path) is None:
+        right = f"SHIELD_REDIRECT_TO_RECORDING needs a playlist, whose path ends in {' or '.join(PLAYLISTS)}"
+        yield problem("recording_url", recording_url, right)
+    polled = [*policy.polled, *(rule.path for rule in policy.rules if rule.lease_s)]
+    pattern = next((pattern for pattern in polled if pattern.matches(path)), None)
+    if pattern is not None:
+        right = (
+            f"'{pattern.text}' is polled and matches its path, so guests would be refused there as well: "
+            "serve the recording from another path, or name only the live playlists"
+        )
+        yield problem("recording_url", recording_url, right)
 
 
 def _name_clashes(policy: Policy) -> Iterator[str]:

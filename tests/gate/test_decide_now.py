@@ -285,6 +285,18 @@ def test_a_change_of_mode_holds_at_once_for_whoever_is_remembered(credential: st
     run(story())
 
 
+def test_a_polled_path_that_is_closed_to_guests_is_known_as_polled() -> None:
+    """So a guest's player can be redirected from there."""
+    one, _ = make(rules='[{"name": "hls", "path": "/hls/*", "emergency": "members", "polled": true}]')
+
+    async def story() -> None:
+        await switch_to(one, Mode.EMERGENCY, 60)
+        decision = await ask(one, path="/hls/live.m3u8")
+        assert (decision.reason, decision.lease_s) == (Reason.EMERGENCY, 30)
+
+    run(story())
+
+
 def test_the_limit_of_an_emergency_holds_at_once_for_a_leased_client() -> None:
     """What was charged ahead in normal times is not spent in an emergency, and a smaller bucket refuses."""
     one, _ = make(ip_limit="1000/day", emergency_ip_limit="5/minute")

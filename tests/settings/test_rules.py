@@ -84,6 +84,37 @@ def test_no_path_is_both_live_and_polled(live: str, polled: str, clash: bool) ->
         assert "no path is both" in line
 
 
+@pytest.mark.parametrize(
+    ("environ", "variable", "why"),
+    [
+        ({}, "SHIELD_REDIRECT_TO_RECORDING='true'", "SHIELD_RECORDING_URL is unset"),
+        ({"SHIELD_RECORDING_URL": "https://e.org/recording"}, "SHIELD_RECORDING_URL=", "ends in .m3u8 or .mpd"),
+        (
+            {"SHIELD_RECORDING_URL": "https://e.org/hls/rec.m3u8", "SHIELD_POLLED_PATHS": "/hls/*"},
+            "SHIELD_RECORDING_URL=",
+            "'/hls/*' is polled",
+        ),
+        (
+            {
+                "SHIELD_RECORDING_URL": "https://e.org/hls/%72ec.mpd",
+                "SHIELD_RULES": json.dumps([{"name": "r", "path": "/hls/rec.mpd", "polled": True}]),
+            },
+            "SHIELD_RECORDING_URL=",
+            "'/hls/rec.mpd' is polled",
+        ),
+    ],
+    ids=["no recording", "no playlist", "polled itself", "polled by a rule"],
+)
+def test_a_recording_that_nobody_can_be_redirected_to(environ: dict[str, str], variable: str, why: str) -> None:
+    """One line says why; without the option the same recording is fine, and a redirect to one beside the live paths."""
+    (line,) = problems({**environ, "SHIELD_REDIRECT_TO_RECORDING": "true"})
+    assert line.startswith(variable)
+    assert why in line
+    Settings.from_environ(environ)
+    beside = {"SHIELD_RECORDING_URL": "https://e.org/rec.m3u8", "SHIELD_POLLED_PATHS": "/hls/*"}
+    Settings.from_environ({**beside, "SHIELD_REDIRECT_TO_RECORDING": "true"})
+
+
 @pytest.mark.parametrize("per", list(Per))
 def test_who_shares_the_limits_of_a_rule(per: Per) -> None:
     """``per`` is `client` if it is not set, or all guests, or everyone."""

@@ -8,7 +8,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from shieldmw.answers.problems import close_code, problem_of
 from shieldmw.answers.rate_limit import Headers
-from shieldmw.answers.refusals import RefusalAnswers
+from shieldmw.answers.redirects import RecordingRedirect
+from shieldmw.answers.refusals import Answer, RefusalAnswers
 from shieldmw.core.bounds import LONGEST_ACCEPT, MOST_LINES_BEFORE_ACCEPT
 from shieldmw.core.decision import Decision, Reason
 
@@ -24,6 +25,7 @@ _IN_WEBSOCKET = ("websocket.http.response.start", "websocket.http.response.body"
 class Replies:
     """Sends refusals. ``cors`` says which pages may read them; ``handshakes`` refuses WebSockets by accepting and
     closing them, if they are not refused in HTTP. ``hint`` looks for a proxy's header where no proxy is trusted.
+    ``redirect`` sends players to the recording.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class Replies:
         cors: Cors | None = None,
         handshakes: Handshakes | None = None,
         hint: ProxyHint | None = None,
+        redirect: RecordingRedirect | None = None,
     ) -> None:
         self.answers = answers
         self._hint = hint
         self._cors = cors
         self._handshakes = handshakes
+        self._redirect = redirect
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer to a refused request."""
@@ -52,7 +56,9 @@ class Replies:
             # Before accept, servers turn a close into a plain HTTP 403; the code is for those that can pass it on.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
-        status, headers, body = self.answers.answer(decision, wants_html=_wants_html(scope))
+        status, headers, body = self._redirected(decision, scope) or self.answers.answer(
+            decision, wants_html=_wants_html(scope)
+        )
         if decision.signed_ticket is not None:
             headers += _place_cookie(decision, scope)
         if self._cors is not None:
@@ -60,6 +66,11 @@ class Replies:
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
         await send({"type": begins, "status": status, "headers": headers})
         await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
+
+    def _redirected(self, decision: Decision, scope: Scope) -> Answer | None:
+        if self._redirect is None or scope.get("method") not in ("GET", "HEAD"):
+            return None
+        return self._redirect.answer(decision, scope["path"])
 
 
 def send_with(headers: Headers, send: Send) -> Send:
