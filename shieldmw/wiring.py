@@ -129,6 +129,7 @@ class ShieldMiddleware(Shield):
             lingering=lingering,
             nesting=Nesting(settings, authenticate),
             admin=_admin(settings, reader, handshakes),
+            ticket_in_playlists=settings.ticket_in_playlists,
         )
 
 
@@ -254,7 +255,13 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     return Worker(
         gate,
         entrance,
-        Polls(admission, entrance, polled_caps, settings.policy.longest_lease_s),
+        Polls(
+            admission,
+            entrance,
+            polled_caps,
+            settings.policy.longest_lease_s,
+            in_urls=settings.ticket_in_playlists,
+        ),
         overload,
         Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
         limiter=limiter,

@@ -68,6 +68,10 @@ LONGEST_PROTOCOL = 32
 # Characters of a ticket or number; real ones have about 200. Longer text is rejected.
 LONGEST_SIGNED_TICKET = 512
 
+# --- playlists ---
+# Bytes of a playlist that tickets are written into; a longer one is passed on as it is.
+MOST_PLAYLIST_BYTES = 1 << 20
+
 # --- the proxies' header, read from the right ---
 # Bytes and hops that are read; no real chain of proxies has more. The rest, further left, is ignored; if all hops that
 # were read are trusted proxies, the client is unknown.

@@ -17,7 +17,7 @@ from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS
 _NESTED = re.compile(r"%(?:25)+")
 
 # Endings of the playlists of HLS and DASH.
-PLAYLISTS = (".m3u8", ".mpd")
+PLAYLISTS = HLS, DASH = ".m3u8", ".mpd"
 
 
 def plain(path: str) -> str:

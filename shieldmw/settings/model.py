@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         description="paths whose clients hold a lease seat of 30 s, which their polls renew (HLS, DASH); exact, or "
         "ending in `/*`; rules have `polled` and `lease_seconds`",
     )
+    ticket_in_playlists: bool = Field(
+        False,
+        description="write the ticket into the relative URIs of HLS playlists on polled paths, for players without "
+        "cookies",
+    )
     dry_run: bool = Field(False, description="decide, count and log, but refuse nothing")
     trusted_proxies: NetworkSet = Field(
         Networks(), description="CIDRs of the proxies whose header is believed; `unix` for peers on a unix socket"

@@ -25,9 +25,10 @@ from .facts import FactsReader
 from .lingering import WITHOUT_A_BODY, Lingering
 from .nesting import Nesting
 from .passages import Upload, receive_if_there, send_from_inside
+from .playlists import send_with_ticket
 from .preflights import answer_preflight
 from .replies import Replies, send_with
-from .streams import LiveStream
+from .streams import LiveStream, in_messages
 from .tickets import ticket_headers
 from .workers import Workers
 
@@ -95,7 +96,7 @@ class Shield:
 
     A worker belongs to the event loop it started on, so each loop gets a new one from ``open_worker``. Usually there is
     one loop; test clients run one per request. ``admin`` answers operators' requests, before anything is decided.
-    ``nesting`` says what happens inside another shield.
+    ``nesting`` says what happens inside another shield. ``ticket_in_playlists``: for players that keep no cookies.
     """
 
     def __init__(
@@ -107,8 +108,11 @@ class Shield:
         lingering: Lingering,
         nesting: Nesting,
         admin: OperatorRoutes | None = None,
+        *,
+        ticket_in_playlists: bool = False,
     ) -> None:
         self.app = app
+        self._ticket_in_playlists = ticket_in_playlists
         self._reader = reader
         self._replies = replies
         self._admin = admin
@@ -139,7 +143,8 @@ class Shield:
         decision = worker.gate.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
-        decision, send = self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, send)
+        polled = self._polled(worker, facts, decision, scope, send) if decision.lease_s else None
+        decision, scope, send = polled or (decision, scope, send)
         answer: Awaitable[None]
         passage: Passage | None = None
         try:
@@ -226,14 +231,17 @@ class Shield:
 
     def _polled(
         self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, send: Send
-    ) -> tuple[Decision, Send]:
+    ) -> tuple[Decision, Scope, Send]:
         """The decision on a request of a polled path, and a ``send`` that adds the ticket of a new lease."""
         if decision.verdict is REFUSED or decision.live:
-            return decision, send
+            return decision, scope, send
         decision, ticket = worker.polls.enter(facts, decision)
-        if ticket is None:
-            return decision, send
-        return decision, send_with(ticket_headers(ticket, scope, in_header=True), send)
+        held = ticket or facts.signed_ticket
+        if self._ticket_in_playlists and held is not None and decision.verdict is not REFUSED:
+            scope, send = in_messages(scope), send_with_ticket(held, scope, send)
+        if ticket is not None:
+            send = send_with(ticket_headers(ticket, scope, in_header=True), send)
+        return decision, scope, send
 
     def _live(
         self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, receive: Receive, send: Send

@@ -172,7 +172,7 @@ class LiveStream:
                 return
             self._passage = entry
             del entry
-            self._scope = _in_messages(self._scope)
+            self._scope = in_messages(self._scope)
             await app(self._scope, self._receive, self._watch)
         except BaseException as error:
             # Apps may turn the cancellation into other errors or an exception group. A cancellation that is not ours is
@@ -342,8 +342,8 @@ def _ends(message: Message) -> bool:
     return False
 
 
-def _in_messages(scope: Scope) -> Scope:
-    """The scope without the extensions by which servers send files: the end of such a response is unknown."""
+def in_messages(scope: Scope) -> Scope:
+    """The scope without the extensions by which servers send files, so that all of a response passes through here."""
     extensions = scope.get("extensions") or {}
     if not extensions.keys() & _PAST_THE_APP:
         return scope

@@ -185,10 +185,13 @@ class Admission:
         """The cohort of a request's client."""
         return self._signer.cohort(self._who(decision.identity, decision.address), self._unix_s())
 
-    def own_ticket(self, signed_ticket: str, identity: Identity | None, address: Address | None) -> Ticket | None:
-        """The ticket that a client shows; None if it is not its own, or none at all.
+    def own_ticket(
+        self, signed_ticket: str, identity: Identity | None, address: Address | None, *, or_ended: bool = False
+    ) -> Ticket | None:
+        """The ticket that a client shows; None if it is not its own, or none at all, or has ended.
 
-        The last one is remembered: several parts of the shield look at the ticket of a request.
+        ``or_ended``: one that has ended is returned as well. The last one is remembered: several parts of the shield
+        look at the ticket of a request.
         """
         signed, whose, at, shown = self._last_shown
         if signed != signed_ticket or whose != identity or at != address:
@@ -196,7 +199,7 @@ class Admission:
             if shown is not None and shown.client != self.client_of(identity, address):
                 shown = None
             self._last_shown = signed_ticket, identity, address, shown
-        return shown if shown is not None and shown.until_s > self._unix_s() else None
+        return shown if or_ended or (shown is not None and shown.until_s > self._unix_s()) else None
 
     def number_shown(self, signed_ticket: str | None, client: str) -> int | None:
         """The client's number in the waiting room, if it has one."""

@@ -14,7 +14,7 @@ from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.leased import RENEWED_IN, RenewedTickets
-from shieldmw.core.tickets import Ticket
+from shieldmw.core.tickets import TICKET_S, Ticket
 
 from .admission import Admission, NoSeat, TurnedAway
 from .entrance import Entrance
@@ -46,9 +46,15 @@ class _Newcomer:
 
 
 class Polls:
-    """Admits polls. ``longest_s`` is the longest lease of any path."""
+    """Admits polls. ``longest_s`` is the longest lease of any path.
 
-    def __init__(self, admission: Admission, entrance: Entrance, caps: StreamCaps, longest_s: int) -> None:
+    ``in_urls``: tickets stand in the URLs of playlists, which players ask for again and again. So an old copy counts as
+    the newest one that was signed here, and a ticket that several players share is one seat.
+    """
+
+    def __init__(
+        self, admission: Admission, entrance: Entrance, caps: StreamCaps, longest_s: int, *, in_urls: bool = False
+    ) -> None:
         self._admission = admission
         self._entrance = entrance
         self._seats = admission.seats
@@ -57,11 +63,14 @@ class Polls:
         self._caps = caps
         self._renewed = RenewedTickets(LEASES_KEPT * longest_s, TICKETS_KEPT)
         self._newcomers: BoundedCache[str, _Newcomer] = BoundedCache(CLIENTS_KEPT)
+        self._newest_until_s: BoundedCache[str, int] | None = BoundedCache(CLIENTS_KEPT) if in_urls else None
 
     def enter(self, facts: Facts, decision: Decision) -> tuple[Decision, str | None]:
         """Let a poll pass, with a new ticket if it was given or renewed a lease; without one it is a refusal."""
         text, identity, now_s = facts.signed_ticket, decision.identity, self._now_s()
         ticket = None if text is None else self._admission.own_ticket(text, identity, decision.address)
+        if self._newest_until_s is not None and text is not None:
+            ticket = self._newest(self._newest_until_s, text, decision) or ticket
         if ticket is None or ticket.listener_class is not decision.listener_class:
             return self._without_ticket(facts, decision, self._admission.client_of(identity, decision.address), now_s)
         if (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
@@ -72,6 +81,15 @@ class Polls:
         if now_s < ticket.leased_until_s:
             return self._due(facts, decision, ticket, now_s)
         return self._returning(facts, decision, ticket, now_s)
+
+    def _newest(self, newest_until_s: BoundedCache[str, int], text: str, decision: Decision) -> Ticket | None:
+        """The newest copy of the ticket that is shown, which may have ended itself; None if none was signed here."""
+        ticket = self._admission.own_ticket(text, decision.identity, decision.address, or_ended=True)
+        until_s = None if ticket is None else newest_until_s.get(ticket.id)
+        if ticket is None or until_s is None or until_s <= ticket.leased_until_s:
+            return None
+        newest = ticket._replace(leased_until_s=until_s, until_s=until_s + TICKET_S)
+        return newest if newest.until_s > self._now_s() else None
 
     def _due(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
         """Renew a lease in its last third. A copy of a ticket that has been renewed passes until its lease ends."""
@@ -149,6 +167,8 @@ class Polls:
         """The ticket with a new lease; remembers that it was renewed now."""
         renewals = self._renewals(ticket, decision.lease_s, now_s)
         self._renewed.add(_key(ticket, decision.lease_s, _slot(now_s, decision.lease_s), renewals), now_s)
+        if self._newest_until_s is not None:
+            self._newest_until_s.put(ticket.id, until_s)
         return self._admission.signed(ticket._replace(leased_until_s=until_s))
 
     def _signed_again(self, ticket: Ticket, decision: Decision, now_s: float) -> str:
