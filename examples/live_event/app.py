@@ -1,4 +1,4 @@
-"""A live event: a page, an SSE stream, a chat, a small JSON API and a sign-in.
+"""A live event: a page, an SSE stream, sound by HLS, a chat, a small JSON API and a sign-in.
 
 Nothing here limits anybody: `shieldmw serve app:app` puts the shield in front; `uvicorn app:app` does not.
 The state of a worker is in its `Venue`, which the lifespan creates.
@@ -21,6 +21,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import jwt
+import sound
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -200,6 +201,24 @@ async def live(request: Request) -> Response:
     return LiveStream(venue_of(request).event) if is_listener else Response(media_type="text/event-stream")
 
 
+async def live_sound(_request: Request) -> Response:
+    return Response(sound.live_playlist(time.time()), media_type=sound.PLAYLIST_TYPE, headers=NO_STORE)
+
+
+async def live_segment(request: Request) -> Response:
+    number = request.path_params["number"]
+    if not sound.is_live(number, time.time()):
+        raise HTTPException(404, "This part of the sound is not there, or no longer.")
+    return Response(sound.segment(number), media_type=sound.SEGMENT_TYPE)
+
+
+async def recorded_segment(request: Request) -> Response:
+    number = request.path_params["number"]
+    if number >= sound.SEGMENTS_OF_RECORDING:
+        raise HTTPException(404, "The recording ends before.")
+    return Response(sound.segment(number), media_type=sound.SEGMENT_TYPE)
+
+
 async def chat(socket: WebSocket) -> None:
     author, room = name_of(socket), venue_of(socket).room
     await socket.accept()
@@ -268,9 +287,14 @@ app = Starlette(
     routes=[
         file("/", "page.html", "text/html"),
         file("/recording", "recording.html", "text/html"),
+        file("/hls.js", "vendor/hls.light.min.js", "text/javascript"),
         file("/api/programme", "programme.json", "application/json"),
         Route("/healthz", PlainTextResponse("ok"), methods=["GET"]),
         Route("/live", live),
+        Route("/recording.m3u8", Response(sound.recorded_playlist(), media_type=sound.PLAYLIST_TYPE), methods=["GET"]),
+        Route("/hls/live.m3u8", live_sound),
+        Route("/hls/{number:int}.aac", live_segment),
+        Route("/recording/{number:int}.aac", recorded_segment),
         WebSocketRoute("/chat", chat),
         Route("/api/now", now),
         Route("/api/question", question, methods=["POST"]),

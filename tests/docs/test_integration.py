@@ -268,3 +268,39 @@ def test_rules_for_polled_media() -> None:
     assert [len(record.values(b"shield-ticket")) for record in (polls[0], pieces[0])] == [1, 0]
     assert [record.status for record in pieces] == [200] * 120 + [429]
     assert [record.status for record in in_emergency] == [503, 503, 200, 200]
+
+
+HLS_SETTINGS = {
+    "SHIELD_RULES": '[{"name": "hls", "path": "/hls/live.m3u8", "polled": true, "lease_seconds": 6}]',
+    "SHIELD_CAPACITY": "1",
+    "SHIELD_RETRY_AFTER": "2",
+    "SHIELD_IP_LIMIT": "off",
+}
+PLAYS = """() => {
+  document.body.innerHTML = "<audio id='media' muted></audio>";
+  const media = document.getElementById("media");
+  window.told = [];
+  window.away = (problem, seconds) => told.push([problem.title, seconds]);
+  play(media, "/hls/live.m3u8", { away });
+  media.play();
+}"""
+
+
+def test_a_page_waits_as_long_as_its_player_is_told() -> None:
+    """The page's player with hls.js is refused once for each wait, knows why, and plays when there is a seat."""
+    (script,) = code("HLS and other polled media", "js")
+    event = REPOSITORY / "examples" / "live_event"
+    with asgi_server("shieldmw", "app:app", env=HLS_SETTINGS, cwd=event) as server, chromium_page() as page:
+        with client(fresh_address()) as other:
+            other.get(f"{server.base_url}/hls/live.m3u8").raise_for_status()
+        page.goto(f"{server.base_url}/recording")
+        page.add_script_tag(url="/hls.js")
+        page.add_script_tag(content=script)
+        asked = []
+        page.on("response", lambda answer: asked.append(answer.status) if "live.m3u8" in answer.url else None)
+        page.evaluate(PLAYS)
+        wait_until(lambda: page.evaluate("media.currentTime") > 0.5, WAIT_S, "a seat and the sound")
+        told = page.evaluate("told")
+        assert {title for title, _ in told} == {"Fewer listeners for now"}
+        assert all(2 <= seconds <= 3 for _, seconds in told)
+        assert asked.count(503) == len(told), "no second try before its time"

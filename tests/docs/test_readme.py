@@ -25,6 +25,10 @@ from shieldmw.settings.problems import COMMAND_VARIABLES, ENV_PREFIX, SECRET_FIE
 OF_THE_SERVER = {"date", "server"}
 
 
+# Settings that are of no use without another one.
+NEEDED = {"SHIELD_REDIRECT_TO_RECORDING": {"SHIELD_RECORDING_URL": "https://example.org/recording.m3u8"}}
+
+
 # --- settings, commands, failures -----------------------------------------------------------------
 
 
@@ -67,7 +71,7 @@ def test_every_example_of_a_setting_is_valid() -> None:
     ]
     assert len(examples) > 20
     for path, name, value in examples:
-        assert Settings.from_environ({name: value}), (path, name, value)
+        assert Settings.from_environ({**NEEDED.get(name, {}), name: value}), (path, name, value)
 
 
 def test_every_command_is_named() -> None:

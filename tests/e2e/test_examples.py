@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from websockets.sync.client import connect
 
 from e2e.clients import JWT_SECRET, TIMEOUT_S, ask, client, fresh_address
-from servers import REPOSITORY, HttpServer, asgi_server, require
+from servers import REPOSITORY, HttpServer, asgi_server, chromium_page, require, wait_until
 from servers.http import ready
 from servers.places import on_free_port, own_directory
 from servers.processes import end_group, spawn
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 EXAMPLES = REPOSITORY / "examples"
 BURST, MEMBERS_BURST = 5, 7
@@ -99,6 +104,73 @@ def test_the_live_stream_and_the_chat_work(live_event: HttpServer) -> None:
         assert '"you":"Bob"' in str(chat.recv(TIMEOUT_S)).replace(" ", "")
         chat.send("hello")
         assert '"from":"Bob","text":"hello"' in str(chat.recv(TIMEOUT_S)).replace(" ", "")
+
+
+# --- its sound ------------------------------------------------------------------------------------
+
+ADMIN_TOKEN = "an admin token, long enough"
+LEASE_S = 6
+# A cut refuses all guests within 12 s and a lease; then a page needs its answer.
+CUT_S = 12 + LEASE_S + 12
+SOUND_SETTINGS = {
+    **LIVE_EVENT_SETTINGS,
+    "SHIELD_IP_LIMIT": "off",
+    "SHIELD_EMERGENCY_IP_LIMIT": "off",
+    "SHIELD_RULES": json.dumps([{"name": "sound", "path": "/hls/live.m3u8", "polled": True, "lease_seconds": LEASE_S}]),
+    "SHIELD_CAPACITY": "10",
+    "SHIELD_RETRY_AFTER": "2",
+    "SHIELD_ADMIN_TOKEN": ADMIN_TOKEN,
+}
+REDIRECTED = {
+    "SHIELD_RECORDING_URL": "http://127.0.0.1:{port}/recording.m3u8",
+    "SHIELD_REDIRECT_TO_RECORDING": "true",
+}
+
+
+def _switch(server: HttpServer, mode: str) -> None:
+    """As `shieldmw mode` does."""
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    with client(fresh_address(), headers) as operator:
+        operator.put(f"{server.base_url}/-/shield/mode", json={"mode": mode, "reason": "a test"}).raise_for_status()
+
+
+def _hears(page: Page, what: str, within_s: float = 20) -> None:
+    """Wait until the page says what is heard, and until it is: the player's time goes on."""
+    heard_s = "document.getElementById('audio').currentTime"
+    wait_until(lambda: page.inner_text("#sound-state") == what, within_s, what)
+    before_s = page.evaluate(heard_s)
+    wait_until(lambda: page.evaluate(heard_s) > before_s + 0.5, within_s, "the player to play")
+
+
+def _notice(page: Page) -> str:
+    return page.inner_text("#notice") if page.is_visible("#notice") else ""
+
+
+@pytest.mark.parametrize("extra", [{}, REDIRECTED], ids=["told why", "redirected"])
+def test_the_sound_is_cut_for_guests_and_comes_back(extra: dict[str, str]) -> None:
+    """In a real browser with hls.js: it plays; in the cut the page tells why, or plays the recording, if its player is
+    redirected; afterwards it plays on by itself.
+    """
+    folder = EXAMPLES / "live_event"
+    with (
+        asgi_server("shieldmw", "app:app", env={**SOUND_SETTINGS, **extra}, cwd=folder) as server,
+        chromium_page() as page,
+    ):
+        page.goto(server.base_url)
+        page.click("#sound")
+        _hears(page, "You hear the event live.")
+        assert _notice(page) == ""
+        _switch(server, "emergency")
+        if extra:
+            _hears(page, "You hear the recording.", CUT_S)
+        else:
+            page.wait_for_selector("#notice:visible", timeout=CUT_S * 1000)
+            assert "in again" not in _notice(page)
+            assert "Listen to the recording" in _notice(page)
+        assert "Fewer listeners for now" in _notice(page)
+        _switch(server, "normal")
+        _hears(page, "You hear the event live.", 40)
+        assert _notice(page) == ""
 
 
 # --- nginx ----------------------------------------------------------------------------------------

@@ -74,15 +74,15 @@ def asgi_server(
     Nothing of the caller's environment but PATH and HOME is passed on. Readiness is seen by a GET of
     `ready_path`, which should be an exempt path, since it would be charged otherwise. uvicorn reads no proxy
     headers unless `args` say `--proxy-headers`. `uds` is for uvicorn and `shieldmw serve`: a unix socket
-    instead of the port.
+    instead of the port. `{port}` in a value of `env` stands for the port.
     """
     if importlib.util.find_spec(kind) is None:
         missing(kind)
     with own_directory() as directory:
-        environment = clean_environment(env)
 
         def start(port: int) -> HttpServer:
             """Start on a given port."""
+            environment = clean_environment({name: value.replace("{port}", str(port)) for name, value in env.items()})
             path, log = directory / "s" if uds else None, directory / f"{port}.log"
             command = _asgi_command(kind, target, port, workers, args, path)
             server = HttpServer(port, spawn(command, log, cwd, environment), log, path)
