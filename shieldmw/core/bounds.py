@@ -69,8 +69,8 @@ LONGEST_PROTOCOL = 32
 LONGEST_SIGNED_TICKET = 512
 
 # --- playlists ---
-# Bytes of a playlist that tickets are written into; a longer one is passed on as it is.
-MOST_PLAYLIST_BYTES = 1 << 20
+# Bytes of a playlist that tickets are written into, several thousand segments; a longer one is passed on as it is.
+MOST_PLAYLIST_BYTES = 262_144
 
 # --- the proxies' header, read from the right ---
 # Bytes and hops that are read; no real chain of proxies has more. The rest, further left, is ignored; if all hops that

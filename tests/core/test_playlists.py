@@ -29,6 +29,7 @@ def changed(text: bytes) -> bytes:
         (b"?n=1", b"?n=1&"),
         (b"1.aac?n=1&m=2", b"1.aac?n=1&m=2&"),
         (b"1.aac?", b"1.aac?"),
+        (b"1.aac?my_shield_ticket=1", b"1.aac?my_shield_ticket=1&"),
         (b"a b.ts", b"a b.ts?"),
         (b"a/b:c.ts", b"a/b:c.ts?"),
     ],
