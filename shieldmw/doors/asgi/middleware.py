@@ -143,8 +143,9 @@ class Shield:
         decision = worker.gate.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
-        polled = self._polled(worker, facts, decision, scope, send) if decision.lease_s else None
-        decision, scope, send = polled or (decision, scope, send)
+        decision, scope, send = (
+            self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, scope, send)
+        )
         answer: Awaitable[None]
         passage: Passage | None = None
         try:
@@ -236,8 +237,7 @@ class Shield:
         if decision.verdict is REFUSED or decision.live:
             return decision, scope, send
         decision, ticket = worker.polls.enter(facts, decision)
-        held = ticket or facts.signed_ticket
-        if self._ticket_in_playlists and held is not None and decision.verdict is not REFUSED:
+        if self._ticket_in_playlists and decision.verdict is not REFUSED and (held := ticket or facts.signed_ticket):
             scope, send = in_messages(scope), send_with_ticket(held, scope, send)
         if ticket is not None:
             send = send_with(ticket_headers(ticket, scope, in_header=True), send)
