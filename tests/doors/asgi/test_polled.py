@@ -25,8 +25,8 @@ CLIENT = SIGNER.client_digest(f"ip:{PEER[0]}/32")
 PLAYLIST = "/hls/live.m3u8"
 TOKEN = "an admin token, long enough"
 
-# What a poll inside its lease may cost beyond any other request, and slack for a machine that others use as well.
-MOST_US, SLACK = 10, 3
+# What a poll inside its lease may cost, as a multiple of what it takes to verify its ticket.
+MOST_TIMES_VERIFIED = 4
 
 
 def shield(capacity: int = 2, **settings: Any) -> ShieldMiddleware:
@@ -201,15 +201,16 @@ def test_the_ticket_of_a_lease_is_kept_by_a_stream() -> None:
     assert ticket.leased_until_s - time.time() > 20
 
 
-def test_what_a_poll_inside_its_lease_costs(record_property: Any) -> None:
-    """Ten microseconds at most: the signature, and whose it is."""
+def test_a_poll_inside_its_lease_costs_little_more_than_verifying_its_ticket() -> None:
+    """The signature, and whose it is."""
+    text, now_s = leased(28), time.time()
 
     async def story() -> int:
         app = shield()
         await call(app, http_scope(PLAYLIST, client=("203.0.113.99", 1)), NO_BODY)
         worker = app._worker
         assert worker is not None
-        facts = app._reader.read(http_scope(PLAYLIST, headers=cookie(leased(28))))
+        facts = app._reader.read(http_scope(PLAYLIST, headers=cookie(text)))
         decision = worker.gate.decide_now(facts)
         assert isinstance(decision, Decision)
         admission = worker.entrance.admission
@@ -221,6 +222,8 @@ def test_what_a_poll_inside_its_lease_costs(record_property: Any) -> None:
 
         return least_ns(30, polls)
 
-    spent_us = run(story()) / 1e6
-    record_property("poll_us", round(spent_us, 1))
-    assert spent_us <= SLACK * MOST_US
+    def verifies() -> None:
+        for _ in range(1000):
+            assert SIGNER.read_ticket(text, now_s) is not None
+
+    assert run(story()) <= MOST_TIMES_VERIFIED * least_ns(30, verifies)
