@@ -140,6 +140,8 @@ _COMMANDS = ("end it", "undo")
 _END = "shieldmw mode normal"
 _NOBODY = "no worker that this store knows of: is SHIELD_REDIS_URL the workers', and SHIELD_KEY_PREFIX?"
 
+_DRY_RUN = "SHIELD_DRY_RUN=true: nothing is refused and nobody has to leave, it is only counted and logged"
+
 
 def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
     yield "now", _words(now)
@@ -169,6 +171,8 @@ def _words(status: Status) -> str:
 
 
 def _details(now: Status) -> Iterator[tuple[str, str]]:
+    if now.get("dry_run"):  # older servers do not tell
+        yield "dry run", _DRY_RUN
     if now["until"] is not None:
         ends = f"{_clock(now['until'], now['now'])}, in {_span(now['seconds_left'])}; then normal again by itself"
         yield "until", ends

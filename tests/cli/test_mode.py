@@ -127,6 +127,14 @@ def test_a_switch_tells_what_was_what_is_until_when_and_how_to_end_it(url: str) 
     assert shown.line("end it") == "shieldmw mode normal"
 
 
+def test_a_dry_run_is_told(url: str) -> None:
+    """By the status and by a change, and only then."""
+    with served(shielded(dry_run=True)) as dry:
+        for args in ((), ("emergency",)):
+            assert mode(dry, *args).line("dry run").startswith("SHIELD_DRY_RUN=true: nothing is refused")
+    assert "dry run" not in mode(url).out
+
+
 def test_the_undo_command_brings_back_what_was(url: str) -> None:
     """Typed as it is printed, it makes the same emergency again, and says --url where that was given."""
     mode(url, "emergency", "--for", "30m", "--capacity", "40", "--guest-share", "0.5", "--reason", "it's a flood")
