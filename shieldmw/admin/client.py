@@ -54,6 +54,11 @@ class AdminClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    @property
+    def place(self) -> str:
+        """The URL that is asked."""
+        return self._url
+
     def status(self) -> dict[str, Any]:
         """The status of the fleet.
 

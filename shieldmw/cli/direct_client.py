@@ -56,6 +56,11 @@ class DirectClient:
         self._runner.run(self._store.aclose())
         self._runner.close()
 
+    @property
+    def place(self) -> str:
+        """The store, its password masked."""
+        return self._place
+
     def status(self) -> dict[str, Any]:
         """The status of the fleet."""
         return self._ask(self._status)

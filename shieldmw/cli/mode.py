@@ -88,9 +88,10 @@ def mode(
         with _direct() if direct else _through_a_worker(url, to_look=what == "status") as client:
             was = client.status()
             if what == "status":
-                lines = _status_lines(was)
+                lines = _status_lines(was, client.place)
             else:
-                lines = _change_lines(was, client.set_mode({"mode": what, "reason": reason, **given}, if_version))
+                now = client.set_mode({"mode": what, "reason": reason, **given}, if_version)
+                lines = _change_lines(was, now, client.place)
     except Unanswered as error:
         command = _command(what, {**given, "reason": reason, "if_version": if_version})
         way = f"With SHIELD_REDIS_URL set as for the workers, try: {command} --direct"
@@ -101,7 +102,11 @@ def mode(
 
 
 class _Client(Protocol):
-    """Access to the switch: through a worker, or through the store."""
+    """Access to the switch: through a worker, or through the store. ``place`` names which, without secrets."""
+
+    @property
+    def place(self) -> str:
+        """Where the answers come from."""
 
     def status(self) -> dict[str, Any]:
         """The status of the fleet."""
@@ -138,26 +143,29 @@ def _direct() -> Iterator[_Client]:
 
 _COMMANDS = ("end it", "undo")
 _END = "shieldmw mode normal"
-_NOBODY = "no worker that this store knows of: is SHIELD_REDIS_URL the workers', and SHIELD_KEY_PREFIX?"
+_NOBODY = "nobody follows: no worker that this store knows of; is SHIELD_REDIS_URL the workers', and SHIELD_KEY_PREFIX?"
 
 _DRY_RUN = "SHIELD_DRY_RUN=true: nothing is refused and nobody has to leave, it is only counted and logged"
 
 
-def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
+def _status_lines(now: Status, place: str) -> Iterator[tuple[str, str]]:
+    yield from _warning(now)
     yield "now", _words(now)
-    yield from _details(now)
-    if now["mode"] == "emergency":
-        yield "end it", _END
+    yield from _details(now, place)
 
 
-def _change_lines(was: Status, now: Status) -> Iterator[tuple[str, str]]:
+def _change_lines(was: Status, now: Status, place: str) -> Iterator[tuple[str, str]]:
+    yield from _warning(now)
     yield "was", _words(was)
     yield "now", _words(now)
-    yield from _details(now)
-    if now["mode"] == "emergency":
-        yield "end it", _END
+    yield from _details(now, place)
     if was["mode"] == "emergency":
         yield "undo", _again(was)
+
+
+def _warning(now: Status) -> Iterator[tuple[str, str]]:
+    if now["workers"] == 0:
+        yield "warning", _NOBODY
 
 
 def _words(status: Status) -> str:
@@ -170,7 +178,7 @@ def _words(status: Status) -> str:
     return f"{name} since {since}, by {status['actor']}{reason} (version {status['version']})"
 
 
-def _details(now: Status) -> Iterator[tuple[str, str]]:
+def _details(now: Status, place: str) -> Iterator[tuple[str, str]]:
     if now.get("dry_run"):  # older servers do not tell
         yield "dry run", _DRY_RUN
     if now["until"] is not None:
@@ -179,13 +187,16 @@ def _details(now: Status) -> Iterator[tuple[str, str]]:
     yield "seats", _seats(now)
     yield "present", _listeners(now)
     workers = now["workers"]
-    count = "every worker" if workers is None else counted(workers, "worker")
-    yield "on", f"{count}, within a second" if workers != 0 else _NOBODY
+    if workers != 0:
+        yield "on", f"{'every worker' if workers is None else counted(workers, 'worker')}, within a second"
     from .load_lines import load_lines  # imported late, when the process has its priority
 
     yield from load_lines(now)
     if now["store"] != "up":
         yield "store", "AWAY: the mode stays as it is and cannot be changed until the store is back"
+    yield "asked", place
+    if now["mode"] == "emergency":
+        yield "end it", _END
 
 
 def _seats(now: Status) -> str:

@@ -84,6 +84,8 @@ def test_the_status_says_what_is_in_force(url: str) -> None:
     assert told.line("now") == "normal (never switched)"
     assert told.line("seats") == "100, at most 100 for guests"
     assert told.line("on") == "1 worker, within a second"
+    assert told.line("asked") == f"{url}/-/shield"
+    assert told.out.startswith("now ")
     assert told.line("load") == "calm: turns under 1 ms, 0 requests in flight on 1 worker"
     assert mode(url, "status").out == told.out
 
@@ -277,7 +279,7 @@ def test_a_host_is_enough_of_a_url(given: str, found: str) -> None:
 def test_the_url_is_no_setting_and_no_mistake() -> None:
     """Workers may see the variable of the command; a misspelt one is still an error."""
     assert Settings.from_environ({"SHIELD_ADMIN_URL": "http://127.0.0.1:8000"}) == Settings()
-    with pytest.raises(Exception, match="SHIELD_ADMIN_URI: there is no such setting"):
+    with pytest.raises(Exception, match="SHIELD_ADMIN_URI: there is no such setting, did you mean SHIELD_ADMIN_URL"):
         Settings.from_environ({"SHIELD_ADMIN_URI": "x"})
 
 
@@ -382,3 +384,25 @@ def test_a_url_that_cannot_be_is_one_line(url: str, message: str) -> None:
     assert ran.status == 2
     assert message in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("SHIELD_ADMIN_ULR", "there is no such setting, did you mean SHIELD_ADMIN_URL?"),
+        ("shield_admin_url", "names are in capitals, write SHIELD_ADMIN_URL"),
+        ("SHIELD_URL", "there is no such setting, did you mean SHIELD_ADMIN_URL?"),
+        ("SHIELDMW_ADMIN_URL", "names begin with SHIELD_, write SHIELD_ADMIN_URL"),
+        ("SHIELD_ADMIN_TOKN", "there is no such setting, did you mean SHIELD_ADMIN_TOKEN?"),
+    ],
+)
+def test_a_misspelt_variable_of_its_own_is_told(name: str, told: str) -> None:
+    """Ignored, it would ask the default URL without a word; nothing is asked."""
+    ran = invoke("mode", SHIELD_ADMIN_TOKEN=ADMIN, **{name: "http://127.0.0.1:1"})
+    assert (ran.status, ran.out, ran.err) == (2, "", f"shieldmw: {name}: {told}\n")
+
+
+def test_other_variables_are_left_alone(url: str) -> None:
+    """Those of the workers, of whatever version, do not keep an operator from the switch."""
+    env = {"SHIELD_REDIS_ULR": "x", "SHIELD_JWT_JWKS_URL": "https://e.org/", "SHIELD_OF_TOMORROW": "x"}
+    assert invoke("mode", SHIELD_ADMIN_TOKEN=ADMIN, SHIELD_ADMIN_URL=url, **env).status == 0
