@@ -129,6 +129,12 @@ def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
     return check
 
 
+def _fits_a_header(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+        raise ValueError("has a space or a character beyond ASCII, such as a typographic quote: use visible ASCII only")
+    return value
+
+
 def _admin_path(value: str) -> str:
     pattern = PathPattern(value)
     if pattern.prefix is not None or value == "/":
@@ -185,7 +191,7 @@ SignInUrl = Annotated[str, AfterValidator(_http_url("https://example.org/sign-in
 JwksUrl = Annotated[str, AfterValidator(_http_url("https://example.org/.well-known/jwks.json"))]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 Secret = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_SECRET))]
-AdminToken = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_TOKEN))]
+AdminToken = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_TOKEN)), AfterValidator(_fits_a_header)]
 AdminPath = Annotated[str, AfterValidator(_admin_path)]
 ForwardedHeader = Annotated[
     str, BeforeValidator(_lower), AfterValidator(matching(_HEADER_NAME, f"{_NOT_A_HEADER} x-forwarded-for"))
