@@ -19,7 +19,7 @@ from .numbers import Number, Whole
 from .operator import Unanswered
 
 _UNITS_S = (86_400, 3600, 60, 1)
-_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s?)?")
+_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?")
 
 # Nice value of a command that goes through the store, if its user may raise its priority.
 HURRY_NICE = -10
@@ -28,14 +28,18 @@ Status = Mapping[str, Any]
 
 
 def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Parse ``90s``, ``30m``, ``2h`` or ``1h30m`` into seconds; a bare number is in seconds."""
+    """Parse ``90s``, ``30m``, ``2h`` or ``1h30m`` into seconds; each number needs its unit."""
     if value is None:
         return None
     found = _DURATION.fullmatch(value.strip().lower())
     parts = [int(part or 0) for part in found.groups()] if found else []
     seconds = sum(part * unit_s for part, unit_s in zip(parts, _UNITS_S, strict=False))
     if seconds < 1:
-        raise click.BadParameter(f"'{value}' is not a duration: write it like 90s, 30m or 2h", ctx, param)
+        number = value.strip()
+        right = "is not a duration: write it like 90s, 30m or 2h"
+        if re.fullmatch(r"[1-9][0-9]{0,8}", number):
+            right = f"has no unit: write {number}s or {number}m"
+        raise click.BadParameter(f"'{value}' {right}", ctx, param)
     return seconds
 
 

@@ -166,7 +166,6 @@ def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None
     ("written", "read"),
     [
         ("90s", "in 90 s"),
-        ("90", "in 90 s"),
         ("30m", "in 30 min"),
         ("1h30m", "in 90 min"),
         ("2h", "in 2 h;"),
@@ -179,6 +178,20 @@ def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None
 def test_durations_are_written_as_people_do(url: str, written: str, read: str) -> None:
     """Seconds, minutes, hours, days, and several of them."""
     assert read in mode(url, "emergency", "--for", written).line("until")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("30", "'30' has no unit: write 30s or 30m"),
+        ("1h30", "'1h30' is not a duration: write it like 90s, 30m or 2h"),
+    ],
+)
+def test_a_number_without_a_unit_is_no_duration(written: str, told: str) -> None:
+    """Half a minute and half an hour are too different to guess."""
+    ran = invoke("mode", "emergency", "--for", written, SHIELD_ADMIN_TOKEN=ADMIN)
+    assert (ran.status, ran.out) == (2, "")
+    assert told in ran.err
 
 
 @pytest.mark.parametrize(
