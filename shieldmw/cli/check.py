@@ -30,6 +30,7 @@ from shieldmw.wiring import build_worker
 from .listening import is_loopback
 from .load import exit_with, settings_or_exit
 from .numbers import Whole
+from .rule_warnings import rule_warnings
 
 # INFO of each writable server, by address.
 Servers = Mapping[str, Mapping[str, str]]
@@ -153,6 +154,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
         yield "SHIELD_VIEW_TOKEN is set but SHIELD_ADMIN_TOKEN is not: there are no admin routes to look at"
     if settings.cors_origins == ("*",):
         yield "SHIELD_CORS_ORIGINS=*: a page that sends cookies cannot read refusals, name the origins of such pages"
+    yield from rule_warnings(settings.policy.rules)
     yield from _limit_warnings(settings)
     yield from _stream_warnings(settings)
 

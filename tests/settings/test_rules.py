@@ -90,6 +90,7 @@ def rule(**changes: object) -> str:
         pytest.param(rule(path="r"), "rule 2: path: 'r' does not begin with a slash: did you", id="no-slash"),
         pytest.param(rule(path="/r/"), "did you mean '/r'?", id="a-trailing-slash"),
         pytest.param(rule(path="/*/r"), "one that ends in /*", id="a-star-in-the-middle"),
+        pytest.param(rule(path="/hls/{id}"), "rule 2: path: '/hls/{id}' has a placeholder", id="a-placeholder"),
         pytest.param(rule(path=""), "rule 2: path: ", id="an-empty-path-is-not-the-root"),
         pytest.param(rule(methods="GET"), "rule 2 'methods': write a list", id="one-method-as-text"),
         pytest.param(rule(methods=["G ET"]), "rule 2: methods: 'G ET' is not a method", id="a-space-in-a-method"),
