@@ -194,6 +194,7 @@ def test_a_wrong_password_is_told_and_not_shown() -> None:
     with redis_server("valkey", requirepass="right-password") as server:
         ran = shieldmw("mode", "--direct", SHIELD_REDIS_URL=f"redis://:wrong-password@{HOST}:{server.port}")
     assert (ran.status, ran.err.count("\n")) == (1, 1), ran.err
+    assert "refused the password: " in ran.err
     assert "password@" not in ran.printed
     assert "wrong-password" not in ran.printed
 
