@@ -107,6 +107,8 @@ def _store_url(value: str) -> str:
     if parts.scheme not in STORE_SCHEMES or "://" not in value:
         schemes = ", ".join(f"{scheme}://" for scheme in STORE_SCHEMES)
         raise ValueError(f"not a store: it begins with one of {schemes}")
+    if parts.scheme in ("redis", "rediss") and (parts.fragment or "@" in parts.path):
+        raise ValueError("a '#' or '/' ends the host: in a password write %-escapes, such as %23 for # and %2F for /")
     if parts.scheme in ("redis", "rediss") and not parts.hostname:
         raise ValueError(f"no host: write it like {parts.scheme}://localhost:6379/0")
     if parts.scheme == "unix" and not parts.path:

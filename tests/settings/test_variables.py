@@ -296,6 +296,16 @@ def test_a_wrong_value_is_told_in_one_line(variable: str, value: str, right: str
     assert str(caught.value) == line
 
 
+@pytest.mark.parametrize("url", ["redis://:p#ss@host", "redis://user:12/ss@host"])
+def test_a_password_that_ends_the_host_is_told_how_to_write_it(url: str) -> None:
+    """The password is not shown, only what it needs."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({"SHIELD_REDIS_URL": url})
+    (line,) = caught.value.problems
+    assert "in a password write %-escapes, such as %23 for #" in line
+    assert "ss@" not in line
+
+
 @pytest.mark.parametrize("quote", ["'", '"'])
 @pytest.mark.parametrize("variable", [variable for variable, _, _ in rows()])
 def test_a_value_in_quotes(variable: str, quote: str) -> None:
