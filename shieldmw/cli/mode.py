@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import click
 
+from shieldmw.core.mode import LONGEST_S
 from shieldmw.core.text import counted, harmless
 
 from .numbers import Number, Whole
@@ -40,10 +41,12 @@ def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -
         if re.fullmatch(r"[1-9][0-9]{0,8}", number):
             right = f"has no unit: write {number}s or {number}m"
         raise click.BadParameter(f"'{value}' {right}", ctx, param)
+    if seconds > LONGEST_S:
+        raise click.BadParameter(f"'{value}' is too long: an emergency lasts {_written(LONGEST_S)} at most", ctx, param)
     return seconds
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})
 @click.argument("what", type=click.Choice(["status", "emergency", "normal"]), default="status")
 @click.option(
     "--for",
@@ -80,6 +83,9 @@ def mode(
     Needs SHIELD_ADMIN_TOKEN; with --direct the SHIELD_* variables of the workers instead.
     Exit status: 0 done, 1 not done, 2 wrong usage.
     """
+    if ctx.args:
+        quotes = ": put quotes around a --reason of several words" if reason else ""
+        raise click.UsageError(f"unexpected arguments ({' '.join(ctx.args)}){quotes}.")
     given = {name: value for name, value in numbers.items() if value is not None}
     if what != "emergency" and given:
         raise click.UsageError(f"--for, --capacity and --guest-share go with 'emergency', not with '{what}'.")

@@ -419,3 +419,25 @@ def test_other_variables_are_left_alone(url: str) -> None:
     """Those of the workers, of whatever version, do not keep an operator from the switch."""
     env = {"SHIELD_REDIS_ULR": "x", "SHIELD_JWT_JWKS_URL": "https://e.org/", "SHIELD_OF_TOMORROW": "x"}
     assert invoke("mode", SHIELD_ADMIN_TOKEN=ADMIN, SHIELD_ADMIN_URL=url, **env).status == 0
+
+
+def test_a_reason_of_several_words_needs_quotes() -> None:
+    """Without them the rest is taken for arguments, which is told with what to do."""
+    ran = invoke("mode", "emergency", "--reason", "trying", "it", "out", SHIELD_ADMIN_TOKEN=ADMIN)
+    assert (ran.status, ran.out) == (2, "")
+    assert "unexpected arguments (it out): put quotes around a --reason of several words" in ran.err
+    assert "quotes" not in invoke("mode", "normal", "now").err
+
+
+def test_an_emergency_that_is_too_long_is_told_in_the_words_of_the_command() -> None:
+    """Not in those of the API."""
+    ran = invoke("mode", "emergency", "--for", "8d", SHIELD_ADMIN_TOKEN=ADMIN)
+    assert ran.status == 2
+    assert "'8d' is too long: an emergency lasts 7d at most" in ran.err
+
+
+def test_https_to_a_plain_port_is_told(url: str) -> None:
+    """In place of OpenSSL's words alone."""
+    told = mode(url.replace("http://", "https://"))
+    assert (told.status, told.err.count("\n")) == (1, 1)
+    assert "use http://" in told.err
