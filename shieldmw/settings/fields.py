@@ -132,8 +132,10 @@ def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
 
 
 def _fits_a_header(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
-        raise ValueError("has a space or a character beyond ASCII, such as a typographic quote: use visible ASCII only")
+    if not re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", value.get_secret_value()):
+        raise ValueError(
+            "has a character that no header can carry, such as a typographic quote: use visible ASCII only"
+        )
     return value
 
 

@@ -261,7 +261,7 @@ WRONG += [
     ("SHIELD_EMERGENCY_GUESTS_LIMIT", "2000", LIMIT, "guests-without-a-period"),
     ("SHIELD_ADMIN_TOKEN", "short", "use at least 16 random ones", "too-short"),
     ("SHIELD_ADMIN_TOKEN", "\u201can-admin-token-of-some-length\u201d", "use visible ASCII only", "typographic-quotes"),
-    ("SHIELD_VIEW_TOKEN", "a view token of some length", "use visible ASCII only", "spaces-in-a-token"),
+    ("SHIELD_VIEW_TOKEN", "a view token\tof some length", "use visible ASCII only", "a-tab-in-a-token"),
     ("SHIELD_VIEW_TOKEN", "short", "use at least 16 random ones", "too-short-to-look"),
     (
         "SHIELD_EMERGENCY_IP_LIMIT",
