@@ -223,7 +223,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     Raises:
         SettingsError: the JWT settings cannot be used.
     """
-    observers = (RefusalLog(clock.now_s),)
+    observers = (RefusalLog(clock.now_s, dry_run=settings.dry_run),)
     mode_watch = ModeWatch(store, clock)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
     seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=observers, clock=clock)

@@ -54,6 +54,11 @@ class AdminClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    @property
+    def place(self) -> str:
+        """The URL that is asked."""
+        return self._url
+
     def status(self) -> dict[str, Any]:
         """The status of the fleet.
 
@@ -75,7 +80,10 @@ class AdminClient:
             line = f"{self._url} did not answer within {self._patience_s:.0f} s.{doubt}"
             raise AdminError(line, is_unanswered=True) from None
         except httpx.TransportError as error:
-            line = f"cannot reach {self._url}: {str(error) or type(error).__name__}"
+            reason = str(error) or type(error).__name__
+            if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason:  # by the version of OpenSSL
+                reason = f"no TLS there, use http:// ({reason})"
+            line = f"cannot reach {self._url}: {reason}"
             raise AdminError(line, is_unanswered=True) from None
         except httpx.InvalidURL as error:
             raise AdminError(f"'{masked_url(self._url)}' is not a URL: {error}", is_invalid=True) from None

@@ -173,6 +173,7 @@ class StatusAnswer(BaseModel):
     workers: int | None = Field(description="Workers that share the seats; null where no capacity is set.")
     store: str = Field(description="`up` or `away`, as seen by the worker that answers.")
     overload: OverloadAnswer = Field(description="The load of the workers' apps.")
+    dry_run: bool = Field(description="Nothing is refused and nobody has to leave: it is only counted and logged.")
     settings: dict[str, str | None] = Field(description="Every variable as it is in force, secrets masked.")
 
     @classmethod
@@ -201,6 +202,7 @@ class StatusAnswer(BaseModel):
             workers=seats.workers,
             store="up" if status.store_is_up else "away",
             overload=OverloadAnswer.of(status.overload),
+            dry_run=status.dry_run,
             settings=dict(status.settings),
         )
 

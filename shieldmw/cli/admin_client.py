@@ -12,18 +12,26 @@ import click
 
 from shieldmw.admin.client import AdminClient, AdminError, Overtaken
 from shieldmw.core.text import harmless
-from shieldmw.settings.problems import masked_url
+from shieldmw.errors import SettingsError
+from shieldmw.settings import Settings
+from shieldmw.settings.names import lookalikes
+from shieldmw.settings.problems import masked_url, variable
 
 from .listening import is_loopback
-from .load import EXIT_WRONG_INPUT
+from .load import EXIT_WRONG_INPUT, exit_with
 from .operator import PATIENCE_S, Unanswered, WrongInput, actor, somebody_else
 
 DEFAULT_PATH = "/-/shield"
+
+# All that decides which server is asked, and with what.
+OWN_VARIABLES = ("SHIELD_ADMIN_URL", "SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN", "SHIELD_ADMIN_PATH")
 
 
 @contextmanager
 def admin_client(text: str, *, to_look: bool) -> Iterator[AdminClient]:
     """The client for a URL, with the token from the environment; ``to_look``: the view token is enough."""
+    if lines := list(lookalikes(os.environ, [variable(name) for name in Settings.model_fields], OWN_VARIABLES)):
+        exit_with(SettingsError(lines))
     url = admin_url(text)
     token = _token_or_exit(to_look=to_look)
     parts = urlsplit(url)

@@ -15,7 +15,7 @@ from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.paths import PathPattern
 from shieldmw.core.rules import Scope, all_limits
-from shieldmw.core.text import counted, harmless
+from shieldmw.core.text import counted
 from shieldmw.errors import NotPermitted, SettingsError, StoreError
 from shieldmw.settings import Settings
 from shieldmw.settings.policy import EMERGENCY_LIMIT_FIELDS, LIMIT_FIELDS
@@ -28,8 +28,9 @@ from shieldmw.store.rights import missing_rights
 from shieldmw.wiring import build_worker
 
 from .listening import is_loopback
-from .load import exit_with, settings_or_exit
+from .load import exit_with, failure_line, settings_or_exit
 from .numbers import Whole
+from .rule_warnings import rule_warnings
 
 # INFO of each writable server, by address.
 Servers = Mapping[str, Mapping[str, str]]
@@ -61,12 +62,13 @@ def check(workers: int) -> None:
     except SettingsError as error:
         exit_with(error)
     except StoreError as error:
-        failure = str(error)
+        failure = failure_line(settings.redis_url, error)
     keys = asyncio.run(_jwks_warnings(settings))
-    for warning in (*setting_warnings(settings, workers), *keys, *store_warnings(settings, servers)):
+    of_store = store_warnings(settings, servers) if failure is None else ()  # nothing is known of one out of reach
+    for warning in (*setting_warnings(settings, workers), *keys, *of_store):
         click.echo(f"warning: {warning}")
     if failure is not None:
-        click.echo(f"error: the store {masked_url(settings.redis_url)} does not answer: {harmless(failure)}", err=True)
+        click.echo(f"error: the store {masked_url(settings.redis_url)} {failure}", err=True)
         sys.exit(1)
     user = _user_of(settings.redis_url)
     for line in missing:
@@ -154,6 +156,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
         yield "SHIELD_VIEW_TOKEN is set but SHIELD_ADMIN_TOKEN is not: there are no admin routes to look at"
     if settings.cors_origins == ("*",):
         yield "SHIELD_CORS_ORIGINS=*: a page that sends cookies cannot read refusals, name the origins of such pages"
+    yield from rule_warnings(settings.policy.rules)
     yield from _limit_warnings(settings)
     yield from _stream_warnings(settings)
 

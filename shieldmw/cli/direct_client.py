@@ -19,7 +19,7 @@ from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, not_shared
 from shieldmw.store.opener import store_opener
 
-from .load import exit_with, patient, settings_or_exit
+from .load import exit_with, failure_line, patient, settings_or_exit
 from .operator import PATIENCE_S, WrongInput, actor, somebody_else
 
 # Time for all calls of a command together; the rest of the operator's patience is for Python's start.
@@ -39,6 +39,7 @@ class DirectClient:
         _must_be_shared(settings)
         # Log lines of the store and the switch are meant for workers; here a failure is reported in one line.
         logging.getLogger("shieldmw").addHandler(logging.NullHandler())
+        self._url = settings.redis_url
         self._place = f"the store {masked_url(settings.redis_url)}"
         try:
             self._store = store_opener(patient(settings))()
@@ -55,6 +56,11 @@ class DirectClient:
     def __exit__(self, *_: object) -> None:
         self._runner.run(self._store.aclose())
         self._runner.close()
+
+    @property
+    def place(self) -> str:
+        """The store, its password masked."""
+        return self._place
 
     def status(self) -> dict[str, Any]:
         """The status of the fleet."""
@@ -93,7 +99,7 @@ class DirectClient:
         except NotPermitted as error:
             failure = f"does not permit it: {_sentence(error)}"
         except StoreError as error:
-            failure = f"does not answer: {_sentence(error)}{'' if isinstance(error, NotApplied) else maybe}"
+            failure = f"{failure_line(self._url, error).rstrip('.')}.{'' if isinstance(error, NotApplied) else maybe}"
         raise click.ClickException(f"{self._place} {failure}{surely}")
 
 

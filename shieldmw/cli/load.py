@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Never
 
 import click
 
-from shieldmw.errors import SettingsError
+from shieldmw.core.text import harmless
+from shieldmw.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
     from shieldmw.settings import Settings
@@ -21,6 +22,15 @@ PATIENCE_MS = 2000
 def patient(settings: Settings) -> Settings:
     """The same settings with a longer time limit for calls to the store, since no request waits for a command."""
     return settings.model_copy(update={"redis_timeout_ms": max(settings.redis_timeout_ms, PATIENCE_MS)})
+
+
+def failure_line(url: str, error: StoreError) -> str:
+    """What a store did instead of answering, after its name; without secrets."""
+    text = harmless(error)
+    if not text.startswith("AuthenticationError"):
+        return f"does not answer: {text}"
+    shows_one = "@" in url or "password=" in url
+    return f"{'refused the password' if shows_one else 'wants a password'}: {text}"
 
 
 def settings_or_exit() -> Settings:

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 import click
 
+from shieldmw.core.mode import LONGEST_S
 from shieldmw.core.text import counted, harmless
 
 from .numbers import Number, Whole
 from .operator import Unanswered
 
 _UNITS_S = (86_400, 3600, 60, 1)
-_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s?)?")
+_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?")
 
 # Nice value of a command that goes through the store, if its user may raise its priority.
 HURRY_NICE = -10
@@ -28,18 +29,24 @@ Status = Mapping[str, Any]
 
 
 def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Parse ``90s``, ``30m``, ``2h`` or ``1h30m`` into seconds; a bare number is in seconds."""
+    """Parse ``90s``, ``30m``, ``2h`` or ``1h30m`` into seconds; each number needs its unit."""
     if value is None:
         return None
     found = _DURATION.fullmatch(value.strip().lower())
     parts = [int(part or 0) for part in found.groups()] if found else []
     seconds = sum(part * unit_s for part, unit_s in zip(parts, _UNITS_S, strict=False))
     if seconds < 1:
-        raise click.BadParameter(f"'{value}' is not a duration: write it like 90s, 30m or 2h", ctx, param)
+        number = value.strip()
+        right = "is not a duration: write it like 90s, 30m or 2h"
+        if re.fullmatch(r"[1-9][0-9]{0,8}", number):
+            right = f"has no unit: write {number}s or {number}m"
+        raise click.BadParameter(f"'{value}' {right}", ctx, param)
+    if seconds > LONGEST_S:
+        raise click.BadParameter(f"'{value}' is too long: an emergency lasts {_written(LONGEST_S)} at most", ctx, param)
     return seconds
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})
 @click.argument("what", type=click.Choice(["status", "emergency", "normal"]), default="status")
 @click.option(
     "--for",
@@ -76,6 +83,9 @@ def mode(
     Needs SHIELD_ADMIN_TOKEN; with --direct the SHIELD_* variables of the workers instead.
     Exit status: 0 done, 1 not done, 2 wrong usage.
     """
+    if ctx.args:
+        quotes = ": put quotes around a --reason of several words" if reason else ""
+        raise click.UsageError(f"unexpected arguments ({' '.join(ctx.args)}){quotes}.")
     given = {name: value for name, value in numbers.items() if value is not None}
     if what != "emergency" and given:
         raise click.UsageError(f"--for, --capacity and --guest-share go with 'emergency', not with '{what}'.")
@@ -88,9 +98,10 @@ def mode(
         with _direct() if direct else _through_a_worker(url, to_look=what == "status") as client:
             was = client.status()
             if what == "status":
-                lines = _status_lines(was)
+                lines = _status_lines(was, client.place)
             else:
-                lines = _change_lines(was, client.set_mode({"mode": what, "reason": reason, **given}, if_version))
+                now = client.set_mode({"mode": what, "reason": reason, **given}, if_version)
+                lines = _change_lines(was, now, client.place)
     except Unanswered as error:
         command = _command(what, {**given, "reason": reason, "if_version": if_version})
         way = f"With SHIELD_REDIS_URL set as for the workers, try: {command} --direct"
@@ -101,7 +112,11 @@ def mode(
 
 
 class _Client(Protocol):
-    """Access to the switch: through a worker, or through the store."""
+    """Access to the switch: through a worker, or through the store. ``place`` names which, without secrets."""
+
+    @property
+    def place(self) -> str:
+        """Where the answers come from."""
 
     def status(self) -> dict[str, Any]:
         """The status of the fleet."""
@@ -138,24 +153,29 @@ def _direct() -> Iterator[_Client]:
 
 _COMMANDS = ("end it", "undo")
 _END = "shieldmw mode normal"
-_NOBODY = "no worker that this store knows of: is SHIELD_REDIS_URL the workers', and SHIELD_KEY_PREFIX?"
+_NOBODY = "nobody follows: no worker that this store knows of; is SHIELD_REDIS_URL the workers', and SHIELD_KEY_PREFIX?"
+
+_DRY_RUN = "SHIELD_DRY_RUN=true: nothing is refused and nobody has to leave, it is only counted and logged"
 
 
-def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
+def _status_lines(now: Status, place: str) -> Iterator[tuple[str, str]]:
+    yield from _warning(now)
     yield "now", _words(now)
-    yield from _details(now)
-    if now["mode"] == "emergency":
-        yield "end it", _END
+    yield from _details(now, place)
 
 
-def _change_lines(was: Status, now: Status) -> Iterator[tuple[str, str]]:
+def _change_lines(was: Status, now: Status, place: str) -> Iterator[tuple[str, str]]:
+    yield from _warning(now)
     yield "was", _words(was)
     yield "now", _words(now)
-    yield from _details(now)
-    if now["mode"] == "emergency":
-        yield "end it", _END
+    yield from _details(now, place)
     if was["mode"] == "emergency":
         yield "undo", _again(was)
+
+
+def _warning(now: Status) -> Iterator[tuple[str, str]]:
+    if now["workers"] == 0:
+        yield "warning", _NOBODY
 
 
 def _words(status: Status) -> str:
@@ -168,20 +188,25 @@ def _words(status: Status) -> str:
     return f"{name} since {since}, by {status['actor']}{reason} (version {status['version']})"
 
 
-def _details(now: Status) -> Iterator[tuple[str, str]]:
+def _details(now: Status, place: str) -> Iterator[tuple[str, str]]:
+    if now.get("dry_run"):  # older servers do not tell
+        yield "dry run", _DRY_RUN
     if now["until"] is not None:
         ends = f"{_clock(now['until'], now['now'])}, in {_span(now['seconds_left'])}; then normal again by itself"
         yield "until", ends
     yield "seats", _seats(now)
     yield "present", _listeners(now)
     workers = now["workers"]
-    count = "every worker" if workers is None else counted(workers, "worker")
-    yield "on", f"{count}, within a second" if workers != 0 else _NOBODY
+    if workers != 0:
+        yield "on", f"{'every worker' if workers is None else counted(workers, 'worker')}, within a second"
     from .load_lines import load_lines  # imported late, when the process has its priority
 
     yield from load_lines(now)
     if now["store"] != "up":
         yield "store", "AWAY: the mode stays as it is and cannot be changed until the store is back"
+    yield "asked", place
+    if now["mode"] == "emergency":
+        yield "end it", _END
 
 
 def _seats(now: Status) -> str:

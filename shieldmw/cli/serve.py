@@ -132,6 +132,8 @@ def serve(
             f"shieldmw: memory:// is not shared: {chosen.workers} workers allow {chosen.workers} times the limits",
             err=True,
         )
+    if settings.dry_run:
+        click.echo("shieldmw: SHIELD_DRY_RUN=true: nothing is refused, it is only counted and logged", err=True)
     store = masked_url(settings.redis_url)
     operators = None if admin is None else _admin_address(admin, chosen.address, settings)
     try_app(target)

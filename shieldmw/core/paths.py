@@ -144,6 +144,11 @@ class PathPattern:
     def __post_init__(self) -> None:
         text = self.text
         exact = "/" if text == "/*" else text.removesuffix("/*")
+        if mark := next((mark for mark in "?#" if mark in text), ""):
+            meant = text[: text.index(mark)]
+            raise ValueError(f"'{text}' has a '{mark}', which never reaches the app's path: did you mean '{meant}'?")
+        if "{" in text or "}" in text:
+            raise ValueError(f"'{text}' has a placeholder: use an exact path, or one that ends in /*")
         if "*" in exact:
             raise ValueError(f"'{text}' has a * that is not at its end: use an exact path, or one that ends in /*")
         if plain(exact) != exact:

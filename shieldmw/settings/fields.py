@@ -107,6 +107,8 @@ def _store_url(value: str) -> str:
     if parts.scheme not in STORE_SCHEMES or "://" not in value:
         schemes = ", ".join(f"{scheme}://" for scheme in STORE_SCHEMES)
         raise ValueError(f"not a store: it begins with one of {schemes}")
+    if parts.scheme in ("redis", "rediss") and (parts.fragment or "@" in parts.path):
+        raise ValueError("a '#' or '/' ends the host: in a password write %-escapes, such as %23 for # and %2F for /")
     if parts.scheme in ("redis", "rediss") and not parts.hostname:
         raise ValueError(f"no host: write it like {parts.scheme}://localhost:6379/0")
     if parts.scheme == "unix" and not parts.path:
@@ -127,6 +129,14 @@ def at_least(length: int) -> Callable[[SecretStr], SecretStr]:
         return value
 
     return check
+
+
+def _fits_a_header(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", value.get_secret_value()):
+        raise ValueError(
+            "has a character that no header can carry, such as a typographic quote: use visible ASCII only"
+        )
+    return value
 
 
 def _admin_path(value: str) -> str:
@@ -185,7 +195,7 @@ SignInUrl = Annotated[str, AfterValidator(_http_url("https://example.org/sign-in
 JwksUrl = Annotated[str, AfterValidator(_http_url("https://example.org/.well-known/jwks.json"))]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 Secret = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_SECRET))]
-AdminToken = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_TOKEN))]
+AdminToken = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_TOKEN)), AfterValidator(_fits_a_header)]
 AdminPath = Annotated[str, AfterValidator(_admin_path)]
 ForwardedHeader = Annotated[
     str, BeforeValidator(_lower), AfterValidator(matching(_HEADER_NAME, f"{_NOT_A_HEADER} x-forwarded-for"))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -40,6 +39,7 @@ from .fields import (
     StoreUrl,
     Whole,
 )
+from .names import wrong_names
 from .policy import (
     EMERGENCY_LIMIT_FIELDS,
     LIMIT_FIELDS,
@@ -283,8 +283,7 @@ class Settings(BaseSettings):
             if name.upper().startswith(ENV_PREFIX) and name not in COMMAND_VARIABLES
         }
         known = {variable(name): name for name in cls.model_fields}
-        problems = [_unknown(name, known) for name in given if name not in known]
-        problems += _misnamed(environ, known)
+        problems = list(wrong_names(environ, known))
         quoted = {name for name, value in given.items() if name in known and _is_quoted(value)}
         problems += [problem(known[name], given[name], _QUOTED) for name in sorted(quoted)]
         source = EnvSettingsSource(cls, env_prefix=ENV_PREFIX)
@@ -418,34 +417,5 @@ def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 _QUOTED = "the quotes are part of the value: write it without them"
 
 
-_WRONG_PREFIX = "SHIELDMW_"
-
-
 def _is_quoted(value: str) -> bool:
     return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-
-
-def _misnamed(environ: Iterable[str], known: Container[str]) -> Iterator[str]:
-    """A line for each variable that begins with the package's name although a setting is meant."""
-    for name in environ:
-        if name.upper().startswith(_WRONG_PREFIX):
-            meant = ENV_PREFIX + name.upper().removeprefix(_WRONG_PREFIX)
-            if meant in known:
-                yield f"{name}: names begin with {ENV_PREFIX}, write {meant}"
-
-
-def _unknown(name: str, known: Mapping[str, str]) -> str:
-    if name.upper() in known or name.upper() in COMMAND_VARIABLES:
-        return f"{name}: names are in capitals, write {name.upper()}"
-    limit = f"{name.upper().removesuffix('_BURST')}_LIMIT"
-    if name.upper().endswith("_BURST") and limit in known:
-        return (
-            f"{name}: there is no such setting; as many pass at once as {limit} has units: "
-            f"for fewer put a shorter limit before it, such as {limit}=10/second,300/minute"
-        )
-    # Compared without the common prefix, which would make any two names look similar.
-    names = {each.removeprefix(ENV_PREFIX): each for each in known}
-    nearest = get_close_matches(name.upper().removeprefix(ENV_PREFIX), names, n=1)
-    return f"{name}: there is no such setting" + (
-        f", did you mean {names[nearest[0]]}?" if nearest else ": see 'shieldmw env'"
-    )

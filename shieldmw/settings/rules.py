@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern
@@ -106,7 +108,8 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         raise ValueError(f"cannot be read: {error.strerror}: name a readable file") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise ValueError(f"not {kind}: {error}") from None
+        way = "" if path.suffix in (".json", ".toml") else "; write the rules in a .json or .toml file"
+        raise ValueError(f"not {kind}: {error}{way}") from None
 
 
 def _of_toml(text: str) -> object:
@@ -124,13 +127,25 @@ def _of_toml(text: str) -> object:
 _EXAMPLE = '{"name": "search", "path": "/search/*", "limits": "10/minute", "cost": 2}'
 
 
+def _meant(error: ErrorDetails) -> str:
+    """For a field that does not exist, the one that was probably meant."""
+    if error["type"] != "extra_forbidden":
+        return ""
+    nearest = get_close_matches(str(error["loc"][-1]), RuleSpec.model_fields, n=1)
+    return f", did you mean '{nearest[0]}'?" if nearest else ""
+
+
 def _rules(value: object) -> tuple[Rule, ...]:
     try:
         specs = _SPECS.validate_python(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        # A misspelt field is worth more than the one that is missing because of it.
+        first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
         where = " ".join(f"rule {part + 1}" if isinstance(part, int) else f"'{part}'" for part in first["loc"][:2])
-        raise ValueError(f"{where or 'rules'}: {right_of(first)}; a rule is written like {_EXAMPLE}") from None
+        raise ValueError(
+            f"{where or 'rules'}: {right_of(first)}{_meant(first)}; a rule is written like {_EXAMPLE}"
+        ) from None
     rules = []
     for number, spec in enumerate(specs, 1):
         try:

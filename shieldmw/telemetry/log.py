@@ -25,7 +25,8 @@ class RefusalLog:
     WARNING in an emergency and in a dry run, which has no other output: most servers show nothing below WARNING.
     """
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic, *, dry_run: bool = False) -> None:
+        self._had_to = "would have had to" if dry_run else "had to"
         self._throttle = LogThrottle(now_s)
 
     def decided(self, facts: Facts, decision: Decision) -> None:
@@ -44,8 +45,8 @@ class RefusalLog:
         )
 
     def evicted(self, event: Evicted) -> None:
-        """Log how many listeners were evicted; a cut has at most one step a second."""
-        evictions.info("%s had to leave", counted(event.count, f"live {event.listener_class}"))
+        """Log how many listeners were evicted (in a dry run: would have been); a cut has at most one step a second."""
+        evictions.info("%s %s leave", counted(event.count, f"live {event.listener_class}"), self._had_to)
 
 
 def _is_watched(decision: Decision) -> bool:

@@ -94,6 +94,12 @@ def test_a_store_that_is_not_there_is_status_1_and_one_line(scheme: str) -> None
     assert ran.err.startswith(f"error: the store {url} does not answer: ")
 
 
+def test_a_store_out_of_reach_is_not_said_to_be_reachable() -> None:
+    """Warnings about its password and encryption would say more than is known."""
+    ran = invoke("check", SHIELD_REDIS_URL="redis://no-such-host.invalid:6379")
+    assert (ran.status, warnings_of(ran.out)) == (1, [])
+
+
 def test_a_store_that_hangs_is_status_1(store: RedisServer) -> None:
     """A frozen server does not freeze the check."""
     store.pause()
@@ -116,6 +122,7 @@ def test_a_wrong_password_is_status_1_and_is_not_shown(login: str) -> None:
         ran = shieldmw("check", SHIELD_REDIS_URL=f"redis://{login}@127.0.0.1:{server.port}")
     assert ran.status == 1
     assert len(ran.err.splitlines()) == 1, ran.err
+    assert "refused the password: AuthenticationError" in ran.err
     assert "wrong" not in ran.printed.replace("WRONGPASS", "")
     assert "password@" not in ran.printed
 
@@ -125,7 +132,7 @@ def test_a_missing_password_is_status_1() -> None:
     with redis_server("valkey", requirepass="right-password") as server:
         ran = invoke("check", SHIELD_REDIS_URL=f"redis://127.0.0.1:{server.port}")
     assert ran.status == 1
-    assert "AuthenticationError" in ran.err
+    assert "wants a password: AuthenticationError" in ran.err
 
 
 def test_the_right_password_is_status_0_and_is_not_shown() -> None:

@@ -85,6 +85,8 @@ def test_the_status_says_what_is_in_force(url: str) -> None:
     assert told.line("now") == "normal (never switched)"
     assert told.line("seats") == "100, at most 100 for guests"
     assert told.line("on") == "1 worker, within a second"
+    assert told.line("asked") == f"{url}/-/shield"
+    assert told.out.startswith("now ")
     assert told.line("load") == "calm: turns under 1 ms, 0 requests in flight on 1 worker"
     assert mode(url, "status").out == told.out
 
@@ -137,6 +139,14 @@ def test_a_switch_tells_what_was_what_is_until_when_and_how_to_end_it(url: str) 
     assert shown.line("end it") == "shieldmw mode normal"
 
 
+def test_a_dry_run_is_told(url: str) -> None:
+    """By the status and by a change, and only then."""
+    with served(shielded(dry_run=True)) as dry:
+        for args in ((), ("emergency",)):
+            assert mode(dry, *args).line("dry run").startswith("SHIELD_DRY_RUN=true: nothing is refused")
+    assert "dry run" not in mode(url).out
+
+
 def test_the_undo_command_brings_back_what_was(url: str) -> None:
     """Typed as it is printed, it makes the same emergency again, and says --url where that was given."""
     mode(url, "emergency", "--for", "30m", "--capacity", "40", "--guest-share", "0.5", "--reason", "it's a flood")
@@ -166,7 +176,6 @@ def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None
     ("written", "read"),
     [
         ("90s", "in 90 s"),
-        ("90", "in 90 s"),
         ("30m", "in 30 min"),
         ("1h30m", "in 90 min"),
         ("2h", "in 2 h;"),
@@ -179,6 +188,20 @@ def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None
 def test_durations_are_written_as_people_do(url: str, written: str, read: str) -> None:
     """Seconds, minutes, hours, days, and several of them."""
     assert read in mode(url, "emergency", "--for", written).line("until")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("30", "'30' has no unit: write 30s or 30m"),
+        ("1h30", "'1h30' is not a duration: write it like 90s, 30m or 2h"),
+    ],
+)
+def test_a_number_without_a_unit_is_no_duration(written: str, told: str) -> None:
+    """Half a minute and half an hour are too different to guess."""
+    ran = invoke("mode", "emergency", "--for", written, SHIELD_ADMIN_TOKEN=ADMIN)
+    assert (ran.status, ran.out) == (2, "")
+    assert told in ran.err
 
 
 @pytest.mark.parametrize(
@@ -279,7 +302,7 @@ def test_a_host_is_enough_of_a_url(given: str, found: str) -> None:
 def test_the_url_is_no_setting_and_no_mistake() -> None:
     """Workers may see the variable of the command; a misspelt one is still an error."""
     assert Settings.from_environ({"SHIELD_ADMIN_URL": "http://127.0.0.1:8000"}) == Settings()
-    with pytest.raises(Exception, match="SHIELD_ADMIN_URI: there is no such setting"):
+    with pytest.raises(Exception, match="SHIELD_ADMIN_URI: there is no such setting, did you mean SHIELD_ADMIN_URL"):
         Settings.from_environ({"SHIELD_ADMIN_URI": "x"})
 
 
@@ -384,3 +407,47 @@ def test_a_url_that_cannot_be_is_one_line(url: str, message: str) -> None:
     assert ran.status == 2
     assert message in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("SHIELD_ADMIN_ULR", "there is no such setting, did you mean SHIELD_ADMIN_URL?"),
+        ("shield_admin_url", "names are in capitals, write SHIELD_ADMIN_URL"),
+        ("SHIELD_URL", "there is no such setting, did you mean SHIELD_ADMIN_URL?"),
+        ("SHIELDMW_ADMIN_URL", "names begin with SHIELD_, write SHIELD_ADMIN_URL"),
+        ("SHIELD_ADMIN_TOKN", "there is no such setting, did you mean SHIELD_ADMIN_TOKEN?"),
+    ],
+)
+def test_a_misspelt_variable_of_its_own_is_told(name: str, told: str) -> None:
+    """Ignored, it would ask the default URL without a word; nothing is asked."""
+    ran = invoke("mode", SHIELD_ADMIN_TOKEN=ADMIN, **{name: "http://127.0.0.1:1"})
+    assert (ran.status, ran.out, ran.err) == (2, "", f"shieldmw: {name}: {told}\n")
+
+
+def test_other_variables_are_left_alone(url: str) -> None:
+    """Those of the workers, of whatever version, do not keep an operator from the switch."""
+    env = {"SHIELD_REDIS_ULR": "x", "SHIELD_JWT_JWKS_URL": "https://e.org/", "SHIELD_OF_TOMORROW": "x"}
+    assert invoke("mode", SHIELD_ADMIN_TOKEN=ADMIN, SHIELD_ADMIN_URL=url, **env).status == 0
+
+
+def test_a_reason_of_several_words_needs_quotes() -> None:
+    """Without them the rest is taken for arguments, which is told with what to do."""
+    ran = invoke("mode", "emergency", "--reason", "trying", "it", "out", SHIELD_ADMIN_TOKEN=ADMIN)
+    assert (ran.status, ran.out) == (2, "")
+    assert "unexpected arguments (it out): put quotes around a --reason of several words" in ran.err
+    assert "quotes" not in invoke("mode", "normal", "now").err
+
+
+def test_an_emergency_that_is_too_long_is_told_in_the_words_of_the_command() -> None:
+    """Not in those of the API."""
+    ran = invoke("mode", "emergency", "--for", "8d", SHIELD_ADMIN_TOKEN=ADMIN)
+    assert ran.status == 2
+    assert "'8d' is too long: an emergency lasts 7d at most" in ran.err
+
+
+def test_https_to_a_plain_port_is_told(url: str) -> None:
+    """In place of OpenSSL's words alone."""
+    told = mode(url.replace("http://", "https://"))
+    assert (told.status, told.err.count("\n")) == (1, 1)
+    assert "use http://" in told.err

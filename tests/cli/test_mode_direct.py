@@ -51,7 +51,11 @@ def test_a_look_leaves_nothing_behind(store: RedisServer) -> None:
     assert (ran.status, ran.err) == (0, "")
     assert line(ran, "now") == "normal (never switched)"
     assert line(ran, "seats") == "unlimited"
-    assert line(ran, "on").startswith("no worker that this store knows of: is SHIELD_REDIS_URL the workers'")
+    first = ran.out.splitlines()[0]
+    assert first.startswith(
+        "warning nobody follows: no worker that this store knows of; is SHIELD_REDIS_URL the workers'"
+    )
+    assert line(ran, "asked") == f"the store {store.url}"
     assert store.client().dbsize() == 0
 
 
@@ -59,6 +63,7 @@ def test_a_switch_tells_what_was_what_is_until_when_and_how_to_end_it(store: Red
     """The words of the admin routes; the commands that it names go the same way."""
     ran = direct(store, "emergency", "--for", "30m", "--capacity", "40", "--guest-share", "0.5", "--reason", "flood")
     assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("warning nobody follows: ")
     assert line(ran, "was") == "normal (never switched)"
     assert line(ran, "now").endswith(f'by admin ({getpass.getuser()}): "flood" (version 1)')
     assert "in 30 min" in line(ran, "until")
@@ -189,6 +194,7 @@ def test_a_wrong_password_is_told_and_not_shown() -> None:
     with redis_server("valkey", requirepass="right-password") as server:
         ran = shieldmw("mode", "--direct", SHIELD_REDIS_URL=f"redis://:wrong-password@{HOST}:{server.port}")
     assert (ran.status, ran.err.count("\n")) == (1, 1), ran.err
+    assert "refused the password: " in ran.err
     assert "password@" not in ran.printed
     assert "wrong-password" not in ran.printed
 

@@ -233,6 +233,9 @@ def test_the_nginx_example_keeps_clients_apart(nginx_conf: Path) -> None:
             assert f'"client_address":"{address}"'.encode() in answers[0].body
         with client(fresh_address()) as guest, guest.stream("GET", f"{proxy.base_url}/live") as answer:
             assert next(answer.iter_lines()).startswith("retry:")
+        for path in "/-/shield/status", "/%2d//shield/status":
+            answered = ask(proxy, fresh_address(), path)
+            assert (answered.status, b"nginx" in answered.body) == (404, True), "the admin routes are not passed on"
     finally:
         end_group(proxy.process)
 

@@ -192,3 +192,29 @@ def test_the_log_level_is_that_of_server_and_shield(level: str, is_told: bool, t
         assert statuses == [200, 429]
         assert ("Spawning worker-1" in server.log()) is is_told
         assert ("refused quota" in server.log()) is is_told
+
+
+# --- a dry run ----------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_at_its_start_and_of_evictions_that_nothing_happens(tmp_path: Path) -> None:
+    """A guest's stream goes on in an emergency without seats for guests; the log says what would have been."""
+    token = "an-admin-token-of-some-length"
+    env = {"SHIELD_DRY_RUN": "true", "SHIELD_LIVE_PATHS": "/stream", "SHIELD_ADMIN_TOKEN": token, **SETTINGS}
+    with asgi_server("shieldmw", "apps:app", env=env, cwd=tmp_path) as server:
+        assert "shieldmw: SHIELD_DRY_RUN=true: nothing is refused" in server.log()
+        with (
+            httpx.Client(timeout=TIMEOUT_S) as client,
+            client.stream("GET", f"{server.base_url}/stream?n=1000") as live,
+        ):
+            events = live.iter_lines()
+            assert next(events)
+            headers = {"authorization": f"Bearer {token}", "shield-actor": "a-test"}
+            body = {"mode": "emergency"}
+            with httpx.Client(timeout=TIMEOUT_S) as operator:
+                answer = operator.put(f"{server.base_url}/-/shield/mode", headers=headers, json=body).json()
+            assert answer["dry_run"] is True
+            line = "1 live guest would have had to leave"
+            wait_until(lambda: line in server.log(), TIMEOUT_S, "the line of the eviction", server.log)
+            assert "guest had to leave" not in server.log()
+            assert [next(events) for _ in range(3)], "the stream goes on"

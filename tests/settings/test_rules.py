@@ -150,6 +150,11 @@ def rule(**changes: object) -> str:
         pytest.param('[{"path": "/r"}]', "rule 1 'name': is missing", id="no-name"),
         pytest.param('[{"name": "r"}]', "rule 1 'path': is missing", id="no-path"),
         pytest.param(rule(limit="1/day"), "rule 2 'limit': there is no such field", id="a-name-misspelled"),
+        pytest.param(
+            '[{"name": "r", "paht": "/r"}]',
+            "rule 1 'paht': there is no such field, did you mean 'path'?",
+            id="a-name-misspelled-of-a-field-that-must-be",
+        ),
         pytest.param(rule(name="a b"), "rule 2: name 'a b': use 1 to 48 letters, digits", id="a-space-in-the-name"),
         pytest.param(rule(name="{x}"), "rule 2: name '{x}': use 1 to 48 letters, digits", id="a-hash-tag-in-the-name"),
         pytest.param(rule(name=""), "rule 2: name '': use 1 to 48 letters, digits", id="an-empty-name"),
@@ -157,6 +162,7 @@ def rule(**changes: object) -> str:
         pytest.param(rule(path="r"), "rule 2: path: 'r' does not begin with a slash: did you", id="no-slash"),
         pytest.param(rule(path="/r/"), "did you mean '/r'?", id="a-trailing-slash"),
         pytest.param(rule(path="/*/r"), "one that ends in /*", id="a-star-in-the-middle"),
+        pytest.param(rule(path="/hls/{id}"), "rule 2: path: '/hls/{id}' has a placeholder", id="a-placeholder"),
         pytest.param(rule(path=""), "rule 2: path: ", id="an-empty-path-is-not-the-root"),
         pytest.param(rule(methods="GET"), "rule 2 'methods': write a list", id="one-method-as-text"),
         pytest.param(rule(methods=["G ET"]), "rule 2: methods: 'G ET' is not a method", id="a-space-in-a-method"),
@@ -228,6 +234,14 @@ def test_a_file_that_cannot_be_read(content: bytes | None, right: str, tmp_path:
         path.write_bytes(content)
     (line,) = problems({"SHIELD_RULES_FILE": str(path)})
     assert right in line
+
+
+def test_yaml_is_told_what_to_write_instead(tmp_path: Path) -> None:
+    """Not only that it is no JSON."""
+    path = tmp_path / "rules.yaml"
+    path.write_text("- name: r\n  path: /r\n")
+    (line,) = problems({"SHIELD_RULES_FILE": str(path)})
+    assert line.endswith("; write the rules in a .json or .toml file")
 
 
 def test_rules_in_two_places(tmp_path: Path) -> None:

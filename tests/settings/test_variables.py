@@ -177,6 +177,9 @@ WRONG = [
         "'/healthz/' ends in a slash, which is left out here: did you mean '/healthz'?",
         "a-trailing-slash",
     ),
+    ("SHIELD_EXEMPT_PATHS", "/x?q=1", "has a '?', which never reaches the app's path: did you mean '/x'?", "a-query"),
+    ("SHIELD_LIVE_PATHS", "/x#frag", "has a '#', which never reaches the app's path: did you mean '/x'?", "a-fragment"),
+    ("SHIELD_LIVE_PATHS", "/hls/{id}", "has a placeholder: use an exact path, or one that", "a-placeholder"),
     ("SHIELD_EXEMPT_PATHS", "/healthz,/a/../b", "did you mean '/b'?", "a-path-that-is-not-plain"),
     ("SHIELD_EXEMPT_PATHS", "/static/*.css", "one that ends in /*", "a-star-inside"),
     ("SHIELD_TICKET_IN_PLAYLISTS", "hls", "write true or false", "a-kind-of-playlist"),
@@ -264,6 +267,8 @@ WRONG += [
     ("SHIELD_GUESTS_LIMIT", "many", LIMIT, "guests-without-a-rate"),
     ("SHIELD_EMERGENCY_GUESTS_LIMIT", "2000", LIMIT, "guests-without-a-period"),
     ("SHIELD_ADMIN_TOKEN", "short", "use at least 16 random ones", "too-short"),
+    ("SHIELD_ADMIN_TOKEN", "\u201can-admin-token-of-some-length\u201d", "use visible ASCII only", "typographic-quotes"),
+    ("SHIELD_VIEW_TOKEN", "a view token\tof some length", "use visible ASCII only", "a-tab-in-a-token"),
     ("SHIELD_VIEW_TOKEN", "short", "use at least 16 random ones", "too-short-to-look"),
     (
         "SHIELD_EMERGENCY_IP_LIMIT",
@@ -296,6 +301,16 @@ def test_a_wrong_value_is_told_in_one_line(variable: str, value: str, right: str
     assert right in line
     assert len(line.splitlines()) == 1
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("url", ["redis://:p#ss@host", "redis://user:12/ss@host"])
+def test_a_password_that_ends_the_host_is_told_how_to_write_it(url: str) -> None:
+    """The password is not shown, only what it needs."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({"SHIELD_REDIS_URL": url})
+    (line,) = caught.value.problems
+    assert "in a password write %-escapes, such as %23 for #" in line
+    assert "ss@" not in line
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])

@@ -178,3 +178,10 @@ def test_a_step_of_a_cut_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     RefusalLog().evicted(Evicted(ListenerClass.MEMBER, 1))
     told = [record.getMessage() for record in caplog.records]
     assert told == ["120 live guests had to leave", "1 live member had to leave"]
+
+
+def test_in_a_dry_run_nobody_had_to_leave(caplog: pytest.LogCaptureFixture) -> None:
+    """They stay, so the line says what would have been."""
+    caplog.set_level(logging.INFO)
+    RefusalLog(dry_run=True).evicted(Evicted(ListenerClass.GUEST, 1))
+    assert [record.getMessage() for record in caplog.records] == ["1 live guest would have had to leave"]

@@ -87,6 +87,7 @@ class Control:
             answers and not self._limiter.is_away,
             shown_settings(self._settings),
             await OverloadStatus.of(self._settings, self._load_reports, store_answers=answers),
+            self._settings.dry_run,
         )
 
     def _seat_status(self) -> SeatStatus:

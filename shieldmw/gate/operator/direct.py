@@ -48,6 +48,7 @@ class DirectControl:
             readable,
             shown_settings(self._settings),
             await OverloadStatus.of(self._settings, self._load_reports),
+            self._settings.dry_run,
         )
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:

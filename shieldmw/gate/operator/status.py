@@ -75,7 +75,7 @@ class Status:
     """The whole status at ``now_s`` (Unix seconds by the store's clock).
 
     ``mode`` is the last change, so an emergency in it may have ended by itself. ``settings`` holds the text of each
-    variable, None if it is unset.
+    variable, None if it is unset. In a ``dry_run`` nothing is refused, whatever the mode.
     """
 
     now_s: float
@@ -84,6 +84,7 @@ class Status:
     store_is_up: bool
     settings: Mapping[str, str | None]
     overload: OverloadStatus
+    dry_run: bool
 
 
 def shown_settings(settings: Settings) -> dict[str, str | None]:
