@@ -5,7 +5,7 @@ The fleet shares two counters, however large the crowd: the last number given, a
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from dataclasses import dataclass
 
@@ -67,20 +67,21 @@ class Calls:
     def __init__(self) -> None:
         self._calls: deque[_Call] = deque()
         self._called: int | None = None
-        self._early: set[int] = set()
+        self._early: list[int] = []  # sorted
 
     def heard(self, called: int, now_s: float) -> None:
         """Note the last number called. Nobody is expected for what was called before the first time."""
         before, self._called = called if self._called is None else self._called, called
-        came, self._early = len(self._early), {number for number in self._early if number > called}
+        came = bisect_right(self._early, called)
+        del self._early[:came]
         if called > before:
-            missing = called - before - (came - len(self._early))
+            missing = called - before - came
             self._calls.append(_Call(before + 1, called, missing, now_s + AWAITED_S))
 
     def came(self, number: int) -> None:
         """Note, once, that a member has its seat: perhaps before it was called, or before this worker hears of that."""
         if number > (self._called or 0):
-            self._early.add(number)
+            insort(self._early, number)
             return
         place = bisect_left(self._calls, number, key=lambda call: call.last)
         if place < len(self._calls) and number >= self._calls[place].first:
@@ -90,5 +91,5 @@ class Calls:
         """How many members wait with a lower number: those not called, and those called who have not come yet."""
         while self._calls and self._calls[0].until_s <= now_s:
             self._calls.popleft()
-        uncalled = number - 1 - (self._called or 0) - len(self._early)
+        uncalled = number - 1 - (self._called or 0) - bisect_left(self._early, number)
         return max(0, uncalled) + sum([call.missing for call in self._calls if call.last < number])

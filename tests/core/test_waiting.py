@@ -87,3 +87,14 @@ def test_only_lower_numbers_come_first() -> None:
     for called in (0, 2, 5):
         calls.heard(called, 1.0)
     assert [calls.ahead_of(number, 1.0) for number in (1, 2, 3, 5, 6, 9)] == [0, 0, 2, 2, 5, 8]
+
+
+def test_a_higher_number_that_was_seated_early_is_nobody_fewer_to_wait_for() -> None:
+    """Seats go to those behind as well, where they come first: a member in front still waits for all before it."""
+    calls = Calls()
+    calls.heard(0, 1.0)
+    for number in (8, 3, 10):
+        calls.came(number)
+    assert [calls.ahead_of(number, 1.0) for number in (3, 5, 8, 9, 11)] == [2, 3, 6, 6, 7]
+    calls.heard(9, 1.0)
+    assert [calls.ahead_of(number, 1.0) for number in (10, 11)] == [7, 7]
