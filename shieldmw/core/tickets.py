@@ -25,12 +25,16 @@ NUMBER_S = 600
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The right of one client to come back before new listeners of its class, until a time."""
+    """The right of one client to come back before new listeners of its class, until a time.
+
+    ``first_ms`` is when the client was first admitted with it, by the store's clock; renewing does not change it.
+    """
 
     id: str
     client: str
     listener_class: ListenerClass
     until_s: int
+    first_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Signer:
 
     def sign_ticket(self, ticket: Ticket) -> str:
         """The ticket as text."""
-        return self._sign(["ticket", ticket.id, ticket.client, ticket.listener_class, ticket.until_s])
+        return self._sign(["ticket", ticket.id, ticket.client, ticket.listener_class, ticket.until_s, ticket.first_ms])
 
     def sign_number(self, number: Number) -> str:
         """The number as text."""
@@ -69,8 +73,8 @@ class Signer:
     def read_ticket(self, text: str, now_s: float) -> Ticket | None:
         """The ticket, if it was signed by us for this event and is still valid; otherwise None."""
         match self._read(text):
-            case ["ticket", str(id_), str(client), str(name), int(until_s)] if until_s > now_s:
-                return Ticket(id_, client, ListenerClass(name), until_s)
+            case ["ticket", str(id_), str(client), str(name), int(until_s), int(first_ms)] if until_s > now_s:
+                return Ticket(id_, client, ListenerClass(name), until_s, first_ms)
         return None
 
     def read_number(self, text: str, now_s: float) -> Number | None:

@@ -27,7 +27,7 @@ def signer(secret: bytes = SECRET, event: str = "interview") -> Signer:
 
 def ticket(listener_class: ListenerClass = ListenerClass.MEMBER, until_s: int = int(NOW_S) + 3600) -> Ticket:
     """Alice's ticket."""
-    return Ticket("0011223344556677", ALICE, listener_class, until_s)
+    return Ticket("0011223344556677", ALICE, listener_class, until_s, int(NOW_S * 1000))
 
 
 def number(until_s: int = int(NOW_S) + 600) -> Number:

@@ -119,7 +119,7 @@ class Admission:
         seat = Seat(
             *(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave),
             *(path, now_ms if live or number is not None else 0, int(client[:16], 16), began_ms),
-            *(decision.address, proof.api_key, _ends_s(proof)),
+            *(decision.address, proof.api_key, _ends_s(proof), ticket.first_ms if live else now_ms),
         )
         going = self.streams.making_room(seat, live=live)
         if going is None:
@@ -156,7 +156,7 @@ class Admission:
         if seat.back_ms:
             self.takeovers.came_back(seat)
         self.room.seated(client, seat.ticket_id)
-        renewed = Ticket(seat.ticket_id, client, seat.listener_class, int(now_s) + TICKET_S)
+        renewed = Ticket(seat.ticket_id, client, seat.listener_class, int(now_s) + TICKET_S, seat.first_ms)
         return Entry(seat, self._signer.sign_ticket(renewed))
 
     def _who(self, identity: Identity | None, address: Address | None) -> str:

@@ -73,7 +73,7 @@ class Seats:
         self._in_vain = False
         self._now_ms = 0
         self._settled_s = 0.0
-        self._late: list[Seat] = []
+        self._late_since_ms: int | None = None
         self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
         self._stepper: asyncio.Task[None] | None = None
         self._giving_back: asyncio.Task[None] | None = None
@@ -217,7 +217,7 @@ class Seats:
         Workers hear of it one after the other. Members whom one admitted meanwhile, by the old mode, leave before any
         that were seated, if they are too many.
         """
-        self._late = self.ledger.newcomers(int((self._mode_watch.state.since_s - LATE_S) * 1000))
+        self._late_since_ms = int((self._mode_watch.state.since_s - LATE_S) * 1000)
         self._settled_s = self._now_s() + max(SETTLING_S, 3 * self._refresher.least_s)
         self._allot()
         self._step()
@@ -238,11 +238,12 @@ class Seats:
 
     def _evict_late(self, asked_s: float) -> None:
         """Make those leave that came with the last change of the mode: this worker's part of those who are too many."""
-        stay = max(0, len(self._late) - ceil(self._share.too_many / self.workers))
-        self._late, late = self._late[:stay], self._late[stay:]
-        self.evict(late, Reason.NO_SEAT)
+        if self._late_since_ms is None:
+            return
+        if count := ceil(self._share.too_many / self.workers):
+            self.evict(self.ledger.newcomers(self._late_since_ms)[-count:], Reason.NO_SEAT)
         if asked_s >= self._settled_s:
-            self._late = []
+            self._late_since_ms = None
 
     def refresh_soon(self) -> None:
         """Report soon: another worker has less than its share, and this one may have to give up seats."""

@@ -59,10 +59,10 @@ class Node:
     left: list[str] = field(default_factory=list)
     seated: dict[str, Entry] = field(default_factory=dict)
 
-    async def comes(self, name: ListenerClass, number: int, ticket: str | None = None) -> Decision:
+    async def comes(self, name: ListenerClass, number: int, ticket: str | None = None, path: str = "/live") -> Decision:
         """Somebody comes, and waits for the answer; told to leave, the listener is gone at once."""
         who = f"{name}-{number}"
-        asked = Facts(f"203.0.113.{number}", "/live", "/live", frozenset({"GET"}), signed_ticket=ticket)
+        asked = Facts(f"203.0.113.{number}", path, path, frozenset({"GET"}), signed_ticket=ticket)
         address, identity = packed(f"203.0.113.{number}"), None if name is G else Identity(who)
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, live=True)
         entry: Entry | None = None
