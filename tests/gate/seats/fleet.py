@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from gate.doubles import LoopClock, clock_of, loop_time, packed, pass_time
@@ -137,7 +137,8 @@ async def fleet(workers: int, seed: int, **settings: int) -> AsyncIterator[Fleet
     store = FleetStore(b"a secret of at least 32 characters", now_us=clock.us)
     async with AsyncExitStack() as stack:
         values = Settings(redis_url="memory://", live_paths="/live", **settings)
-        nodes, dice = [Node(build_worker(values, store, clock=clock_of(clock.s))) for _ in range(workers)], Random(seed)
+        own = [replace(clock_of(clock.s), random=Random(f"{seed} {number}")) for number in range(workers)]
+        nodes, dice = [Node(build_worker(values, store, clock=one)) for one in own], Random(seed)
         for node in nodes:
             node.worker.entrance.seats._share.worker = f"{dice.getrandbits(64):016x}"
             await node.worker.start()

@@ -78,3 +78,58 @@ def test_a_ticket_given_with_the_switch_makes_no_newcomer_older(
             assert seated_that_left(one) == []
 
     run(story())
+
+
+@pytest.mark.parametrize("workers", [4, 10, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_about_as_many_newcomers_leave_as_are_too_many(workers: int, seed: int) -> None:
+    """One is too many, and every worker has some that came with the switch: not each of them sends one away."""
+
+    async def story() -> None:
+        async with fleet(workers, seed, capacity=160, emergency_capacity=80) as one:
+            for number in range(41):
+                await one.comes(M, number)
+            await pass_time(12.0)
+            for number in range(40):
+                await one.nodes[number % workers].comes(M, NEWCOMERS + number)
+            await one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60))
+            await pass_time(20.0)
+            assert 76 <= one.here.members <= 80
+
+    run(story())
+
+
+@pytest.mark.parametrize("workers", [2, 10, 20])
+def test_newcomers_leave_wherever_they_are(workers: int) -> None:
+    """All of those too many came to one worker: the others have none to send away, and it sends more in the end."""
+
+    async def story() -> None:
+        async with fleet(workers, 0, capacity=160, emergency_capacity=80) as one:
+            for number in range(78):
+                await one.comes(M, number)
+            await pass_time(12.0)
+            for number in range(5):
+                await one.nodes[1].comes(M, NEWCOMERS + number)
+            await one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60))
+            await pass_time(20.0)
+            assert 77 <= one.here.members <= 80
+
+    run(story())
+
+
+def test_those_that_came_during_an_emergency_are_not_late_when_it_ends() -> None:
+    """It ends by itself, and fewer seats are left: members leave step by step, in their usual order."""
+
+    async def story() -> None:
+        async with fleet(1, 0, capacity=20, emergency_capacity=40) as one:
+            await one.fills(5)
+            await one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60))
+            for number in range(30):
+                await one.comes(M, NEWCOMERS + number)
+            await one.nodes[0].worker.control._mode_watch.refresher.stop()
+            await pass_time(61.0)
+            assert 0 < len(one.left(M)) < 10
+            await pass_time(20.0)
+            assert one.here.members == 20
+
+    run(story())
