@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
-from shieldmw.core.seats import Capacity, Grant
+from shieldmw.core.seats import UNLIMITED, Capacity, Grant
 from shieldmw.core.text import counted
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Evicted, Observer
@@ -223,7 +223,7 @@ class Seats:
         """
         state, now_s = self._mode_watch.state, self._mode_watch.store_now_s()
         since_s = state.until_s if state.until_s is not None and state.is_over(now_s) else state.since_s
-        self._late.begin(int((since_s - LATE_S) * 1000))
+        self._late.begin(int((since_s - LATE_S) * 1000), (self.capacity() or UNLIMITED).seats)
         self._settled_s = self._now_s() + SETTLING_S + self._round_s
         self._allot()
         self._step()
@@ -231,9 +231,11 @@ class Seats:
 
     async def refresh(self) -> None:
         """Report to the fleet and apply its grant."""
-        asked_s = self._now_s()
+        asked_s, asked_ms = self._now_s(), self.now_ms()
         if await self._share.report():
             self._in_vain = False
+        if self.grant is not None:
+            self._late.reported(asked_ms, self.grant.present.favoured)
         self._refresher.least_s = self.pace_s(LEAST_S)
         self._allot()
         self._evict_late(asked_s)
@@ -302,7 +304,9 @@ class Seats:
         await self._share.give_back()
 
     def _allot(self) -> None:
-        self.ledger.allotment = Allotment(0, 0) if self.is_leaving else self._share.allotment()
+        allotment = self.ledger.allotment = Allotment(0, 0) if self.is_leaving else self._share.allotment()
+        if self._late.spare_others and allotment.seats is not None and not self.is_leaving:
+            allotment.seats = max(allotment.seats, self.ledger.present().favoured)
 
     async def _steps(self) -> None:
         while True:

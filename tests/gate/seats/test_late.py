@@ -12,7 +12,7 @@ from shieldmw.gate.seats.late import GROWTH, MOST_PARTS, Late
 def begun(seed: int = 0) -> Late:
     """A worker's late members after a change."""
     late = Late(Random(seed))
-    late.begin(1000)
+    late.begin(1000, seats=10)
     return late
 
 
@@ -51,7 +51,7 @@ def test_it_ends_once_nobody_is_too_many_or_none_is_left() -> None:
     late.part(100, 10, MOST_PARTS)
     late.end(100)
     assert late.since_ms is None
-    late.begin(2000)
+    late.begin(2000, seats=10)
     late.end(0)
     assert late.since_ms is None
 
@@ -59,5 +59,25 @@ def test_it_ends_once_nobody_is_too_many_or_none_is_left() -> None:
 def test_a_second_change_makes_nobody_less_late() -> None:
     """An operator corrects the number of seats: those that came with the first change still leave first."""
     late = begun()
-    late.begin(2000)
+    late.begin(2000, seats=10)
     assert late.since_ms == 1000
+
+
+@pytest.mark.parametrize(
+    ("reports", "spared"),
+    [
+        ([], True),
+        ([(900, 10), (950, 10), (1000, 15)], True),  # the last one counts those late already
+        ([(900, 10), (950, 11), (1000, 11)], False),
+        ([(900, 11), (950, 10)], True),
+    ],
+)
+def test_others_are_spared_if_all_had_a_seat_before(reports: list[tuple[int, int]], spared: bool) -> None:
+    """As of the last report before the change: later ones may count newcomers whom others admitted meanwhile."""
+    late = Late(Random(0))
+    for now_ms, favoured in reports:
+        late.reported(now_ms, favoured)
+    late.begin(1000, seats=10)
+    assert late.spare_others == spared
+    late.end(0)
+    assert not late.spare_others

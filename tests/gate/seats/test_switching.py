@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from gate.doubles import pass_time, run
-from gate.seats.fleet import Fleet, M, fleet
+from gate.seats.fleet import Fleet, G, M, fleet
 from shieldmw.core.mode import Mode, ModeChange
 
 NEWCOMERS = 100  # their numbers begin here
@@ -51,10 +51,79 @@ def test_no_seated_member_leaves_for_one_that_came_with_the_switch(workers: int,
     run(story())
 
 
-@pytest.mark.parametrize("workers", [2])
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("delay_s", [0, 0.02, 0.1, 0.6])
+@pytest.mark.parametrize("seed", range(4))
+def test_without_guests_no_seated_member_leaves_either(workers: int, delay_s: float, seed: int) -> None:
+    """Workers that have heard of the emergency and one that has not give the same seats: those who got them leave."""
+
+    async def story() -> None:
+        async with fleet(workers, seed, capacity=40, emergency_capacity=20) as one:
+            for number in range(20):
+                await one.comes(M, number)
+            await pass_time(12.0)
+            switch = asyncio.create_task(one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60)))
+            await asyncio.sleep(delay_s)
+            for number in range(4):
+                await one.nodes[number % workers].comes(M, NEWCOMERS + number)
+            await switch
+            await pass_time(20.0)
+            assert seated_that_left(one) == []
+            assert one.here.members == 20
+
+    run(story())
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+@pytest.mark.parametrize("guests", [0, 30])
+@pytest.mark.parametrize("seed", range(2))
+def test_no_seated_member_leaves_for_a_crowd(workers: int, guests: int, seed: int) -> None:
+    """More newcomers than there are seats come to all workers at once, and one hears of the emergency last."""
+
+    async def story() -> None:
+        async with fleet(workers, seed, capacity=180, emergency_capacity=90) as one:
+            for number in range(90):
+                await one.comes(M, number)
+            for number in range(guests):
+                await one.comes(G, number)
+            await pass_time(12.0)
+            switch = asyncio.create_task(one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60)))
+            await asyncio.sleep(0)
+            crowd = [one.nodes[number % workers].comes(M, NEWCOMERS + number) for number in range(120)]
+            await asyncio.gather(*crowd)
+            await switch
+            await pass_time(20.0)
+            assert seated_that_left(one) == []
+            assert one.here.members == 90
+
+    run(story())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_cut_of_members_is_not_held_up(workers: int) -> None:
+    """If there are more members than seats, they begin to leave at once, and newcomers get none of their seats."""
+
+    async def story() -> None:
+        async with fleet(workers, 0, capacity=40, emergency_capacity=20) as one:
+            for number in range(40):
+                await one.comes(M, number)
+            await pass_time(12.0)
+            await one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60))
+            for number in range(5):
+                await one.comes(M, NEWCOMERS + number)
+            await pass_time(1.2)
+            assert len(seated_that_left(one)) >= 4
+            await pass_time(15.0)
+            assert len(seated_that_left(one)) == 20
+            assert one.here.members == 20
+
+    run(story())
+
+
+@pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("path", ["/live", "/chat"])
 @pytest.mark.parametrize("elsewhere", [False, True])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_ticket_given_with_the_switch_makes_no_newcomer_older(
     workers: int, path: str, elsewhere: bool, seed: int
 ) -> None:
@@ -108,10 +177,13 @@ def test_newcomers_leave_wherever_they_are(workers: int) -> None:
             for number in range(78):
                 await one.comes(M, number)
             await pass_time(12.0)
+            switch = asyncio.create_task(one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60)))
+            await asyncio.sleep(0)
             for number in range(5):
                 await one.nodes[1].comes(M, NEWCOMERS + number)
-            await one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60))
+            await switch
             await pass_time(20.0)
+            assert seated_that_left(one) == []
             assert 77 <= one.here.members <= 80
 
     run(story())
