@@ -18,6 +18,7 @@ from .overload.overload import Overload
 from .seats.entrance import Entrance
 from .seats.stream_messages import STREAMS
 from .seats.takeover import TAKEN
+from .seats.waiting_room import WAITING
 
 
 class Background(Protocol):
@@ -92,6 +93,8 @@ class Worker:
             admission.streams.heard(change)
         elif change.startswith(TAKEN):
             admission.takeovers.heard(change)
+        elif change.startswith(WAITING):
+            admission.room.heard(change)
         elif change == "seats":
             admission.seats.refresh_soon()
         else:

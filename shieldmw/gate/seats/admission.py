@@ -109,6 +109,8 @@ class Admission:
         shown = None if facts.signed_ticket is None else self._signer.read_number(facts.signed_ticket, now_s)
         number = self.room.number_of(client, shown)
         called = self.room.is_called(number)
+        if number is not None and called:
+            self.room.polled(number)
         ticket = self._ticket(facts.signed_ticket, client, decision.listener_class, now_s, number)
         live = ticket.until_s > 0
         # One stream for each live path: a player and a chat in one browser show the same ticket.
@@ -126,7 +128,9 @@ class Admission:
             return TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
         is_member = decision.listener_class is ListenerClass.MEMBER
         if is_member and not (live or going) and self.room.must_wait(number):
-            self.seats.turned_away(decision.listener_class, seat.client)
+            # A free seat is for the one in front, so it goes to the worker that it asks, not to where most wait.
+            if number is None or not self.seats.free_in_fleet():
+                self.seats.turned_away(decision.listener_class, seat.client)
             return self._wait(client, number)
         if self.seats.admit(seat, live=live, called=called, may_wait=may_wait, listener=seat.client, instead_of=going):
             return self._seated(seat, client, now_s)
