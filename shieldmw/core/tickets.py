@@ -28,7 +28,8 @@ NUMBER_S = 600
 class Ticket(NamedTuple):
     """The right of one client to come back before new listeners of its class, until a time.
 
-    ``leased_until_s`` is the end of its lease seat, by the store's clock; 0 if it never had one.
+    ``leased_until_s`` is the end of its lease seat, by the store's clock; 0 if it never had one. ``first_ms`` is when
+    the client was first admitted to a stream with it, by that clock, too; renewing does not change it.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Ticket(NamedTuple):
     listener_class: ListenerClass
     until_s: int
     leased_until_s: int = 0
+    first_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,7 @@ class Signer:
 
     def sign_ticket(self, ticket: Ticket) -> str:
         """The ticket as text."""
-        fields = ["ticket", ticket.id, ticket.client, ticket.listener_class, ticket.until_s]
-        return self._sign([*fields, ticket.leased_until_s] if ticket.leased_until_s else fields)
+        return self._sign(["ticket", *ticket])
 
     def sign_number(self, number: Number) -> str:
         """The number as text."""
@@ -77,8 +78,8 @@ class Signer:
         fields = self._read(text)
         if not fields or fields[0] != "ticket" or fields[4] <= now_s:
             return None
-        _, id_, client, name, until_s, *leased = fields
-        return Ticket(id_, client, _CLASSES[name], until_s, leased[0] if leased else 0)
+        _, id_, client, name, *numbers = fields
+        return Ticket(id_, client, _CLASSES[name], *numbers)
 
     def read_number(self, text: str, now_s: float) -> Number | None:
         """The number, if it was signed by us for this event and is still valid; otherwise None."""

@@ -5,7 +5,7 @@ The fleet shares two counters, however large the crowd: the last number given, a
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from dataclasses import dataclass
 
@@ -16,9 +16,12 @@ LONGEST_POLL_S = 120.0
 # Longest estimate that is told. The pace of the last seconds says nothing about more than that.
 LONGEST_ESTIMATE_S = 3600.0
 
-# How long a member that was called counts as waiting: those in front poll within 6 s, and its worker may hear of the
-# call a second late. After that it has probably given up.
+# How long a member that was called counts as waiting, after the call and after each of its polls: those in front poll
+# within 6 s, and its worker may hear of the call a second late. After that it has probably given up.
 AWAITED_S = 10.0
+
+# Most called members that are remembered because they have polled: enough that newcomers wait for all of them.
+MOST_POLLED = 1024
 
 # Position at which the poll interval has doubled: members far back in line need not poll as often.
 POLL_STRETCH = 500
@@ -71,28 +74,40 @@ class Calls:
     def __init__(self) -> None:
         self._calls: deque[_Call] = deque()
         self._called: int | None = None
-        self._early: set[int] = set()
+        self._early: list[int] = []  # sorted
+        self._polled: dict[int, float] = {}
 
     def heard(self, called: int, now_s: float) -> None:
         """Note the last number called. Nobody is expected for what was called before the first time."""
         before, self._called = called if self._called is None else self._called, called
-        came, self._early = len(self._early), {number for number in self._early if number > called}
+        came = bisect_right(self._early, called)
+        del self._early[:came]
         if called > before:
-            missing = called - before - (came - len(self._early))
+            missing = called - before - came
             self._calls.append(_Call(before + 1, called, missing, now_s + AWAITED_S))
 
     def came(self, number: int) -> None:
         """Note, once, that a member has its seat: perhaps before it was called, or before this worker hears of that."""
+        self._polled.pop(number, None)
         if number > (self._called or 0):
-            self._early.add(number)
+            insort(self._early, number)
             return
         place = bisect_left(self._calls, number, key=lambda call: call.last)
         if place < len(self._calls) and number >= self._calls[place].first:
             self._calls[place].missing -= 1
 
+    def polled(self, number: int, now_s: float) -> None:
+        """Note that a member that was called has asked, here or on another worker, and still waits: more are called
+        than there are seats, so its seat may have gone to one before it."""
+        if number in self._polled or len(self._polled) < MOST_POLLED:
+            self._polled[number] = now_s + AWAITED_S
+
     def ahead_of(self, number: int, now_s: float) -> int:
         """How many members wait with a lower number: those not called, and those called who have not come yet."""
         while self._calls and self._calls[0].until_s <= now_s:
             self._calls.popleft()
-        uncalled = number - 1 - (self._called or 0) - len(self._early)
-        return max(0, uncalled) + sum([call.missing for call in self._calls if call.last < number])
+        self._polled = {polled: until_s for polled, until_s in self._polled.items() if until_s > now_s}
+        first = min(number, self._calls[0].first if self._calls else (self._called or 0) + 1)
+        called_long_ago = sum([polled < first for polled in self._polled])
+        uncalled = number - 1 - (self._called or 0) - bisect_left(self._early, number)
+        return max(0, uncalled) + called_long_ago + sum([call.missing for call in self._calls if call.last < number])

@@ -19,6 +19,7 @@ from .seats.entrance import Entrance
 from .seats.polls import Polls
 from .seats.stream_messages import STREAMS
 from .seats.takeover import TAKEN
+from .seats.waiting_room import WAITING
 
 
 class Background(Protocol):
@@ -95,6 +96,8 @@ class Worker:
             admission.streams.heard(change)
         elif change.startswith(TAKEN):
             admission.takeovers.heard(change)
+        elif change.startswith(WAITING):
+            admission.room.heard(change)
         elif change == "seats":
             admission.seats.refresh_soon()
         else:

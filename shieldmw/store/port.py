@@ -145,7 +145,7 @@ class ChangeFeed(Protocol):
 
     def changes(self) -> AsyncIterator[str]:
         """Yields '' once subscribed, then what changed: ``mode``, ``deny``, ``seats``, ``audit``, ``client …``,
-        ``taken …`` or ``streams …``."""
+        ``taken …``, ``streams …`` or ``waiting …``."""
 
 
 class SeatGrants(Protocol):

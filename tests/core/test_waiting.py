@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shieldmw.core.waiting import AWAITED_S, LONGEST_POLL_S, POLL_STRETCH, SHORTEST_POLL_S, Calls, place
+from shieldmw.core.waiting import AWAITED_S, LONGEST_POLL_S, MOST_POLLED, POLL_STRETCH, SHORTEST_POLL_S, Calls, place
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,56 @@ def test_only_lower_numbers_come_first() -> None:
     for called in (0, 2, 5):
         calls.heard(called, 1.0)
     assert [calls.ahead_of(number, 1.0) for number in (1, 2, 3, 5, 6, 9)] == [0, 0, 2, 2, 5, 8]
+
+
+def test_a_higher_number_that_was_seated_early_is_nobody_fewer_to_wait_for() -> None:
+    """Seats go to those behind as well, where they come first: a member in front still waits for all before it."""
+    calls = Calls()
+    calls.heard(0, 1.0)
+    for number in (8, 3, 10):
+        calls.came(number)
+    assert [calls.ahead_of(number, 1.0) for number in (3, 5, 8, 9, 11)] == [2, 3, 6, 6, 7]
+    calls.heard(9, 1.0)
+    assert [calls.ahead_of(number, 1.0) for number in (10, 11)] == [7, 7]
+
+
+# Each row: what a worker hears, of which number and when, and how many wait then before number 6, and before a newcomer
+# with number 8.
+POLLED = [
+    ("heard", 5, 0.0, 5, 7),
+    ("polled", 2, 6.0, 5, 7),  # it counts already
+    ("polled", 4, 9.0, 5, 7),
+    ("heard", 5, AWAITED_S, 2, 4),  # all others have given up
+    ("polled", 2, 12.0, 2, 4),
+    ("came", 4, 13.0, 1, 3),
+    ("heard", 7, 14.0, 1, 1 + 2),
+    ("polled", 2, 18.0, 1, 1 + 2),
+    ("polled", 7, 20.0, 1, 1 + 2),
+    ("heard", 7, 14.0 + AWAITED_S, 1, 2),
+    ("heard", 7, 18.0 + AWAITED_S, 0, 1),
+    ("heard", 7, 20.0 + AWAITED_S, 0, 0),
+]
+
+
+def test_a_called_member_that_polls_still_waits() -> None:
+    """Its seat has gone to another that was called: it comes before those behind it for as long as it asks."""
+    calls = Calls()
+    calls.heard(0, 0.0)
+    for what, number, now_s, *waiting in POLLED:
+        if what == "came":
+            calls.came(number)
+        else:
+            (calls.heard if what == "heard" else calls.polled)(number, now_s)
+        assert [calls.ahead_of(6, now_s), calls.ahead_of(8, now_s)] == waiting, (what, number, now_s)
+
+
+def test_the_members_remembered_because_they_polled_are_bounded() -> None:
+    """A room in which all were called costs no more than that; those that are known can still be renewed."""
+    calls = Calls()
+    calls.heard(0, 0.0)
+    calls.heard(2 * MOST_POLLED, 0.0)
+    for number in range(1, 2 * MOST_POLLED):
+        calls.polled(number, 5.0)
+    calls.polled(1, 6.0)
+    assert calls.ahead_of(2 * MOST_POLLED + 1, AWAITED_S) == MOST_POLLED
+    assert calls.ahead_of(2 * MOST_POLLED + 1, 5.0 + AWAITED_S) == 1

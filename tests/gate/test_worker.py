@@ -13,6 +13,7 @@ from shieldmw import Settings
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyList
 from shieldmw.core.seats import Capacity, Grant, Report
+from shieldmw.core.waiting import AWAITED_S
 from shieldmw.gate.auth.jwks import JwksKeys
 from shieldmw.gate.auth.jwt_tokens import JwtVerifier
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
@@ -63,6 +64,7 @@ class PolledStore(MemoryStore):
         ("seats", {"seats"}),
         ("taken other 1:2:3", set()),
         ("streams other:1 ", set()),
+        ("waiting 1,2", set()),
     ],
 )
 def test_a_change_that_is_heard_has_only_its_own_part_read_again(change: str, read: set[str]) -> None:
@@ -77,6 +79,24 @@ def test_a_change_that_is_heard_has_only_its_own_part_read_again(change: str, re
         worker.heard(change)
         await pass_time(0.3)
         assert store.read == read
+        await worker.stop()
+
+    run(story())
+
+
+def test_a_called_member_that_asks_another_worker_is_waited_for_here() -> None:
+    """Long after its call newcomers still come after it."""
+
+    async def story() -> None:
+        store = memory_store(LoopClock())
+        worker = build_worker(Settings(redis_url="memory://", capacity=10), store, clock_of(LoopClock().s))
+        await worker.start()
+        room = worker.entrance.admission.room
+        await store.queue(2, 2)
+        await pass_time(AWAITED_S + 2)
+        assert room._ahead_of(None) == 0
+        worker.heard("waiting 1,2")
+        assert room._ahead_of(None) == 2
         await worker.stop()
 
     run(story())

@@ -111,6 +111,8 @@ class Admission:
         client = self._signer.client_digest(who)
         number = self.number_shown(facts.signed_ticket, client)
         called = self.room.is_called(number)
+        if number is not None and called:
+            self.room.polled(number)
         ticket = self._ticket(facts.signed_ticket, client, decision.listener_class, number)
         live = ticket.until_s > 0
         # One stream for each live path: a player and a chat in one browser show the same ticket.
@@ -121,14 +123,16 @@ class Admission:
         seat = Seat(
             *(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave),
             *(path, now_ms if live or number is not None else 0, int(client[:16], 16), began_ms),
-            *(decision.address, proof.api_key, _ends_s(proof)),
+            *(decision.address, proof.api_key, _ends_s(proof), ticket.first_ms if live else now_ms),
         )
         going = self.streams.making_room(seat, live=live)
         if going is None:
             return TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
         is_member = decision.listener_class is ListenerClass.MEMBER
         if is_member and not (live or going) and self.room.must_wait(number):
-            self.seats.turned_away(decision.listener_class, seat.client)
+            # A free seat is for the one in front, so it goes to the worker that it asks, not to where most wait.
+            if number is None or not self.seats.free_in_fleet():
+                self.seats.turned_away(decision.listener_class, seat.client)
             return self.wait(client, number)
         if self.seats.admit(seat, live=live, called=called, may_wait=may_wait, listener=seat.client, instead_of=going):
             return self._seated(seat, ticket)
@@ -157,7 +161,7 @@ class Admission:
         if seat.back_ms:
             self.takeovers.came_back(seat)
         self.room.seated(ticket.client, ticket.id)
-        return Entry(seat, self.signed(ticket))
+        return Entry(seat, self.signed(ticket._replace(first_ms=seat.first_ms)))
 
     def _who(self, identity: Identity | None, address: Address | None) -> str:
         """The client that owns the seat: the one that is charged."""

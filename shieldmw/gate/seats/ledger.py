@@ -103,10 +103,12 @@ class SeatLedger:
         return self._clients.get(client, ())
 
     def newcomers(self, since_ms: int) -> list[Seat]:
-        """The members that came without a ticket since a time, by the store's clock; the newest one last."""
-        members = self._seats[ListenerClass.MEMBER]
-        late = [seat for seat in members if seat.began_ms >= since_ms and not seat.back_ms]
-        return sorted(late, key=lambda seat: seat.began_ms)
+        """The members first admitted since a time, by the store's clock; the newest one last.
+
+        A ticket given since then makes nobody older, and a second stream with it is as new as the first.
+        """
+        late = [seat for seat in self._seats[ListenerClass.MEMBER] if seat.first_ms >= since_ms]
+        return sorted(late, key=lambda seat: seat.first_ms)
 
     def clients(self) -> list[int]:
         """Every client that has a stream here."""

@@ -6,11 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
-from shieldmw.core.seats import Capacity, Grant
+from shieldmw.core.seats import UNLIMITED, Capacity, Grant
 from shieldmw.core.text import counted
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Evicted, Observer
@@ -19,6 +18,7 @@ from shieldmw.gate.refresher import Refresher
 from shieldmw.store.port import SeatGrants
 
 from .capacity import FleetCapacity, SeatPlan
+from .late import Late
 from .leased_seats import LeasedSeats
 from .ledger import Allotment, SeatLedger
 from .seat import Seat
@@ -41,9 +41,13 @@ MOST_ASKING = 4096
 # Interval between two steps of a cut.
 STEP_S = 1.0
 
-# After a change of the mode, how long all workers go on reporting, at least: a share is computed from reports of the
-# others that may be old, so the first division after a cut leaves more seats granted than there are.
+# After a change of the mode, how long until all workers have heard of it, even if the announcement is lost. They go on
+# reporting until a round is over, too: a share is computed from reports of the others that may be old, so the first
+# division after a cut leaves more seats granted than there are.
 SETTLING_S = 1.0
+
+# Reports in a round: after that many each worker knows what the others have done since the round began.
+ROUND_REPORTS = 3
 
 # Members that came less than this before a change of the mode came with it: clocks agree to a round trip only.
 LATE_S = 0.05
@@ -74,7 +78,7 @@ class Seats:
         self._in_vain = False
         self._now_ms = 0
         self._settled_s = 0.0
-        self._late: list[Seat] = []
+        self._late = Late(clock.random)
         self._refresher = Refresher("seats", self.refresh, interval_s=RENEW_S, least_s=LEAST_S)
         self._stepper: asyncio.Task[None] | None = None
         self._giving_back: asyncio.Task[None] | None = None
@@ -235,32 +239,42 @@ class Seats:
         Workers hear of it one after the other. Members whom one admitted meanwhile, by the old mode, leave before any
         that were seated, if they are too many.
         """
-        self._late = self.ledger.newcomers(int((self._mode_watch.state.since_s - LATE_S) * 1000))
-        self._settled_s = self._now_s() + max(SETTLING_S, 3 * self._refresher.least_s)
+        state, now_s = self._mode_watch.state, self._mode_watch.store_now_s()
+        since_s = state.until_s if state.until_s is not None and state.is_over(now_s) else state.since_s
+        self._late.begin(int((since_s - LATE_S) * 1000), (self.capacity() or UNLIMITED).seats)
+        self._settled_s = self._now_s() + SETTLING_S + self._round_s
         self._allot()
         self._step()
         self._refresher.refresh_soon()
 
     async def refresh(self) -> None:
         """Report to the fleet and apply its grant."""
-        asked_s = self._now_s()
+        asked_s, asked_ms = self._now_s(), self.now_ms()
         if await self._share.report():
             self._in_vain = False
+        if self.grant is not None:
+            self._late.reported(asked_ms, self.grant.present.favoured)
         self._refresher.least_s = self.pace_s(LEAST_S)
         self._allot()
         self._evict_late(asked_s)
-        if asked_s < self._settled_s or self.ledger.surplus()[1]:
+        if self._late.since_ms is not None or self.ledger.surplus()[1]:
             self._refresher.refresh_soon()  # before members leave, hear whether others have left elsewhere
         # One more than there are seats for, to find out whether waiting helps at all.
         self._asking.wake(self.free() + 1)
 
     def _evict_late(self, asked_s: float) -> None:
         """Make those leave that came with the last change of the mode: this worker's part of those who are too many."""
-        stay = max(0, len(self._late) - ceil(self._share.too_many / self.workers))
-        self._late, late = self._late[:stay], self._late[stay:]
-        self.evict(late, Reason.NO_SEAT)
+        late, too_many = self._late, self._share.too_many
+        if late.since_ms is None:
+            return
+        if count := late.part(too_many, self.workers, int(self._mode_watch.store_now_s() / self._round_s)):
+            self.evict(self.ledger.newcomers(late.since_ms)[-count:], Reason.NO_SEAT)
         if asked_s >= self._settled_s:
-            self._late = []
+            late.end(too_many)
+
+    @property
+    def _round_s(self) -> float:
+        return ROUND_REPORTS * self._refresher.least_s
 
     def refresh_soon(self) -> None:
         """Report soon: another worker has less than its share, and this one may have to give up seats."""
@@ -308,7 +322,9 @@ class Seats:
         await self._share.give_back()
 
     def _allot(self) -> None:
-        self.ledger.allotment = Allotment(0, 0) if self.is_leaving else self._share.allotment()
+        allotment = self.ledger.allotment = Allotment(0, 0) if self.is_leaving else self._share.allotment()
+        if self._late.spare_others and allotment.seats is not None and not self.is_leaving:
+            allotment.seats = max(allotment.seats, self.ledger.present().favoured)
 
     async def _steps(self) -> None:
         while True:

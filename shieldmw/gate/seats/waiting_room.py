@@ -4,18 +4,20 @@ Numbers are leased in the background for the members that asked since the last c
 quarter of a second, and no number is ever leased that nobody waits with. A called member has priority until it has come
 or ``AWAITED_S`` are over. Workers learn of those who came from the announced takeovers (a number becomes a ticket when
 it seats its member), so the store keeps nothing for it; if an announcement is lost, newcomers wait a little longer.
+A called member that polls and finds no seat is announced as well, since it keeps its priority.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import islice
 
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.tickets import NUMBER_S, Number
 from shieldmw.core.waiting import EMPTY, Calls, QueuePosition, place
 from shieldmw.gate.clock import Clock
-from shieldmw.store.port import SeatRegister
+from shieldmw.store.port import Store
 
 from .seats import Seats
 from .waiters import Waiters
@@ -40,6 +42,11 @@ LEAST_S = 0.25
 # stays free, another one is called each second: many have given up.
 CALL_S = 0.9
 
+# Most called members that are announced in one message.
+MOST_AT_ONCE = 400
+
+WAITING = "waiting "
+
 _OF_NUMBER = "n"
 
 
@@ -51,7 +58,7 @@ def ticket_of(number: int, client: str) -> str:
 class WaitingRoom:
     """Numbers the members that must wait here, and knows whether others come before a newcomer."""
 
-    def __init__(self, store: SeatRegister, seats: Seats, clock: Clock) -> None:
+    def __init__(self, store: Store, seats: Seats, clock: Clock) -> None:
         self._store = store
         self._seats = seats
         self._clock = clock
@@ -63,6 +70,7 @@ class WaitingRoom:
         self._given: BoundedCache[str, Number] = BoundedCache(NUMBERS_KEPT)
         self._spent: BoundedCache[str, bool] = BoundedCache(SPENT_KEPT)
         self._asked: dict[str, None] = {}
+        self._polled: dict[int, None] = {}
         self._waiters = Waiters()
         self._is_served = True
 
@@ -76,6 +84,17 @@ class WaitingRoom:
     def is_called(self, number: int | None) -> bool:
         """Whether a number has been called."""
         return number is not None and number <= self._queue.called
+
+    def polled(self, number: int) -> None:
+        """Note that a called member asks for its seat: until it has one it still waits, and all workers hear of it."""
+        self._calls.polled(number, self._clock.now_s())
+        self._polled[number] = None
+
+    def heard(self, change: str) -> None:
+        """Take in which called members have asked another worker; none from the point where it is malformed."""
+        with suppress(ValueError):
+            for item in change.removeprefix(WAITING).split(","):
+                self._calls.polled(int(item), self._clock.now_s())
 
     def must_wait(self, number: int | None) -> bool:
         """Whether other members come before one with this number, or without any: as many as the fleet has seats."""
@@ -111,7 +130,9 @@ class WaitingRoom:
         if ticket_id.startswith(_OF_NUMBER) and not self._is_spent(ticket_id):
             self._spent.put(ticket_id, True)
             with suppress(ValueError):
-                self._calls.came(int(ticket_id.removeprefix(_OF_NUMBER).partition("-")[0], 16))
+                number = int(ticket_id.removeprefix(_OF_NUMBER).partition("-")[0], 16)
+                self._polled.pop(number, None)
+                self._calls.came(number)
 
     def _is_spent(self, ticket_id: str) -> bool:
         return self._spent.get(ticket_id) is not None
@@ -135,6 +156,14 @@ class WaitingRoom:
             for _ in range(0, len(self._waiters), ANSWERED_AT_ONCE):
                 self._waiters.wake(ANSWERED_AT_ONCE)
                 await asyncio.sleep(0)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """Announce called members that have asked here and still wait; if that fails, their next poll is announced."""
+        if batch := list(islice(self._polled, MOST_AT_ONCE)):
+            for number in batch:
+                del self._polled[number]
+            await self._store.tell(WAITING + ",".join(map(str, batch)))
 
     async def _lease(self, clients: list[str]) -> None:
         """Lease numbers for these clients. Without a limit of seats nobody waits: all numbers are called."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from gate.doubles import LoopClock, clock_of, loop_time, packed, pass_time
@@ -59,10 +59,10 @@ class Node:
     left: list[str] = field(default_factory=list)
     seated: dict[str, Entry] = field(default_factory=dict)
 
-    async def comes(self, name: ListenerClass, number: int, ticket: str | None = None) -> Decision:
+    async def comes(self, name: ListenerClass, number: int, ticket: str | None = None, path: str = "/live") -> Decision:
         """Somebody comes, and waits for the answer; told to leave, the listener is gone at once."""
         who = f"{name}-{number}"
-        asked = Facts(f"203.0.113.{number}", "/live", "/live", frozenset({"GET"}), signed_ticket=ticket)
+        asked = Facts(f"203.0.113.{number}", path, path, frozenset({"GET"}), signed_ticket=ticket)
         address, identity = packed(f"203.0.113.{number}"), None if name is G else Identity(who)
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, identity, live=True)
         entry: Entry | None = None
@@ -137,7 +137,8 @@ async def fleet(workers: int, seed: int, **settings: int) -> AsyncIterator[Fleet
     store = FleetStore(b"a secret of at least 32 characters", now_us=clock.us)
     async with AsyncExitStack() as stack:
         values = Settings(redis_url="memory://", live_paths="/live", **settings)
-        nodes, dice = [Node(build_worker(values, store, clock=clock_of(clock.s))) for _ in range(workers)], Random(seed)
+        own = [replace(clock_of(clock.s), random=Random(f"{seed} {number}")) for number in range(workers)]
+        nodes, dice = [Node(build_worker(values, store, clock=one)) for one in own], Random(seed)
         for node in nodes:
             node.worker.entrance.seats._share.worker = f"{dice.getrandbits(64):016x}"
             await node.worker.start()

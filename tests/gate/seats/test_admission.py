@@ -602,6 +602,22 @@ def test_a_number_that_seated_is_a_ticket(store: QueueStore, clock: Clock) -> No
     assert worker.left == ["alice"]
 
 
+def test_when_a_member_first_came_is_on_its_ticket(store: QueueStore, clock: Clock) -> None:
+    """Coming back makes nobody newer, and a number or a ticket that was just given makes nobody older."""
+    worker, (mine, *_) = full(store, clock)
+    _, signed_ticket = worker.number("alice")
+    worker.admission.seats.release(mine.seat)
+    asyncio.run(worker.refresh())
+    clock.now_s += 1
+    came_ms = worker.seats.now_ms()
+    entry = worker.enters("alice", signed_ticket=signed_ticket)
+    assert worker.seats.ledger.newcomers(came_ms) == [entry.seat]
+    clock.now_s += 60
+    back = worker.enters("alice", signed_ticket=entry.ticket)
+    assert worker.seats.ledger.newcomers(came_ms) == [back.seat]
+    assert worker.seats.ledger.newcomers(came_ms + 1) == []
+
+
 def test_a_number_is_spent_on_every_worker(store: QueueStore, clock: Clock) -> None:
     """Others hear that it has seated its member; of two seats that it got at the same moment one stays."""
     first, (mine, other, *_) = full(store, clock, seats=8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gate.doubles import loop_time, pass_time, run
@@ -119,5 +121,41 @@ def test_once_there_is_no_limit_nobody_waits(workers: int) -> None:
             await pass_time(3.0)
             for newcomer in range(4):
                 assert not (await one.comes(M, 200 + newcomer)).refused
+
+    run(story())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_nobody_is_seated_before_those_in_front_that_poll_as_told(workers: int, seed: int) -> None:
+    """Each free seat calls more members than one; long after, the last in line and a newcomer still come after them."""
+    seated: list[int] = []
+
+    async def polls(one: Fleet, number: int, signed: str | None, every_s: float | None = None) -> None:
+        while (answer := await one.comes(M, number, signed)).refused:
+            signed = answer.signed_ticket or signed
+            poll_s = answer.place.poll_s if answer.place else answer.retry_after_us / 1_000_000
+            await pass_time(every_s or poll_s)
+        seated.append(number)
+
+    async def story() -> None:
+        async with fleet(workers, seed, capacity=20) as one:
+            await fill(one, 20)
+            signed = {number: await waits(one, number) for number in range(100, 105)}
+            tasks = [
+                asyncio.create_task(polls(one, number, paper, 0.2 if number == 104 else None))
+                for number, paper in signed.items()
+            ]
+            await pass_time(10.0)
+            one.blinks(M, 0)
+            await pass_time(30.0)
+            one.blinks(M, 1)
+            tasks.append(asyncio.create_task(polls(one, 200, None, 0.2)))
+            await pass_time(30.0)
+            assert len(seated) == 2
+            assert {104, 200}.isdisjoint(seated)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     run(story())

@@ -9,7 +9,7 @@ from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.seats.capacity import SeatPlan
 from shieldmw.gate.seats.seats import Seats
-from shieldmw.gate.seats.waiting_room import ANSWERED_AT_ONCE, WaitingRoom
+from shieldmw.gate.seats.waiting_room import ANSWERED_AT_ONCE, MOST_AT_ONCE, WaitingRoom, ticket_of
 from shieldmw.store.memory import MemoryStore
 
 
@@ -90,5 +90,33 @@ def test_a_crowd_is_answered_in_turn_with_everything_else() -> None:
             most = max(most, answered - before)
         await lease
         assert (answered, most) == (1000, ANSWERED_AT_ONCE)
+
+    run(story())
+
+
+def test_other_workers_hear_which_called_members_still_ask() -> None:
+    """In batches, once each time; a member that has its seat meanwhile is not announced, and junk is left out."""
+
+    async def story() -> None:
+        room, store = room_of(FakeClock())
+        told: list[str] = []
+
+        async def tell(change: str) -> None:
+            told.append(change)
+
+        store.tell = tell  # type: ignore[method-assign]
+        for number in range(MOST_AT_ONCE + 2):
+            room.polled(number)
+        room.spend(ticket_of(0, "alice"))
+        await room.refresh()
+        await room.refresh()
+        await room.refresh()
+        assert [change.count(",") + 1 for change in told] == [MOST_AT_ONCE, 1]
+        other, _ = room_of(FakeClock())
+        before = other._ahead_of(None)
+        other._calls.heard(1000, 0.0)
+        for change in (*told, "waiting ", "waiting 7,x,8"):
+            other.heard(change)
+        assert (before, other._calls.ahead_of(1001, 0.0)) == (0, MOST_AT_ONCE + 1)
 
     run(story())
