@@ -26,6 +26,10 @@ PATIENCE_S = 5.0
 LONGEST_GAP_S = 4096
 
 
+# How far a worker's view of the store's clock may go back by itself: what a slow answer makes of it. More is a step.
+CLOCK_STEP_S = 2
+
+
 class LeaseCounts:
     """How many leases of one class a worker counts. Its size depends on the length of leases, not on their number.
 
@@ -55,8 +59,10 @@ class LeaseCounts:
         self._last_s = max(self._last_s, until_s)
 
     def advance(self, now_s: float) -> None:
-        """Let time pass. It never goes back: a lease that has ended has ended."""
+        """Let time pass. If the clock is set back, what has ended stays ended, and other leases end by the new time."""
         second = int(now_s)
+        if second < self._at_s - CLOCK_STEP_S:
+            self._at_s = second
         if second - self._at_s > LONGEST_GAP_S:
             self.present = 0
             self._begin.clear()

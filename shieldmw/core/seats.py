@@ -47,6 +47,9 @@ class Capacity:
 # Reported where there is no limit, so that the fleet is counted all the same.
 UNLIMITED = Capacity(2**31, 2**31)
 
+# Reported by a worker that stops and counts lease seats: it is granted nothing more.
+NO_SEATS = Capacity(0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Audience:

@@ -71,8 +71,10 @@ class Polls:
         ticket = None if text is None else self._admission.own_ticket(text, identity, decision.address)
         if self._newest_until_s is not None and text is not None:
             ticket = self._newest(self._newest_until_s, text, decision) or ticket
-        if ticket is None or ticket.listener_class is not decision.listener_class:
-            return self._without_ticket(facts, decision, self._admission.client_of(identity, decision.address), now_s)
+        if ticket is not None and ticket.listener_class is not decision.listener_class:
+            ticket = None
+        if ticket is None or not ticket.leased_until_s:
+            return self._without_lease(facts, decision, ticket, now_s)
         if (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
             newcomer = self._newcomers.young.get(ticket.client)
             if newcomer is not None and newcomer.ticket.id == ticket.id:
@@ -107,18 +109,20 @@ class Polls:
         return decision, self._signed(ticket, decision, until_s, now_s)
 
     def _returning(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
-        """A poll with a ticket whose lease has ended, or that never had one: it comes before new clients."""
-        renewals = self._renewals(ticket, decision.lease_s, now_s) if ticket.leased_until_s else 0
+        """A poll with a ticket whose lease has ended: it comes before new clients."""
+        renewals = self._renewals(ticket, decision.lease_s, now_s)
         if renewals and renewals < MOST_RENEWALS and self._end_of_renewed(ticket, decision) > now_s:
             return decision, self._signed_again(ticket, decision, now_s)
         if renewals:
             return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
         return self._ask(facts, decision, ticket, now_s)
 
-    def _without_ticket(
-        self, facts: Facts, decision: Decision, client: str, now_s: float
+    def _without_lease(
+        self, facts: Facts, decision: Decision, shown: Ticket | None, now_s: float
     ) -> tuple[Decision, str | None]:
-        """A poll that shows no ticket: of a new player, or of one without cookies that was given a lease here."""
+        """A poll that shows no ticket, or that of a stream: of a new player, or of one that cannot show the ticket that
+        it was given here with its lease."""
+        client = self._admission.client_of(decision.identity, decision.address)
         newcomer = self._newcomers.get(client)
         if newcomer is not None and newcomer.ticket.listener_class is not decision.listener_class:
             newcomer = None
@@ -137,7 +141,7 @@ class Polls:
         if cap and count >= cap:
             return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
         number = self._admission.number_shown(facts.signed_ticket, client)
-        ticket = self._admission.new_ticket(client, decision.listener_class, number)
+        ticket = shown or self._admission.new_ticket(client, decision.listener_class, number)
         decision, signed = self._ask(facts, decision, ticket, now_s)
         if signed is not None:
             ticket = ticket._replace(leased_until_s=int(now_s) + decision.lease_s)

@@ -10,7 +10,7 @@ import logging
 from secrets import token_hex
 
 from shieldmw.core.client import ListenerClass
-from shieldmw.core.seats import LEASE_S, NO_GRANT, UNLIMITED, Audience, Capacity, Grant, Report
+from shieldmw.core.seats import LEASE_S, NO_GRANT, NO_SEATS, UNLIMITED, Audience, Capacity, Grant, Report
 from shieldmw.core.text import harmless
 from shieldmw.gate.clock import Clock
 from shieldmw.store.port import SeatGrants
@@ -50,11 +50,15 @@ class Share:
         self._began_s = self._now_s()
 
     @property
+    def _is_cut(self) -> bool:
+        return any(self._ledger.leases.is_cut(name) for name in ListenerClass)
+
+    @property
     def _is_leased(self) -> bool:
         return self._now_s() < self._lease_until_s
 
-    async def report(self) -> bool:
-        """Report to the fleet, and take its grant. True if it is more than before.
+    async def report(self, *, last: bool = False) -> bool:
+        """Report to the fleet, and take its grant. True if it is more than before. ``last``: nothing is to be granted.
 
         Raises:
             StoreError: the store could not be asked; the last grant stays until its lease ends.
@@ -77,7 +81,7 @@ class Share:
         )
         self._reported = True  # seats may be granted even if the answer never arrives
         had = self.grant.seats if self.grant else 0
-        self.grant = await self._register.seats(report, capacity or UNLIMITED)
+        self.grant = await self._register.seats(report, NO_SEATS if last else capacity or UNLIMITED)
         self._demand, self._held = demand, present
         self.workers = max(1, self.grant.workers)
         self._ledger.leases.follow(self.grant, capacity, self._capacity.guest_share)
@@ -97,7 +101,7 @@ class Share:
         is_reported, self._reported = self._reported, False
         try:
             if self._ledger.leases:
-                await self.report()
+                await self.report(last=True)
             elif is_reported:
                 await self._register.release_seats(self.worker)
         except Exception as error:
@@ -126,7 +130,7 @@ class Share:
             # No more hosts and members leave than are too many in the fleet: none for a new one of its class elsewhere.
             stay = self._ledger.present().favoured
             seats = max(seats, min(stay, self._held.favoured - self.too_many) if self.too_many else stay)
-            if grant.leased.total and not self._ledger.leases.is_cut(ListenerClass.GUEST):
+            if grant.leased.total and grant.present.total <= capacity.seats and not self._is_cut:
                 # Where clients move between workers, a share that is too small now is no reason to send anyone away.
                 here = self._ledger.present()
                 seats, guests = max(seats, here.total), max(guests, here.guests)

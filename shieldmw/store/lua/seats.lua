@@ -200,7 +200,7 @@ for i = 1, #mine do
   text[i] = string.format('%.0f', mine[i])
 end
 redis.call('HSET', KEYS[1], me, table.concat(text, ' '))
-redis.call('PEXPIRE', KEYS[1], math.max(2 * lease, last_leased - now))
+redis.call('PEXPIRE', KEYS[1], math.max(2 * lease, math.min(last_leased - now, LONGEST_LEASED)))
 
 local function level(seats, wanted)
   if wanted <= seats then

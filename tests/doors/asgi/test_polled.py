@@ -201,6 +201,20 @@ def test_the_ticket_of_a_lease_is_kept_by_a_stream() -> None:
     assert ticket.leased_until_s - time.time() > 20
 
 
+def test_the_ticket_of_a_stream_is_worth_one_seat_on_a_polled_path() -> None:
+    """However often it is shown there: a player may keep the one that it began with."""
+
+    async def story() -> list[int]:
+        app = shield(3, live_paths="/chat", ip_limit="1000/minute")
+        record = await call(app, http_scope("/chat"), NO_BODY)
+        text = SimpleCookie(record.value(b"set-cookie"))["shield_ticket"].value
+        polls = [http_scope(PLAYLIST, headers=cookie(text))] * 20
+        polls += [http_scope(PLAYLIST, client=(f"203.0.113.{number}", 1)) for number in (1, 2)]
+        return [(await call(app, scope, NO_BODY)).status for scope in polls]
+
+    assert run(story()) == [200] * 22
+
+
 def test_a_poll_inside_its_lease_costs_little_more_than_verifying_its_ticket() -> None:
     """The signature, and whose it is."""
     text, now_s = leased(28), time.time()

@@ -595,3 +595,40 @@ def test_a_short_lease_beside_a_long_one_is_renewed_in_its_own_time() -> None:
             assert all_of_them.counted == 1
 
     run(story())
+
+
+def test_the_seats_of_workers_that_stop_are_not_held_beyond_their_leases() -> None:
+    """A worker was granted seats for newcomers, too: after its last report nobody will come to it."""
+    rules = '[{"name": "r", "path": "/hls/a", "polled": true, "lease_seconds": 600}]'
+
+    async def story() -> None:
+        async with fleet(3, 100, rules=rules) as all_of_them:
+            few = viewers(G, 4)
+            for viewer in few:
+                viewer.lease_s = 600
+            await all_of_them.plays(few, 20)
+            for worker in all_of_them.workers[1:]:
+                Viewer(G, 50 + len(all_of_them.workers), lease_s=600).polls_at(worker)
+                all_of_them.workers.remove(worker)
+                await worker.stop()
+            new = viewers(G, 60, first=100)
+            await all_of_them.plays(few + new, 20)
+            assert sum(viewer.plays for viewer in new) == 60
+
+    run(story())
+
+
+def test_a_clock_that_is_set_back_leaves_no_seats_taken() -> None:
+    """By more than a lease, as at a failover: what is granted then ends by the new time."""
+
+    async def story() -> None:
+        async with fleet(2, 60) as all_of_them:
+            crowd = viewers(G, 20)
+            await all_of_them.plays(crowd, 60)
+            shown_us = all_of_them.store.now_us
+            all_of_them.store.now_us = lambda: shown_us() - 90_000_000
+            await all_of_them.plays(crowd + viewers(G, 30, first=500), 60)
+            await pass_time(90)
+            assert all_of_them.counted == 0
+
+    run(story())
