@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# Within five minutes on two cores; what it leaves out starts whole servers under load, and takes twice as long.
+# About six minutes on two cores; what it leaves out starts whole servers under load, and takes twice as long.
 test: $(STAMP)
 	$(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/demo $(PYTEST_ARGS)
 
