@@ -29,8 +29,8 @@ EPOCH_S = 1_735_689_600
 # (SHIELD_RETRY_AFTER). After a day clients try again.
 FURTHEST_US = 86_400 * 1_000_000
 
-# How long a worker refuses by a TAT that it remembers, if the limit cannot have moved it that far: by more than two
-# buckets (``debts.deepest_us``). Then it asks the store again, since garbage may have been removed there.
+# How long a worker refuses by a remembered TAT that is too far ahead to come from its limit, even with debts (two
+# buckets: ``debts.deepest_us``). After that it queries the store again, where the wrong value may have been removed.
 FAR_BELIEVED_US = 60 * 1_000_000
 
 

@@ -19,7 +19,7 @@ from .limits import LONGEST_TAU_US, Limit
 
 
 class Debt(NamedTuple):
-    """What was admitted from one bucket, and the TAT that it led to, by the worker's clock.
+    """The charges that a worker admitted from one bucket without the store, and the resulting TAT, by its own clock.
 
     Both are measured by the worker's share of the limit among ``workers``: the number of workers when the debt began,
     whatever it has become since. ``number`` is unique among this worker's debts.

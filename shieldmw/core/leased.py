@@ -31,7 +31,7 @@ CLOCK_STEP_S = 2
 
 
 class LeaseCounts:
-    """How many leases of one class a worker counts. Its size depends on the length of leases, not on their number.
+    """Counts a worker's leases of one class. Its size depends on the length of the leases, not on their number.
 
     ``kept_s``: how long those that ended here are reported as such. The client may have renewed elsewhere, and
     that worker's report must come first, or another client would get the seat.

@@ -12,7 +12,7 @@ from servers import RedisServer
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
-from shieldmw.core.seats import Audience, Capacity, Report
+from shieldmw.core.seats import LONGEST_LEASED_S, Audience, Capacity, Report
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 from shieldmw.store.fleet import MOST_LOADS, RedisStore
@@ -195,6 +195,22 @@ def test_seats_and_the_waiting_room_replace_a_key_of_another_type(server: RedisS
         async with opened(server.url) as store:
             assert (await store.seats(report, Capacity(5, 5))).seats == 5
             assert await store.queue(2, 1, QueueCounters(0, 7, 3)) == QueueCounters(8, 9, 4)
+
+    run(work())
+
+
+@pytest.mark.parametrize("until_ms", [2**53, 10**31])
+def test_a_lease_without_end_that_is_none_of_ours_keeps_no_key_for_ever(server: RedisServer, until_ms: int) -> None:
+    """Nor does it stop the reports of workers."""
+    report = Report("ours", Audience(guests=1), Audience(guests=1))
+
+    async def work() -> None:
+        seconds, _ = server.client().time()
+        entry = f"{(int(seconds) + 10) * 1000} 0 0 0 0 0 1 1 1 0 0 1 {until_ms} 0 0"
+        spoil(server.client(), "shield:seats", {"foreign": entry})
+        async with opened(server.url) as store:
+            assert (await store.seats(report, Capacity(5, 5))).workers == 2
+        assert int(server.client().pttl("shield:seats")) <= LONGEST_LEASED_S * 1000
 
     run(work())
 

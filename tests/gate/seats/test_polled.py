@@ -632,3 +632,22 @@ def test_a_clock_that_is_set_back_leaves_no_seats_taken() -> None:
             assert all_of_them.counted == 0
 
     run(story())
+
+
+def test_a_cut_of_members_takes_those_on_streams_beside_those_who_poll() -> None:
+    """Where no guest is left, each kind of member bears its part, and neither outlasts the other."""
+
+    async def story() -> None:
+        async with fleet(3, 120, live_paths="/live") as all_of_them:
+            crowd = viewers(M, 50)
+            streams = [Stream(M, 500 + number) for number in range(50)]
+            await all_of_them.plays(crowd, 20)
+            assert all(stream.comes_to(all_of_them.dice.choice(all_of_them.workers)) for stream in streams)
+            await all_of_them.plays(crowd, 40)
+            await all_of_them.switch(ModeChange(Mode.EMERGENCY, "ops", capacity=60, guest_share=0.0))
+            await all_of_them.plays(crowd, 60)
+            here = sum(stream.seat is not None for stream in streams)
+            assert 15 <= here <= 30
+            assert here + all_of_them.leased <= 63
+
+    run(story())
