@@ -6,7 +6,6 @@ means in either case, and is logged rarely.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from starlette.types import Scope
@@ -14,6 +13,7 @@ from starlette.types import Scope
 from shieldmw.core.address import parse_address
 from shieldmw.core.bounds import MOST_LINES_BEFORE_ACCEPT
 from shieldmw.core.client import address_text
+from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,21 @@ HINT_AGAIN_S = 600.0
 
 
 class ProxyHint:
-    """Checks requests for a proxy's header while no proxy is trusted. ``due``: check the next refusal."""
+    """Checks requests for a proxy's header while no proxy is trusted."""
 
-    def __init__(self, header: str) -> None:
-        self.due = True
+    def __init__(self, header: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._now_s = clock.now_s
+        self._due_s = float("-inf")
         self._names = frozenset(name.encode() for name in (header, *USUAL_HEADERS))
 
     def look(self, scope: Scope) -> None:
-        """Check a guest's request that a limit refused; the next check is due some time later."""
+        """Check a guest's request that a limit refused, unless one was checked a short while ago."""
+        now_s = self._now_s()
+        if now_s < self._due_s:
+            return
         lines = scope["headers"][:MOST_LINES_BEFORE_ACCEPT]
         name = next((line[0] for line in lines if line[0] in self._names), None)
-        self.due = False
-        asyncio.get_running_loop().call_later(LOOK_AGAIN_S if name is None else HINT_AGAIN_S, self._look_again)
+        self._due_s = now_s + (LOOK_AGAIN_S if name is None else HINT_AGAIN_S)
         client = scope.get("client")
         # A server may have taken the address from the header, so it is shown only if it is valid.
         peer = address_text(parse_address(client[0])) if client and client[0] else "unix"
@@ -50,6 +53,3 @@ class ProxyHint:
                 peer,
                 peer,
             )
-
-    def _look_again(self) -> None:
-        self.due = True

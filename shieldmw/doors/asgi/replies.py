@@ -44,9 +44,8 @@ class Replies:
 
     async def refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer to a refused request."""
-        hint = self._hint
-        if hint is not None and hint.due and decision.reason is Reason.QUOTA and decision.identity is None:
-            hint.look(scope)
+        if self._hint is not None and decision.reason is Reason.QUOTA and decision.identity is None:
+            self._hint.look(scope)
         websocket = scope["type"] == "websocket"
         if websocket and self._handshakes is not None and self._handshakes.closes:
             reason, headers = self.answers.close_reason(decision), _place_cookie(decision, scope)

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Scope
 
 from doors.asgi.harness import Headers, http_scope, websocket_scope
-from gate.doubles import pass_time, run
+from gate.doubles import FakeClock, clock_of, run
 from shieldmw.answers.refusals import RefusalAnswers, RefusalLinks
 from shieldmw.core.bounds import MOST_LINES_BEFORE_ACCEPT
 from shieldmw.core.client import Identity
@@ -20,9 +20,10 @@ FORWARDED: Headers = [(b"x-forwarded-for", b"198.51.100.66")]
 REFUSED = Decision(Verdict.REFUSED, Reason.QUOTA, None)
 
 
-def replies(header: str = "x-forwarded-for") -> Replies:
+def replies(header: str = "x-forwarded-for", clock: FakeClock | None = None) -> Replies:
     """Replies that may hint."""
-    return Replies(RefusalAnswers(RefusalLinks(None, None, 300)), hint=ProxyHint(header))
+    hint = ProxyHint(header, clock_of((clock or FakeClock()).s))
+    return Replies(RefusalAnswers(RefusalLinks(None, None, 300)), hint=hint)
 
 
 async def refuse(replies: Replies, scope: Scope, decision: Decision = REFUSED) -> None:
@@ -74,24 +75,29 @@ def test_what_a_server_took_from_the_header_is_no_advice(caplog: pytest.LogCaptu
 
 
 def test_it_comes_seldom(caplog: pytest.LogCaptureFixture) -> None:
-    """Once in ten minutes, however many are refused; and of a flood one request in ten seconds is looked at."""
+    """Once in ten minutes, however many are refused; and of a flood one request in ten seconds is looked at.
 
-    async def story() -> None:
-        one = replies()
-        for _ in range(1000):
-            await refuse(one, http_scope(headers=FORWARDED))
-        await pass_time(HINT_AGAIN_S - 1)
-        await refuse(one, http_scope(headers=FORWARDED))
-        assert len(caplog.messages) == 1
-        await pass_time(1)
-        await refuse(one, http_scope())  # looked at in vain
-        await refuse(one, http_scope(headers=FORWARDED))
-        assert len(caplog.messages) == 1
-        await pass_time(LOOK_AGAIN_S)
-        await refuse(one, http_scope(headers=FORWARDED))
-        assert len(caplog.messages) == 2
+    Whatever event loop they are on: a test client has one for each request.
+    """
 
-    run(story())
+    clock = FakeClock()
+    one = replies(clock=clock)
+
+    def refuse_in_new_loop(scope: Scope) -> None:
+        run(refuse(one, scope))
+
+    for _ in range(1000):
+        refuse_in_new_loop(http_scope(headers=FORWARDED))
+    clock.now_s += HINT_AGAIN_S - 1
+    refuse_in_new_loop(http_scope(headers=FORWARDED))
+    assert len(caplog.messages) == 1
+    clock.now_s += 1
+    refuse_in_new_loop(http_scope())  # looked at in vain
+    refuse_in_new_loop(http_scope(headers=FORWARDED))
+    assert len(caplog.messages) == 1
+    clock.now_s += LOOK_AGAIN_S
+    refuse_in_new_loop(http_scope(headers=FORWARDED))
+    assert len(caplog.messages) == 2
 
 
 @pytest.mark.parametrize(
