@@ -759,17 +759,16 @@ def test_what_came_back_in_the_last_moments_is_charged_all_the_same() -> None:
 
     async def story() -> list[int]:
         (one, other), stores = await fleet_of(2, clock, ip_limit="60/minute", leases=False)
-        await decide(one, 1)
-        await decide(other, 59)
+        await decide(other, 60)
         stores[0].failing = AWAY
-        passed = [allowed(await decide(one, 29))]
-        clock.now_s += 1
+        passed = [allowed(await decide(one, 30))]
+        clock.now_s += 2
         await end_of_outage(one, stores[0])
         clock.now_s += 28
         return [*passed, allowed(await decide(one, 20))]
 
-    # A second has brought back one unit, and 29 were let pass here in a bucket that was empty.
-    assert run(story()) == [29, 0]
+    # 30 were let pass here in a bucket that was empty. In 2 s one unit of this worker's half came back.
+    assert run(story()) == [30, 0]
 
 
 def test_a_refused_client_whose_node_is_away_costs_no_calls() -> None:
