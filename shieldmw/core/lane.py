@@ -164,7 +164,7 @@ class Lane(Generic[W]):
 
         No further turn is opened if the queue is empty, or if nothing in it can enter and nothing is to be measured.
         """
-        entered, turn_us = self._entered, 0
+        entered = self._entered
         if self._began_us is not None:
             turn_us = now_us - self._began_us
             if turn_us > self.longest_turn_us:  # noqa: PLR1730  (a call would double what a turn costs)
@@ -177,7 +177,7 @@ class Lane(Generic[W]):
             return
         self._began_us = now_us
         self._measure_pace(now_us)
-        self._shed(now_us - turn_us)  # the turn itself does not count as waiting: nobody could enter during it
+        self._shed(now_us)
         if self.waiting and not self.places.has_room(favoured=False):
             self.places.reached(now_us)
         self._let_in(now_us)
