@@ -185,6 +185,7 @@ def happens(fleet: Fleet) -> None:
         fleet.recut()
 
 
+@pytest.mark.thorough
 def test_what_may_be_taken_never_grows_above_the_capacity() -> None:
     """Whatever workers do, seats that may be taken stay within capacity; after a cut they never grow until they fit."""
     for fleet in fleets(RUNS):
@@ -215,6 +216,7 @@ def test_guests_who_must_still_leave_bring_no_seats_for_new_members() -> None:
     assert b.refresh(table, capacity, 3.0, evicts=False).seats == 8
 
 
+@pytest.mark.thorough
 def test_members_have_all_they_ask_for_within_two_rounds() -> None:
     """Two rounds after demand or capacity changed, members have their seats, within one of rounding per worker."""
     for fleet in fleets(RUNS, most_workers=40):

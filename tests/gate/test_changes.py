@@ -319,6 +319,7 @@ def test_what_is_kept_of_paths_changes_no_decision_in_an_outage(
     run(follow(steps, World(values), World(values, forgets=True)))
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=200)
 @given(stories(ACTIONS), st.sampled_from(VALUES), st.booleans())
 def test_leases_change_no_reason_but_that_of_limits(

@@ -50,6 +50,7 @@ def walked_over() -> int:
     return len(gc.get_objects())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("asked", [at_home, behind_a_proxy, at_a_site])
 def test_a_flood_of_new_clients_leaves_no_objects(asked: Callable[[int], Facts]) -> None:
     """Once the tables are there: allowed, then refused by the store, then by what is known."""
@@ -72,6 +73,7 @@ def test_a_flood_of_new_clients_leaves_no_objects(asked: Callable[[int], Facts])
     run(story())
 
 
+@pytest.mark.thorough
 def test_a_flood_of_hot_clients_opens_no_more_than_so_many_leases() -> None:
     """The others ask for each of their requests, and nothing is kept of them but numbers."""
     clock = FakeClock()

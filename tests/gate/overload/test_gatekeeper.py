@@ -297,6 +297,7 @@ turns = st.lists(
 )
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=200)
 @given(turns, st.integers(1, 4), st.booleans(), st.sampled_from([None, 0.1, 0.5]))
 def test_nobody_waits_for_ever(
