@@ -10,7 +10,18 @@ import pytest
 import redis
 
 from servers import RedisServer, redis_server
-from shieldmw.core.seats import LEASE_S, NO_GRANT, UNLIMITED, Audience, Capacity, Grant, Report, SeatTable
+from shieldmw.core.seats import (
+    FIRST_S,
+    LEASE_S,
+    LOST_GRANT,
+    NO_GRANT,
+    UNLIMITED,
+    Audience,
+    Capacity,
+    Grant,
+    Report,
+    SeatTable,
+)
 from shieldmw.store import scripts
 
 KEY = "shield:seats"
@@ -79,7 +90,7 @@ def some(dice: random.Random, most: int) -> Audience:
 def reported(dice: random.Random, most: int, workers: int, leasing: float) -> Report:
     """Any report, also of a worker that holds more than it was granted, or that nobody knows."""
     present = some(dice, most)
-    held = dice.choice([NO_GRANT, NO_GRANT, 0, dice.randint(0, most)])
+    held = dice.choice([NO_GRANT, LOST_GRANT, 0, dice.randint(0, most)])
     guests = held if held <= 0 else dice.randint(0, held)
     report = Report(f"{dice.randrange(workers):x}", present, present + some(dice, most), held, guests)
     if dice.random() < leasing:
@@ -113,7 +124,9 @@ def test_twins(client: redis.Redis, seed: int) -> None:
     most = dice.choice([1, 10, 1000, 3_000_000])
     leasing = dice.choice([0, 0.2, 1])  # how many reports tell of lease seats
     for _ in range(60):
-        now_ms += dice.choice([0, 1, 200, 5000, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1]) // dice.choice([1, 1, 4])
+        now_ms += dice.choice([0, 1, 200, 599, 600, 5000, 7000, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1]) // dice.choice(
+            [1, 1, 4]
+        )
         now_ms -= 3_600_000 if dice.random() < 0.02 else 0
         seats = dice.choice([0, 1, dice.randint(0, 2 * most * workers)])
         capacity = Capacity(seats, dice.randint(0, seats))
@@ -182,7 +195,9 @@ def test_fields_that_nobody_understands_do_no_harm(client: redis.Redis) -> None:
         client.hset(KEY, f"garbage-{number}", value)
     for guard in (b"soon", b"9999999999999999", b"-5", b""):
         client.hset(KEY, "#guard", guard)
-        grant = LuaTable(client).refresh(Report("a", Audience(), Audience(members=10)), Capacity(10, 10), now_ms)
+        lua, report = LuaTable(client), Report("a", Audience(), Audience(members=10))
+        lua.refresh(report, Capacity(10, 10), now_ms)
+        grant = lua.refresh(report, Capacity(10, 10), now_ms + round(FIRST_S * 1000))
         assert (grant.seats, grant.workers, grant.demand.total) == (10, 1, 10)
         assert list(kept(client)) == [b"a"]
         client.hdel(KEY, "a")
