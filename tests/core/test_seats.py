@@ -340,7 +340,7 @@ def test_after_an_outage_nobody_grows_before_the_others_are_back(is_lost: bool) 
 
 
 def test_a_new_worker_waits_for_those_that_may_come_back() -> None:
-    """The first to report after a silence, it waits for them; where nobody ever was, or all have stopped, it does not."""
+    """The first to report after a silence waits for them; where nobody ever was, or all have stopped, it does not."""
     table, capacity = SeatTable(), Capacity(90, 90)
     new, back = Report("n", Audience(), Audience(members=30)), Report("a", Audience(members=60), Audience(members=60))
     table.refresh(back, capacity, 0.0)
