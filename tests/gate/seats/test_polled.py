@@ -651,3 +651,37 @@ def test_a_cut_of_members_takes_those_on_streams_beside_those_who_poll() -> None
             assert here + all_of_them.leased <= 63
 
     run(story())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_members_on_streams_stay_while_the_leases_of_guests_end(seed: int) -> None:
+    """Members fit, most of them at one worker: none leaves, and new ones come only once guests' leases have ended."""
+
+    async def story() -> None:
+        async with fleet(3, 100, seed, live_paths="/live") as all_of_them:
+            dice, crowd = all_of_them.dice, viewers(G, 50)
+            members, new = ([Stream(M, first + number) for number in range(50)] for first in (500, 600))
+            for member in members:
+                member.comes_to(dice.choice([all_of_them.workers[0], dice.choice(all_of_them.workers)]))
+            await all_of_them.plays(crowd, 45)
+            seated = [member for member in members if member.seat is not None]
+            await all_of_them.switch(ModeChange(Mode.EMERGENCY, "ops", capacity=60, guest_share=0.0))
+            await all_of_them.plays(crowd, 1.0)
+
+            def taken() -> int:
+                return all_of_them.leased + sum(one.seat is not None for one in members + new)
+
+            least = taken()
+
+            def come(_: float) -> None:
+                nonlocal least
+                dice.choice([one for one in new if one.seat is None]).comes_to(dice.choice(all_of_them.workers))
+                assert taken() <= max(60, least)
+                least = min(least, taken())
+
+            await all_of_them.plays(crowd, LEASE_S + 15, come)
+            assert len(seated) >= 45
+            assert all(member.seat is not None for member in seated)
+            assert 56 <= taken() <= 60
+
+    run(story())
