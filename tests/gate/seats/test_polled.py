@@ -458,12 +458,13 @@ class Stream:
     name: ListenerClass
     number: int
     seat: Seat | None = None
+    ticket: str | None = None
 
     def comes_to(self, worker: Worker) -> bool:
         """Ask for a seat; whether there was one."""
         identity = None if self.name is G else Identity(f"listener-{self.number}")
         address = nth_address(100_000 + self.number)
-        asked = Facts(address, "/live", "/live", frozenset({"GET"}))
+        asked = Facts(address, "/live", "/live", frozenset({"GET"}), signed_ticket=self.ticket)
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, packed(address), identity, live=True)
         seats = worker.entrance.seats
 
@@ -474,6 +475,7 @@ class Stream:
 
         _, entry = worker.entrance.enter(asked, decision, leave)
         self.seat = None if entry is None else entry.seat
+        self.ticket = None if entry is None else entry.ticket
         return self.seat is not None
 
 
@@ -507,6 +509,26 @@ def test_streams_and_leases_share_one_capacity() -> None:
             assert abs(watch / playing - 0.5) <= 0.25
             await all_of_them.plays(crowd, 2 * LEASE_S)
             assert all_of_them.leased + sum(stream.seat is not None for stream in streams) <= 60
+
+    run(story())
+
+
+def test_a_ticket_is_one_seat_for_each_live_path_and_one_for_its_polls() -> None:
+    """A page with a chat and a player holds two seats with one ticket; however often it opens them, no more."""
+
+    async def story() -> None:
+        async with fleet(1, 3, live_paths="/live") as all_of_them:
+            (worker,) = all_of_them.workers
+            player, chat = Viewer(G, 1), Stream(G, 1 - 100_000)
+            all_of_them.polls(player)
+            for _ in range(5):
+                chat.ticket = player.ticket
+                assert chat.comes_to(worker)
+                player.ticket = chat.ticket
+                assert all_of_them.polls(player).verdict is Verdict.ALLOWED
+                await pass_time(LEASE_S - 5)
+            assert worker.entrance.seats.ledger.held().total == 2
+            assert [all_of_them.polls(viewer).refused for viewer in viewers(G, 2, first=100)] == [False, True]
 
     run(story())
 
