@@ -173,6 +173,23 @@ def test_workers_without_a_capacity_are_counted(client: redis.Redis) -> None:
     assert [grant.workers for grant in grants] == [1, 2, 2, 2]
 
 
+def test_the_first_worker_has_others_report_at_once(client: redis.Redis) -> None:
+    """If the table was lost, they hold seats that it does not tell of. Where another was heard of there is no need."""
+    lua, told = LuaTable(client), client.pubsub(ignore_subscribe_messages=True)
+    told.subscribe("told")
+    told.get_message(timeout=1)
+    heard = []
+    for number, name in enumerate("ab"):
+        lua.refresh(Report(name, Audience(), Audience()), Capacity(0, 0), 1_800_000_000_000 + 1000 * number)
+        client.publish("told", name)
+        while (message := told.get_message(timeout=5)) is not None:
+            heard.append(message["data"])
+            if heard[-1] == name.encode():
+                break
+    told.close()
+    assert heard == [b"seats", b"a", b"b"]
+
+
 GARBAGE = [
     b"",
     b"abc",

@@ -6,7 +6,8 @@
 -- ARGV     1 worker  2 seats of the fleet  3 most of them for guests  4 lease in ms
 --          5-7 wanted by hosts, members, guests (including those present)  8-10 present, likewise
 --          11-12 seats and guest seats that the worker was granted, -2 if it has no grant (any more), -1 if it is new
---          13 the channel on which other workers hear, at most every 250 ms, that a worker has less than its share
+--          13 the channel on which other workers hear, at most every 250 ms, that a worker has less than its share, or
+--             that it is the first to report
 --          14-16 those present with a lease seat, by class  17 after how many ms the last of these ends
 --          18 clients that have renewed a lease seat there, and are counted when their old lease ends
 --          19 clients whose lease has just ended there, and who may have renewed elsewhere
@@ -121,8 +122,9 @@ for i = 1, #fields, 2 do
   end
 end
 
-local unleased = 0
+local unleased, is_first = 0, false
 if not mine then
+  is_first = not is_heard
   mine = {latest, 0, 0, 0, 0, 0, 0, math.max(0, tonumber(ARGV[11])), math.max(0, tonumber(ARGV[12]))}
   local is_lost, guarded = tonumber(ARGV[11]) == -2, guard > now and guard <= latest
   if tonumber(ARGV[11]) >= 0 then
@@ -204,7 +206,8 @@ if any_leased then
   mine[9] = math.min(mine[8], mine[9], math.max(mine[7] + (mine[15] or 0), guest_room))
 end
 
-if mine[8] < fair and (told <= now or told > now + TOLD) then
+-- If no other was heard of, the state may have been lost: any others report at once.
+if (mine[8] < fair or is_first) and (told <= now or told > now + TOLD) then
   redis.call('HSET', KEYS[1], '#told', string.format('%.0f', now + TOLD))
   redis.pcall('PUBLISH', ARGV[13], 'seats')
 end

@@ -133,7 +133,7 @@ class Model:
             self.ends[key] = max(self.ends.get(key, 0), shown.leased_until_s)
 
     def moves(self) -> None:
-        """What happens in a quarter of a second: some leave and others come, one in sixteen polls or asks for a stream."""
+        """A quarter of a second: some leave and others come, one in sixteen polls or asks for a stream."""
         part = STEP_S / self.stay_s
         self.step = (self.step + 1) % round(POLL_S / STEP_S)
         for player in self.players[:]:
