@@ -92,6 +92,7 @@ NOBODY = Audience()
 class Report:
     """One worker's report: listeners present, listeners who want a seat (including those present), and its grant.
 
+    ``seats``: those granted, or ``NO_GRANT`` or ``LOST_GRANT``.
     ``leased`` are those present that hold a lease seat; the last of these ends after ``leased_for_s``. ``coming``:
     clients that have renewed here, and are counted once their old lease ends. ``left``: clients whose lease has just
     ended here; they may have renewed at a worker that has not reported since.

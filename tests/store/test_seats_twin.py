@@ -175,7 +175,8 @@ def test_workers_without_a_capacity_are_counted(client: redis.Redis) -> None:
 
 def test_the_first_worker_has_others_report_at_once(client: redis.Redis) -> None:
     """If the table was lost, they hold seats that it does not tell of. Where another was heard of there is no need."""
-    lua, told = LuaTable(client), client.pubsub(ignore_subscribe_messages=True)
+    lua = LuaTable(client)
+    told = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     told.subscribe("told")
     told.get_message(timeout=1)
     heard = []
