@@ -8,6 +8,8 @@ fleet is below it. Guests who must still leave are no reason for a grant: member
 Clients with lease seats move between workers as they poll. So where there are any, a worker is granted no seat beyond
 those in use unless there is room for it in the fleet, and the leases of a worker that is dead are counted until they
 end.
+
+While others may hold seats that the table does not tell of, as after an outage of the store, no grant grows.
 """
 
 from __future__ import annotations
@@ -32,8 +34,15 @@ LATE_S = 3.0
 # Longest time that a lease seat runs: ten minutes, and what is left of the lease that it renews.
 LONGEST_LEASED_S = 900.0
 
-# Reported as its grant by a worker without one, or with one whose lease has ended.
+# Reported as its grant by a worker that never asked for one, and by one that did, but has none, or none any more.
 NO_GRANT = -1
+LOST_GRANT = -2
+
+# If no worker was heard of for ``SILENT_S``, the store was away or has lost its state, and others may hold seats. So no
+# grant grows for so long after each worker that comes back (all of them try twice a second), and for less where a new
+# worker is the first: perhaps all of the others are dead.
+PAUSE_S = 2.0
+FIRST_S = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,7 @@ NOBODY = Audience()
 class Report:
     """One worker's report: listeners present, listeners who want a seat (including those present), and its grant.
 
+    ``seats``: those granted, or ``NO_GRANT`` or ``LOST_GRANT``.
     ``leased`` are those present that hold a lease seat; the last of these ends after ``leased_for_s``. ``coming``:
     clients that have renewed here, and are counted once their old lease ends. ``left``: clients whose lease has just
     ended here; they may have renewed at a worker that has not reported since.
@@ -163,14 +173,13 @@ class SeatTable:
         """Take a worker's report and grant it seats for ``LEASE_S``."""
         # An entry that ends later than any lease was written before the clock stepped back; it is dropped, too.
         latest_s = now_s + LEASE_S
-        self._drop_old(now_s)
         known = self.entries.get(report.worker)
-        if known is not None and known.until_s <= now_s:
+        if known is not None and not now_s < known.until_s <= latest_s:
             known = None
-        if known is None and report.seats != NO_GRANT:
-            # An unknown worker has a grant, so the state was lost, and other workers may hold seats.
-            self.guard_until_s = latest_s
-        unleased = report.present.total if known is None and report.seats == NO_GRANT else 0
+        if known is None:
+            self._guard(report, now_s)
+        self._drop_old(now_s)
+        unleased = report.present.total if known is None and report.seats < 0 else 0
         known = known or SeatEntry(0, report.demand, report.present, max(0, report.seats), max(0, report.guest_seats))
         known.demand, known.present = report.demand, report.present
         is_leasing = report.leased.total + report.coming + report.left > 0
@@ -199,7 +208,7 @@ class SeatTable:
         room -= sum(entry.leased.total + entry.unseen for entry in left)
         favoured_room -= sum(entry.leased.favoured + entry.unseen for entry in left)
         guest_room -= sum(entry.leased.guests + entry.unseen_guests for entry in left)
-        if now_s < self.guard_until_s <= latest_s:
+        if self._is_guarded(now_s):
             room = favoured_room = guest_room = 0
         known.seats = min(granted(share.seats, has, room), granted(share.seats, has_favoured, favoured_room))
         known.guest_seats = min(known.seats, granted(share.guest_seats, has_guests, guest_room))
@@ -211,6 +220,26 @@ class SeatTable:
         return Grant(
             known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand, fleet.leased
         )
+
+    def _is_guarded(self, now_s: float) -> bool:
+        """Whether no grant may grow; a guard that ends later than any was set before the clock stepped back."""
+        return now_s < self.guard_until_s <= now_s + LEASE_S
+
+    def _guard(self, report: Report, now_s: float) -> None:
+        """Let no grant grow for a while after an unknown worker's report, if others may be unknown, too."""
+        if report.seats >= 0:
+            # It has a grant, so the state was lost: others may hold seats until their leases end.
+            self.guard_until_s = now_s + LEASE_S
+            return
+        ages_ms = [
+            round((now_s + LEASE_S - entry.until_s) * 1000)
+            for name, entry in self.entries.items()
+            if name != report.worker and entry.until_s <= now_s + LEASE_S
+        ]
+        is_guarded, is_lost = self._is_guarded(now_s), report.seats == LOST_GRANT
+        if (is_guarded and is_lost) or not any(age < SILENT_S * 1000 for age in ages_ms):
+            pause_s = PAUSE_S if is_lost else FIRST_S if ages_ms else 0.0
+            self.guard_until_s = max(now_s + pause_s, self.guard_until_s if is_guarded else 0.0)
 
     def _drop_old(self, now_s: float) -> None:
         """Drop what has ended: of a dead worker all but its leases."""

@@ -10,8 +10,11 @@ import pytest
 
 from shieldmw.core.seats import (
     COHORTS,
+    FIRST_S,
     LEASE_S,
+    LOST_GRANT,
     NO_GRANT,
+    PAUSE_S,
     SILENT_S,
     Audience,
     Capacity,
@@ -259,7 +262,8 @@ def test_a_dead_workers_seats_return_after_the_lease() -> None:
     table, capacity = SeatTable(), Capacity(100, 100)
     dead, alive = Worker("dead", want=Audience(members=100)), Worker("alive", want=Audience(members=100))
     dead.refresh(table, capacity, 0.0)
-    assert alive.refresh(table, capacity, LEASE_S - 0.001).seats == 0
+    for now_s in (5.0, LEASE_S - 0.001):
+        assert alive.refresh(table, capacity, now_s).seats == 0
     assert alive.refresh(table, capacity, LEASE_S).seats == 100
 
 
@@ -316,6 +320,50 @@ def test_a_lost_state_is_made_good_after_one_lease() -> None:
     one.refresh(table, capacity, 6.0)
     assert late.refresh(table, capacity, 1.0 + LEASE_S - 0.01).seats == 0
     assert late.refresh(table, capacity, 1.0 + LEASE_S).seats == 50
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_after_an_outage_nobody_grows_before_the_others_are_back(is_lost: bool) -> None:
+    """Workers whose grants have ended still hold their seats: the first one that is back does not get these."""
+    table, capacity = SeatTable(), Capacity(90, 90)
+    for name in "abc":
+        table.refresh(Report(name, Audience(members=30), Audience(members=30)), capacity, 0.0)
+    table = SeatTable() if is_lost else table
+    now_s = LEASE_S + 5.0
+    one, two, three = (
+        Report(name, Audience(members=here), Audience(members=want), LOST_GRANT, LOST_GRANT)
+        for name, here, want in (("a", 10, 35), ("b", 30, 30), ("c", 25, 25))
+    )
+    assert table.refresh(one, capacity, now_s).seats == 10
+    assert table.refresh(two, capacity, now_s + 1.9).seats == 30
+    assert table.refresh(three, capacity, now_s + 3.0).seats == 25
+    assert table.refresh(one, capacity, now_s + 4.9).seats == 10
+    assert table.refresh(one, capacity, now_s + 3.0 + PAUSE_S).seats == 35
+
+
+def test_a_new_worker_waits_for_those_that_may_come_back() -> None:
+    """The first to report after a silence waits for them; where nobody ever was, or all have stopped, it does not."""
+    table, capacity = SeatTable(), Capacity(90, 90)
+    new, back = Report("n", Audience(), Audience(members=30)), Report("a", Audience(members=60), Audience(members=60))
+    table.refresh(back, capacity, 0.0)
+    assert table.refresh(new, capacity, LEASE_S + 5.0).seats == 0
+    assert table.refresh(replace(back, seats=LOST_GRANT), capacity, LEASE_S + 5.5).seats == 60
+    assert table.refresh(new, capacity, LEASE_S + 5.7).seats == 0
+    assert table.refresh(new, capacity, LEASE_S + 5.5 + PAUSE_S).seats == 30
+    table.release("n")
+    table.release("a")
+    assert table.refresh(new, capacity, LEASE_S + 8.0).seats == 90
+
+
+def test_one_worker_that_was_cut_off_stops_nobody() -> None:
+    """While others are heard of, what they hold is known."""
+    table, capacity = SeatTable(), Capacity(90, 90)
+    for now_s in (0.0, 5.0, 10.0, 15.0, 20.0):
+        table.refresh(Report("a", Audience(members=30), Audience(members=30)), capacity, now_s)
+    back = Report("b", Audience(members=30), Audience(members=60), LOST_GRANT, LOST_GRANT)
+    assert table.refresh(back, capacity, 21.0).seats == 30, "a holds the rest until it reports"
+    table.refresh(Report("a", Audience(members=30), Audience(members=30)), capacity, 21.1)
+    assert table.refresh(back, capacity, 21.2).seats == 60
 
 
 def test_a_worker_with_an_empty_grant_also_says_that_the_state_was_lost() -> None:
@@ -469,6 +517,7 @@ def test_the_leases_of_a_dead_worker_hold_their_seats_until_they_end(coming: int
     table.refresh(replace(leasing("dead", 50, for_s=40.0), coming=coming), capacity, now_s)
     table.release("other")
     for after_s, seats in ((LEASE_S, 50 - coming), (39.0, 50 - coming), (40.0, 100)):
+        table.refresh(leasing("alive", 0, want=100), capacity, now_s + after_s - FIRST_S)
         grant = table.refresh(leasing("alive", 0, want=100), capacity, now_s + after_s)
         assert (grant.seats, grant.workers) == (seats, 1), after_s
         assert grant.present == Audience(), "its clients are on their way to other workers"

@@ -10,7 +10,18 @@ import pytest
 import redis
 
 from servers import RedisServer, redis_server
-from shieldmw.core.seats import LEASE_S, NO_GRANT, UNLIMITED, Audience, Capacity, Grant, Report, SeatTable
+from shieldmw.core.seats import (
+    FIRST_S,
+    LEASE_S,
+    LOST_GRANT,
+    NO_GRANT,
+    UNLIMITED,
+    Audience,
+    Capacity,
+    Grant,
+    Report,
+    SeatTable,
+)
 from shieldmw.store import scripts
 
 KEY = "shield:seats"
@@ -79,7 +90,7 @@ def some(dice: random.Random, most: int) -> Audience:
 def reported(dice: random.Random, most: int, workers: int, leasing: float) -> Report:
     """Any report, also of a worker that holds more than it was granted, or that nobody knows."""
     present = some(dice, most)
-    held = dice.choice([NO_GRANT, NO_GRANT, 0, dice.randint(0, most)])
+    held = dice.choice([NO_GRANT, LOST_GRANT, 0, dice.randint(0, most)])
     guests = held if held <= 0 else dice.randint(0, held)
     report = Report(f"{dice.randrange(workers):x}", present, present + some(dice, most), held, guests)
     if dice.random() < leasing:
@@ -113,7 +124,9 @@ def test_twins(client: redis.Redis, seed: int) -> None:
     most = dice.choice([1, 10, 1000, 3_000_000])
     leasing = dice.choice([0, 0.2, 1])  # how many reports tell of lease seats
     for _ in range(60):
-        now_ms += dice.choice([0, 1, 200, 5000, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1]) // dice.choice([1, 1, 4])
+        now_ms += dice.choice([0, 1, 200, 599, 600, 5000, 7000, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1]) // dice.choice(
+            [1, 1, 4]
+        )
         now_ms -= 3_600_000 if dice.random() < 0.02 else 0
         seats = dice.choice([0, 1, dice.randint(0, 2 * most * workers)])
         capacity = Capacity(seats, dice.randint(0, seats))
@@ -160,6 +173,24 @@ def test_workers_without_a_capacity_are_counted(client: redis.Redis) -> None:
     assert [grant.workers for grant in grants] == [1, 2, 2, 2]
 
 
+def test_the_first_worker_has_others_report_at_once(client: redis.Redis) -> None:
+    """If the table was lost, they hold seats that it does not tell of. Where another was heard of there is no need."""
+    lua = LuaTable(client)
+    told = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    told.subscribe("told")
+    told.get_message(timeout=1)
+    heard = []
+    for number, name in enumerate("ab"):
+        lua.refresh(Report(name, Audience(), Audience()), Capacity(0, 0), 1_800_000_000_000 + 1000 * number)
+        client.publish("told", name)
+        while (message := told.get_message(timeout=5)) is not None:
+            heard.append(message["data"])
+            if heard[-1] == name.encode():
+                break
+    told.close()
+    assert heard == [b"seats", b"a", b"b"]
+
+
 GARBAGE = [
     b"",
     b"abc",
@@ -182,7 +213,9 @@ def test_fields_that_nobody_understands_do_no_harm(client: redis.Redis) -> None:
         client.hset(KEY, f"garbage-{number}", value)
     for guard in (b"soon", b"9999999999999999", b"-5", b""):
         client.hset(KEY, "#guard", guard)
-        grant = LuaTable(client).refresh(Report("a", Audience(), Audience(members=10)), Capacity(10, 10), now_ms)
+        lua, report = LuaTable(client), Report("a", Audience(), Audience(members=10))
+        lua.refresh(report, Capacity(10, 10), now_ms)
+        grant = lua.refresh(report, Capacity(10, 10), now_ms + round(FIRST_S * 1000))
         assert (grant.seats, grant.workers, grant.demand.total) == (10, 1, 10)
         assert list(kept(client)) == [b"a"]
         client.hdel(KEY, "a")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import floor
 
 from shieldmw.core.mode import Mode
+from shieldmw.core.rules import LEASE_SEAT_S
 from shieldmw.core.seats import Capacity
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.settings import Settings
@@ -13,16 +14,18 @@ from shieldmw.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class SeatPlan:
-    """Capacity as configured; 0 seats means no limit."""
+    """Capacity as configured; 0 seats means no limit. ``longest_lease_s``: of any polled path."""
 
     capacity: int
     emergency_capacity: int
     emergency_guest_share: float
+    longest_lease_s: int = LEASE_SEAT_S
 
     @classmethod
     def of(cls, settings: Settings) -> SeatPlan:
         """The plan that the settings describe."""
-        return cls(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share)
+        lease_s = settings.policy.longest_lease_s
+        return cls(settings.capacity, settings.seats_in_emergency, settings.emergency_guest_share, lease_s)
 
 
 class FleetCapacity:

@@ -52,10 +52,14 @@ class Leases:
 
 
 class LeasedSeats:
-    """Counts leases by class, and says which of them may be renewed. ``now_s`` is the store's clock."""
+    """Counts leases by class, and says which of them may be renewed. ``now_s`` is the store's clock.
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
+    ``longest_s``: the longest lease of any path. So long a cut takes on a worker that has not granted any itself.
+    """
+
+    def __init__(self, now_s: Callable[[], float], longest_s: int) -> None:
         self._now_s = now_s
+        self._longest_of_any_path_s = longest_s
         self._of: Mapping[ListenerClass, _OfClass] = {name: _OfClass() for name in ListenerClass}
         self._reported: Mapping[ListenerClass, tuple[int, int]] = {}
         self._capacity: Capacity | None = None
@@ -122,7 +126,7 @@ class LeasedSeats:
         waiting = grant.demand.favoured - grant.present.favoured
         # A few too many are no cut, unless there is a reason: the reports are not of the same moment.
         tolerance = 0 if is_new or waiting > 0 else -(-grant.leased.total // TOLERANCE)
-        here, now_s, lease_s = grant.present, self._now_s(), self._longest_s
+        here, now_s, lease_s = grant.present, self._now_s(), self._longest_s or self._longest_of_any_path_s
         everybody = here.members, here.guests if guest_share > 0 else 0
         members, guests = everybody if capacity is None else rooms(capacity, grant.demand)
         self._of[ListenerClass.GUEST].cut.follow(here.guests, guests, now_s, lease_s, tolerance)

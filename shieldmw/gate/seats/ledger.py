@@ -55,7 +55,7 @@ class SeatLedger:
 
     allotment: Allotment = field(default_factory=Allotment)
     on_release: Callable[[Seat], None] = lambda seat: None
-    leases: LeasedSeats = field(default_factory=lambda: LeasedSeats(lambda: 0.0))
+    leases: LeasedSeats = field(default_factory=lambda: LeasedSeats(lambda: 0.0, 0))
     _seats: dict[ListenerClass, Cohorts] = field(default_factory=lambda: {name: Cohorts() for name in ListenerClass})
     _leaving: dict[ListenerClass, dict[Seat, None]] = field(
         default_factory=lambda: {name: {} for name in ListenerClass}

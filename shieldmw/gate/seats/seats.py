@@ -68,7 +68,7 @@ class Seats:
         observers: Sequence[Observer] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.ledger = SeatLedger(leases=LeasedSeats(mode_watch.store_now_s))
+        self.ledger = SeatLedger(leases=LeasedSeats(mode_watch.store_now_s, plan.longest_lease_s))
         self._capacity = FleetCapacity(plan, mode_watch)
         self._share = Share(register, self._capacity, self.ledger, clock)
         self._mode_watch = mode_watch

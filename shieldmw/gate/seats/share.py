@@ -10,7 +10,7 @@ import logging
 from secrets import token_hex
 
 from shieldmw.core.client import ListenerClass
-from shieldmw.core.seats import LEASE_S, NO_GRANT, NO_SEATS, UNLIMITED, Audience, Capacity, Grant, Report
+from shieldmw.core.seats import LEASE_S, LOST_GRANT, NO_GRANT, NO_SEATS, UNLIMITED, Audience, Capacity, Grant, Report
 from shieldmw.core.text import harmless
 from shieldmw.gate.clock import Clock
 from shieldmw.store.port import SeatGrants
@@ -68,12 +68,13 @@ class Share:
         here = self._ledger.streams() + leases.present
         demand, present = here + self.unseated.count(), here + self._ledger.leaving()
         held = self.grant if self._is_leased else None
+        without = LOST_GRANT if self._reported else NO_GRANT
         report = Report(
             self.worker,
             present,
             demand,
-            NO_GRANT if held is None else held.seats,
-            NO_GRANT if held is None else held.guest_seats,
+            without if held is None else held.seats,
+            without if held is None else held.guest_seats,
             leases.present,
             leases.for_s,
             leases.coming,

@@ -5,8 +5,9 @@
 --            and the fields "#guard" -> until_ms, while grants must not grow, "#told" -> until_ms
 -- ARGV     1 worker  2 seats of the fleet  3 most of them for guests  4 lease in ms
 --          5-7 wanted by hosts, members, guests (including those present)  8-10 present, likewise
---          11-12 seats and guest seats that the worker was granted, -1 if its lease has ended
---          13 the channel on which other workers hear, at most every 250 ms, that a worker has less than its share
+--          11-12 seats and guest seats that the worker was granted, -2 if it has no grant (any more), -1 if it is new
+--          13 the channel on which other workers hear, at most every 250 ms, that a worker has less than its share, or
+--             that it is the first to report
 --          14-16 those present with a lease seat, by class  17 after how many ms the last of these ends
 --          18 clients that have renewed a lease seat there, and are counted when their old lease ends
 --          19 clients whose lease has just ended there, and who may have renewed elsewhere
@@ -33,6 +34,8 @@ local COHORTS = 128
 local SILENT = 7000
 -- Milliseconds without a report after which a worker with lease seats may be dead (LATE_S).
 local LATE = 3000
+-- After nobody was heard of for SILENT, milliseconds in which no grant grows (PAUSE_S, FIRST_S).
+local PAUSE, FIRST = 2000, 600
 -- Shortest interval in ms between two such messages; a listener that waits for a seat waits for the answers to them.
 local TOLD = 250
 -- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms instead of 0.5 ms.
@@ -50,6 +53,8 @@ redis.call('PEXPIRE', KEYS[1], 2 * lease)
 local total, heard, before = {0, 0, 0}, {0, 0, 0, 0, 0, 0}, {0, 0, 0}
 local held, favoured_held, guests_held, count, index = 0, 0, 0, 1, 0
 local mine, guard, told = nil, 0, 0
+-- Whether there are others, and whether one has reported lately.
+local has_others, is_heard = false, false
 -- Lease seats: of workers that report, whether there are any, and when the last one ends.
 local leased, any_leased, last_leased = {0, 0, 0}, false, 0
 local fields = redis.call('HGETALL', KEYS[1])
@@ -66,6 +71,9 @@ for i = 1, #fields, 2 do
   -- An entry whose sum is beyond any number of listeners is foreign.
   local sum = ends and wantH + wantM + wantG + hereH + hereM + hereG + seats + guest_seats + leasedH + leasedM + leasedG + coming + left
   local is_foreign = not ends or sum > 1e15
+  if not is_foreign and name ~= me and ends <= latest then
+    has_others, is_heard = true, is_heard or latest - ends < SILENT
+  end
   if name == '#guard' then
     guard = tonumber(value) or 0
   elseif name == '#told' then
@@ -114,13 +122,21 @@ for i = 1, #fields, 2 do
   end
 end
 
-local unleased = 0
+local unleased, is_first = 0, false
 if not mine then
+  is_first = not is_heard
   mine = {latest, 0, 0, 0, 0, 0, 0, math.max(0, tonumber(ARGV[11])), math.max(0, tonumber(ARGV[12]))}
-  if tonumber(ARGV[11]) < 0 then
-    unleased = ARGV[8] + ARGV[9] + ARGV[10]
-  else
+  local is_lost, guarded = tonumber(ARGV[11]) == -2, guard > now and guard <= latest
+  if tonumber(ARGV[11]) >= 0 then
+    -- An unknown worker has a grant, so the state was lost: others may hold seats until their leases end.
     guard = latest
+  else
+    unleased = ARGV[8] + ARGV[9] + ARGV[10]
+    if (guarded and is_lost) or not is_heard then
+      guard = math.max(guarded and guard or 0, now + (is_lost and PAUSE or has_others and FIRST or 0))
+    end
+  end
+  if guard > now and guard <= latest then
     redis.call('HSET', KEYS[1], '#guard', string.format('%.0f', guard))
   end
 end
@@ -190,7 +206,8 @@ if any_leased then
   mine[9] = math.min(mine[8], mine[9], math.max(mine[7] + (mine[15] or 0), guest_room))
 end
 
-if mine[8] < fair and (told <= now or told > now + TOLD) then
+-- If no other was heard of, the state may have been lost: any others report at once.
+if (mine[8] < fair or is_first) and (told <= now or told > now + TOLD) then
   redis.call('HSET', KEYS[1], '#told', string.format('%.0f', now + TOLD))
   redis.pcall('PUBLISH', ARGV[13], 'seats')
 end

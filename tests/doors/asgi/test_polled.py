@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from hashlib import sha256
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +164,21 @@ def test_limits_and_the_deny_list_hold_inside_a_lease() -> None:
     limited = shield(ip_limit="2/hour")
     assert [polled(limited, polls).status for _ in range(3)] == [200, 200, 429]
     assert polled(shield(deny_ips=f"{PEER[0]}/32"), polls).status == 429
+
+
+def test_a_lease_is_worth_nothing_once_its_key_is_revoked(tmp_path: Path) -> None:
+    """Each poll is decided by what it shows: its client is a guest now, and asks for a seat as one."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"{sha256(b'k-alice').hexdigest()} alice\n")
+    key: Headers = [(b"authorization", b"Bearer k-alice")]
+    text = polled(shield(api_keys_file=keys), key).value(b"shield-ticket")
+    member = SIGNER.read_ticket(text, time.time())
+    assert member is not None
+    assert member.listener_class is ListenerClass.MEMBER
+    keys.write_text(f"{sha256(b'k-bob').hexdigest()} bob\n")
+    guest = given(polled(shield(api_keys_file=keys), [*key, *cookie(text)]))
+    assert guest is not None
+    assert guest.listener_class is ListenerClass.GUEST
 
 
 def test_an_emergency_closes_a_polled_path_as_its_rule_says() -> None:

@@ -13,7 +13,7 @@ from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
-from shieldmw.core.seats import Audience
+from shieldmw.core.seats import PAUSE_S, Audience
 from shieldmw.core.tickets import TICKET_S
 from shieldmw.core.waiting import AWAITED_S, EMPTY, SHORTEST_POLL_S, QueueCounters
 from shieldmw.errors import StoreUnavailable
@@ -144,7 +144,9 @@ def test_a_ticket_brings_its_listener_back_before_new_ones(store: QueueStore, cl
     worker.number("waiting")
     worker.admission.seats.release(mine.seat)
     worker.number("stranger")
-    clock.now_s += TICKET_S - 1
+    clock.now_s += TICKET_S - 1 - PAUSE_S
+    asyncio.run(worker.refresh())
+    clock.now_s += PAUSE_S
     asyncio.run(worker.refresh())
     back = worker.enters("in-0", signed_ticket=mine.ticket)
     assert back.seat.ticket_id == mine.seat.ticket_id

@@ -458,12 +458,13 @@ class Stream:
     name: ListenerClass
     number: int
     seat: Seat | None = None
+    ticket: str | None = None
 
     def comes_to(self, worker: Worker) -> bool:
         """Ask for a seat; whether there was one."""
         identity = None if self.name is G else Identity(f"listener-{self.number}")
         address = nth_address(100_000 + self.number)
-        asked = Facts(address, "/live", "/live", frozenset({"GET"}))
+        asked = Facts(address, "/live", "/live", frozenset({"GET"}), signed_ticket=self.ticket)
         decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, packed(address), identity, live=True)
         seats = worker.entrance.seats
 
@@ -474,6 +475,7 @@ class Stream:
 
         _, entry = worker.entrance.enter(asked, decision, leave)
         self.seat = None if entry is None else entry.seat
+        self.ticket = None if entry is None else entry.ticket
         return self.seat is not None
 
 
@@ -507,6 +509,26 @@ def test_streams_and_leases_share_one_capacity() -> None:
             assert abs(watch / playing - 0.5) <= 0.25
             await all_of_them.plays(crowd, 2 * LEASE_S)
             assert all_of_them.leased + sum(stream.seat is not None for stream in streams) <= 60
+
+    run(story())
+
+
+def test_a_ticket_is_one_seat_for_each_live_path_and_one_for_its_polls() -> None:
+    """A page with a chat and a player holds two seats with one ticket; however often it opens them, no more."""
+
+    async def story() -> None:
+        async with fleet(1, 3, live_paths="/live") as all_of_them:
+            (worker,) = all_of_them.workers
+            player, chat = Viewer(G, 1), Stream(G, 1 - 100_000)
+            all_of_them.polls(player)
+            for _ in range(5):
+                chat.ticket = player.ticket
+                assert chat.comes_to(worker)
+                player.ticket = chat.ticket
+                assert all_of_them.polls(player).verdict is Verdict.ALLOWED
+                await pass_time(LEASE_S - 5)
+            assert worker.entrance.seats.ledger.held().total == 2
+            assert [all_of_them.polls(viewer).refused for viewer in viewers(G, 2, first=100)] == [False, True]
 
     run(story())
 
@@ -649,5 +671,39 @@ def test_a_cut_of_members_takes_those_on_streams_beside_those_who_poll() -> None
             here = sum(stream.seat is not None for stream in streams)
             assert 15 <= here <= 30
             assert here + all_of_them.leased <= 63
+
+    run(story())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_members_on_streams_stay_while_the_leases_of_guests_end(seed: int) -> None:
+    """Members fit, most of them at one worker: none leaves, and new ones come only once guests' leases have ended."""
+
+    async def story() -> None:
+        async with fleet(3, 100, seed, live_paths="/live") as all_of_them:
+            dice, crowd = all_of_them.dice, viewers(G, 50)
+            members, new = ([Stream(M, first + number) for number in range(50)] for first in (500, 600))
+            for member in members:
+                member.comes_to(dice.choice([all_of_them.workers[0], dice.choice(all_of_them.workers)]))
+            await all_of_them.plays(crowd, 45)
+            seated = [member for member in members if member.seat is not None]
+            await all_of_them.switch(ModeChange(Mode.EMERGENCY, "ops", capacity=60, guest_share=0.0))
+            await all_of_them.plays(crowd, 1.0)
+
+            def taken() -> int:
+                return all_of_them.leased + sum(one.seat is not None for one in members + new)
+
+            least = taken()
+
+            def come(_: float) -> None:
+                nonlocal least
+                dice.choice([one for one in new if one.seat is None]).comes_to(dice.choice(all_of_them.workers))
+                assert taken() <= max(60, least)
+                least = min(least, taken())
+
+            await all_of_them.plays(crowd, LEASE_S + 15, come)
+            assert len(seated) >= 45
+            assert all(member.seat is not None for member in seated)
+            assert 56 <= taken() <= 60
 
     run(story())
