@@ -33,9 +33,11 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """The whole cut, as those saw it who poll. ``counts`` are in order of time, ``capacity`` is the emergency's."""
+    """The whole cut, as those saw it who poll. ``refused``: polls of members after the flip. ``counts`` are in order of
+    time, ``capacity`` is the emergency's."""
 
     members: Members
+    refused: int
     guests: Guests
     back: Return
     counts: Sequence[Count]
@@ -57,6 +59,7 @@ def polled_in(
     members, guests = groups
     return Polled(
         cut.members_in(audience, members, when),
+        sum(answer.at_s > when.asked_s for member in audience.of(members) for answer in member.refusals),
         cut.guests_in(audience, guests, when),
         cut.return_of(audience, guests, when, ended=ended),
         counts,
@@ -67,15 +70,16 @@ def polled_in(
 
 def promises(polled: Polled) -> Iterable[Promise]:
     """The promises about those who poll."""
-    yield _members(polled.members)
+    yield _members(polled.members, polled.refused)
     yield _guests(polled.guests)
     yield _counts(polled)
     yield _back(polled.back)
 
 
-def _members(members: Members) -> Promise:
-    words = f"polling: {members.kept} of {members.before} members were served at every poll to the end (promised: all)"
-    return Promise(0 < members.before == members.kept, words)
+def _members(members: Members, refused: int) -> Promise:
+    words = f"polling: {members.kept} of {members.before} members were served at every poll to the end"
+    words += f", and {refused or 'not one'} of their polls was refused (promised: all, none)"
+    return Promise(0 < members.before == members.kept and not refused, words)
 
 
 def _guests(guests: Guests) -> Promise:

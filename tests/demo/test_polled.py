@@ -9,7 +9,7 @@ import pytest
 from shieldmw.demo.cut import Guests, Members, Moments, Return
 from shieldmw.demo.polled import GONE_WITHIN_S, Count, Polled, polled_in, promises
 from shieldmw.demo.report import POLLED_COLUMNS, polled_rows
-from shieldmw.rehearsal.load.audience import Audience, Listener, Stay
+from shieldmw.rehearsal.load.audience import Audience, Listener, Refused, Stay
 
 MEMBERS, GUESTS = GROUPS = ("polling members", "polling guests")
 CAPACITY = 4
@@ -17,8 +17,8 @@ WHEN = Moments(asked_s=100.0, answered_s=100.1, ends_s=121.0, over_s=127.0)
 COUNTS = (Count(99.9, 9, 5), Count(117.9, 8, 3), Count(118.1, 3, 2), Count(119.0, 4, 2), Count(126.0, 8, 4))
 
 
-def listener(group: str, *stays: Stay) -> Listener:
-    return Listener("somebody", group, 90.0, list(stays))
+def listener(group: str, *stays: Stay, refusals: tuple[Refused, ...] = ()) -> Listener:
+    return Listener("somebody", group, 90.0, list(stays), list(refusals))
 
 
 def evening() -> list[Listener]:
@@ -54,6 +54,7 @@ def test_an_evening_as_promised() -> None:
     ("wrong", "words"),
     [
         (listener(MEMBERS, Stay(90.0, 105.0), Stay(106.5)), "2 of 3 members were served"),
+        (listener(MEMBERS, refusals=(Refused(105.0, 503, True),)), "and 1 of their polls was refused"),
         (listener(GUESTS, Stay(91.0, 104.0)), "and 2 were told why"),
         (listener(GUESTS, Stay(91.0)), "2 of 3 guests lost their seat"),
         (listener(GUESTS, Stay(91.0, 100.5 + GONE_WITHIN_S, told_why=True)), "to 18.5 s after the flip"),

@@ -22,7 +22,7 @@ from shieldmw.rehearsal.load.sse import EventReader
 
 # The event sends a line each second; a listener that receives nothing for the read timeout has lost it.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=10)
-_POLL_TIMEOUT: Final = aiohttp.ClientTimeout(total=5)
+_POLL_TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 _COME_BACK_AFTER_S: Final = 3.0  # if the answer does not say; about as long as browsers wait
 
 
