@@ -113,6 +113,14 @@ def test_only_a_live_manifest_gets_a_location() -> None:
         assert changed(live, own) == live
 
 
+def test_no_request_puts_an_element_into_a_manifest() -> None:
+    """Where a server passes on what no browser sends, it is text of the Location."""
+    root = ElementTree.fromstring(changed(LIVE, b"live.mpd?</Location><script>]]>&x='\""))
+    assert [element.text for element in root if element.tag.endswith("Location")] == [
+        f"live.mpd?</Location><script>]]>&x='\"&{ADDED.decode()}"
+    ]
+
+
 BILLION_LAUGHS = b"<!DOCTYPE MPD [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'>]>"
 
 
