@@ -16,15 +16,18 @@ from rich.live import Live
 from rich.table import Table
 
 from shieldmw.demo.cut import Cut
+from shieldmw.demo.polled import Polled
 from shieldmw.demo.report import (
     CUT_COLUMNS,
     FINAL_COLUMNS,
     LIVE_COLUMNS,
+    POLLED_COLUMNS,
     Speeds,
     audience_line,
     cut_rows,
     final_row,
     live_row,
+    polled_rows,
     progress_line,
     refusal_lines,
 )
@@ -116,13 +119,17 @@ def show_refusals(console: Console, refusals: Mapping[tuple[int, str], Refusal],
                 console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-def show_cut(console: Console, cut: Cut) -> None:
-    """Print the results of the cut."""
-    console.print()
-    table = _table("The switch was flipped, and let go again", CUT_COLUMNS, words=CUT_COLUMNS)
-    for row in cut_rows(cut):
-        table.add_row(*row)
-    console.print(table)
+def show_cut(console: Console, cut: Cut, polled: Polled) -> None:
+    """Print the results of the cut, for those on streams and for those who poll."""
+    for title, columns, rows in (
+        ("The switch was flipped, and let go again", CUT_COLUMNS, cut_rows(cut)),
+        ("The same for listeners who poll and hold no connection", POLLED_COLUMNS, polled_rows(polled)),
+    ):
+        console.print()
+        table = _table(title, columns, words=columns)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
 
 
 def show_verdict(console: Console, judged: Verdict) -> None:

@@ -27,7 +27,7 @@ def with_parameter(playlist: bytes, name: bytes, value: bytes) -> bytes:
 
     def line(found: re.Match[bytes]) -> bytes:
         tag, attributes = found.groups()
-        return _uri(found[0], mark, parameter) if tag is None else tag + _attributes(attributes, mark, parameter)
+        return with_field(found[0], mark, parameter) if tag is None else tag + _attributes(attributes, mark, parameter)
 
     return _LINE.sub(line, playlist)
 
@@ -39,16 +39,21 @@ def _attributes(text: bytes, mark: bytes, parameter: bytes) -> bytes:
         value = attribute[2]
         if attribute[1] == b"URI" and value.startswith(b'"'):
             begin, end = attribute.span(2)
-            return text[: begin + 1] + _uri(value[1:-1], mark, parameter) + text[end - 1 :]
+            return text[: begin + 1] + with_field(value[1:-1], mark, parameter) + text[end - 1 :]
         at = attribute.end()
         if at == len(text):
             break
     return text
 
 
-def _uri(uri: bytes, mark: bytes, parameter: bytes) -> bytes:
-    """The URI with the parameter, if it is relative and lacks it."""
-    if not _RELATIVE.fullmatch(uri) or b"{$" in uri:
+def is_relative(uri: bytes) -> bool:
+    """Whether every player takes a reference for one to the playlist's own server."""
+    return _RELATIVE.fullmatch(uri) is not None and b"{$" not in uri
+
+
+def with_field(uri: bytes, mark: bytes, parameter: bytes) -> bytes:
+    """The URI with the parameter, which begins with ``mark``, if it is relative and lacks it."""
+    if not is_relative(uri):
         return uri
     if b"?" not in uri and b"#" not in uri:
         return uri + b"?" + parameter

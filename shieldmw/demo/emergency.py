@@ -8,21 +8,26 @@ shield's settings and the verdict are made from them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from shieldmw.demo.botnet import BOT_PACE, BOT_SOURCES, BOTNET, app_settings, botnet
 from shieldmw.demo.live_event import ATTACKER, GUESTS, MEMBER_PACE, MEMBERS, groups, issuer
+from shieldmw.demo.polled import LEASE_S, POLL_EACH_S
 from shieldmw.rehearsal.load.crowd import Pace, Phase, Story
 from shieldmw.rehearsal.load.listeners import Arrival
 from shieldmw.rehearsal.load.tokens import Issuer
 
 NEW_MEMBERS: Final = "new members"
+POLLING_MEMBERS: Final = "polling members"
+POLLING_GUESTS: Final = "polling guests"
 
-# In normal mode there are seats for all; in the emergency for every member, and for no guest (see below).
+# In normal mode there are seats for all; in the emergency for every member, and for no guest (see below). With leases
+# as short as these a tenth of the seats stay empty.
 CAPACITY: Final = 500
-EMERGENCY_CAPACITY: Final = 90
+EMERGENCY_CAPACITY: Final = 110
 ADMIN_PATH: Final = "/-/shield"
 REASON: Final = "a flood on the live stream"
 
@@ -30,9 +35,12 @@ _GUEST_SOURCES: Final = tuple(f"127.0.4.{n}" for n in range(1, 91))
 _MEMBERS_SOURCE: Final = "127.0.3.2"
 PROBE_SOURCES: Final = tuple(f"127.0.5.{n}" for n in range(1, 41))
 _PROBES_NETWORK: Final = "127.0.5.0/24"
-SECOND_ACT_SOURCES: Final = (*_GUEST_SOURCES, _MEMBERS_SOURCE, *PROBE_SOURCES, *BOT_SOURCES)
+_POLLING_SOURCES: Final = tuple(f"127.0.8.{n}" for n in range(1, 31))
+SECOND_ACT_SOURCES: Final = (*_GUEST_SOURCES, _MEMBERS_SOURCE, *PROBE_SOURCES, *BOT_SOURCES, *_POLLING_SOURCES)
 _MEMBERS_LISTENING: Final = 60
 _NEW_MEMBERS: Final = 6
+_MEMBERS_POLLING: Final = 20
+_PLAYLIST: Final = "/hls/live.m3u8"
 
 # Wait of clients that are turned away; at a real event it would be minutes.
 _RETRY_AFTER_S: Final = 3
@@ -59,12 +67,13 @@ class _Scene:
 # A worker that has not yet been flooded takes a second to learn what its app can do.
 LEARNT_AFTER_S: Final = 2.0
 
-# A cut takes ten seconds however short the demo, and clients that were turned away return some seconds after its end.
+# However short the demo, a cut takes ten seconds and a lease, and clients that were turned away return some seconds
+# after its end.
 _FILL, _ATTACK, _EMERGENCY, _AFTER = _SCENES = (
-    _Scene("the room fills", 3 / 28, 3, _CALM),
-    _Scene("attack", 5 / 28, 5, _STORM),
-    _Scene("EMERGENCY", 14 / 28, 13, _STORM),
-    _Scene("open again", 6 / 28, 6, _CALM),
+    _Scene("the room fills", 3 / 35, 3, _CALM),
+    _Scene("attack", 5 / 35, 5, _STORM),
+    _Scene("EMERGENCY", 21 / 35, 21, _STORM),
+    _Scene("open again", 6 / 35, 6, _CALM),
 )
 
 
@@ -99,6 +108,7 @@ def emergency_settings(url: str, admin_token: str) -> Mapping[str, str]:
         # On the allow list, as monitoring would be: probes that queue in an overload would measure the queue.
         "SHIELD_ALLOW_IPS": _PROBES_NETWORK,
         "SHIELD_LIVE_PATHS": "/live,/chat",
+        "SHIELD_RULES": json.dumps([{"name": "playlist", "path": _PLAYLIST, "polled": True, "lease_seconds": LEASE_S}]),
         "SHIELD_CAPACITY": str(CAPACITY),
         "SHIELD_EMERGENCY_CAPACITY": str(EMERGENCY_CAPACITY),
         "SHIELD_EMERGENCY_GUEST_SHARE": "0",
@@ -128,7 +138,9 @@ def _first(signed_by: Issuer, within_s: float) -> Iterable[Arrival]:
     """The arrivals of the first members and guests, one after the other."""
     members = [_member(signed_by, f"listener-{n:02}", MEMBERS) for n in range(1, _MEMBERS_LISTENING + 1)]
     guests = [(source, GUESTS, source, "/live") for source in _GUEST_SOURCES]
-    return _spread([*members, *guests], 0.0, within_s)
+    polling = [_member(signed_by, f"poller-{n:02}", POLLING_MEMBERS, _PLAYLIST) for n in range(1, _MEMBERS_POLLING + 1)]
+    polling += [(source, POLLING_GUESTS, source, _PLAYLIST) for source in _POLLING_SOURCES]
+    return (*_spread([*members, *guests], 0.0, within_s), *_spread(polling, 0.0, within_s, POLL_EACH_S))
 
 
 def _late(signed_by: Issuer, from_s: float, within_s: float) -> Iterable[Arrival]:
@@ -137,11 +149,13 @@ def _late(signed_by: Issuer, from_s: float, within_s: float) -> Iterable[Arrival
     return _spread(late, from_s, within_s)
 
 
-def _member(signed_by: Issuer, name: str, group: str) -> tuple[str, str, str, str]:
+def _member(signed_by: Issuer, name: str, group: str, path: str = "/live") -> tuple[str, str, str, str]:
     # A page cannot set headers of an EventSource: the token is in the query.
-    return name, group, _MEMBERS_SOURCE, f"/live?token={signed_by.token(name)}"
+    return name, group, _MEMBERS_SOURCE, f"{path}?token={signed_by.token(name)}"
 
 
-def _spread(people: list[tuple[str, str, str, str]], from_s: float, within_s: float) -> Iterable[Arrival]:
+def _spread(
+    people: list[tuple[str, str, str, str]], from_s: float, within_s: float, polls_each_s: float = 0.0
+) -> Iterable[Arrival]:
     for index, person in enumerate(people):
-        yield Arrival(*person, at_s=from_s + within_s * index / len(people))
+        yield Arrival(*person, at_s=from_s + within_s * index / len(people), polls_each_s=polls_each_s)

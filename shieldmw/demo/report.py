@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shieldmw.demo.cut import Cut
+from shieldmw.demo.polled import Count, Polled
 from shieldmw.rehearsal.load.audience import Audience
 from shieldmw.rehearsal.load.drill import Refusal
 from shieldmw.rehearsal.load.tally import Counts, GroupTally
@@ -29,6 +30,7 @@ FINAL_COLUMNS: Final = (
     "p99 ms",
 )
 CUT_COLUMNS: Final = ("the cut", "")
+POLLED_COLUMNS: Final = ("those who poll", "")
 _SHOWN_HEADERS: Final = ("content-type", "retry-after", "ratelimit-policy", "ratelimit", "cache-control")
 
 
@@ -91,6 +93,25 @@ def cut_rows(cut: Cut) -> Sequence[tuple[str, str]]:
         ("audience: at the flip -> end of emergency -> now", "; ".join(present)),
         ("guests back in, the first after", f"{back.guests_back}, {_s(back.first_back_s)}"),
     )
+
+
+def polled_rows(polled: Polled) -> Sequence[tuple[str, str]]:
+    """Rows under POLLED_COLUMNS."""
+    members, guests, back = polled.members, polled.guests, polled.back
+    at_flip, most, now = polled.counts[0], polled.most_after_the_cut, polled.counts[-1]
+    counted = " -> ".join(_count(count) for count in (at_flip, most, now))
+    return (
+        ("members served at every poll", _share(members.kept, members.before)),
+        ("guests who lost their seat", _share(guests.gone, guests.streams)),
+        ("the first and the last of them, after", f"{_s(guests.first_gone_s)}, {_s(guests.last_gone_s)}"),
+        ("guests told why (503)", _share(guests.told_why, guests.gone)),
+        ("seats: at the flip -> most after the cut -> now", counted),
+        ("guests back in, the first after", f"{back.guests_back}, {_s(back.first_back_s)}"),
+    )
+
+
+def _count(count: Count | None) -> str:
+    return "-" if count is None else f"{count.seats} ({count.leased} leases)"
 
 
 def _share(part: int, whole: int) -> str:

@@ -10,11 +10,23 @@ from typing import Final
 
 from shieldmw.admin.client import AdminClient, AdminError
 from shieldmw.demo import cut as figures
+from shieldmw.demo import polled as leases
 from shieldmw.demo.botnet import BOTNET, app_can_do_per_s
 from shieldmw.demo.cut import Cut, Moments, Roles
-from shieldmw.demo.emergency import ADMIN_PATH, LEARNT_AFTER_S, NEW_MEMBERS, PROBE_SOURCES, REASON, Plan
+from shieldmw.demo.emergency import (
+    ADMIN_PATH,
+    EMERGENCY_CAPACITY,
+    LEARNT_AFTER_S,
+    NEW_MEMBERS,
+    POLLING_GUESTS,
+    POLLING_MEMBERS,
+    PROBE_SOURCES,
+    REASON,
+    Plan,
+)
 from shieldmw.demo.flood import Flood, Spell
 from shieldmw.demo.live_event import ATTACKER, GUESTS, MEMBERS, WORKERS, tally_of
+from shieldmw.demo.polled import Count, Polled
 from shieldmw.rehearsal.load.audience import Audience
 from shieldmw.rehearsal.load.drill import Drill, Span
 from shieldmw.rehearsal.load.listeners import Listeners
@@ -24,6 +36,7 @@ from shieldmw.rehearsal.load.tally import GroupTally
 ROLES: Final = Roles(MEMBERS, NEW_MEMBERS, GUESTS)
 _PROBES_READY_S: Final = 2.0  # before the flip they need this long to find the workers
 _OPERATOR_WAITS_S: Final = 5.0
+_LOOKS_EACH_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +49,13 @@ class Flip:
 
 
 class SecondAct:
-    """One run of the plan against a server on ``host:port``. ``cut`` is there once it is over."""
+    """One run of the plan against a server on ``host:port``. ``cut`` and ``polled`` are there once it is over."""
 
     def __init__(self, plan: Plan, host: str, port: int, admin_token: str, tallies: Mapping[str, GroupTally]) -> None:
         url = f"http://{host}:{port}"
         self.drill = Drill(plan.story, url, tallies, spans_of(plan))
         self.cut: Cut | None = None
+        self.polled: Polled | None = None
         self.why_not: str | None = None
         """Why the switch could not be flipped."""
         self._plan = plan
@@ -86,14 +100,21 @@ class SecondAct:
                 await probes.prepare()
                 await self._until(plan.flip_at_s)
                 at_flip = self._let_through()
+                counts = [await asyncio.to_thread(count_seats, operator)]
                 flip, propagation = await self._flip(operator, probes)
-                await asyncio.sleep(flip.ends_s - time.monotonic())
+                while (left_s := flip.ends_s - time.monotonic()) > 0:
+                    counts.append(await asyncio.to_thread(count_seats, operator))
+                    await asyncio.sleep(min(left_s, _LOOKS_EACH_S))
                 at_end = self._let_through()
                 await self._until(plan.story.seconds)
+                counts.append(await asyncio.to_thread(count_seats, operator))
                 status = await asyncio.to_thread(operator.status)
             when = Moments(flip.asked_s, flip.answered_s, flip.ends_s, time.monotonic())
             shares = figures.share(ATTACKER, before, at_flip), figures.share(ATTACKER, at_flip, at_end)
-            self.cut = measured(self.audience, when, propagation, status["mode"] == "normal", shares)
+            ended = status["mode"] == "normal"
+            self.cut = measured(self.audience, when, propagation, ended, shares)
+            groups = POLLING_MEMBERS, POLLING_GUESTS
+            self.polled = leases.polled_in(self.audience, groups, when, counts, EMERGENCY_CAPACITY, ended=ended)
 
     async def _flip(self, operator: AdminClient, probes: Probes) -> tuple[Flip, Propagation]:
         """Flip the switch. Probes start knocking when the flip is requested, not only once it is confirmed."""
@@ -122,6 +143,16 @@ def emergency(operator: AdminClient, for_s: int) -> Flip:
     status = operator.set_mode({"mode": "emergency", "for_seconds": for_s, "reason": REASON})
     answered_s = time.monotonic()
     return Flip(asked_s, answered_s, answered_s + float(status["until"]) - float(status["now"]))
+
+
+def count_seats(operator: AdminClient) -> Count:
+    """The seats that the fleet counts now.
+
+    Raises:
+        AdminError: anything but a status came back.
+    """
+    status = operator.status()
+    return Count(time.monotonic(), sum(status["seats"].values()), sum(status["leased"].values()))
 
 
 def spans_of(plan: Plan) -> tuple[Span, Span]:

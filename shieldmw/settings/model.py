@@ -124,8 +124,8 @@ class Settings(BaseSettings):
     )
     ticket_in_playlists: bool = Field(
         False,
-        description="write the ticket into the relative URIs of HLS playlists on polled paths, for players without "
-        "cookies",
+        description="write the ticket into the relative URIs of HLS playlists and DASH manifests on polled paths, for "
+        "players without cookies",
     )
     dry_run: bool = Field(False, description="decide, count and log, but refuse nothing")
     trusted_proxies: NetworkSet = Field(

@@ -128,6 +128,8 @@ def test_the_shield_keeps_its_promises() -> None:
     assert "HTTP/1.1 503" in output
     assert "workers obeyed" in output
     assert "60 of 60 members kept" in output
+    assert "polling: 20 of 20 members were served at every poll" in output
+    assert "20 polling members" in output
     assert output.count("while a botnet under every limit asked for ") == 2
     assert "Very busy" in output
     assert "BROKEN" not in output

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.sync.client import connect
@@ -142,6 +143,24 @@ def _hears(page: Page, what: str, within_s: float = 20) -> None:
     wait_until(lambda: page.evaluate(heard_s) > before_s + 0.5, within_s, "the player to play")
 
 
+def _leased(server: HttpServer) -> int:
+    """How many guests hold a lease seat, by the status of the fleet."""
+    with client(fresh_address(), {"authorization": f"Bearer {ADMIN_TOKEN}"}) as operator:
+        status = operator.get(f"{server.base_url}/-/shield/status").raise_for_status().json()
+    return int(status["leased"]["guest"])
+
+
+def _loads_from(page: Page, folder: str) -> None:
+    """Wait until the last segment that the player loaded is of this folder."""
+
+    def last() -> str:
+        loaded = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+        paths = [urlsplit(address).path for address in loaded if address.endswith(".aac")]
+        return paths[-1] if paths else ""
+
+    wait_until(lambda: last().rpartition("/")[0] == folder, 20, f"a segment of {folder}")
+
+
 def _notice(page: Page) -> str:
     return page.inner_text("#notice") if page.is_visible("#notice") else ""
 
@@ -159,18 +178,30 @@ def test_the_sound_is_cut_for_guests_and_comes_back(extra: dict[str, str]) -> No
         page.goto(server.base_url)
         page.click("#sound")
         _hears(page, "You hear the event live.")
+        _loads_from(page, "/hls")
         assert _notice(page) == ""
+        wait_until(lambda: _leased(server) == 1, 10, "the listener to be counted", server.log)
         _switch(server, "emergency")
         if extra:
             _hears(page, "You hear the recording.", CUT_S)
+            _loads_from(page, "/recording")
         else:
             page.wait_for_selector("#notice:visible", timeout=CUT_S * 1000)
+            wait_until(
+                lambda: page.inner_text("#sound-state") == "The sound waits for a seat.", 10, "the sound to stop"
+            )
             assert "in again" not in _notice(page)
             assert "Listen to the recording" in _notice(page)
+            page.click("#toggle")
+            page.click("#toggle")
+            page.wait_for_selector("#badge:text-is('LIVE')")  # this says nothing of the sound
         assert "Fewer listeners for now" in _notice(page)
+        wait_until(lambda: _leased(server) == 0, 10, "the listener to be gone", server.log)
         _switch(server, "normal")
         _hears(page, "You hear the event live.", 40)
+        _loads_from(page, "/hls")
         assert _notice(page) == ""
+        wait_until(lambda: _leased(server) == 1, 10, "the listener to be counted again", server.log)
 
 
 # --- nginx ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A player without cookies on real servers, which may send files by themselves: its ticket is in its URLs."""
+"""Players without cookies on real servers, which may send files by themselves: their ticket is in their URLs."""
 
 from __future__ import annotations
 
@@ -62,3 +62,39 @@ def test_a_player_without_cookies_keeps_its_seat(kind: AsgiKind, app: str, tmp_p
 
         wait_until(polls_for_long, 4 * LEASE_S, "two leases to be over", server.log)
         assert len(seen) > 2, "its ticket was renewed, and it never took the new one"
+
+
+MANIFEST = """<?xml version="1.0" encoding="utf-8"?>
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic" minimumUpdatePeriod="PT1S"><!-- as packaged -->
+  <Period><AdaptationSet><SegmentTemplate media="$Number$.m4s?a=1&amp;b=2" duration="2"/></AdaptationSet></Period>
+</MPD>
+"""
+
+
+def test_a_player_of_dash_without_cookies_keeps_its_seat(tmp_path: Path) -> None:
+    """It asks where the manifest says, for longer than a lease, while another waits in vain for the only seat."""
+    (tmp_path / "live.mpd").write_text(MANIFEST, "utf-8")
+    with (
+        asgi_server("shieldmw", "e2e.playlist_app:app", env=SETTINGS, cwd=tmp_path) as server,
+        client(fresh_address()) as player,
+        client(fresh_address()) as other,
+    ):
+        began_s, seen, location = time.monotonic(), set(), "live.mpd?quality=low"
+
+        def polls_for_long() -> bool:
+            nonlocal location
+            answer = player.get(f"{server.base_url}/hls/{location}").raise_for_status()
+            player.cookies.clear()
+            (location,) = re.findall("<Location>(.*)</Location>", answer.text)
+            location = location.replace("&amp;", "&")
+            added = re.fullmatch(r"live\.mpd\?quality=low&(shield_ticket=[A-Za-z0-9_.-]+)", location)
+            assert added
+            seen.add(added[1])
+            whole = answer.text.replace(f"&amp;{added[1]}", "").replace("<Location>live.mpd?quality=low</Location>", "")
+            assert whole == MANIFEST
+            assert answer.text.count(f"b=2&amp;{added[1]}") == 1
+            assert other.get(f"{server.base_url}/hls/live.mpd").status_code == 503
+            return time.monotonic() - began_s > 2 * LEASE_S
+
+        wait_until(polls_for_long, 4 * LEASE_S, "two leases to be over", server.log)
+        assert 2 < len(seen) < 9, "a new ticket with each lease, and not with each poll"

@@ -1,19 +1,20 @@
-"""Writes the ticket into HLS playlists of polled paths, for players that keep no cookies.
+"""Writes the ticket into HLS playlists and DASH manifests of polled paths, for players that keep no cookies.
 
-The answer to a poll is held back until all of it is there. If it is an HLS playlist its relative URIs get the ticket as
-``shield_ticket=…``; if not, it goes on as it came.
+The answer to a poll is held back until all of it is there. If it is a playlist of either kind its relative URIs get the
+ticket as ``shield_ticket=…``; if not, it goes on as it came.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable
+from urllib.parse import quote
 
 from starlette.types import Message, Scope, Send
 
+from shieldmw.core import manifests, playlists
 from shieldmw.core.bounds import MOST_PLAYLIST_BYTES
-from shieldmw.core.paths import HLS, playlist_kind
-from shieldmw.core.playlists import BEGINNING, with_parameter
+from shieldmw.core.paths import DASH, HLS, playlist_kind
 
 from .tickets import TICKET_COOKIE
 
@@ -29,28 +30,39 @@ _NOT_KEPT = (b"cache-control", b"private, no-store")
 # All that a ticket is made of; nothing that could begin a line or another parameter.
 _TICKET = re.compile(r"[A-Za-z0-9_.-]+")
 
-_TYPES = (b"application/vnd.apple.mpegurl", b"application/x-mpegurl", b"audio/mpegurl", b"audio/x-mpegurl")
+_KIND_OF = {
+    b"application/vnd.apple.mpegurl": HLS,
+    b"application/x-mpegurl": HLS,
+    b"audio/mpegurl": HLS,
+    b"audio/x-mpegurl": HLS,
+    b"application/dash+xml": DASH,
+}
+_BEGINNING_OF = {HLS: playlists.BEGINNING, DASH: manifests.BEGINNING}
+
+_NAME = TICKET_COOKIE.encode("ascii")
 
 
 def send_with_ticket(ticket: str, scope: Scope, send: Send) -> Send:
-    """A ``send`` that adds the ticket to the answer if that is an HLS playlist.
+    """A ``send`` that adds the ticket to the answer if that is a playlist of HLS or a manifest of DASH.
 
     The ticket may be unverified: what cannot be one is not added.
     """
     if scope["type"] != "http" or scope.get("method") != "GET" or not _TICKET.fullmatch(ticket):
         return send
-    return _Playlist(ticket.encode("ascii"), scope["path"], send).send
+    return _Playlist(ticket.encode("ascii"), scope, send).send
 
 
 class _Playlist:
     """One answer: passed on as it is, or held back until it is complete or too long to be a playlist."""
 
-    __slots__ = ("_chunks", "_length", "_path", "_send", "_start", "_ticket")
+    __slots__ = ("_beginning", "_chunks", "_kind", "_length", "_scope", "_send", "_start", "_ticket")
 
-    def __init__(self, ticket: bytes, path: str, send: Send) -> None:
+    def __init__(self, ticket: bytes, scope: Scope, send: Send) -> None:
         self._ticket = ticket
-        self._path = path
+        self._scope = scope
         self._send = send
+        self._kind: str | None = None
+        self._beginning = b""
         self._start: Message | None = None
         self._chunks: list[Message] = []
         self._length = 0
@@ -58,7 +70,8 @@ class _Playlist:
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of the app, or keep it for later."""
         kind = message["type"]
-        if kind == _START and _may_be_playlist(message, self._path):
+        if kind == _START and (playlist := _kind_of(message, self._scope["path"])) is not None:
+            self._kind, self._beginning = playlist, _BEGINNING_OF[playlist]
             return self._hold(message)
         if self._start is None or kind != _BODY:
             return self._send(message)
@@ -77,7 +90,7 @@ class _Playlist:
         assert start is not None
         if is_whole and self._length <= MOST_PLAYLIST_BYTES and self._looks_like_one():
             body = b"".join([chunk.get("body", b"") for chunk in self._chunks])
-            changed = with_parameter(body, TICKET_COOKIE.encode("ascii"), self._ticket)
+            changed = self._changed(body)
             if changed != body:
                 start = {**start, "headers": _headers_of(start, changed)}
                 self._chunks = [{"type": _BODY, "body": changed}]
@@ -85,23 +98,35 @@ class _Playlist:
         for chunk in self._chunks:
             await self._send(chunk)
 
+    def _changed(self, body: bytes) -> bytes:
+        if self._kind == HLS:
+            return playlists.with_parameter(body, _NAME, self._ticket)
+        return manifests.with_parameter(body, _own(self._scope), _NAME, self._ticket)
+
     def _looks_like_one(self) -> bool:
         """Whether the body begins as a playlist does, as far as it is known."""
-        begins = b""
+        beginning, begins = self._beginning, b""
         for chunk in self._chunks:
-            begins += chunk.get("body", b"")[: len(BEGINNING)]
-            if len(begins) >= len(BEGINNING):
+            begins += chunk.get("body", b"")[: len(beginning)]
+            if len(begins) >= len(beginning):
                 break
-        return begins[: len(BEGINNING)] == BEGINNING[: len(begins)]
+        return begins[: len(beginning)] == beginning[: len(begins)]
 
 
-def _may_be_playlist(start: Message, path: str) -> bool:
-    """Whether a response may be a playlist that is not compressed."""
+def _own(scope: Scope) -> bytes:
+    """The last segment of the path and the query, as they were asked for."""
+    path, query = scope.get("raw_path") or quote(scope["path"]).encode("ascii"), scope.get("query_string", b"")
+    segment = path.partition(b"?")[0].rpartition(b"/")[2]
+    return bytes(segment + b"?" + query if query else segment)
+
+
+def _kind_of(start: Message, path: str) -> str | None:
+    """The kind of playlist that a response may be; None if it is none, or compressed."""
     headers = {bytes(name).lower(): bytes(value) for name, value in start.get("headers", ())}
     if start["status"] != 200 or start.get("trailers") or headers.get(b"content-encoding", b"identity") != b"identity":
-        return False
-    named = headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _TYPES
-    return named or playlist_kind(path) == HLS
+        return None
+    named = _KIND_OF.get(headers.get(b"content-type", b"").partition(b";")[0].strip().lower())
+    return named or playlist_kind(path)
 
 
 def _headers_of(start: Message, body: bytes) -> list[tuple[bytes, bytes]]:

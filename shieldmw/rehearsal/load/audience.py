@@ -17,13 +17,14 @@ class Stay:
     """One stream, from its answer to its end; ``ended_s`` is None while it lasts.
 
     Of its lines only the first, the last and their number are kept: comparison with what its worker
-    has published shows whether one is missing.
+    has published shows whether one is missing. The stay of a listener who polls lasts from its first
+    poll that is served to its first one that is not, and has no lines.
     """
 
     began_s: float
     ended_s: float | None = None
     told_why: bool = False
-    """Whether it ended with ``event: shed``."""
+    """Whether it ended with ``event: shed``, or with a refused poll that gave the reason."""
     worker: str = ""
     first_id: int = 0
     last_id: int = 0

@@ -1,4 +1,4 @@
-"""Listeners over real sockets: each opens the live stream, reads it, and comes back as instructed.
+"""Listeners over real sockets: each opens the live stream, or polls a playlist, and comes back as instructed.
 
 A listener behaves as a browser does: it keeps the cookies that it receives, and obeys the waits in answers. This
 module knows nothing of the shield and judges nothing.
@@ -22,18 +22,23 @@ from shieldmw.rehearsal.load.sse import EventReader
 
 # The event sends a line each second; a listener that receives nothing for the read timeout has lost it.
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=10)
+_POLL_TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 _COME_BACK_AFTER_S: Final = 3.0  # if the answer does not say; about as long as browsers wait
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A listener who arrives at ``at_s`` seconds of the act, from ``source``, at ``path``."""
+    """A listener who arrives at ``at_s`` seconds of the act, from ``source``, at ``path``.
+
+    ``polls_each_s``: the path is a playlist, which it polls so often; 0 for a stream.
+    """
 
     name: str
     group: str
     source: str
     path: str
     at_s: float
+    polls_each_s: float = 0.0
 
 
 class Listeners:
@@ -66,17 +71,16 @@ class Listeners:
         await asyncio.sleep(max(0.0, arrival.at_s - self._elapsed_s()))
         listener.came_s = time.monotonic()
         cookies: dict[str, str] = {}
+        try_it = self._poll if arrival.polls_each_s else self._knock
         while True:
-            wait_s = await self._knock(arrival, listener, session, cookies)
+            wait_s = await try_it(arrival, listener, session, cookies)
             await asyncio.sleep(wait_s)
 
     async def _knock(
         self, arrival: Arrival, listener: Listener, session: aiohttp.ClientSession, cookies: dict[str, str]
     ) -> float:
         """Listen as long as allowed; returns the seconds to wait before trying again."""
-        headers = {"Accept": "text/event-stream"}
-        if cookies:
-            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        headers = {"Accept": "text/event-stream", **cookie_header(cookies)}
         stay = None
         try:
             async with session.get(URL(self._url + arrival.path, encoded=True), headers=headers) as answer:
@@ -95,6 +99,30 @@ class Listeners:
             if stay is not None and not _cancelled():
                 stay.ended_s = time.monotonic()
 
+    async def _poll(
+        self, arrival: Arrival, listener: Listener, session: aiohttp.ClientSession, cookies: dict[str, str]
+    ) -> float:
+        """Ask for the playlist once; returns the seconds to wait before the next time."""
+        sent_s, told_why, wait_s = time.monotonic(), False, _COME_BACK_AFTER_S
+        try:
+            url = URL(self._url + arrival.path, encoded=True)
+            async with session.get(url, headers=cookie_header(cookies), timeout=_POLL_TIMEOUT) as answer:
+                cookies.update({name: morsel.value for name, morsel in answer.cookies.items()})
+                body = await answer.read()
+                if answer.status == 200:
+                    if not listener.seated:
+                        listener.stays.append(Stay(time.monotonic()))
+                    # As players do: the interval counts from one request to the next.
+                    return max(0.0, arrival.polls_each_s - (time.monotonic() - sent_s))
+                listener.refusals.append(refused(time.monotonic(), answer.status, body))
+                told_why = answer.status == 503 and bool(members_of(body).get("detail"))
+                wait_s = told_to_wait_s(answer.headers, body)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            pass  # no answer: its seat is as lost as by a refusal, and nobody told why
+        if listener.seated:
+            listener.stays[-1].ended_s, listener.stays[-1].told_why = time.monotonic(), told_why
+        return wait_s
+
     async def _listen(self, stay: Stay, content: aiohttp.StreamReader) -> float:
         reader, wait_s = EventReader(), _COME_BACK_AFTER_S
         async for chunk in content.iter_any():
@@ -112,6 +140,11 @@ class Listeners:
 def _cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def cookie_header(cookies: Mapping[str, str]) -> dict[str, str]:
+    """Pure: the header that shows these cookies; none if there are none."""
+    return {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())} if cookies else {}
 
 
 def refused(at_s: float, status: int, body: bytes) -> Refused:

@@ -1,4 +1,5 @@
-"""HLS playlists on polled paths with the ticket in their URIs, and everything else byte by byte as the app sent it."""
+"""Playlists of HLS and DASH on polled paths with the ticket in their URIs, and everything else byte by byte as the app
+sent it."""
 
 from __future__ import annotations
 
@@ -139,6 +140,30 @@ def test_the_headers_of_a_changed_playlist() -> None:
     assert record.headers == [*HLS, (b"x-own", b"1"), length, (b"cache-control", b"private, no-store")]
 
 
+DASH: Headers = [(b"content-type", b"application/dash+xml; charset=utf-8")]
+MANIFEST = b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic">@<Period/></MPD>'
+
+
+@pytest.mark.parametrize("headers", [DASH, []], ids=["by its type", "by its path"])
+@pytest.mark.parametrize(
+    ("values", "own"),
+    [
+        ({}, "live%20a.mpd?"),
+        ({"raw_path": None}, "live%20a.mpd?"),
+        ({"query_string": b"token=a.b&shield_ticket=old"}, "live%20a.mpd?token=a.b&amp;"),
+    ],
+    ids=["as asked for", "a server without raw_path", "with a query"],
+)
+def test_a_live_manifest_of_dash_says_where_to_ask_again(headers: Headers, values: dict[str, Any], own: str) -> None:
+    """With the ticket, and with what else the query had, such as a token."""
+    scope = {**http_scope("/dash/live a.mpd"), "raw_path": b"/dash/live%20a.mpd", **values}
+    body = MANIFEST.replace(b"@", b"")
+    record = filtered(start(headers=headers), part(body[:3], more=True), part(body[3:]), scope=scope)
+    location = f"<Location>{own}shield_ticket={TICKET}</Location>"
+    assert record.body == MANIFEST.replace(b"@", location.encode())
+    assert record.value(b"cache-control") == "private, no-store"
+
+
 LONG = b"#EXTM3U\n" + b"#EXTINF:4,\n1.aac\n" * (MOST_PLAYLIST_BYTES // 17)
 GZIP: Headers = [(b"content-encoding", b"gzip")]
 
@@ -148,6 +173,7 @@ GZIP: Headers = [(b"content-encoding", b"gzip")]
     [
         pytest.param([start(headers=[*HLS, *GZIP]), part(PLAYLIST)], {}, id="compressed"),
         pytest.param([start(404, headers=HLS), part(PLAYLIST)], {}, id="an error"),
+        pytest.param([start(headers=DASH), part(PLAYLIST)], {}, id="another kind"),
         pytest.param([start(206, headers=HLS), part(PLAYLIST)], {}, id="a range"),
         pytest.param([start(headers=HLS), part(PLAYLIST)], {"method": "HEAD"}, id="HEAD"),
         pytest.param([start(headers=HLS), part(PLAYLIST)], {"method": "POST"}, id="POST"),

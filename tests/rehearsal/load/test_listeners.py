@@ -114,6 +114,59 @@ def test_a_stream_that_is_cut_has_ended_without_a_word() -> None:
     asyncio.run(served(handler, use))
 
 
+def test_a_listener_who_polls_is_in_until_a_poll_is_refused() -> None:
+    """It keeps its cookie, polls again and again, and comes back as told; a refusal without a word is no reason."""
+    cookies: list[str] = []
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        cookies.append(request.headers.get("Cookie", ""))
+        polls = len(cookies)
+        if polls in {4, 6}:
+            body = {"detail": "Fewer listeners.", "retry_after_ms": 50} if polls == 4 else {"retry_after_ms": 50}
+            return web.json_response(body, status=503)
+        answer = web.Response(text="#EXTM3U")
+        answer.set_cookie("shield_ticket", f"t{polls}")
+        return answer
+
+    async def use(port: int) -> None:
+        arrivals = [Arrival("one", "guests", "127.0.1.1", "/live.m3u8", 0.0, polls_each_s=0.01)]
+        listeners = Listeners(arrivals, f"http://{HOST}:{port}", lambda: 0.0)
+        running = asyncio.create_task(listeners.run())
+        (one,) = listeners.audience.listeners
+        await until(lambda: len(one.stays) == 3)
+        await stopped(running)
+        assert [stay.told_why for stay in one.stays] == [True, False, False]
+        assert [stay.ended_s is None for stay in one.stays] == [False, False, True]
+        assert one.stays[1].began_s - one.refusals[0].at_s > 0.04
+        assert len(one.refusals) == 2
+
+    asyncio.run(served(handler, use))
+    assert cookies[:6] == ["", *(f"shield_ticket=t{polls}" for polls in (1, 2, 3, 3, 5))]
+
+
+def test_a_poll_without_an_answer_ends_the_stay() -> None:
+    """The connection is reset: the seat is lost, and nobody said why."""
+    polls: list[web.BaseRequest] = []
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        polls.append(request)
+        if len(polls) > 1:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(text="#EXTM3U")
+
+    async def use(port: int) -> None:
+        arrivals = [Arrival("one", "guests", "127.0.1.1", "/live.m3u8", 0.0, polls_each_s=0.01)]
+        listeners = Listeners(arrivals, f"http://{HOST}:{port}", lambda: 0.0)
+        running = asyncio.create_task(listeners.run())
+        (one,) = listeners.audience.listeners
+        await until(lambda: bool(one.stays) and not one.seated)
+        await stopped(running)
+        assert (len(one.stays), one.stays[0].told_why, one.refusals) == (1, False, [])
+
+    asyncio.run(served(handler, use))
+
+
 @pytest.mark.parametrize(
     ("header", "body", "wait_s", "reason"),
     [
