@@ -259,7 +259,6 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
             admission,
             entrance,
             polled_caps,
-            settings.policy.longest_lease_s,
             in_urls=settings.ticket_in_playlists,
         ),
         overload,

@@ -46,7 +46,8 @@ class Ticket(NamedTuple):
     """The right of one client to come back before new listeners of its class, until a time.
 
     ``leased_until_s`` is the end of its lease seat, by the store's clock; 0 if it never had one. ``first_ms`` is when
-    the client was first admitted to a stream with it, by that clock, too; renewing does not change it.
+    the client was first admitted to a stream with it, by that clock, too; renewing does not change it. ``renewal`` is
+    a random number of 32 bits for each lease that is signed into the ticket, so that no two copies are the same.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Ticket(NamedTuple):
     until_s: int
     leased_until_s: int = 0
     first_ms: int = 0
+    renewal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ class Number:
     until_s: int
 
 
-# Class and whether the id is a number's, id, client, until_s, leased_until_s, first_ms; number, client, until_s. With
-# the MAC both are multiples of three bytes, so base64 needs no padding and has no spare bits. Text of that length with
-# any letter that is none of base64url's has too few bytes, whatever the decoder does with it: each ticket has one text.
-_TICKET, _NUMBER = Struct(">BQ12sQQQ"), Struct(">Q12sQ2x")
-_MAC_BYTES = 18
+# Class and whether the id is a number's, id, client, until_s, leased_until_s, first_ms, renewal; number, client,
+# until_s. With the MAC both are multiples of three bytes, so base64 needs no padding and has no spare bits. Text of
+# that length with any letter that is none of base64url's has too few bytes, whatever the decoder does with it: so each
+# ticket has one text.
+_TICKET, _NUMBER = Struct(">BQ12sQQQI"), Struct(">Q12sQ")
+_MAC_BYTES = 17
 
 _CLASSES = tuple(ListenerClass)
 _IS_NUMBER = 4  # beside the class, which is less
@@ -96,6 +99,10 @@ class Signer:
         digest.update(client)
         return digest.hexdigest()
 
+    def number_of(self, ticket_id: str) -> int:
+        """A number of 64 bits that stands for a ticket's id where ids would take too much room."""
+        return int.from_bytes(blake2b(ticket_id.encode(), digest_size=8, key=self._key).digest(), "big")
+
     def cohort(self, client: bytes, now_s: float) -> int:
         """The cohort of a client in this hour, 0 to 127; reconnecting does not change it."""
         what = b"%b\0%d\0%b" % (self._event, now_s // 3600, client)
@@ -103,10 +110,10 @@ class Signer:
 
     def sign_ticket(self, ticket: Ticket) -> str:
         """The ticket as text. Its client is a ``client_digest``, its id 16 hexadecimal digits or a ``ticket_of``."""
-        id_, client, listener_class, *times = ticket
+        id_, client, listener_class, *rest = ticket
         number = number_in(id_)
         kind = _CLASSES.index(listener_class) + (0 if number is None else _IS_NUMBER)
-        fields = kind, int(id_, 16) if number is None else number, bytes.fromhex(client), *times
+        fields = kind, int(id_, 16) if number is None else number, bytes.fromhex(client), *rest
         return _signed(_TICKET.pack(*fields), self._tickets)
 
     def sign_number(self, number: Number) -> str:
@@ -118,12 +125,12 @@ class Signer:
         data = _read(text, _TICKET.size, self._tickets)
         if data is None:
             return None
-        kind, number, digest, until_s, leased_until_s, first_ms = _TICKET.unpack_from(data)
+        kind, number, digest, until_s, *rest = _TICKET.unpack_from(data)
         if until_s <= now_s:
             return None
         client = digest.hex()
         id_ = ticket_of(number, client) if kind & _IS_NUMBER else data[1:9].hex()
-        return made(Ticket, (id_, client, _CLASSES[kind & ~_IS_NUMBER], until_s, leased_until_s, first_ms))
+        return made(Ticket, (id_, client, _CLASSES[kind & ~_IS_NUMBER], until_s, *rest))
 
     def read_number(self, text: str, now_s: float) -> Number | None:
         """The number, if it was signed by us for this event and is still valid; otherwise None."""

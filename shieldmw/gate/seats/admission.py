@@ -177,6 +177,10 @@ class Admission:
 
     # --- for clients that poll
 
+    def ticket_number(self, ticket_id: str) -> int:
+        """A number of 64 bits that stands for a ticket's id."""
+        return self._signer.number_of(ticket_id)
+
     def client_of(self, identity: Identity | None, address: Address | None) -> str:
         """The digest that stands for the client that owns a seat."""
         return self._signer.client_digest(self._prefixes.name(identity, address))

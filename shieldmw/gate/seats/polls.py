@@ -7,13 +7,14 @@ asks for a seat in the order of favour, as a stream does. Whichever worker renew
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
+from secrets import randbits
 
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
-from shieldmw.core.leased import RENEWED_IN, RenewedTickets
+from shieldmw.core.leased import RENEWED_IN
+from shieldmw.core.renewed import Renewal, RenewedTickets
 from shieldmw.core.tickets import TICKET_S, Ticket
 
 from .admission import Admission, NoSeat, TurnedAway
@@ -24,9 +25,8 @@ from .stream_caps import StreamCaps
 # Clients that were lately given a lease without showing a ticket.
 CLIENTS_KEPT = 16_384
 
-# Renewed tickets that are remembered, and for how many of the longest leases. With all of them it takes 4 MB.
+# Renewed tickets that are remembered until their lease ends: 4.5 MB, from the first one on.
 TICKETS_KEPT = 262_144
-LEASES_KEPT = 2
 
 # A lease may be renewed twice, since the answer with the new ticket may get lost: the second time as the same lease.
 MOST_RENEWALS = 2
@@ -46,22 +46,20 @@ class _Newcomer:
 
 
 class Polls:
-    """Admits polls. ``longest_s`` is the longest lease of any path.
+    """Admits polls.
 
     ``in_urls``: tickets stand in the URLs of playlists, which players ask for again and again. So an old copy counts as
     the newest one that was signed here, and a ticket that several players share is one seat.
     """
 
-    def __init__(
-        self, admission: Admission, entrance: Entrance, caps: StreamCaps, longest_s: int, *, in_urls: bool = False
-    ) -> None:
+    def __init__(self, admission: Admission, entrance: Entrance, caps: StreamCaps, *, in_urls: bool = False) -> None:
         self._admission = admission
         self._entrance = entrance
         self._seats = admission.seats
         self._leases = admission.seats.ledger.leases
         self._now_s = admission.seats.now_s
         self._caps = caps
-        self._renewed = RenewedTickets(LEASES_KEPT * longest_s, TICKETS_KEPT)
+        self._renewed = RenewedTickets(TICKETS_KEPT)
         self._newcomers: BoundedCache[str, _Newcomer] = BoundedCache(CLIENTS_KEPT)
         self._newest_until_s: BoundedCache[str, int] | None = BoundedCache(CLIENTS_KEPT) if in_urls else None
 
@@ -97,25 +95,27 @@ class Polls:
         """Renew a lease in its last third. A copy of a ticket that has been renewed passes until its lease ends."""
         if self._seats.is_leaving:
             return decision, None  # another worker renews it
-        renewals = self._renewals(ticket, decision.lease_s, now_s)
-        if renewals >= MOST_RENEWALS:
-            return decision, None
-        if renewals:
-            return decision, self._signed_again(ticket, decision, now_s)
+        renewal = self._renewal_of(ticket, now_s)
+        if renewal is not None:
+            return decision, self._signed_again(ticket, renewal, now_s)
         if not self._leases.may_renew(decision.listener_class, self._admission.cohort_of(decision)):
             return self._turned_away(facts, decision, ticket.client)
         until_s = int(now_s) + decision.lease_s
         self._leases.renew(decision.listener_class, ticket.leased_until_s, until_s)
-        return decision, self._signed(ticket, decision, until_s, now_s)
+        return decision, self._signed(ticket, until_s, now_s)
 
     def _returning(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
-        """A poll with a ticket whose lease has ended: it comes before new clients."""
-        renewals = self._renewals(ticket, decision.lease_s, now_s)
-        if renewals and renewals < MOST_RENEWALS and self._end_of_renewed(ticket, decision) > now_s:
-            return decision, self._signed_again(ticket, decision, now_s)
-        if renewals:
-            return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
-        return self._ask(facts, decision, ticket, now_s)
+        """A poll with a ticket whose lease has ended: it comes before new clients.
+
+        A copy of one that was renewed here waits until that lease has ended as well: with the same ticket nobody else
+        plays then. A player whose answers were lost so waits for less than a lease.
+        """
+        renewal = self._renewal_of(ticket, now_s)
+        if renewal is None:
+            return self._ask(facts, decision, ticket, now_s)
+        if signed := self._signed_again(ticket, renewal, now_s):
+            return decision, signed
+        return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
 
     def _without_lease(
         self, facts: Facts, decision: Decision, shown: Ticket | None, now_s: float
@@ -162,37 +162,29 @@ class Polls:
         until_s = int(now_s) + decision.lease_s
         if self._seats.lease(seat, until_s, live=live, called=room.is_called(number)):
             room.seated(client, ticket.id)
-            return decision, self._signed(ticket, decision, until_s, now_s)
+            return decision, self._signed(ticket, until_s, now_s)
         if self._seats.is_due(name):
             return self._refused(facts, decision, TurnedAway(why=NoSeat.DUE))
         return self._turned_away(facts, decision, client)
 
-    def _signed(self, ticket: Ticket, decision: Decision, until_s: int, now_s: float) -> str:
-        """The ticket with a new lease; remembers that it was renewed now."""
-        renewals = self._renewals(ticket, decision.lease_s, now_s)
-        self._renewed.add(_key(ticket, decision.lease_s, _slot(now_s, decision.lease_s), renewals), now_s)
+    def _signed(self, ticket: Ticket, until_s: int, now_s: float, times: int = 1) -> str:
+        """The ticket with a new lease; remembers that it was renewed now, for how many times."""
+        key = self._admission.ticket_number(ticket.id)
+        self._renewed.put(key, Renewal(until_s, ticket.leased_until_s, times), now_s)
         if self._newest_until_s is not None:
             self._newest_until_s.put(ticket.id, until_s)
-        return self._admission.signed(ticket._replace(leased_until_s=until_s))
+        return self._admission.signed(ticket._replace(leased_until_s=until_s, renewal=randbits(32)))
 
-    def _signed_again(self, ticket: Ticket, decision: Decision, now_s: float) -> str:
-        """The ticket with the lease that it was renewed to before, or one that ends a little sooner."""
-        return self._signed(ticket, decision, self._end_of_renewed(ticket, decision), now_s)
+    def _signed_again(self, ticket: Ticket, renewal: Renewal, now_s: float) -> str | None:
+        """The ticket with the lease that it was renewed to before; None if it was renewed often enough."""
+        if renewal.from_s != ticket.leased_until_s or renewal.times >= MOST_RENEWALS:
+            return None
+        return self._signed(ticket, renewal.until_s, now_s, renewal.times + 1)
 
-    @staticmethod
-    def _end_of_renewed(ticket: Ticket, decision: Decision) -> int:
-        """The earliest end of the lease that this one may have been renewed to."""
-        return ticket.leased_until_s + decision.lease_s - -(-decision.lease_s // RENEWED_IN)
-
-    def _renewals(self, ticket: Ticket, lease_s: int, now_s: float) -> int:
-        """How often this copy of a ticket was lately renewed here, or a later one with the same id; 2 at most."""
-        # From the last third of its lease on. It came from a renewal two slots before that, or more.
-        first = _slot(max(ticket.leased_until_s - lease_s / RENEWED_IN, now_s - LEASES_KEPT * lease_s), lease_s)
-        slots = range(first, _slot(now_s, lease_s) + 1)
-        for renewals in range(MOST_RENEWALS):
-            if not any(self._renewed.has(_key(ticket, lease_s, slot, renewals), now_s) for slot in slots):
-                return renewals
-        return MOST_RENEWALS
+    def _renewal_of(self, ticket: Ticket, now_s: float) -> Renewal | None:
+        """The lease that this copy of a ticket, or another with the same id, was renewed to here, if it still runs."""
+        renewal = self._renewed.get(self._admission.ticket_number(ticket.id), now_s)
+        return renewal if renewal is not None and renewal.until_s > ticket.leased_until_s else None
 
     def _turned_away(self, facts: Facts, decision: Decision, client: str) -> tuple[Decision, str | None]:
         """Refuse for lack of a seat; a member gets a place in the waiting room."""
@@ -203,13 +195,3 @@ class Polls:
 
     def _refused(self, facts: Facts, decision: Decision, away: TurnedAway | None) -> tuple[Decision, None]:
         return self._entrance.refusal(facts, decision, away), None
-
-
-def _slot(now_s: float, lease_s: int) -> int:
-    """The third of a lease in which a moment is, counted from the epoch."""
-    return int(now_s * RENEWED_IN // lease_s)
-
-
-def _key(ticket: Ticket, lease_s: int, slot: int, renewals: int) -> bytes:
-    """What stands for a renewal of a ticket."""
-    return blake2b(f"{ticket.id} {lease_s} {slot} {renewals}".encode(), digest_size=16).digest()
