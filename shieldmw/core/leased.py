@@ -57,6 +57,22 @@ class LeaseCounts:
         self._end[until_s] = self._end.get(until_s, 0) + 1
         self._last_s = max(self._last_s, until_s)
 
+    def move(self, from_s: int, until_s: int, to_s: int, now_s: float) -> None:
+        """Count a lease that was added from ``from_s`` on from ``to_s`` on instead; not at all if it ends by then."""
+        self.advance(now_s)
+        if not self._end.get(until_s):
+            return  # it has ended
+        if self._begin.get(from_s):
+            self._begin[from_s] -= 1
+        else:
+            self.present -= 1
+        if to_s >= until_s:
+            self._end[until_s] -= 1
+        elif to_s > self._at_s:
+            self._begin[to_s] = self._begin.get(to_s, 0) + 1
+        else:
+            self.present += 1
+
     def advance(self, now_s: float) -> None:
         """Let time pass. If the clock is set back, what has ended stays ended, and other leases end by the new time."""
         second = int(now_s)

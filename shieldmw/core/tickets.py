@@ -14,7 +14,6 @@ from struct import Struct
 from typing import NamedTuple
 
 from .client import ListenerClass
-from .made import made
 from .seats import COHORTS
 
 # Lifetime of a ticket: longer than a network outage in the middle of an event, and too short to be useful the next day.
@@ -130,7 +129,7 @@ class Signer:
             return None
         client = digest.hex()
         id_ = ticket_of(number, client) if kind & _IS_NUMBER else data[1:9].hex()
-        return made(Ticket, (id_, client, _CLASSES[kind & ~_IS_NUMBER], until_s, *rest))
+        return Ticket(id_, client, _CLASSES[kind & ~_IS_NUMBER], until_s, *rest)
 
     def read_number(self, text: str, now_s: float) -> Number | None:
         """The number, if it was signed by us for this event and is still valid; otherwise None."""

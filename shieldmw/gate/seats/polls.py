@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from secrets import randbits
 
 from shieldmw.core.cache import BoundedCache
+from shieldmw.core.claims import ASKS_IN, MOST_RENEWALS
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
@@ -18,6 +19,7 @@ from shieldmw.core.renewed import Renewal, RenewedTickets
 from shieldmw.core.tickets import TICKET_S, Ticket
 
 from .admission import Admission, NoSeat, TurnedAway
+from .claims import Claims
 from .entrance import Entrance
 from .seat import Seat
 from .stream_caps import StreamCaps
@@ -27,9 +29,6 @@ CLIENTS_KEPT = 16_384
 
 # Renewed tickets that are remembered until their lease ends: 4.5 MB, from the first one on.
 TICKETS_KEPT = 262_144
-
-# A lease may be renewed twice, since the answer with the new ticket may get lost: the second time as the same lease.
-MOST_RENEWALS = 2
 
 
 @dataclass(slots=True)
@@ -52,13 +51,16 @@ class Polls:
     the newest one that was signed here, and a ticket that several players share is one seat.
     """
 
-    def __init__(self, admission: Admission, entrance: Entrance, caps: StreamCaps, *, in_urls: bool = False) -> None:
+    def __init__(
+        self, admission: Admission, entrance: Entrance, claims: Claims, caps: StreamCaps, *, in_urls: bool = False
+    ) -> None:
         self._admission = admission
         self._entrance = entrance
         self._seats = admission.seats
         self._leases = admission.seats.ledger.leases
         self._now_s = admission.seats.now_s
         self._caps = caps
+        self.claims = claims
         self._renewed = RenewedTickets(TICKETS_KEPT)
         self._newcomers: BoundedCache[str, _Newcomer] = BoundedCache(CLIENTS_KEPT)
         self._newest_until_s: BoundedCache[str, int] | None = BoundedCache(CLIENTS_KEPT) if in_urls else None
@@ -95,14 +97,18 @@ class Polls:
         """Renew a lease in its last third. A copy of a ticket that has been renewed passes until its lease ends."""
         if self._seats.is_leaving:
             return decision, None  # another worker renews it
+        if self.claims.is_barred(ticket):
+            if (ticket.leased_until_s - now_s) * ASKS_IN <= decision.lease_s:
+                self.claims.asks(ticket, decision.lease_s, now_s)
+            return decision, None
         renewal = self._renewal_of(ticket, now_s)
         if renewal is not None:
-            return decision, self._signed_again(ticket, renewal, now_s)
+            return decision, self._signed_again(ticket, decision, renewal, now_s)
         if not self._leases.may_renew(decision.listener_class, self._admission.cohort_of(decision)):
             return self._turned_away(facts, decision, ticket.client)
         until_s = int(now_s) + decision.lease_s
         self._leases.renew(decision.listener_class, ticket.leased_until_s, until_s)
-        return decision, self._signed(ticket, until_s, now_s)
+        return decision, self._signed(ticket, decision, until_s, now_s, from_s=ticket.leased_until_s)
 
     def _returning(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
         """A poll with a ticket whose lease has ended: it comes before new clients.
@@ -110,10 +116,13 @@ class Polls:
         A copy of one that was renewed here waits until that lease has ended as well: with the same ticket nobody else
         plays then. A player whose answers were lost so waits for less than a lease.
         """
+        if self.claims.is_barred(ticket):
+            self.claims.asks(ticket, decision.lease_s, now_s)
+            return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
         renewal = self._renewal_of(ticket, now_s)
         if renewal is None:
             return self._ask(facts, decision, ticket, now_s)
-        if signed := self._signed_again(ticket, renewal, now_s):
+        if signed := self._signed_again(ticket, decision, renewal, now_s):
             return decision, signed
         return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
 
@@ -123,6 +132,8 @@ class Polls:
         """A poll that shows no ticket, or that of a stream: of a new player, or of one that cannot show the ticket that
         it was given here with its lease."""
         client = self._admission.client_of(decision.identity, decision.address)
+        if shown is not None and self.claims.is_barred(shown):
+            shown = None
         newcomer = self._newcomers.get(client)
         if newcomer is not None and newcomer.ticket.listener_class is not decision.listener_class:
             newcomer = None
@@ -162,24 +173,32 @@ class Polls:
         until_s = int(now_s) + decision.lease_s
         if self._seats.lease(seat, until_s, live=live, called=room.is_called(number)):
             room.seated(client, ticket.id)
-            return decision, self._signed(ticket, until_s, now_s)
+            return decision, self._signed(ticket, decision, until_s, now_s)
         if self._seats.is_due(name):
             return self._refused(facts, decision, TurnedAway(why=NoSeat.DUE))
         return self._turned_away(facts, decision, client)
 
-    def _signed(self, ticket: Ticket, until_s: int, now_s: float, times: int = 1) -> str:
-        """The ticket with a new lease; remembers that it was renewed now, for how many times."""
-        key = self._admission.ticket_number(ticket.id)
-        self._renewed.put(key, Renewal(until_s, ticket.leased_until_s, times), now_s)
+    def _signed(
+        self, ticket: Ticket, decision: Decision, until_s: int, now_s: float, *, from_s: int = 0, times: int = 1
+    ) -> str:
+        """The ticket with a new lease, counted from ``from_s`` on (0: from now on).
+
+        It is remembered here that it was renewed, the how many times from this copy, and the fleet is told.
+        """
+        renewed = ticket._replace(leased_until_s=until_s, renewal=randbits(32))
+        number = self._admission.ticket_number(ticket.id)
+        self._renewed.put(number, Renewal(until_s, ticket.leased_until_s, times), now_s)
+        if ticket.until_s:  # the new ticket of a newcomer has no copies
+            self.claims.renewed(ticket, renewed, decision.lease_s, now_s, from_s=from_s, is_counted=times == 1)
         if self._newest_until_s is not None:
             self._newest_until_s.put(ticket.id, until_s)
-        return self._admission.signed(ticket._replace(leased_until_s=until_s, renewal=randbits(32)))
+        return self._admission.signed(renewed)
 
-    def _signed_again(self, ticket: Ticket, renewal: Renewal, now_s: float) -> str | None:
+    def _signed_again(self, ticket: Ticket, decision: Decision, renewal: Renewal, now_s: float) -> str | None:
         """The ticket with the lease that it was renewed to before; None if it was renewed often enough."""
         if renewal.from_s != ticket.leased_until_s or renewal.times >= MOST_RENEWALS:
             return None
-        return self._signed(ticket, renewal.until_s, now_s, renewal.times + 1)
+        return self._signed(ticket, decision, renewal.until_s, now_s, times=renewal.times + 1)
 
     def _renewal_of(self, ticket: Ticket, now_s: float) -> Renewal | None:
         """The lease that this copy of a ticket, or another with the same id, was renewed to here, if it still runs."""
