@@ -45,6 +45,7 @@ from .gate.overload.load_reports import LoadReports
 from .gate.overload.overload import Overload
 from .gate.seats.admission import Admission
 from .gate.seats.capacity import SeatPlan
+from .gate.seats.claims import Claims
 from .gate.seats.entrance import Entrance
 from .gate.seats.expulsion import Expulsion
 from .gate.seats.polls import Polls
@@ -251,17 +252,15 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
     if settings.policy.has_live_paths:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
+    lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
+    claims = Claims(store, seats, admission.ticket_number, lease_s, bars=not in_urls)
+    if lease_s:
+        background.append(claims.refresher)
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     return Worker(
         gate,
         entrance,
-        Polls(
-            admission,
-            entrance,
-            polled_caps,
-            settings.policy.longest_lease_s,
-            in_urls=settings.ticket_in_playlists,
-        ),
+        Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
         Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
         limiter=limiter,

@@ -65,7 +65,7 @@ MOST_PROTOCOLS = 16
 # Characters of a subprotocol's name; a longer one is treated as a token, and never sent back.
 LONGEST_PROTOCOL = 32
 
-# Characters of a ticket or number; real ones have about 200. Longer text is rejected.
+# Characters of a ticket or number; real ones have 88 and 60. Longer text is rejected.
 LONGEST_SIGNED_TICKET = 512
 
 # --- playlists ---

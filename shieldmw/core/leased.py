@@ -8,7 +8,6 @@ renews, and what one worker no longer counts another one does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -58,6 +57,22 @@ class LeaseCounts:
         self._end[until_s] = self._end.get(until_s, 0) + 1
         self._last_s = max(self._last_s, until_s)
 
+    def move(self, from_s: int, until_s: int, to_s: int, now_s: float) -> None:
+        """Count a lease that was added from ``from_s`` on from ``to_s`` on instead; not at all if it ends by then."""
+        self.advance(now_s)
+        if not self._end.get(until_s):
+            return  # it has ended
+        if self._begin.get(from_s):
+            self._begin[from_s] -= 1
+        else:
+            self.present -= 1
+        if to_s >= until_s:
+            self._end[until_s] -= 1
+        elif to_s > self._at_s:
+            self._begin[to_s] = self._begin.get(to_s, 0) + 1
+        else:
+            self.present += 1
+
     def advance(self, now_s: float) -> None:
         """Let time pass. If the clock is set back, what has ended stays ended, and other leases end by the new time."""
         second = int(now_s)
@@ -94,57 +109,6 @@ class LeaseCounts:
     def left_s(self, now_s: float) -> float:
         """How long the last lease still runs."""
         return max(0.0, self._last_s - now_s)
-
-
-class RenewedTickets:
-    """Remembers, in a fixed number of bytes, which tickets were lately renewed: two Bloom filters that take turns.
-
-    A ticket is remembered for ``kept_s`` at least, and for twice as long at most. Beyond ``most`` tickets in that time
-    further ones are not remembered, rather than others being taken for them.
-    """
-
-    __slots__ = ("_added", "_bits", "_kept_s", "_most", "_old", "_turned_s", "_young")
-
-    # Bits and bits set per ticket: with ``most`` in the filter another one is found there in less than 1 of 10 million.
-    BITS, HASHES = 64, 8
-
-    def __init__(self, kept_s: float, most: int) -> None:
-        self._kept_s = kept_s
-        self._most = most
-        self._bits = 1 << (most * self.BITS - 1).bit_length()
-        self._young = self._old = bytearray()
-        self._added = 0
-        self._turned_s = 0.0
-
-    def add(self, key: bytes, now_s: float) -> None:
-        """Remember a key of 16 random bytes."""
-        self._turn(now_s)
-        if self._added >= self._most:
-            return
-        self._added += 1
-        if not self._young:
-            self._young = bytearray(self._bits // 8)
-        for bit in self._places(key):
-            self._young[bit >> 3] |= 1 << (bit & 7)
-
-    def has(self, key: bytes, now_s: float) -> bool:
-        """Whether a key is remembered."""
-        self._turn(now_s)
-        places = list(self._places(key))
-        return any(
-            bool(bits) and all(bits[bit >> 3] & (1 << (bit & 7)) for bit in places) for bits in (self._young, self._old)
-        )
-
-    def _turn(self, now_s: float) -> None:
-        since_s = now_s - self._turned_s
-        if since_s >= self._kept_s:
-            self._old = self._young if since_s < 2 * self._kept_s else bytearray()
-            self._young, self._added, self._turned_s = bytearray(), 0, now_s
-
-    def _places(self, key: bytes) -> Iterator[int]:
-        """The bits of a key (double hashing: Kirsch and Mitzenmacher, 2006)."""
-        one, step = int.from_bytes(key[:8], "big"), int.from_bytes(key[8:16], "big") | 1
-        return ((one + number * step) % self._bits for number in range(self.HASHES))
 
 
 @dataclass(slots=True)

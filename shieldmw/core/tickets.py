@@ -1,20 +1,18 @@
 """Signed tickets: the re-admission ticket and the number in the waiting room. Pure; ``now_s`` is Unix time.
 
-Each is ``<payload>.<HMAC-SHA256>`` in base64url. The payload contains its purpose, event, class and client, so that one
-cannot be used in place of another. Nothing in it is secret.
+Each has fixed fields and a MAC (keyed BLAKE2b, RFC 7693) in base64url, without padding. The key is of its purpose and
+event, and the client is one of the fields, so that one cannot be used in place of another. Nothing in it is secret.
 """
 
 from __future__ import annotations
 
-import hmac
-import json
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from hmac import compare_digest
+from struct import Struct
+from typing import NamedTuple
 
-from .bounds import LONGEST_SIGNED_TICKET
 from .client import ListenerClass
 from .seats import COHORTS
 
@@ -25,11 +23,30 @@ TICKET_S = 3600
 NUMBER_S = 600
 
 
+_OF_NUMBER = "n"
+
+
+def ticket_of(number: int, client: str) -> str:
+    """The id of the ticket that a number of the waiting room becomes, which is the same on every worker."""
+    return f"{_OF_NUMBER}{number:x}-{client}"
+
+
+def number_in(ticket_id: str) -> int | None:
+    """The number that became the ticket with this id; None if it was none, or for other text."""
+    if not ticket_id.startswith(_OF_NUMBER):
+        return None
+    try:
+        return int(ticket_id.removeprefix(_OF_NUMBER).partition("-")[0], 16)
+    except ValueError:
+        return None
+
+
 class Ticket(NamedTuple):
     """The right of one client to come back before new listeners of its class, until a time.
 
     ``leased_until_s`` is the end of its lease seat, by the store's clock; 0 if it never had one. ``first_ms`` is when
-    the client was first admitted to a stream with it, by that clock, too; renewing does not change it.
+    the client was first admitted to a stream with it, by that clock, too; renewing does not change it. ``renewal`` is
+    a random number of 32 bits for each lease that is signed into the ticket, so that no two copies are the same.
     """
 
     id: str
@@ -38,6 +55,7 @@ class Ticket(NamedTuple):
     until_s: int
     leased_until_s: int = 0
     first_ms: int = 0
+    renewal: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,82 +67,98 @@ class Number:
     until_s: int
 
 
+# Class and whether the id is a number's, id, client, until_s, leased_until_s, first_ms, renewal; number, client,
+# until_s. With the MAC both are multiples of three bytes, so base64 needs no padding and has no spare bits. Text of
+# that length with any letter that is none of base64url's has too few bytes, whatever the decoder does with it: so each
+# ticket has one text.
+_TICKET, _NUMBER = Struct(">BQ12sQQQI"), Struct(">Q12sQ")
+_MAC_BYTES = 17
+
+_CLASSES = tuple(ListenerClass)
+_IS_NUMBER = 4  # beside the class, which is less
+
+# The standard alphabet's own letters are none of base64url's.
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_+/", b"+/!!")
+
+
 class Signer:
     """Signs tickets and numbers for one event, and verifies those that are shown."""
 
     def __init__(self, secret: bytes, event: str) -> None:
         self._key = blake2b(secret, digest_size=32, person=b"shield-tickets").digest()
-        self._event = event
+        self._event = event.encode("utf-8", "surrogatepass")
+        # Copying a keyed hash costs less than keying a new one.
+        self._clients = blake2b(digest_size=12, key=self._key)
+        self._tickets = self._macs(b"ticket")
+        self._numbers = self._macs(b"number")
 
-    def client_digest(self, client: str) -> str:
-        """The digest that represents a client on its tickets."""
-        return blake2b(client.encode("utf-8", "surrogatepass"), digest_size=12, key=self._key).hexdigest()
+    def client_digest(self, client: bytes) -> str:
+        """The digest that represents a client on its tickets: 24 hexadecimal digits."""
+        digest = self._clients.copy()
+        digest.update(client)
+        return digest.hexdigest()
 
-    def cohort(self, client: str, now_s: float) -> int:
+    def number_of(self, ticket_id: str) -> int:
+        """A number of 64 bits that stands for a ticket's id where ids would take too much room."""
+        return int.from_bytes(blake2b(ticket_id.encode(), digest_size=8, key=self._key).digest(), "big")
+
+    def cohort(self, client: bytes, now_s: float) -> int:
         """The cohort of a client in this hour, 0 to 127; reconnecting does not change it."""
-        text = f"{self._event}\0{int(now_s // 3600)}\0{client}".encode("utf-8", "surrogatepass")
-        return int.from_bytes(blake2b(text, digest_size=4, key=self._key).digest(), "big") % COHORTS
+        what = b"%b\0%d\0%b" % (self._event, now_s // 3600, client)
+        return int.from_bytes(blake2b(what, digest_size=4, key=self._key).digest(), "big") % COHORTS
 
     def sign_ticket(self, ticket: Ticket) -> str:
-        """The ticket as text."""
-        return self._sign(["ticket", *ticket])
+        """The ticket as text. Its client is a ``client_digest``, its id 16 hexadecimal digits or a ``ticket_of``."""
+        id_, client, listener_class, *rest = ticket
+        number = number_in(id_)
+        kind = _CLASSES.index(listener_class) + (0 if number is None else _IS_NUMBER)
+        fields = kind, int(id_, 16) if number is None else number, bytes.fromhex(client), *rest
+        return _signed(_TICKET.pack(*fields), self._tickets)
 
     def sign_number(self, number: Number) -> str:
         """The number as text."""
-        return self._sign(["number", number.number, number.client, number.until_s])
+        return _signed(_NUMBER.pack(number.number, bytes.fromhex(number.client), number.until_s), self._numbers)
 
     def read_ticket(self, text: str, now_s: float) -> Ticket | None:
         """The ticket, if it was signed by us for this event and is still valid; otherwise None."""
-        fields = self._read(text)
-        if not fields or fields[0] != "ticket" or fields[4] <= now_s:
+        data = _read(text, _TICKET.size, self._tickets)
+        if data is None:
             return None
-        _, id_, client, name, *numbers = fields
-        return Ticket(id_, client, _CLASSES[name], *numbers)
+        kind, number, digest, until_s, *rest = _TICKET.unpack_from(data)
+        if until_s <= now_s:
+            return None
+        client = digest.hex()
+        id_ = ticket_of(number, client) if kind & _IS_NUMBER else data[1:9].hex()
+        return Ticket(id_, client, _CLASSES[kind & ~_IS_NUMBER], until_s, *rest)
 
     def read_number(self, text: str, now_s: float) -> Number | None:
         """The number, if it was signed by us for this event and is still valid; otherwise None."""
-        fields = self._read(text)
-        if not fields or fields[0] != "number" or fields[3] <= now_s:
+        data = _read(text, _NUMBER.size, self._numbers)
+        if data is None:
             return None
-        return Number(fields[1], fields[2], fields[3])
+        number, client, until_s = _NUMBER.unpack_from(data)
+        return Number(number, client.hex(), until_s) if until_s > now_s else None
 
-    def _sign(self, fields: list[object]) -> str:
-        payload = json.dumps([self._event, *fields], separators=(",", ":")).encode()
-        return f"{_encode(payload)}.{_encode(self._mac(payload))}"
-
-    def _read(self, text: str) -> Sequence[Any]:
-        """The fields of a text that we signed for this event, as they were signed; none of any other text."""
-        if len(text) > LONGEST_SIGNED_TICKET:
-            return ()
-        body, _, shown = text.partition(".")
-        payload = _decode(body)
-        # Both as text: it costs less to encode the right one than to decode what is shown.
-        mac = shown.encode("utf-8", "replace")
-        if not payload or not hmac.compare_digest(mac, _encode(self._mac(payload)).encode()):
-            return ()
-        (event, *fields), _ = _parse(payload.decode())
-        return fields if event == self._event else ()
-
-    def _mac(self, payload: bytes) -> bytes:
-        return hmac.digest(self._key, payload, "sha256")
+    def _macs(self, purpose: bytes) -> blake2b:
+        """The keyed hash of what is signed for a purpose and this event."""
+        key = blake2b(self._event, digest_size=32, key=self._key, person=purpose).digest()
+        return blake2b(digest_size=_MAC_BYTES, key=key)
 
 
-# Without a search for white space around it, which costs three times as much.
-_parse = json.JSONDecoder().raw_decode
-
-_CLASSES = {str(name): name for name in ListenerClass}
-
-_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
+def _signed(fields: bytes, macs: blake2b) -> str:
+    mac = macs.copy()
+    mac.update(fields)
+    return b2a_base64(fields + mac.digest(), newline=False).translate(_TO_URL).decode()
 
 
-def _encode(data: bytes) -> str:
-    return b2a_base64(data, newline=False).translate(_TO_URL).rstrip(b"=").decode()
-
-
-def _decode(text: str) -> bytes:
-    """The bytes of unpadded base64url; empty for anything else."""
+def _read(text: str, size: int, macs: blake2b) -> bytes | None:
+    """The fields, and the MAC after them, of a text that was signed so; None for any other text."""
+    if len(text) * 3 != (size + _MAC_BYTES) * 4:
+        return None
     try:
-        data = a2b_base64(text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4))
+        data = a2b_base64(text.encode("ascii").translate(_FROM_URL))
     except ValueError:
-        return b""
-    return data if _encode(data) == text else b""
+        return None
+    mac = macs.copy()
+    mac.update(data[:size])
+    return data if compare_digest(mac.digest(), data[size:]) else None

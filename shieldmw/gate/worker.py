@@ -15,6 +15,7 @@ from .gate import Gate
 from .limiter.limiter import Limiter
 from .operator.control import Control
 from .overload.overload import Overload
+from .seats.claims import COPIES
 from .seats.entrance import Entrance
 from .seats.polls import Polls
 from .seats.stream_messages import STREAMS
@@ -96,6 +97,8 @@ class Worker:
             admission.streams.heard(change)
         elif change.startswith(TAKEN):
             admission.takeovers.heard(change)
+        elif change.startswith(COPIES):
+            self.polls.claims.heard(change)
         elif change.startswith(WAITING):
             admission.room.heard(change)
         elif change == "seats":

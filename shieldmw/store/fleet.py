@@ -10,6 +10,7 @@ from secrets import randbits
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Outcome, TakeRequest
+from shieldmw.core.claims import Claim, Ranked, claim_slot, claim_slot_s
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
@@ -310,6 +311,11 @@ class RedisStore:
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
         """Reserve ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
         return await scripts.queue(self.redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
+
+    async def claim(self, claims: Sequence[Claim], now_s: float, longest_s: int) -> Sequence[Ranked]:
+        """Count renewals, and say for each how many there were in its round."""
+        keys, ttl_ms = self._names.claims(claim_slot(now_s, longest_s)), 2000 * claim_slot_s(longest_s)
+        return await scripts.claim(self.redis.run, keys, claims, ttl_ms)
 
     # --- load
 

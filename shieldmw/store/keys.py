@@ -60,3 +60,8 @@ class Names:
         self.seats = f"{prefix}:seats"  # those of all workers
         self.load = f"{prefix}:load"  # the workers' reports of their load, for operators
         self.queue = f"{prefix}:queue"  # the counters of the waiting room
+
+    def claims(self, slot: int) -> tuple[str, str]:
+        """Renewed tickets by their digests, of a slot of time and of the one before; both on one server."""
+        renewed = f"{self.prefix}:{{renewed}}"
+        return f"{renewed}:{slot}", f"{renewed}:{slot - 1}"

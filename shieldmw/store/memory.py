@@ -12,6 +12,7 @@ from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import EPOCH_S, Charge, Charges, Outcome, TakeRequest
 from shieldmw.core.cache import BoundedCache
+from shieldmw.core.claims import Claim, ClaimTable, Ranked, claim_slot
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt, deepest_us, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
@@ -125,6 +126,7 @@ class MemoryStore(MemoryBuckets):
         self._seats = SeatTable()
         self._loads: dict[str, WorkerLoad] = {}
         self._queue = EMPTY
+        self._claims = ClaimTable()
         self._listening: list[asyncio.Queue[str]] = []
         self._charged: BoundedCache[str, Debt] = BoundedCache(most_buckets)
 
@@ -296,6 +298,10 @@ class MemoryStore(MemoryBuckets):
         called = max(self._queue.called, known.called)
         self._queue = QueueCounters(given - give + 1, given, max(called, min(given, called + free)))
         return self._queue
+
+    async def claim(self, claims: Sequence[Claim], now_s: float, longest_s: int) -> Sequence[Ranked]:
+        """Count renewals, and say for each how many there were in its round."""
+        return self._claims.claim(claim_slot(now_s, longest_s), claims)
 
     async def aclose(self) -> None:
         """Do nothing: there are no connections."""

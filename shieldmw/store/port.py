@@ -17,6 +17,7 @@ from typing import Protocol
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Outcome, TakeRequest
+from shieldmw.core.claims import Claim, Ranked
 from shieldmw.core.client import Client
 from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList
@@ -145,7 +146,7 @@ class ChangeFeed(Protocol):
 
     def changes(self) -> AsyncIterator[str]:
         """Yields '' once subscribed, then what changed: ``mode``, ``deny``, ``seats``, ``audit``, ``client …``,
-        ``taken …``, ``streams …`` or ``waiting …``."""
+        ``taken …``, ``streams …``, ``waiting …`` or ``copies …``."""
 
 
 class SeatGrants(Protocol):
@@ -172,6 +173,13 @@ class SeatRegister(SeatGrants, Protocol):
         """
 
 
+class LeaseRegister(ChangeFeed, Protocol):
+    """Counts the renewals of tickets with lease seats in the whole fleet."""
+
+    async def claim(self, claims: Sequence[Claim], now_s: float, longest_s: int) -> Sequence[Ranked]:
+        """Count renewals, and say for each how many there were in its round. ``longest_s`` is the longest lease."""
+
+
 class LoadRegister(Protocol):
     """Keeps the workers' reports of their load, for operators."""
 
@@ -185,7 +193,7 @@ class LoadRegister(Protocol):
         """Drop the report of a worker that stops."""
 
 
-class Store(Buckets, DenyRegister, ModeRegister, ChangeFeed, SeatRegister, LoadRegister, Protocol):
+class Store(Buckets, DenyRegister, ModeRegister, SeatRegister, LeaseRegister, LoadRegister, Protocol):
     """The whole port, with API keys and the audit log."""
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:

@@ -161,12 +161,13 @@ class _Trial:
             ("change", lambda: store.add_api_key(key)),
             ("seats", lambda: store.seats(Report("check", _NOBODY, _NOBODY), Capacity(1, 1))),
             ("queue", lambda: store.queue(0, 0, EMPTY)),
+            ("claim", lambda: store.claim((), 0.0, 1)),
         )
 
     async def remove(self) -> None:
         """Delete all its keys, one at a time, since they may be in several slots."""
         names, bucket = self._names, self._keys.bucket(_CHARGE)
         tables = (names.deny, names.deny_log, names.api_keys, names.api_keys_log)
-        kept = (*tables, names.mode, names.audit, names.seats, names.queue)
+        kept = (*tables, names.mode, names.audit, names.seats, names.queue, *names.claims(0))
         for key in (*kept, bucket, scripts.settled_key(bucket, "check")):
             await self._redis.command("UNLINK", key)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from importlib.resources import files
-from struct import pack
+from struct import Struct, pack
 
 from shieldmw.core.bucket import Charge, Outcome, TakeRequest
+from shieldmw.core.claims import ASKS_IN, MOST_RENEWALS, MOST_TICKETS, Claim, Ranked
 from shieldmw.core.debts import Debt, deepest_us
 from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
@@ -18,6 +19,9 @@ from shieldmw.errors import StoreError
 
 # Scripts that can be run for one key at a time, if the keys are on different nodes.
 PER_BUCKET_SCRIPTS = frozenset({"take", "give_back", "settle", "refund"})
+
+# One claim, as claim.lua reads it.
+_CLAIM = Struct("<8sdddd")
 
 Run = Callable[[str, Sequence[str], Sequence[str | int | bytes]], Awaitable[object]]
 KeyOf = Callable[[Charge], str]
@@ -122,6 +126,14 @@ async def queue(run: Run, key: str, give: int, free: int, known: QueueCounters, 
     """Run ``queue.lua``."""
     arguments = (give, free, ttl_ms, known.given, known.called)
     return QueueCounters(*whole_numbers("queue", await run("queue", [key], arguments), 3))
+
+
+async def claim(run: Run, keys: tuple[str, str], claims: Sequence[Claim], ttl_ms: int) -> list[Ranked]:
+    """Run ``claim.lua`` for the keys of this slot of time, and of the one before."""
+    renewed = b"".join([_CLAIM.pack(*each) for each in claims])
+    reply = await run("claim", keys, (renewed, ttl_ms, MOST_TICKETS, MOST_RENEWALS, ASKS_IN))
+    numbers = whole_numbers("claim", reply, 2 * len(claims))
+    return [Ranked(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
 def whole_numbers(script: str, reply: object, count: int) -> list[int]:

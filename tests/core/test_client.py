@@ -178,11 +178,23 @@ def test_an_unknown_address_is_cut_to_nothing() -> None:
     assert PREFIXES.client(b"", None) == Client("ip", "unknown", "ip:unknown")
 
 
-@given(addresses)
-def test_a_client_is_charged_first(address: Address | None) -> None:
-    """The verified subject, or the address if there is none."""
-    assert PREFIXES.charged(None, address) == PREFIXES.clients(address).network
-    assert PREFIXES.charged(Identity("alice"), address) == token_client(Identity("alice"))
+whose = st.one_of(
+    *(st.tuples(st.none(), addresses), st.tuples(st.builds(Identity, st.text(min_size=1, max_size=4)), addresses)),
+    st.tuples(addresses.map(lambda address: Identity(f"ip:{address_text(address)}")), addresses),
+    st.sampled_from([(None, b"abcd"), (Identity("abcd"), None), (None, None), (Identity("ip:"), None)]),
+)
+
+
+@given(whose, whose, st.sampled_from([PREFIXES, Prefixes(8, 20)]))
+def test_two_clients_have_two_names(
+    one: tuple[Identity | None, Address | None], other: tuple[Identity | None, Address | None], prefixes: Prefixes
+) -> None:
+    """A name stands for the client that is charged: the verified subject, or the address if there is none."""
+
+    def client(identity: Identity | None, address: Address | None) -> Client:
+        return prefixes.clients(address).network if identity is None else token_client(identity)
+
+    assert (prefixes.name(*one) == prefixes.name(*other)) is (client(*one) == client(*other))
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))

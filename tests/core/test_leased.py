@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 import sys
-from hashlib import blake2b
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldmw.core.leased import LONGEST_GAP_S, LeaseCounts, LeaseCut, RenewedTickets, rooms
+from shieldmw.core.leased import LONGEST_GAP_S, LeaseCounts, LeaseCut, rooms
 from shieldmw.core.seats import COHORTS, Audience, Capacity
 
 NOW_S = 1_800_000_000
@@ -98,37 +97,6 @@ def test_a_million_leases_need_no_more_memory_than_ten() -> None:
     assert many.present == 1000 * few.present
     assert len(many._end) == len(few._end) <= 2 * LEASE_S
     assert sys.getsizeof(many._end) == sys.getsizeof(few._end)
-
-
-# --- one ticket, many players ---------------------------------------------------------------------
-
-
-def key(number: int) -> bytes:
-    """One of many random keys."""
-    return blake2b(str(number).encode(), digest_size=16).digest()
-
-
-def test_what_was_renewed_is_remembered_for_its_time_and_not_twice_as_long() -> None:
-    """Whenever in a turn it was added."""
-    for started_s in range(0, 60, 7):
-        renewed = RenewedTickets(60, 1000)
-        renewed.add(key(0), NOW_S)
-        renewed.add(key(1), NOW_S + started_s)
-        for after_s in (0, 30, 59):
-            assert renewed.has(key(1), NOW_S + started_s + after_s)
-        assert not renewed.has(key(1), NOW_S + started_s + 121)
-
-
-def test_a_ticket_that_was_not_renewed_is_not_taken_for_one_that_was() -> None:
-    """With as many as it takes, of 200,000 others none; further ones are not added, so that this stays so."""
-    renewed = RenewedTickets(60, 10_000)
-    for number in range(30_000):
-        renewed.add(key(number), NOW_S)
-    size = len(renewed._young)
-    assert all(renewed.has(key(number), NOW_S) for number in range(10_000))
-    assert sum(renewed.has(key(number), NOW_S) for number in range(10_000, 210_000)) == 0
-    assert size == 128 * 1024
-    assert len(renewed._young) == size
 
 
 # --- a cut ----------------------------------------------------------------------------------------

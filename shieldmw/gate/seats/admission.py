@@ -14,7 +14,7 @@ from shieldmw.core.bounds import LONGEST_PATH
 from shieldmw.core.client import Address, Identity, ListenerClass, Prefixes
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
-from shieldmw.core.tickets import TICKET_S, Signer, Ticket
+from shieldmw.core.tickets import TICKET_S, Signer, Ticket, ticket_of
 from shieldmw.core.waiting import QueuePosition
 from shieldmw.gate.auth.identity import GUEST, Identified
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
@@ -25,7 +25,7 @@ from .seat import Seat
 from .seats import Seats
 from .stream_caps import NO_CAPS, ClientStreams, StreamCaps
 from .takeover import Takeovers
-from .waiting_room import LEAST_S, POLL_S, WaitingRoom, ticket_of
+from .waiting_room import LEAST_S, POLL_S, WaitingRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Admission:
         ``may_wait``: the client can wait for a seat that is due, rather than take a guest's.
         """
         now_s = self._unix_s()
-        who = self._who(decision.identity, decision.address)
+        who = self._prefixes.name(decision.identity, decision.address)
         client = self._signer.client_digest(who)
         number = self.number_shown(facts.signed_ticket, client)
         called = self.room.is_called(number)
@@ -163,10 +163,6 @@ class Admission:
         self.room.seated(ticket.client, ticket.id)
         return Entry(seat, self.signed(ticket._replace(first_ms=seat.first_ms)))
 
-    def _who(self, identity: Identity | None, address: Address | None) -> str:
-        """The client that owns the seat: the one that is charged."""
-        return str(self._prefixes.charged(identity, address))
-
     def _ticket(
         self, signed_ticket: str | None, client: str, listener_class: ListenerClass, number: int | None
     ) -> Ticket:
@@ -181,13 +177,17 @@ class Admission:
 
     # --- for clients that poll
 
+    def ticket_number(self, ticket_id: str) -> int:
+        """A number of 64 bits that stands for a ticket's id."""
+        return self._signer.number_of(ticket_id)
+
     def client_of(self, identity: Identity | None, address: Address | None) -> str:
         """The digest that stands for the client that owns a seat."""
-        return self._signer.client_digest(self._who(identity, address))
+        return self._signer.client_digest(self._prefixes.name(identity, address))
 
     def cohort_of(self, decision: Decision) -> int:
         """The cohort of a request's client."""
-        return self._signer.cohort(self._who(decision.identity, decision.address), self._unix_s())
+        return self._signer.cohort(self._prefixes.name(decision.identity, decision.address), self._unix_s())
 
     def own_ticket(
         self, signed_ticket: str, identity: Identity | None, address: Address | None, *, or_ended: bool = False

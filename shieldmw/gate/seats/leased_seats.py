@@ -87,6 +87,10 @@ class LeasedSeats:
         self._longest_s = max(self._longest_s, until_s - now_s)
         self._is_used = True
 
+    def recount(self, name: ListenerClass, from_s: int, until_s: int, to_s: int) -> None:
+        """Count a lease that was granted or renewed here from ``to_s`` on: until then another one holds its seat."""
+        self._of[name].counts.move(from_s, until_s, to_s, self._now_s())
+
     def present(self) -> Audience:
         """How many clients hold a lease that this worker counts."""
         return self._audience(lambda leases: leases.counts.present)

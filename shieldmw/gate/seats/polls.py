@@ -7,16 +7,19 @@ asks for a seat in the order of favour, as a stream does. Whichever worker renew
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
+from secrets import randbits
 
 from shieldmw.core.cache import BoundedCache
+from shieldmw.core.claims import ASKS_IN, MOST_RENEWALS
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
-from shieldmw.core.leased import RENEWED_IN, RenewedTickets
+from shieldmw.core.leased import RENEWED_IN
+from shieldmw.core.renewed import Renewal, RenewedTickets
 from shieldmw.core.tickets import TICKET_S, Ticket
 
 from .admission import Admission, NoSeat, TurnedAway
+from .claims import Claims
 from .entrance import Entrance
 from .seat import Seat
 from .stream_caps import StreamCaps
@@ -24,12 +27,8 @@ from .stream_caps import StreamCaps
 # Clients that were lately given a lease without showing a ticket.
 CLIENTS_KEPT = 16_384
 
-# Renewed tickets that are remembered, and for how many of the longest leases. With all of them it takes 4 MB.
+# Renewed tickets that are remembered until their lease ends: 4.5 MB, from the first one on.
 TICKETS_KEPT = 262_144
-LEASES_KEPT = 2
-
-# A lease may be renewed twice, since the answer with the new ticket may get lost: the second time as the same lease.
-MOST_RENEWALS = 2
 
 
 @dataclass(slots=True)
@@ -46,14 +45,14 @@ class _Newcomer:
 
 
 class Polls:
-    """Admits polls. ``longest_s`` is the longest lease of any path.
+    """Admits polls.
 
     ``in_urls``: tickets stand in the URLs of playlists, which players ask for again and again. So an old copy counts as
     the newest one that was signed here, and a ticket that several players share is one seat.
     """
 
     def __init__(
-        self, admission: Admission, entrance: Entrance, caps: StreamCaps, longest_s: int, *, in_urls: bool = False
+        self, admission: Admission, entrance: Entrance, claims: Claims, caps: StreamCaps, *, in_urls: bool = False
     ) -> None:
         self._admission = admission
         self._entrance = entrance
@@ -61,7 +60,8 @@ class Polls:
         self._leases = admission.seats.ledger.leases
         self._now_s = admission.seats.now_s
         self._caps = caps
-        self._renewed = RenewedTickets(LEASES_KEPT * longest_s, TICKETS_KEPT)
+        self.claims = claims
+        self._renewed = RenewedTickets(TICKETS_KEPT)
         self._newcomers: BoundedCache[str, _Newcomer] = BoundedCache(CLIENTS_KEPT)
         self._newest_until_s: BoundedCache[str, int] | None = BoundedCache(CLIENTS_KEPT) if in_urls else None
 
@@ -97,25 +97,34 @@ class Polls:
         """Renew a lease in its last third. A copy of a ticket that has been renewed passes until its lease ends."""
         if self._seats.is_leaving:
             return decision, None  # another worker renews it
-        renewals = self._renewals(ticket, decision.lease_s, now_s)
-        if renewals >= MOST_RENEWALS:
+        if self.claims.is_barred(ticket):
+            if (ticket.leased_until_s - now_s) * ASKS_IN <= decision.lease_s:
+                self.claims.asks(ticket, decision.lease_s, now_s)
             return decision, None
-        if renewals:
-            return decision, self._signed_again(ticket, decision, now_s)
+        renewal = self._renewal_of(ticket, now_s)
+        if renewal is not None:
+            return decision, self._signed_again(ticket, decision, renewal, now_s)
         if not self._leases.may_renew(decision.listener_class, self._admission.cohort_of(decision)):
             return self._turned_away(facts, decision, ticket.client)
         until_s = int(now_s) + decision.lease_s
         self._leases.renew(decision.listener_class, ticket.leased_until_s, until_s)
-        return decision, self._signed(ticket, decision, until_s, now_s)
+        return decision, self._signed(ticket, decision, until_s, now_s, from_s=ticket.leased_until_s)
 
     def _returning(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
-        """A poll with a ticket whose lease has ended: it comes before new clients."""
-        renewals = self._renewals(ticket, decision.lease_s, now_s)
-        if renewals and renewals < MOST_RENEWALS and self._end_of_renewed(ticket, decision) > now_s:
-            return decision, self._signed_again(ticket, decision, now_s)
-        if renewals:
+        """A poll with a ticket whose lease has ended: it comes before new clients.
+
+        A copy of one that was renewed here waits until that lease has ended as well: with the same ticket nobody else
+        plays then. A player whose answers were lost so waits for less than a lease.
+        """
+        if self.claims.is_barred(ticket):
+            self.claims.asks(ticket, decision.lease_s, now_s)
             return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
-        return self._ask(facts, decision, ticket, now_s)
+        renewal = self._renewal_of(ticket, now_s)
+        if renewal is None:
+            return self._ask(facts, decision, ticket, now_s)
+        if signed := self._signed_again(ticket, decision, renewal, now_s):
+            return decision, signed
+        return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
 
     def _without_lease(
         self, facts: Facts, decision: Decision, shown: Ticket | None, now_s: float
@@ -123,6 +132,8 @@ class Polls:
         """A poll that shows no ticket, or that of a stream: of a new player, or of one that cannot show the ticket that
         it was given here with its lease."""
         client = self._admission.client_of(decision.identity, decision.address)
+        if shown is not None and self.claims.is_barred(shown):
+            shown = None
         newcomer = self._newcomers.get(client)
         if newcomer is not None and newcomer.ticket.listener_class is not decision.listener_class:
             newcomer = None
@@ -167,32 +178,32 @@ class Polls:
             return self._refused(facts, decision, TurnedAway(why=NoSeat.DUE))
         return self._turned_away(facts, decision, client)
 
-    def _signed(self, ticket: Ticket, decision: Decision, until_s: int, now_s: float) -> str:
-        """The ticket with a new lease; remembers that it was renewed now."""
-        renewals = self._renewals(ticket, decision.lease_s, now_s)
-        self._renewed.add(_key(ticket, decision.lease_s, _slot(now_s, decision.lease_s), renewals), now_s)
+    def _signed(
+        self, ticket: Ticket, decision: Decision, until_s: int, now_s: float, *, from_s: int = 0, times: int = 1
+    ) -> str:
+        """The ticket with a new lease, counted from ``from_s`` on (0: from now on).
+
+        It is remembered here that it was renewed, the how many times from this copy, and the fleet is told.
+        """
+        renewed = ticket._replace(leased_until_s=until_s, renewal=randbits(32))
+        number = self._admission.ticket_number(ticket.id)
+        self._renewed.put(number, Renewal(until_s, ticket.leased_until_s, times), now_s)
+        if ticket.until_s:  # the new ticket of a newcomer has no copies
+            self.claims.renewed(ticket, renewed, decision.lease_s, now_s, from_s=from_s, is_counted=times == 1)
         if self._newest_until_s is not None:
             self._newest_until_s.put(ticket.id, until_s)
-        return self._admission.signed(ticket._replace(leased_until_s=until_s))
+        return self._admission.signed(renewed)
 
-    def _signed_again(self, ticket: Ticket, decision: Decision, now_s: float) -> str:
-        """The ticket with the lease that it was renewed to before, or one that ends a little sooner."""
-        return self._signed(ticket, decision, self._end_of_renewed(ticket, decision), now_s)
+    def _signed_again(self, ticket: Ticket, decision: Decision, renewal: Renewal, now_s: float) -> str | None:
+        """The ticket with the lease that it was renewed to before; None if it was renewed often enough."""
+        if renewal.from_s != ticket.leased_until_s or renewal.times >= MOST_RENEWALS:
+            return None
+        return self._signed(ticket, decision, renewal.until_s, now_s, times=renewal.times + 1)
 
-    @staticmethod
-    def _end_of_renewed(ticket: Ticket, decision: Decision) -> int:
-        """The earliest end of the lease that this one may have been renewed to."""
-        return ticket.leased_until_s + decision.lease_s - -(-decision.lease_s // RENEWED_IN)
-
-    def _renewals(self, ticket: Ticket, lease_s: int, now_s: float) -> int:
-        """How often this copy of a ticket was lately renewed here, or a later one with the same id; 2 at most."""
-        # From the last third of its lease on. It came from a renewal two slots before that, or more.
-        first = _slot(max(ticket.leased_until_s - lease_s / RENEWED_IN, now_s - LEASES_KEPT * lease_s), lease_s)
-        slots = range(first, _slot(now_s, lease_s) + 1)
-        for renewals in range(MOST_RENEWALS):
-            if not any(self._renewed.has(_key(ticket, lease_s, slot, renewals), now_s) for slot in slots):
-                return renewals
-        return MOST_RENEWALS
+    def _renewal_of(self, ticket: Ticket, now_s: float) -> Renewal | None:
+        """The lease that this copy of a ticket, or another with the same id, was renewed to here, if it still runs."""
+        renewal = self._renewed.get(self._admission.ticket_number(ticket.id), now_s)
+        return renewal if renewal is not None and renewal.until_s > ticket.leased_until_s else None
 
     def _turned_away(self, facts: Facts, decision: Decision, client: str) -> tuple[Decision, str | None]:
         """Refuse for lack of a seat; a member gets a place in the waiting room."""
@@ -203,13 +214,3 @@ class Polls:
 
     def _refused(self, facts: Facts, decision: Decision, away: TurnedAway | None) -> tuple[Decision, None]:
         return self._entrance.refusal(facts, decision, away), None
-
-
-def _slot(now_s: float, lease_s: int) -> int:
-    """The third of a lease in which a moment is, counted from the epoch."""
-    return int(now_s * RENEWED_IN // lease_s)
-
-
-def _key(ticket: Ticket, lease_s: int, slot: int, renewals: int) -> bytes:
-    """What stands for a renewal of a ticket."""
-    return blake2b(f"{ticket.id} {lease_s} {slot} {renewals}".encode(), digest_size=16).digest()

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import islice
 
 from shieldmw.core.cache import BoundedCache
-from shieldmw.core.tickets import NUMBER_S, Number
+from shieldmw.core.tickets import NUMBER_S, Number, number_in, ticket_of
 from shieldmw.core.waiting import EMPTY, Calls, QueuePosition, place
 from shieldmw.gate.clock import Clock
 from shieldmw.store.port import Store
@@ -46,13 +46,6 @@ CALL_S = 0.9
 MOST_AT_ONCE = 400
 
 WAITING = "waiting "
-
-_OF_NUMBER = "n"
-
-
-def ticket_of(number: int, client: str) -> str:
-    """The id of the ticket that a number becomes, which is the same on every worker."""
-    return f"{_OF_NUMBER}{number:x}-{client}"
 
 
 class WaitingRoom:
@@ -127,12 +120,11 @@ class WaitingRoom:
 
     def spend(self, ticket_id: str) -> None:
         """Note that a ticket has a seat, here or elsewhere; if it was a number, the number is spent."""
-        if ticket_id.startswith(_OF_NUMBER) and not self._is_spent(ticket_id):
+        number = number_in(ticket_id)
+        if number is not None and not self._is_spent(ticket_id):
             self._spent.put(ticket_id, True)
-            with suppress(ValueError):
-                number = int(ticket_id.removeprefix(_OF_NUMBER).partition("-")[0], 16)
-                self._polled.pop(number, None)
-                self._calls.came(number)
+            self._polled.pop(number, None)
+            self._calls.came(number)
 
     def _is_spent(self, ticket_id: str) -> bool:
         return self._spent.get(ticket_id) is not None

@@ -8,6 +8,7 @@ import time
 from hashlib import sha256
 from http.cookies import SimpleCookie
 from pathlib import Path
+from socket import inet_aton
 from typing import Any
 
 import pytest
@@ -23,12 +24,12 @@ from shieldmw.core.tickets import TICKET_S, Signer, Ticket
 
 SECRET = "a secret of at least 32 characters"
 SIGNER = Signer(SECRET.encode(), "shield")
-CLIENT = SIGNER.client_digest(f"ip:{PEER[0]}/32")
+CLIENT = SIGNER.client_digest(b"ip:" + inet_aton(PEER[0]))
 PLAYLIST = "/hls/live.m3u8"
 TOKEN = "an admin token, long enough"
 
 # What a poll inside its lease may cost, as a multiple of what it takes to verify its ticket.
-MOST_TIMES_VERIFIED = 4
+MOST_TIMES_VERIFIED = 3
 
 
 def shield(capacity: int = 2, **settings: Any) -> ShieldMiddleware:
@@ -112,7 +113,7 @@ def test_a_poll_in_the_last_third_of_its_lease_renews_it() -> None:
 
 def test_a_ticket_of_another_client_is_worth_nothing() -> None:
     """Shown by anybody else it is as none."""
-    ticket = given(polled(shield(), cookie(leased(25, client=SIGNER.client_digest("token:alice")))))
+    ticket = given(polled(shield(), cookie(leased(25, client=SIGNER.client_digest(b"token:alice")))))
     assert ticket is not None
     assert ticket.id != "0011223344556677"
 

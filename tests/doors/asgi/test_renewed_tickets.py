@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from http.cookies import SimpleCookie
+from socket import inet_aton
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -23,7 +24,7 @@ OLD_S, YOUNG_S = 600, TICKET_S - 60
 
 def ticket(left_s: int = OLD_S) -> str:
     """A ticket of the client of the harness that still lives for so long."""
-    client = SIGNER.client_digest(f"ip:{PEER[0]}/32")
+    client = SIGNER.client_digest(b"ip:" + inet_aton(PEER[0]))
     return SIGNER.sign_ticket(Ticket("0011223344556677", client, ListenerClass.GUEST, int(time.time()) + left_s))
 
 

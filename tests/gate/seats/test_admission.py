@@ -645,7 +645,7 @@ def test_a_number_is_spent_on_every_worker(store: QueueStore, clock: Clock) -> N
     second.admission.takeovers.heard(told.pop())
     assert (
         second.admission.room.number_of(
-            second.admission._signer.client_digest("token:alice"),
+            second.admission._signer.client_digest(b"token:alice"),
             second.admission._signer.read_number(signed_tickets[0], clock.now_s),
         )
         is None

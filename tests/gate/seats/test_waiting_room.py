@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from gate.doubles import FakeClock, clock_of, run, yield_often
+from shieldmw.core.tickets import ticket_of
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.seats.capacity import SeatPlan
 from shieldmw.gate.seats.seats import Seats
-from shieldmw.gate.seats.waiting_room import ANSWERED_AT_ONCE, MOST_AT_ONCE, WaitingRoom, ticket_of
+from shieldmw.gate.seats.waiting_room import ANSWERED_AT_ONCE, MOST_AT_ONCE, WaitingRoom
 from shieldmw.store.memory import MemoryStore
 
 
