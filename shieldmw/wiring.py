@@ -13,15 +13,18 @@ from .answers.refusals import RefusalAnswers, RefusalLinks
 from .core.address import Addressing
 from .core.client import Prefixes
 from .core.concurrency import AdaptiveLimit
+from .core.rules import LEASE_SEAT_S
 from .doors.asgi.cors import Cors
 from .doors.asgi.facts import AuthenticateScope, CredentialSources, FactsReader
 from .doors.asgi.handshakes import Handshakes
 from .doors.asgi.lingering import Lingering
 from .doors.asgi.middleware import Shield
 from .doors.asgi.nesting import Nesting
+from .doors.asgi.own_routes import OwnRoutes
 from .doors.asgi.proxy_hint import ProxyHint
 from .doors.asgi.replies import Replies
 from .doors.asgi.stopping import StopSignals
+from .doors.authorize.authorize import Authorize
 from .errors import SettingsError
 from .gate.auth.api_keys import ApiKeys
 from .gate.auth.failed_auth import FailedAuth
@@ -119,16 +122,22 @@ class ShieldMiddleware(Shield):
             _start_embedded(settings)
             return build_worker(settings, open_store())
 
+        replies = Replies(
+            RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings)
+        )
         super().__init__(
             app,
             open_worker=open_worker,
             reader=reader,
-            replies=Replies(
-                RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings)
-            ),
+            replies=replies,
             lingering=lingering,
             nesting=Nesting(settings, authenticate),
-            admin=_admin(settings, reader, handshakes),
+            own=OwnRoutes(
+                settings.admin_path,
+                Authorize(settings.admin_path, settings.trusted_proxies, settings.forwarded_header, reader, replies),
+                _admin(settings, reader, handshakes),
+                lingering,
+            ),
             ticket_in_playlists=settings.ticket_in_playlists,
         )
 
@@ -259,7 +268,8 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
             admission,
             entrance,
             polled_caps,
-            settings.policy.longest_lease_s,
+            # Behind a proxy that asks, live paths hold lease seats.
+            max(settings.policy.longest_lease_s, LEASE_SEAT_S if settings.policy.has_live_paths else 0),
             in_urls=settings.ticket_in_playlists,
         ),
         overload,

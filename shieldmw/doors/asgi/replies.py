@@ -56,16 +56,22 @@ class Replies:
             # Before accept, servers turn a close into a plain HTTP 403; the code is for those that can pass it on.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
-        status, headers, body = self._redirected(decision, scope) or self.answers.answer(
-            decision, wants_html=_wants_html(scope)
+        status, headers, body = self.rendered(decision, scope)
+        begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
+        await send({"type": begins, "status": status, "headers": headers})
+        await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
+
+    def rendered(self, decision: Decision, scope: Scope, *, may_be_html: bool = True) -> Answer:
+        """The answer to a refused request in HTTP; its body is the same for HEAD."""
+        answer = self._redirected(decision, scope) or self.answers.answer(
+            decision, wants_html=may_be_html and _wants_html(scope)
         )
+        headers = answer.headers
         if decision.signed_ticket is not None:
             headers += _place_cookie(decision, scope)
         if self._cors is not None:
             headers += self._cors.headers(scope)
-        begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
-        await send({"type": begins, "status": status, "headers": headers})
-        await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
+        return answer
 
     def _redirected(self, decision: Decision, scope: Scope) -> Answer | None:
         if self._redirect is None or scope.get("method") not in ("GET", "HEAD"):
