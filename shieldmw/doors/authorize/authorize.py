@@ -51,6 +51,7 @@ class Authorize:
         now_s: Callable[[], float] = monotonic,
     ) -> None:
         self.path = f"{admin_path}/authorize"
+        self._start = self.path.encode()
         self._trusted = trusted
         self._forwarded_header = forwarded_header
         self._reader = reader
@@ -65,14 +66,13 @@ class Authorize:
         It is taken as it was sent, since behind Envoy it holds the original target. Servers disagree on whether
         ``raw_path`` includes the root path.
         """
-        path, root = self.path, scope.get("root_path", "")
-        if not below_root(scope["path"], root).startswith(path):
+        root = scope.get("root_path", "")
+        if not below_root(scope["path"], root).startswith(self.path):
             return None
         raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
-        for start in (path, root + path) if root else (path,):
-            below = raw.removeprefix(start.encode())
-            if len(below) < len(raw) and below[:1] in (b"", b"/"):
-                return below
+        for start in (self._start, root.encode() + self._start) if root else (self._start,):
+            if raw.startswith(start) and raw[len(start) : len(start) + 1] in (b"", b"/"):
+                return raw[len(start) :]
         return None
 
     async def answer(self, worker: Worker, question: bytes, scope: Scope, receive: Receive, send: Send) -> None:

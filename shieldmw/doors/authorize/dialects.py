@@ -6,7 +6,7 @@ others. What is said here was seen with nginx 1.22, Caddy 2.11, Traefik 3.7, HAP
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 
@@ -28,7 +28,7 @@ class Dialect:
     """The headers that carry the original method, target, host and scheme, in lower case.
 
     Without a header for the method or the host, they are the question's own; without one for the target, that follows
-    the route's path.
+    the route's path. ``names`` are all of them.
     """
 
     method: bytes | None
@@ -36,6 +36,10 @@ class Dialect:
     host: bytes | None = None
     scheme: bytes = b"x-forwarded-proto"
     refusals: Refusals = Refusals.WHOLE
+    names: frozenset[bytes | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset((self.method, self.target, self.host, self.scheme)))
 
 
 DIALECTS = {

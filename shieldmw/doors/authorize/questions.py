@@ -41,7 +41,7 @@ def original_scope(dialect: Dialect, scope: Scope, rest: bytes) -> Scope:
         **scope,
         "method": method,
         "scheme": "https" if found.get(dialect.scheme) == b"https" else "http",
-        "path": unquote_to_bytes(path).decode("utf-8", "replace"),
+        "path": (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace"),
         "raw_path": path,
         "query_string": query,
         "root_path": "",
@@ -51,7 +51,7 @@ def original_scope(dialect: Dialect, scope: Scope, rest: bytes) -> Scope:
 
 def _separated(dialect: Dialect, scope: Scope) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]:
     """The dialect's headers, and the others, which are the client's."""
-    names = (dialect.method, dialect.target, dialect.host, dialect.scheme)
+    names = dialect.names
     found: dict[bytes, bytes] = {}
     headers: list[tuple[bytes, bytes]] = []
     for line in scope["headers"]:
