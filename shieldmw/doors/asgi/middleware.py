@@ -11,6 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldmw.answers.rate_limit import limit_headers
+from shieldmw.core.bounds import LONGEST_PATH
 from shieldmw.core.client import Address, Identity, ListenerClass, address_text
 from shieldmw.core.decision import ALLOWED, REFUSED, Decision
 from shieldmw.core.facts import Facts
@@ -127,7 +128,9 @@ class Shield:
         if worker is None or loop is None or self._thread != get_ident() or not loop.is_running():
             worker = await self._start()
         own = self._own
-        if own.path in scope["path"] and (answered := own.answer(worker, scope, receive, send)) is not None:
+        # Only searched at the beginning of the path, which may have 64 KB.
+        may_be_own = own.path in scope["path"][:LONGEST_PATH]
+        if may_be_own and (answered := own.answer(worker, scope, receive, send)) is not None:
             await answered
             return
         facts = self._reader.read(scope)

@@ -63,9 +63,9 @@ class Replies:
 
     def rendered(self, decision: Decision, scope: Scope, *, may_be_html: bool = True) -> Answer:
         """The answer to a refused request in HTTP; its body is the same for HEAD."""
-        answer = self._redirected(decision, scope) or self.answers.answer(
-            decision, wants_html=may_be_html and _wants_html(scope)
-        )
+        answer = None if self._redirect is None else self._redirected(self._redirect, decision, scope)
+        if answer is None:
+            answer = self.answers.answer(decision, wants_html=may_be_html and _wants_html(scope))
         headers = answer.headers
         if decision.signed_ticket is not None:
             headers += _place_cookie(decision, scope)
@@ -73,10 +73,9 @@ class Replies:
             headers += self._cors.headers(scope)
         return answer
 
-    def _redirected(self, decision: Decision, scope: Scope) -> Answer | None:
-        if self._redirect is None or scope.get("method") not in ("GET", "HEAD"):
-            return None
-        return self._redirect.answer(decision, scope["path"])
+    @staticmethod
+    def _redirected(redirect: RecordingRedirect, decision: Decision, scope: Scope) -> Answer | None:
+        return redirect.answer(decision, scope["path"]) if scope.get("method") in ("GET", "HEAD") else None
 
 
 def send_with(headers: Headers, send: Send) -> Send:
