@@ -19,9 +19,11 @@ from .doors.asgi.handshakes import Handshakes
 from .doors.asgi.lingering import Lingering
 from .doors.asgi.middleware import Shield
 from .doors.asgi.nesting import Nesting
+from .doors.asgi.own_routes import OwnRoutes
 from .doors.asgi.proxy_hint import ProxyHint
 from .doors.asgi.replies import Replies
 from .doors.asgi.stopping import StopSignals
+from .doors.authorize.authorize import Authorize
 from .errors import SettingsError
 from .gate.auth.api_keys import ApiKeys
 from .gate.auth.failed_auth import FailedAuth
@@ -120,16 +122,22 @@ class ShieldMiddleware(Shield):
             _start_embedded(settings)
             return build_worker(settings, open_store())
 
+        replies = Replies(
+            RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings)
+        )
         super().__init__(
             app,
             open_worker=open_worker,
             reader=reader,
-            replies=Replies(
-                RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings)
-            ),
+            replies=replies,
             lingering=lingering,
             nesting=Nesting(settings, authenticate),
-            admin=_admin(settings, reader, handshakes),
+            own=OwnRoutes(
+                settings.admin_path,
+                Authorize(settings.admin_path, settings.trusted_proxies, settings.forwarded_header, reader, replies),
+                _admin(settings, reader, handshakes),
+                lingering,
+            ),
             ticket_in_playlists=settings.ticket_in_playlists,
         )
 

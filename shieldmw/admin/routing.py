@@ -38,17 +38,21 @@ class Admin:
         self._path = path
         self._handshakes = handshakes
         self._below = PathPattern(f"{path}/*")
+        self._questions = PathPattern(f"{path}/authorize/*")
         self._admin_auth = admin_auth
         self._app = _app()
 
     def owns(self, scope: Scope) -> bool:
         """Whether a request is for these routes: its path literally begins with ``path``, and no reading of it leads
-        elsewhere."""
+        elsewhere. Not the questions of proxies, which carry the clients' own credentials: as wrong admin tokens these
+        would lock the proxy out."""
         path: str = scope["path"]
         if len(path) > LONGEST_PATH or self._path not in path:
             return False
         root: str = scope.get("root_path", "")
         route = below_root(path, root)
+        if self._questions.matches(route):
+            return False
         if not self._below.matches(route) or is_beyond_reading(route) or not self._below.matches(plain(route)):
             return False
         raw: bytes | None = scope.get("raw_path")

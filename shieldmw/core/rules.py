@@ -134,8 +134,12 @@ class Policy:
 
     @property
     def longest_lease_s(self) -> int:
-        """The longest lease seat of any polled path, in seconds; 0 if there are none."""
-        return max([LEASE_SEAT_S if self.polled else 0, *(rule.lease_s for rule in self.rules)])
+        """The longest lease seat of any path, in seconds; 0 if there are none.
+
+        Clients on live paths hold one if they come through a proxy that asks before it forwards their request.
+        """
+        is_usual = self.polled or self.has_live_paths
+        return max([LEASE_SEAT_S if is_usual else 0, *(rule.lease_s for rule in self.rules)])
 
     def route_rules(self, facts: Facts) -> RouteRules:
         """The rules for a request's path and methods."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from copy import copy
 
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Address, Identity
@@ -53,6 +54,12 @@ class Gate:
         self._now_us = clock.now_us
         self._overload = overload
         self._allows, self._denies = bool(policy.allow), bool(policy.deny)
+
+    def beside_lane(self) -> Gate:
+        """The same gate for requests that do not enter the app: they are not shed for its load."""
+        gate = copy(self)
+        gate._overload = None
+        return gate
 
     async def decide(self, facts: Facts) -> Decision:
         """The decision on one request."""

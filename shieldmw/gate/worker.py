@@ -55,6 +55,7 @@ class Worker:
         background: Sequence[Background],
     ) -> None:
         self.gate = gate
+        self.gate_beside_lane = gate.beside_lane()
         self.entrance = entrance
         self.polls = polls
         self.overload = overload

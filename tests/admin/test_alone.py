@@ -93,7 +93,9 @@ def test_a_flip_is_the_fleets() -> None:
     run(work)
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/-/shieldx/status", "/-/shield/../status"])
+@pytest.mark.parametrize(
+    "path", ["/", "/healthz", "/-/shieldx/status", "/-/shield/../status", "/-/shield/authorize/nginx"]
+)
 def test_all_else_is_404(path: str) -> None:
     """There is no app behind it."""
 
@@ -102,6 +104,19 @@ def test_all_else_is_404(path: str) -> None:
             answer = await Operator(app).anywhere(path)
             assert answer.status_code == 404
             assert answer.headers["content-type"] == "application/problem+json"
+
+    run(work)
+
+
+def test_the_questions_of_a_misdirected_proxy_lock_nobody_out() -> None:
+    """They carry the clients' own credentials, which are no wrong admin tokens; the workers answer them."""
+
+    async def work() -> None:
+        async with served(MemoryStore(SECRET)) as app:
+            for _ in range(100):
+                answer = await Operator(app, WRONG).get("/authorize/nginx")
+                assert answer.status_code == 404
+            assert (await Operator(app).get("/status")).status_code == 200
 
     run(work)
 

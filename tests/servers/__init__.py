@@ -5,6 +5,7 @@ handle, so that test processes can run side by side. Nothing here knows what the
 """
 
 from .asgi import AsgiKind, asgi_server, clean_environment
+from .asking import SHORT, asking
 from .browser import chromium_page
 from .cluster import RedisCluster, SlotMove, redis_cluster, slot_of
 from .http import HttpServer
@@ -13,12 +14,14 @@ from .places import APPS, HOST, REPOSITORY, free_port, missing, require
 from .redis import RedisKind, RedisServer, keys_without_ttl, redis_server
 from .sentinel import RedisSentinels, Sentinel, redis_sentinels
 from .tls import trust, write_certificates
+from .upstream import Seen, Upstream, upstream
 from .waiting import NotReady, wait_until
 
 __all__ = [
     "APPS",
     "HOST",
     "REPOSITORY",
+    "SHORT",
     "AsgiKind",
     "ForwardedFor",
     "HttpServer",
@@ -27,9 +30,12 @@ __all__ = [
     "RedisKind",
     "RedisSentinels",
     "RedisServer",
+    "Seen",
     "Sentinel",
     "SlotMove",
+    "Upstream",
     "asgi_server",
+    "asking",
     "chromium_page",
     "clean_environment",
     "free_port",
@@ -42,6 +48,7 @@ __all__ = [
     "require",
     "slot_of",
     "trust",
+    "upstream",
     "wait_until",
     "write_certificates",
 ]

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldmw.answers.rate_limit import Headers, limit_headers
+from shieldmw.answers.rate_limit import limit_headers
+from shieldmw.core.bounds import LONGEST_PATH
 from shieldmw.core.client import Address, Identity, ListenerClass, address_text
 from shieldmw.core.decision import ALLOWED, REFUSED, Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
-from shieldmw.gate.operator.control import Control
 from shieldmw.gate.overload.gatekeeper import Passage
 from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.admission import Entry
@@ -24,12 +24,13 @@ from shieldmw.gate.worker import Worker
 from .facts import FactsReader
 from .lingering import WITHOUT_A_BODY, Lingering
 from .nesting import Nesting
+from .own_routes import OwnRoutes
 from .passages import Upload, receive_if_there, send_from_inside
 from .playlists import send_with_ticket
 from .preflights import answer_preflight
 from .replies import Replies, send_with
 from .streams import LiveStream, in_messages
-from .tickets import ticket_headers
+from .tickets import renewed_headers, ticket_headers
 from .workers import Workers
 
 _FOR_APPS = ("identity", "client_address", "listener_class", "mode")
@@ -81,21 +82,11 @@ class ShieldScope:
         return getattr(self, name)
 
 
-class OperatorRoutes(Protocol):
-    """The routes of the admin API."""
-
-    def owns(self, scope: Scope) -> bool:
-        """Whether a request is for one of these routes."""
-
-    async def answer(self, control: Control, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer such a request."""
-
-
 class Shield:
     """An ASGI app that admits requests to ``app``.
 
     A worker belongs to the event loop it started on, so each loop gets a new one from ``open_worker``. Usually there is
-    one loop; test clients run one per request. ``admin`` answers operators' requests, before anything is decided.
+    one loop; test clients run one per request. ``own``: the routes that are answered before anything is decided.
     ``nesting`` says what happens inside another shield. ``ticket_in_playlists``: for players that keep no cookies.
     """
 
@@ -107,7 +98,7 @@ class Shield:
         replies: Replies,
         lingering: Lingering,
         nesting: Nesting,
-        admin: OperatorRoutes | None = None,
+        own: OwnRoutes,
         *,
         ticket_in_playlists: bool = False,
     ) -> None:
@@ -115,7 +106,7 @@ class Shield:
         self._ticket_in_playlists = ticket_in_playlists
         self._reader = reader
         self._replies = replies
-        self._admin = admin
+        self._own = own
         self._lingering = lingering
         self._worker: Worker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,8 +127,11 @@ class Shield:
         # A thread runs one loop. Asking asyncio for it costs a system call on Python 3.11.
         if worker is None or loop is None or self._thread != get_ident() or not loop.is_running():
             worker = await self._start()
-        if self._admin is not None and self._admin.owns(scope):
-            await self._admin.answer(worker.control, scope, *self._lingering.around(scope, receive, send))
+        own = self._own
+        # Only searched at the beginning of the path, which may have 64 KB.
+        may_be_own = own.path in scope["path"][:LONGEST_PATH]
+        if may_be_own and (answered := own.answer(worker, scope, receive, send)) is not None:
+            await answered
             return
         facts = self._reader.read(scope)
         decision = worker.gate.decide_now(facts)
@@ -181,7 +175,7 @@ class Shield:
         scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if facts.signed_ticket is not None and not decision.lease_s:
-            headers += self._renewed(worker, facts.signed_ticket, decision, scope)
+            headers += renewed_headers(worker.entrance.admission, facts.signed_ticket, decision, scope)
         if passage is not None:
             send = send_from_inside(passage, scope, headers, send)
         elif headers:
@@ -282,11 +276,6 @@ class Shield:
         if scope.get("method") in WITHOUT_A_BODY:
             return self._replies.refuse(decision, scope, receive, send)
         return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
-
-    def _renewed(self, worker: Worker, signed_ticket: str, decision: Decision, scope: Scope) -> Headers:
-        """Headers with a new ticket, if the one shown is due for renewal."""
-        ticket = worker.entrance.admission.renewed(signed_ticket, decision) if decision.verdict is ALLOWED else None
-        return [] if ticket is None else ticket_headers(ticket, scope)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._steps_aside(scope):

@@ -55,21 +55,26 @@ class Replies:
             # Before accept, servers turn a close into a plain HTTP 403; the code is for those that can pass it on.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
-        status, headers, body = self._redirected(decision, scope) or self.answers.answer(
-            decision, wants_html=_wants_html(scope)
-        )
-        if decision.signed_ticket is not None:
-            headers += _place_cookie(decision, scope)
-        if self._cors is not None:
-            headers += self._cors.headers(scope)
+        status, headers, body = self.rendered(decision, scope)
         begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
         await send({"type": begins, "status": status, "headers": headers})
         await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
 
-    def _redirected(self, decision: Decision, scope: Scope) -> Answer | None:
-        if self._redirect is None or scope.get("method") not in ("GET", "HEAD"):
-            return None
-        return self._redirect.answer(decision, scope["path"])
+    def rendered(self, decision: Decision, scope: Scope, *, may_be_html: bool = True) -> Answer:
+        """The answer to a refused request in HTTP; its body is the same for HEAD."""
+        answer = None if self._redirect is None else self._redirected(self._redirect, decision, scope)
+        if answer is None:
+            answer = self.answers.answer(decision, wants_html=may_be_html and _wants_html(scope))
+        headers = answer.headers
+        if decision.signed_ticket is not None:
+            headers += _place_cookie(decision, scope)
+        if self._cors is not None:
+            headers += self._cors.headers(scope)
+        return answer
+
+    @staticmethod
+    def _redirected(redirect: RecordingRedirect, decision: Decision, scope: Scope) -> Answer | None:
+        return redirect.answer(decision, scope["path"]) if scope.get("method") in ("GET", "HEAD") else None
 
 
 def send_with(headers: Headers, send: Send) -> Send:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from shieldmw.core.bounds import MOST_LINES
+from shieldmw.core.decision import ALLOWED, Decision
 from shieldmw.core.tickets import TICKET_S
+from shieldmw.gate.seats.admission import Admission
 
 TICKET_COOKIE = "shield_ticket"
 TICKET_HEADER = b"shield-ticket"
@@ -22,6 +24,14 @@ def ticket_headers(ticket: str, scope: Scope, *, in_header: bool = False) -> lis
     if in_header or any(name == TICKET_HEADER for name, _ in scope["headers"][:MOST_LINES]):
         headers.append((TICKET_HEADER, ticket.encode("ascii")))
     return headers
+
+
+def renewed_headers(
+    admission: Admission, signed_ticket: str, decision: Decision, scope: Scope
+) -> list[tuple[bytes, bytes]]:
+    """The headers of a new ticket, if the one shown is due for renewal."""
+    ticket = admission.renewed(signed_ticket, decision) if decision.verdict is ALLOWED else None
+    return [] if ticket is None else ticket_headers(ticket, scope)
 
 
 def ticket_cookie(ticket: str, scope: Scope) -> bytes:
