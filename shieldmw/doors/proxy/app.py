@@ -1,0 +1,149 @@
+"""The ASGI app that passes requests on to upstreams. The shield wraps it as it would wrap any other app."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from starlette.types import Receive, Scope, Send
+
+from shieldmw.answers.gateway import ALL_IN_USE, CLOSED, Failure
+from shieldmw.core.text import harmless
+from shieldmw.gate.log_throttle import LogThrottle
+
+from .exchange import Exchange, TimeLimits
+from .failures import ClientLeft, ProxyFailure
+from .heads import Heads, RequestHead
+from .pool import Pool
+from .upstreams import Balancer, UpstreamAddress
+
+log = logging.getLogger(__name__)
+
+# Attempts for one request: each at another upstream, or over a new connection after a kept one was found closed.
+MOST_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyOptions:
+    """``most_connections`` of one event loop to each upstream; the time to get one, ``connect_s``; and the limits of an
+    exchange."""
+
+    most_connections: int
+    connect_s: float
+    limits: TimeLimits
+
+
+class Upstream:
+    """Passes requests on to one of ``addresses``."""
+
+    def __init__(self, addresses: Sequence[UpstreamAddress], heads: Heads, options: ProxyOptions) -> None:
+        self._addresses = addresses
+        self._heads = heads
+        self._options = options
+        self._tls = ssl.create_default_context() if any(address.tls for address in addresses) else None
+        self._here: _Here | None = None
+        self._failures = LogThrottle()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request with what an upstream answers, or with a problem document that says why there is none."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1011})
+            return
+        try:
+            await self._forward(self._heads.request(scope), receive, send)
+        except ClientLeft:
+            return
+        except ProxyFailure as failure:
+            # A response that has begun is left unfinished: the server then cuts the connection.
+            if not failure.is_answered:
+                await _answer(failure.failure, send)
+
+    async def _forward(self, request: RequestHead, receive: Receive, send: Send) -> None:
+        """Try upstreams until one has got the request.
+
+        Raises:
+            ProxyFailure: there is no whole response.
+            ClientLeft: the client has left.
+        """
+        here = self._on_this_loop()
+        unreached: set[int] = set()
+        wants_new = False
+        for attempts_left in reversed(range(MOST_ATTEMPTS)):
+            number = here.balancer.choose(here.loop.time(), unreached)
+            pool = here.pools[number]
+            connection = None if wants_new else pool.idle(is_repeatable=request.is_repeatable)
+            is_sent = False
+            try:
+                connection = connection or await pool.connection()
+                is_sent = True
+                exchange = Exchange(connection, request, self._heads, self._options.limits, here.loop, receive, send)
+                if await exchange.run(pool.address.authority, partial(here.balancer.succeeded, number)):
+                    pool.give_back(connection)
+                return
+            except ProxyFailure as failure:
+                if not is_sent:
+                    unreached.add(number)
+                    repeats = len(unreached) < len(here.pools)
+                else:
+                    # A kept connection that the upstream had closed: nothing has been answered, nor could be changed.
+                    assert connection is not None
+                    repeats = wants_new = (
+                        failure.failure is CLOSED and connection.requests > 1 and request.is_repeatable
+                    )
+                if not wants_new:
+                    self._note(here, number, failure)
+                if not repeats or not attempts_left:
+                    raise
+
+    def _note(self, here: _Here, number: int, failure: ProxyFailure) -> None:
+        """Count a failure of an upstream, and log it."""
+        if not failure.failure.is_upstreams and failure.failure is not ALL_IN_USE:
+            return
+        address = self._addresses[number].text
+        if failure.failure.is_upstreams and not failure.is_answered and here.balancer.failed(number, here.loop.time()):
+            log.warning("upstream %s is left out for %.0f s", address, here.balancer.pause_s(number))
+        if (counts := self._failures.due(failure.failure.error)) is not None:
+            log.warning("upstreams failed: %s; the last: %s: %s", counts, address, harmless(failure))
+
+    def _on_this_loop(self) -> _Here:
+        here = self._here
+        if here is None or here.loop is not asyncio.get_running_loop():
+            self._here = here = _Here(self._addresses, self._options, self._tls)
+        return here
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            kind = (await receive())["type"]
+            if kind == "lifespan.shutdown" and self._here is not None:
+                for pool in self._here.pools:
+                    pool.close()
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
+
+
+class _Here:
+    """What belongs to one event loop: the pools, and what is known of the upstreams' health."""
+
+    def __init__(self, addresses: Sequence[UpstreamAddress], options: ProxyOptions, tls: ssl.SSLContext | None) -> None:
+        self.loop = loop = asyncio.get_running_loop()
+        self.balancer = Balancer(len(addresses))
+        most, connect_s = options.most_connections, options.connect_s
+        self.pools = [
+            Pool(address, loop, most=most, connect_s=connect_s, tls=tls if address.tls else None)
+            for address in addresses
+        ]
+
+
+async def _answer(failure: Failure, send: Send) -> None:
+    with suppress(OSError):  # the client may have left
+        await send({"type": "http.response.start", "status": failure.status, "headers": failure.headers})
+        await send({"type": "http.response.body", "body": failure.body})
