@@ -40,6 +40,13 @@ class Peer:
         found, self._unread = self._unread[:length], self._unread[length:]
         return found
 
+    def line(self) -> bytes:
+        """The next line, without its end."""
+        while b"\r\n" not in self._unread and (data := self._more()):
+            self._unread += data
+        found, _, self._unread = self._unread.partition(b"\r\n")
+        return found
+
     def chunks(self) -> bytes:
         """A body in chunks, as it is written, with its end."""
         while not self._unread.endswith(b"0\r\n\r\n") and (data := self._more()):
