@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 
 from starlette.types import Receive, Scope, Send
 
@@ -47,6 +48,7 @@ class Upstream:
         self._options = options
         self._tls = ssl.create_default_context() if any(address.tls for address in addresses) else None
         self._here: _Here | None = None
+        self._everywhere: dict[asyncio.AbstractEventLoop, _Here] = {}
         self._failures = LogThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,15 +117,18 @@ class Upstream:
 
     def _on_this_loop(self) -> _Here:
         here = self._here
-        if here is None or here.loop is not asyncio.get_running_loop():
-            self._here = here = _Here(self._addresses, self._options, self._tls)
+        # A thread runs one loop. Asking asyncio for it costs a system call on Python 3.11.
+        if here is None or here.thread != get_ident() or not here.loop.is_running():
+            self._everywhere = {loop: known for loop, known in self._everywhere.items() if not loop.is_closed()}
+            here = self._everywhere.get(asyncio.get_running_loop()) or _Here(self._addresses, self._options, self._tls)
+            self._here = self._everywhere[here.loop] = here
         return here
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             kind = (await receive())["type"]
-            if kind == "lifespan.shutdown" and self._here is not None:
-                for pool in self._here.pools:
+            if kind == "lifespan.shutdown":
+                for pool in self._on_this_loop().pools:
                     pool.close()
             await send({"type": f"{kind}.complete"})
             if kind == "lifespan.shutdown":
@@ -135,6 +140,7 @@ class _Here:
 
     def __init__(self, addresses: Sequence[UpstreamAddress], options: ProxyOptions, tls: ssl.SSLContext | None) -> None:
         self.loop = loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.balancer = Balancer(len(addresses))
         most, connect_s = options.most_connections, options.connect_s
         self.pools = [

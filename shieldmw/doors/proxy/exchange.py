@@ -83,7 +83,7 @@ class Exchange:
             ProxyFailure: there was no response, or not the whole of it.
             ClientLeft: the client has left before the end.
         """
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self._loop)
         self._cancelling = 0 if task is None else task.cancelling()
         self._started_s = self._loop.time()
         self._reader = self._connection.begin(

@@ -8,19 +8,24 @@ that the shield has found.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from starlette.types import Scope
 
 from shieldmw.core.address import Addressing, locate_peer
 from shieldmw.core.client import Address, address_text
 
-from .http1 import Lines
+from .http1 import Lines, written
 
 XFF, XFP, XFH, FORWARDED = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded"
 
 _FAMILY = b"x-forwarded-"
 _SCHEMES = {"ws": b"http", "wss": b"https"}
 _HOST = re.compile(rb"[A-Za-z0-9._~:\[\]-]+")
+
+
+# Clients whose lines are kept, at up to 1 KB each.
+KEPT = 4096
 
 
 class Forwarding:
@@ -35,18 +40,16 @@ class Forwarding:
         """Whether a header line says such things, so that the client's is not passed on as it is."""
         return name in self._own or name.startswith(_FAMILY)
 
-    def lines(self, scope: Scope, received: Lines, host: bytes) -> Lines:
+    def written(self, scope: Scope, received: Lines, host: bytes) -> bytes:
         """The lines for the upstream; ``received`` are those of the request that this class owns."""
         client = scope.get("client")
         peer = client[0] or None if client else None
         scheme = scope.get("scheme", "http")
         proto = _SCHEMES.get(scheme) or scheme.encode("latin-1")
         peer_address, is_trusted = locate_peer(peer, self._addressing.trusted)
-        if not is_trusted:
-            address = address_text(peer_address)
-            lines = [] if address is None else [(XFF, address.encode("ascii"))]
-            return [*lines, (XFP, proto), *_line(XFH, host), (FORWARDED, _element(address, host, proto))]
-        return self._of_trusted(peer, peer_address, received, host, proto)
+        if is_trusted:
+            return written(self._of_trusted(peer, peer_address, received, host, proto))
+        return _of_stranger(peer_address, host, proto)
 
     def _of_trusted(
         self, peer: str | None, peer_address: Address | None, received: Lines, host: bytes, proto: bytes
@@ -72,6 +75,14 @@ class Forwarding:
         kept = (name for name in said if name not in (XFF, XFP, XFH, FORWARDED, b"x-real-ip") or name == self._header)
         lines += [(name, value) for name in kept if name not in (XFF, FORWARDED) for value in said[name]]
         return lines
+
+
+@lru_cache(maxsize=KEPT)
+def _of_stranger(peer: Address | None, host: bytes, proto: bytes) -> bytes:
+    """What is known of a client by its connection alone."""
+    address = address_text(peer)
+    lines = [] if address is None else [(XFF, address.encode("ascii"))]
+    return written([*lines, (XFP, proto), *_line(XFH, host), (FORWARDED, _element(address, host, proto))])
 
 
 def _line(name: bytes, value: bytes) -> Lines:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -20,7 +19,7 @@ from shieldmw.core.bounds import LONGEST_LENGTH
 
 from .failures import ProxyFailure
 from .forwarding import Forwarding
-from .http1 import Lines, ResponseHead, tokens
+from .http1 import Lines, ResponseHead, tokens, written
 
 # Header lines of one connection only. Expect is answered by our own server, since it has to read the body anyway;
 # trailers are not passed on, so they are not announced; credentials for a proxy are not for an origin.
@@ -51,7 +50,8 @@ _REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 # A request of these without a body says so (RFC 9110, section 8.6).
 _USUALLY_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 
-_OF_THE_MESSAGE = (b"host", b"content-length", b"transfer-encoding")
+# Bytes of a Host: a name of the DNS, and a port.
+LONGEST_HOST = 261
 
 
 class Framing(NamedTuple):
@@ -61,8 +61,7 @@ class Framing(NamedTuple):
     is_chunked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """A request that may be passed on. ``host``: the client's, if it is kept; ``lines``: those between it and the
     framing."""
 
@@ -92,17 +91,6 @@ class RequestHead:
         return b"%bhost: %b\r\n%b%b\r\n" % (self.start, self.host or authority, self.lines, framing)
 
 
-class _SortedOut(NamedTuple):
-    """The header lines of a request: those that pass, what proxies say of the client, and the values that say where the
-    request goes and how long it is."""
-
-    kept: Lines
-    of_proxies: Lines
-    hosts: list[bytes]
-    lengths: list[bytes]
-    codings: list[bytes]
-
-
 class Heads:
     """Translates heads. ``keeps_host``: the upstream gets the client's Host, otherwise its own."""
 
@@ -117,16 +105,23 @@ class Heads:
             ProxyFailure: it cannot be passed on without doubt about what it means.
         """
         method, version = scope["method"], scope.get("http_version", "1.1")
+        kept, of_proxies, special = self._sort(scope["headers"])
+        host = _host(special.get(b"host", ()), is_needed=version == "1.1")
+        framing = _framing(
+            special.get(b"content-length", ()), special.get(b"transfer-encoding", ()), is_stream=version[0] == "1"
+        )
         start = b"%b %b HTTP/1.1\r\n" % (_method(method), _target(scope, method))
-        sorted_out = self._sort(scope["headers"])
-        host = _host(sorted_out.hosts, is_needed=version == "1.1")
-        framing = _framing(sorted_out.lengths, sorted_out.codings, is_stream=version.startswith("1"))
-        lines = sorted_out.kept
-        lines += self._forwarding.lines(scope, sorted_out.of_proxies, host)
-        lines.append((b"via", b"%b %b" % (version.encode("latin-1"), PROXY_NAME)))
-        return RequestHead(method, start, host if self._keeps_host else b"", joined(lines), framing)
+        lines = b"%b%bvia: %b %b\r\n" % (
+            written(kept),
+            self._forwarding.written(scope, of_proxies, host),
+            version.encode("latin-1"),
+            PROXY_NAME,
+        )
+        return RequestHead(method, start, host if self._keeps_host else b"", lines, framing)
 
-    def _sort(self, received: Iterable[tuple[bytes, bytes]]) -> _SortedOut:
+    def _sort(self, received: Iterable[tuple[bytes, bytes]]) -> tuple[Lines, Lines, dict[bytes, list[bytes]]]:
+        """The lines that pass, those that say where the client comes from, and the values of those that are ours to
+        write, by name."""
         kept: Lines = []
         of_proxies: Lines = []
         special: dict[bytes, list[bytes]] = {}
@@ -140,10 +135,9 @@ class Heads:
             elif is_name(name):
                 kept.append(line)
         for value in special.get(b"connection", ()):
-            if named := tokens(value) - _PERSISTENCE:
+            if value not in _PERSISTENCE and (named := tokens(value) - _PERSISTENCE):
                 kept = [line for line in kept if line[0] not in named]
-        hosts, lengths, codings = (special.get(name, []) for name in _OF_THE_MESSAGE)
-        return _SortedOut(kept, of_proxies, hosts, lengths, codings)
+        return kept, of_proxies, special
 
     def response(self, head: ResponseHead) -> Lines:
         """The header lines of the client's response."""
@@ -154,20 +148,6 @@ class Heads:
             lines = [line for line in lines if line[0] != b"content-length"]
         lines.append(_VIA)
         return lines
-
-
-def joined(lines: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The lines as they are sent.
-
-    Raises:
-        ProxyFailure: a value would end its line.
-    """
-    pieces = [b"%b: %b\r\n" % line for line in lines]
-    text = b"".join(pieces)
-    # Servers reject such values; here a single one would be a request of its own.
-    if text.count(b"\n") != len(pieces) or text.count(b"\r") != len(pieces) or b"\0" in text:
-        raise ProxyFailure(WRONG_TARGET)
-    return text
 
 
 def _method(method: str) -> bytes:
@@ -193,7 +173,7 @@ def _host(hosts: Sequence[bytes], *, is_needed: bool) -> bytes:
     """The one Host. It may be missing before HTTP/1.1: granian then says that it is empty."""
     if not any(hosts) and len(hosts) < 2 and not is_needed:
         return b""
-    if len(hosts) != 1 or not _AUTHORITY.fullmatch(hosts[0]):
+    if len(hosts) != 1 or len(hosts[0]) > LONGEST_HOST or not _AUTHORITY.fullmatch(hosts[0]):
         raise ProxyFailure(WRONG_HOST)
     return hosts[0]
 

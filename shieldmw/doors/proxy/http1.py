@@ -1,4 +1,4 @@
-"""Reads one HTTP/1.1 response, without I/O: bytes in, head and body out. The parser is llhttp (httptools).
+"""HTTP/1.1 without I/O: reads one response, bytes in, head and body out, and writes header lines. The parser is llhttp.
 
 Everything read here is hostile. llhttp is strict by itself: it rejects a length beside chunks, several lengths, folded
 lines, bare line feeds and control characters. What it leaves to its user is decided here: which versions, statuses and
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from httptools import HttpParserError, HttpResponseParser
 
-from shieldmw.answers.gateway import CLOSED, INCOMPLETE, LONG_HEAD, WRONG_RESPONSE, Failure
+from shieldmw.answers.gateway import CLOSED, INCOMPLETE, LONG_HEAD, WRONG_RESPONSE, WRONG_TARGET, Failure
 
 from .failures import ProxyFailure
 
@@ -19,6 +19,11 @@ from .failures import ProxyFailure
 LONGEST_RESPONSE_HEAD = 65_536
 
 Lines = list[tuple[bytes, bytes]]
+
+NOTHING: frozenset[bytes] = frozenset()
+
+# What most upstreams say about the connection, without the cost of splitting it.
+_PLAIN = {value: frozenset((value,)) for value in (b"close", b"keep-alive")}
 
 
 class ResponseHead(NamedTuple):
@@ -47,7 +52,7 @@ class ResponseReader:
         self.is_reusable = False
         self.buffered = 0
         self._to_head = to_head
-        self._parser = HttpResponseParser(self)
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._lines: Lines = []
         self._body: list[bytes] = []
         self._read = 0
@@ -59,19 +64,22 @@ class ResponseReader:
         Raises:
             ProxyFailure: it is no response that can be passed on.
         """
-        if self.is_complete:
+        parser = self._parser
+        if parser is None:
             self.is_reusable = False
             return
         self._read += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except HttpParserError as error:
             if self.is_complete:  # what follows a complete response is not passed on
                 self.is_reusable = False
                 return
             cause = error.__context__
             raise cause if isinstance(cause, ProxyFailure) else ProxyFailure(WRONG_RESPONSE, str(error)) from None
-        if self.head is None and self._read > LONGEST_RESPONSE_HEAD:
+        if self.is_complete:
+            self._parser = None  # it holds this reader, and they would wait for a garbage collection together
+        elif self.head is None and self._read > LONGEST_RESPONSE_HEAD:
             raise ProxyFailure(LONG_HEAD)
 
     @property
@@ -116,6 +124,7 @@ class ResponseReader:
         """The end of a head."""
         if self.is_complete:
             return
+        assert self._parser is not None
         version, status = self._parser.get_http_version(), self._parser.get_status_code()
         if version not in ("1.1", "1.0") or not 100 <= status <= 599 or status == 101:
             raise ProxyFailure(WRONG_RESPONSE, f"HTTP/{version} {status}")
@@ -127,10 +136,10 @@ class ResponseReader:
     def _begin(self, status: int, version: str) -> None:
         """Decide where the response ends (RFC 9112, section 6.3)."""
         has_length = is_chunked = False
-        named: frozenset[bytes] = frozenset()
+        named = NOTHING
         for name, value in self._lines:
             if name == b"connection":
-                named |= tokens(value)
+                named |= _PLAIN.get(value) or tokens(value)
             elif name == b"content-length":
                 has_length = True
             elif name == b"transfer-encoding":
@@ -161,6 +170,19 @@ class ResponseReader:
         """The end of a response, which may be an informational one."""
         if self.head is not None:
             self.is_complete = True
+
+
+def written(lines: Lines) -> bytes:
+    """Header lines as they are sent.
+
+    Raises:
+        ProxyFailure: a value would end its line.
+    """
+    text = b"".join([b"%b: %b\r\n" % line for line in lines])
+    # Servers reject such values; here a single one would be a request of its own.
+    if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines) or b"\0" in text:
+        raise ProxyFailure(WRONG_TARGET)
+    return text
 
 
 def tokens(value: bytes) -> frozenset[bytes]:

@@ -92,6 +92,8 @@ class Balancer:
         One of those ``unreached`` only if there is no other.
         """
         count = len(self._health)
+        if count == 1:
+            return 0
         order = [(self._next + step) % count for step in range(count)]
         order = [number for number in order if number not in unreached] or order
         chosen = next(
