@@ -22,8 +22,12 @@ from .failures import ClientLeft, ProxyFailure
 from .heads import Heads, RequestHead
 from .pool import Pool
 from .upstreams import Balancer, UpstreamAddress
+from .websocket import WebSocket
 
 log = logging.getLogger(__name__)
+
+# IANA's close code for a gateway whose upstream failed.
+WEBSOCKET_BAD_GATEWAY = 1014
 
 # Attempts for one request: each at another upstream, or over a new connection after a kept one was found closed.
 MOST_ATTEMPTS = 3
@@ -56,19 +60,18 @@ class Upstream:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1011})
-            return
         try:
-            await self._forward(self._heads.request(scope), receive, send)
+            await self._forward(self._heads.request(scope), scope, receive, send)
         except ClientLeft:
             return
         except ProxyFailure as failure:
-            # A response that has begun is left unfinished: the server then cuts the connection.
-            if not failure.is_answered:
+            if scope["type"] == "websocket":
+                await _end(failure, scope, send)
+            elif not failure.is_answered:
                 await _answer(failure.failure, send)
+            # Otherwise the response is left unfinished: the server then cuts the connection.
 
-    async def _forward(self, request: RequestHead, receive: Receive, send: Send) -> None:
+    async def _forward(self, request: RequestHead, scope: Scope, receive: Receive, send: Send) -> None:
         """Try upstreams until one has got the request.
 
         Raises:
@@ -86,7 +89,15 @@ class Upstream:
             try:
                 connection = connection or await pool.connection()
                 is_sent = True
-                exchange = Exchange(connection, request, self._heads, self._options.limits, here.loop, receive, send)
+                exchange: Exchange | WebSocket
+                if scope["type"] == "http":
+                    exchange = Exchange(
+                        connection, request, self._heads, self._options.limits, here.loop, receive, send
+                    )
+                else:
+                    exchange = WebSocket(
+                        connection, request, self._heads, self._options.limits, here.loop, scope, receive, send
+                    )
                 if await exchange.run(pool.address.authority, partial(here.balancer.succeeded, number)):
                     pool.give_back(connection)
                 return
@@ -147,6 +158,17 @@ class _Here:
             Pool(address, loop, most=most, connect_s=connect_s, tls=tls if address.tls else None)
             for address in addresses
         ]
+
+
+async def _end(failure: ProxyFailure, scope: Scope, send: Send) -> None:
+    """End a WebSocket that has no upstream, or none any more."""
+    with suppress(OSError):  # the client may have left
+        if not failure.is_answered and "websocket.http.response" in (scope.get("extensions") or {}):
+            status, headers, body = failure.failure.status, failure.failure.headers, failure.failure.body
+            await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": body})
+        else:
+            await send({"type": "websocket.close", "code": WEBSOCKET_BAD_GATEWAY})
 
 
 async def _answer(failure: Failure, send: Send) -> None:

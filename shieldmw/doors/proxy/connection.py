@@ -8,13 +8,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
+
+from shieldmw.answers.gateway import Failure
 
 from .failures import ProxyFailure
-from .http1 import ResponseReader
 
 # Bytes of a response that may wait before reading stops. An event loop reads up to 256 KB at once on top of that.
 MOST_BUFFERED = 131_072
+
+
+# Time for the upstream to read the last bytes of a connection that is closed.
+LINGERING_S = 2.0
+
+
+class Reader(Protocol):
+    """Takes what an upstream sends. ``buffered``: bytes that wait to be taken."""
+
+    buffered: int
+    is_complete: bool
+    is_reusable: bool
+
+    @property
+    def end_so_far(self) -> Failure:
+        """What it means if the connection ends here."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come."""
+
+    def eof(self) -> None:
+        """The upstream has closed its side."""
 
 
 class Connection(asyncio.Protocol):
@@ -24,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
-        self._reader: ResponseReader | None = None
+        self._reader: Reader | None = None
         self._failure: ProxyFailure | None = None
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -32,18 +55,23 @@ class Connection(asyncio.Protocol):
         self._is_congested = False
         self.is_closed = False
         self.requests = 0
-        # When anything last moved, on the loop's clock.
-        self.progress_s = 0.0
+        # When anything last moved, and when the upstream was last heard, on the loop's clock.
+        self.progress_s = self.heard_s = loop.time()
 
     # --- called by the exchange ---
 
-    def begin(self, head: bytes, *, to_head: bool) -> ResponseReader:
-        """Send the head of a request. Returns the reader of its response."""
-        self._reader = reader = ResponseReader(to_head=to_head)
+    def begin(self, head: bytes, reader: Reader) -> None:
+        """Send the head of a request, whose response goes to ``reader``."""
+        self._reader = reader
         self._failure = None
         self.requests += 1
         self.write(head)
-        return reader
+
+    def switch(self, reader: Reader, rest: bytes) -> None:
+        """What comes from now on, with ``rest``, is of another protocol."""
+        self._reader = reader
+        if rest:
+            reader.feed(rest)
 
     def write(self, data: bytes) -> None:
         """Send a part of the request; ``drained`` must be awaited before the next one."""
@@ -85,6 +113,12 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return reader is not None and reader.is_reusable and not self.is_closed and not self._is_congested
 
+    def close(self) -> None:
+        """End the connection once all that was written has been sent, but soon."""
+        if self._transport is not None and not self.is_closed:
+            self._transport.close()
+            self._loop.call_later(LINGERING_S, self._transport.abort)
+
     def abort(self) -> None:
         """Drop the connection at once, without ending the request."""
         if self._transport is not None:
@@ -98,7 +132,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A part of the response has come."""
-        self.progress_s = self._loop.time()
+        self.progress_s = self.heard_s = self._loop.time()
         reader = self._reader
         if reader is None:  # nobody has asked for anything
             self.abort()

@@ -28,7 +28,8 @@ from shieldmw.errors import UpstreamError
 from .connection import Connection
 from .failures import ClientLeft, ProxyFailure
 from .heads import Heads, RequestHead
-from .http1 import ResponseHead
+from .http1 import ResponseHead, ResponseReader
+from .interruption import Interruption
 
 # After this, the client of a request without a body is watched.
 WATCHED_AFTER_S = 0.05
@@ -48,8 +49,8 @@ class Exchange:
     """Passes one request on over ``connection``, and its response back."""
 
     __slots__ = (
-        *("_cancelling", "_connection", "_heads", "_is_answered", "_is_sent", "_limits", "_loop"),
-        *("_reader", "_reason", "_receive", "_request", "_send", "_sender", "_started_s", "_task", "_timer"),
+        *("_connection", "_heads", "_interruption", "_is_answered", "_is_sent", "_limits", "_loop", "_reader"),
+        *("_receive", "_request", "_send", "_sender", "_started_s", "_timer"),
     )
 
     def __init__(
@@ -70,7 +71,6 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._is_sent = not request.has_body
-        self._reason: UpstreamError | None = None
         self._sender: asyncio.Task[None] | None = None
         self._is_answered = False
 
@@ -83,12 +83,10 @@ class Exchange:
             ProxyFailure: there was no response, or not the whole of it.
             ClientLeft: the client has left before the end.
         """
-        self._task = task = asyncio.current_task(self._loop)
-        self._cancelling = 0 if task is None else task.cancelling()
+        self._interruption = Interruption(self._loop)
         self._started_s = self._loop.time()
-        self._reader = self._connection.begin(
-            self._request.bytes_for(authority), to_head=self._request.method == "HEAD"
-        )
+        self._reader = ResponseReader(to_head=self._request.method == "HEAD")
+        self._connection.begin(self._request.bytes_for(authority), self._reader)
         if self._request.has_body:
             self._sender = self._loop.create_task(self._pass_request(), name="shieldmw request body")
         self._timer = self._loop.call_later(WATCHED_AFTER_S, self._check)
@@ -99,14 +97,13 @@ class Exchange:
         except OSError as error:  # servers raise it for a client that has left
             raise ClientLeft(str(error)) from None
         except asyncio.CancelledError:
-            # A reason of ours, or a cancellation from outside, which is passed on.
-            if self._reason is None or (task is not None and task.uncancel() > self._cancelling):
+            if (reason := self._interruption.reason()) is None:
                 raise
-            raise self._told(self._reason) from None
+            raise self._told(reason) from None
         except ProxyFailure as failure:
             raise self._told(failure) from None
         finally:
-            self._task = None
+            self._interruption.over()
             self._timer.cancel()
             if self._sender is not None:
                 self._sender.cancel()
@@ -154,9 +151,9 @@ class Exchange:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
         except ProxyFailure as failure:
-            self._end(failure)
+            self._interruption.end(failure)
         else:
-            self._end(ClientLeft())
+            self._interruption.end(ClientLeft())
 
     async def _pass_body(self) -> None:
         """Pass the body on: exactly what was announced, or no end at all.
@@ -194,7 +191,7 @@ class Exchange:
         if limits.total_s and self._started_s + limits.total_s <= due_s:
             failure, due_s = TOO_LONG_IN_ALL, self._started_s + limits.total_s
         if now_s >= due_s:
-            self._end(ProxyFailure(failure))
+            self._interruption.end(ProxyFailure(failure))
         else:
             # Another limit may apply by then, but none that ends earlier than this.
             self._timer = self._loop.call_at(min(due_s, now_s + min(limits.head_s, limits.idle_s)), self._check)
@@ -207,8 +204,3 @@ class Exchange:
         if self._reader.head is None:
             return NO_RESPONSE, self._limits.head_s
         return STALLED_RESPONSE, idle_s
-
-    def _end(self, reason: UpstreamError) -> None:
-        if self._reason is None and self._task is not None:
-            self._reason = reason
-            self._task.cancel()

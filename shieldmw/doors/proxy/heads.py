@@ -29,7 +29,10 @@ _OF_A_CONNECTION = frozenset(
         *(b"proxy-authenticate", b"proxy-authorization"),
     )
 )
-_NOT_IN_REQUESTS = _OF_A_CONNECTION | {b"expect", b"http2-settings", b"content-length", b"host"}
+_NOT_IN_REQUESTS = _OF_A_CONNECTION | {
+    *(b"expect", b"http2-settings", b"content-length", b"host"),
+    *(b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-accept"),
+}
 
 # What Connection may say without naming another header line.
 _PERSISTENCE = frozenset((b"close", b"keep-alive"))
@@ -42,6 +45,9 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NAME = re.compile(rb"[!#$%&'*+.^`|~0-9a-z-]+")
 _TARGET = re.compile(rb"/[!-\"$-~\x80-\xff]*")
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]{0,5})?")
+
+# A handshake of our own: no extensions are offered, so that each frame can be read.
+_HANDSHAKE = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: %b\r\n"
 
 # Methods that may be sent twice (RFC 9110, section 9.2.2), if they have no body.
 _REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
@@ -81,10 +87,12 @@ class RequestHead(NamedTuple):
         """Whether the request may be sent again if the first connection was closed before any answer."""
         return self.framing.length == 0 and self.method in _REPEATABLE
 
-    def bytes_for(self, authority: bytes) -> bytes:
-        """The head as the upstream gets it; ``authority`` is its own Host."""
+    def bytes_for(self, authority: bytes, key: bytes | None = None) -> bytes:
+        """The head as the upstream gets it; ``authority`` is its own Host. With a ``key``: a WebSocket handshake."""
         framing = b""
-        if self.framing.is_chunked:
+        if key is not None:
+            framing = _HANDSHAKE % key
+        elif self.framing.is_chunked:
             framing = b"transfer-encoding: chunked\r\n"
         elif self.framing.length or self.method in _USUALLY_WITH_BODY:
             framing = b"content-length: %d\r\n" % (self.framing.length or 0)
@@ -104,7 +112,7 @@ class Heads:
         Raises:
             ProxyFailure: it cannot be passed on without doubt about what it means.
         """
-        method, version = scope["method"], scope.get("http_version", "1.1")
+        method, version = scope.get("method", "GET"), scope.get("http_version", "1.1")
         kept, of_proxies, special = self._sort(scope["headers"])
         host = _host(special.get(b"host", ()), is_needed=version == "1.1")
         framing = _framing(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from shieldmw.answers.gateway import CLOSED, INCOMPLETE, LONG_HEAD, WRONG_RESPONSE, WRONG_TARGET, Failure
 
@@ -36,22 +36,25 @@ class ResponseHead(NamedTuple):
 
 class ResponseReader:
     """Reads the response to one request. ``to_head``: the request's method is HEAD, so the response has no body.
+    ``may_switch``: 101 is an answer to it, and ``rest`` is what then follows its head.
 
     ``head`` is None until it has come; ``is_complete`` says that nothing more belongs to the response, ``is_reusable``
     that the connection may then carry another request.
     """
 
     __slots__ = (
-        *("_body", "_lines", "_parser", "_read", "_to_head", "_until_close"),
-        *("buffered", "head", "is_complete", "is_reusable"),
+        *("_body", "_lines", "_may_switch", "_parser", "_read", "_to_head", "_until_close"),
+        *("buffered", "head", "is_complete", "is_reusable", "rest"),
     )
 
-    def __init__(self, *, to_head: bool = False) -> None:
+    def __init__(self, *, to_head: bool = False, may_switch: bool = False) -> None:
         self.head: ResponseHead | None = None
         self.is_complete = False
         self.is_reusable = False
         self.buffered = 0
+        self.rest = b""
         self._to_head = to_head
+        self._may_switch = may_switch
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         self._lines: Lines = []
         self._body: list[bytes] = []
@@ -66,11 +69,15 @@ class ResponseReader:
         """
         parser = self._parser
         if parser is None:
+            if self.head is not None and self.head.status == 101:
+                self.rest += data
             self.is_reusable = False
             return
         self._read += len(data)
         try:
             parser.feed_data(data)
+        except HttpParserUpgrade as switch:
+            self.rest = data[switch.args[0] :]
         except HttpParserError as error:
             if self.is_complete:  # what follows a complete response is not passed on
                 self.is_reusable = False
@@ -126,6 +133,9 @@ class ResponseReader:
             return
         assert self._parser is not None
         version, status = self._parser.get_http_version(), self._parser.get_status_code()
+        if status == 101 and self._may_switch and version == "1.1" and self._parser.should_upgrade():
+            self.head, self.is_complete = ResponseHead(status, self._lines, NOTHING), True
+            return
         if version not in ("1.1", "1.0") or not 100 <= status <= 599 or status == 101:
             raise ProxyFailure(WRONG_RESPONSE, f"HTTP/{version} {status}")
         if status < 200:
