@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import pytest
 
 from e2e.proxied import PATIENCE_S, Raw, answering, ask_raw, connect, ok, proxy, read_until, request, rest, sent_lines
-from servers import HOST, HttpServer, free_port, wait_until
+from servers import HOST, HttpServer, free_port, wait_until, write_certificates
 from servers.places import own_directory
 from servers.upstreams import End, Peer, ScriptedUpstream, scripted_upstream
 
@@ -508,3 +508,88 @@ def test_refused_requests_never_reach_the_upstream(tmp_path: Path) -> None:
         assert sorted(answer.status for answer in answers) == [200, 200, 200, 429, 429, 429]
         assert len(upstream.heads) == 3
     assert answers[0].values(b"ratelimit-policy") == [b'"ip";q=1;w=3600;burst=3']
+
+
+def test_an_upstream_by_tls(tmp_path: Path) -> None:
+    """Its certificate is verified, against the authorities of OpenSSL."""
+    write_certificates(tmp_path)
+    with scripted_upstream(ok, certificates=tmp_path) as upstream:
+        with proxy([upstream.url], tmp_path, {"SSL_CERT_FILE": str(tmp_path / "ca.crt")}) as server:
+            assert ask_raw(server, request("/")).body == b"ok"
+        with proxy([upstream.url], tmp_path) as server:
+            answer = ask_raw(server, request("/"))
+            assert answer.status == 502
+            assert answer.values(b"proxy-status") == [b"shieldmw; error=tls_certificate_error"]
+
+
+def test_tls_to_an_upstream_without_it(tmp_path: Path) -> None:
+    """One that closes the connection, or never answers the greeting."""
+    env = {"SHIELD_UPSTREAM_CONNECT_TIMEOUT_MS": "500"}
+    with (
+        scripted_upstream(lambda peer, head: peer.close()) as upstream,
+        proxy([upstream.url.replace("http:", "https:")], tmp_path, env) as server,
+    ):
+        answer = ask_raw(server, request("/"))
+    assert (answer.status, answer.values(b"proxy-status")) == (504, [b"shieldmw; error=connection_timeout"])
+
+
+def test_an_early_answer_reaches_the_client(server: HttpServer, upstream: ScriptedUpstream) -> None:
+    """Although the body has not been read, and the connection to the upstream is not used again."""
+
+    def script(peer: Peer, head: bytes) -> None:
+        if b"/upload" in head:
+            peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+            peer.rest()
+        else:
+            ok(peer, head)
+
+    upstream.reset(script)
+    with connect(server) as connection:
+        connection.sendall(request("/upload", "POST", b"Content-Length: 1000000", body=b"x" * 1000))
+        assert b"HTTP/1.1 413 " in read_until(connection, b"big")
+    assert ask_raw(server, request("/next")).body == b"ok"
+    assert upstream.connections >= 1
+
+
+def test_an_event_stream_holds_a_seat(tmp_path: Path) -> None:
+    """A second listener on a capacity of one is turned away; when the first leaves, its upstream connection ends."""
+    ends: SimpleQueue[tuple[bytes, End]] = SimpleQueue()
+
+    def script(peer: Peer, head: bytes) -> None:
+        if b"/live" not in head:
+            ok(peer, head)
+            return
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        ends.put(peer.rest())
+
+    env = {"SHIELD_LIVE_PATHS": "/live", "SHIELD_CAPACITY": "1", "SHIELD_IP_LIMIT": "100/minute"}
+    with scripted_upstream(script) as upstream, proxy([upstream.url], tmp_path, env) as server:
+        with connect(server) as listener:
+            listener.sendall(request("/live"))
+            assert b"retry: " in read_until(listener, b"data: 1\n\n")
+            assert ask_raw(server, request("/live")).status == 503
+            assert ask_raw(server, request("/other")).body == b"ok"
+            assert ends.empty()
+        ends.get(timeout=PATIENCE_S)
+
+
+def test_listeners_are_told_when_the_proxy_stops(tmp_path: Path) -> None:
+    """SIGTERM ends their streams with a goodbye, and the process soon after."""
+
+    def script(peer: Peer, head: bytes) -> None:
+        if b"/live" not in head:
+            ok(peer, head)
+            return
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        peer.rest()
+
+    with (
+        scripted_upstream(script) as upstream,
+        proxy([upstream.url], tmp_path, {"SHIELD_LIVE_PATHS": "/live"}) as server,
+        connect(server) as listener,
+    ):
+        listener.sendall(request("/live"))
+        read_until(listener, b"data: 1\n\n")
+        server.process.terminate()
+        assert b"event: shed" in rest(listener).text
+        assert server.process.wait(PATIENCE_S) == 0

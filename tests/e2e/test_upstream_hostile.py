@@ -16,6 +16,7 @@ import pytest
 from e2e.proxied import PATIENCE_S, answering, ask_raw, connect, ok, proxy, request, rest, took
 from servers import HOST, HttpServer, free_port, wait_until
 from servers.upstreams import Peer, Script, ScriptedUpstream, scripted_upstream
+from shieldmw.doors.proxy.pool import KEPT_S
 
 CONNECT_S, HEAD_S, IDLE_S, TOTAL_S = 0.6, 0.5, 1.0, 3.0
 # A busy machine may need so much longer.
@@ -190,7 +191,7 @@ def test_a_response_to_nobody_is_not_taken_for_the_next_one(server: HttpServer, 
 
     upstream.reset(script)
     assert ask_raw(server, request("/first")).body == b"ok"
-    ends.get(timeout=PATIENCE_S)
+    ends.get(timeout=KEPT_S / 2)
     assert ask_raw(server, request("/next")).body == b"ok"
 
 

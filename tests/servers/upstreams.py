@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from .places import HOST
@@ -101,7 +103,8 @@ class ScriptedUpstream:
     @property
     def url(self) -> str:
         """Its URL for ``--upstream``."""
-        return f"http://{HOST}:{self.listener.getsockname()[1]}"
+        scheme = "https" if isinstance(self.listener, ssl.SSLSocket) else "http"
+        return f"{scheme}://{HOST}:{self.listener.getsockname()[1]}"
 
     def reset(self, script: Script) -> None:
         """Forget what came, and follow another script from the next request on."""
@@ -115,6 +118,8 @@ class ScriptedUpstream:
         while True:
             try:
                 connection, _ = self.listener.accept()
+            except ssl.SSLError:  # the proxy does not trust us
+                continue
             except OSError:
                 return
             self.connections += 1
@@ -146,14 +151,20 @@ class ScriptedUpstream:
 
 
 @contextmanager
-def scripted_upstream(script: Script, path: str | None = None) -> Iterator[ScriptedUpstream]:
-    """An upstream on a free port, or on the unix socket ``path``."""
+def scripted_upstream(
+    script: Script, path: str | None = None, certificates: Path | None = None
+) -> Iterator[ScriptedUpstream]:
+    """An upstream on a free port, or on the unix socket ``path``; by TLS with ``certificates``."""
     if path is None:
         listener = socket.create_server((HOST, 0), backlog=512)
     else:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen(512)
+    if certificates is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates / "server.crt", certificates / "server.key")
+        listener = context.wrap_socket(listener, server_side=True)
     upstream = ScriptedUpstream(listener, script)
     threading.Thread(target=upstream.serve, daemon=True).start()
     try:

@@ -125,15 +125,13 @@ class Exchange:
         on_head()
         await send(self._start(reader.head))
         self._is_answered = True
-        is_first = True
         while True:
             body, is_complete = reader.take(), reader.is_complete
-            if body or is_complete or is_first:  # the first may be empty: granian sends no head without it
+            if body or is_complete:
                 await send({"type": "http.response.body", "body": body, "more_body": not is_complete})
                 connection.progress_s = self._loop.time()
             if is_complete:
                 return
-            is_first = False
             if not reader.buffered and not reader.is_complete:
                 await connection.readable()
 
