@@ -22,6 +22,7 @@ from .failures import ClientLeft, ProxyFailure
 from .heads import Heads, RequestHead
 from .pool import Pool
 from .upstreams import Balancer, UpstreamAddress
+from .watchlist import Watchlist
 from .websocket import WebSocket
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Upstream:
                 exchange: Exchange | WebSocket
                 if scope["type"] == "http":
                     exchange = Exchange(
-                        connection, request, self._heads, self._options.limits, here.loop, receive, send
+                        connection, request, self._heads, self._options.limits, here.loop, here.watchlist, receive, send
                     )
                 else:
                     exchange = WebSocket(
@@ -152,6 +153,7 @@ class _Here:
     def __init__(self, addresses: Sequence[UpstreamAddress], options: ProxyOptions, tls: ssl.SSLContext | None) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.thread = get_ident()
+        self.watchlist = Watchlist(loop)
         self.balancer = Balancer(len(addresses))
         most, connect_s = options.most_connections, options.connect_s
         self.pools = [

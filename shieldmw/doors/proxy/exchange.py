@@ -1,9 +1,9 @@
 """One request and its response over one connection, between an ASGI server and an upstream.
 
 The task of the request passes the response on. A second task passes the request's body on and then waits for the client
-to leave; without a body it only starts once the response takes its time, since most are over by then. One timer checks
-the time limits: it is armed for the earliest moment at which one of them could be exceeded. Whoever ends an exchange
-from outside leaves a reason and cancels the task.
+to leave; without a body it only starts once the response takes its time, and so does the timer that checks the time
+limits, since most exchanges are over by then (``Watchlist``). The timer is armed for the earliest moment at which a
+limit could be exceeded. An exchange that is ended from outside has its task cancelled, and raises the reason.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from .failures import ClientLeft, ProxyFailure
 from .heads import Heads, RequestHead
 from .http1 import ResponseHead, ResponseReader
 from .interruption import Interruption
-
-# After this, the client of a request without a body is watched.
-WATCHED_AFTER_S = 0.05
+from .watchlist import Watchlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class Exchange:
 
     __slots__ = (
         *("_connection", "_heads", "_interruption", "_is_answered", "_is_sent", "_limits", "_loop", "_reader"),
-        *("_receive", "_request", "_send", "_sender", "_started_s", "_timer"),
+        *("_receive", "_request", "_send", "_sender", "_started_s", "_timer", "_watchlist"),
     )
 
     def __init__(
@@ -60,6 +58,7 @@ class Exchange:
         heads: Heads,
         limits: TimeLimits,
         loop: asyncio.AbstractEventLoop,
+        watchlist: Watchlist,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -68,10 +67,12 @@ class Exchange:
         self._heads = heads
         self._limits = limits
         self._loop = loop
+        self._watchlist = watchlist
         self._receive = receive
         self._send = send
         self._is_sent = not request.has_body
         self._sender: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._is_answered = False
 
     async def run(self, authority: bytes, on_head: Callable[[], None]) -> bool:
@@ -89,7 +90,7 @@ class Exchange:
         self._connection.begin(self._request.bytes_for(authority), self._reader)
         if self._request.has_body:
             self._sender = self._loop.create_task(self._pass_request(), name="shieldmw request body")
-        self._timer = self._loop.call_later(WATCHED_AFTER_S, self._check)
+        self._watchlist.add(self)
         is_reusable = False
         try:
             await self._pass_response(on_head)
@@ -104,7 +105,9 @@ class Exchange:
             raise self._told(failure) from None
         finally:
             self._interruption.over()
-            self._timer.cancel()
+            self._watchlist.remove(self)
+            if self._timer is not None:
+                self._timer.cancel()
             if self._sender is not None:
                 self._sender.cancel()
             if not is_reusable:
@@ -179,10 +182,14 @@ class Exchange:
 
     # --- the end from outside ---
 
-    def _check(self) -> None:
-        """End the exchange if a time limit has been exceeded, otherwise come back when one could be."""
+    def look(self) -> None:
+        """The exchange has lasted for a while: wait for the client to leave, and check the time limits."""
         if self._sender is None:
             self._sender = self._loop.create_task(self._pass_request(), name="shieldmw client watch")
+        self._check()
+
+    def _check(self) -> None:
+        """End the exchange if a time limit has been exceeded, otherwise come back when one could be."""
         limits, now_s = self._limits, self._loop.time()
         failure, limit_s = self._limit()
         due_s = self._connection.progress_s + limit_s
