@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from shieldmw.answers.gateway import Failure
+from shieldmw.answers.gateway import CLOSED, Failure
 
 from .failures import ProxyFailure
 
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
     def begin(self, head: bytes, reader: Reader) -> None:
         """Send the head of a request, whose response goes to ``reader``."""
         self._reader = reader
-        self._failure = None
+        self._failure = ProxyFailure(CLOSED) if self.is_closed else None
         self.requests += 1
         self.write(head)
 
@@ -149,7 +149,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The upstream has closed its side, which may be the end of the response."""
-        if self._reader is not None:
+        if self._reader is None:
+            self.is_closed = True
+        else:
             try:
                 self._reader.eof()
             except ProxyFailure as failure:

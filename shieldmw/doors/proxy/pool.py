@@ -57,12 +57,13 @@ class Pool:
 
     def idle(self, *, is_repeatable: bool) -> Connection | None:
         """The idle connection used last, if there is one that is fresh enough for the request."""
-        if not self._idle:
-            return None
-        connection, since_s = self._idle.popitem()
-        if self._loop.time() - since_s <= (KEPT_S if is_repeatable else CERTAIN_S):
-            return connection
-        self._idle[connection] = since_s
+        while self._idle:
+            connection, since_s = self._idle.popitem()
+            if self._loop.time() - since_s > (KEPT_S if is_repeatable else CERTAIN_S):
+                self._idle[connection] = since_s
+                return None
+            if not connection.is_closed:
+                return connection
         return None
 
     async def connection(self) -> Connection:
