@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -593,3 +594,22 @@ def test_listeners_are_told_when_the_proxy_stops(tmp_path: Path) -> None:
         server.process.terminate()
         assert b"event: shed" in rest(listener).text
         assert server.process.wait(PATIENCE_S) == 0
+
+
+def test_an_upstream_that_is_gone_at_the_second_attempt_is_logged(tmp_path: Path) -> None:
+    """The close of a kept connection is usual, but not that nobody listens any more."""
+
+    def script(peer: Peer, head: bytes) -> None:
+        if b"/last" in head:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            peer.close()
+        else:
+            ok(peer, head)
+
+    with scripted_upstream(script) as gone, proxy([gone.url], tmp_path) as server:
+        listener = gone.listener
+        assert ask_raw(server, request("/")).status == 200
+        answer = ask_raw(server, request("/last"))
+        assert (answer.status, answer.values(b"proxy-status")) == (502, [b"shieldmw; error=connection_refused"])
+        wait_until(lambda: "upstreams failed: connection_refused: 1" in server.log(), PATIENCE_S, "a line", server.log)

@@ -17,6 +17,7 @@ from shieldmw.answers.gateway import ALL_IN_USE, CLOSED, Failure
 from shieldmw.core.text import harmless
 from shieldmw.gate.log_throttle import LogThrottle
 
+from .connection import Connection
 from .exchange import Exchange, TimeLimits
 from .failures import ClientLeft, ProxyFailure
 from .heads import Heads, RequestHead
@@ -86,10 +87,8 @@ class Upstream:
             number = here.balancer.choose(here.loop.time(), unreached)
             pool = here.pools[number]
             connection = None if wants_new else pool.idle(is_repeatable=request.is_repeatable)
-            is_sent = False
             try:
                 connection = connection or await pool.connection()
-                is_sent = True
                 exchange: Exchange | WebSocket
                 if scope["type"] == "http":
                     exchange = Exchange(
@@ -103,18 +102,14 @@ class Upstream:
                     pool.give_back(connection)
                 return
             except ProxyFailure as failure:
-                if not is_sent:
-                    unreached.add(number)
-                    repeats = len(unreached) < len(here.pools)
-                else:
-                    # A kept connection that the upstream had closed: nothing has been answered, nor could be changed.
-                    assert connection is not None
-                    repeats = wants_new = (
-                        failure.failure is CLOSED and connection.requests > 1 and request.is_repeatable
-                    )
-                if not wants_new:
-                    self._note(here, number, failure)
-                if not repeats or not attempts_left:
+                if connection is not None and _was_kept_too_long(connection, request, failure):
+                    wants_new = True
+                    if not attempts_left:
+                        raise
+                    continue
+                self._note(here, number, failure)
+                unreached.add(number)
+                if connection is not None or len(unreached) == len(here.pools) or not attempts_left:
                     raise
 
     def _note(self, here: _Here, number: int, failure: ProxyFailure) -> None:
@@ -160,6 +155,11 @@ class _Here:
             Pool(address, loop, most=most, connect_s=connect_s, tls=tls if address.tls else None)
             for address in addresses
         ]
+
+
+def _was_kept_too_long(connection: Connection, request: RequestHead, failure: ProxyFailure) -> bool:
+    """Whether the upstream had closed a kept connection, and the request, which nobody answered, may be repeated."""
+    return failure.failure is CLOSED and connection.requests > 1 and request.is_repeatable
 
 
 async def _end(failure: ProxyFailure, scope: Scope, send: Send) -> None:
