@@ -2,6 +2,7 @@
 
 ShieldError
 ├── SettingsError      settings cannot be used; says which, and what would be right
+├── UpstreamError      a proxied request got no answer from the server behind the proxy
 └── StoreError         an operation of the shared store failed
     ├── NotPermitted       the store's user lacks a right
     └── StoreUnavailable   no answer in time, or an answer that means "not now"
@@ -28,6 +29,10 @@ class SettingsError(ShieldError):
 def _one_line(text: str) -> str:
     """The text with unprintable characters escaped, since it may quote a wrong value."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+class UpstreamError(ShieldError):
+    """A request that was to be proxied cannot be, or its response has not come, or not whole."""
 
 
 class StoreError(ShieldError):

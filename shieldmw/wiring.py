@@ -65,6 +65,7 @@ from .telemetry.log import RefusalLog
 if TYPE_CHECKING:
     from .admin.alone import AdminAlone
     from .admin.routing import Admin
+    from .doors.proxy.upstreams import UpstreamAddress
     from .gate.auth.jwks import JwksKeys
     from .gate.operator.desk import Desk
 
@@ -140,6 +141,30 @@ class ShieldMiddleware(Shield):
             ),
             ticket_in_playlists=settings.ticket_in_playlists,
         )
+
+
+def upstream_app(settings: Settings, upstreams: Sequence[UpstreamAddress]) -> ASGIApp:
+    """The app that passes requests on to ``upstreams``, without a shield.
+
+    Raises:
+        SettingsError: a package that it needs is not installed.
+    """
+    try:
+        from .doors.proxy.app import ProxyOptions, Upstream
+    except ImportError as error:
+        raise SettingsError([f"--upstream: proxying needs {error.name}: pip install 'shieldmw[proxy]'"]) from None
+    from .doors.proxy.exchange import TimeLimits
+    from .doors.proxy.forwarding import Forwarding
+    from .doors.proxy.heads import Heads
+
+    limits = TimeLimits(
+        settings.upstream_head_timeout_ms / 1000,
+        settings.upstream_idle_timeout_ms / 1000,
+        settings.upstream_total_timeout_ms / 1000,
+    )
+    options = ProxyOptions(settings.upstream_connections, settings.upstream_connect_timeout_ms / 1000, limits)
+    heads = Heads(Forwarding(_addressing(settings)), keeps_host=settings.upstream_host == "keep")
+    return Upstream(upstreams, heads, options)
 
 
 def _in_a_loop() -> bool:

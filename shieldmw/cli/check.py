@@ -156,6 +156,8 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
         yield "SHIELD_VIEW_TOKEN is set but SHIELD_ADMIN_TOKEN is not: there are no admin routes to look at"
     if settings.cors_origins == ("*",):
         yield "SHIELD_CORS_ORIGINS=*: a page that sends cookies cannot read refusals, name the origins of such pages"
+    if (total_ms := settings.upstream_total_timeout_ms) and settings.policy.has_live_paths:
+        yield f"SHIELD_UPSTREAM_TOTAL_TIMEOUT_MS={total_ms} ends live streams too, after that time: leave it at 0"
     yield from rule_warnings(settings.policy.rules)
     yield from _limit_warnings(settings)
     yield from _stream_warnings(settings)

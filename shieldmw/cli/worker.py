@@ -7,8 +7,11 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
-from shieldmw.wiring import ShieldMiddleware
+from shieldmw.doors.proxy.upstreams import UpstreamAddress
+from shieldmw.settings import Settings
+from shieldmw.wiring import ShieldMiddleware, upstream_app
 
 from .app_target import load_app
 from .granian_stop import tell_granian_last
@@ -28,13 +31,16 @@ SWITCH_INTERVAL_S = 0.0005
 LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 
 
-def load_shielded(target: str, *, log_level: str = "info") -> ShieldMiddleware:
-    """Prepare a worker process, and return the app inside the shield."""
+def load_shielded(
+    target: str, *, upstreams: Sequence[UpstreamAddress] = (), log_level: str = "info"
+) -> ShieldMiddleware:
+    """Prepare a worker process, and return the app, or the proxy to ``upstreams``, inside the shield."""
     end_with_parent(DRAIN_S)
     tell_granian_last()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
-    shielded = ShieldMiddleware(load_app(target))
+    settings = Settings.from_environ()
+    shielded = ShieldMiddleware(upstream_app(settings, upstreams) if upstreams else load_app(target), settings)
     # Exclude all that is loaded from garbage collection: it is never freed, and each full collection would otherwise
     # stop the worker while traversing it.
     gc.collect()

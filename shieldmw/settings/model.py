@@ -247,6 +247,36 @@ class Settings(BaseSettings):
         "emergency "
         "ends; jittered by up to +20 %",
     )
+    upstream_host: Literal["keep", "rewrite"] = Field(
+        "keep",
+        description="`Host` for the upstreams of `shieldmw serve --upstream`: `keep` (the client's) or `rewrite` (the "
+        "upstream's own name)",
+    )
+    upstream_connections: Whole = Field(
+        1024, ge=1, le=100_000, description="maximum of connections from one worker to each upstream, streams included"
+    )
+    upstream_connect_timeout_ms: Whole = Field(
+        5000,
+        ge=1,
+        le=600_000,
+        description="longest wait for a connection to an upstream, new or free again, in milliseconds",
+    )
+    upstream_head_timeout_ms: Whole = Field(
+        60_000,
+        ge=1,
+        le=86_400_000,
+        description="longest wait for an upstream's answer to begin, once it has the whole request, in milliseconds",
+    )
+    upstream_idle_timeout_ms: Whole = Field(
+        300_000,
+        ge=1,
+        le=86_400_000,
+        description="longest pause within a request or an answer, in milliseconds; a quiet stream should send a "
+        "comment or a ping more often",
+    )
+    upstream_total_timeout_ms: Whole = Field(
+        0, ge=0, le=86_400_000, description="longest time for a proxied request in all, in milliseconds; 0 for no limit"
+    )
     admin_token: AdminToken | None = Field(
         None, description="bearer token of the admin routes, at least 16 characters; unset, there are none"
     )

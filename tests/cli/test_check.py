@@ -263,6 +263,12 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
         r"FORWARDED_HEADER=forwarded is not read",
     ),
     (
+        "streams that are cut",
+        {"SHIELD_UPSTREAM_TOTAL_TIMEOUT_MS": "60000", "SHIELD_LIVE_PATHS": "/live"},
+        (),
+        r"UPSTREAM_TOTAL_TIMEOUT_MS=60000 ends live streams too",
+    ),
+    (
         "a second reader of proxy headers",
         {"SHIELD_TRUSTED_PROXIES": "10.0.0.0/8"},
         (),

@@ -264,3 +264,34 @@ def test_a_worker_spares_its_garbage_collector_what_stays(folder: Path) -> None:
     looked_at, frozen = map(int, ran.out.split())
     assert frozen > 10_000
     assert looked_at < frozen / 10
+
+
+# --- in front of other servers --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name either an app as MODULE:APP, or --upstream URL"),
+        (["good:app", "--upstream", "http://127.0.0.1:9000"], "name either an app as MODULE:APP, or --upstream URL"),
+        (["--upstream", "127.0.0.1:9000"], "'127.0.0.1:9000': not an upstream: write it like http://127.0.0.1:9000"),
+        (["--upstream", "http://127.0.0.1:9000/app"], "requests keep their own path, so an upstream has none"),
+        (["--upstream", "http://me:secret@127.0.0.1"], "an upstream takes no user and password"),
+        (["--upstream", "http://127.0.0.1:8123", "--port", "8123"], "is where the proxy itself listens"),
+        (["--upstream", "http://localhost:8123", "--port", "8123", "--host", "0.0.0.0"], "where the proxy itself"),
+    ],
+)
+def test_an_upstream_that_cannot_be_used_is_said_clearly(folder: Path, arguments: list[str], message: str) -> None:
+    """Status 2 and a line that says what would be right; no password is shown, and nothing is started."""
+    ran = shieldmw("serve", *arguments, cwd=folder, SHIELD_REDIS_URL="memory://")
+    assert ran.status == 2, ran.err
+    assert message in " ".join(ran.err.split())
+    assert "secret" not in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_unix_socket_of_its_own_is_no_upstream(folder: Path) -> None:
+    """Requests would go round for ever."""
+    path = str(folder / "s")
+    ran = shieldmw("serve", "--upstream", f"unix:{path}", "--uds", path, cwd=folder, SHIELD_REDIS_URL="memory://")
+    assert (ran.status, "is where the proxy itself listens" in ran.err) == (2, True), ran.err

@@ -44,7 +44,7 @@ def test_every_module_of_a_floor_is_on_the_map(floor: str) -> None:
     """The code map names exactly the modules that a floor has."""
     paragraphs = section(ARCHITECTURE, "Code map").split("\n\n")
     (paragraph,) = [text for text in paragraphs if text.lstrip().startswith(f"**`{floor}/`**")]
-    named = re.findall(r"`([a-z_]+)`", paragraph.partition("**Invariant:**")[0])
+    named = re.findall(r"`([a-z0-9_]+)`", paragraph.partition("**Invariant:**")[0])
     modules = [path.stem for path in (PACKAGE / floor).rglob("*.py") if path.stem != "__init__"]
     assert sorted(named) == sorted(modules)
 

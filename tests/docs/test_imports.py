@@ -27,7 +27,8 @@ OTHER_SERVERS = {
 JWT = {"jwt", "httpx", "shieldmw.gate.auth.jwt_tokens", "shieldmw.gate.auth.jwks"}
 COMMANDS = {"shieldmw.cli", "shieldmw.demo", "shieldmw.rehearsal", "click", "granian", "rich", "aiohttp"}
 FILES = {"tomllib"}
-OPTIONAL = ADMIN | SERVERS | OTHER_SERVERS | JWT | COMMANDS | FILES
+PROXY = {"httptools", "shieldmw.doors.proxy.app", "shieldmw.doors.proxy.http1"}
+OPTIONAL = ADMIN | SERVERS | OTHER_SERVERS | JWT | COMMANDS | FILES | PROXY
 
 
 def imported(statements: str) -> set[str]:
@@ -69,6 +70,13 @@ def test_a_shield_that_is_built(settings: str, needed: set[str]) -> None:
     """Each setting brings what it needs as the shield is built, before the first request, and no other's."""
     modules = imported(BUILT.format(settings))
     assert modules & OPTIONAL == needed
+
+
+def test_serving_an_app_needs_no_proxy() -> None:
+    """Only `--upstream` brings its modules, and the packages that only it needs."""
+    prepared = "from shieldmw.cli import serve, worker; from shieldmw import Settings, wiring"
+    assert imported(prepared) & PROXY == set()
+    assert imported(f"{prepared}; wiring.upstream_app(Settings(), ())") & PROXY == PROXY
 
 
 @pytest.mark.parametrize(

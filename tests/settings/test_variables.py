@@ -71,6 +71,12 @@ DEFAULTS: dict[str, object] = {
     "cors_origins": (),
     "websocket_refusals": "http",
     "retry_after": 300,
+    "upstream_host": "keep",
+    "upstream_connections": 1024,
+    "upstream_connect_timeout_ms": 5000,
+    "upstream_head_timeout_ms": 60_000,
+    "upstream_idle_timeout_ms": 300_000,
+    "upstream_total_timeout_ms": 0,
     "admin_token": None,
     "view_token": None,
     "admin_path": "/-/shield",
@@ -234,6 +240,12 @@ WRONG = [
     ("SHIELD_RETRY_AFTER", "0", "write 1 or more", "at-once"),
     ("SHIELD_RETRY_AFTER", "86401", "write 86400 or less", "longer-than-a-day"),
     ("SHIELD_RETRY_AFTER", "5m", WHOLE, "with-a-unit"),
+    ("SHIELD_UPSTREAM_HOST", "app.example", "'keep' or 'rewrite'", "a-host"),
+    ("SHIELD_UPSTREAM_CONNECTIONS", "0", "write 1 or more", "no-connection"),
+    ("SHIELD_UPSTREAM_CONNECT_TIMEOUT_MS", "0", "write 1 or more", "no-time"),
+    ("SHIELD_UPSTREAM_HEAD_TIMEOUT_MS", "60s", WHOLE, "with-a-unit"),
+    ("SHIELD_UPSTREAM_IDLE_TIMEOUT_MS", "0.5", "without a point", "in-seconds"),
+    ("SHIELD_UPSTREAM_TOTAL_TIMEOUT_MS", "-1", "write 0 or more", "less-than-no-time"),
 ]
 
 LISTS = [
