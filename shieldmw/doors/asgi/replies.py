@@ -56,6 +56,13 @@ class Replies:
             # Before accept, servers turn a close into a plain HTTP 403; the code is for those that can pass it on.
             await send({"type": "websocket.close", "code": close_code(decision), "reason": problem_of(decision).title})
             return
+        status, headers, body = self.answer(decision, scope)
+        begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
+        await send({"type": begins, "status": status, "headers": headers})
+        await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
+
+    def answer(self, decision: Decision, scope: Scope) -> Answer:
+        """The answer to a refused request over HTTP, with the body that a HEAD does not get."""
         status, headers, body = self._redirected(decision, scope) or self.answers.answer(
             decision, wants_html=_wants_html(scope)
         )
@@ -63,9 +70,7 @@ class Replies:
             headers += _place_cookie(decision, scope)
         if self._cors is not None:
             headers += self._cors.headers(scope)
-        begins, goes_on = _IN_WEBSOCKET if websocket else _IN_HTTP
-        await send({"type": begins, "status": status, "headers": headers})
-        await send({"type": goes_on, "body": b"" if scope.get("method") == "HEAD" else body})
+        return Answer(status, headers, body)
 
     def _redirected(self, decision: Decision, scope: Scope) -> Answer | None:
         if self._redirect is None or scope.get("method") not in ("GET", "HEAD"):
