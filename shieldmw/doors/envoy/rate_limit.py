@@ -46,16 +46,14 @@ class RateLimit:
             asked = RateLimitRequest.FromString(message)
         except DecodeError:
             raise MalformedMessage from None
-        decisions = await asyncio.gather(
-            *[
-                self._named_limits.decide(
-                    asked.domain,
-                    [(entry.key, entry.value) for entry in descriptor.entries],
-                    _hits(asked, descriptor),
-                )
-                for descriptor in asked.descriptors
-            ]
-        )
+        questions = [
+            self._named_limits.decide(
+                asked.domain, [(entry.key, entry.value) for entry in descriptor.entries], _hits(asked, descriptor)
+            )
+            for descriptor in asked.descriptors
+        ]
+        # Several are asked together, so that they share a call to the store; for one a task would be a waste.
+        decisions = [await questions[0]] if len(questions) == 1 else await asyncio.gather(*questions)
         return self._answer(decisions)
 
     def _answer(self, decisions: Sequence[Decision | None]) -> bytes:
