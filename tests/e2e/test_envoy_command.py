@@ -14,7 +14,7 @@ from threading import Event, Thread
 import pytest
 
 from cli.commands import invoke
-from doors.envoy.wire import GOAWAY, PING, START, Client, Reply, frames_in, raw
+from doors.envoy.wire import DATA, GOAWAY, PING, START, Client, Reply, call, frames_in, message, raw
 from e2e.clients import ask, fresh_address
 from e2e.test_envoy import config, upstream
 from servers import HOST, HttpServer, clean_environment, envoy, envoy_shield, free_port, redis_server, wait_until
@@ -24,6 +24,7 @@ from shieldmw.doors.envoy.protos.health_pb2 import HealthCheckResponse
 
 WAIT_S = 20.0
 HEALTH = "/grpc.health.v1.Health/Check"
+NOT_SERVING = HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING).SerializeToString()
 SERVING = HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
 
 
@@ -62,7 +63,7 @@ def test_it_says_where_it_listens_and_is_healthy() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(number: signal.Signals) -> None:
-    """Clients are told, the connection of one that acknowledges is closed at once, and the exit status is 0."""
+    """Clients and health checks are told, one that acknowledges is let go at once, and the exit status is 0."""
     with envoy_shield({}) as shield, connected(shield.port) as connection:
         connection.sendall(START)
         connection.recv(65_536)
@@ -73,6 +74,11 @@ def test_a_signal_ends_it_cleanly(number: signal.Signals) -> None:
         assert next(frames_in(data))[0] == GOAWAY or GOAWAY in [kind for kind, *_ in frames_in(data)]
         with pytest.raises(ConnectionRefusedError), connected(shield.port):
             """Nobody else may come in."""
+        connection.sendall(call(1, b"", HEALTH))
+        data = b""
+        while not any(kind == DATA for kind, *_ in frames_in(data)):
+            data += connection.recv(65_536)
+        assert next(payload for kind, _, _, payload in frames_in(data) if kind == DATA) == message(NOT_SERVING)
         connection.sendall(raw(PING, 1, 0, bytes(8)))
         while connection.recv(65_536):
             """Until the connection ends."""

@@ -99,6 +99,18 @@ def test_it_makes_no_difference_how_bytes_arrive(seed: int, count: int) -> None:
     assert [(each.path, each.message) for each in calls] == asked
 
 
+def test_a_block_that_adds_to_the_table_is_never_taken_for_a_repetition() -> None:
+    """Sent twice it adds twice: what later blocks refer to depends on it."""
+    content_type = b"\x5f\x10application/grpc"
+    one, other = b"\x44\x02/A" + content_type, b"\x44\x02/B" + content_type  # RFC 7541, section 6.2.1
+    oldest = b"\xc3\xbe"  # the path that was added first, and the content type that was added last
+    connection, asked = started(), []
+    for stream, headers in enumerate((one, one, other, oldest, oldest)):
+        begun = raw(HEADERS, END_HEADERS, 2 * stream + 1, headers)
+        asked += connection.receive(begun + raw(DATA, END_STREAM, 2 * stream + 1, message(b"")))
+    assert [each.path for each in asked] == [b"/A", b"/A", b"/B", b"/A", b"/A"]
+
+
 def test_a_client_may_forbid_a_table() -> None:
     """With a header table of 0 the client still reads our headers: the next block says that the table is empty."""
     client, connection = Client(), Connection()
