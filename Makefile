@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n 2
 # All of it takes about an hour: BENCH_ARGS=--quick to try, BENCH_ARGS='--into docs/performance.md' to write it down.
 BENCH_ARGS ?=
 
-.PHONY: test test-all check demo bench clean
+.PHONY: test test-all check protos demo bench clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml
@@ -35,6 +35,10 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Generates shieldmw/doors/envoy/protos. Needs grpcio-tools and mypy-protobuf, which nothing else does.
+protos:
+	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --mypy_out=quiet:. shieldmw/doors/envoy/protos/*.proto
 
 demo: $(STAMP)
 	$(BIN)/shieldmw demo

@@ -40,6 +40,7 @@ from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter
+from .gate.named_limits import NamedLimits
 from .gate.operator.control import Control
 from .gate.overload.delayed_refusals import DelayedRefusals
 from .gate.overload.gatekeeper import Gatekeeper
@@ -65,6 +66,7 @@ from .telemetry.log import RefusalLog
 if TYPE_CHECKING:
     from .admin.alone import AdminAlone
     from .admin.routing import Admin
+    from .doors.envoy.door import EnvoyDoor
     from .doors.proxy.upstreams import UpstreamAddress
     from .gate.auth.jwks import JwksKeys
     from .gate.operator.desk import Desk
@@ -108,13 +110,11 @@ class ShieldMiddleware(Shield):
         authenticate: AuthenticateScope | None,
         failure: SettingsError | None = None,
     ) -> None:
-        refusal_links = RefusalLinks(settings.recording_url, settings.sign_in_url, settings.retry_after)
         reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
         build_worker(settings, open_store())  # so that wrong settings fail here, not at the first request
         lingering = Lingering()
         handshakes = Handshakes(lingering, closes=settings.websocket_refusals == "close")
-        cors = Cors(settings.cors_origins) if settings.cors_origins else None
         hint = None if settings.trusted_proxies else ProxyHint(settings.forwarded_header)
 
         def open_worker() -> Worker:
@@ -123,9 +123,7 @@ class ShieldMiddleware(Shield):
             _start_embedded(settings)
             return build_worker(settings, open_store())
 
-        replies = Replies(
-            RefusalAnswers(refusal_links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings)
-        )
+        replies = _replies(settings, handshakes, hint)
         super().__init__(
             app,
             open_worker=open_worker,
@@ -180,6 +178,26 @@ def _redirect(settings: Settings) -> RecordingRedirect | None:
     if not settings.redirect_to_recording or settings.recording_url is None:
         return None
     return RecordingRedirect(settings.recording_url)
+
+
+def _replies(settings: Settings, handshakes: Handshakes | None = None, hint: ProxyHint | None = None) -> Replies:
+    links = RefusalLinks(settings.recording_url, settings.sign_in_url, settings.retry_after)
+    cors = Cors(settings.cors_origins) if settings.cors_origins else None
+    return Replies(RefusalAnswers(links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings))
+
+
+def envoy_door(settings: Settings) -> EnvoyDoor:
+    """What answers Envoy, for one event loop; building it starts nothing.
+
+    Raises:
+        SettingsError: the settings cannot be used.
+    """
+    from .doors.envoy.door import EnvoyDoor
+
+    _start_embedded(settings)
+    worker = build_worker(settings, store_opener(settings)())
+    # No hint at a forgotten SHIELD_TRUSTED_PROXIES: Envoy itself writes X-Forwarded-For, and names its own peer.
+    return EnvoyDoor(worker, _reader(settings), _replies(settings))
 
 
 def _admin(settings: Settings, reader: FactsReader, handshakes: Handshakes) -> Admin | None:
@@ -268,9 +286,10 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     polled_caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
     overload = None if settings.overload == "off" else _overload(settings, admission, observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
+    lookups = Lookups(settings.policy, _addressing(settings), clock)
     gate = Gate(
         settings.policy,
-        Lookups(settings.policy, _addressing(settings), clock),
+        lookups,
         identifier,
         limiter,
         on_store_failure=settings.on_redis_failure,
@@ -296,6 +315,9 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
         Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
+        named_limits=NamedLimits(
+            gate, settings.policy, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
+        ),
         limiter=limiter,
         failed_auth=failed_auth,
         mode_watch=mode_watch,

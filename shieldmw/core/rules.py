@@ -238,7 +238,12 @@ class Policy:
 
     def failed_auth_charges(self, clients: AddressClients, cost: int) -> Charges:
         """The charges of a failed credential against its address; with a cost of 0 they only query the buckets."""
-        terms = _address_terms(self.limits(Scope.FAILED_AUTH), cost, has_site=clients.site is not None)
+        return self.address_charges(self.limits(Scope.FAILED_AUTH), clients, cost)
+
+    @staticmethod
+    def address_charges(limits: Limits, clients: AddressClients, cost: int) -> Charges:
+        """The charges of an address against these limits, and of the site around it against their aggregates."""
+        terms = _address_terms(limits, cost, has_site=clients.site is not None)
         found = [
             (clients.network if party is Party.ADDRESS else clients.site, limit, cost) for party, limit, cost in terms
         ]

@@ -74,7 +74,7 @@ class Gate:
         if route is None and self._policy.may_be_exempt(facts):
             route = lookups.route(facts)
         if route is None or route.exempt or self._denies or self._deny_list.deny_list.entries:
-            for_anyone = self._decided_for_anyone(address, route)
+            for_anyone = self.decided_for_anyone(address, route)
             if for_anyone is not None:
                 return self.announce(facts, for_anyone)
         if facts.credential is None and facts.authenticate is None:
@@ -84,7 +84,7 @@ class Gate:
             return self._identify(facts, address, route)
         return self._charge(facts, address, route, verified)
 
-    def _decided_for_anyone(self, address: Address | None, route: Route | None) -> Decision | None:
+    def decided_for_anyone(self, address: Address | None, route: Route | None) -> Decision | None:
         """The decision if it does not depend on the client's identity; None for a route that is not known yet."""
         mode = self._mode_watch.mode
         if address in self._policy.deny:

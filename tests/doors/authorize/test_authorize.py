@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from socket import inet_aton
 from typing import Any
 from unittest.mock import patch
 
@@ -244,7 +245,7 @@ def test_a_live_path_holds_a_lease_seat(name: str) -> None:
 
 def test_a_copied_ticket_of_a_live_path_is_renewed_twice() -> None:
     """As on polled paths: the second time for an answer that got lost."""
-    client, now_s = SIGNER.client_digest(f"ip:{CLIENT}/32"), int(time.time())
+    client, now_s = SIGNER.client_digest(b"ip:" + inet_aton(CLIENT)), int(time.time())
     ending = Ticket("0011223344556677", client, ListenerClass.GUEST, now_s + TICKET_S, now_s + 8)
     shown: Headers = [(b"shield-ticket", SIGNER.sign_ticket(ending).encode())]
 
@@ -265,7 +266,7 @@ def test_a_preflight_of_a_live_path_holds_none() -> None:
 
 def test_a_ticket_is_renewed_on_other_paths() -> None:
     """As it is without a proxy: while a stream is open under it."""
-    client = SIGNER.client_digest(f"ip:{CLIENT}/32")
+    client = SIGNER.client_digest(b"ip:" + inet_aton(CLIENT))
     signed = SIGNER.sign_ticket(Ticket("0011223344556677", client, ListenerClass.GUEST, int(time.time()) + 600))
     shown: Headers = [(b"shield-ticket", signed.encode())]
 
