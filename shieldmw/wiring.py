@@ -302,11 +302,11 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     )
     background: list[Background] = [*leasing, mode_watch.refresher, deny_watch.refresher, *credentials, seats]
     background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
-    if settings.policy.has_live_paths:
+    if settings.policy.has_seats:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
     claims = Claims(store, seats, admission.ticket_number, lease_s, bars=not in_urls)
-    if lease_s:
+    if settings.policy.has_seats:
         background.append(claims.refresher)
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     return Worker(
@@ -328,9 +328,10 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
 
 
 def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> Admission:
-    """The admission to live paths; if there are none, streams are not counted."""
-    has_live_paths = settings.policy.has_live_paths
-    caps = StreamCaps(settings.streams_per_member, settings.streams_per_address) if has_live_paths else NO_CAPS
+    """The admission to seats; if there are none, streams are not counted."""
+    caps = NO_CAPS
+    if settings.policy.has_seats:
+        caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
     prefixes = _addressing(settings).prefixes
     return Admission(store, seats, settings.key_prefix, caps=caps, prefixes=prefixes, clock=clock)
 

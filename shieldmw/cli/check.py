@@ -149,7 +149,7 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
         for name in ("jwt_audience", "jwt_issuer"):
             if getattr(settings, name) is not None:
                 yield f"{variable(name)} is set but no key is: no token is accepted, set SHIELD_JWT_SECRET or another"
-    has_seats = settings.policy.longest_lease_s > 0
+    has_seats = settings.policy.has_seats
     if (settings.admin_token or settings.capacity) and not has_seats:
         yield "SHIELD_LIVE_PATHS is unset: no response holds a seat, so an emergency ends no stream"
     if settings.view_token is not None and settings.admin_token is None:

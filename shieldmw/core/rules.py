@@ -133,6 +133,11 @@ class Policy:
         return bool(self.live) or any(rule.live for rule in self.rules)
 
     @property
+    def has_seats(self) -> bool:
+        """Whether clients need a seat on any path."""
+        return self.longest_lease_s > 0
+
+    @property
     def longest_lease_s(self) -> int:
         """The longest lease seat of any path, in seconds; 0 if there are none.
 

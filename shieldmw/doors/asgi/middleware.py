@@ -227,9 +227,14 @@ class Shield:
     def _polled(
         self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, send: Send
     ) -> tuple[Decision, Scope, Send]:
-        """The decision on a request of a polled path, and a ``send`` that adds the ticket of a new lease."""
+        """The decision on a request of a polled path, and a ``send`` that adds the ticket of a new lease.
+
+        A WebSocket there is a connection that is held, so it has a seat as on a live path.
+        """
         if decision.verdict is REFUSED or decision.live:
             return decision, scope, send
+        if scope["type"] == "websocket":
+            return decision._replace(live=True, lease_s=0), scope, send
         decision, ticket = worker.polls.enter(facts, decision)
         if self._ticket_in_playlists and decision.verdict is not REFUSED and (held := ticket or facts.signed_ticket):
             scope, send = in_messages(scope), send_with_ticket(held, scope, send)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from doors.asgi.harness import NO_BODY, PEER, Headers, Record, call, http_scope, run
+from doors.asgi.harness import CONNECT, NO_BODY, PEER, Headers, Record, Server, call, http_scope, run, websocket_scope
 from doors.asgi.shields import ok
 from doors.asgi.test_costs import least_ns
 from shieldmw import Settings, ShieldMiddleware
@@ -101,6 +101,37 @@ def test_a_poll_inside_its_lease_passes_and_changes_nothing(shown_in: str, more:
     record = run(story())
     assert record.status == 200
     assert [name for name, _ in record.headers] == [b"content-length", b"ratelimit-policy", b"ratelimit"]
+
+
+def test_a_websocket_holds_a_seat_as_on_a_live_path() -> None:
+    """It is held, so it is no poll: for as long as it is open, whatever lease its client has."""
+    one = ShieldMiddleware(
+        chat, Settings(polled_paths="/hls/*", redis_url="memory://", secret=SECRET, capacity=1, streams_per_address=1)
+    )
+
+    async def story() -> list[str]:
+        server = Server(websocket_scope("/hls/chat", headers=cookie(leased(25))), [CONNECT])
+        open_one = asyncio.create_task(one(server.scope, server.receive, server.send))
+        await server.until_sent(1)
+        assert one._worker is not None
+        ledger = one._worker.entrance.admission.seats.ledger
+        assert (ledger.streams().guests, ledger.leases.held().guests) == (1, 0)
+        other = await call(one, websocket_scope("/hls/chat", client=("203.0.113.99", 1)), [CONNECT])
+        polls = await call(one, http_scope(PLAYLIST, client=("203.0.113.99", 1)), NO_BODY)
+        assert polls.status == 503
+        open_one.cancel()
+        await asyncio.gather(open_one, return_exceptions=True)
+        assert ledger.streams().guests == 0
+        return [message["type"] for message in (*server.record.sent, *other.sent)]
+
+    assert run(story()) == ["websocket.accept", "websocket.close"]
+
+
+async def chat(scope: Scope, receive: Receive, send: Send) -> None:
+    """Accepts a WebSocket and keeps it open."""
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
 
 
 def test_a_poll_in_the_last_third_of_its_lease_renews_it() -> None:
