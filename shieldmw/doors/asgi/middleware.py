@@ -138,7 +138,7 @@ class Shield:
         if not isinstance(decision, Decision):
             decision = await decision
         decision, scope, send = (
-            self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, scope, send)
+            await self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, scope, send)
         )
         answer: Awaitable[None]
         passage: Passage | None = None
@@ -224,7 +224,7 @@ class Shield:
         finally:
             passage.end()
 
-    def _polled(
+    async def _polled(
         self, worker: Worker, facts: Facts, decision: Decision, scope: Scope, send: Send
     ) -> tuple[Decision, Scope, Send]:
         """The decision on a request of a polled path, and a ``send`` that adds the ticket of a new lease.
@@ -235,7 +235,8 @@ class Shield:
             return decision, scope, send
         if scope["type"] == "websocket":
             return decision._replace(live=True, lease_s=0), scope, send
-        decision, ticket = worker.polls.enter(facts, decision)
+        polls = worker.polls
+        decision, ticket = polls.enter_now(facts, decision) or await polls.enter_when_due(facts, decision)
         if self._ticket_in_playlists and decision.verdict is not REFUSED and (held := ticket or facts.signed_ticket):
             scope, send = in_messages(scope), send_with_ticket(held, scope, send)
         if ticket is not None:

@@ -6,6 +6,8 @@ asks for a seat in the order of favour, as a stream does. Whichever worker renew
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from secrets import randbits
 
@@ -20,9 +22,12 @@ from shieldmw.core.tickets import TICKET_S, Ticket
 
 from .admission import Admission, NoSeat, TurnedAway
 from .claims import Claims
-from .entrance import Entrance
+from .entrance import SEAT_AWAITED_S, Entrance
 from .seat import Seat
 from .stream_caps import StreamCaps
+
+# The decision on a poll, and its new ticket if it was given or renewed a lease; without a lease it is a refusal.
+Polled = tuple[Decision, str | None]
 
 # Clients that were lately given a lease without showing a ticket.
 CLIENTS_KEPT = 16_384
@@ -65,8 +70,30 @@ class Polls:
         self._newcomers: BoundedCache[str, _Newcomer] = BoundedCache(CLIENTS_KEPT)
         self._newest_until_s: BoundedCache[str, int] | None = BoundedCache(CLIENTS_KEPT) if in_urls else None
 
-    def enter(self, facts: Facts, decision: Decision) -> tuple[Decision, str | None]:
-        """Let a poll pass, with a new ticket if it was given or renewed a lease; without one it is a refusal."""
+    def enter(self, facts: Facts, decision: Decision) -> Polled:
+        """Let a poll pass, or refuse it."""
+        polled = self._enter(facts, decision, may_wait=False)
+        assert polled is not None
+        return polled
+
+    def enter_now(self, facts: Facts, decision: Decision) -> Polled | None:
+        """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
+        return self._enter(facts, decision, may_wait=True)
+
+    async def enter_when_due(self, facts: Facts, decision: Decision) -> Polled:
+        """As ``enter``, after a moment's wait for the next division of seats; one call serves all who wait."""
+        first = facts.signed_ticket is not None and self._admission.is_ours(facts.signed_ticket)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SEAT_AWAITED_S):
+                while (polled := self.enter_now(facts, decision)) is None:
+                    await self._seats.next_grant(first=first)
+                return polled
+        polled = self.enter(facts, decision)
+        if polled[0].refused:
+            self._seats.asked_in_vain()
+        return polled
+
+    def _enter(self, facts: Facts, decision: Decision, *, may_wait: bool) -> Polled | None:
         text, identity, now_s = facts.signed_ticket, decision.identity, self._now_s()
         ticket = None if text is None else self._admission.own_ticket(text, identity, decision.address)
         if self._newest_until_s is not None and text is not None:
@@ -74,7 +101,7 @@ class Polls:
         if ticket is not None and ticket.listener_class is not decision.listener_class:
             ticket = None
         if ticket is None or not ticket.leased_until_s:
-            return self._without_lease(facts, decision, ticket, now_s)
+            return self._without_lease(facts, decision, ticket, now_s, may_wait=may_wait)
         if (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
             newcomer = self._newcomers.young.get(ticket.client)
             if newcomer is not None and newcomer.ticket.id == ticket.id:
@@ -82,7 +109,7 @@ class Polls:
             return decision, None
         if now_s < ticket.leased_until_s:
             return self._due(facts, decision, ticket, now_s)
-        return self._returning(facts, decision, ticket, now_s)
+        return self._returning(facts, decision, ticket, now_s, may_wait=may_wait)
 
     def _newest(self, newest_until_s: BoundedCache[str, int], text: str, decision: Decision) -> Ticket | None:
         """The newest copy of the ticket that is shown, which may have ended itself; None if none was signed here."""
@@ -93,7 +120,7 @@ class Polls:
         newest = ticket._replace(leased_until_s=until_s, until_s=until_s + TICKET_S)
         return newest if newest.until_s > self._now_s() else None
 
-    def _due(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
+    def _due(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> Polled:
         """Renew a lease in its last third. A copy of a ticket that has been renewed passes until its lease ends."""
         if self._seats.is_leaving:
             return decision, None  # another worker renews it
@@ -110,7 +137,9 @@ class Polls:
         self._leases.renew(decision.listener_class, ticket.leased_until_s, until_s)
         return decision, self._signed(ticket, decision, until_s, now_s, from_s=ticket.leased_until_s)
 
-    def _returning(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
+    def _returning(
+        self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float, *, may_wait: bool
+    ) -> Polled | None:
         """A poll with a ticket whose lease has ended: it comes before new clients.
 
         A copy of one that was renewed here waits until that lease has ended as well: with the same ticket nobody else
@@ -121,14 +150,14 @@ class Polls:
             return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
         renewal = self._renewal_of(ticket, now_s)
         if renewal is None:
-            return self._ask(facts, decision, ticket, now_s)
+            return self._ask(facts, decision, ticket, now_s, may_wait=may_wait)
         if signed := self._signed_again(ticket, decision, renewal, now_s):
             return decision, signed
         return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
 
     def _without_lease(
-        self, facts: Facts, decision: Decision, shown: Ticket | None, now_s: float
-    ) -> tuple[Decision, str | None]:
+        self, facts: Facts, decision: Decision, shown: Ticket | None, now_s: float, *, may_wait: bool
+    ) -> Polled | None:
         """A poll that shows no ticket, or that of a stream: of a new player, or of one that cannot show the ticket that
         it was given here with its lease."""
         client = self._admission.client_of(decision.identity, decision.address)
@@ -153,14 +182,14 @@ class Polls:
             return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
         number = self._admission.number_shown(facts.signed_ticket, client)
         ticket = shown or self._admission.new_ticket(client, decision.listener_class, number)
-        decision, signed = self._ask(facts, decision, ticket, now_s)
-        if signed is not None:
+        polled = self._ask(facts, decision, ticket, now_s, may_wait=may_wait)
+        if polled is not None and polled[1] is not None:
             ticket = ticket._replace(leased_until_s=int(now_s) + decision.lease_s)
             self._newcomers.put(client, _Newcomer(since_s, count + 1, ticket))
-        return decision, signed
+        return polled
 
-    def _ask(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> tuple[Decision, str | None]:
-        """Ask for a seat."""
+    def _ask(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float, *, may_wait: bool) -> Polled | None:
+        """Ask for a seat; None if one is due for which the poll may wait."""
         if self._seats.is_leaving:
             return self._refused(facts, decision, None)
         room, client, name, live = self._admission.room, ticket.client, decision.listener_class, ticket.until_s > 0
@@ -175,6 +204,8 @@ class Polls:
             room.seated(client, ticket.id)
             return decision, self._signed(ticket, decision, until_s, now_s)
         if self._seats.is_due(name):
+            if may_wait and self._seats.may_ask():
+                return None
             return self._refused(facts, decision, TurnedAway(why=NoSeat.DUE))
         return self._turned_away(facts, decision, client)
 
@@ -205,7 +236,7 @@ class Polls:
         renewal = self._renewed.get(self._admission.ticket_number(ticket.id), now_s)
         return renewal if renewal is not None and renewal.until_s > ticket.leased_until_s else None
 
-    def _turned_away(self, facts: Facts, decision: Decision, client: str) -> tuple[Decision, str | None]:
+    def _turned_away(self, facts: Facts, decision: Decision, client: str) -> Polled:
         """Refuse for lack of a seat; a member gets a place in the waiting room."""
         if decision.listener_class is ListenerClass.GUEST:
             return self._refused(facts, decision, TurnedAway())

@@ -62,9 +62,7 @@ class Viewer:
 
     def polls_at(self, worker: Worker) -> Decision:
         """Poll once; a refusal may hold a number."""
-        address = packed(nth_address(self.number))
-        admitted = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, self.identity, lease_s=self.lease_s)
-        decision, ticket = worker.polls.enter(self.facts(), admitted)
+        decision, ticket = worker.polls.enter(self.facts(), admitted(self))
         self.polls += 1
         self.plays = not decision.refused
         if decision.refused:
@@ -75,6 +73,12 @@ class Viewer:
         if ticket is not None and self.keeps_ticket:
             self.ticket = ticket
         return decision
+
+
+def admitted(viewer: Viewer) -> Decision:
+    """The gate's decision on its next poll."""
+    address = packed(nth_address(viewer.number))
+    return Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, address, viewer.identity, lease_s=viewer.lease_s)
 
 
 @dataclass
@@ -291,6 +295,39 @@ def test_a_cut_keeps_as_many_guests_as_there_is_room_for() -> None:
             assert 108 <= all_of_them.leased <= 120
 
     run(story())
+
+
+def test_a_new_viewer_waits_for_a_seat_that_is_due() -> None:
+    """Where this worker has given all that it was granted, and the fleet has seats left: players ask only once more.
+
+    In a full house nobody waits.
+    """
+
+    async def story() -> None:
+        async with fleet(2, 20) as all_of_them:
+            here = all_of_them.workers[0]
+            crowd = viewers(G, 30)
+            came_s = loop_time()
+            answered = await asyncio.gather(*(waits_at(here, viewer) for viewer in crowd[:20]))
+            assert [decision.refused for decision in answered] == [False] * 20
+            assert 0.1 < loop_time() - came_s < 2.0
+            assert here.polls.enter_now(crowd[0].facts(), admitted(crowd[0])) is not None
+            came_s = loop_time()
+            await pass_time(1.0)
+            answered = await asyncio.gather(*(waits_at(here, viewer) for viewer in crowd[20:]))
+            assert all(decision.refused for decision in answered)
+            assert loop_time() - came_s == 1.0
+            assert here.entrance.seats.ledger.leases.present().guests == 20
+
+    run(story())
+
+
+async def waits_at(worker: Worker, viewer: Viewer) -> Decision:
+    """A poll that waits for as long as the shield lets it."""
+    asked = viewer.facts(), admitted(viewer)
+    decision, ticket = worker.polls.enter_now(*asked) or await worker.polls.enter_when_due(*asked)
+    viewer.ticket = ticket or viewer.ticket
+    return decision
 
 
 def test_members_take_the_seats_of_guests() -> None:
