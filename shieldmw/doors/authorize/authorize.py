@@ -15,16 +15,14 @@ from urllib.parse import quote
 from starlette.types import Receive, Scope, Send
 
 from shieldmw.answers.problems import WEBSOCKET_POLICY_VIOLATION
-from shieldmw.answers.rate_limit import limit_headers
 from shieldmw.answers.refusals import Answer
 from shieldmw.core.address import Networks, locate_peer, parse_address
 from shieldmw.core.client import address_text
-from shieldmw.core.decision import ALLOWED, REFUSED, Decision
+from shieldmw.core.decision import REFUSED, Decision
 from shieldmw.core.paths import below_root
-from shieldmw.core.rules import LEASE_SEAT_S
+from shieldmw.doors.asgi.asked import seated
 from shieldmw.doors.asgi.facts import FactsReader
 from shieldmw.doors.asgi.replies import Replies
-from shieldmw.doors.asgi.tickets import renewed_headers, ticket_headers
 from shieldmw.gate.log_throttle import LogThrottle
 from shieldmw.gate.worker import Worker
 
@@ -102,18 +100,10 @@ class Authorize:
         decision = worker.gate_beside_lane.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
-        ticket = None
-        if (decision.lease_s or decision.live) and decision.verdict is not REFUSED and not facts.preflight:
-            as_poll = decision._replace(live=False, lease_s=decision.lease_s or LEASE_SEAT_S)
-            decision, ticket = worker.polls.enter(facts, as_poll)
+        decision, headers = seated(worker, facts, decision, original)
         if decision.verdict is REFUSED:
             html = dialect.refusals is not Refusals.AS_403
             return refused(self._replies.rendered(decision, original, may_be_html=html), dialect)
-        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
-        if ticket is not None:
-            headers += ticket_headers(ticket, original, in_header=True)
-        elif facts.signed_ticket is not None and not decision.lease_s:
-            headers += renewed_headers(worker.entrance.admission, facts.signed_ticket, decision, original)
         return allowed(headers)
 
     def _is_trusted(self, peer: str | None) -> bool:

@@ -8,13 +8,12 @@ from http import HTTPStatus
 from google.protobuf.message import DecodeError
 from starlette.types import Scope
 
-from shieldmw.answers.rate_limit import Headers, limit_headers
-from shieldmw.core.decision import ALLOWED, REFUSED, Decision
+from shieldmw.answers.rate_limit import Headers
+from shieldmw.core.decision import REFUSED, Decision
 from shieldmw.core.facts import Facts
-from shieldmw.core.rules import LEASE_SEAT_S
+from shieldmw.doors.asgi.asked import seated
 from shieldmw.doors.asgi.facts import FactsReader
 from shieldmw.doors.asgi.replies import Replies
-from shieldmw.doors.asgi.tickets import ticket_headers
 from shieldmw.gate.worker import Worker
 
 from .frames import GrpcStatus
@@ -59,27 +58,8 @@ class Authorization:
         return self._answer(facts, await decision, scope)
 
     def _answer(self, facts: Facts, decision: Decision, scope: Scope) -> bytes:
-        ticket = None
-        if decision.verdict is not REFUSED and (decision.lease_s or (decision.live and not facts.preflight)):
-            decision, ticket = self._leased(facts, decision)
-        if decision.verdict is REFUSED:
-            return self._denied(decision, scope)
-        headers = limit_headers(decision) if decision.verdict is ALLOWED else []
-        if ticket is not None:
-            headers += ticket_headers(ticket, scope, in_header=True)
-        elif facts.signed_ticket is not None and decision.verdict is ALLOWED and not decision.lease_s:
-            renewed = self._worker.entrance.admission.renewed(facts.signed_ticket, decision)
-            headers += [] if renewed is None else ticket_headers(renewed, scope)
-        return _allowed(headers)
-
-    def _leased(self, facts: Facts, decision: Decision) -> tuple[Decision, str | None]:
-        """The decision on a request that needs a seat, and the ticket of a new lease.
-
-        Envoy asks before a response begins and says nothing when it has ended, so the seat of a live response is a
-        lease as well.
-        """
-        leased = decision._replace(live=False, lease_s=decision.lease_s or LEASE_SEAT_S)
-        return self._worker.polls.enter(facts, leased)
+        decision, headers = seated(self._worker, facts, decision, scope)
+        return self._denied(decision, scope) if decision.verdict is REFUSED else _allowed(headers)
 
     def _denied(self, decision: Decision, scope: Scope) -> bytes:
         status, headers, body = self._replies.rendered(decision, scope)
