@@ -133,6 +133,11 @@ class Policy:
         return bool(self.live) or any(rule.live for rule in self.rules)
 
     @property
+    def has_polled_paths(self) -> bool:
+        """Whether there are any polled paths."""
+        return bool(self.polled) or any(rule.lease_s for rule in self.rules)
+
+    @property
     def has_seats(self) -> bool:
         """Whether clients need a seat on any path."""
         return self.longest_lease_s > 0

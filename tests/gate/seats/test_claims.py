@@ -78,7 +78,7 @@ def test_a_player_that_polls_several_playlists_at_once_is_one_seat(playlists: in
             polls, refused = 150 * playlists * 30, sum(len(viewer.refused) for viewer in players)
             assert refused <= (0 if playlists == 2 else polls / 50)
             assert too_few == 0, "whoever holds a lease is counted"
-            assert most <= 30 * 1.1
+            assert most <= 30 * (1.1 if playlists == 2 else 1.2), "for the second until the fleet has been told"
             await all_of_them.plays(players, LEASE_S)
             assert all(viewer.plays for viewer in players)
 
