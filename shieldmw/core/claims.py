@@ -1,8 +1,8 @@
 """How often one ticket is renewed in the whole fleet: ``ClaimTable`` is the reference for ``claim.lua``. Pure.
 
-Several renewals of one ticket within half a lease are of one *round*. A player that polls renews once in two thirds of
-a lease at the earliest, so it is alone in each round: further renewals are its own, because it polls several playlists
-at once or an answer was lost, or those of other players with a copy of its ticket.
+Several renewals of one ticket within two thirds of a lease are of one *round*. A player that polls renews once in two
+thirds of a lease at the earliest, so it is alone in each round: further renewals are its own, because it polls several
+playlists at once or an answer was lost, or those of other players with a copy of its ticket.
 """
 
 from __future__ import annotations
@@ -101,9 +101,11 @@ class ClaimTable:
             # Its seat is held for it, and for no other that asks.
             rounds[claim.digest] = _Round(claim.at_s, claim.lease_s, claim.at_s + claim.lease_s, 0, claim.copy)
             return Ranked(1, last_s)
-        if known is None or 2 * (claim.at_s - known.began_s) >= known.lease_s:
+        # Times are whole seconds, so two thirds may look like a second less.
+        if known is None or 3 * (claim.at_s - known.began_s + 1) >= 2 * known.lease_s:
             known = _Round(claim.at_s, claim.lease_s, last_s, 0)
         count = known.count + 1
         held_s = max(last_s, claim.until_s) if count <= MOST_RENEWALS else last_s
-        rounds[claim.digest] = _Round(known.began_s, known.lease_s, held_s, count)
+        # A longer lease of the same ticket, on another path, lengthens the round.
+        rounds[claim.digest] = _Round(known.began_s, max(known.lease_s, claim.lease_s), held_s, count)
         return Ranked(count, last_s)

@@ -81,8 +81,9 @@ class _Manifest:
         # What is relative to another server's BaseURL is not ours.
         edits = [*self._locations, *(() if self._is_elsewhere else self._segments)]
         own = with_field(_without(self._own, self._mark), self._mark, self._parameter)
-        own = _in_xml(own).replace(b"<", b"&lt;").replace(b">", b"&gt;")  # a client chose it
-        if self._is_live and not self._has_location and self._place_of_location is not None and self._mark in own:
+        is_ours = is_relative(own)  # a client chose it
+        own = _in_xml(own).replace(b"<", b"&lt;").replace(b">", b"&gt;")
+        if self._is_live and not self._has_location and self._place_of_location is not None and is_ours:
             tag = self._prefix + b"Location>"
             edits.append((self._place_of_location, self._place_of_location, b"<" + tag + own + b"</" + tag))
         pieces, at = [], 0

@@ -31,7 +31,7 @@ SILENT_S = 7.0
 # there are counted then, since it would have reported them.
 LATE_S = 3.0
 
-# Longest time that a lease seat runs: ten minutes, and what is left of the lease that it renews.
+# Longest time that a lease seat runs: ten minutes, with room for clocks that differ.
 LONGEST_LEASED_S = 900.0
 
 # Reported as its grant by a worker that never asked for one, and by one that did, but has none, or none any more.

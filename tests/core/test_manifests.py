@@ -109,7 +109,13 @@ def test_only_a_live_manifest_gets_a_location() -> None:
     assert changed(text % (NAMESPACE, b"static")) == text % (NAMESPACE, b"static")
     live = text % (NAMESPACE, b"dynamic")
     assert changed(live) == live.replace(b"<Period/>", b"<Location>live.mpd?" + ADDED + b"</Location><Period/>")
-    for own in (b"", b"a:b.mpd", b"a<b.mpd\xff"):
+    for own in (
+        b"",
+        b"a:b.mpd",
+        b"a<b.mpd\xff",
+        b"https:evil.example?xshield_ticket=1",
+        b"live.mpd?shield_ticket=\x01&x=\xff",
+    ):
         assert changed(live, own) == live
 
 

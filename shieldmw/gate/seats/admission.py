@@ -123,7 +123,7 @@ class Admission:
         seat = Seat(
             *(decision.listener_class, self._signer.cohort(who, now_s), ticket.id, leave),
             *(path, now_ms if live or number is not None else 0, int(client[:16], 16), began_ms),
-            *(decision.address, proof.api_key, _ends_s(proof), ticket.first_ms if live else now_ms),
+            *(decision.address, proof.api_key, _ends_s(proof), (ticket.first_ms or now_ms) if live else now_ms),
         )
         going = self.streams.making_room(seat, live=live)
         if going is None:

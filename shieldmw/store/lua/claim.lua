@@ -54,9 +54,10 @@ for at = 1, #ARGV[1], SIZE do
         -- Its seat is held for it, and for no other that asks.
         began, length, held, count, let = when, lease, when + lease, 0, copy
       else
-        if not began or 2 * (when - began) >= length then
+        if not began or 3 * (when - began + 1) >= 2 * length then
           began, length, count, let = when, lease, 0, 0
         end
+        length = math.max(length, lease)
         count = count + 1
         rank = count
         if count <= most then
