@@ -178,10 +178,11 @@ def _signed_ticket(header: bytes | None, cookie: bytes, query: bytes) -> str | N
 
 
 def _methods(method: str, overrides: Sequence[bytes]) -> frozenset[str]:
-    """The methods that the app may see; with several lines that override the method, any."""
+    """The methods that the app may see; any, if several override the method: in lines, or in a list, of which apps may
+    take any entry, and which proxies make of lines."""
     if not overrides:
         return _method(method) if len(method) <= LONGEST_METHOD else _ANY
-    if len(overrides) > 1 or len(method) > LONGEST_METHOD or len(overrides[0]) > LONGEST_METHOD:
+    if len(overrides) > 1 or b"," in overrides[0] or max(len(method), len(overrides[0])) > LONGEST_METHOD:
         return _ANY
     return _method(method) | _method(overrides[0].decode("latin-1").strip())
 

@@ -122,7 +122,7 @@ class Authorize:
                 "SHIELD_TRUSTED_PROXIES",
                 *(self.path, counts, _peer_text(scope)),
             )
-        return misasked(403, "Only proxies that SHIELD_TRUSTED_PROXIES names are answered here.")
+        return misasked(403, _UNTRUSTED)
 
     def _of_misasked(self, name: str, dialect: Dialect, why: str, scope: Scope) -> Answer:
         if (counts := self._misasked.due(name)) is not None:

@@ -153,6 +153,8 @@ class Exchange:
                 pass
         except ProxyFailure as failure:
             self._interruption.end(failure)
+        except Exception as error:  # of the server, which says in many ways that a client has left
+            self._interruption.end(ClientLeft(str(error)))
         else:
             self._interruption.end(ClientLeft())
 

@@ -72,8 +72,8 @@ class Forwarding:
             lines.append((FORWARDED, b", ".join([*chain, _element(hop, quotable, proto)])))
         else:
             lines.append((FORWARDED, _element(client, quotable, proto)))
-        kept = (name for name in said if name not in (XFF, XFP, XFH, FORWARDED, b"x-real-ip") or name == self._header)
-        lines += [(name, value) for name in kept if name not in (XFF, FORWARDED) for value in said[name]]
+        if self._header not in (XFF, FORWARDED):
+            lines += [(self._header, value) for value in chain]
         return lines
 
 

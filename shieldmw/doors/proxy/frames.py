@@ -1,7 +1,7 @@
 """The WebSocket protocol towards an upstream, without I/O: bytes in, ASGI messages out, and the reverse.
 
 Frames are parsed and made by the websockets library. Everything that an upstream sends is hostile: a message has a
-longest size, and the whole messages that wait to be taken are counted, empty ones too.
+longest size, and what waits to be taken is counted: whole messages, empty ones too, and answers to pings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Frames:
     def __init__(self) -> None:
         self._protocol = Protocol(Side.CLIENT, state=State.OPEN, max_size=LONGEST_MESSAGE)
         self._messages: list[Message] = []
-        self._pieces: list[bytes] = []
+        self._pieces = bytearray()
         self._is_text = False
         self.buffered = 0
         self.is_complete = False
@@ -81,17 +81,18 @@ class Frames:
             case Opcode.TEXT | Opcode.BINARY | Opcode.CONT:
                 if frame.opcode is not Opcode.CONT:
                     self._is_text = frame.opcode is Opcode.TEXT
-                if frame.data:
-                    self._pieces.append(bytes(frame.data))
+                self._pieces += frame.data
                 if frame.fin:
                     self._take_message()
+            case Opcode.PING:
+                self.buffered += len(frame.data) + _OVERHEAD
             case Opcode.CLOSE:
                 closed = self._protocol.close_rcvd
                 has_code = closed is not None and closed.code != CloseCode.NO_STATUS_RCVD
                 self._finish((closed.code, closed.reason) if closed and has_code else (CloseCode.NORMAL_CLOSURE, ""))
 
     def _take_message(self) -> None:
-        data, self._pieces = b"".join(self._pieces), []
+        data, self._pieces = bytes(self._pieces), bytearray()
         message: Message = {"type": "websocket.send"}
         if self._is_text:
             try:

@@ -44,7 +44,8 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # A name with an underscore is a name with a hyphen to many apps (CGI, WSGI), and would pass for a header of ours.
 _NAME = re.compile(rb"[!#$%&'*+.^`|~0-9a-z-]+")
 _TARGET = re.compile(rb"/[!-\"$-~\x80-\xff]*")
-_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]{0,5})?")
+# Without what RFC 3986 also allows in names and no name has: in Forwarded it would separate what we say.
+_AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%-]+)(:[0-9]{0,5})?")
 
 # A handshake of our own: no extensions are offered, so that each frame can be read.
 _HANDSHAKE = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: %b\r\n"

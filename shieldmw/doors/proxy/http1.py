@@ -43,7 +43,7 @@ class ResponseReader:
     """
 
     __slots__ = (
-        *("_body", "_lines", "_may_switch", "_parser", "_read", "_to_head", "_until_close"),
+        *("_aside", "_body", "_lines", "_may_switch", "_parser", "_read", "_to_head", "_until_close"),
         *("buffered", "head", "is_complete", "is_reusable", "rest"),
     )
 
@@ -60,6 +60,7 @@ class ResponseReader:
         self._body: list[bytes] = []
         self._read = 0
         self._until_close = False
+        self._aside = 0
 
     def feed(self, data: bytes) -> None:
         """Read what has come.
@@ -74,6 +75,7 @@ class ResponseReader:
             self.is_reusable = False
             return
         self._read += len(data)
+        pieces = len(self._body)
         try:
             parser.feed_data(data)
         except HttpParserUpgrade as switch:
@@ -86,8 +88,15 @@ class ResponseReader:
             raise cause if isinstance(cause, ProxyFailure) else ProxyFailure(WRONG_RESPONSE, str(error)) from None
         if self.is_complete:
             self._parser = None  # it holds this reader, and they would wait for a garbage collection together
-        elif self.head is None and self._read > LONGEST_RESPONSE_HEAD:
-            raise ProxyFailure(LONG_HEAD)
+        elif self.head is None:
+            if self._read > LONGEST_RESPONSE_HEAD:
+                raise ProxyFailure(LONG_HEAD)
+        elif len(self._body) == pieces:  # the parser keeps trailers until they are whole
+            self._aside += len(data)
+            if self._aside > LONGEST_RESPONSE_HEAD:
+                raise ProxyFailure(WRONG_RESPONSE, "too much beside the body: trailers, or extensions of chunks")
+        else:
+            self._aside = 0
 
     @property
     def end_so_far(self) -> Failure:
@@ -159,7 +168,9 @@ class ResponseReader:
         without_body = self._to_head or status in (204, 304)
         self._until_close = not (without_body or has_length or is_chunked)
         persists = b"close" not in named if version == "1.1" else b"keep-alive" in named
-        self.is_reusable = persists and not self._until_close
+        # A server that is wrong about what has no body may send one later: it must not answer another request.
+        may_have_body = self._to_head or is_chunked or (status == 204 and has_length)
+        self.is_reusable = persists and not self._until_close and not (without_body and may_have_body)
         self.is_complete = without_body
         self.head = ResponseHead(status, self._lines, named)
 

@@ -177,20 +177,27 @@ class WebSocket:
 
     async def _pass_client(self) -> None:
         """Pass the client's messages on, until it leaves."""
-        while True:
-            message = await self._receive()
-            if message["type"] == "websocket.disconnect":
-                break
-            if message["type"] == "websocket.receive":
-                self._frames.say(message)
-                self._connection.write(self._frames.to_send())
-                await self._connection.drained()
+        try:
+            message = await self._pass_messages()
+        except Exception as error:  # of the server, which says in many ways that a client has left
+            self._connection.abort()
+            self._interruption.end(ClientLeft(str(error)))
+            return
         if is_sendable(message.get("code", NO_CODE)):
             self._frames.say(message)
             self._connection.write(self._frames.to_send())
         else:
             self._connection.abort()
         self._interruption.end(ClientLeft())
+
+    async def _pass_messages(self) -> Message:
+        """Pass the client's messages on; returns its last one."""
+        while (message := await self._receive())["type"] != "websocket.disconnect":
+            if message["type"] == "websocket.receive":
+                self._frames.say(message)
+                self._connection.write(self._frames.to_send())
+                await self._connection.drained()
+        return message
 
     def _flush(self) -> None:
         """Answer the upstream's pings; one that does not read gets no answers."""

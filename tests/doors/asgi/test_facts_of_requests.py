@@ -214,6 +214,7 @@ METHODS: list[tuple[list[str], Scope, bool, str]] = [
     (["DELETE"], overriding("POST", b"DELETE"), True, "the app may take it for a DELETE"),
     (["DELETE"], overriding("POST", b" delete "), True, "however it is written"),
     (["DELETE"], overriding("POST", b"PUT", b"DELETE"), True, "in any of its lines"),
+    (["DELETE"], overriding("POST", b"DELETE, X"), True, "and a list as any of it"),
     (["GET"], overriding("POST", b"HEAD"), True, "or for a HEAD, which is a GET"),
     (["POST"], overriding("POST", b"GET"), True, "it stays a POST all the same"),
     (["GET"], overriding("GET", b"X"), True, "nonsense does not hide it"),

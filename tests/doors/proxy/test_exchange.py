@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from doors.asgi.harness import run
 from servers.upstreams import End, Peer, scripted_upstream
@@ -18,23 +18,25 @@ from shieldmw.wiring import upstream_app
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+SCOPE: Scope = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "POST",
+    "scheme": "http",
+    "path": "/",
+    "raw_path": b"/",
+    "query_string": b"",
+    "client": ("203.0.113.7", 50123),
+}
+
+
 def body(data: bytes, *, more: bool = True) -> Message:
     return {"type": "http.request", "body": data, "more_body": more}
 
 
 def call(url: str, messages: Sequence[Message], *headers: tuple[bytes, bytes], gone_after: int = 99) -> list[Message]:
     """What the proxy sends to a server that gives it these messages, and then nothing more."""
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/",
-        "raw_path": b"/",
-        "query_string": b"",
-        "client": ("203.0.113.7", 50123),
-        "headers": [(b"host", b"site.example"), *headers],
-    }
+    scope = {**SCOPE, "headers": [(b"host", b"site.example"), *headers]}
     left, sent = list(messages), list[Message]()
 
     async def receive() -> Message:
@@ -82,6 +84,28 @@ def test_chunks_that_are_cut_have_no_end() -> None:
     with scripted_upstream(lambda peer, head: ends.put(peer.rest())) as upstream:
         call(upstream.url, [body(b"abc"), {"type": "http.disconnect"}], (b"transfer-encoding", b"chunked"))
         assert b"0\r\n\r\n" not in ends.get(timeout=20)[0]
+
+
+def test_a_server_that_raises_ends_the_exchange() -> None:
+    """As one whose client has left: nobody waits until a time-out."""
+
+    def script(peer: Peer, head: bytes) -> None:
+        peer.rest()
+
+    async def receive() -> Message:
+        raise RuntimeError("the server has forgotten this request")
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody is there")
+
+    with scripted_upstream(script) as upstream:
+        app = upstream_app(Settings(), (parse_upstream(upstream.url),))
+        scope = {**SCOPE, "headers": [(b"host", b"site.example"), (b"content-length", b"5")]}
+
+        async def once() -> None:
+            await app(scope, receive, send)
+
+        run(once())
 
 
 @pytest.mark.parametrize("gone_after", [0, 1])

@@ -42,6 +42,16 @@ def test_a_message_that_is_not_whole_does_not_wait_to_be_taken() -> None:
     assert (frames.buffered, list(frames.take())) == (0, [])
 
 
+def test_answers_to_pings_are_counted() -> None:
+    """They wait for as long as the client does not take the messages before them."""
+    frames = Frames()
+    for _ in range(1000):
+        frames.feed(b"\x89\x01x")
+    assert frames.buffered >= 100_000
+    frames.take()
+    assert frames.buffered == 0
+
+
 def test_empty_messages_are_counted() -> None:
     """A flood of them would otherwise wait in memory."""
     frames = Frames()

@@ -108,7 +108,7 @@ def test_a_trusted_proxy_is_believed_in_its_own_header(header: str, xff: bytes, 
     assert lines[b"x-forwarded-for"] == [xff]
     assert lines[b"forwarded"] == [forwarded + b';proto=https;host="shop.example"']
     assert (lines[b"x-forwarded-proto"], lines[b"x-forwarded-host"]) == ([b"https"], [b"shop.example"])
-    assert lines[b"x-forwarded-port"] == [b"443"]
+    assert b"x-forwarded-port" not in lines, "the proxy may have passed on what its client wrote"
     assert (b"x-real-ip" in lines) == (header == "x-real-ip")
     if header == "cf-connecting-ip":
         assert lines[b"cf-connecting-ip"] == [b"203.0.113.10"]
@@ -200,7 +200,9 @@ def test_what_would_be_another_request_is_refused(more: dict[str, Any]) -> None:
     assert failure(heads(), scope(**more)) is WRONG_TARGET
 
 
-@pytest.mark.parametrize("host", [b"", b"a/b", b"a b", b"a@b", b"a?b", b"a:b", b"[::1", b"a\x00", b'a"b', b"a:80:80"])
+@pytest.mark.parametrize(
+    "host", [b"", b"a/b", b"a b", b"a@b", b"a?b", b"a:b", b"[::1", b"a\x00", b'a"b', b"a:80:80", b"a,b", b"a;for=b"]
+)
 def test_wrong_hosts(host: bytes) -> None:
     """One that two servers could read differently."""
     assert failure(heads(), scope([(b"host", host)])) is WRONG_HOST

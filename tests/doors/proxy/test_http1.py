@@ -23,11 +23,12 @@ WHOLE: list[tuple[bytes, bool, int, bytes, bool]] = [
     (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", False, 200, b"ok", True),
     (b"HTTP/1.1 103 E\r\nLink: x\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nok", False, 200, b"ok", True),
     (b"HTTP/1.1 204 No\r\n\r\n", False, 204, b"", True),
-    (b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", False, 204, b"", True),
+    (b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", False, 204, b"", False),
+    (b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n", False, 204, b"", False),
     (b"HTTP/1.1 304 No\r\nContent-Length: 9\r\n\r\n", False, 304, b"", True),
-    (OK + b"Content-Length: 9\r\n\r\n", True, 200, b"", True),
-    (OK + b"\r\n", True, 200, b"", True),
-    (OK + b"Transfer-Encoding: chunked\r\n\r\n", True, 200, b"", True),
+    (OK + b"Content-Length: 9\r\n\r\n", True, 200, b"", False),
+    (OK + b"\r\n", True, 200, b"", False),
+    (OK + b"Transfer-Encoding: chunked\r\n\r\n", True, 200, b"", False),
 ]
 
 
@@ -102,6 +103,17 @@ def test_a_head_is_bounded() -> None:
         with pytest.raises(ProxyFailure) as raised:
             read(b"HTTP/1.1 102 P\r\nX: " + piece * (LONGEST_RESPONSE_HEAD // len(piece) + 1), 1000)
         assert raised.value.failure is LONG_HEAD
+
+
+@pytest.mark.parametrize("beside", [b"0\r\nx: ", b"1;x="])
+def test_what_comes_beside_the_body_is_bounded(beside: bytes) -> None:
+    """The parser keeps a trailer until it is whole, so one without end would fill the memory."""
+    reader = ResponseReader()
+    reader.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n" + beside)
+    for _ in range(LONGEST_RESPONSE_HEAD // 1000 - 1):
+        reader.feed(b"a" * 1000)
+    with pytest.raises(ProxyFailure, match="beside the body"):
+        reader.feed(b"a" * 2000)
 
 
 def test_a_body_is_not_taken_for_a_head() -> None:
