@@ -313,7 +313,10 @@ def test_responses_of_every_framing(
     ],
 )
 def test_responses_without_a_body(server: HttpServer, upstream: ScriptedUpstream, method: str, head: bytes) -> None:
-    """HEAD, 204 and 304 end with the head, and the connection to the upstream carries the next request."""
+    """HEAD, 204 and 304 end with the head, and the connection to the upstream carries the next request.
+
+    Not after HEAD: an upstream that sends a body all the same would answer that request with it.
+    """
 
     def script(peer: Peer, received: bytes) -> None:
         peer.send(head if b"/empty" in received else b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
@@ -324,7 +327,7 @@ def test_responses_without_a_body(server: HttpServer, upstream: ScriptedUpstream
     if method == "HEAD" and b"1234" in head:
         assert answer.values(b"content-length") == [b"1234"]
     assert ask_raw(server, request("/")).body == b"ok"
-    assert upstream.connections <= 1, "each of the two had a connection of its own"
+    assert method == "HEAD" or upstream.connections <= 1, "each of the two had a connection of its own"
 
 
 def test_events_are_not_held_back(server: HttpServer, upstream: ScriptedUpstream) -> None:
