@@ -106,6 +106,5 @@ class ClaimTable:
             known = _Round(claim.at_s, claim.lease_s, last_s, 0)
         count = known.count + 1
         held_s = max(last_s, claim.until_s) if count <= MOST_RENEWALS else last_s
-        # A longer lease of the same ticket, on another path, lengthens the round.
-        rounds[claim.digest] = _Round(known.began_s, max(known.lease_s, claim.lease_s), held_s, count)
+        rounds[claim.digest] = _Round(known.began_s, known.lease_s, held_s, count)
         return Ranked(count, last_s)

@@ -90,14 +90,6 @@ def test_three_copies_that_renew_apart_from_each_other_are_found_out() -> None:
     assert any(renewed(table, after_s).rank > MOST_RENEWALS for after_s in times)
 
 
-def test_a_short_lease_is_not_renewed_beside_long_ones_of_its_ticket() -> None:
-    """Otherwise each worker would give a long one, as the second of a short round."""
-    table = ClaimTable()
-    assert renewed(table, 0, 6).rank == 1
-    assert renewed(table, 1, 600).rank == 2
-    assert renewed(table, 4, 6).rank == 3
-
-
 def test_tickets_that_are_not_renewed_are_forgotten() -> None:
     """After two slots of time nothing is left of them."""
     table = ClaimTable()

@@ -57,7 +57,6 @@ for at = 1, #ARGV[1], SIZE do
         if not began or 3 * (when - began + 1) >= 2 * length then
           began, length, count, let = when, lease, 0, 0
         end
-        length = math.max(length, lease)
         count = count + 1
         rank = count
         if count <= most then
