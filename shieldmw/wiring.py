@@ -62,6 +62,7 @@ from .store.memory import MemoryBuckets, MemoryStore, WarmBuckets
 from .store.opener import store_opener
 from .store.port import Store
 from .telemetry.log import RefusalLog
+from .telemetry.observers import Reporter, ShieldObserver
 
 if TYPE_CHECKING:
     from .admin.alone import AdminAlone
@@ -86,6 +87,7 @@ class ShieldMiddleware(Shield):
         settings: how to protect it; read from the ``SHIELD_*`` variables if not given.
         authenticate: the app's own check, ``async (scope) -> Identity | None``; consulted before
             API keys and JWTs.
+        observers: receive what each worker refuses and evicts, and changes of the mode.
 
     Raises:
         SettingsError: the settings cannot be used. If an event loop is already running, it is raised at the lifespan's
@@ -94,20 +96,26 @@ class ShieldMiddleware(Shield):
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings | None = None, *, authenticate: AuthenticateScope | None = None
+        self,
+        app: ASGIApp,
+        settings: Settings | None = None,
+        *,
+        authenticate: AuthenticateScope | None = None,
+        observers: Sequence[ShieldObserver] = (),
     ) -> None:
         try:
-            self._set_up(app, settings or Settings.from_environ(), authenticate)
+            self._set_up(app, settings or Settings.from_environ(), authenticate, observers)
         except SettingsError as error:
             if not _in_a_loop():
                 raise
-            self._set_up(app, Settings(), authenticate, error)
+            self._set_up(app, Settings(), authenticate, observers, error)
 
     def _set_up(
         self,
         app: ASGIApp,
         settings: Settings,
         authenticate: AuthenticateScope | None,
+        observers: Sequence[ShieldObserver],
         failure: SettingsError | None = None,
     ) -> None:
         reader = _reader(settings, authenticate)
@@ -121,7 +129,7 @@ class ShieldMiddleware(Shield):
             if failure is not None:
                 raise failure
             _start_embedded(settings)
-            return build_worker(settings, open_store())
+            return build_worker(settings, open_store(), observers=observers)
 
         replies = _replies(settings, handshakes, hint)
         super().__init__(
@@ -269,22 +277,26 @@ def _start_embedded(settings: Settings) -> None:
         shared_server().start()
 
 
-def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) -> Worker:
-    """Build a worker for one event loop.
+def build_worker(
+    settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK, *, observers: Sequence[ShieldObserver] = ()
+) -> Worker:
+    """Build a worker for one event loop. ``observers`` are those of the user.
 
     Raises:
         SettingsError: the JWT settings cannot be used.
     """
-    observers = (RefusalLog(clock.now_s, dry_run=settings.dry_run),)
+    refusal_log = RefusalLog(clock.now_s, dry_run=settings.dry_run)
+    reporters = (Reporter(observers, clock.now_s),) if observers else ()
+    gate_observers: Sequence[Observer] = (refusal_log, *reporters)
     mode_watch = ModeWatch(store, clock)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
-    seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=observers, clock=clock)
+    seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=gate_observers, clock=clock)
     limiter, leasing = _limiter(settings, store, seats, clock)
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
     identifier, api_keys, credentials = _identifier(settings, store, failed_auth, clock)
     admission = _admission(settings, store, seats, clock)
     polled_caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
-    overload = None if settings.overload == "off" else _overload(settings, admission, observers, clock)
+    overload = None if settings.overload == "off" else _overload(settings, admission, gate_observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
     gate = Gate(
@@ -294,7 +306,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         limiter,
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
-        observers=observers,
+        observers=gate_observers,
         deny_list=deny_watch,
         mode_watch=mode_watch,
         overload=overload,
@@ -324,6 +336,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         deny_watch=deny_watch,
         feed=store,
         background=(*background, StopSignals(seats.leave)),
+        mode_observers=reporters,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
+from shieldmw.core.mode import ModeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,10 @@ class Observer(Protocol):
 
     def evicted(self, event: Evicted) -> None:
         """Listeners were evicted."""
+
+
+class ModeObserver(Protocol):
+    """Receives changes of the mode. Must be fast and must not raise."""
+
+    def mode_changed(self, state: ModeState) -> None:
+        """The mode or the terms of an emergency have changed on this worker; ``state.mode`` is the one in force."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from shieldmw.core.mode import Mode
 from shieldmw.store.port import ChangeFeed
 
 from .auth.failed_auth import FailedAuth
+from .events import ModeObserver
 from .fleet.changes import ChangeListener
 from .fleet.deny_watch import DenyWatch
 from .fleet.mode_watch import ModeWatch
@@ -55,6 +58,7 @@ class Worker:
         deny_watch: DenyWatch,
         feed: ChangeFeed,
         background: Sequence[Background],
+        mode_observers: Sequence[ModeObserver] = (),
     ) -> None:
         self.gate = gate
         self.gate_beside_lane = gate.beside_lane()
@@ -68,6 +72,8 @@ class Worker:
         self._mode_watch = mode_watch
         self._deny_watch = deny_watch
         self._background = (*background, ChangeListener(feed, self.heard))
+        self._mode_observers = tuple(mode_observers)
+        self._reported = Mode.NORMAL
         mode_watch.on_change = self.mode_changed
         mode_watch.on_reset = self.invalidate
 
@@ -83,11 +89,17 @@ class Worker:
         await self._limiter.aclose()
 
     def mode_changed(self) -> None:
-        """Apply the new mode to the seats, and to the guests' share of the app."""
+        """Apply the new mode to the seats, and to the guests' share of the app; report it to observers."""
         seats = self.entrance.seats
         seats.mode_changed()
         if self.overload is not None:
             self.overload.share(seats.guest_share)
+        before, self._reported = self._reported, self._mode_watch.mode
+        # An emergency that is over ends twice: by this worker's clock, and when the fleet agrees.
+        if before is not Mode.NORMAL or self._reported is not Mode.NORMAL:
+            state = replace(self._mode_watch.state, mode=self._reported)
+            for observer in self._mode_observers:
+                observer.mode_changed(state)
 
     def invalidate(self) -> None:
         """Forget what is known of buckets, since some were reset, or the store has lost them."""

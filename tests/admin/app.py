@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -13,7 +13,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from shieldmw import Settings, ShieldMiddleware
+from shieldmw import Settings, ShieldMiddleware, ShieldObserver
+from shieldmw.doors.asgi.facts import AuthenticateScope
 
 ADMIN = "an-admin-token-of-some-length"
 VIEW = "a-view-token-of-some-length"
@@ -33,10 +34,16 @@ def app_below(prefix: str = "") -> Starlette:
     return Starlette(routes=[Mount(prefix, routes=[everything])] if prefix else [everything])
 
 
-def shielded(app: ASGIApp | None = None, **values: Any) -> ShieldMiddleware:
+def shielded(
+    app: ASGIApp | None = None,
+    *,
+    authenticate: AuthenticateScope | None = None,
+    observers: Sequence[ShieldObserver] = (),
+    **values: Any,
+) -> ShieldMiddleware:
     """The shield with both tokens, in one process."""
     settings = Settings(**{"admin_token": ADMIN, "view_token": VIEW, "ip_limit": "5/day", **values})
-    return ShieldMiddleware(app or app_below(), settings)
+    return ShieldMiddleware(app or app_below(), settings, authenticate=authenticate, observers=observers)
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -8,7 +8,19 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shieldmw import Identity, ListenerClass, Settings, SettingsError, ShieldError, ShieldMiddleware
+from shieldmw import (
+    Evicted,
+    Identity,
+    ListenerClass,
+    Mode,
+    ModeState,
+    Refused,
+    Settings,
+    SettingsError,
+    ShieldError,
+    ShieldMiddleware,
+    ShieldObserver,
+)
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -20,11 +32,29 @@ async def check(scope: Scope) -> Identity | None:
     return Identity("ada", ListenerClass.MEMBER) if scope["type"] == "http" else None
 
 
+class Counts(ShieldObserver):
+    """An observer of a site's own."""
+
+    def refused(self, event: Refused) -> None:
+        """Count."""
+        assert_type(event.client_address, str | None)
+        assert_type(event.policies, tuple[str, ...])
+
+    def evicted(self, event: Evicted) -> None:
+        """Count."""
+        assert_type(event.count, int)
+
+    def mode_changed(self, state: ModeState) -> None:
+        """Note it."""
+        assert_type(state.mode, Mode)
+
+
 # Around an app, with settings from the variables, given, and read from a mapping.
 from_environ: ASGIApp = ShieldMiddleware(app)
 with_settings: ASGIApp = ShieldMiddleware(app, settings=Settings(ip_limit="5/minute"))
 by_position: ASGIApp = ShieldMiddleware(app, Settings.from_environ({"SHIELD_IP_LIMIT": "5/minute"}))
 with_check: ASGIApp = ShieldMiddleware(app, authenticate=check)
+with_observer: ASGIApp = ShieldMiddleware(app, observers=[Counts(), ShieldObserver()])
 nested: ASGIApp = ShieldMiddleware(ShieldMiddleware(app))
 
 # As a framework adds it.
