@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from shieldmw.core.limits import US_PER_S
@@ -19,6 +20,11 @@ POLL_S = 1.0
 
 # A shift of the store's clock by more than this, beyond what a slow answer explains, counts as a step.
 STEP_S = 0.25
+
+# Reads by which the store's clock is known: a slow reply makes it seem late, so the best of them counts. In that time,
+# about as many seconds, two clocks drift apart by less than this.
+CLOCK_READS = 16
+DRIFT_S = 0.001
 
 # Shortest wait of clients that are turned away until an emergency ends, so that they do not all return when it does.
 SOONEST_RETRY_S = 5.0
@@ -43,6 +49,7 @@ class ModeWatch:
         self._now_s = clock.now_s
         self._state = ModeState()
         self._ahead_s = clock.unix_s() - clock.now_s()
+        self._least_ahead_s: deque[float] = deque(maxlen=CLOCK_READS)
         self._was = Mode.NORMAL
         self._has_read = False
         self._epoch: int | None = None
@@ -80,8 +87,9 @@ class ModeWatch:
         Raises:
             StoreError: the store could not be changed; nothing has changed here.
         """
+        asked_s = self._now_s()
         changed, stored = await self._register.set_mode(change, was=self._state, expected_version=expected_version)
-        self._adopt(stored, is_switched=changed)
+        self._adopt(stored, asked_s, is_switched=changed)
         return changed
 
     async def refresh(self) -> None:
@@ -91,8 +99,9 @@ class ModeWatch:
         self._follow(stored, asked_s)
         if stored.state.version < self._state.version:
             log.warning("the store had lost mode version %d: it is restored", self._state.version)
+            asked_s = self._now_s()
             stored = await self._register.restore_mode(self._state)
-        self._adopt(stored)
+        self._adopt(stored, asked_s)
         if self._state.mode is Mode.EMERGENCY and self._state.is_over(self.store_now_s()):
             over = ModeChange(Mode.NORMAL, "shieldmw", "its end time has come")
             await self.set(over, expected_version=self._state.version)
@@ -103,7 +112,8 @@ class ModeWatch:
         Raises:
             StoreError: it could not be read; the known mode stays.
         """
-        self._adopt(await self._register.look())
+        asked_s = self._now_s()
+        self._adopt(await self._register.look(), asked_s)
 
     def tick(self) -> None:
         """Call ``on_change`` if the mode has changed by itself, at its end time."""
@@ -124,9 +134,18 @@ class ModeWatch:
                 self.on_reset()
             self._epoch, self._epoch_ahead_s = stored.epoch, most_s
 
-    def _adopt(self, stored: StoredMode, *, is_switched: bool = False) -> None:
+    def _set_clock(self, stored: StoredMode, asked_s: float) -> None:
+        """Learn from a reply by how much the store's clock is ahead: at least as far as it seems now, and at most as
+        far as it would if the reply had come at once. A best read that is beyond that means that the clock has stepped.
+        """
+        self._least_ahead_s.append(stored.now_s - self._now_s())
+        if max(self._least_ahead_s) > stored.now_s - asked_s + DRIFT_S:
+            self._least_ahead_s = deque([self._least_ahead_s[-1]], CLOCK_READS)
+        self._ahead_s = max(self._least_ahead_s)
+
+    def _adopt(self, stored: StoredMode, asked_s: float, *, is_switched: bool = False) -> None:
         """Adopt the stored mode. The first one read is logged as found, unless this worker has just set it."""
-        self._ahead_s = stored.now_s - self._now_s()
+        self._set_clock(stored, asked_s)
         is_found, self._has_read = not (self._has_read or is_switched), True
         if stored.state.version <= self._state.version:
             return

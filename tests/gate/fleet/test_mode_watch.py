@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
@@ -11,7 +13,7 @@ from gate.doubles import clock_of
 from shieldmw.core.bucket import EPOCH_S
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.errors import StoreUnavailable
-from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.gate.fleet.mode_watch import CLOCK_READS, ModeWatch
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import StoredMode
 
@@ -40,12 +42,14 @@ class FailingStore(MemoryStore):
     """A store that can be away, and that can lose everything."""
 
     away = False
+    on_reply: Callable[[], None] = staticmethod(lambda: None)
 
     async def mode(self) -> StoredMode:
         """The mode, if it is not away; the answer comes a turn later, as a real one does."""
         self._check()
         stored = await super().mode()
         await asyncio.sleep(0)
+        self.on_reply()
         return stored
 
     async def set_mode(
@@ -248,6 +252,43 @@ def test_a_worker_whose_clock_is_wrong_ends_with_the_others(store: FailingStore,
         clock.now_s += later_s
         assert wrong.mode_watch.mode is right.mode_watch.mode
     assert wrong.mode_watch.mode is Mode.NORMAL
+
+
+def test_a_slow_reply_does_not_set_the_clock_back(store: FailingStore, clock: Clock) -> None:
+    """The store's clock is known by the best of the last reads: on a busy machine many are late, each by another time,
+    and workers must agree on which of two listeners came first.
+    """
+    worker = Worker(store, clock)
+
+    def late(by_s: float) -> None:
+        clock.now_s += by_s
+
+    async def story() -> None:
+        await worker.mode_watch.refresh()
+        for number in range(CLOCK_READS - 1):
+            store.on_reply = partial(late, 0.01 * (number + 1))
+            await worker.mode_watch.refresh()
+            assert worker.mode_watch.store_now_s() == pytest.approx(clock.now_s, abs=0.001)
+        await worker.mode_watch.refresh()
+        assert worker.mode_watch.store_now_s() == pytest.approx(clock.now_s - 0.01, abs=0.001), "the best of those left"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("step_s", [-5.0, -0.1, -0.01, 0.01, 0.1, 5.0])
+def test_a_clock_that_steps_is_followed_at_once(store: FailingStore, clock: Clock, step_s: float) -> None:
+    """Back and forth, by however little."""
+    worker = Worker(store, clock)
+
+    async def story() -> None:
+        for _ in range(5):
+            await worker.mode_watch.refresh()
+        clock.worker_behind_s += step_s  # the store's clock steps, the worker's does not
+        clock.now_s += step_s
+        await worker.mode_watch.refresh()
+        assert worker.mode_watch.store_now_s() == pytest.approx(clock.now_s, abs=0.001)
+
+    asyncio.run(story())
 
 
 def test_an_emergency_without_an_end_lasts(store: FailingStore, clock: Clock) -> None:
