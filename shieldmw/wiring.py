@@ -42,6 +42,7 @@ from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter
 from .gate.named_limits import NamedLimits
 from .gate.operator.control import Control
+from .gate.operator.top_reports import TopReports
 from .gate.overload.delayed_refusals import DelayedRefusals
 from .gate.overload.gatekeeper import Gatekeeper
 from .gate.overload.load_reports import LoadReports
@@ -54,6 +55,7 @@ from .gate.seats.expulsion import Expulsion
 from .gate.seats.polls import Polls
 from .gate.seats.seats import Seats
 from .gate.seats.stream_caps import NO_CAPS, StreamCaps
+from .gate.talkers import Talkers
 from .gate.worker import Background, Worker
 from .settings import Settings
 from .settings.problems import not_shared, problem
@@ -256,7 +258,8 @@ def build_desk(settings: Settings, store: Store) -> Desk:
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
     limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK)
     load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports)
+    top_reports = TopReports(store, seats, None, mode_watch.store_now_s)
+    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, top_reports)
     return Desk(control, mode_watch, deny_watch, seats, limiter)
 
 
@@ -287,6 +290,7 @@ def build_worker(
     """
     refusal_log = RefusalLog(clock.now_s, dry_run=settings.dry_run)
     reporters = (Reporter(observers, clock.now_s),) if observers else ()
+    talkers = Talkers(_addressing(settings).prefixes, clock)
     gate_observers: Sequence[Observer] = (refusal_log, *reporters)
     mode_watch = ModeWatch(store, clock)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
@@ -298,6 +302,7 @@ def build_worker(
     polled_caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
     overload = None if settings.overload == "off" else _overload(settings, admission, gate_observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
+    top_reports = TopReports(store, seats, talkers, mode_watch.store_now_s)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
     gate = Gate(
         settings.policy,
@@ -313,7 +318,7 @@ def build_worker(
         clock=clock,
     )
     background: list[Background] = [*leasing, mode_watch.refresher, deny_watch.refresher, *credentials, seats]
-    background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
+    background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports, top_reports]
     if settings.policy.has_seats:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
@@ -326,10 +331,11 @@ def build_worker(
         entrance,
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
-        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
+        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, top_reports),
         named_limits=NamedLimits(
             gate, settings.policy, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
         ),
+        talkers=talkers,
         limiter=limiter,
         failed_auth=failed_auth,
         mode_watch=mode_watch,

@@ -72,7 +72,12 @@ class AdminClient:
         headers = {} if if_version is None else {"if-match": f'"{if_version}"'}
         return self._ask("PUT", "/mode", json=body, headers=headers)
 
-    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+    def top(self, count: int) -> dict[str, Any]:
+        """The busiest clients, networks, paths and user agents, ``count`` of each."""
+        return self._ask("GET", "/top", has="user_agents", params={"count": count})
+
+    def _ask(self, method: str, path: str, *, has: str = "version", **request: Any) -> dict[str, Any]:
+        """The answer, which is the shield's own if it ``has`` this member."""
         try:
             response = self._client.request(method, self._base + path, **request)
         except httpx.ReadTimeout:
@@ -88,7 +93,7 @@ class AdminClient:
         except httpx.InvalidURL as error:
             raise AdminError(f"'{masked_url(self._url)}' is not a URL: {error}", is_invalid=True) from None
         answer = _json(response)
-        if response.status_code == 200 and "version" in answer:
+        if response.status_code == 200 and has in answer:
             return answer
         raise _failure(response, answer, self._url)
 

@@ -19,7 +19,7 @@ from shieldmw.core.deny import MOST_ENTRIES
 from shieldmw.gate.operator.control import Control, DenyRefusal
 
 from .answers import answer, no_content, problem
-from .auth import Operator
+from .auth import Operator, Role
 from .schema import (
     AuditAnswer,
     AuditItem,
@@ -32,7 +32,9 @@ from .schema import (
     ResetAnswer,
     ResetBody,
     StatusAnswer,
+    TopQuery,
 )
+from .top import TopAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,13 @@ async def get_audit(call: Call) -> Response:
     query: AuditQuery = call.given
     entries = await call.control.audit(query.count)
     return answer(AuditAnswer(entries=[AuditItem.of(entry) for entry in entries]))
+
+
+async def get_top(call: Call) -> Response:
+    """Answer with the busiest clients, networks, paths and user agents."""
+    query: TopQuery = call.given
+    top = await call.control.top(query.count)
+    return answer(TopAnswer.of(top, masked=call.operator.role is not Role.ADMIN))
 
 
 async def get_deny_list(call: Call) -> Response:
@@ -172,6 +181,7 @@ OPERATIONS = (
         "PUT", "/mode", put_mode, "Switch to emergency or back", StatusAnswer, (*_BODY, 412), ModeBody, versioned=True
     ),
     Operation("GET", "/audit", get_audit, "The last changes", AuditAnswer, (422, 503), query=AuditQuery),
+    Operation("GET", "/top", get_top, "The busiest clients, networks, paths", TopAnswer, (422, 503), query=TopQuery),
     Operation("GET", "/deny", get_deny_list, "All denied networks", DenyAnswer, (503,)),
     Operation("GET", "/deny/{cidr}", get_deny, "One denied network", DenyItem, (404, 422, 503), parameters=CidrPath),
     Operation(

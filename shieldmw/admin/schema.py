@@ -15,6 +15,7 @@ from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.status import Status
+from shieldmw.gate.operator.top_reports import REPORTED
 from shieldmw.settings.fields import matching
 from shieldmw.settings.problems import right_of
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
@@ -136,6 +137,14 @@ class AuditQuery(Given):
     model_config = ConfigDict(strict=False)
 
     count: int = Field(AUDIT_LENGTH, ge=1, le=AUDIT_LENGTH, description="How many of the last changes.")
+
+
+class TopQuery(Given):
+    """The query of the busiest. Not strict, since numbers in queries are text."""
+
+    model_config = ConfigDict(strict=False)
+
+    count: int = Field(20, ge=1, le=REPORTED, description="How many of each kind by requests, and as many by refusals.")
 
 
 class ActorHeader(Given):

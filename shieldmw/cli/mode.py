@@ -98,7 +98,7 @@ def mode(
         with _direct() if direct else _through_a_worker(url, to_look=what == "status") as client:
             was = client.status()
             if what == "status":
-                lines = _status_lines(was, client.place)
+                lines = status_lines(was, client.place)
             else:
                 now = client.set_mode({"mode": what, "reason": reason, **given}, if_version)
                 lines = _change_lines(was, now, client.place)
@@ -158,7 +158,8 @@ _NOBODY = "nobody follows: no worker that this store knows of; is SHIELD_REDIS_U
 _DRY_RUN = "SHIELD_DRY_RUN=true: nothing is refused and nobody has to leave, it is only counted and logged"
 
 
-def _status_lines(now: Status, place: str) -> Iterator[tuple[str, str]]:
+def status_lines(now: Status, place: str) -> Iterator[tuple[str, str]]:
+    """The labels and texts that show the status of the fleet."""
     yield from _warning(now)
     yield "now", _words(now)
     yield from _details(now, place)

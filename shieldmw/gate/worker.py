@@ -25,6 +25,7 @@ from .seats.polls import Polls
 from .seats.stream_messages import STREAMS
 from .seats.takeover import TAKEN
 from .seats.waiting_room import WAITING
+from .talkers import Talkers
 
 
 class Background(Protocol):
@@ -52,6 +53,7 @@ class Worker:
         control: Control,
         *,
         named_limits: NamedLimits,
+        talkers: Talkers,
         limiter: Limiter,
         failed_auth: FailedAuth,
         mode_watch: ModeWatch,
@@ -67,6 +69,7 @@ class Worker:
         self.overload = overload
         self.control = control
         self.named_limits = named_limits
+        self.talkers = talkers
         self._limiter = limiter
         self._failed_auth = failed_auth
         self._mode_watch = mode_watch

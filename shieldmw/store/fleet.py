@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from secrets import randbits
+from typing import TypeVar
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Outcome, TakeRequest
@@ -19,6 +20,7 @@ from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
+from shieldmw.core.top import TopReport
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import NotApplied, StoreError
 
@@ -34,14 +36,16 @@ LATE_S = 2.0
 # TTL of the waiting room: after this long without a call it is empty, and starts over.
 QUEUE_KEEP_MS = 6 * 3600 * 1000
 
-# TTL of the table of workers' reports, renewed by each report; each also carries its own time, which limits its age.
-LOAD_KEEP_MS = 60_000
+# TTL of a table of workers' reports, renewed by each report; each also carries its own time, which limits its age.
+REPORT_KEEP_MS = 60_000
 
 # COUNT of the HSCAN over the reports: enough for the table of this many workers, and a bound if foreign data is there.
-MOST_LOADS = 2048
+MOST_REPORTS = 2048
 
 # Entries of the deny list parsed before yielding to the loop: about a millisecond.
 PARSED_AT_ONCE = 100
+
+R = TypeVar("R", WorkerLoad, TopReport)
 
 
 class RedisStore:
@@ -317,30 +321,44 @@ class RedisStore:
         keys, ttl_ms = self._names.claims(claim_slot(now_s, longest_s)), 2000 * claim_slot_s(longest_s)
         return await scripts.claim(self.redis.run, keys, claims, ttl_ms)
 
-    # --- load
+    # --- workers' reports
 
     async def report_load(self, load: WorkerLoad) -> None:
         """Store a worker's report, even if the server's memory is full."""
-        put = (load.worker, records.load_text(load))
-        await self._change(self._names.load, put=put, keep_ms=LOAD_KEEP_MS)
+        await self._change(self._names.load, put=(load.worker, records.load_text(load)), keep_ms=REPORT_KEEP_MS)
 
     async def loads(self, now_s: float) -> list[WorkerLoad]:
         """The reports that are fresh. Others, whose workers have died, and malformed ones are dropped."""
-        _, page = await self.redis.command("HSCAN", self._names.load, 0, "COUNT", MOST_LOADS)
-        loads, dropped = [], []
-        for name, value in records.pairs(page).items():
-            load = records.parse_load(name, value)
-            if load is not None and load.is_fresh(now_s):
-                loads.append(load)
-            else:
-                dropped.append(name)
-        if dropped:
-            await self.redis.command("HDEL", self._names.load, *dropped)
-        return loads
+        return await self._reports(self._names.load, records.parse_load, now_s)
 
     async def drop_load(self, worker: str) -> None:
         """Drop the report of a worker that stops."""
         await self.redis.command("HDEL", self._names.load, worker)
+
+    async def report_top(self, report: TopReport) -> None:
+        """Store a worker's report of its busiest clients, even if the server's memory is full."""
+        await self._change(self._names.top, put=(report.worker, records.top_text(report)), keep_ms=REPORT_KEEP_MS)
+
+    async def tops(self, now_s: float) -> list[TopReport]:
+        """The reports that are fresh. Others, whose workers have died, and malformed ones are dropped."""
+        return await self._reports(self._names.top, records.parse_top, now_s)
+
+    async def drop_top(self, worker: str) -> None:
+        """Drop the report of a worker that stops."""
+        await self.redis.command("HDEL", self._names.top, worker)
+
+    async def _reports(self, table: str, parse: Callable[[bytes, bytes], R | None], now_s: float) -> list[R]:
+        _, page = await self.redis.command("HSCAN", table, 0, "COUNT", MOST_REPORTS)
+        reports, dropped = [], []
+        for name, value in records.pairs(page).items():
+            report = parse(name, value)
+            if report is not None and report.is_fresh(now_s):
+                reports.append(report)
+            else:
+                dropped.append(name)
+        if dropped:
+            await self.redis.command("HDEL", table, *dropped)
+        return reports
 
     # --- the server itself
 

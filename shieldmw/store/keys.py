@@ -59,6 +59,7 @@ class Names:
         self.changes = f"{control}:changes"  # the channel on which changes are announced
         self.seats = f"{prefix}:seats"  # those of all workers
         self.load = f"{prefix}:load"  # the workers' reports of their load, for operators
+        self.top = f"{prefix}:top"  # the workers' reports of their busiest clients
         self.queue = f"{prefix}:queue"  # the counters of the waiting room
 
     def claims(self, slot: int) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
+from shieldmw.core.top import TopReport
 from shieldmw.core.waiting import EMPTY, QueueCounters
 
 from .port import AUDIT_LENGTH, AuditEntry, StoredMode
@@ -125,6 +126,7 @@ class MemoryStore(MemoryBuckets):
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_LENGTH)
         self._seats = SeatTable()
         self._loads: dict[str, WorkerLoad] = {}
+        self._tops: dict[str, TopReport] = {}
         self._queue = EMPTY
         self._claims = ClaimTable()
         self._listening: list[asyncio.Queue[str]] = []
@@ -291,6 +293,19 @@ class MemoryStore(MemoryBuckets):
     async def drop_load(self, worker: str) -> None:
         """Drop the report of a worker that stops."""
         self._loads.pop(worker, None)
+
+    async def report_top(self, report: TopReport) -> None:
+        """Store a worker's report of its busiest clients, replacing its previous one."""
+        self._tops[report.worker] = report
+
+    async def tops(self, now_s: float) -> list[TopReport]:
+        """The reports that are fresh."""
+        self._tops = {name: report for name, report in self._tops.items() if report.is_fresh(now_s)}
+        return list(self._tops.values())
+
+    async def drop_top(self, worker: str) -> None:
+        """Drop the report of a worker that stops."""
+        self._tops.pop(worker, None)
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
         """Reserve ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""

@@ -26,6 +26,7 @@ from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
+from shieldmw.core.top import TopReport
 from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import StoreError, StoreUnavailable
 
@@ -193,7 +194,20 @@ class LoadRegister(Protocol):
         """Drop the report of a worker that stops."""
 
 
-class Store(Buckets, DenyRegister, ModeRegister, SeatRegister, LeaseRegister, LoadRegister, Protocol):
+class TopRegister(Protocol):
+    """Keeps the workers' reports of their busiest clients, for operators."""
+
+    async def report_top(self, report: TopReport) -> None:
+        """Store a worker's report, replacing its previous one."""
+
+    async def tops(self, now_s: float) -> list[TopReport]:
+        """The reports that are fresh, one per worker; others are dropped. ``now_s`` is the store's clock."""
+
+    async def drop_top(self, worker: str) -> None:
+        """Drop the report of a worker that stops."""
+
+
+class Store(Buckets, DenyRegister, ModeRegister, SeatRegister, LeaseRegister, LoadRegister, TopRegister, Protocol):
     """The whole port, with API keys and the audit log."""
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:

@@ -17,6 +17,7 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, SeatEntry, SeatTable
+from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.errors import StoreError
 
 from .port import AuditEntry, StoredMode
@@ -34,6 +35,10 @@ MOST_COUNTED = 2**53
 # Longest name of a worker or host in characters, and longest report in bytes.
 LONGEST_NAME = 255
 LONGEST_REPORT = 2000
+
+# Longest report of a worker's busiest clients, in bytes, and most names of a kind in it.
+LONGEST_TOP_REPORT = 500_000
+MOST_TOP_NAMES = 100
 
 # Largest capacity: more seats than there are people.
 MOST_SEATS = 10**10
@@ -276,6 +281,50 @@ def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
         )
     except Exception:  # a foreign value can be anything
         return None
+
+
+def top_text(report: TopReport) -> str:
+    """The record of a worker's busiest clients, without the worker's name."""
+    return json.dumps(
+        {
+            "at_ms": int(report.at_s * 1000),
+            "ms": int(report.seconds * 1000),
+            "requests": _tally_values(report.requests),
+            "refusals": _tally_values(report.refusals),
+        }
+    )
+
+
+def parse_top(name: bytes, value: bytes) -> TopReport | None:
+    """Parse one worker's report of its busiest clients; None if that fails."""
+    try:
+        if len(value) > LONGEST_TOP_REPORT:
+            return None
+        kept = json.loads(value)
+        return TopReport(
+            worker=_name(name.decode("ascii")),
+            at_s=_count(kept["at_ms"]) / 1000,
+            seconds=_count(kept["ms"]) / 1000,
+            requests=_tally(kept["requests"]),
+            refusals=_tally(kept["refusals"]),
+        )
+    except Exception:  # a foreign value can be anything
+        return None
+
+
+def _tally_values(tally: Tally) -> Any:
+    of = {kind: [ranking.error, ranking.unlisted, dict(ranking.counts)] for kind, ranking in tally.of.items()}
+    return {"total": tally.total, "of": of}
+
+
+def _tally(kept: Any) -> Tally:
+    return Tally(_count(kept["total"]), {kind: _ranking(*kept["of"][kind]) for kind in Kind})
+
+
+def _ranking(error: Any, unlisted: Any, counts: Any) -> Ranking:
+    if len(counts) > MOST_TOP_NAMES:
+        raise ValueError("too many names")
+    return Ranking({_name(name): _count(count) for name, count in counts.items()}, _count(error), _count(unlisted))
 
 
 def _count(value: Any) -> int:

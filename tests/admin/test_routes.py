@@ -12,9 +12,12 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from starlette.types import Message
+from starlette.applications import Starlette
+from starlette.types import Message, Receive, Scope, Send
 
 from admin.app import ADMIN, HOME, VIEW, WRONG, Operator, app_below, run, shielded
+from doors.asgi.harness import http_scope
+from shieldmw import ShieldMiddleware
 from shieldmw.admin.load import WorkerLoadItem
 from shieldmw.core.concurrency import FIRST
 from shieldmw.core.load import WorkerLoad
@@ -24,6 +27,7 @@ ROUTES = [
     ("GET", "/status"),
     ("PUT", "/mode"),
     ("GET", "/audit"),
+    ("GET", "/top"),
     ("GET", "/deny"),
     ("GET", "/deny/203.0.113.0/24"),
     ("PUT", "/deny/203.0.113.0/24"),
@@ -604,6 +608,7 @@ def test_while_the_store_is_away_looking_works_and_changes_say_that_nothing_chan
         ]:
             assert "Nothing was changed" in is_problem(await operator.ask(method, path, json=body), 503)["detail"]
         is_problem(await operator.get("/audit"), 503)
+        assert (await operator.get("/top")).json()["workers"] == 1
         guesser = Operator(app, WRONG, "192.0.2.1")
         assert [(await guesser.get("/status")).status_code for _ in range(4)] == [401, 401, 401, 429]
 
@@ -633,3 +638,107 @@ def test_what_is_wrong_with_a_body_is_said_in_our_words(body: bytes, field: str,
         assert answer.json()["errors"] == [{"field": field, "message": message}]
 
     run(story)
+
+
+# --- the busiest
+
+
+async def busy_app(**values: Any) -> ShieldMiddleware:
+    """An app after some requests of two clients, of which one is over its limit."""
+    app = shielded(ip_limit="5/day", **values)
+    for address, path, count in (("203.0.113.7", "/feed", 3), ("198.51.100.9", "/login", 8)):
+        client = Operator(app, None, address, user_agent="bot/1")
+        for _ in range(count):
+            await client.anywhere(path)
+    return app
+
+
+def test_the_busiest_are_told_with_what_was_refused() -> None:
+    """Those with the most requests first; an operator's own requests are not among them."""
+
+    async def work() -> None:
+        operator = Operator(await busy_app())
+        told = (await operator.get("/top")).json()
+        assert (told["workers"], told["requests"], told["refused"]) == (1, 11, 3)
+        assert [entry["name"] for entry in told["addresses"]] == ["198.51.100.9/32", "203.0.113.7/32"]
+        assert told["paths"][0] == {
+            **{"name": "/login", "requests": 8, "requests_at_most": 8, "refused": 3, "refused_at_most": 3}
+        }
+        assert [entry["name"] for entry in told["networks"]] == ["198.51.100.0/24", "203.0.113.0/24"]
+        assert told["subjects"] == []
+        assert {entry["name"] for entry in told["user_agents"]} <= {"bot/1"}
+        (first,) = (await operator.get("/top?count=1")).json()["addresses"]
+        assert (await operator.put(f"/deny/{first['name']}", {"for_seconds": 60})).status_code == 200
+
+    run(work)
+
+
+def test_who_may_only_look_sees_clients_in_part() -> None:
+    """Enough to tell them apart; networks and paths are shown."""
+
+    async def work() -> None:
+        told = (await Operator(await busy_app(), VIEW).get("/top")).json()
+        assert [entry["name"] for entry in told["addresses"]] == ["198.51.…", "203.0.1…"]
+        assert told["networks"][0]["name"] == "198.51.100.0/24"
+        assert told["paths"][0]["name"] == "/login"
+
+    run(work)
+
+
+def test_a_listener_who_found_no_seat_is_one_request_and_one_refusal() -> None:
+    """It was admitted by its limits first."""
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def live(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data: x\n\n", "more_body": True})
+        begun.set()
+        await over.wait()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def work() -> None:
+        app = shielded(live, live_paths="/live", capacity=1)
+        first = asyncio.create_task(Operator(app, None, "203.0.113.7").anywhere("/live"))
+        await begun.wait()
+        refused = await Operator(app, None, "203.0.113.8").anywhere("/live")
+        assert refused.status_code == 503
+        (entry,) = (await Operator(app).get("/top")).json()["paths"]
+        assert (entry["name"], entry["requests"], entry["refused"]) == ("/live", 2, 1)
+        over.set()
+        await first
+
+    run(work)
+
+
+@pytest.mark.parametrize("count", ["0", "51", "many", "", "1&count=2", "5&more=1"])
+def test_a_wrong_count_of_the_busiest_is_told(count: str) -> None:
+    """With what would be right."""
+
+    async def work() -> None:
+        is_problem(await Operator(shielded()).get(f"/top?count={count}"), 422)
+
+    run(work)
+
+
+def test_hostile_names_among_the_busiest_are_text() -> None:
+    """JSON carries whatever a client wrote as its path."""
+
+    async def work() -> None:
+        app = shielded(Starlette())
+        path = "/<script>\x1b[2J\udcff"
+        scope = http_scope("/")
+        scope["path"] = path
+        await app(scope, _nothing, _dropped)
+        told = await Operator(app).get("/top")
+        assert told.status_code == 200
+        assert [entry["name"] for entry in told.json()["paths"]] == ["/<script>\x1b[2J?"]
+
+    run(work)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _dropped(message: Message) -> None:
+    """Nobody reads the answer."""

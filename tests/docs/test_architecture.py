@@ -25,8 +25,8 @@ def generated(module: Path) -> bool:
 
 
 def test_the_map_is_short() -> None:
-    """At most 2,400 words, of which a third is only looked up (the code map), so that every contributor reads it."""
-    assert len([text for text in ARCHITECTURE.split() if re.search(r"\w", text)]) <= 2400
+    """At most 2,600 words, of which a third is only looked up (the code map), so that every contributor reads it."""
+    assert len([text for text in ARCHITECTURE.split() if re.search(r"\w", text)]) <= 2600
 
 
 def test_the_map_is_wrapped() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from core.addresses import clients_at
 from servers import RedisCluster, RedisKind, RedisSentinels, redis_cluster, redis_sentinels, redis_server
+from shieldmw.core import top
 from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import Charge, statuses
 from shieldmw.core.client import Client, Identity, ListenerClass, shared_client
@@ -21,6 +22,7 @@ from shieldmw.core.limits import aggregate
 from shieldmw.core.load import FRESH_S, WorkerLoad
 from shieldmw.core.portion import PortionRequest
 from shieldmw.core.seats import Audience
+from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import Store
 from store.fleets import fleet_store
@@ -461,6 +463,35 @@ def test_the_reports_of_a_large_fleet_are_all_told(open_store: Open) -> None:
             for number in range(500):
                 await store.report_load(report(f"{number:016x}"))
             assert len(await store.loads(NOW_S)) == 500
+
+    run(work())
+
+
+# --- the busiest clients --------------------------------------------------------------------------
+
+
+def top_report(worker: str, at_s: float = NOW_S, path: str = "/feed") -> TopReport:
+    """A worker's report, each of whose numbers is another."""
+    rankings = {kind: Ranking({f"{kind} {number}": 100 - number for number in range(3)}, 5, 97) for kind in Kind}
+    requests = Tally(4000, {**rankings, Kind.PATH: Ranking({path: 77, "/\u00e9\x1b": 3}, 1, 2)})
+    return TopReport(worker, at_s, 61.5, requests, Tally(300, dict.fromkeys(Kind, Ranking({}))))
+
+
+def test_the_last_report_of_the_busiest_is_told(open_store: Open) -> None:
+    """With every number of it; one of a worker that stops or is silent is told of no longer."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            assert await store.tops(NOW_S) == []
+            for told in (top_report("one"), top_report("two"), top_report("one", NOW_S + 1, "/login")):
+                await store.report_top(told)
+            found = sorted(await store.tops(NOW_S + 3), key=lambda told: told.worker)
+            assert found == [top_report("one", NOW_S + 1, "/login"), top_report("two")]
+            await store.drop_top("one")
+            await store.drop_top("nobody")
+            assert await store.tops(NOW_S + 3) == [top_report("two")]
+            assert await store.tops(NOW_S + top.FRESH_S + 1) == []
+            assert await store.tops(NOW_S) == [], "it was only hidden"
 
     run(work())
 

@@ -13,10 +13,11 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import LONGEST_LEASED_S, Audience, Capacity, Report
+from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
-from shieldmw.store.fleet import MOST_LOADS, RedisStore
-from shieldmw.store.records import load_text
+from shieldmw.store.fleet import MOST_REPORTS, RedisStore
+from shieldmw.store.records import load_text, top_text
 from store.stores import API_KEYS_KEY, calls, opened, run
 
 MODE_KEY, DENY_KEY, AUDIT_KEY = (f"shield:{{control}}:{name}" for name in ("mode", "deny", "audit"))
@@ -260,6 +261,55 @@ def test_a_report_that_is_none_of_ours_is_left_out_and_dropped(server: RedisServ
     run(work())
 
 
+TOP_KEY = "shield:top"
+NOTHING = Tally(0, dict.fromkeys(Kind, Ranking({})))
+TOP = TopReport("ours", AT_S, 60.0, NOTHING, NOTHING)
+
+
+def top_reported(*path: str, value: object) -> str:
+    """A report of the busiest, of which one value is none of ours."""
+    report = json.loads(top_text(TOP))
+    *within, name = path
+    part = report
+    for step in within:
+        part = part[step]
+    part[name] = value
+    return json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("}{", id="no JSON"),
+        pytest.param("[" * 1500, id="very deep"),
+        pytest.param("{}", id="nothing"),
+        pytest.param(top_reported("requests", value=7), id="no tally"),
+        pytest.param(top_reported("requests", "total", value=-1), id="fewer than none"),
+        pytest.param(top_reported("requests", "of", value={}), id="kinds are missing"),
+        pytest.param(top_reported("requests", "of", "path", value=[0, 0]), id="no counts"),
+        pytest.param(top_reported("refusals", "of", "path", value=[0, 0, ["/"]]), id="counts that are none"),
+        pytest.param(top_reported("refusals", "of", "path", value=[0, 0, {"/": "1"}]), id="a count as text"),
+        pytest.param(top_reported("refusals", "of", "path", value=[0, 0, {"x" * 300: 1}]), id="a name without end"),
+        pytest.param(top_reported("refusals", "of", "path", value=[0, 0, {"\udcff": 1}]), id="a name that is no text"),
+        pytest.param(
+            top_reported("refusals", "of", "path", value=[0, 0, {f"/{n}": 1 for n in range(500)}]), id="too many names"
+        ),
+        pytest.param(top_reported("more", value="x" * 600_000), id="a report without end"),
+        pytest.param(top_reported("at_ms", value=10**15), id="from the end of time"),
+    ],
+)
+def test_a_report_of_the_busiest_that_is_none_of_ours_is_dropped(server: RedisServer, text: str) -> None:
+    """Those of workers are told all the same, also those of a later release."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            spoil(server.client(), TOP_KEY, {"foreign": text, "ours": top_reported("more", value=[1])})
+            assert await store.tops(AT_S) == [TOP]
+            assert server.client().hkeys(TOP_KEY) == [b"ours"]
+
+    run(work())
+
+
 def test_reports_of_a_later_release_are_read(server: RedisServer) -> None:
     """What it tells beside is passed over: workers of two releases run while one replaces the other."""
 
@@ -290,10 +340,10 @@ def test_a_table_that_somebody_has_filled_is_read_in_part(server: RedisServer) -
 
     async def work() -> None:
         client = server.client()
-        spoil(client, LOAD_KEY, {str(number): "x" for number in range(10 * MOST_LOADS)})
+        spoil(client, LOAD_KEY, {str(number): "x" for number in range(10 * MOST_REPORTS)})
         async with opened(server.url) as store:
             assert await store.loads(AT_S) == []
-            assert 6 * MOST_LOADS < client.hlen(LOAD_KEY) < 10 * MOST_LOADS
+            assert 6 * MOST_REPORTS < client.hlen(LOAD_KEY) < 10 * MOST_REPORTS
             assert calls(client, "hscan", "hdel") == 2
 
     run(work())

@@ -16,6 +16,7 @@ from shieldmw.core.client import Client, Identity
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.seats import Audience
+from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.store import scripts
 from store.stores import API_KEYS_KEY, SECRET_KEY, all_keys, answered, asked, now_us, one, opened, run, slow_limit, take
 
@@ -176,13 +177,16 @@ def test_the_ends_of_kept_keys_move_on(server: RedisServer, issued: bool) -> Non
     assert all(client.pttl(key) > year_ms for key in all_keys(client))
 
 
-def test_reports_of_load_end_soon_after_the_last_worker(server: RedisServer) -> None:
+def test_reports_of_workers_end_soon_after_the_last_worker(server: RedisServer) -> None:
     """A minute later nothing is left of a fleet."""
 
     async def work() -> None:
         async with opened(server.url) as store:
             load = WorkerLoad("one", "web-1", 1, 1_800_000_000.0, 0, 0, 0, Audience(), Audience(), Audience(), 0)
             await store.report_load(load)
+            nothing = Tally(0, dict.fromkeys(Kind, Ranking({})))
+            await store.report_top(TopReport("one", 1_800_000_000.0, 60.0, nothing, nothing))
 
     run(work())
-    assert 50_000 < server.client().pttl("shield:load") <= 60_000
+    for table in ("shield:load", "shield:top"):
+        assert 50_000 < server.client().pttl(table) <= 60_000

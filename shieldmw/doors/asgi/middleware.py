@@ -140,6 +140,7 @@ class Shield:
         decision, scope, send = (
             await self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, scope, send)
         )
+        worker.talkers.decided(facts, decision, scope["headers"])
         answer: Awaitable[None]
         passage: Passage | None = None
         try:
@@ -183,11 +184,13 @@ class Shield:
         if facts.preflight and decision.live:
             return answer_preflight(self.app, scope, receive, send)
         if passage is not None and worker.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
-            enter = partial(worker.overload.passage, facts, decision)
-            return self._upload(Upload(passage, enter, receive, send), scope, receive, send)
+            upload = Upload(passage, partial(worker.overload.passage, facts, decision), receive, send)
+            return self._upload(upload, partial(worker.talkers.refused_late, facts), scope, receive, send)
         return self.app(scope, receive, send)
 
-    async def _upload(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _upload(
+        self, upload: Upload, refused_late: Callable[[Decision], None], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """The app's answer to a request with a body, or a refusal if the client was slow and the lane is full."""
         try:
             await self.app(scope, upload.receive, upload.send)
@@ -195,6 +198,7 @@ class Shield:
             if upload.refusal is None:
                 raise
         if upload.refusal is not None:
+            refused_late(upload.refusal)
             refuse = self._replies.refuse if upload.is_whole else self._refuse
             await refuse(upload.refusal, scope, receive, send)
 
@@ -212,6 +216,7 @@ class Shield:
         """The app's answer once the lane has let the request in, or a refusal."""
         passage = at_once or await overload.enter(facts, decision)
         if isinstance(passage, Decision):
+            worker.talkers.refused_late(facts, passage)
             await self._refuse(passage, scope, receive, send)
             return
         try:
@@ -271,6 +276,7 @@ class Shield:
             enter = None if worker.overload is None else partial(worker.overload.passage, facts, decision)
             return stream.run(self.app, enter, self._refuse)
         if decision.refused:
+            worker.talkers.refused_late(facts, decision)
             return self._refuse(decision, scope, receive, send)
         if worker.overload is None:
             return self._pass(None, worker, facts, decision, scope, receive, send)

@@ -17,6 +17,7 @@ from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import ModeChange
 from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity
+from shieldmw.core.top import FleetTop
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -27,6 +28,7 @@ from shieldmw.settings import Settings
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
+from .top_reports import TopReports
 
 # Maximum number of expired entries that are removed from a full deny list to make room for a new one.
 SWEPT_AT_ONCE = 100
@@ -59,6 +61,7 @@ class Control:
         deny_watch: DenyWatch,
         settings: Settings,
         load_reports: LoadReports,
+        top_reports: TopReports,
     ) -> None:
         self._store = store
         self._limiter = limiter
@@ -67,6 +70,7 @@ class Control:
         self._deny_watch = deny_watch
         self._settings = settings
         self._load_reports = load_reports
+        self._top_reports = top_reports
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""
@@ -103,6 +107,10 @@ class Control:
     async def audit(self, count: int = AUDIT_LENGTH) -> list[AuditEntry]:
         """The last changes, newest first."""
         return await self._store.audit(count)
+
+    async def top(self, count: int) -> FleetTop:
+        """The busiest clients, networks, paths and user agents of the last one to two minutes."""
+        return await self._top_reports.of_fleet(count)
 
     # --- the deny list
 

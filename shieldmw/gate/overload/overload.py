@@ -23,7 +23,7 @@ from .overload_log import OverloadLog
 GUEST_RETRY_S, GUEST_SPREAD_S = 5, 10
 MEMBER_RETRY_S, MEMBER_SPREAD_S = 1, 2
 
-# Ready-made refusals of guests, each with another wait; they are reused, so that their bytes are made only once.
+# Ready-made refusals of guests, each with another wait; they share what is rendered, so that it is made only once.
 REFUSALS = 32
 
 _GUEST = Rank.GUEST
@@ -111,7 +111,7 @@ class Overload:
     ) -> Decision:
         """The refusal of a request, returned when it is time to send it."""
         if identity is None:
-            refusal = self._random.choice(self._refusals_of_guests(mode))
+            refusal = self._random.choice(self._refusals_of_guests(mode))._replace(address=address)
         else:
             refusal = _refusal(MEMBER_RETRY_S + self._random.random() * MEMBER_SPREAD_S, mode, address, identity)
         self._tell(facts, rank, refusal)

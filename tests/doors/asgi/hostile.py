@@ -29,7 +29,7 @@ from core.addresses import client_address
 from doors.asgi.harness import http_scope, websocket_scope
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.admin.answers import validated
-from shieldmw.admin.schema import ActorHeader, AuditQuery, CidrPath, DenyBody, ModeBody, ResetBody
+from shieldmw.admin.schema import ActorHeader, AuditQuery, CidrPath, DenyBody, ModeBody, ResetBody, TopQuery
 from shieldmw.core.address import Networks, parse_address, parse_networks
 from shieldmw.core.client import ListenerClass, Prefixes
 from shieldmw.core.limits import parse_limits
@@ -178,7 +178,12 @@ def reads_admin_requests(hostile: Hostile) -> None:
             model.model_validate_json,
             hostile.json("mode", "for_seconds", "capacity", "guest_share", "reason", "client"),
         )
-    for parameters, name in ((CidrPath, "cidr"), (AuditQuery, "count"), (ActorHeader, "Shield-Actor")):
+    for parameters, name in (
+        (CidrPath, "cidr"),
+        (AuditQuery, "count"),
+        (TopQuery, "count"),
+        (ActorHeader, "Shield-Actor"),
+    ):
         validated(parameters, {name: hostile.text(12)})
     bearing(network_of, hostile.text(12))
     bearing(clients_of, hostile.either("ip:", "token:", "") + hostile.text(12), Prefixes(32, 64))
@@ -193,6 +198,8 @@ def reads_records(hostile: Hostile) -> None:
     bearing(
         records.parse_mode, hostile.either(0, 1, 2**60), hostile.either(0, 2**70), hostile.either(0, 2**80), 1, body
     )
+    records.parse_load(hostile.octets(6), body)
+    records.parse_top(hostile.octets(6), body)
     records.mark(body)
     bearing(records.parse_secret, body)
 

@@ -1,0 +1,151 @@
+"""Counts who sends the most requests and who is refused the most, on one worker, in constant memory.
+
+A request is only added to a list, and the list is counted in batches: half a microsecond a request in all. The counts
+are those of the current minute and of the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from shieldmw.core.client import Address, Identity, Prefixes, address_text
+from shieldmw.core.decision import ALLOWED, Decision
+from shieldmw.core.facts import Facts
+from shieldmw.core.heavy_hitters import HeavyHitters, merged
+from shieldmw.core.top import Kind, Ranking, Tally
+
+from .clock import SYSTEM_CLOCK, Clock
+
+# Any key with more than one in this many requests of a worker is found.
+MOST_KEYS = 1000
+
+# Requests counted at once.
+BATCH = 512
+
+# One request in this many, at random, is asked for its user agent: finding it costs as much as all the rest.
+SAMPLE = 16
+
+# After this long counts begin anew; those of the time before are kept as long again.
+WINDOW_S = 60.0
+
+# Longest text that is told apart, in characters.
+LONGEST_TEXT = 200
+
+_Key = bytes | str
+_Request = tuple[Address | None, Identity | None, str]
+
+
+class _Minutes:
+    """The counts of the current minute and of the one before."""
+
+    def __init__(self, now_s: float) -> None:
+        self._now, self._before = _empty(), _empty()
+        self._began_s = self._before_s = now_s
+
+    def add(self, keys: Mapping[Kind, Sequence[_Key]], now_s: float) -> None:
+        """Count a batch, which may be empty."""
+        if (age_s := now_s - self._began_s) >= WINDOW_S:
+            is_next = age_s < 2 * WINDOW_S
+            self._before, self._now = self._now if is_next else _empty(), _empty()
+            self._before_s, self._began_s = self._began_s if is_next else now_s, now_s
+        for kind, of_kind in keys.items():
+            self._now[kind].add(of_kind)
+
+    def seconds(self, now_s: float) -> float:
+        """How long both are."""
+        return now_s - self._before_s
+
+    def tally(self, count: int, name: Callable[[Kind, _Key], str]) -> Tally:
+        """The most frequent keys of both, by their names."""
+        both = {kind: merged((self._before[kind], self._now[kind]), MOST_KEYS) for kind in Kind}
+        return Tally(both[Kind.PATH].total, {kind: _ranking(kind, both[kind], count, name) for kind in Kind})
+
+
+def _empty() -> dict[Kind, HeavyHitters[_Key]]:
+    return {kind: HeavyHitters(MOST_KEYS) for kind in Kind}
+
+
+def _ranking(kind: Kind, hitters: HeavyHitters[_Key], count: int, name: Callable[[Kind, _Key], str]) -> Ranking:
+    times = SAMPLE if kind is Kind.USER_AGENT else 1
+    found = hitters.top(count)
+    unlisted = hitters.error + (found[-1].least if len(found) < len(hitters) else 0)
+    counts = {name(kind, key): least * times for key, least, _ in found}
+    return Ranking(counts, hitters.error * times, unlisted * times)
+
+
+class Talkers:
+    """Counts the requests of one worker, and the refusals among them."""
+
+    def __init__(self, prefixes: Prefixes, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._prefixes = prefixes
+        self._whole_bytes = 4 if prefixes.ipv4 == 32 else 0  # the length of addresses that are networks themselves
+        self._now_s = clock.now_s
+        self._random = clock.random
+        self._requests, self._refusals = _Minutes(clock.now_s()), _Minutes(clock.now_s())
+        self._admitted: list[_Request] = []
+        self._refused: list[_Request] = []
+        self._refused_late: list[_Request] = []
+        self._agents: list[str] = []
+        self._until_sample = self._next_sample()
+
+    def decided(self, facts: Facts, decision: Decision, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Count a request, and the refusal if it is one, or would be if not for the dry run."""
+        requests = self._admitted if decision.verdict is ALLOWED else self._refused
+        requests.append((decision.address, decision.identity, facts.path[:LONGEST_TEXT]))
+        self._until_sample -= 1
+        if not self._until_sample:
+            self._sample(headers)
+
+    def refused_late(self, facts: Facts, decision: Decision) -> None:
+        """Count the refusal of a request that was first admitted: it found no seat, or the app was saturated."""
+        self._refused_late.append((decision.address, decision.identity, facts.path[:LONGEST_TEXT]))
+
+    def tallies(self, count: int) -> tuple[float, Tally, Tally]:
+        """The seconds that were counted, all requests, and refused ones: of each kind the ``count`` most frequent."""
+        self._count()
+        return (
+            self._requests.seconds(self._now_s()),
+            self._requests.tally(count, self._name),
+            self._refusals.tally(count, self._name),
+        )
+
+    def _name(self, kind: Kind, key: _Key) -> str:
+        if isinstance(key, str):
+            return key.encode(errors="replace").decode()  # lone surrogates, which no answer can carry
+        if kind is Kind.ADDRESS:
+            return self._prefixes.client(key, None).text
+        whole, prefix = (4, 24) if len(key) == 3 else (16, 48)
+        return f"{address_text(key.ljust(whole, bytes(1)))}/{prefix}"
+
+    def _sample(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Note the user agent of this request, and choose the next one at random."""
+        agent = next((value for name, value in headers if name == b"user-agent"), b"")
+        self._agents.append(agent[:LONGEST_TEXT].decode("latin-1"))
+        self._until_sample = self._next_sample()
+        if len(self._admitted) + len(self._refused) >= BATCH:
+            self._count()
+
+    def _next_sample(self) -> int:
+        return 1 + self._random.randrange(2 * SAMPLE - 1)
+
+    def _count(self) -> None:
+        now_s = self._now_s()
+        admitted, self._admitted = self._admitted, []
+        refused, self._refused = self._refused, []
+        late, self._refused_late = self._refused_late, []
+        agents, self._agents = self._agents, []
+        self._requests.add({**self._keys(admitted + refused), Kind.USER_AGENT: agents}, now_s)
+        self._refusals.add(self._keys(refused + late), now_s)
+
+    def _keys(self, requests: Sequence[_Request]) -> dict[Kind, Sequence[_Key]]:
+        if not requests:
+            return {}
+        addresses, identities, paths = zip(*requests, strict=True)
+        known = [address for address in addresses if address is not None]
+        whole, cut = self._whole_bytes, self._prefixes.cut
+        return {
+            Kind.ADDRESS: [address if len(address) == whole else cut(address)[0] for address in known],
+            Kind.NETWORK: [address[:3] if len(address) == 4 else address[:6] for address in known],
+            Kind.SUBJECT: [identity.subject[:LONGEST_TEXT] for identity in identities if identity is not None],
+            Kind.PATH: paths,
+        }
