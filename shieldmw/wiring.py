@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from .doors.proxy.upstreams import UpstreamAddress
     from .gate.auth.jwks import JwksKeys
     from .gate.operator.desk import Desk
+    from .telemetry.webhook import Webhook
 
 # Modules that only some settings need are imported inside functions, so that a process loads only what it uses.
 
@@ -326,6 +327,7 @@ def build_worker(
     if settings.policy.has_polled_paths or (settings.policy.has_live_paths and settings.trusted_proxies):
         background.append(claims.refresher)  # trusted proxies may ask, and then live paths are polled
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
+    webhook = _webhook(settings, store, clock)
     return Worker(
         gate,
         entrance,
@@ -341,9 +343,23 @@ def build_worker(
         mode_watch=mode_watch,
         deny_watch=deny_watch,
         feed=store,
-        background=(*background, StopSignals(seats.leave)),
-        mode_observers=reporters,
+        background=(*background, *webhook, StopSignals(seats.leave)),
+        mode_observers=(*reporters, *webhook),
     )
+
+
+def _webhook(settings: Settings, store: Store, clock: Clock) -> Sequence[Webhook]:
+    """The webhook, if one is set."""
+    if settings.webhook_url is None:
+        return ()
+    try:
+        from .telemetry.webhook import Webhook
+    except ImportError as error:
+        raise SettingsError(
+            [f"SHIELD_WEBHOOK_URL: sending needs {error.name}: pip install 'shieldmw[webhook]'"]
+        ) from None
+    secret = None if settings.webhook_secret is None else settings.webhook_secret.get_secret_value()
+    return (Webhook(settings.webhook_url.get_secret_value(), secret, store.is_first, clock),)
 
 
 def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> Admission:

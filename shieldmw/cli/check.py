@@ -145,6 +145,11 @@ def setting_warnings(settings: Settings, workers: int) -> Iterator[str]:
     url = settings.jwt_jwks_url
     if url is not None and url.startswith("http://") and not is_loopback(urlsplit(url).hostname):
         yield f"SHIELD_JWT_JWKS_URL={masked_url(url)}: keys fetched without TLS can be replaced on the way, use https://"
+    hook = "" if settings.webhook_url is None else settings.webhook_url.get_secret_value()
+    if hook.startswith("http://") and not is_loopback(urlsplit(hook).hostname):
+        yield "SHIELD_WEBHOOK_URL begins with http://: it can be read on the way, and so used by others, use https://"
+    if settings.webhook_secret is not None and not hook:
+        yield "SHIELD_WEBHOOK_SECRET is set without SHIELD_WEBHOOK_URL: nothing is sent"
     if not (settings.jwt_secret or settings.jwt_public_key or settings.jwt_jwks_url):
         for name in ("jwt_audience", "jwt_issuer"):
             if getattr(settings, name) is not None:

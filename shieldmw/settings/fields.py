@@ -139,6 +139,14 @@ def _fits_a_header(value: SecretStr) -> SecretStr:
     return value
 
 
+def _secret_url(value: SecretStr) -> SecretStr:
+    try:
+        _http_url("https://hooks.example.org/...")(value.get_secret_value())
+    except ValueError:
+        raise ValueError("not a web address: write it like https://hooks.example.org/...") from None
+    return value
+
+
 def _admin_path(value: str) -> str:
     pattern = PathPattern(value)
     if pattern.prefix is not None or value == "/":
@@ -196,6 +204,7 @@ JwksUrl = Annotated[str, AfterValidator(_http_url("https://example.org/.well-kno
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
 Secret = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_SECRET))]
 AdminToken = Annotated[SecretStr, AfterValidator(at_least(SHORTEST_TOKEN)), AfterValidator(_fits_a_header)]
+WebhookUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
 AdminPath = Annotated[str, AfterValidator(_admin_path)]
 ForwardedHeader = Annotated[
     str, BeforeValidator(_lower), AfterValidator(matching(_HEADER_NAME, f"{_NOT_A_HEADER} x-forwarded-for"))

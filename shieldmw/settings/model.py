@@ -37,6 +37,7 @@ from .fields import (
     Secret,
     SignInUrl,
     StoreUrl,
+    WebhookUrl,
     Whole,
 )
 from .names import wrong_names
@@ -284,6 +285,13 @@ class Settings(BaseSettings):
         None, description="bearer token that may read the admin routes but change nothing"
     )
     admin_path: AdminPath = Field("/-/shield", description="path of the admin routes")
+
+    webhook_url: WebhookUrl | None = Field(
+        None, description="told of every change of the mode, once for the whole fleet; never shown, as it may be secret"
+    )
+    webhook_secret: AdminToken | None = Field(
+        None, description="key of its signature (Standard Webhooks), at least 16 characters; unset, it is not signed"
+    )
 
     def __init__(self, **values: Any) -> None:
         unreadable = dict(_unreadable(values))

@@ -19,7 +19,7 @@ COMMAND_VARIABLES = frozenset({"SHIELD_ADMIN_URL"})
 LONGEST_SHOWN = 120
 
 # Settings that are never shown, and URLs that are shown without passwords.
-SECRET_FIELDS = frozenset({"secret", "jwt_secret", "admin_token", "view_token"})
+SECRET_FIELDS = frozenset({"secret", "jwt_secret", "admin_token", "view_token", "webhook_url", "webhook_secret"})
 URLS_WITH_SECRETS = frozenset({"redis_url", "jwt_jwks_url"})
 PUBLIC_URLS = frozenset({"recording_url", "sign_in_url"})  # shown in full, unless they contain a password by mistake
 _HARMLESS = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:.]*\])(?::\d{1,6})?(?:,[\w.-]+(?::\d+)?)*(?:/[\w./:-]*)?")

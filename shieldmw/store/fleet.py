@@ -39,6 +39,9 @@ QUEUE_KEEP_MS = 6 * 3600 * 1000
 # TTL of a table of workers' reports, renewed by each report; each also carries its own time, which limits its age.
 REPORT_KEEP_MS = 60_000
 
+# TTL of a notice: workers that start in an emergency hear of it anew, and none lasts for longer than a week.
+NOTICE_KEEP_MS = 8 * 86_400_000
+
 # COUNT of the HSCAN over the reports: enough for the table of this many workers, and a bound if foreign data is there.
 MOST_REPORTS = 2048
 
@@ -359,6 +362,12 @@ class RedisStore:
         if dropped:
             await self.redis.command("HDEL", table, *dropped)
         return reports
+
+    # --- notices
+
+    async def is_first(self, notice: str) -> bool:
+        """Whether this is the first call for this notice within eight days."""
+        return await self.redis.command("SET", self._names.notice(notice), 1, "NX", "PX", NOTICE_KEEP_MS) is not None
 
     # --- the server itself
 

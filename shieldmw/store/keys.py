@@ -62,6 +62,10 @@ class Names:
         self.top = f"{prefix}:top"  # the workers' reports of their busiest clients
         self.queue = f"{prefix}:queue"  # the counters of the waiting room
 
+    def notice(self, name: str) -> str:
+        """A notice that one worker has sent for all."""
+        return f"{self.prefix}:notice:{name}"
+
     def claims(self, slot: int) -> tuple[str, str]:
         """Renewed tickets by their digests, of a slot of time and of the one before; both on one server."""
         renewed = f"{self.prefix}:{{renewed}}"

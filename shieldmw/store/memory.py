@@ -29,6 +29,9 @@ from .port import AUDIT_LENGTH, AuditEntry, StoredMode
 # Maximum number of buckets.
 BUCKETS_KEPT = 262_144
 
+# Most notices that are remembered.
+NOTICES_KEPT = 64
+
 
 def steady_now_us() -> Callable[[], int]:
     """A clock in microseconds since 2025 that never steps: it is set by the wall clock once."""
@@ -127,6 +130,7 @@ class MemoryStore(MemoryBuckets):
         self._seats = SeatTable()
         self._loads: dict[str, WorkerLoad] = {}
         self._tops: dict[str, TopReport] = {}
+        self._notices: BoundedCache[str, bool] = BoundedCache(NOTICES_KEPT)
         self._queue = EMPTY
         self._claims = ClaimTable()
         self._listening: list[asyncio.Queue[str]] = []
@@ -293,6 +297,13 @@ class MemoryStore(MemoryBuckets):
     async def drop_load(self, worker: str) -> None:
         """Drop the report of a worker that stops."""
         self._loads.pop(worker, None)
+
+    async def is_first(self, notice: str) -> bool:
+        """Whether this is the first call for this notice, as far as is remembered."""
+        if self._notices.get(notice):
+            return False
+        self._notices.put(notice, True)
+        return True
 
     async def report_top(self, report: TopReport) -> None:
         """Store a worker's report of its busiest clients, replacing its previous one."""

@@ -207,7 +207,24 @@ class TopRegister(Protocol):
         """Drop the report of a worker that stops."""
 
 
-class Store(Buckets, DenyRegister, ModeRegister, SeatRegister, LeaseRegister, LoadRegister, TopRegister, Protocol):
+class NoticeRegister(Protocol):
+    """Lets one worker of the fleet tell others of something."""
+
+    async def is_first(self, notice: str) -> bool:
+        """Whether this is the first call for this notice within eight days: longer than any emergency."""
+
+
+class Store(
+    Buckets,
+    DenyRegister,
+    ModeRegister,
+    SeatRegister,
+    LeaseRegister,
+    LoadRegister,
+    TopRegister,
+    NoticeRegister,
+    Protocol,
+):
     """The whole port, with API keys and the audit log."""
 
     async def api_keys(self, known_version: int | None) -> ApiKeyTable | None:

@@ -294,6 +294,18 @@ WARNINGS: list[tuple[str, dict[str, str], tuple[str, ...], str]] = [
     ),
     ("JWT without audience", {"SHIELD_JWT_SECRET": SECRET}, (), r"SHIELD_JWT_AUDIENCE is unset"),
     (
+        "a webhook without TLS",
+        {"SHIELD_WEBHOOK_URL": "http://hooks.example/T0P"},
+        (),
+        r"SHIELD_WEBHOOK_URL begins with http://: it can be read on the way",
+    ),
+    (
+        "a webhook's secret alone",
+        {"SHIELD_WEBHOOK_SECRET": "a-secret-of-some-length"},
+        (),
+        r"SHIELD_WEBHOOK_SECRET is set without SHIELD_WEBHOOK_URL",
+    ),
+    (
         "keys fetched without TLS",
         {"SHIELD_JWT_JWKS_URL": "http://id.example/jwks", "SHIELD_JWT_AUDIENCE": "shield"},
         (),
@@ -518,6 +530,8 @@ def test_a_jwks_that_refuses_is_said_in_one_line() -> None:
         ({"SHIELD_JWT_JWKS_URL": "https://id.example/jwks"}, (), "without TLS"),
         ({"SHIELD_JWT_JWKS_URL": "http://127.0.0.1/jwks"}, (), "without TLS"),
         ({"SHIELD_JWT_JWKS_URL": "http://localhost:9/jwks"}, (), "without TLS"),
+        ({"SHIELD_WEBHOOK_URL": "http://127.0.0.1/T0P"}, (), "WEBHOOK"),
+        ({"SHIELD_WEBHOOK_URL": "https://hooks.example/T0P"}, (), "WEBHOOK"),
         ({"SHIELD_IP_LIMIT": "off", "SHIELD_ADDRESS_LIMIT": "5/minute"}, (), "no limit at all"),
         ({"SHIELD_IP_LIMIT": "off", "SHIELD_GUESTS_LIMIT": "5/minute"}, (), "no limit at all"),
         ({"SHIELD_EMERGENCY_GUESTS_LIMIT": "5000/minute"}, (), "EMERGENCY_GUESTS_LIMIT"),

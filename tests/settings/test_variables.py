@@ -79,6 +79,8 @@ DEFAULTS: dict[str, object] = {
     "upstream_total_timeout_ms": 0,
     "admin_token": None,
     "view_token": None,
+    "webhook_url": None,
+    "webhook_secret": None,
     "admin_path": "/-/shield",
 }
 
@@ -278,6 +280,8 @@ WRONG += [
     ("SHIELD_EMERGENCY_IP_LIMIT", "30/minit", "not a limit", "misspelt"),
     ("SHIELD_GUESTS_LIMIT", "many", LIMIT, "guests-without-a-rate"),
     ("SHIELD_EMERGENCY_GUESTS_LIMIT", "2000", LIMIT, "guests-without-a-period"),
+    ("SHIELD_WEBHOOK_URL", "hooks.example.org/T0P", "write it like https://hooks.example.org/...", "no-scheme"),
+    ("SHIELD_WEBHOOK_SECRET", "short", "use at least 16 random ones", "too-short"),
     ("SHIELD_ADMIN_TOKEN", "short", "use at least 16 random ones", "too-short"),
     ("SHIELD_ADMIN_TOKEN", "\u201can-admin-token-of-some-length\u201d", "use visible ASCII only", "typographic-quotes"),
     ("SHIELD_VIEW_TOKEN", "a view token\tof some length", "use visible ASCII only", "a-tab-in-a-token"),
@@ -296,7 +300,10 @@ WRONG += [
 
 FREE_TEXT = {"SHIELD_JWT_AUDIENCE", "SHIELD_JWT_ISSUER", "SHIELD_JWT_CLASS_CLAIM", "SHIELD_JWT_SUBJECT_CLAIM"}
 
-MASKED = {"SHIELD_SECRET", "SHIELD_JWT_SECRET", "SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN"}
+MASKED = {
+    *("SHIELD_SECRET", "SHIELD_JWT_SECRET", "SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN"),
+    *("SHIELD_WEBHOOK_URL", "SHIELD_WEBHOOK_SECRET"),
+}
 
 
 @pytest.mark.parametrize(

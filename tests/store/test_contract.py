@@ -496,6 +496,22 @@ def test_the_last_report_of_the_busiest_is_told(open_store: Open) -> None:
     run(work())
 
 
+# --- notices --------------------------------------------------------------------------------------
+
+
+def test_of_all_workers_one_is_the_first_to_tell(open_store: Open) -> None:
+    """Of each notice, also at the same moment."""
+
+    async def work() -> None:
+        async with open_store() as store:
+            firsts = await asyncio.gather(*(store.is_first("3-emergency") for _ in range(5)))
+            assert sorted(firsts) == [False] * 4 + [True]
+            assert await store.is_first("3-normal")
+            assert not await store.is_first("3-emergency")
+
+    run(work())
+
+
 # --- closing --------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from shieldmw.core.bucket import EPOCH_S, Charge, TakeRequest
 from shieldmw.core.client import Client, Identity
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.load import WorkerLoad
+from shieldmw.core.mode import LONGEST_S
 from shieldmw.core.seats import Audience
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.store import scripts
@@ -190,3 +191,14 @@ def test_reports_of_workers_end_soon_after_the_last_worker(server: RedisServer) 
     run(work())
     for table in ("shield:load", "shield:top"):
         assert 50_000 < server.client().pttl(table) <= 60_000
+
+
+def test_a_notice_outlasts_any_emergency(server: RedisServer) -> None:
+    """A worker that starts in it finds that it was told."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            assert await store.is_first("3-emergency")
+
+    run(work())
+    assert LONGEST_S * 1000 < server.client().pttl("shield:notice:3-emergency") <= 8 * 86_400_000

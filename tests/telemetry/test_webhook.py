@@ -1,0 +1,300 @@
+"""The webhook: each change is told once, signed, again if it fails, and never at a request's expense."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from admin.app import Operator, shielded
+from shieldmw import Mode, ModeState, Settings, SettingsError
+from shieldmw.errors import StoreUnavailable
+from shieldmw.gate.clock import Clock
+from shieldmw.store.memory import MemoryStore
+from shieldmw.telemetry import webhook
+from shieldmw.telemetry.webhook import ATTEMPTS, MOST_WAITING, Webhook
+
+SECRET = "the secret of the receiver"
+FLOOD = ModeState(3, Mode.EMERGENCY, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", 50_000, 0.1)
+OVER = ModeState(4, Mode.NORMAL, 1_700_000_900.0, None, "admin (kim)", "over")
+LIMIT_S = 30
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that keeps what it is sent, and answers with these statuses in turn, the last one for ever."""
+
+    statuses: Sequence[int] = (204,)
+    hangs: bool = False
+    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+    port: int = 0
+    connections: set[asyncio.Task[None] | None] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        """Where it is, with a secret in its path."""
+        return f"http://127.0.0.1:{self.port}/hooks/T0P-S3CRET"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request on a connection."""
+        self.connections.add(asyncio.current_task())
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)
+        }
+        body = await reader.readexactly(int(headers["content-length"]))
+        status = self.statuses[min(len(self.requests), len(self.statuses) - 1)]
+        self.requests.append((headers, body))
+        self.came.set()
+        if self.hangs:
+            await reader.read()  # until the client has gone
+        with suppress(ConnectionError):
+            writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\nlocation: /elsewhere\r\n\r\n".encode())
+            await writer.drain()
+        writer.close()
+
+    async def after(self, count: int) -> None:
+        """Wait until so many requests have come."""
+        while len(self.requests) < count:
+            self.came.clear()
+            await self.came.wait()
+
+    def bodies(self) -> list[dict[str, Any]]:
+        """What was sent."""
+        return [json.loads(body) for _, body in self.requests]
+
+
+@asynccontextmanager
+async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
+    """The receiver on a port of loopback."""
+    server = await asyncio.start_server(receiver.serve, "127.0.0.1", 0)
+    receiver.port = server.sockets[0].getsockname()[1]
+    try:
+        yield receiver
+    finally:
+        server.close()
+        await asyncio.gather(*filter(None, receiver.connections))
+
+
+async def always(_: str) -> bool:
+    """The only worker there is."""
+    return True
+
+
+def run(work: Any) -> None:
+    """Run a test's coroutine, within a limit."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await work
+
+    asyncio.run(limited())
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once."""
+    monkeypatch.setattr(webhook, "FIRST_WAIT_S", 0.001)
+
+
+def test_a_change_is_told_with_all_its_terms_and_signed() -> None:
+    """As Standard Webhooks says; ``text`` is what a chat shows."""
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            clock = Clock(unix_s=lambda: 1_700_000_001.5, random=Random(1))
+            hook = Webhook(receiver.url, SECRET, always, clock)
+            await hook.start()
+            hook.mode_changed(FLOOD)
+            await receiver.after(1)
+            await hook.stop()
+            ((headers, body),) = receiver.requests
+            told = json.loads(body)
+            assert (told["type"], told["timestamp"]) == ("mode.changed", "2023-11-14T22:13:20Z")
+            assert told["text"] == "shieldmw: emergency until 2023-11-14T22:43:20Z by admin (kim): flood"
+            assert told["data"] == {
+                **{"mode": "emergency", "version": 3, "actor": "admin (kim)", "reason": "flood"},
+                **{"until": "2023-11-14T22:43:20Z", "capacity": 50_000, "guest_share": 0.1},
+            }
+            assert headers["content-type"] == "application/json"
+            assert headers["webhook-timestamp"] == "1700000001"
+            signed = b"shieldmw-3-emergency.1700000001." + body
+            digest = base64.b64encode(hmac.digest(SECRET.encode(), signed, "sha256")).decode()
+            assert (headers["webhook-id"], headers["webhook-signature"]) == ("shieldmw-3-emergency", f"v1,{digest}")
+
+    run(story())
+
+
+def test_without_a_secret_nothing_is_signed() -> None:
+    """Chat services want no signature."""
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, None, always)
+            await hook.start()
+            hook.mode_changed(FLOOD)
+            await receiver.after(1)
+            await hook.stop()
+            assert not [name for name in receiver.requests[0][0] if name.startswith("webhook-")]
+
+    run(story())
+
+
+def test_of_several_workers_one_tells_each_change() -> None:
+    """Also of an end that some see by their own clock and others as a version of its own."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        async with receiving(Receiver()) as receiver:
+            hooks = [Webhook(receiver.url, SECRET, store.is_first) for _ in range(3)]
+            for hook in hooks:
+                await hook.start()
+                hook.mode_changed(FLOOD)
+            for hook, end in zip(hooks, (replace(FLOOD, mode=Mode.NORMAL), OVER, OVER), strict=True):
+                hook.mode_changed(end)
+            await receiver.after(2)
+            for hook in hooks:
+                await hook.stop()
+            assert [told["data"]["mode"] for told in receiver.bodies()] == ["emergency", "normal"]
+
+    run(story())
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_it_is_tried_again_until_it_is_taken(status: int) -> None:
+    """With the same name, so that a receiver knows it again."""
+
+    async def story() -> None:
+        async with receiving(Receiver([status, status, 200])) as receiver:
+            hook = Webhook(receiver.url, SECRET, always)
+            await hook.start()
+            hook.mode_changed(FLOOD)
+            hook.mode_changed(OVER)
+            await receiver.after(4)
+            await hook.stop()
+            names = [headers["webhook-id"] for headers, _ in receiver.requests]
+            assert names == ["shieldmw-3-emergency"] * 3 + ["shieldmw-3-normal"]
+
+    run(story())
+
+
+def test_it_is_given_up_after_some_attempts_without_naming_the_url(caplog: pytest.LogCaptureFixture) -> None:
+    """The URL of a chat's webhook is a secret."""
+
+    async def story() -> None:
+        async with receiving(Receiver([500])) as receiver:
+            hook = Webhook(receiver.url, SECRET, always)
+            await hook.start()
+            hook.mode_changed(FLOOD)
+            await receiver.after(ATTEMPTS)
+            await hook.stop()
+            assert len(receiver.requests) == ATTEMPTS
+
+    run(story())
+    (record,) = [record for record in caplog.records if record.name == "shieldmw.webhook"]
+    assert record.getMessage() == (
+        f"the webhook was not delivered (status 500) after {ATTEMPTS} attempts: shieldmw-3-emergency"
+    )
+    assert "S3CRET" not in caplog.text
+
+
+@pytest.mark.parametrize("status", [302, 400, 404, 410])
+def test_what_will_not_change_is_not_tried_again(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """And no redirect is followed: the secret in the signature's key is for this receiver alone."""
+
+    async def story() -> None:
+        async with receiving(Receiver([status])) as receiver:
+            hook = Webhook(receiver.url, SECRET, always)
+            await hook.start()
+            hook.mode_changed(FLOOD)
+            await receiver.after(1)
+            await hook.stop()
+            assert len(receiver.requests) == 1
+
+    run(story())
+    assert f"(status {status}) after 1 attempts" in caplog.text
+
+
+def test_a_receiver_that_is_gone_or_hangs_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that ends does not wait for it."""
+    monkeypatch.setattr(webhook, "LAST_S", 0.05)
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        async with receiving(Receiver(hangs=True)) as receiver:
+            for url in (receiver.url, "http://127.0.0.1:1/"):
+                hook = Webhook(url, SECRET, always)
+                await hook.start()
+                hook.mode_changed(FLOOD)
+                await asyncio.sleep(0)
+                began_s = loop.time()
+                await hook.stop()
+                assert loop.time() - began_s < 5
+
+    run(story())
+
+
+def test_more_changes_than_can_wait_are_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Memory is bounded."""
+    hook = Webhook("http://127.0.0.1:1/", SECRET, always)
+    for version in range(MOST_WAITING + 2):
+        hook.mode_changed(replace(FLOOD, version=version))
+    lines = [record.getMessage() for record in caplog.records if record.name == "shieldmw.webhook"]
+    assert lines == [f"the webhook does not keep up: {MOST_WAITING + more}-emergency is not told" for more in (0, 1)]
+
+
+def test_without_the_store_it_says_that_nothing_was_told(caplog: pytest.LogCaptureFixture) -> None:
+    """No worker knows whether another has told it."""
+    told = asyncio.Event()
+
+    async def away(_: str) -> bool:
+        told.set()
+        raise StoreUnavailable("no answer")
+
+    async def story() -> None:
+        hook = Webhook("http://127.0.0.1:1/", SECRET, away)
+        await hook.start()
+        hook.mode_changed(FLOOD)
+        await told.wait()
+        await hook.stop()
+
+    with caplog.at_level(logging.WARNING, logger="shieldmw.webhook"):
+        run(story())
+    assert "3-emergency is not told: the store does not answer (no answer)" in caplog.text
+
+
+def test_a_switch_by_an_operator_is_told() -> None:
+    """Through the whole shield, with nothing but settings; the URL is shown nowhere."""
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            operator = Operator(shielded(webhook_url=receiver.url, webhook_secret="a-secret-of-some-length"))
+            assert (await operator.put("/mode", {"mode": "emergency", "reason": "flood"})).status_code == 200
+            await receiver.after(1)
+            assert receiver.bodies()[0]["data"]["reason"] == "flood"
+            status = await operator.get("/status")
+            assert "SHIELD_WEBHOOK_URL" in status.text
+            assert "S3CRET" not in status.text
+
+    run(story())
+
+
+@pytest.mark.parametrize("url", ["ftp://corp/T0P", "corp/T0P", "https:///T0P", "https://corp/T0P 1"])
+def test_a_wrong_url_is_told_without_showing_it(url: str) -> None:
+    """It may be a secret with a typing error."""
+    with pytest.raises(SettingsError) as raised:
+        Settings(webhook_url=url)
+    (line,) = raised.value.problems
+    assert "SHIELD_WEBHOOK_URL" in line
+    assert "https://hooks.example.org/..." in line
+    assert "T0P" not in line
