@@ -216,6 +216,10 @@ class SeatTable:
             known.seats = min(known.seats, max(known.present.total + known.left, room))
             known.guest_seats = min(known.seats, known.guest_seats, max(known.present.guests + known.left, guest_room))
         fleet = self.fleet(now_s)
+        if fleet.present.favoured > capacity.seats:
+            # The others' shares are of other moments, and may be smaller now: no more must leave than are too many.
+            left_by_others = capacity.seats - sum(entry.seats for entry in others)
+            known.seats = max(known.seats, min(known.present.favoured, left_by_others))
         members, guests = levels(capacity, fleet.demand, fleet.present)
         return Grant(
             known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand, fleet.leased
