@@ -73,12 +73,16 @@ class Polls:
         """Let a poll pass, or refuse it."""
         leased = self._enter(facts, decision, may_wait=False)
         assert leased is not None
-        return self._signed(*leased)
+        decision, ticket = leased
+        return decision, None if ticket is None else self._admission.signed(ticket)
 
     def enter_now(self, facts: Facts, decision: Decision) -> Polled | None:
         """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
         leased = self._enter(facts, decision, may_wait=True)
-        return None if leased is None else self._signed(*leased)
+        if leased is None:
+            return None
+        decision, ticket = leased
+        return decision, None if ticket is None else self._admission.signed(ticket)
 
     async def enter_when_due(self, facts: Facts, decision: Decision) -> Polled:
         """As ``enter``, after a moment's wait for the next division of seats; one call serves all who wait."""
@@ -92,9 +96,6 @@ class Polls:
         if polled[0].refused:
             self._seats.asked_in_vain()
         return polled
-
-    def _signed(self, decision: Decision, ticket: Ticket | None) -> Polled:
-        return decision, None if ticket is None else self._admission.signed(ticket)
 
     def _enter(self, facts: Facts, decision: Decision, *, may_wait: bool) -> _Leased | None:
         text, identity, now_s = facts.signed_ticket, decision.identity, self._now_s()
