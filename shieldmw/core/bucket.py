@@ -29,8 +29,8 @@ EPOCH_S = 1_735_689_600
 # (SHIELD_RETRY_AFTER). After a day clients try again.
 FURTHEST_US = 86_400 * 1_000_000
 
-# How long a worker refuses by a remembered TAT that is too far ahead to come from its limit, even with debts (two
-# buckets: ``debts.deepest_us``). After that it queries the store again, where the wrong value may have been removed.
+# How long a worker goes on refusing by a remembered TAT that its limit cannot have produced, not even with debts (two
+# buckets deep: ``debts.deepest_us``). Then it asks the store again: the wrong value may have been removed there.
 FAR_BELIEVED_US = 60 * 1_000_000
 
 

@@ -1,8 +1,8 @@
-"""How often one ticket is renewed in the whole fleet: ``ClaimTable`` is the reference for ``claim.lua``. Pure.
+"""Counts the renewals of each ticket in the whole fleet. ``ClaimTable`` is the reference for ``claim.lua``. Pure.
 
-Several renewals of one ticket within two thirds of a lease are of one *round*. A player that polls renews once in two
-thirds of a lease at the earliest, so it is alone in each round: further renewals are its own, because it polls several
-playlists at once or an answer was lost, or those of other players with a copy of its ticket.
+They are counted in *rounds* of two thirds of a lease. A player renews its lease in the last third, so its ticket is
+renewed once in each round. Further renewals in a round come from the same player, if it polls several playlists at once
+or an answer was lost, or from other players that have a copy of its ticket.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def claim_slot(now_s: float, longest_s: int) -> int:
 
 
 class Claim(NamedTuple):
-    """One renewal: of the ticket that has this ``digest`` (8 bytes), when, for how long, until when.
+    """One renewal: when, for how long, until when. ``digest``: 8 bytes for the ticket and the length of its lease.
 
     ``until_s`` 0: nothing was renewed, but a copy asks whether it may be, the one with this ``copy`` number (32 bits).
     All times are the store's, in whole seconds.

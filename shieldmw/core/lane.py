@@ -61,7 +61,8 @@ MOST_TIMES = 8
 # Window over which the pace of entries is measured while requests wait.
 PACE_US = 20_000
 
-# How long a measured pace stays valid: the pace under an attack says nothing about the next burst.
+# How long a measured pace stays valid. After that a new queue starts from the cost of a request: a pace that was
+# measured in an attack would be wrong for a burst a minute later.
 PACE_HOLDS_US = 1_000_000
 
 # Most requests refused in one turn: refusals cost loop time, too, so a queue that is too long is shed over several.
@@ -112,7 +113,7 @@ class Lane(Generic[W]):
         return self._began_us is not None
 
     def waiting_of(self, rank: Rank) -> int:
-        """How many requests of a rank are waiting."""
+        """The length of a rank's queue."""
         return len(self._queues[rank])
 
     def enters(self, rank: Rank, now_us: int) -> Intake | None:
@@ -250,7 +251,7 @@ class Lane(Generic[W]):
         return self._wait_us * (FAVOURED_WAITS if favoured else 1)
 
     def _ahead_of(self, rank: Rank) -> int:
-        """How many waiting requests come before one that arrives now."""
+        """The number of requests in the queues of this rank and of all higher ones."""
         return sum([len(queue) for queue in self._queues[: rank + 1]])
 
 

@@ -31,8 +31,8 @@ class Unspent(NamedTuple):
 class Lease:
     """What is left of prefetched charges, opened at ``opened_us``.
 
-    ``shift_us`` is the spender's clock minus the store's, or less, so that the spender's time may seem later than it
-    is, but never earlier.
+    ``shift_us`` converts the store's times into the spender's: it is at most the spender's clock minus the store's. A
+    value that is too small makes the lease end too early, which is safe; one that is too large would let too much pass.
     """
 
     __slots__ = ("_shift_us", "_steps", "_tats_us", "charges", "opened_us")

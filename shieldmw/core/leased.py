@@ -93,7 +93,7 @@ class LeaseCounts:
                 self._flows.popleft()
 
     def left(self, now_s: float) -> int:
-        """How many left lately with nobody coming in their place since."""
+        """The largest net loss since any of the last ``kept_s`` seconds: leases that ended, less those that began."""
         self.advance(now_s)
         left = most_left = 0
         for flow in reversed(self._flows):

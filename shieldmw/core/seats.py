@@ -5,6 +5,10 @@ cannot be served in full is divided pro rata, and seats without demand are sprea
 admit without a call. **Promise:** grants never sum to more than the capacity, and after a cut no grant grows until the
 fleet is below it. Guests who must still leave are no reason for a grant: members would take their seats.
 
+Reports are not of the same moment, so shares made of them may sum to less than there is. While there are more hosts and
+members than seats, a worker is therefore left all that the others' grants leave of the capacity: no more of them leave
+than must, whoever reports first.
+
 Clients with lease seats move between workers as they poll. So where there are any, a worker is granted no seat beyond
 those in use unless there is room for it in the fleet, and the leases of a worker that is dead are counted until they
 end.
@@ -216,6 +220,9 @@ class SeatTable:
             known.seats = min(known.seats, max(known.present.total + known.left, room))
             known.guest_seats = min(known.seats, known.guest_seats, max(known.present.guests + known.left, guest_room))
         fleet = self.fleet(now_s)
+        if fleet.present.favoured > capacity.seats:
+            left_by_others = capacity.seats - sum(entry.seats for entry in others)
+            known.seats = max(known.seats, min(known.present.favoured, left_by_others))
         members, guests = levels(capacity, fleet.demand, fleet.present)
         return Grant(
             known.seats, known.guest_seats, members, guests, fleet.workers, fleet.present, fleet.demand, fleet.leased

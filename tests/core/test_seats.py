@@ -219,6 +219,28 @@ def test_guests_who_must_still_leave_bring_no_seats_for_new_members() -> None:
     assert b.refresh(table, capacity, 3.0, evicts=False).seats == 8
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_cut_makes_no_more_members_leave_than_are_too_many(seed: int) -> None:
+    """In whatever order workers report and evict some of those beyond their grant, as many stay as there are seats."""
+    dice, table, capacity = random.Random(seed), SeatTable(), Capacity(20, 20)
+    workers = [Worker(name, here=Audience(members=dice.randint(0, 20))) for name in "abcdef"[: dice.randint(2, 6)]]
+    workers[0].here = Audience(members=20)
+    for worker in workers:
+        worker.want = worker.here
+        worker.refresh(table, Capacity(200, 200), 1.0)
+    most = {worker.name: 0 for worker in workers}
+    for step in range(600):
+        worker = dice.choice(workers)
+        here = worker.here.members
+        if dice.random() < 0.7:
+            grant = worker.refresh(table, capacity, 2.0 + step / 100, evicts=False)
+            most[worker.name] = max(0, min(here - grant.seats, grant.present.favoured - capacity.seats))
+        elif most[worker.name]:
+            most[worker.name] -= 1
+            worker.here = worker.want = Audience(members=here - 1)
+    assert sum(worker.here.members for worker in workers) == 20
+
+
 @pytest.mark.thorough
 def test_members_have_all_they_ask_for_within_two_rounds() -> None:
     """Two rounds after demand or capacity changed, members have their seats, within one of rounding per worker."""

@@ -2,8 +2,9 @@
 
 Renewals are signed at once, and counted afterwards. The first of a round (see ``core/claims.py``) is counted as a seat
 by the worker that signed it; another one only from where the others end. Beyond the second, a copy and what it was
-renewed to are *barred* on all workers: no further renewal of them is signed. A player with a barred copy plays until
-its lease ends. Then, or shortly before, it may ask whether the others have stopped, and goes on if they have.
+renewed to are *barred* on all workers: no further lease of that length is signed into them. A player with a barred copy
+plays until its lease ends. Then, or shortly before, it may ask whether the others have stopped, and goes on if they
+have.
 """
 
 from __future__ import annotations
@@ -82,11 +83,11 @@ class Claims:
         self, ticket: Ticket, to: Ticket, lease_s: int, now_s: float, *, from_s: int = 0, is_counted: bool = True
     ) -> None:
         """Note that a ticket was renewed here, counted from ``from_s`` on, or not ``is_counted`` a second time."""
-        number = self._number_of(ticket.id)
-        if len(self._renewals) >= MOST_AT_ONCE or not self._is_claimed(number, lease_s, now_s):
+        is_claimed = self._is_claimed(self._number_of(ticket.id), lease_s, now_s)
+        if len(self._renewals) >= MOST_AT_ONCE or not is_claimed:
             return
-        claim = Claim(number.to_bytes(8, "big"), int(now_s), lease_s, to.leased_until_s)
-        copies = self._copy(ticket), self._copy(to)
+        claim = Claim(self._digest(ticket, lease_s), int(now_s), lease_s, to.leased_until_s)
+        copies = self._copy(ticket, lease_s), self._copy(to, lease_s)
         self._renewals.append(_Renewal(claim, ticket.listener_class, from_s, copies, is_counted))
         self.refresher.refresh_soon()
 
@@ -101,20 +102,25 @@ class Claims:
         parts = 1 << (in_a_second // (CLAIMS_PER_S * self._seats.workers)).bit_length()
         return (number - claim_slot(now_s, lease_s)) % parts == 0
 
-    def is_barred(self, ticket: Ticket) -> bool:
-        """Whether no renewal of this copy is signed."""
-        until_s = self._barred.get(self._copy(ticket)) if len(self._barred) else None
+    def is_barred(self, ticket: Ticket, lease_s: int) -> bool:
+        """Whether no lease of this length is signed into this copy."""
+        until_s = self._barred.get(self._copy(ticket, lease_s)) if len(self._barred) else None
         return until_s is not None and until_s > self._seats.now_s()
 
     def asks(self, ticket: Ticket, lease_s: int, now_s: float) -> None:
         """Ask in the background whether a barred copy may be renewed by now."""
         if len(self._asking) < MOST_AT_ONCE:
-            digest = self._number_of(ticket.id).to_bytes(8, "big")
-            self._asking[self._copy(ticket)] = Claim(digest, int(now_s), lease_s, 0, ticket.renewal)
+            claim = Claim(self._digest(ticket, lease_s), int(now_s), lease_s, 0, ticket.renewal)
+            self._asking[self._copy(ticket, lease_s)] = claim
             self.refresher.refresh_soon()
 
-    def _copy(self, ticket: Ticket) -> int:
-        return self._number_of(f"{ticket.id} {ticket.renewal}")
+    def _digest(self, ticket: Ticket, lease_s: int) -> bytes:
+        """What renewals of a ticket count under. Each length of lease counts by itself: otherwise a ticket would get a
+        further long lease, and another seat, in each round of its short ones."""
+        return self._number_of(f"{ticket.id} {lease_s}").to_bytes(8, "big")
+
+    def _copy(self, ticket: Ticket, lease_s: int) -> int:
+        return self._number_of(f"{ticket.id} {ticket.renewal} {lease_s}")
 
     async def refresh(self) -> None:
         """Claim what was renewed since the last time. While the store is away nothing is claimed or barred."""

@@ -8,7 +8,7 @@ granted since: a lease that has ended here may have been renewed elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.leased import TOLERANCE, LeaseCounts, LeaseCut, rooms
@@ -22,20 +22,33 @@ WORKERS_PER_S = 100
 
 @dataclass(slots=True)
 class _OfClass:
-    """The leases of one class. ``base``: as last reported, and answered; ``new``: granted to new clients since;
-    ``at_cut``: as many as there were when a cut began."""
+    """The leases of one class. ``base``: as last reported, and answered; ``new``: granted to new clients since.
+
+    ``in_fleet``: how many the fleet has; ``at_cut``: how many it had when a cut began. ``streams_beyond``: how many of
+    the fleet's streams are too many once the leases that are not renewed have ended.
+    """
 
     counts: LeaseCounts = field(default_factory=lambda: LeaseCounts(KEPT_S))
     cut: LeaseCut = field(default_factory=LeaseCut)
     base: int = 0
     new: int = 0
+    in_fleet: int = 0
     at_cut: int = 0
+    streams_beyond: int = 0
 
     @property
     def staying(self) -> int:
-        """How many remain after the cut."""
-        here = self.base + self.new
-        return min(here, self.cut.part(self.at_cut)) if self.cut.is_on else here
+        """How many remain after the cut: of those here the part that remains in the fleet, since clients move."""
+        here = self.counts.present
+        if not self.cut.is_on:
+            return max(here, self.base + self.new)
+        return min(here, here * self.cut.part(self.at_cut) // max(1, self.in_fleet))
+
+    def in_cut(self, present: int, room: int, leased: int) -> None:
+        """Take in how many of the class are in the fleet, how many there is room for, and how many hold a lease."""
+        self.in_fleet = leased
+        self.at_cut = max(self.at_cut, leased) if self.cut.is_on else 0
+        self.streams_beyond = max(0, present - leased + min(leased, self.cut.part(self.at_cut)) - room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,15 @@ class LeasedSeats:
         """How many of them remain after the cut that is under way; all if there is none."""
         return self._audience(lambda leases: leases.staying)
 
+    def most_to_leave(self, streams: Audience) -> Audience:
+        """The most of these streams that leave in a cut: no more than are too many in the fleet."""
+        return Audience(
+            *(
+                min(count, leases.streams_beyond) if leases.cut.is_on and leases.in_fleet else count
+                for count, leases in zip(astuple(streams), self._of.values(), strict=True)
+            )
+        )
+
     def may_renew(self, name: ListenerClass, cohort: int) -> bool:
         """Whether leases of a cohort may be renewed: not if the cut has reached it."""
         return cohort < self._of[name].cut.level
@@ -137,8 +159,8 @@ class LeasedSeats:
         # No member goes while there are guests.
         go = here.members if not here.guests or self.is_cut(ListenerClass.MEMBER) else min(here.members, members)
         self._of[ListenerClass.MEMBER].cut.follow(go, members, now_s, lease_s, tolerance)
-        for leases in self._of.values():
-            leases.at_cut = max(leases.at_cut, leases.base + leases.new) if leases.cut.is_on else 0
+        self._of[ListenerClass.GUEST].in_cut(here.guests, guests, grant.leased.guests)
+        self._of[ListenerClass.MEMBER].in_cut(here.members, members, grant.leased.members)
 
     def _audience(self, count: Callable[[_OfClass], int]) -> Audience:
         if not self._is_used:

@@ -240,7 +240,8 @@ class SeatLedger:
         over = 0 if allotment.seats is None else max(0, here.total - allotment.seats)
         over_guests = 0 if allotment.guest_seats is None else max(0, here.guests - allotment.guest_seats)
         guests = max(over_guests, min(over, here.guests))
-        return min(guests, streams.guests), min(streams.members, max(0, over - guests))
+        most = self.leases.most_to_leave(streams)
+        return min(guests, most.guests), min(most.members, max(0, over - guests))
 
     def shrink(self) -> dict[ListenerClass, int]:
         """Take one step of a cut: evict guests, then members, highest cohorts first. Called each second."""

@@ -23,14 +23,15 @@ from shieldmw.core.tickets import TICKET_S, Ticket
 from .admission import Admission, NoSeat, TurnedAway
 from .claims import Claims
 from .entrance import SEAT_AWAITED_S, Entrance
+from .lease_caps import CLIENTS_KEPT, LeaseCaps
 from .seat import Seat
 from .stream_caps import StreamCaps
 
 # The decision on a poll, and its new ticket if it was given or renewed a lease; without a lease it is a refusal.
 Polled = tuple[Decision, str | None]
 
-# Clients that were lately given a lease without showing a ticket.
-CLIENTS_KEPT = 16_384
+# The same before the ticket is signed.
+_Leased = tuple[Decision, Ticket | None]
 
 # Renewed tickets that are remembered until their lease ends: 4.5 MB, from the first one on.
 TICKETS_KEPT = 262_144
@@ -38,13 +39,11 @@ TICKETS_KEPT = 262_144
 
 @dataclass(slots=True)
 class _Newcomer:
-    """A client's leases that were granted without a ticket: how many since ``since_s``, and the last one.
+    """The last ticket that a client was given without showing one.
 
-    ``has_shown``: the last one's ticket was shown; otherwise the client may be a player without cookies.
+    ``has_shown``: it was shown since; otherwise the client may be a player without cookies.
     """
 
-    since_s: float
-    count: int
     ticket: Ticket
     has_shown: bool = False
 
@@ -64,7 +63,7 @@ class Polls:
         self._seats = admission.seats
         self._leases = admission.seats.ledger.leases
         self._now_s = admission.seats.now_s
-        self._caps = caps
+        self._caps = LeaseCaps(caps)
         self.claims = claims
         self._renewed = RenewedTickets(TICKETS_KEPT)
         self._newcomers: BoundedCache[str, _Newcomer] = BoundedCache(CLIENTS_KEPT)
@@ -72,13 +71,18 @@ class Polls:
 
     def enter(self, facts: Facts, decision: Decision) -> Polled:
         """Let a poll pass, or refuse it."""
-        polled = self._enter(facts, decision, may_wait=False)
-        assert polled is not None
-        return polled
+        leased = self._enter(facts, decision, may_wait=False)
+        assert leased is not None
+        decision, ticket = leased
+        return decision, None if ticket is None else self._admission.signed(ticket)
 
     def enter_now(self, facts: Facts, decision: Decision) -> Polled | None:
         """As ``enter``; None if it is worth waiting: the fleet has a seat that this worker has not been granted yet."""
-        return self._enter(facts, decision, may_wait=True)
+        leased = self._enter(facts, decision, may_wait=True)
+        if leased is None:
+            return None
+        decision, ticket = leased
+        return decision, None if ticket is None else self._admission.signed(ticket)
 
     async def enter_when_due(self, facts: Facts, decision: Decision) -> Polled:
         """As ``enter``, after a moment's wait for the next division of seats; one call serves all who wait."""
@@ -93,7 +97,7 @@ class Polls:
             self._seats.asked_in_vain()
         return polled
 
-    def _enter(self, facts: Facts, decision: Decision, *, may_wait: bool) -> Polled | None:
+    def _enter(self, facts: Facts, decision: Decision, *, may_wait: bool) -> _Leased | None:
         text, identity, now_s = facts.signed_ticket, decision.identity, self._now_s()
         ticket = None if text is None else self._admission.own_ticket(text, identity, decision.address)
         if self._newest_until_s is not None and text is not None:
@@ -102,10 +106,11 @@ class Polls:
             ticket = None
         if ticket is None or not ticket.leased_until_s:
             return self._without_lease(facts, decision, ticket, now_s, may_wait=may_wait)
-        if (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
-            newcomer = self._newcomers.young.get(ticket.client)
-            if newcomer is not None and newcomer.ticket.id == ticket.id:
-                newcomer.has_shown = True  # so that another player of its client is not taken for it
+        is_inside = (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s
+        newcomer = self._newcomers.young.get(ticket.client) if is_inside else self._newcomers.get(ticket.client)
+        if newcomer is not None and newcomer.ticket.id == ticket.id:
+            newcomer.has_shown = True  # so that another player of its client is not taken for it
+        if is_inside:
             return decision, None
         if now_s < ticket.leased_until_s:
             return self._due(facts, decision, ticket, now_s)
@@ -114,85 +119,83 @@ class Polls:
     def _newest(self, newest_until_s: BoundedCache[str, int], text: str, decision: Decision) -> Ticket | None:
         """The newest copy of the ticket that is shown, which may have ended itself; None if none was signed here."""
         ticket = self._admission.own_ticket(text, decision.identity, decision.address, or_ended=True)
-        until_s = None if ticket is None else newest_until_s.get(ticket.id)
-        if ticket is None or until_s is None or until_s <= ticket.leased_until_s:
+        if ticket is None:
+            return None
+        until_s = newest_until_s.get(ticket.id)
+        if until_s is None and (renewal := self._renewal_of(ticket, self._now_s())):
+            until_s = renewal.until_s  # more tickets are remembered there
+        if until_s is None or until_s <= ticket.leased_until_s:
             return None
         newest = ticket._replace(leased_until_s=until_s, until_s=until_s + TICKET_S)
         return newest if newest.until_s > self._now_s() else None
 
-    def _due(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> Polled:
+    def _due(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float) -> _Leased:
         """Renew a lease in its last third. A copy of a ticket that has been renewed passes until its lease ends."""
         if self._seats.is_leaving:
             return decision, None  # another worker renews it
-        if self.claims.is_barred(ticket):
+        if self.claims.is_barred(ticket, decision.lease_s):
             if (ticket.leased_until_s - now_s) * ASKS_IN <= decision.lease_s:
                 self.claims.asks(ticket, decision.lease_s, now_s)
             return decision, None
         renewal = self._renewal_of(ticket, now_s)
         if renewal is not None:
-            return decision, self._signed_again(ticket, decision, renewal, now_s)
+            return decision, self._leased_again(ticket, decision, renewal, now_s)
         if not self._leases.may_renew(decision.listener_class, self._admission.cohort_of(decision)):
             return self._turned_away(facts, decision, ticket.client)
         until_s = int(now_s) + decision.lease_s
         self._leases.renew(decision.listener_class, ticket.leased_until_s, until_s)
-        return decision, self._signed(ticket, decision, until_s, now_s, from_s=ticket.leased_until_s)
+        self._caps.renewed(ticket.client, decision.listener_class, ticket.leased_until_s, until_s, now_s)
+        return decision, self._leased(ticket, decision, until_s, now_s, from_s=ticket.leased_until_s)
 
     def _returning(
         self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float, *, may_wait: bool
-    ) -> Polled | None:
+    ) -> _Leased | None:
         """A poll with a ticket whose lease has ended: it comes before new clients.
 
         A copy of one that was renewed here waits until that lease has ended as well: with the same ticket nobody else
         plays then. A player whose answers were lost so waits for less than a lease.
         """
-        if self.claims.is_barred(ticket):
+        if self.claims.is_barred(ticket, decision.lease_s):
             self.claims.asks(ticket, decision.lease_s, now_s)
             return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
         renewal = self._renewal_of(ticket, now_s)
         if renewal is None:
             return self._ask(facts, decision, ticket, now_s, may_wait=may_wait)
-        if signed := self._signed_again(ticket, decision, renewal, now_s):
-            return decision, signed
+        if again := self._leased_again(ticket, decision, renewal, now_s):
+            return decision, again
         return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
 
     def _without_lease(
         self, facts: Facts, decision: Decision, shown: Ticket | None, now_s: float, *, may_wait: bool
-    ) -> Polled | None:
+    ) -> _Leased | None:
         """A poll that shows no ticket, or that of a stream: of a new player, or of one that cannot show the ticket that
         it was given here with its lease."""
         client = self._admission.client_of(decision.identity, decision.address)
-        if shown is not None and self.claims.is_barred(shown):
+        if shown is not None and self.claims.is_barred(shown, decision.lease_s):
             shown = None
         newcomer = self._newcomers.get(client)
         if newcomer is not None and newcomer.ticket.listener_class is not decision.listener_class:
             newcomer = None
         if newcomer is not None and not newcomer.has_shown and now_s < newcomer.ticket.leased_until_s:
-            ticket = newcomer.ticket
-            if (ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
+            if (newcomer.ticket.leased_until_s - now_s) * RENEWED_IN > decision.lease_s:
                 return decision, None
-            decision, signed = self._due(facts, decision, ticket, now_s)
-            if signed is not None:
-                newcomer.ticket = ticket._replace(leased_until_s=int(now_s) + decision.lease_s)
-            return decision, signed
-        count, since_s = (0, now_s) if newcomer is None else (newcomer.count, newcomer.since_s)
-        if now_s - since_s >= decision.lease_s:
-            count, since_s = 0, now_s
-        cap = self._caps.of(decision.listener_class)
-        if cap and count >= cap:
-            return self._refused(facts, decision, TurnedAway(why=NoSeat.TOO_MANY_STREAMS))
+            decision, renewed = self._due(facts, decision, newcomer.ticket, now_s)
+            newcomer.ticket = renewed or newcomer.ticket
+            # The ticket is not handed out: the poll may be that of another player of this client.
+            return decision, None
         number = self._admission.number_shown(facts.signed_ticket, client)
         ticket = shown or self._admission.new_ticket(client, decision.listener_class, number)
-        polled = self._ask(facts, decision, ticket, now_s, may_wait=may_wait)
-        if polled is not None and polled[1] is not None:
-            ticket = ticket._replace(leased_until_s=int(now_s) + decision.lease_s)
-            self._newcomers.put(client, _Newcomer(since_s, count + 1, ticket))
-        return polled
+        leased = self._ask(facts, decision, ticket, now_s, may_wait=may_wait)
+        if leased is not None and leased[1] is not None:
+            self._newcomers.put(client, _Newcomer(leased[1]))
+        return leased
 
-    def _ask(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float, *, may_wait: bool) -> Polled | None:
+    def _ask(self, facts: Facts, decision: Decision, ticket: Ticket, now_s: float, *, may_wait: bool) -> _Leased | None:
         """Ask for a seat; None if one is due for which the poll may wait."""
-        if self._seats.is_leaving:
-            return self._refused(facts, decision, None)
         room, client, name, live = self._admission.room, ticket.client, decision.listener_class, ticket.until_s > 0
+        away = None if self._seats.is_leaving else TurnedAway(why=NoSeat.TOO_MANY_STREAMS)
+        if away is None or self._caps.is_reached(client, name, now_s):
+            return self._refused(facts, decision, away)
         number = None if live else self._admission.number_shown(facts.signed_ticket, client)
         listener = int(client[:16], 16)
         if name is ListenerClass.MEMBER and not live and room.must_wait(number):
@@ -202,41 +205,42 @@ class Polls:
         until_s = int(now_s) + decision.lease_s
         if self._seats.lease(seat, until_s, live=live, called=room.is_called(number)):
             room.seated(client, ticket.id)
-            return decision, self._signed(ticket, decision, until_s, now_s)
+            self._caps.granted(client, name, until_s, now_s)
+            return decision, self._leased(ticket, decision, until_s, now_s)
         if self._seats.is_due(name):
             if may_wait and self._seats.may_ask():
                 return None
             return self._refused(facts, decision, TurnedAway(why=NoSeat.DUE))
         return self._turned_away(facts, decision, client)
 
-    def _signed(
+    def _leased(
         self, ticket: Ticket, decision: Decision, until_s: int, now_s: float, *, from_s: int = 0, times: int = 1
-    ) -> str:
+    ) -> Ticket:
         """The ticket with a new lease, counted from ``from_s`` on (0: from now on).
 
         It is remembered here that it was renewed, the how many times from this copy, and the fleet is told.
         """
-        renewed = ticket._replace(leased_until_s=until_s, renewal=randbits(32))
+        renewed = ticket._replace(until_s=until_s + TICKET_S, leased_until_s=until_s, renewal=randbits(32))
         number = self._admission.ticket_number(ticket.id)
         self._renewed.put(number, Renewal(until_s, ticket.leased_until_s, times), now_s)
         if ticket.until_s:  # the new ticket of a newcomer has no copies
             self.claims.renewed(ticket, renewed, decision.lease_s, now_s, from_s=from_s, is_counted=times == 1)
         if self._newest_until_s is not None:
             self._newest_until_s.put(ticket.id, until_s)
-        return self._admission.signed(renewed)
+        return renewed
 
-    def _signed_again(self, ticket: Ticket, decision: Decision, renewal: Renewal, now_s: float) -> str | None:
+    def _leased_again(self, ticket: Ticket, decision: Decision, renewal: Renewal, now_s: float) -> Ticket | None:
         """The ticket with the lease that it was renewed to before; None if it was renewed often enough."""
         if renewal.from_s != ticket.leased_until_s or renewal.times >= MOST_RENEWALS:
             return None
-        return self._signed(ticket, decision, renewal.until_s, now_s, times=renewal.times + 1)
+        return self._leased(ticket, decision, renewal.until_s, now_s, times=renewal.times + 1)
 
     def _renewal_of(self, ticket: Ticket, now_s: float) -> Renewal | None:
         """The lease that this copy of a ticket, or another with the same id, was renewed to here, if it still runs."""
         renewal = self._renewed.get(self._admission.ticket_number(ticket.id), now_s)
         return renewal if renewal is not None and renewal.until_s > ticket.leased_until_s else None
 
-    def _turned_away(self, facts: Facts, decision: Decision, client: str) -> Polled:
+    def _turned_away(self, facts: Facts, decision: Decision, client: str) -> _Leased:
         """Refuse for lack of a seat; a member gets a place in the waiting room."""
         if decision.listener_class is ListenerClass.GUEST:
             return self._refused(facts, decision, TurnedAway())

@@ -49,9 +49,9 @@ only('hash', KEYS[1])
 redis.call('PEXPIRE', KEYS[1], 2 * lease)
 
 -- Sums over the other workers: seats wanted by all; wanted and used by those that report; wanted by those sorted before
--- this worker; seats held. In one pass, without a table per worker or a sort: with 200 workers that halves the call.
+-- this worker; seats granted, and those held. In one pass, without a table per worker or a sort: with 200 workers that halves the call.
 local total, heard, before = {0, 0, 0}, {0, 0, 0, 0, 0, 0}, {0, 0, 0}
-local held, favoured_held, guests_held, count, index = 0, 0, 0, 1, 0
+local given, held, favoured_held, guests_held, count, index = 0, 0, 0, 0, 1, 0
 local mine, guard, told = nil, 0, 0
 -- Whether there are others, and whether one has reported lately.
 local has_others, is_heard = false, false
@@ -115,6 +115,7 @@ for i = 1, #fields, 2 do
     if latest - ends < LATE then
       coming = 0 -- it reports them itself
     end
+    given = given + seats
     held = held + math.max(seats, hereH + hereM + hereG + left) + coming
     favoured_held = favoured_held + math.max(seats, hereH + hereM + left) + coming
     guests_held = guests_held + math.max(guest_seats, hereG + left) + coming
@@ -204,6 +205,10 @@ end
 if any_leased then
   mine[8] = math.min(mine[8], math.max(mine[5] + mine[6] + mine[7] + (mine[15] or 0), room))
   mine[9] = math.min(mine[8], mine[9], math.max(mine[7] + (mine[15] or 0), guest_room))
+end
+if heard[4] + heard[5] > capacity then
+  -- The others' shares are of other moments, and may be smaller now: no more must leave than are too many.
+  mine[8] = math.max(mine[8], math.min(mine[5] + mine[6], capacity - given))
 end
 
 -- If no other was heard of, the state may have been lost: any others report at once.

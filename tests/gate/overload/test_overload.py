@@ -125,6 +125,13 @@ async def ticket_of(one: Worker, asked: Facts) -> str:
     return entry.ticket
 
 
+async def lease_of(one: Worker, asked: Facts) -> str:
+    """The ticket of a viewer who polls."""
+    admission, decision = one.entrance.admission, await one.admitted(asked)
+    ticket = admission.new_ticket(admission.client_of(None, decision.address), ListenerClass.GUEST, None)
+    return admission.signed(ticket._replace(leased_until_s=int(one.entrance.seats.now_s()) + 30))
+
+
 async def rank_of(one: Worker, asked: Facts) -> Rank:
     """Where a request waits while the app is full."""
     before = [one.keeper.lane.waiting_of(rank) for rank in Rank]
@@ -138,7 +145,7 @@ def test_everybody_waits_in_the_own_rank() -> None:
 
     async def story() -> None:
         one = one_place(live_paths="/live", allow_ips=Networks(parse_networks("192.0.2.0/24")))
-        own, members = await ticket_of(one, GUEST), await ticket_of(one, MEMBER)
+        own, members, polls = await ticket_of(one, GUEST), await ticket_of(one, MEMBER), await lease_of(one, GUEST)
         inside = await one.fill()
         other = facts(peer="198.51.100.1")
         expected = [
@@ -147,6 +154,7 @@ def test_everybody_waits_in_the_own_rank() -> None:
             (MEMBER._replace(signed_ticket=own), Rank.MEMBER),
             (GUEST, Rank.GUEST),
             (GUEST._replace(signed_ticket=own), Rank.RETURNING_GUEST),
+            (GUEST._replace(signed_ticket=polls), Rank.RETURNING_GUEST),
             (GUEST._replace(signed_ticket=own[:-2]), Rank.GUEST),
             (GUEST._replace(signed_ticket="no paper \udcff at all"), Rank.GUEST),
             (GUEST._replace(signed_ticket=members), Rank.GUEST),

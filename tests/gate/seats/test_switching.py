@@ -7,8 +7,11 @@ from random import Random
 
 import pytest
 
-from gate.doubles import pass_time, run
+from gate.doubles import packed, pass_time, run
 from gate.seats.fleet import Fleet, G, M, fleet
+from shieldmw import Identity
+from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode, ModeChange
 
 NEWCOMERS = 100  # their numbers begin here
@@ -99,15 +102,27 @@ def test_no_seated_member_leaves_for_a_crowd(workers: int, guests: int, seed: in
     run(story())
 
 
+async def wake_often(every_s: float) -> None:
+    """One more timer of the loop, which changes the order in which others fire."""
+    while True:
+        await pass_time(every_s)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_cut_of_members_is_not_held_up(workers: int) -> None:
-    """If there are more members than seats, they begin to leave at once, and newcomers get none of their seats."""
+@pytest.mark.parametrize("timer_s", [0.3, 0.7, 1000.0])
+@pytest.mark.parametrize("later_s", [0.0, 0.05, 0.4, 0.77])
+def test_a_cut_of_members_is_not_held_up(workers: int, timer_s: float, later_s: float) -> None:
+    """If there are more members than seats, they begin to leave at once, and newcomers get none of their seats.
+
+    No more leave than must, whenever the cut begins, and in whatever order workers report and evict.
+    """
 
     async def story() -> None:
+        timer = asyncio.create_task(wake_often(timer_s))
         async with fleet(workers, 0, capacity=40, emergency_capacity=20) as one:
             for number in range(40):
                 await one.comes(M, number)
-            await pass_time(12.0)
+            await pass_time(12.0 + later_s)
             await one.switch(ModeChange(Mode.EMERGENCY, "ops", for_s=60))
             for number in range(5):
                 await one.comes(M, NEWCOMERS + number)
@@ -116,6 +131,7 @@ def test_a_cut_of_members_is_not_held_up(workers: int) -> None:
             await pass_time(15.0)
             assert len(seated_that_left(one)) == 20
             assert one.here.members == 20
+        timer.cancel()
 
     run(story())
 
@@ -145,6 +161,26 @@ def test_a_ticket_given_with_the_switch_makes_no_newcomer_older(
             await switch
             await pass_time(20.0)
             assert seated_that_left(one) == []
+
+    run(story())
+
+
+def test_the_ticket_of_a_poll_makes_no_listener_older() -> None:
+    """It is as new as its first stream, however long it has polled: so it leaves before those seated before it."""
+
+    async def story() -> None:
+        async with fleet(1, 0, capacity=40) as one:
+            (node,) = one.nodes
+            asked = Facts("203.0.113.7", "/hls", "/hls", frozenset({"GET"}))
+            who = packed("203.0.113.7"), Identity(f"{M}-7")
+            decision = Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, *who, lease_s=30)
+            _, ticket = node.worker.polls.enter(asked, decision)
+            assert ticket is not None
+            await pass_time(20.0)
+            since_ms = node.worker.entrance.seats.now_ms()
+            await node.comes(M, 7, ticket)
+            seat = node.seated[f"{M}-7"].seat
+            assert node.worker.entrance.seats.ledger.newcomers(since_ms) == [seat]
 
     run(story())
 

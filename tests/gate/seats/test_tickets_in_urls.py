@@ -6,6 +6,7 @@ import pytest
 
 from gate.doubles import run
 from gate.seats.test_polled import Fleet, G, Viewer, fleet, viewers
+from shieldmw.core.cache import BoundedCache
 from shieldmw.core.tickets import TICKET_S
 
 
@@ -32,6 +33,20 @@ def test_a_player_keeps_its_seat_by_an_old_copy(for_s: int) -> None:
             assert all_of_them.counted == 3
             await all_of_them.plays(players[:2] + others, 60)
             assert [viewer.plays for viewer in others].count(True) == 1
+
+    run(story())
+
+
+def test_players_keep_their_seats_however_many_there_are() -> None:
+    """More of them than the worker remembers the newest copies of: it knows what it has renewed, too."""
+
+    async def story() -> None:
+        async with fleet(1, 3, ticket_in_playlists=True) as all_of_them:
+            all_of_them.workers[0].polls._newest_until_s = BoundedCache(2)
+            players = [with_a_ticket_in_its_url(all_of_them, number) for number in range(3)]
+            await all_of_them.plays(players, 200)
+            assert [viewer.number for viewer in players if viewer.refused] == []
+            assert all_of_them.counted == 3
 
     run(story())
 
