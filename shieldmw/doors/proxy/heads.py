@@ -62,7 +62,7 @@ LONGEST_HOST = 261
 
 
 class Framing(NamedTuple):
-    """The body of a request: its length in bytes, None if it comes in chunks or is unknown until it has come."""
+    """The body of a request: its length in bytes. None: it comes in chunks, or nobody knows yet (``RequestBody``)."""
 
     length: int | None
     is_chunked: bool = False
@@ -194,7 +194,7 @@ def _framing(lengths: Sequence[bytes], codings: Sequence[bytes], *, is_stream: b
             raise ProxyFailure(WRONG_FRAMING)
         return Framing(None, is_chunked=True)
     if not lengths:
-        return Framing(0) if is_stream else Framing(None, is_chunked=True)
+        return Framing(0) if is_stream else Framing(None)
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > LONGEST_LENGTH:
         raise ProxyFailure(WRONG_FRAMING)
     return Framing(int(lengths[0]))

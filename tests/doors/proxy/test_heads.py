@@ -14,7 +14,7 @@ from shieldmw.core.address import Addressing, Networks, parse_networks
 from shieldmw.core.client import Prefixes
 from shieldmw.doors.proxy.failures import ProxyFailure
 from shieldmw.doors.proxy.forwarding import Forwarding
-from shieldmw.doors.proxy.heads import Heads
+from shieldmw.doors.proxy.heads import Framing, Heads
 from shieldmw.doors.proxy.http1 import ResponseHead
 
 Lines = list[tuple[bytes, bytes]]
@@ -227,13 +227,18 @@ def test_a_request_before_http_1_1_needs_no_host() -> None:
         ([(b"content-length", b"5")], {b"content-length": [b"5"]}, "1.1"),
         ([(b"content-length", b"005")], {b"content-length": [b"5"]}, "1.1"),
         ([(b"transfer-encoding", b"Chunked")], {b"transfer-encoding": [b"chunked"]}, "1.1"),
-        ([], {b"transfer-encoding": [b"chunked"]}, "2"),
+        ([(b"content-length", b"5")], {b"content-length": [b"5"]}, "2"),
     ],
 )
 def test_framings(lines: Lines, framing: dict[bytes, list[bytes]], version: str) -> None:
-    """Written anew; over HTTP/2 a body may come without any."""
+    """Written anew."""
     found = sent(heads(), scope(lines, http_version=version))
     assert {name: found[name] for name in (b"content-length", b"transfer-encoding") if name in found} == framing
+
+
+def test_over_http_2_a_body_may_come_without_a_framing() -> None:
+    """Whether there is one is seen when it comes."""
+    assert heads().request(scope([], http_version="2")).framing == Framing(None)
 
 
 @pytest.mark.parametrize(
