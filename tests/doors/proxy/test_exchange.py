@@ -48,9 +48,11 @@ def call(
     settings: Settings | None = None,
     each_s: float = 0,
     times: int = 1,
+    then: Exception | None = None,
     **scope: str,
 ) -> list[Message]:
-    """What the proxy sends to a server that gives it these messages, one ``each_s`` seconds, and then nothing more."""
+    """What the proxy sends to a server that gives it these messages, one ``each_s`` seconds, and then nothing more, or
+    raises ``then``."""
     addresses = [parse_upstream(url) for url in ([urls] if isinstance(urls, str) else urls)]
     request = {**SCOPE, "headers": [(b"host", b"site.example"), *headers], **scope}
     sent: list[Message] = []
@@ -66,6 +68,8 @@ def call(
             left = list(messages)
 
             async def receive(left: list[Message] = left) -> Message:
+                if not left and then is not None:
+                    raise then
                 if not left:
                     await asyncio.Event().wait()
                 await asyncio.sleep(each_s)
@@ -235,26 +239,20 @@ def test_chunks_that_are_cut_have_no_end() -> None:
         assert b"0\r\n\r\n" not in ends.get(timeout=20)[0]
 
 
-def test_a_server_that_raises_ends_the_exchange() -> None:
-    """As one whose client has left: nobody waits until a time-out."""
-
-    def script(peer: Peer, head: bytes) -> None:
-        peer.rest()
-
-    async def receive() -> Message:
-        raise RuntimeError("the server has forgotten this request")
-
-    async def send(message: Message) -> None:
-        raise AssertionError("nobody is there")
-
-    with scripted_upstream(script) as upstream:
-        app = upstream_app(Settings(), (parse_upstream(upstream.url),))
-        scope = {**SCOPE, "headers": [(b"host", b"site.example"), (b"content-length", b"5")]}
-
-        async def once() -> None:
-            await app(scope, receive, send)
-
-        run(once())
+@pytest.mark.parametrize(
+    "messages",
+    [[], [body(b"abc")], [body(b"abc", more=False)]],
+    ids=["before the body", "within the body", "after the body"],
+)
+def test_a_server_that_raises_ends_the_exchange(messages: list[Message]) -> None:
+    """As one whose client has left: nobody waits until a time-out, and nothing is raised on."""
+    ends: SimpleQueue[tuple[bytes, End]] = SimpleQueue()
+    failed = RuntimeError("the server has forgotten this request")
+    with scripted_upstream(lambda peer, head: ends.put(peer.rest())) as upstream:
+        sent = call(upstream.url, messages, (b"transfer-encoding", b"chunked"), then=failed)
+        assert sent == []
+        if messages:
+            assert ends.get(timeout=20)[0].startswith(b"3\r\nabc\r\n")
 
 
 @pytest.mark.parametrize("gone_after", [0, 1])
