@@ -14,6 +14,7 @@ from threading import get_ident
 from starlette.types import Receive, Scope, Send
 
 from shieldmw.answers.gateway import ALL_IN_USE, CLOSED, Failure
+from shieldmw.core.made import made
 from shieldmw.core.text import harmless
 from shieldmw.gate.log_throttle import LogThrottle
 
@@ -65,7 +66,7 @@ class Upstream:
             await self._lifespan(receive, send)
             return
         try:
-            await self._forward(self._heads.request(scope), Client(scope, receive, send))
+            await self._forward(self._heads.request(scope), made(Client, (scope, receive, send)))
         except ClientLeft:
             return
         except ProxyFailure as failure:
@@ -101,7 +102,7 @@ class Upstream:
                     passage = Exchange(connection, request, body, client, here.terms)
                 else:
                     passage = WebSocket(connection, request, client, here.terms)
-                if await passage.run(pool.address.authority, partial(here.balancer.succeeded, number)):
+                if await passage.run(pool.authority, here.answered[number]):
                     pool.give_back(connection)
                 return
             except ProxyFailure as failure:
@@ -162,6 +163,7 @@ class _Here:
         self.thread = get_ident()
         self.terms = Terms(loop, heads, options.limits, Watchlist(loop))
         self.balancer = Balancer(len(addresses))
+        self.answered = [partial(self.balancer.succeeded, number) for number in range(len(addresses))]
         most, connect_s = options.most_connections, options.connect_s
         self.pools = [
             Pool(address, loop, most=most, connect_s=connect_s, tls=tls if address.tls else None)

@@ -68,21 +68,13 @@ class Exchange(Passage):
     # --- the response ---
 
     async def _pass_response(self, on_head: Callable[[], None]) -> None:
-        reader, connection, send = self._reader, self._connection, self._send
+        reader = self._reader
         while reader.head is None:
-            await connection.readable()
+            await self._connection.readable()
         on_head()
-        await send(self._start(reader.head))
+        await self._send(self._start(reader.head))
         self._is_answered = True
-        while True:
-            body, is_complete = reader.take(), reader.is_complete
-            if body or is_complete:
-                await send({"type": "http.response.body", "body": body, "more_body": not is_complete})
-                connection.progress_s = self._loop.time()
-            if is_complete:
-                return
-            if not reader.buffered and not reader.is_complete:
-                await connection.readable()
+        await self._pass_response_body(reader, "http.response.body")
 
     def _start(self, head: ResponseHead) -> Message:
         lines = self._heads.response(head)

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from .connection import Connection
 from .failures import ClientLeft, ProxyFailure
 from .heads import Heads, RequestHead
+from .http1 import ResponseReader
 from .interruption import Interruption
 from .watchlist import Watchlist
 
@@ -94,6 +95,19 @@ class Passage(ABC):
             if self._timer is not None:
                 self._timer.cancel()
             await self._leave()
+
+    async def _pass_response_body(self, reader: ResponseReader, kind: str) -> None:
+        """Pass on the body of a response whose head has been sent, in messages of a kind."""
+        connection, send = self._connection, self._send
+        while True:
+            body, is_complete = reader.take(), reader.is_complete
+            if body or is_complete:
+                await send({"type": kind, "body": body, "more_body": not is_complete})
+                connection.progress_s = self._loop.time()
+            if is_complete:
+                return
+            if not reader.buffered and not reader.is_complete:
+                await connection.readable()
 
     @abstractmethod
     async def _pass(self, authority: bytes, on_head: Callable[[], None]) -> bool:

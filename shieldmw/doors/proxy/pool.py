@@ -44,7 +44,8 @@ class Pool:
         connect_s: float,
         tls: ssl.SSLContext | None,
     ) -> None:
-        self.address = address
+        self._address = address
+        self.authority = address.authority
         self._loop = loop
         self._most = most
         self._connect_s = connect_s
@@ -132,7 +133,7 @@ class Pool:
             raise
 
     async def _connect(self) -> Connection:
-        make, address = partial(Connection, self._loop, self._ended), self.address
+        make, address = partial(Connection, self._loop, self._ended), self._address
         self._connecting += 1
         try:
             if address.path is not None:

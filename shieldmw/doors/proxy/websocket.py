@@ -97,14 +97,7 @@ class WebSocket(Passage):
         headers = self._heads.response(head)
         self._is_answered = True
         await self._send({"type": "websocket.http.response.start", "status": head.status, "headers": headers})
-        while True:
-            body, is_complete = reader.take(), reader.is_complete
-            if body or is_complete:
-                await self._send({"type": "websocket.http.response.body", "body": body, "more_body": not is_complete})
-            if is_complete:
-                return
-            if not reader.buffered and not reader.is_complete:
-                await self._connection.readable()
+        await self._pass_response_body(reader, "websocket.http.response.body")
 
     # --- messages ---
 

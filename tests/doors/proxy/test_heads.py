@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -304,6 +305,21 @@ def test_any_head_is_one_head(lines: Lines, target: bytes) -> None:
     assert head.endswith(b"\r\n\r\n")
     assert head.count(b"\n") == head.count(b"\r") == head.count(b"\r\n")
     assert b"x_y" not in head.partition(b"\r\n")[2]
+
+
+def test_names_that_clients_choose_take_no_memory() -> None:
+    """Those of usual length are remembered, but not many; longer ones pass and are forgotten."""
+    one = heads()
+    one.request(scope())
+    tracemalloc.start()
+    try:
+        for at in range(2000):
+            name = b"x-%d-" % at + b"y" * (10_000 if at % 2 else 50)
+            assert sent(one, scope([(name, b"1")]))[name] == [b"1"]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 # --- the response ---------------------------------------------------------------------------------
