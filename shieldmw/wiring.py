@@ -162,14 +162,15 @@ def upstream_app(settings: Settings, upstreams: Sequence[UpstreamAddress]) -> AS
         from .doors.proxy.app import ProxyOptions, Upstream
     except ImportError as error:
         raise SettingsError([f"--upstream: proxying needs {error.name}: pip install 'shieldmw[proxy]'"]) from None
-    from .doors.proxy.exchange import TimeLimits
     from .doors.proxy.forwarding import Forwarding
     from .doors.proxy.heads import Heads
+    from .doors.proxy.passage import TimeLimits
 
     limits = TimeLimits(
         settings.upstream_head_timeout_ms / 1000,
         settings.upstream_idle_timeout_ms / 1000,
         settings.upstream_total_timeout_ms / 1000,
+        settings.upstream_min_upload_rate,
     )
     options = ProxyOptions(settings.upstream_connections, settings.upstream_connect_timeout_ms / 1000, limits)
     heads = Heads(Forwarding(_addressing(settings)), keeps_host=settings.upstream_host == "keep")

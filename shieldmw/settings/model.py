@@ -278,6 +278,13 @@ class Settings(BaseSettings):
     upstream_total_timeout_ms: Whole = Field(
         0, ge=0, le=86_400_000, description="longest time for a proxied request in all, in milliseconds; 0 for no limit"
     )
+    upstream_min_upload_rate: Whole = Field(
+        500,
+        ge=0,
+        le=1_000_000,
+        description="lowest rate of a proxied request's body in bytes per second, after 30 seconds of waiting; 0 for "
+        "any, with pauses up to the idle time-out",
+    )
     admin_token: AdminToken | None = Field(
         None, description="bearer token of the admin routes, at least 16 characters; unset, there are none"
     )

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
+import httpx
 import pytest
 
 from e2e.proxied import PATIENCE_S, Raw, answering, ask_raw, connect, ok, proxy, read_until, request, rest, sent_lines
@@ -132,6 +133,30 @@ def test_bodies_get_a_framing_of_ours(server: HttpServer, upstream: ScriptedUpst
     assert [bodies.get(timeout=PATIENCE_S) for _ in range(3)] == [b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"hello"]
     assert [b"transfer-encoding" in head for head in upstream.heads] == [False, True, False]
     assert [b"content-length" in head for head in upstream.heads] == [True, False, True]
+
+
+def test_bodies_over_http_2_are_framed_too(server: HttpServer, upstream: ScriptedUpstream) -> None:
+    """None has no framing, one that comes whole has its length, one of unknown length goes in chunks."""
+    bodies: SimpleQueue[bytes] = SimpleQueue()
+
+    def script(peer: Peer, head: bytes) -> None:
+        if b"transfer-encoding" in head:
+            bodies.put(peer.chunks())
+        elif b"content-length" in head:
+            bodies.put(peer.read(int(dict(sent_lines(head))[b"content-length"])))
+        else:
+            bodies.put(b"none")
+        ok(peer, head)
+
+    upstream.reset(script)
+    with httpx.Client(base_url=f"http://{HOST}:{server.port}", http1=False, http2=True, timeout=PATIENCE_S) as client:
+        assert client.get("/").http_version == "HTTP/2"
+        client.delete("/")
+        client.post("/", content=b"hello")
+        client.post("/", content=iter([b"hello ", b"world"]))
+    assert [bodies.get(timeout=PATIENCE_S) for _ in range(3)] == [b"none", b"none", b"hello"]
+    chunked = bodies.get(timeout=PATIENCE_S)
+    assert chunked.endswith(b"0\r\n\r\n") or chunked == b"hello world"
 
 
 def test_a_post_without_a_body_says_so(server: HttpServer, upstream: ScriptedUpstream) -> None:

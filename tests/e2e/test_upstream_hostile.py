@@ -237,6 +237,36 @@ def test_a_client_that_stops_uploading_is_answered(server: HttpServer, upstream:
     assert ends.get(timeout=PATIENCE_S)[0] in (b"3\r\nabc\r\n", b"")
 
 
+def test_a_client_that_uploads_a_byte_now_and_then_is_answered(server: HttpServer, upstream: ScriptedUpstream) -> None:
+    """408, although no pause is as long as the idle time-out; the upstream is left without an end of the body."""
+    ends: SimpleQueue[tuple[bytes, str]] = SimpleQueue()
+    upstream.reset(lambda peer, head: ends.put(peer.rest()))
+    started_s = time.monotonic()
+    with connect(server) as connection:
+        connection.sendall(request("/", "POST", b"Content-Length: 10000"))
+        readable: list[socket.socket] = []
+        while not readable:
+            assert time.monotonic() - started_s < IDLE_S + SLACK_S
+            connection.sendall(b"x")
+            readable, _, _ = select.select([connection], [], [], IDLE_S / 10)
+        answer = rest(connection)
+    assert (answer.status, answer.values(b"content-type")) == (408, [b"application/problem+json"])
+    assert 0 < len(ends.get(timeout=PATIENCE_S)[0]) < 1000
+
+
+def test_bodies_that_do_not_begin_take_no_connection(tmp_path: Path) -> None:
+    """Twenty heads without a body before four connections: others are served."""
+    with scripted_upstream(ok) as upstream, proxy([upstream.url], tmp_path, FEW) as server, ExitStack() as connections:
+        waiting = [connections.enter_context(connect(server)) for _ in range(20)]
+        for connection in waiting:
+            connection.sendall(request("/", "POST", b"Content-Length: 2"))
+        assert [ask_raw(server, request("/")).status for _ in range(10)] == [200] * 10
+        assert all(head.startswith(b"GET ") for head in upstream.heads)
+        upstream.reset(lambda peer, head: ok(peer, peer.read(2)))
+        waiting[0].sendall(b"hi")
+        assert rest(waiting[0]).body == b"ok"
+
+
 def test_an_upstream_that_does_not_read_is_cut_off(server: HttpServer, upstream: ScriptedUpstream) -> None:
     """504 once the request has not moved for the idle time-out."""
     release: SimpleQueue[None] = SimpleQueue()

@@ -77,6 +77,7 @@ DEFAULTS: dict[str, object] = {
     "upstream_head_timeout_ms": 60_000,
     "upstream_idle_timeout_ms": 300_000,
     "upstream_total_timeout_ms": 0,
+    "upstream_min_upload_rate": 500,
     "admin_token": None,
     "view_token": None,
     "webhook_url": None,
@@ -248,6 +249,7 @@ WRONG = [
     ("SHIELD_UPSTREAM_HEAD_TIMEOUT_MS", "60s", WHOLE, "with-a-unit"),
     ("SHIELD_UPSTREAM_IDLE_TIMEOUT_MS", "0.5", "without a point", "in-seconds"),
     ("SHIELD_UPSTREAM_TOTAL_TIMEOUT_MS", "-1", "write 0 or more", "less-than-no-time"),
+    ("SHIELD_UPSTREAM_MIN_UPLOAD_RATE", "1k", WHOLE, "with-a-unit"),
 ]
 
 LISTS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from starlette.types import Scope
 
@@ -26,8 +27,9 @@ from .tickets import TICKET_COOKIE, TICKET_HEADER
 
 AuthenticateScope = Callable[[Scope], Awaitable[Identity | None]]
 
-# Some frameworks let a header change the method; a rule for that method must see it.
-_METHOD_OVERRIDE = b"x-http-method-override"
+# Some frameworks let a header change the method; a rule for that method must see it. CGI, WSGI and PHP know no hyphens,
+# so with any of them as an underscore it means the same to apps behind a proxy that passes underscores on.
+_METHOD_OVERRIDES = frozenset(b"x%bhttp%bmethod%boverride" % hyphens for hyphens in product((b"-", b"_"), repeat=3))
 
 # Headers that make an OPTIONS a preflight (Fetch Standard, section 3.2.2).
 _OF_A_PREFLIGHT = frozenset((b"origin", b"access-control-request-method"))
@@ -62,7 +64,7 @@ class FactsReader:
         self._token_query = _name(sources.token_query)
         self._presented = offered if self._token_header == PROTOCOLS_HEADER else bearer
         self._authenticate = authenticate
-        self._names = frozenset((self._forwarded, self._token_header, b"cookie", _METHOD_OVERRIDE, TICKET_HEADER))
+        self._names = _METHOD_OVERRIDES | {self._forwarded, self._token_header, b"cookie", TICKET_HEADER}
 
     def read(self, scope: Scope) -> Facts:
         """The facts of an http or websocket scope."""
@@ -119,7 +121,7 @@ class FactsReader:
                 token = value[:LONGEST_TOKEN_LINE]
             if name == b"cookie":
                 cookies.append(value)
-            elif name == _METHOD_OVERRIDE:
+            elif name in _METHOD_OVERRIDES:
                 overrides.append(value)
             elif name == TICKET_HEADER:
                 signed_ticket = value
@@ -152,7 +154,7 @@ class FactsReader:
 def _is_preflight(scope: Scope) -> bool:
     """Whether an OPTIONS is a CORS preflight; one with a method override is not."""
     names = {name for name, _ in scope["headers"]}
-    return names >= _OF_A_PREFLIGHT and _METHOD_OVERRIDE not in names
+    return names >= _OF_A_PREFLIGHT and names.isdisjoint(_METHOD_OVERRIDES)
 
 
 def _name(text: str | None) -> bytes | None:

@@ -1,19 +1,18 @@
 """One HTTP/2 connection of a gRPC client, sans I/O: bytes in, calls out; replies in, bytes out.
 
 Only what unary gRPC needs: one message in, one message out. All that a peer can make us keep or do is bounded by the
-constants below. Written instead of using ``h2`` because that takes 180 µs for a call, which alone is more than a worker
-may spend on one; this takes about 15 µs. HPACK, the delicate part, is that library's ``hpack``.
+constants below, in ``flow`` and in ``headers``. Written instead of using ``h2`` because that takes 180 µs for a call,
+which alone is more than a worker may spend on one; this takes about 15 µs.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
-from hpack import Decoder, HPACKError
-
 from . import frames
-from .frames import ErrorCode, GrpcStatus, frame
+from .flow import BUFFERED, Receiving, Replies, Sending
+from .frames import ErrorCode, GrpcStatus, ProtocolError, frame
+from .headers import LONGEST_HEADER_LIST, Head, Headers, without_padding
 
 # Calls that are open or being decided at once. Envoy's own default (circuit breaker ``max_requests``) is 1024.
 MOST_CALLS = 1024
@@ -21,14 +20,6 @@ MOST_CALLS = 1024
 # Bytes of a message. What Envoy asks about a request holds its whole head, the path twice, and a head has at most
 # 60 KiB (``max_request_headers_kb``): a message beyond this would be an error, which failure_mode_allow lets pass.
 LONGEST_MESSAGE = 256 * 1024
-
-# Bytes of an encoded header block, CONTINUATION frames of one, and bytes of its header lines once decoded.
-LONGEST_BLOCK = 16 * 1024
-MOST_CONTINUATIONS = 8
-LONGEST_HEADER_LIST = 32 * 1024
-
-# Bytes of messages that are buffered for all calls together.
-BUFFERED = 4 * 1024 * 1024
 
 # Frames that the peer may send without getting any further: PING, SETTINGS, RST_STREAM, WINDOW_UPDATE, empty DATA, and
 # those of unknown types. An answered call allows some more, since Envoy resets calls that it no longer waits for.
@@ -44,15 +35,6 @@ _OWN_SETTINGS = {
 _GREETING = frames.settings(_OWN_SETTINGS) + frames.window_update(0, BUFFERED - frames.DEFAULT_WINDOW)
 
 
-class ProtocolError(Exception):
-    """The peer broke the protocol or a bound; the connection must end, after GOAWAY with ``code``."""
-
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
-
-
 class Call(NamedTuple):
     """One complete question: the stream to reply on, the method's path, and the message."""
 
@@ -64,12 +46,11 @@ class Call(NamedTuple):
 class _Stream:
     """A call that is not over. ``data`` is None once it is complete."""
 
-    __slots__ = ("data", "path", "window")
+    __slots__ = ("data", "path")
 
-    def __init__(self, path: bytes, window: int) -> None:
+    def __init__(self, path: bytes) -> None:
         self.path = path
         self.data: bytearray | None = bytearray()
-        self.window = window
 
 
 class Connection:
@@ -79,20 +60,14 @@ class Connection:
         self._in = bytearray()
         self._out = [_GREETING]
         self._has_preface = False
-        self._decoder = Decoder(max_header_list_size=LONGEST_HEADER_LIST)
+        self._headers = Headers()
         self._streams: dict[int, _Stream] = {}
         self._last_stream = 0
         self._deciding: set[int] = set()
         self._ready: dict[int, Call] = {}
-        self._block: tuple[int, int, bytearray] | None = None  # stream, flags of HEADERS, bytes so far
-        self._continuations = 0
-        self._repeated: tuple[bytes, bytes] | None = None  # an indexed block, and its path
-        self._own_window = BUFFERED
-        self._consumed = 0
-        self._window = frames.DEFAULT_WINDOW
-        self._initial_window = frames.DEFAULT_WINDOW
+        self._receiving = Receiving()
+        self._sending = Sending()
         self._table_prefix = b""
-        self._held: deque[tuple[int, bytes]] = deque()
         self._idle_frames = IDLE_FRAMES
         self.knows_end = False  # the client has seen what ``announce_end`` sent
 
@@ -104,7 +79,7 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Whether no call is open, and no part of a frame or header block has arrived."""
-        return not self._streams and not self._deciding and not self._in and self._block is None
+        return not self._streams and not self._deciding and not self._in and not self._headers.is_open
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -162,14 +137,14 @@ class Connection:
         return len(frames.PREFACE)
 
     def _read_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if self._block is not None and kind != frames.CONTINUATION:
+        if self._headers.is_open and kind != frames.CONTINUATION:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block that is interrupted")
         if kind == frames.DATA:
             self._read_data(flags, number, payload)
         elif kind == frames.HEADERS:
-            self._read_headers(flags, number, payload)
+            self._begin(self._headers.begin(flags, number, payload))
         elif kind == frames.CONTINUATION:
-            self._read_continuation(flags, number, payload)
+            self._begin(self._headers.go_on(flags, number, payload))
         else:
             self._spend_idle_frame()
             if kind == frames.WINDOW_UPDATE:
@@ -189,34 +164,11 @@ class Connection:
         if self._idle_frames < 0:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a flood of frames")
 
-    def _read_headers(self, flags: int, number: int, payload: bytes) -> None:
-        payload = _without_padding(flags, payload)
-        if flags & frames.HAS_PRIORITY:
-            if len(payload) < 5:
-                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a priority that is cut short")
-            payload = payload[5:]
-        if flags & frames.END_HEADERS:
-            self._begin(flags, number, payload)
-        else:
-            self._block, self._continuations = (number, flags, bytearray(payload)), 0
-
-    def _read_continuation(self, flags: int, number: int, payload: bytes) -> None:
-        if self._block is None or self._block[0] != number:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION of nothing")
-        _, first_flags, block = self._block
-        block += payload
-        self._continuations += 1
-        if self._continuations > MOST_CONTINUATIONS or len(block) > LONGEST_BLOCK:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "headers that are too long")
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._begin(first_flags, number, bytes(block))
-
-    def _begin(self, flags: int, number: int, block: bytes) -> None:
+    def _begin(self, head: Head | None) -> None:
         """Open a stream, or end one by its trailers."""
-        if not number % 2:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a stream that clients cannot open")
-        path = self._path_in(block)
+        if head is None:
+            return
+        number, flags, path = head
         if number <= self._last_stream:
             self._read_trailers(flags, number)
             return
@@ -226,7 +178,8 @@ class Connection:
             self._spend_idle_frame()
             self._out.append(frames.reset(number, ErrorCode.REFUSED_STREAM))
             return
-        self._streams[number] = stream = _Stream(path, self._initial_window)
+        self._streams[number] = stream = _Stream(path)
+        self._sending.open(number)
         if flags & frames.END_STREAM:
             self._complete(number, stream)
 
@@ -239,38 +192,8 @@ class Connection:
         else:
             self._complete(number, stream)
 
-    def _path_in(self, block: bytes) -> bytes:
-        """The path in a header block; empty if it is no gRPC call.
-
-        Envoy sends the same headers again and again, so that soon a block only refers to the table. Such a block
-        changes nothing in the table, and means the same as the last time if no other was read in between.
-        """
-        repeated = self._repeated
-        if repeated is not None and repeated[0] == block:
-            return repeated[1]
-        if len(block) > LONGEST_BLOCK:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "headers that are too long")
-        try:
-            lines = self._decoder.decode(block, raw=True)
-        except HPACKError as error:
-            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, f"headers that cannot be decoded: {error}") from None
-        path = content_type = b""
-        for name, value in lines:
-            if name == b":path":
-                path = bytes(value)
-            elif name == b"content-type":
-                content_type = bytes(value)
-        if not content_type.startswith(b"application/grpc"):
-            path = b""
-        # Bytes from 0x81 to 0xfe are indexed fields, complete in themselves (RFC 7541, section 6.1).
-        only_refers = bool(block) and min(block) > 0x80 and max(block) < 0xFF
-        self._repeated = (block, path) if only_refers else None
-        return path
-
     def _read_data(self, flags: int, number: int, payload: bytes) -> None:
-        self._own_window -= len(payload)
-        if self._own_window < 0:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more data than the window allows")
+        self._receiving.came(len(payload))
         stream = self._streams.get(number)
         if stream is None:
             if number > self._last_stream or not number % 2:
@@ -282,7 +205,7 @@ class Connection:
         if data is None:
             raise ProtocolError(ErrorCode.STREAM_CLOSED, "data after the end of a call")
         length, padded = len(payload), flags & frames.PADDED
-        payload = _without_padding(flags, payload)
+        payload = without_padding(flags, payload)
         if padded:
             self._consume(length - len(payload))
         data += payload
@@ -306,19 +229,16 @@ class Connection:
             self._ready[number] = Call(number, stream.path, data[_GRPC_PREFIX_BYTES:])
 
     def _consume(self, size: int) -> None:
-        """Let the client send as much again, once it is worth a frame."""
-        self._consumed += size
-        if self._consumed >= BUFFERED // 4:
-            self._out.append(frames.window_update(0, self._consumed))
-            self._own_window += self._consumed
-            self._consumed = 0
+        """Let the client send as much again."""
+        if update := self._receiving.consumed(size):
+            self._out.append(update)
 
     def _read_reset(self, number: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a reset of the wrong size")
         if not number % 2 or number > self._last_stream:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a reset of a stream that was never opened")
-        stream = self._streams.pop(number, None)
+        stream = self._close(number)
         self._ready.pop(number, None)
         if stream is not None and stream.data:
             self._consume(len(stream.data))
@@ -328,20 +248,18 @@ class Connection:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "settings that cannot be read")
         if flags & frames.ACK:
             return
+        initial: int | None = None
         for name, value in frames.read_settings(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
-                if value > frames.LARGEST_WINDOW:
-                    raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")
-                for stream in self._streams.values():
-                    stream.window += value - self._initial_window
-                self._initial_window = value
+                initial = value
             elif name == frames.MAX_FRAME_SIZE:
                 if not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a frame size that is not allowed")
             elif name == frames.HEADER_TABLE_SIZE:
                 self._table_prefix = frames.EMPTY_TABLE
-        self._out.append(frame(frames.SETTINGS, frames.ACK, 0, b""))
-        self._send_held()
+        self._out.append(frame(frames.SETTINGS, frames.ACK, 0, b""))  # only then do its windows apply to the client
+        if initial is not None:
+            self._send_all(self._sending.set_initial(initial))
 
     def _read_ping(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) != 8:
@@ -355,18 +273,7 @@ class Connection:
         if len(payload) != 4:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "a window update of the wrong size")
         by = frames.read_long(payload)
-        if number:
-            stream = self._streams.get(number)
-            if stream is None:
-                return
-            stream.window += by
-            window = stream.window
-        else:
-            self._window += by
-            window = self._window
-        if not by or window > frames.LARGEST_WINDOW:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")
-        self._send_held()
+        self._send_all(self._sending.widen(number, by) if number else self._sending.widen_all(by))
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -375,8 +282,8 @@ class Connection:
         self._deciding.discard(number)
         if number in self._streams:
             data = b"\x00" + len(message).to_bytes(4, "big") + message
-            if self._held or not self._send(number, data):
-                self._held.append((number, data))
+            if self._sending.admits(number, data):
+                self._send(number, data)
 
     def fail(self, number: int, status: GrpcStatus) -> None:
         """Answer a call with an error."""
@@ -386,7 +293,7 @@ class Connection:
 
     def cancel(self, number: int) -> None:
         """End a call whose message does not arrive."""
-        stream = self._streams.pop(number, None)
+        stream = self._close(number)
         if stream is not None:
             self._consume(len(stream.data or b""))
             self._out.append(frames.reset(number, ErrorCode.CANCEL))
@@ -401,37 +308,33 @@ class Connection:
         self._out.append(frames.goaway(self._last_stream, code))
 
     def _fail(self, number: int, status: GrpcStatus) -> None:
-        was_complete = self._streams.pop(number).data is None
+        was_complete = self._streams[number].data is None
+        self._close(number)
         block = self._header_block(frames.failure_block(status))
         self._out.append(frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, number, block))
         if not was_complete:
             self._out.append(frames.reset(number, ErrorCode.NO_ERROR))
         self._answered()
 
-    def _send(self, number: int, data: bytes) -> bool:
-        """Send a reply, if the windows allow it."""
-        size = len(data)
-        if size > self._window or size > self._streams[number].window:
-            return False
-        self._window -= size
+    def _send_all(self, replies: Replies) -> None:
+        for number, data in replies:
+            self._send(number, data)
+
+    def _send(self, number: int, data: bytes) -> None:
+        """Send a reply that the windows allow."""
         del self._streams[number]
         out = self._out
         out.append(frame(frames.HEADERS, frames.END_HEADERS, number, self._header_block(frames.RESPONSE_BLOCK)))
-        for at in range(0, size, frames.SMALLEST_MAX_FRAME):
+        for at in range(0, len(data), frames.SMALLEST_MAX_FRAME):
             out.append(frame(frames.DATA, 0, number, data[at : at + frames.SMALLEST_MAX_FRAME]))
         flags = frames.END_HEADERS | frames.END_STREAM
         out.append(frame(frames.HEADERS, flags, number, frames.OK_TRAILERS_BLOCK))
         self._answered()
-        return True
 
-    def _send_held(self) -> None:
-        """Send replies that waited for the windows, in order."""
-        held = self._held
-        while held:
-            number, data = held[0]
-            if number in self._streams and not self._send(number, data):
-                return
-            held.popleft()
+    def _close(self, number: int) -> _Stream | None:
+        """End a stream without a reply, and return it; None if it was not open."""
+        self._sending.close(number)
+        return self._streams.pop(number, None)
 
     def _answered(self) -> None:
         self._idle_frames = min(IDLE_FRAMES, self._idle_frames + IDLE_FRAMES_PER_CALL)
@@ -439,11 +342,3 @@ class Connection:
     def _header_block(self, block: bytes) -> bytes:
         prefix, self._table_prefix = self._table_prefix, b""
         return prefix + block
-
-
-def _without_padding(flags: int, payload: bytes) -> bytes:
-    if not flags & frames.PADDED:
-        return payload
-    if not payload or payload[0] >= len(payload):
-        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "padding that is longer than its frame")
-    return payload[1 : len(payload) - payload[0]]

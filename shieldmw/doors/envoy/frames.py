@@ -64,6 +64,15 @@ class GrpcStatus(IntEnum):
     INTERNAL = 13
 
 
+class ProtocolError(Exception):
+    """The peer broke the protocol or a bound; the connection must end, after GOAWAY with ``code``."""
+
+    def __init__(self, code: ErrorCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """One frame."""
     length = len(payload)

@@ -15,8 +15,8 @@ from typing import cast
 
 from shieldmw.gate.log_throttle import LogThrottle
 
-from .connection import Call, Connection, ProtocolError
-from .frames import ErrorCode, GrpcStatus
+from .connection import Call, Connection
+from .frames import ErrorCode, GrpcStatus, ProtocolError
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,16 @@ from threading import get_ident
 from starlette.types import Receive, Scope, Send
 
 from shieldmw.answers.gateway import ALL_IN_USE, CLOSED, Failure
+from shieldmw.core.made import made
 from shieldmw.core.text import harmless
 from shieldmw.gate.log_throttle import LogThrottle
 
+from .body import LONGEST_WAIT_S, Pace, RequestBody
 from .connection import Connection
-from .exchange import Exchange, TimeLimits
+from .exchange import Exchange
 from .failures import ClientLeft, ProxyFailure
 from .heads import Heads, RequestHead
+from .passage import Client, Terms, TimeLimits
 from .pool import Pool
 from .upstreams import Balancer, UpstreamAddress
 from .watchlist import Watchlist
@@ -63,7 +66,7 @@ class Upstream:
             await self._lifespan(receive, send)
             return
         try:
-            await self._forward(self._heads.request(scope), scope, receive, send)
+            await self._forward(self._heads.request(scope), made(Client, (scope, receive, send)))
         except ClientLeft:
             return
         except ProxyFailure as failure:
@@ -73,14 +76,19 @@ class Upstream:
                 await _answer(failure.failure, send)
             # Otherwise the response is left unfinished: the server then cuts the connection.
 
-    async def _forward(self, request: RequestHead, scope: Scope, receive: Receive, send: Send) -> None:
-        """Try upstreams until one has got the request.
+    async def _forward(self, request: RequestHead, client: Client) -> None:
+        """Try upstreams until one has got the request; the first bytes of its body are awaited before.
 
         Raises:
             ProxyFailure: there is no whole response.
             ClientLeft: the client has left.
         """
         here = self._on_this_loop()
+        body: RequestBody | None = None
+        if request.has_body and client.scope["type"] == "http":
+            body = RequestBody(client.receive, request.framing, self._pace(), here.loop)
+            await body.begin()
+            request = request._replace(framing=body.framing)
         unreached: set[int] = set()
         wants_new = False
         for attempts_left in reversed(range(MOST_ATTEMPTS)):
@@ -89,16 +97,12 @@ class Upstream:
             connection = None if wants_new else pool.idle(is_repeatable=request.is_repeatable)
             try:
                 connection = connection or await pool.connection()
-                exchange: Exchange | WebSocket
-                if scope["type"] == "http":
-                    exchange = Exchange(
-                        connection, request, self._heads, self._options.limits, here.loop, here.watchlist, receive, send
-                    )
+                passage: Exchange | WebSocket
+                if client.scope["type"] == "http":
+                    passage = Exchange(connection, request, body, client, here.terms)
                 else:
-                    exchange = WebSocket(
-                        connection, request, self._heads, self._options.limits, here.loop, scope, receive, send
-                    )
-                if await exchange.run(pool.address.authority, partial(here.balancer.succeeded, number)):
+                    passage = WebSocket(connection, request, client, here.terms)
+                if await passage.run(pool.authority, here.answered[number]):
                     pool.give_back(connection)
                 return
             except ProxyFailure as failure:
@@ -111,6 +115,11 @@ class Upstream:
                 unreached.add(number)
                 if connection is not None or len(unreached) == len(here.pools) or not attempts_left:
                     raise
+
+    def _pace(self) -> Pace:
+        limits = self._options.limits
+        longest_s = min(LONGEST_WAIT_S if limits.upload_bytes_per_s else limits.idle_s, limits.idle_s)
+        return Pace(min(longest_s, limits.total_s or longest_s), limits.upload_bytes_per_s)
 
     def _note(self, here: _Here, number: int, failure: ProxyFailure) -> None:
         """Count a failure of an upstream, and log it."""
@@ -127,7 +136,9 @@ class Upstream:
         # A thread runs one loop. Asking asyncio for it costs a system call on Python 3.11.
         if here is None or here.thread != get_ident() or not here.loop.is_running():
             self._everywhere = {loop: known for loop, known in self._everywhere.items() if not loop.is_closed()}
-            here = self._everywhere.get(asyncio.get_running_loop()) or _Here(self._addresses, self._options, self._tls)
+            here = self._everywhere.get(asyncio.get_running_loop()) or _Here(
+                self._addresses, self._heads, self._options, self._tls
+            )
             self._here = self._everywhere[here.loop] = here
         return here
 
@@ -145,11 +156,14 @@ class Upstream:
 class _Here:
     """What belongs to one event loop: the pools, and what is known of the upstreams' health."""
 
-    def __init__(self, addresses: Sequence[UpstreamAddress], options: ProxyOptions, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, addresses: Sequence[UpstreamAddress], heads: Heads, options: ProxyOptions, tls: ssl.SSLContext | None
+    ) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.thread = get_ident()
-        self.watchlist = Watchlist(loop)
+        self.terms = Terms(loop, heads, options.limits, Watchlist(loop))
         self.balancer = Balancer(len(addresses))
+        self.answered = [partial(self.balancer.succeeded, number) for number in range(len(addresses))]
         most, connect_s = options.most_connections, options.connect_s
         self.pools = [
             Pool(address, loop, most=most, connect_s=connect_s, tls=tls if address.tls else None)

@@ -35,6 +35,7 @@ class Forwarding:
         self._addressing = addressing
         self._header = addressing.header.encode("latin-1")
         self._own = frozenset((FORWARDED, b"x-real-ip", self._header))
+        self._of_stranger = lru_cache(maxsize=KEPT)(self._written_of_stranger)
 
     def owns(self, name: bytes) -> bool:
         """Whether a header line says such things, so that the client's is not passed on as it is."""
@@ -43,13 +44,21 @@ class Forwarding:
     def written(self, scope: Scope, received: Lines, host: bytes) -> bytes:
         """The lines for the upstream; ``received`` are those of the request that this class owns."""
         client = scope.get("client")
-        peer = client[0] or None if client else None
-        scheme = scope.get("scheme", "http")
-        proto = _SCHEMES.get(scheme) or scheme.encode("latin-1")
+        peer, scheme = client[0] or None if client else None, scope.get("scheme", "http")
+        lines = self._of_stranger(peer, scheme, host)
+        if lines is not None:
+            return lines
+        peer_address, _ = locate_peer(peer, self._addressing.trusted)
+        return written(self._of_trusted(peer, peer_address, received, host, _proto(scheme)))
+
+    def _written_of_stranger(self, peer: str | None, scheme: str, host: bytes) -> bytes | None:
+        """What is known of a client by its connection alone; None if that is a trusted proxy's."""
         peer_address, is_trusted = locate_peer(peer, self._addressing.trusted)
         if is_trusted:
-            return written(self._of_trusted(peer, peer_address, received, host, proto))
-        return _of_stranger(peer_address, host, proto)
+            return None
+        address, proto = address_text(peer_address), _proto(scheme)
+        lines = [] if address is None else [(XFF, address.encode("ascii"))]
+        return written([*lines, (XFP, proto), *_line(XFH, host), (FORWARDED, _element(address, host, proto))])
 
     def _of_trusted(
         self, peer: str | None, peer_address: Address | None, received: Lines, host: bytes, proto: bytes
@@ -77,12 +86,8 @@ class Forwarding:
         return lines
 
 
-@lru_cache(maxsize=KEPT)
-def _of_stranger(peer: Address | None, host: bytes, proto: bytes) -> bytes:
-    """What is known of a client by its connection alone."""
-    address = address_text(peer)
-    lines = [] if address is None else [(XFF, address.encode("ascii"))]
-    return written([*lines, (XFP, proto), *_line(XFH, host), (FORWARDED, _element(address, host, proto))])
+def _proto(scheme: str) -> bytes:
+    return _SCHEMES.get(scheme) or scheme.encode("latin-1")
 
 
 def _line(name: bytes, value: bytes) -> Lines:

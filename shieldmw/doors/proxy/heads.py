@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from enum import Enum, auto
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -16,6 +18,7 @@ from starlette.types import Scope
 
 from shieldmw.answers.gateway import PROXY_NAME, WRONG_FRAMING, WRONG_HOST, WRONG_TARGET
 from shieldmw.core.bounds import LONGEST_LENGTH
+from shieldmw.core.made import made
 
 from .failures import ProxyFailure
 from .forwarding import Forwarding
@@ -60,12 +63,35 @@ _USUALLY_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 # Bytes of a Host: a name of the DNS, and a port.
 LONGEST_HOST = 261
 
+# The work of reading names and hosts is kept for so many of them, and for no name that is longer: clients choose them.
+KEPT = 1024
+LONGEST_KEPT_NAME = 64
+
+_METHODS = {name: name.encode("ascii") for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+
+
+class Kind(Enum):
+    """What becomes of a header line of a request: it passes, it is dropped, it says where the client comes from, or we
+    read it and write our own."""
+
+    KEPT = auto()
+    DROPPED = auto()
+    OF_PROXIES = auto()
+    OURS = auto()
+
+
+# An attribute of an Enum costs as much as a test of the line.
+_KEPT, _OF_PROXIES, _OURS = Kind.KEPT, Kind.OF_PROXIES, Kind.OURS
+
 
 class Framing(NamedTuple):
-    """The body of a request: its length in bytes, None if it comes in chunks or is unknown until it has come."""
+    """The body of a request: its length in bytes. None: it comes in chunks, or nobody knows yet (``RequestBody``)."""
 
     length: int | None
     is_chunked: bool = False
+
+
+NO_BODY = Framing(0)
 
 
 class RequestHead(NamedTuple):
@@ -106,6 +132,7 @@ class Heads:
     def __init__(self, forwarding: Forwarding, *, keeps_host: bool) -> None:
         self._forwarding = forwarding
         self._keeps_host = keeps_host
+        self._known_kind = lru_cache(maxsize=KEPT)(self._kind)
 
     def request(self, scope: Scope) -> RequestHead:
         """The head of the upstream's request.
@@ -126,7 +153,7 @@ class Heads:
             version.encode("latin-1"),
             PROXY_NAME,
         )
-        return RequestHead(method, start, host if self._keeps_host else b"", lines, framing)
+        return made(RequestHead, (method, start, host if self._keeps_host else b"", lines, framing))
 
     def _sort(self, received: Iterable[tuple[bytes, bytes]]) -> tuple[Lines, Lines, dict[bytes, list[bytes]]]:
         """The lines that pass, those that say where the client comes from, and the values of those that are ours to
@@ -134,19 +161,27 @@ class Heads:
         kept: Lines = []
         of_proxies: Lines = []
         special: dict[bytes, list[bytes]] = {}
-        is_name, is_of_proxies = _NAME.fullmatch, self._forwarding.owns
+        known_kind = self._known_kind
         for line in received:
             name = line[0]
-            if name in _NOT_IN_REQUESTS:
-                special.setdefault(name, []).append(line[1])
-            elif is_of_proxies(name):
-                of_proxies.append(line)
-            elif is_name(name):
+            kind = known_kind(name) if len(name) <= LONGEST_KEPT_NAME else self._kind(name)
+            if kind is _KEPT:
                 kept.append(line)
+            elif kind is _OURS:
+                special.setdefault(name, []).append(line[1])
+            elif kind is _OF_PROXIES:
+                of_proxies.append(line)
         for value in special.get(b"connection", ()):
             if value not in _PERSISTENCE and (named := tokens(value) - _PERSISTENCE):
                 kept = [line for line in kept if line[0] not in named]
         return kept, of_proxies, special
+
+    def _kind(self, name: bytes) -> Kind:
+        if name in _NOT_IN_REQUESTS:
+            return Kind.OURS
+        if self._forwarding.owns(name):
+            return Kind.OF_PROXIES
+        return Kind.KEPT if _NAME.fullmatch(name) else Kind.DROPPED
 
     def response(self, head: ResponseHead) -> Lines:
         """The header lines of the client's response."""
@@ -160,6 +195,8 @@ class Heads:
 
 
 def _method(method: str) -> bytes:
+    if (known := _METHODS.get(method)) is not None:
+        return known
     name = method.encode("latin-1", "replace")
     if method == "CONNECT" or not _TOKEN.fullmatch(name):
         raise ProxyFailure(WRONG_TARGET)
@@ -180,11 +217,16 @@ def _target(scope: Scope, method: str) -> bytes:
 
 def _host(hosts: Sequence[bytes], *, is_needed: bool) -> bytes:
     """The one Host. It may be missing before HTTP/1.1: granian then says that it is empty."""
-    if not any(hosts) and len(hosts) < 2 and not is_needed:
-        return b""
-    if len(hosts) != 1 or len(hosts[0]) > LONGEST_HOST or not _AUTHORITY.fullmatch(hosts[0]):
+    if len(hosts) == 1 and len(hosts[0]) <= LONGEST_HOST and _is_host(hosts[0]):
+        return hosts[0]
+    if any(hosts) or len(hosts) > 1 or is_needed:
         raise ProxyFailure(WRONG_HOST)
-    return hosts[0]
+    return b""
+
+
+@lru_cache(maxsize=KEPT)
+def _is_host(value: bytes) -> bool:
+    return _AUTHORITY.fullmatch(value) is not None
 
 
 def _framing(lengths: Sequence[bytes], codings: Sequence[bytes], *, is_stream: bool) -> Framing:
@@ -194,7 +236,7 @@ def _framing(lengths: Sequence[bytes], codings: Sequence[bytes], *, is_stream: b
             raise ProxyFailure(WRONG_FRAMING)
         return Framing(None, is_chunked=True)
     if not lengths:
-        return Framing(0) if is_stream else Framing(None, is_chunked=True)
+        return NO_BODY if is_stream else Framing(None)
     if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > LONGEST_LENGTH:
         raise ProxyFailure(WRONG_FRAMING)
     return Framing(int(lengths[0]))

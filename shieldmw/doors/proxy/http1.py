@@ -12,6 +12,7 @@ from typing import NamedTuple
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from shieldmw.answers.gateway import CLOSED, INCOMPLETE, LONG_HEAD, WRONG_RESPONSE, WRONG_TARGET, Failure
+from shieldmw.core.made import made
 
 from .failures import ProxyFailure
 
@@ -172,7 +173,7 @@ class ResponseReader:
         may_have_body = self._to_head or is_chunked or (status == 204 and has_length)
         self.is_reusable = persists and not self._until_close and not (without_body and may_have_body)
         self.is_complete = without_body
-        self.head = ResponseHead(status, self._lines, named)
+        self.head = made(ResponseHead, (status, self._lines, named))
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""

@@ -44,7 +44,8 @@ class Pool:
         connect_s: float,
         tls: ssl.SSLContext | None,
     ) -> None:
-        self.address = address
+        self._address = address
+        self.authority = address.authority
         self._loop = loop
         self._most = most
         self._connect_s = connect_s
@@ -78,9 +79,14 @@ class Pool:
             is_full = False
         try:
             async with asyncio.timeout(self._connect_s):
-                if is_full and (given := await self._wait()) is not None:
-                    return given
-                is_full = False
+                is_next = False
+                while is_full:
+                    given = await self._wait(is_next=is_next)
+                    if given is not None and not given.is_closed:
+                        return given
+                    if given is not None:  # the upstream has closed it before we woke
+                        self._drop(given)
+                    is_full, is_next = self._is_full(), True
                 return await self._connect()
         except TimeoutError:
             raise ProxyFailure(ALL_IN_USE if is_full else NOT_CONNECTED) from None
@@ -107,10 +113,14 @@ class Pool:
     def _is_full(self) -> bool:
         return len(self._connections) + self._connecting >= self._most
 
-    async def _wait(self) -> Connection | None:
-        """The next connection that becomes free; None if one has ended, so that another can be opened."""
+    async def _wait(self, *, is_next: bool) -> Connection | None:
+        """The next connection that becomes free; None if one has ended, so that another can be opened. ``is_next``:
+        before all others that wait."""
         waiter: asyncio.Future[Connection | None] = self._loop.create_future()
-        self._waiting.append(waiter)
+        if is_next:
+            self._waiting.appendleft(waiter)
+        else:
+            self._waiting.append(waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -123,7 +133,7 @@ class Pool:
             raise
 
     async def _connect(self) -> Connection:
-        make, address = partial(Connection, self._loop, self._ended), self.address
+        make, address = partial(Connection, self._loop, self._ended), self._address
         self._connecting += 1
         try:
             if address.path is not None:

@@ -12,17 +12,16 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message
 
 from shieldmw.answers.gateway import NO_RESPONSE, NO_WEBSOCKET, STALLED_RESPONSE, TOO_LONG_IN_ALL
 
 from .connection import Connection
-from .exchange import TimeLimits
 from .failures import ClientLeft, ProxyFailure
 from .frames import Frames, is_accepted, is_sendable
-from .heads import Heads, RequestHead
+from .heads import RequestHead
 from .http1 import ResponseHead, ResponseReader
-from .interruption import Interruption
+from .passage import Client, Passage, Terms
 
 # Part of the idle time-out after which a quiet upstream is pinged.
 PINGED_AFTER = 0.25
@@ -36,70 +35,31 @@ NO_CODE = 1005
 PROTOCOLS_HEADER = b"sec-websocket-protocol"
 
 
-class WebSocket:
-    """Connects one client to one upstream over ``connection``, which is used up."""
+class WebSocket(Passage):
+    """Connects one client to one upstream. The connection is used up."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        request: RequestHead,
-        heads: Heads,
-        limits: TimeLimits,
-        loop: asyncio.AbstractEventLoop,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        self._connection = connection
-        self._request = request
-        self._heads = heads
-        self._limits = limits
-        self._loop = loop
-        self._scope = scope
-        self._receive = receive
-        self._send = send
+    __slots__ = ("_client", "_frames", "_is_in_order")
+
+    def __init__(self, connection: Connection, request: RequestHead, client: Client, terms: Terms) -> None:
+        super().__init__(connection, request, client, terms)
         self._frames = Frames()
         self._client: asyncio.Task[None] | None = None
-        self._is_answered = False
+        self._is_in_order = False
 
-    async def run(self, authority: bytes, on_head: Callable[[], None]) -> bool:
-        """Do it. ``authority`` is the upstream's own Host; ``on_head`` is called once it answers. Returns False: the
-        connection cannot be used again.
-
-        Raises:
-            ProxyFailure: the upstream has not answered, or has ended it without a word.
-            ClientLeft: the client has left.
-        """
-        self._interruption = Interruption(self._loop)
-        self._started_s = self._loop.time()
+    async def _pass(self, authority: bytes, on_head: Callable[[], None]) -> bool:
         self._timer = self._loop.call_later(self._limits.head_s, self._interruption.end, ProxyFailure(NO_RESPONSE))
-        is_in_order = False
-        try:
-            await self._run(authority, on_head)
-            is_in_order = True
-        except OSError as error:  # servers raise it for a client that has left
-            raise ClientLeft(str(error)) from None
-        except asyncio.CancelledError:
-            if (reason := self._interruption.reason()) is None:
-                raise
-            is_in_order = isinstance(reason, ClientLeft)
-            if isinstance(reason, ProxyFailure):
-                reason.is_answered = self._is_answered
-            raise reason from None
-        except ProxyFailure as failure:
-            failure.is_answered = self._is_answered
-            raise
-        finally:
-            self._interruption.over()
-            self._timer.cancel()
-            if is_in_order:
-                self._connection.close()
-            else:
-                self._connection.abort()
-            await self._stop_listening()
+        await self._connect(authority, on_head)
+        self._is_in_order = True
         return False
 
-    async def _run(self, authority: bytes, on_head: Callable[[], None]) -> None:
+    async def _leave(self) -> None:
+        if self._is_in_order:
+            self._connection.close()
+        else:
+            self._connection.abort()
+        await self._stop_listening()
+
+    async def _connect(self, authority: bytes, on_head: Callable[[], None]) -> None:
         key = base64.b64encode(os.urandom(16))
         reader = ResponseReader(may_switch=True)
         self._connection.begin(self._request.bytes_for(authority, key), reader)
@@ -137,14 +97,7 @@ class WebSocket:
         headers = self._heads.response(head)
         self._is_answered = True
         await self._send({"type": "websocket.http.response.start", "status": head.status, "headers": headers})
-        while True:
-            body, is_complete = reader.take(), reader.is_complete
-            if body or is_complete:
-                await self._send({"type": "websocket.http.response.body", "body": body, "more_body": not is_complete})
-            if is_complete:
-                return
-            if not reader.buffered and not reader.is_complete:
-                await self._connection.readable()
+        await self._pass_response_body(reader, "websocket.http.response.body")
 
     # --- messages ---
 
@@ -180,14 +133,12 @@ class WebSocket:
         try:
             message = await self._pass_messages()
         except Exception as error:  # of the server, which says in many ways that a client has left
-            self._connection.abort()
             self._interruption.end(ClientLeft(str(error)))
             return
         if is_sendable(message.get("code", NO_CODE)):
             self._frames.say(message)
             self._connection.write(self._frames.to_send())
-        else:
-            self._connection.abort()
+            self._is_in_order = True
         self._interruption.end(ClientLeft())
 
     async def _pass_messages(self) -> Message:
@@ -210,7 +161,8 @@ class WebSocket:
     def _check(self) -> None:
         """Ping a quiet upstream, and leave one that stays quiet."""
         limits, now_s, heard_s = self._limits, self._loop.time(), self._connection.heard_s
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if limits.total_s and now_s >= self._started_s + limits.total_s:
             self._interruption.end(ProxyFailure(TOO_LONG_IN_ALL))
         elif now_s >= heard_s + limits.idle_s:

@@ -91,6 +91,7 @@ def test_a_refused_preflight_says_which_limit_it_was() -> None:
         (http_scope(method="GET", headers=[ORIGIN, ASKS_FOR_PUT]), "another method"),
         (http_scope(method="options", headers=[ORIGIN, ASKS_FOR_PUT]), "no browser writes it so"),
         (preflight("/", (b"x-http-method-override", b"DELETE")), "the app may take it for a DELETE"),
+        (preflight("/", (b"x_http_method_override", b"DELETE")), "in any spelling"),
     ],
 )
 def test_what_is_no_preflight_is_charged_like_any_request(scope: Scope, reason: str) -> None:

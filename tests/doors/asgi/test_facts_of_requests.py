@@ -197,8 +197,8 @@ def rule(*methods: str, name: str = "rule", limits: str = "1/day") -> dict[str, 
     return {"name": name, "path": "/limited/*", "methods": list(methods), "limits": limits}
 
 
-def overriding(method: str, *overrides: bytes) -> Scope:
-    return http_scope("/limited", method, headers=lines(*overrides, name=b"x-http-method-override"))
+def overriding(method: str, *overrides: bytes, name: bytes = b"x-http-method-override") -> Scope:
+    return http_scope("/limited", method, headers=lines(*overrides, name=name))
 
 
 METHODS: list[tuple[list[str], Scope, bool, str]] = [
@@ -215,6 +215,8 @@ METHODS: list[tuple[list[str], Scope, bool, str]] = [
     (["DELETE"], overriding("POST", b" delete "), True, "however it is written"),
     (["DELETE"], overriding("POST", b"PUT", b"DELETE"), True, "in any of its lines"),
     (["DELETE"], overriding("POST", b"DELETE, X"), True, "and a list as any of it"),
+    (["DELETE"], overriding("POST", b"DELETE", name=b"x_http_method_override"), True, "as CGI and WSGI spell it"),
+    (["DELETE"], overriding("POST", b"DELETE", name=b"x-http_method-override"), True, "or half of it"),
     (["GET"], overriding("POST", b"HEAD"), True, "or for a HEAD, which is a GET"),
     (["POST"], overriding("POST", b"GET"), True, "it stays a POST all the same"),
     (["GET"], overriding("GET", b"X"), True, "nonsense does not hide it"),

@@ -144,6 +144,7 @@ STORIES: dict[str, list[dict[str, Any]]] = {
     "spellings": [{"path": path} for path in ("/search/x", "/%73earch/x", "//search//x/", "/a/../search/x", "/s%2fx")],
     "methods": [{"path": "/form", "method": method} for method in ("GET", "POST", "POST", "PUT")],
     "an override": [{"path": "/form", "headers": [(b"x-http-method-override", b"POST")]}] * 3,
+    "an override as in CGI": [{"path": "/form", "headers": [(b"x_http_method_override", b"POST")]}] * 3,
     "exempt": [{"path": "/healthz"}] * 6,
     "nearly exempt": [{"path": "/healthz/"}] * 5,
     "a member": [{"headers": BEARER}] * 6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -39,9 +40,9 @@ from doors.envoy.wire import (
     raw,
     setting,
 )
-from shieldmw.doors.envoy import connection as under_test
-from shieldmw.doors.envoy.connection import IDLE_FRAMES, LONGEST_MESSAGE, MOST_CALLS, Call, Connection, ProtocolError
-from shieldmw.doors.envoy.frames import ErrorCode, GrpcStatus
+from shieldmw.doors.envoy.connection import IDLE_FRAMES, LONGEST_MESSAGE, MOST_CALLS, Call, Connection
+from shieldmw.doors.envoy.flow import BUFFERED
+from shieldmw.doors.envoy.frames import ErrorCode, GrpcStatus, ProtocolError
 
 
 def started(*more: bytes) -> Connection:
@@ -170,13 +171,61 @@ def test_replies_wait_for_the_window() -> None:
     connection.receive(raw(WINDOW_UPDATE, 0, 1, number(5)))
     assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {1}
     connection.receive(setting(4, 15))
-    assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {0, 3}
+    kinds = [(kind, stream) for kind, _, stream, _ in frames_in(connection.take_out())]
+    assert kinds == [(SETTINGS, 0), (HEADERS, 3), (DATA, 3), (HEADERS, 3)], "the acknowledgement comes first"
     for stream in range(5, 5 + 2 * 8, 2):  # 9,000 bytes each: the window of the connection has 65,535
         connection.receive(setting(4, 100_000) + call(stream))
         connection.reply(stream, bytes(9000))
     assert max(stream for _, _, stream, _ in frames_in(connection.take_out())) == 17
     connection.receive(raw(WINDOW_UPDATE, 0, 0, number(10_000)))
     assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {19}
+
+
+def test_a_reply_that_waits_for_its_stream_holds_no_other_up() -> None:
+    """Only what waits for the window of the connection is kept in order."""
+    connection = started(setting(4, 10))
+    for each in connection.receive(call(1) + call(3)):
+        connection.reply(each.stream, b"0123456789")
+    for each in connection.receive(call(5)):
+        connection.reply(each.stream, b"small")
+    assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {0, 5}
+    connection.receive(raw(WINDOW_UPDATE, 0, 3, number(5)))
+    assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {3}
+    connection.receive(raw(WINDOW_UPDATE, 0, 0, number(5)))
+    assert connection.take_out() == b""
+    assert not connection.is_idle
+
+
+def test_a_window_may_become_too_small_again() -> None:
+    """For a reply that waited for the connection's: it then waits for its own."""
+    connection = started(setting(4, 100_000))
+    calls = connection.receive(call(1) + call(3) + call(5))
+    connection.take_out()
+    for each in calls:
+        connection.reply(each.stream, bytes(40_000))  # the window of the connection has 65,535
+    assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {1}
+    connection.receive(setting(4, 10))
+    connection.receive(raw(WINDOW_UPDATE, 0, 0, number(100_000)))
+    assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {0}
+    connection.receive(raw(WINDOW_UPDATE, 0, 5, number(100_000)))
+    assert {stream for _, _, stream, _ in frames_in(connection.take_out())} == {5}
+
+
+@pytest.mark.parametrize("stalled", [1, 0], ids=["by a stream", "by the connection"])
+def test_replies_that_wait_end_with_their_streams(stalled: int) -> None:
+    """A client that lets none pass, and resets its calls, has nothing kept for it."""
+    connection = started(setting(4, 10 if stalled else 2**20))
+    tracemalloc.start()
+    try:
+        for at in range(200):
+            (one,) = connection.receive(call(1 + 2 * at))
+            connection.reply(one.stream, bytes(100_000))
+            if at:  # the first one holds up the others
+                connection.receive(raw(RST_STREAM, 0, one.stream, number(8)))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 def test_the_client_may_go_on_sending_for_ever() -> None:
@@ -347,7 +396,7 @@ def test_what_a_client_can_have_us_keep_is_bounded() -> None:
     begun = [
         raw(HEADERS, END_HEADERS, 2 * at + 1, block()) + raw(DATA, 0, 2 * at + 1, bytes(16_000)) for at in range(999)
     ]
-    assert broken_after(started(), begun) == (under_test.BUFFERED // 16_000, ErrorCode.FLOW_CONTROL_ERROR)
+    assert broken_after(started(), begun) == (BUFFERED // 16_000, ErrorCode.FLOW_CONTROL_ERROR)
 
 
 def test_a_message_that_does_not_arrive_is_given_up() -> None:

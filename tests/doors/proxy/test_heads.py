@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from shieldmw.core.address import Addressing, Networks, parse_networks
 from shieldmw.core.client import Prefixes
 from shieldmw.doors.proxy.failures import ProxyFailure
 from shieldmw.doors.proxy.forwarding import Forwarding
-from shieldmw.doors.proxy.heads import Heads
+from shieldmw.doors.proxy.heads import Framing, Heads
 from shieldmw.doors.proxy.http1 import ResponseHead
 
 Lines = list[tuple[bytes, bytes]]
@@ -227,13 +228,18 @@ def test_a_request_before_http_1_1_needs_no_host() -> None:
         ([(b"content-length", b"5")], {b"content-length": [b"5"]}, "1.1"),
         ([(b"content-length", b"005")], {b"content-length": [b"5"]}, "1.1"),
         ([(b"transfer-encoding", b"Chunked")], {b"transfer-encoding": [b"chunked"]}, "1.1"),
-        ([], {b"transfer-encoding": [b"chunked"]}, "2"),
+        ([(b"content-length", b"5")], {b"content-length": [b"5"]}, "2"),
     ],
 )
 def test_framings(lines: Lines, framing: dict[bytes, list[bytes]], version: str) -> None:
-    """Written anew; over HTTP/2 a body may come without any."""
+    """Written anew."""
     found = sent(heads(), scope(lines, http_version=version))
     assert {name: found[name] for name in (b"content-length", b"transfer-encoding") if name in found} == framing
+
+
+def test_over_http_2_a_body_may_come_without_a_framing() -> None:
+    """Whether there is one is seen when it comes."""
+    assert heads().request(scope([], http_version="2")).framing == Framing(None)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +305,21 @@ def test_any_head_is_one_head(lines: Lines, target: bytes) -> None:
     assert head.endswith(b"\r\n\r\n")
     assert head.count(b"\n") == head.count(b"\r") == head.count(b"\r\n")
     assert b"x_y" not in head.partition(b"\r\n")[2]
+
+
+def test_names_that_clients_choose_take_no_memory() -> None:
+    """Those of usual length are remembered, but not many; longer ones pass and are forgotten."""
+    one = heads()
+    one.request(scope())
+    tracemalloc.start()
+    try:
+        for at in range(2000):
+            name = b"x-%d-" % at + b"y" * (10_000 if at % 2 else 50)
+            assert sent(one, scope([(name, b"1")]))[name] == [b"1"]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 # --- the response ---------------------------------------------------------------------------------

@@ -145,6 +145,42 @@ def test_one_that_ends_lets_a_waiting_request_connect() -> None:
     assert with_pool(use, most=1) == 2
 
 
+def test_one_that_ends_before_its_next_request_has_woken_is_replaced() -> None:
+    """The request has not been sent to anybody, so it goes over another connection."""
+
+    async def use(pool: Pool) -> None:
+        one = await pool.connection()
+        assert await ask(one)
+        waiting = asyncio.create_task(pool.connection())
+        await asyncio.sleep(0)
+        pool.give_back(one)
+        one.eof_received()  # before the other task runs
+        assert await ask(await waiting)
+        assert one.requests == 1
+
+    assert with_pool(use, most=1) == 2
+
+
+def test_a_newcomer_that_is_quicker_leaves_no_connection_too_many() -> None:
+    """The request that was about to open one waits again, before all others."""
+
+    async def use(pool: Pool) -> None:
+        one = await pool.connection()
+        waiting = [asyncio.create_task(pool.connection()) for _ in range(2)]
+        await asyncio.sleep(0)
+        one.abort()
+        newcomer = asyncio.create_task(pool.connection())  # runs between the end and those that wait
+        other = await newcomer
+        assert not any(task.done() for task in waiting)
+        assert await ask(other)
+        pool.give_back(other)
+        assert await waiting[0] is other
+        pool.give_back(other)
+        assert await waiting[1] is other
+
+    assert with_pool(use, most=1) == 2
+
+
 def test_a_refused_connection_makes_room() -> None:
     """Its place is free again."""
 
