@@ -25,6 +25,7 @@ ROUTES = [
     ("PUT", "/mode"),
     ("GET", "/audit"),
     ("GET", "/deny"),
+    ("GET", "/deny.txt"),
     ("GET", "/deny/203.0.113.0/24"),
     ("PUT", "/deny/203.0.113.0/24"),
     ("DELETE", "/deny/203.0.113.0/24"),

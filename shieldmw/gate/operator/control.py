@@ -6,6 +6,7 @@ change may not have been made.
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
 from ipaddress import ip_address
 
@@ -26,6 +27,7 @@ from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
+from .edge_list import EdgeList, edge_list
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 # Maximum number of expired entries that are removed from a full deny list to make room for a new one.
@@ -67,6 +69,7 @@ class Control:
         self._deny_watch = deny_watch
         self._settings = settings
         self._load_reports = load_reports
+        self._edge_list: tuple[DenyList, EdgeList] | None = None
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""
@@ -113,6 +116,16 @@ class Control:
     async def denied_network(self, network: IPNetwork) -> DenyEntry | None:
         """The entry of exactly this network, if there is one."""
         return next((entry for entry in await self.denied() if entry.network == network), None)
+
+    async def edge_list(self) -> EdgeList:
+        """The deny list for servers in front of the shield: the fleet's, and SHIELD_DENY_IPS."""
+        deny_list, now_s = await self._fresh_list(), self.now_s()
+        if self._edge_list is not None and self._edge_list[0] is deny_list and now_s < self._edge_list[1].until_s:
+            return self._edge_list[1]
+        # In a thread, since a full list takes 50 ms, and others would wait for so long.
+        made = await asyncio.to_thread(edge_list, deny_list, self._settings.deny_ips.networks, now_s)
+        self._edge_list = deny_list, made
+        return made
 
     async def deny(
         self, network: IPNetwork, for_s: int, *, actor: str, reason: str, own: Address | None, force: bool
