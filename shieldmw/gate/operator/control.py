@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from ipaddress import ip_address
+from math import ceil
 
 from shieldmw.core.address import IPNetwork, Networks, parse_address, parse_networks
 from shieldmw.core.bucket import Charge
@@ -137,7 +138,8 @@ class Control:
         known = any(entry.network == network for entry in deny_list.entries)
         if not known and len(deny_list.entries) >= MOST_ENTRIES and not await self._sweep(deny_list):
             return DenyRefusal.FULL
-        entry = DenyEntry(network, self.now_s() + for_s, actor, reason)
+        # A whole second, as the store keeps it, so that the end is the one that the operator is told.
+        entry = DenyEntry(network, float(ceil(self.now_s() + for_s)), actor, reason)
         await self._store.deny(entry)
         await self._obey()
         return entry
