@@ -31,6 +31,15 @@ def json_answer(text: str) -> Response:
     return Response(text, 200, _SAFE, "application/json")
 
 
+def revalidated(text: str, etag: str, if_none_match: str) -> Response:
+    """A 200 with plain text, or a 304 if ``If-None-Match`` names its entity tag."""
+    headers = {**_SAFE, "cache-control": "private, no-cache", "etag": etag}
+    known = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    if "*" in known or etag in known:
+        return Response(status_code=304, headers=headers)
+    return Response(text, 200, headers, "text/plain")
+
+
 def no_content() -> Response:
     """A 204."""
     return Response(status_code=204, headers=_SAFE)

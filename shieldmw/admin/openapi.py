@@ -20,6 +20,7 @@ Json = dict[str, Any]
 
 _REF = "#/components/schemas/{model}"
 _ALWAYS = (401, 403, 429)
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _HEADERS = {
     401: {"WWW-Authenticate": "`Bearer`"},
     412: {"ETag": "The version of the mode in force."},
@@ -50,7 +51,7 @@ def document(root_path: str) -> str:
 
 def _schemas() -> Json:
     bodies = [(operation.body, "validation") for operation in OPERATIONS if operation.body]
-    answers = [(operation.answer, "serialization") for operation in OPERATIONS if operation.answer]
+    answers = [(operation.answer, "serialization") for operation in OPERATIONS if operation.answer not in (None, str)]
     models: Any = [*bodies, *answers, (ProblemAnswer, "serialization")]
     _, schemas = models_json_schema(models, ref_template=_REF)
     definitions: Json = schemas["$defs"]
@@ -75,6 +76,9 @@ def _parameters(operation: Operation) -> list[Json]:
         *_from_model(operation.query, "query"),
         *(_from_model(ActorHeader, "header", required=False) if operation.changes else ()),
     ]
+    if operation.answer is str:
+        about = "Entity tags of texts that the client has."
+        found.append({"name": "If-None-Match", "in": "header", "description": about, "schema": {"type": "string"}})
     if operation.method == "PUT" and operation.versioned:
         about = "The version that must be in force: bare, quoted, or `*`."
         found.append({"name": "If-Match", "in": "header", "description": about, "schema": {"type": "string"}})
@@ -102,6 +106,10 @@ def _responses(operation: Operation) -> Json:
     responses: Json = {}
     if operation.answer is None:
         responses["204"] = {"description": "Done."}
+    elif not issubclass(operation.answer, BaseModel):
+        headers = _headers({"ETag": "Of the text, strong."})
+        responses["200"] = {"description": "Done.", "content": _TEXT, "headers": headers}
+        responses["304"] = {"description": "Not changed.", "headers": headers}
     else:
         responses["200"] = {"description": "Done.", "content": _content(operation.answer, "application/json")}
         if operation.versioned:

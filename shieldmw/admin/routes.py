@@ -18,7 +18,7 @@ from shieldmw.core.client import address_text
 from shieldmw.core.deny import MOST_ENTRIES
 from shieldmw.gate.operator.control import Control, DenyRefusal
 
-from .answers import answer, no_content, problem
+from .answers import answer, no_content, problem, revalidated
 from .auth import Operator, Role
 from .schema import (
     AuditAnswer,
@@ -60,13 +60,13 @@ Endpoint = Callable[[Call], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method on one path. If ``answer`` is None, it answers 204."""
+    """One method on one path. If ``answer`` is None, it answers 204; if it is ``str``, with plain text and an ETag."""
 
     method: str
     path: str
     endpoint: Endpoint
     summary: str
-    answer: type[BaseModel] | None
+    answer: type[BaseModel] | type[str] | None
     problems: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
@@ -115,6 +115,12 @@ async def get_deny_list(call: Call) -> Response:
     """Answer with all denied networks."""
     now_s = call.control.now_s()
     return answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
+
+
+async def get_edge_list(call: Call) -> Response:
+    """Answer with the deny list as text, for servers in front of the shield. Never with a part of it."""
+    listed = await call.control.edge_list()
+    return revalidated(listed.text, listed.etag, ", ".join(call.request.headers.getlist("if-none-match")))
 
 
 async def get_deny(call: Call) -> Response:
@@ -183,6 +189,7 @@ OPERATIONS = (
     Operation("GET", "/audit", get_audit, "The last changes", AuditAnswer, (422, 503), query=AuditQuery),
     Operation("GET", "/top", get_top, "The busiest clients, networks, paths", TopAnswer, (422, 503), query=TopQuery),
     Operation("GET", "/deny", get_deny_list, "All denied networks", DenyAnswer, (503,)),
+    Operation("GET", "/deny.txt", get_edge_list, "The deny list as text, one CIDR a line", str, (503,)),
     Operation("GET", "/deny/{cidr}", get_deny, "One denied network", DenyItem, (404, 422, 503), parameters=CidrPath),
     Operation(
         "PUT", "/deny/{cidr}", put_deny, "Deny a network", DenyItem, (*_BODY, 409), DenyBody, parameters=CidrPath

@@ -29,6 +29,7 @@ ROUTES = [
     ("GET", "/audit"),
     ("GET", "/top"),
     ("GET", "/deny"),
+    ("GET", "/deny.txt"),
     ("GET", "/deny/203.0.113.0/24"),
     ("PUT", "/deny/203.0.113.0/24"),
     ("DELETE", "/deny/203.0.113.0/24"),

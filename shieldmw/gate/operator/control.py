@@ -6,8 +6,10 @@ change may not have been made.
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
 from ipaddress import ip_address
+from math import ceil
 
 from shieldmw.core.address import IPNetwork, Networks, parse_address, parse_networks
 from shieldmw.core.bucket import Charge
@@ -27,6 +29,7 @@ from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
+from .edge_list import EdgeList, edge_list
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 from .top_reports import TopReports
 
@@ -71,6 +74,7 @@ class Control:
         self._settings = settings
         self._load_reports = load_reports
         self._top_reports = top_reports
+        self._edge_list: tuple[DenyList, EdgeList] | None = None
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""
@@ -122,6 +126,16 @@ class Control:
         """The entry of exactly this network, if there is one."""
         return next((entry for entry in await self.denied() if entry.network == network), None)
 
+    async def edge_list(self) -> EdgeList:
+        """The deny list for servers in front of the shield: the fleet's, and SHIELD_DENY_IPS."""
+        deny_list, now_s = await self._fresh_list(), self.now_s()
+        if self._edge_list is not None and self._edge_list[0] is deny_list and now_s < self._edge_list[1].until_s:
+            return self._edge_list[1]
+        # In a thread, since a full list takes 50 ms, and others would wait for so long.
+        made = await asyncio.to_thread(edge_list, deny_list, self._settings.deny_ips.networks, now_s)
+        self._edge_list = deny_list, made
+        return made
+
     async def deny(
         self, network: IPNetwork, for_s: int, *, actor: str, reason: str, own: Address | None, force: bool
     ) -> DenyEntry | DenyRefusal:
@@ -132,7 +146,8 @@ class Control:
         known = any(entry.network == network for entry in deny_list.entries)
         if not known and len(deny_list.entries) >= MOST_ENTRIES and not await self._sweep(deny_list):
             return DenyRefusal.FULL
-        entry = DenyEntry(network, self.now_s() + for_s, actor, reason)
+        # A whole second, as the store keeps it, so that the end is the one that the operator is told.
+        entry = DenyEntry(network, float(ceil(self.now_s() + for_s)), actor, reason)
         await self._store.deny(entry)
         await self._obey()
         return entry

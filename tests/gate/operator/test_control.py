@@ -486,3 +486,16 @@ def test_settings_are_shown_without_their_secrets() -> None:
     assert shown["SHIELD_ADMIN_TOKEN"] == "********"
     assert shown["SHIELD_RECORDING_URL"] is None
     assert shown["SHIELD_DRY_RUN"] == "false"
+
+
+def test_a_network_is_denied_until_the_end_that_is_told() -> None:
+    """The store keeps whole seconds: an end between two of them would come earlier than the operator was told."""
+
+    async def work() -> None:
+        _, control = worker(MemoryStore(b"secret"))
+        before_s = control.now_s()
+        entry = await control.deny(network_of("203.0.113.0/24"), 60, actor="kim", reason="", own=None, force=False)
+        assert isinstance(entry, DenyEntry)
+        assert entry.until_s == int(entry.until_s) >= before_s + 60
+
+    run(work)
