@@ -9,7 +9,10 @@ import click
 import shieldmw
 
 # Command names, in the order of the help, and the extra that each needs.
-COMMANDS = {"serve": "server", "envoy": "envoy", "check": None, "env": None, "keys": None, "mode": None, "demo": "demo"}
+COMMANDS = {
+    **{"serve": "server", "envoy": "envoy", "check": None, "env": None, "keys": None},
+    **{"mode": None, "limits": "cli", "demo": "demo"},
+}
 
 
 class LazyGroup(click.Group):
