@@ -41,7 +41,8 @@ def limits(ctx: click.Context) -> None:
     Needs SHIELD_ADMIN_TOKEN. Exit status: 0 done, 1 not done, 2 wrong usage.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(show)
+        with show.make_context("show", [], parent=ctx) as shown:
+            show.invoke(shown)
 
 
 @limits.command()

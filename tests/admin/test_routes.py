@@ -23,6 +23,8 @@ from shieldmw.core.seats import Audience
 ROUTES = [
     ("GET", "/status"),
     ("PUT", "/mode"),
+    ("GET", "/limits"),
+    ("PUT", "/limits"),
     ("GET", "/audit"),
     ("GET", "/deny"),
     ("GET", "/deny/203.0.113.0/24"),

@@ -137,7 +137,7 @@ def test_a_limit_of_all_guests_can_be_turned_on_and_changed() -> None:
         await fleet.change({})
         assert await pass_of(300) == 100
 
-    told(story)
+    told(story, rules="[]")
 
 
 def test_parts_of_a_shared_limit_that_workers_hold_are_no_more_than_the_new_one() -> None:

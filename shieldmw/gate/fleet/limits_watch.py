@@ -48,15 +48,13 @@ class LimitsWatch:
     ) -> bool:
         """Replace the overrides of the fleet; False if their version is not the expected one.
 
-        What they replace is kept with them, so it must be known: without an expected version the last one is read
-        first. If foreign data is stored in their place, it is replaced.
+        What they replace is kept with them, so it must be known: without an expected version another attempt follows if
+        they have changed meanwhile. If foreign data is stored in their place, it is replaced.
 
         Raises:
             StoreError: the store could not be changed; nothing has changed here.
         """
         for _ in range(ATTEMPTS):
-            if expected_version is None:
-                await self._read()
             expected = self.state.version if expected_version is None else expected_version
             try:
                 changed = await self._set_once(overrides, actor, reason, for_s, expected)
@@ -77,15 +75,6 @@ class LimitsWatch:
         changed, stored = await self._register.set_limits(change, was=self.state, expected_version=expected)
         self._adopt(stored)
         return changed
-
-    async def _read(self) -> None:
-        """Read the overrides. Foreign data in their place, which the change replaces, is no reason to fail."""
-        try:
-            await self.refresh()
-        except (StoreUnavailable, NotPermitted):
-            raise
-        except StoreError:
-            pass
 
     async def refresh(self) -> None:
         """End the overrides at their end time, even if the store is away; read them; restore them if they are lost."""
