@@ -31,6 +31,7 @@ from .gate.auth.identity import Identifier, TokenVerifier
 from .gate.clock import SYSTEM_CLOCK, Clock
 from .gate.events import Observer
 from .gate.fleet.deny_watch import DenyWatch
+from .gate.fleet.limits_watch import LimitsWatch
 from .gate.fleet.mode_watch import ModeWatch
 from .gate.gate import Gate
 from .gate.limiter.breaker_store import BreakerStore
@@ -39,7 +40,7 @@ from .gate.limiter.leases import MOST_LEASES, Leases
 from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
-from .gate.limiter.sharing import SharingLimiter
+from .gate.limiter.sharing import SharingLimiter, cheapest
 from .gate.named_limits import NamedLimits
 from .gate.operator.control import Control
 from .gate.operator.top_reports import TopReports
@@ -256,13 +257,14 @@ def build_desk(settings: Settings, store: Store) -> Desk:
     from .gate.operator.desk import Desk, OnlookersGrants
 
     mode_watch = ModeWatch(store)
-    seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, SeatPlan.of(settings))
+    limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
+    seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, SeatPlan.of(limits_watch.in_force))
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
     limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK)
     load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
     top_reports = TopReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, top_reports)
-    return Desk(control, mode_watch, deny_watch, seats, limiter)
+    control = Control(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings, load_reports, top_reports)
+    return Desk(control, mode_watch, limits_watch, deny_watch, seats, limiter)
 
 
 def _addressing(settings: Settings) -> Addressing:
@@ -295,8 +297,9 @@ def build_worker(
     talkers = Talkers(_addressing(settings).prefixes, clock)
     gate_observers: Sequence[Observer] = (refusal_log, *reporters)
     mode_watch = ModeWatch(store, clock)
+    limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
-    seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=gate_observers, clock=clock)
+    seats = Seats(store, mode_watch, SeatPlan.of(limits_watch.in_force), observers=gate_observers, clock=clock)
     limiter, leasing = _limiter(settings, store, seats, clock)
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
     identifier, api_keys, credentials = _identifier(settings, store, failed_auth, clock)
@@ -310,7 +313,7 @@ def build_worker(
         settings.policy,
         lookups,
         identifier,
-        limiter,
+        cheapest(limiter, settings.policy),
         on_store_failure=settings.on_redis_failure,
         dry_run=settings.dry_run,
         observers=gate_observers,
@@ -319,8 +322,9 @@ def build_worker(
         overload=overload,
         clock=clock,
     )
-    background: list[Background] = [*leasing, mode_watch.refresher, deny_watch.refresher, *credentials, seats]
-    background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports, top_reports]
+    background: list[Background] = [*leasing, mode_watch.refresher, limits_watch.refresher, deny_watch.refresher]
+    background += [*credentials, seats, admission.refresher, admission.takeovers.refresher, admission.streams]
+    background += [load_reports, top_reports]
     if settings.policy.has_seats:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
@@ -334,14 +338,16 @@ def build_worker(
         entrance,
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
-        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, top_reports),
+        Control(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings, load_reports, top_reports),
         named_limits=NamedLimits(
-            gate, settings.policy, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
+            gate, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
         ),
         talkers=talkers,
         limiter=limiter,
+        lookups=lookups,
         failed_auth=failed_auth,
         mode_watch=mode_watch,
+        limits_watch=limits_watch,
         deny_watch=deny_watch,
         feed=store,
         background=(*background, *webhook, StopSignals(seats.leave)),
@@ -392,8 +398,6 @@ def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tu
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, clock=clock)
     breaker_store = BreakerStore(store, settings.on_redis_failure, clock)
     limiter = FleetLimiter(breaker_store, fallback, leases, clock)
-    if not settings.policy.has_shared_limits:
-        return limiter, (leases.refresher,)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers, clock=clock)
     return SharingLimiter(limiter, shared, clock), (leases.refresher, shared.refresher)
 

@@ -25,10 +25,10 @@ class AdminError(ShieldError):
 
 
 class Overtaken(AdminError):
-    """The mode no longer has the expected version; ``current`` is the status now."""
+    """The mode, or the limits, no longer have the expected version; ``current`` is the status now, or the limits."""
 
     def __init__(self, current: Mapping[str, Any]) -> None:
-        super().__init__("the mode is of another version by now")
+        super().__init__("there is another version by now")
         self.current = current
 
 
@@ -76,6 +76,15 @@ class AdminClient:
         """The busiest clients, networks, paths and user agents, ``count`` of each."""
         return self._ask("GET", "/top", has="user_agents", params={"count": count})
 
+    def limits(self) -> dict[str, Any]:
+        """The limits in force."""
+        return self._ask("GET", "/limits")
+
+    def set_limits(self, body: Mapping[str, object], if_version: int | None = None) -> dict[str, Any]:
+        """Change limits; returns those in force."""
+        headers = {} if if_version is None else {"if-match": f'"{if_version}"'}
+        return self._ask("PUT", "/limits", json=body, headers=headers)
+
     def _ask(self, method: str, path: str, *, has: str = "version", **request: Any) -> dict[str, Any]:
         """The answer, which is the shield's own if it ``has`` this member."""
         try:
@@ -112,7 +121,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> A
     if status == 422:
         return AdminError(detail, is_invalid=True)
     if status == 412 and detail:
-        return Overtaken(answer.get("current") or {})
+        return Overtaken(answer.get("current") or answer.get("limits") or {})
     if status == 503 and detail:  # the shield's own: neither a worker nor --direct can do it until the store is back
         return AdminError(f"{title}: {detail} Bring the store back, then repeat the command.")
     if not detail or status in (404, 405):

@@ -23,7 +23,7 @@ _ALWAYS = (401, 403, 429)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _HEADERS = {
     401: {"WWW-Authenticate": "`Bearer`"},
-    412: {"ETag": "The version of the mode in force."},
+    412: {"ETag": "The version in force."},
     429: {"Retry-After": "In whole seconds."},
     503: {"Retry-After": "In whole seconds."},
 }
@@ -113,7 +113,7 @@ def _responses(operation: Operation) -> Json:
     else:
         responses["200"] = {"description": "Done.", "content": _content(operation.answer, "application/json")}
         if operation.versioned:
-            responses["200"]["headers"] = _headers({"ETag": "The version of the mode in force."})
+            responses["200"]["headers"] = _headers({"ETag": "The version in force."})
     for status in sorted({*_ALWAYS, *operation.problems}):
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,

@@ -14,12 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shieldmw.core.address import IPNetwork
+from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import address_text
 from shieldmw.core.deny import MOST_ENTRIES
+from shieldmw.errors import SettingsError
 from shieldmw.gate.operator.control import Control, DenyRefusal
 
 from .answers import answer, no_content, problem, revalidated
 from .auth import Operator, Role
+from .limits import LimitsAnswer, LimitsBody
 from .schema import (
     AuditAnswer,
     AuditItem,
@@ -97,6 +100,33 @@ async def put_mode(call: Call) -> Response:
     return problem(412, detail, headers={"etag": f'"{status.version}"'}, current=status)
 
 
+async def get_limits(call: Call) -> Response:
+    """Answer with the limits in force."""
+    return _with_version(LimitsAnswer.of_report(await call.control.limits()))
+
+
+async def put_limits(call: Call) -> Response:
+    """Replace what operators changed of the limits, unless If-Match names another version."""
+    body: LimitsBody = call.given
+    expected = _expected_version(call.request)
+    try:
+        changed = expected is not _NO_VERSION and await call.control.set_limits(
+            body.overrides(),
+            actor=call.actor,
+            reason=body.reason,
+            for_s=body.for_seconds,
+            expected_version=expected,
+        )
+    except SettingsError as error:
+        return problem(422, f"Nothing was changed. {'; '.join(error.problems[:MOST_ERRORS])}", title="Not valid")
+    limits = LimitsAnswer.of_report(await call.control.limits())
+    if changed:
+        return _with_version(limits)
+    who = f"by {limits.actor}" if limits.actor else "by nobody yet"
+    detail = f"Nothing was changed: the limits are at version {limits.version} now, set {who}."
+    return problem(412, detail, headers={"etag": f'"{limits.version}"'}, limits=limits)
+
+
 async def get_audit(call: Call) -> Response:
     """Answer with the last changes."""
     query: AuditQuery = call.given
@@ -161,8 +191,8 @@ async def post_reset(call: Call) -> Response:
     return answer(ResetAnswer(clients=[str(client) for client in clients]))
 
 
-def _with_version(status: StatusAnswer) -> Response:
-    return answer(status, {"etag": f'"{status.version}"'})
+def _with_version(versioned: StatusAnswer | LimitsAnswer) -> Response:
+    return answer(versioned, {"etag": f'"{versioned.version}"'})
 
 
 _NO_VERSION = -1
@@ -186,6 +216,8 @@ OPERATIONS = (
     Operation(
         "PUT", "/mode", put_mode, "Switch to emergency or back", StatusAnswer, (*_BODY, 412), ModeBody, versioned=True
     ),
+    Operation("GET", "/limits", get_limits, "The limits in force", LimitsAnswer, versioned=True),
+    Operation("PUT", "/limits", put_limits, "Change limits", LimitsAnswer, (*_BODY, 412), LimitsBody, versioned=True),
     Operation("GET", "/audit", get_audit, "The last changes", AuditAnswer, (422, 503), query=AuditQuery),
     Operation("GET", "/top", get_top, "The busiest clients, networks, paths", TopAnswer, (422, 503), query=TopQuery),
     Operation("GET", "/deny", get_deny_list, "All denied networks", DenyAnswer, (503,)),

@@ -164,7 +164,7 @@ async def _http_problem(request: Request, error: Exception) -> Response:
 async def _store_problem(_request: Request, _error: Exception) -> Response:
     return problem(
         503,
-        "Nothing was changed: the mode and the deny list stay as they are. "
+        "Nothing was changed: the mode, the limits and the deny list stay as they are. "
         "If the store received this change all the same, /status and /audit show it once it answers.",
         title="The store is away",
         headers={"retry-after": "1"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from shieldmw.core.address import IPNetwork
 from shieldmw.core.bounds import MOST_ERRORS
@@ -17,7 +19,8 @@ from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.status import Status
 from shieldmw.gate.operator.top_reports import REPORTED
 from shieldmw.settings.fields import matching
-from shieldmw.settings.problems import right_of
+from shieldmw.settings.overrides import VARIABLES
+from shieldmw.settings.problems import right_of, shown
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
 from .load import ByClass, OverloadAnswer
@@ -184,6 +187,8 @@ class StatusAnswer(BaseModel):
     overload: OverloadAnswer = Field(description="The load of the workers' apps.")
     dry_run: bool = Field(description="Nothing is refused and nobody has to leave: it is only counted and logged.")
     settings: dict[str, str | None] = Field(description="Every variable as it is in force, secrets masked.")
+    limits_version: int = Field(description="Of the last change of limits: see /limits.")
+    limits_ignored: list[str] = Field(description="What of it does not fit the settings of the answering worker.")
 
     @classmethod
     def of(cls, status: Status) -> StatusAnswer:
@@ -213,6 +218,8 @@ class StatusAnswer(BaseModel):
             overload=OverloadAnswer.of(status.overload),
             dry_run=status.dry_run,
             settings=dict(status.settings),
+            limits_version=status.limits.version,
+            limits_ignored=list(status.limits.ignored),
         )
 
 
@@ -283,10 +290,21 @@ def field_errors(error: ValidationError) -> list[FieldError]:
     return [
         FieldError(
             field=".".join(str(part) for part in detail["loc"]) or "body",
-            message=right_of(detail),
+            message=_message(detail),
         )
         for detail in error.errors(include_url=False)
     ]
+
+
+def _message(detail: ErrorDetails) -> str:
+    """What would be right; in a document of several values it shows the wrong one, as for a variable."""
+    right = right_of(detail)
+    if len(detail["loc"]) < 2 or not isinstance(detail["loc"][0], str):
+        return right
+    if detail["type"] == "extra_forbidden":
+        nearest = get_close_matches(str(detail["loc"][-1]), VARIABLES, n=1)
+        return f"{right} that can be changed{f', did you mean {nearest[0]}?' if nearest else ''}"
+    return f"{shown('', detail['input'])}: {right}"
 
 
 def not_valid(errors: list[FieldError]) -> str:

@@ -16,6 +16,7 @@ COMMANDS = {
     "env": None,
     "keys": None,
     "mode": None,
+    "limits": "cli",
     "top": "cli",
     "demo": "demo",
 }

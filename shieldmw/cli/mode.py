@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import shlex
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 import click
 
-from shieldmw.core.mode import LONGEST_S
 from shieldmw.core.text import counted, harmless
 
+from .durations import clock, duration_s, span, written
 from .numbers import Number, Whole
 from .operator import Unanswered
-
-_UNITS_S = (86_400, 3600, 60, 1)
-_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?")
 
 # Nice value of a command that goes through the store, if its user may raise its priority.
 HURRY_NICE = -10
@@ -28,30 +23,12 @@ HURRY_NICE = -10
 Status = Mapping[str, Any]
 
 
-def _duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Parse ``90s``, ``30m``, ``2h`` or ``1h30m`` into seconds; each number needs its unit."""
-    if value is None:
-        return None
-    found = _DURATION.fullmatch(value.strip().lower())
-    parts = [int(part or 0) for part in found.groups()] if found else []
-    seconds = sum(part * unit_s for part, unit_s in zip(parts, _UNITS_S, strict=False))
-    if seconds < 1:
-        number = value.strip()
-        right = "is not a duration: write it like 90s, 30m or 2h"
-        if re.fullmatch(r"[1-9][0-9]{0,8}", number):
-            right = f"has no unit: write {number}s or {number}m"
-        raise click.BadParameter(f"'{value}' {right}", ctx, param)
-    if seconds > LONGEST_S:
-        raise click.BadParameter(f"'{value}' is too long: an emergency lasts {_written(LONGEST_S)} at most", ctx, param)
-    return seconds
-
-
 @click.command(context_settings={"allow_extra_args": True})
 @click.argument("what", type=click.Choice(["status", "emergency", "normal"]), default="status")
 @click.option(
     "--for",
     "for_seconds",
-    callback=_duration_s,
+    callback=duration_s,
     metavar="TIME",
     help="When the emergency ends by itself: 90s, 30m, 2h.  [default: 7d]",
 )
@@ -185,7 +162,7 @@ def _words(status: Status) -> str:
     if status["since"] is None:
         return f"{name} (never switched)"
     reason = f': "{status["reason"]}"' if status["reason"] else ""
-    since = _clock(status["since"], status["now"])
+    since = clock(status["since"], status["now"])
     return f"{name} since {since}, by {status['actor']}{reason} (version {status['version']})"
 
 
@@ -193,7 +170,7 @@ def _details(now: Status, place: str) -> Iterator[tuple[str, str]]:
     if now.get("dry_run"):  # older servers do not tell
         yield "dry run", _DRY_RUN
     if now["until"] is not None:
-        ends = f"{_clock(now['until'], now['now'])}, in {_span(now['seconds_left'])}; then normal again by itself"
+        ends = f"{clock(now['until'], now['now'])}, in {span(now['seconds_left'])}; then normal again by itself"
         yield "until", ends
     yield "seats", _seats(now)
     yield "present", _listeners(now)
@@ -234,7 +211,7 @@ def _again(was: Status) -> str:
     """The command that restores the emergency as it was before."""
     words = ["shieldmw", "mode", "emergency"]
     if was["seconds_left"]:
-        words += ["--for", _written(was["seconds_left"])]
+        words += ["--for", written(was["seconds_left"])]
     words += ["--capacity", str(was["capacity"] or 0), "--guest-share", f"{was['guest_share']:g}"]
     if was["reason"]:
         words += ["--reason", was["reason"]]
@@ -247,33 +224,5 @@ def _command(what: str, given: Mapping[str, Any]) -> str:
     for name, value in given.items():
         if value not in (None, ""):
             flag = "--for" if name == "for_seconds" else f"--{name.replace('_', '-')}"
-            words += [flag, _written(value) if name == "for_seconds" else f"{value}"]
+            words += [flag, written(value) if name == "for_seconds" else f"{value}"]
     return shlex.join(words)
-
-
-def _written(seconds: int) -> str:
-    """A duration as it can be typed for --for."""
-    text = ""
-    for unit, unit_s in zip("dhms", _UNITS_S, strict=True):
-        count, seconds = divmod(seconds, unit_s)
-        text += f"{count}{unit}" if count else ""
-    return text
-
-
-def _clock(unix_s: float, now_s: float) -> str:
-    """A time on this machine's clock, with its zone, and with the date if it is not today."""
-    there = time.localtime(time.time() + unix_s - now_s)
-    today = time.localtime()
-    return time.strftime("%H:%M:%S %Z" if there[:3] == today[:3] else "%d %b %H:%M:%S %Z", there)
-
-
-def _span(seconds: int) -> str:
-    """A duration in words, in at most two units."""
-    if seconds < 120:
-        return f"{seconds} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours < 2:
-        return f"{60 * hours + minutes} min"
-    days, hours = divmod(hours, 24) if hours >= 48 else (0, hours)
-    words = (counted(days, "day"), f"{hours} h") if days else (f"{hours} h", f"{minutes} min")
-    return words[0] if words[1].startswith("0 ") else " ".join(words)

@@ -5,6 +5,7 @@ Knows nothing of clients or buckets. Except in the notation, all times are whole
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -100,6 +101,21 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
     if any(limit.tau_us > LONGEST_WRITTEN_US for limit in limits):
         raise ValueError(f"a burst of {limits[0].burst} would take more than 100 years to fill: use a smaller one")
     return limits
+
+
+_PERIODS_S = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
+
+
+def written_limits(limits: Sequence[Limit]) -> str:
+    """Limits as they are written, such as ``300/minute``; their bursts are not."""
+    return ",".join(_written(limit) for limit in limits) or "off"
+
+
+def _written(limit: Limit) -> str:
+    if limit.period_s in _PERIODS_S:
+        return f"{limit.amount}/{_PERIODS_S[limit.period_s]}"
+    unit_s = next(unit_s for unit_s in sorted(_PERIODS_S, reverse=True) if limit.period_s % unit_s == 0)
+    return f"{limit.amount} per {limit.period_s // unit_s} {_PERIODS_S[unit_s]}"
 
 
 @lru_cache(maxsize=1024)

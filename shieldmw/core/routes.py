@@ -11,11 +11,21 @@ from .rules import Access, Policy, RouteRules
 
 _numbers = count()
 
+# Without default limits: rules in dry run are tried alone.
+_RULES_ONLY = Policy()
+
 
 class Route:
-    """Route rules, and their plans by mode, class and family of the address; each is made when it is first needed."""
+    """Route rules, and their plans by mode, class and family of the address; each is made when it is first needed.
 
-    __slots__ = ("_has_sites", "_of_guests", "_of_subjects", "_policy", "_prefixes", "exempt", "route_rules")
+    If some of the rules are in dry run, requests are decided by ``enforced``, the route without them, and then by
+    ``trial``, which has nothing else and refuses nobody. The route's own plans charge nothing.
+    """
+
+    __slots__ = (
+        *("_has_sites", "_of_guests", "_of_subjects", "_policy", "_prefixes"),
+        *("enforced", "exempt", "route_rules", "trial"),
+    )
 
     def __init__(self, route_rules: RouteRules, policy: Policy, prefixes: Prefixes) -> None:
         self.route_rules = route_rules
@@ -25,6 +35,11 @@ class Route:
         self._has_sites = prefixes.has_sites
         self._of_guests: tuple[dict[Mode, Plan], dict[Mode, Plan]] = {}, {}
         self._of_subjects: dict[tuple[Mode, ListenerClass, bool], Plan] = {}
+        self.enforced: Route | None = None
+        self.trial: Route | None = None
+        if route_rules.trial is not None:
+            self.enforced = Route(route_rules._replace(trial=None), policy, prefixes)
+            self.trial = Route(route_rules.trial, _RULES_ONLY, prefixes)
 
     def plan(self, mode: Mode, identity: Identity | None, address: Address | None) -> Plan:
         """The plan of requests with this identity, from this address."""
@@ -39,6 +54,8 @@ class Route:
 
     def _new_plan(self, mode: Mode, identity: Identity | None, *, has_site: bool) -> Plan:
         rules = self.route_rules
+        if rules.trial is not None:
+            return Plan(next(_numbers), (), self._prefixes, mode, live=rules.live, lease_s=rules.lease_s)
         own = self._policy.terms(rules, has_subject=identity is not None, has_site=has_site, mode=mode)
         shared = self._policy.shared_charges(rules, identity, mode)
         closed = mode is Mode.EMERGENCY and not _may_enter(rules.access, identity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -62,7 +62,8 @@ class Rule:
 
     Empty ``methods`` means all of them. The limits are charged in addition to the client's default limits, and each
     of all these limits is charged ``cost``. ``per``: who shares them. Responses on a ``live`` path hold a seat; clients
-    that poll the path hold a lease seat of ``lease_s``, if that is not 0.
+    that poll the path hold a lease seat of ``lease_s``, if that is not 0. With ``dry_run`` the rule refuses nobody:
+    what it would refuse is only reported.
     """
 
     name: str
@@ -74,11 +75,21 @@ class Rule:
     emergency: Access = Access.OPEN
     per: Per = Per.CLIENT
     lease_s: int = 0
+    dry_run: bool = False
 
     def matches(self, reading: str, method: str) -> bool:
         """Whether the rule applies to this reading of a path and this method; a rule for GET applies to HEAD."""
         named = not self.methods or method in self.methods or (method == "HEAD" and "GET" in self.methods)
         return (named or method == ANY_METHOD) and self.path.matches(reading)
+
+    def in_force(self) -> Rule:
+        """What the rule does to requests: in a dry run it has no limits, costs nothing extra and closes nothing.
+
+        It still applies instead of later rules, and live and polled paths still need a seat.
+        """
+        if not self.dry_run:
+            return self
+        return replace(self, limits=(), cost=min(self.cost, 1), per=Per.CLIENT, emergency=Access.OPEN)
 
 
 class RouteRules(NamedTuple):
@@ -88,7 +99,8 @@ class RouteRules(NamedTuple):
     seat of this length, the shortest one of several; 0 for none. ``access``: the clients that may use the path in an
     emergency. ``limits``: the path's own, in addition to the default ones. All of these are charged ``cost``, and those
     of the client also ``surcharge``. ``preflight``: these are the rules of preflights, which have buckets of their own.
-    ``shared``: the path's limits that many clients share, each with the cost of its rule.
+    ``shared``: the path's limits that many clients share, each with the cost of its rule. ``trial``: what rules in dry
+    run would add, which is only tried; None if there are none.
     """
 
     exempt: bool = False
@@ -100,6 +112,7 @@ class RouteRules(NamedTuple):
     shared: tuple[tuple[Per, Limit, int], ...] = ()
     surcharge: int = 0
     lease_s: int = 0
+    trial: RouteRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +193,12 @@ class Policy:
         The cost is the highest one. If several rules have limits that many clients share, the request is charged to all
         of them, and the client pays as much as for a request under each: the surcharge.
         """
+        tried = [rule for rule in rules if rule and rule.dry_run]
+        if tried:
+            trial = self._route_rules(
+                [replace(rule, dry_run=False) for rule in tried], exempt=False, live=False, polled=False
+            )
+            rules = [rule and rule.in_force() for rule in rules]
         named = [rule for rule in rules if rule]
         sharing = [rule for rule in named if rule.per is not Per.CLIENT]
         highest = max([1 if rule is None else rule.cost for rule in rules], default=1)
@@ -194,6 +213,7 @@ class Policy:
             surcharge=max(0, sum([rule.cost for rule in sharing]) - highest),
             shared=tuple((rule.per, limit, rule.cost) for rule in sharing for limit in rule.limits),
             lease_s=min(leases_s, default=LEASE_SEAT_S if polled else 0),
+            trial=trial if tried else None,
         )
 
     def may_be_exempt(self, facts: Facts) -> bool:
@@ -285,7 +305,10 @@ def _of_preflights(route_rules: RouteRules) -> RouteRules:
     access = Access.CLOSED if route_rules.access is Access.CLOSED else Access.OPEN
     limits = tuple(of_preflights(limit) for limit in route_rules.limits)
     cost = max(1, route_rules.cost)
-    return route_rules._replace(access=access, limits=limits, cost=cost, preflight=True, shared=(), lease_s=0)
+    trial = None if route_rules.trial is None else _of_preflights(route_rules.trial)
+    return route_rules._replace(
+        access=access, limits=limits, cost=cost, preflight=True, shared=(), lease_s=0, trial=trial
+    )
 
 
 def _terms(party: Party, limits: Sequence[Limit], cost: int) -> tuple[Term, ...]:

@@ -7,7 +7,7 @@ from copy import copy
 
 from shieldmw.core.bucket import Outcome
 from shieldmw.core.client import Address, Identity
-from shieldmw.core.decision import ALLOWED, Decision, OnStoreFailure, Reason, Verdict, combine
+from shieldmw.core.decision import ALLOWED, REFUSED, Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.plan import Plan, Requester
 from shieldmw.core.routes import Route
@@ -54,6 +54,11 @@ class Gate:
         self._now_us = clock.now_us
         self._overload = overload
         self._allows, self._denies = bool(policy.allow), bool(policy.deny)
+
+    def use(self, policy: Policy, limiter: Limiter) -> None:
+        """Decide by this policy and limiter from now on; the lists of networks must be the same."""
+        self._policy = policy
+        self._limiter = limiter
 
     def beside_lane(self) -> Gate:
         """The same gate for requests that do not enter the app: they are not shed for its load."""
@@ -131,7 +136,7 @@ class Gate:
         plan = route.plan(self._mode_watch.mode, identity, address)
         is_allowed = self._allows and self._lookups.is_allowed(facts, address)
         if plan.closed or is_allowed or not plan.terms:
-            return self._uncharged(facts, address, plan, identity, is_allowed=is_allowed)
+            return self._uncharged(facts, address, route, plan, verified, is_allowed=is_allowed)
         requester, now_us = plan.requester(address, identity, verified.subject), self._now_us()
         if self._overload is not None and self._overload.lane.waiting:
             refused = self._refused_uncharged(self._overload, facts, requester, now_us)
@@ -145,24 +150,62 @@ class Gate:
         decision = combine(plan.terms, outcome, address, identity, plan.mode, plan.live, plan.lease_s)
         return self.announce(facts, decision) if self._dry_run else decision
 
-    def _uncharged(
-        self, facts: Facts, address: Address | None, plan: Plan, identity: Identity | None, *, is_allowed: bool
-    ) -> Decision:
-        """The decision on a request that no limit is charged for."""
+    async def _try(self, facts: Facts, address: Address | None, route: Route, verified: Identified) -> Decision:
+        """The decision without the rules in dry run. If the request passes, they are charged, and observers are
+        notified of what they would refuse.
+        """
+        decided = self._charge(facts, address, route.enforced, verified)
+        decision = decided if isinstance(decided, Decision) else await decided
+        if decision.verdict is REFUSED or route.trial is None:
+            return decision
+        plan = route.trial.plan(self._mode_watch.mode, verified.identity, address)
+        requester, now_us = plan.requester(address, verified.identity, verified.subject), self._now_us()
         if plan.closed:
-            wait_us = self._mode_watch.retry_after_us
-            closed = Decision(
-                Verdict.REFUSED,
-                Reason.EMERGENCY,
-                address,
-                identity,
-                retry_after_us=wait_us,
-                mode=plan.mode,
-                lease_s=plan.lease_s,
-            )
-            return self.announce(facts, closed)
+            self._notify(facts, self._closed(plan, address, verified.identity))
+        elif plan.terms:
+            outcome = self._limiter.take_now(requester, now_us)
+            if outcome is None:
+                reply = await self._limiter.take(requester, now_us)
+                outcome = None if reply is None else reply.outcome
+            if outcome is not None and not outcome.allowed:
+                self._notify(facts, plan.refusals.decision(outcome, address, verified.identity))
+        return decision
+
+    def _notify(self, facts: Facts, refusal: Decision) -> None:
+        """Notify observers of what a rule in dry run would have refused."""
+        for observer in self._observers:
+            observer.decided(facts, in_dry_run(refusal))
+
+    def _uncharged(
+        self,
+        facts: Facts,
+        address: Address | None,
+        route: Route,
+        plan: Plan,
+        verified: Identified,
+        *,
+        is_allowed: bool,
+    ) -> Decision | Awaitable[Decision]:
+        """The decision on a request that this plan charges nothing."""
+        if route.trial is not None and not is_allowed:
+            return self._try(facts, address, route, verified)
+        identity = verified.identity
+        if plan.closed:
+            return self.announce(facts, self._closed(plan, address, identity))
         reason = Reason.ALLOW_LIST if is_allowed else Reason.UNLIMITED
         return self.announce(facts, _passes(plan, address, identity, reason))
+
+    def _closed(self, plan: Plan, address: Address | None, identity: Identity | None) -> Decision:
+        """The refusal on a path that is closed to the client in an emergency."""
+        return Decision(
+            Verdict.REFUSED,
+            Reason.EMERGENCY,
+            address,
+            identity,
+            retry_after_us=self._mode_watch.retry_after_us,
+            mode=plan.mode,
+            lease_s=plan.lease_s,
+        )
 
     def _refused_uncharged(
         self, overload: Overload, facts: Facts, requester: Requester, now_us: int
@@ -199,7 +242,7 @@ class Gate:
     def announce(self, facts: Facts, decision: Decision) -> Decision:
         """The decision as it is given; observers are notified of refusals, and of those that a dry run lets pass."""
         if self._dry_run:
-            decision = _in_dry_run(decision)
+            decision = in_dry_run(decision)
         if decision.verdict is not ALLOWED:
             for observer in self._observers:
                 observer.decided(facts, decision)
@@ -210,7 +253,7 @@ def _passes(plan: Plan, address: Address | None, identity: Identity | None, reas
     return Decision(Verdict.ALLOWED, reason, address, identity, mode=plan.mode, live=plan.live, lease_s=plan.lease_s)
 
 
-def _in_dry_run(decision: Decision) -> Decision:
+def in_dry_run(decision: Decision) -> Decision:
     """The same for observers, but with nothing that a client could notice."""
     if decision.refused:
         return decision._replace(verdict=Verdict.DRY_RUN)

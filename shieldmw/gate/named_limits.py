@@ -19,7 +19,7 @@ from shieldmw.core.rules import Per, Policy, Rule
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 from .fleet.mode_watch import ModeWatch
-from .gate import Gate
+from .gate import Gate, in_dry_run
 from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups
 from .log_throttle import LogThrottle
@@ -53,7 +53,6 @@ class NamedLimits:
     def __init__(
         self,
         gate: Gate,
-        policy: Policy,
         lookups: Lookups,
         limiter: Limiter,
         mode_watch: ModeWatch,
@@ -62,8 +61,6 @@ class NamedLimits:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._gate = gate
-        self._policy = policy
-        self._rules = {rule.name: rule for rule in policy.rules}
         self._lookups = lookups
         self._limiter = limiter
         self._mode_watch = mode_watch
@@ -100,7 +97,9 @@ class NamedLimits:
         if not found:
             self._log_unknown(text, is_known=described.rule is not None or not described.is_named)
             return None
-        return self._gate.announce(shown, await self._take(found, address, hits))
+        decision = await self._take(found, address, hits)
+        is_tried = described.rule is not None and described.rule.dry_run
+        return self._gate.announce(shown, in_dry_run(decision) if is_tried else decision)
 
     def _read(self, entries: Entries) -> _Described:
         address = path = rule = None
@@ -115,7 +114,7 @@ class NamedLimits:
             else:
                 is_named = True
                 name = value if key in NAMES_A_RULE else key
-                rule = self._rules.get(name, rule)
+                rule = self._lookups.rule(name) or rule
                 if key not in NAMES_A_RULE:
                     whose.append(f"{key}={value}")
         return _Described(address, path, method, is_named, rule, " ".join(whose))
@@ -128,7 +127,7 @@ class NamedLimits:
             return self._charges_of_a_guest(described, facts, address)
         if described.path is None:
             return ()
-        route_rules = self._lookups.route(facts).route_rules
+        route_rules = self._lookups.enforced_route(facts).route_rules
         charges = _shared(Per.EVERYONE, route_rules.limits, route_rules.cost)
         for per, limit, cost in route_rules.shared:
             charges += _shared(per, (limit,), cost)
@@ -142,7 +141,7 @@ class NamedLimits:
             return _shared(Per.EVERYONE, rule.limits, rule.cost)
         clients = self._lookups.clients(address)
         if not described.whose:
-            return self._policy.address_charges(rule.limits, clients, rule.cost)
+            return Policy.address_charges(rule.limits, clients, rule.cost)
         text = f"{domain} {described.whose}"
         if described.address is not None:
             text += f" {clients.network}"
@@ -152,7 +151,7 @@ class NamedLimits:
     def _charges_of_a_guest(self, described: _Described, facts: Facts, address: Address | None) -> Charges | Decision:
         """What a guest's request is charged, without a path on any path."""
         mode = self._mode_watch.mode
-        route = self._lookups.any_path if described.path is None else self._lookups.route(facts)
+        route = self._lookups.any_path if described.path is None else self._lookups.enforced_route(facts)
         plan = route.plan(mode, None, address)
         if plan.closed:
             wait_us = self._mode_watch.retry_after_us

@@ -13,12 +13,16 @@ from .auth.failed_auth import FailedAuth
 from .events import ModeObserver
 from .fleet.changes import ChangeListener
 from .fleet.deny_watch import DenyWatch
+from .fleet.limits_watch import LimitsWatch
 from .fleet.mode_watch import ModeWatch
 from .gate import Gate
 from .limiter.limiter import Limiter
+from .limiter.lookups import Lookups
+from .limiter.sharing import cheapest
 from .named_limits import NamedLimits
 from .operator.control import Control
 from .overload.overload import Overload
+from .seats.capacity import SeatPlan
 from .seats.claims import COPIES
 from .seats.entrance import Entrance
 from .seats.polls import Polls
@@ -55,8 +59,10 @@ class Worker:
         named_limits: NamedLimits,
         talkers: Talkers,
         limiter: Limiter,
+        lookups: Lookups,
         failed_auth: FailedAuth,
         mode_watch: ModeWatch,
+        limits_watch: LimitsWatch,
         deny_watch: DenyWatch,
         feed: ChangeFeed,
         background: Sequence[Background],
@@ -71,14 +77,17 @@ class Worker:
         self.named_limits = named_limits
         self.talkers = talkers
         self._limiter = limiter
+        self._lookups = lookups
         self._failed_auth = failed_auth
         self._mode_watch = mode_watch
+        self._limits_watch = limits_watch
         self._deny_watch = deny_watch
         self._background = (*background, ChangeListener(feed, self.heard))
         self._mode_observers = tuple(mode_observers)
         self._reported = Mode.NORMAL
         mode_watch.on_change = self.mode_changed
         mode_watch.on_reset = self.invalidate
+        limits_watch.on_change = self.limits_changed
 
     async def start(self) -> None:
         """Start the background tasks. Never fails because the store or another server is away."""
@@ -104,6 +113,22 @@ class Worker:
             for observer in self._mode_observers:
                 observer.mode_changed(state)
 
+    def limits_changed(self) -> None:
+        """Decide by the limits in force from now on.
+
+        What is known of buckets stays: a bucket has its limit's name, not its numbers, so its TAT still counts. Leases
+        of the old limits are not spent any more, and are given back.
+        """
+        limits = self._limits_watch.in_force
+        self._lookups.use(limits.policy)
+        limiter = cheapest(self._limiter, limits.policy)
+        for gate in (self.gate, self.gate_beside_lane):
+            gate.use(limits.policy, limiter)
+        seats = self.entrance.seats
+        seats.use(SeatPlan.of(limits), self._limits_watch.since_s)
+        if self.overload is not None:
+            self.overload.share(seats.guest_share)
+
     def invalidate(self) -> None:
         """Forget what is known of buckets, since some were reset, or the store has lost them."""
         self._limiter.invalidate()
@@ -124,6 +149,7 @@ class Worker:
             admission.seats.refresh_soon()
         else:
             self._mode_watch.refresh_soon()
+            self._limits_watch.refresh_soon()
             self._deny_watch.refresh_soon()
             if not change:
                 admission.streams.listening()

@@ -44,6 +44,7 @@ from .names import wrong_names
 from .policy import (
     EMERGENCY_LIMIT_FIELDS,
     LIMIT_FIELDS,
+    burst_field,
     read_api_keys,
     read_public_key,
     redirect_problems,
@@ -110,7 +111,7 @@ class Settings(BaseSettings):
     rules: Annotated[tuple[Rule, ...], NoDecode, BeforeValidator(parse_rules)] = Field(
         (),
         description="limits for paths, as JSON: a list of "
-        "`{name, path, methods, limits, burst, cost, per, live, polled, lease_seconds, emergency}`",
+        "`{name, path, methods, limits, burst, cost, per, live, polled, lease_seconds, emergency, dry_run}`",
     )
     rules_file: Path | None = Field(None, description="the same in a `.json` or `.toml` file (`[[rules]]`)")
     exempt_paths: Patterns = Field(
@@ -377,7 +378,7 @@ class Settings(BaseSettings):
         return None if self.jwt_public_key is None else read_public_key(self.jwt_public_key)
 
     def _limits(self, scope: Scope, field: str) -> Limits:
-        return parse_limits(getattr(self, field), name=scope, burst=getattr(self, _burst_field(field), None))
+        return parse_limits(getattr(self, field), name=scope, burst=getattr(self, burst_field(field), None))
 
     def _problems(self, unreadable: Container[str]) -> Iterator[str]:
         """One line for each contradiction between settings."""
@@ -417,7 +418,7 @@ class Settings(BaseSettings):
             try:
                 self._limits(scope, field)
             except ValueError as error:
-                yield problem(_burst_field(field), getattr(self, _burst_field(field)), str(error))
+                yield problem(burst_field(field), getattr(self, burst_field(field)), str(error))
 
     def _jwt_problems(self) -> Iterator[str]:
         sources = [name for name in ("jwt_secret", "jwt_public_key", "jwt_jwks_url") if getattr(self, name) is not None]
@@ -440,11 +441,6 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "api_keys_file": lambda value: read_api_keys(Path(value)),
     "jwt_public_key": read_public_key,
 }
-
-
-def _burst_field(limit_field: str) -> str:
-    """The setting of a limit's burst, which only some have."""
-    return f"{limit_field.removesuffix('_limit')}_burst"
 
 
 def _unreadable(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

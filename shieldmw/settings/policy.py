@@ -31,13 +31,18 @@ _CHARGED_THE_COST = [scope for scope in Scope if scope not in (Scope.FAILED_AUTH
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+def burst_field(limit_field: str) -> str:
+    """The setting of a limit's burst, which only some have."""
+    return f"{limit_field.removesuffix('_limit')}_burst"
+
+
 def rule_problems(policy: Policy) -> Iterator[str]:
     """Check the rules against each other and the default limits; yields a line for each problem."""
     for rule in policy.rules:
         if rule.name in list(Scope):
             yield f"rule '{rule.name}': this name belongs to a default limit, use another"
         charged = [limit for scope in _CHARGED_THE_COST for limit in policy.limits(scope)]
-        for limit in (*rule.limits, *charged):
+        for limit in rule.limits if rule.dry_run else (*rule.limits, *charged):
             if rule.cost > limit.burst:
                 yield (
                     f"rule '{rule.name}': a cost of {rule.cost} is above the burst of limit '{limit.name}' "

@@ -46,6 +46,7 @@ class RuleSpec(BaseModel):
     polled: bool = False
     lease_seconds: int | None = Field(None, ge=SHORTEST_LEASE_S, le=LONGEST_LEASE_S)
     emergency: Literal["open", "members", "closed"] = "open"
+    dry_run: bool = False
 
     def rule(self) -> Rule:
         """The rule that it describes.
@@ -78,7 +79,8 @@ class RuleSpec(BaseModel):
             raise ValueError(f'lease_seconds {self.lease_seconds} is for polled paths: add "polled": true')
         methods, access = frozenset(self.methods), Access(self.emergency)
         lease_s = (self.lease_seconds or LEASE_SEAT_S) if self.polled else 0
-        return Rule(self.name, path, methods, limits, self.cost, self.live, access, Per(self.per), lease_s)
+        per = Per(self.per)
+        return Rule(self.name, path, methods, limits, self.cost, self.live, access, per, lease_s, self.dry_run)
 
 
 _SPECS = TypeAdapter(list[RuleSpec])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from secrets import randbits
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Outcome, TakeRequest
@@ -18,6 +18,7 @@ from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.overrides import OverridesChange, OverridesState
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.top import TopReport
@@ -27,7 +28,7 @@ from shieldmw.errors import NotApplied, StoreError
 from . import records, scripts, slots
 from .keys import KEEP_MS, Keys, Names
 from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
-from .port import AUDIT_LENGTH, AuditEntry, StoredMode
+from .port import AUDIT_LENGTH, AuditEntry, StoredLimits, StoredMode
 from .redis.calls import Calls
 
 # Tolerance for the store's clock as known to a process that only reads: on a busy machine answers arrive late.
@@ -221,7 +222,7 @@ class RedisStore:
 
     async def mode(self) -> StoredMode:
         """The stored mode."""
-        _, stored, epoch = await self._run_mode("read")
+        stored, epoch = _mode(*await self._run_mode(self._names.mode, "read"))
         if not epoch:
             # The store is empty. Only then is the epoch written: regular reads must not cost writes.
             key = self._names.mode
@@ -233,7 +234,7 @@ class RedisStore:
 
     async def look(self) -> StoredMode:
         """The stored mode, without writing an epoch."""
-        _, stored, _ = await self._run_mode("read")
+        stored, _ = _mode(*await self._run_mode(self._names.mode, "read"))
         return stored
 
     async def set_mode(
@@ -241,7 +242,8 @@ class RedisStore:
     ) -> tuple[bool, StoredMode]:
         """Change the mode, unless its version is not the expected one."""
         audit = AuditEntry(0, change.actor, "mode", was.mode, str(change), change.reason)
-        changed, stored, _ = await self._run_mode(
+        changed, *kept = await self._run_mode(
+            self._names.mode,
             "set",
             -1 if expected_version is None else expected_version,
             was.version,
@@ -250,7 +252,7 @@ class RedisStore:
             records.mode_text(change),
             audit,
         )
-        return changed, stored
+        return changed == 1, _mode(changed, *kept)[0]
 
     async def restore_mode(self, state: ModeState) -> StoredMode:
         """Restore the mode if the store has lost it."""
@@ -258,13 +260,53 @@ class RedisStore:
         why = f"the store had lost version {state.version}, which is in force"
         audit = AuditEntry(0, "shieldmw", "mode", "", state.mode, why)
         until_us, since_us = int((state.until_s or 0) * 1_000_000), int(state.since_s * 1_000_000)
-        _, stored, _ = await self._run_mode(
-            "restore", state.version, state.version, until_us, since_us, records.mode_text(change), audit
+        data = records.mode_text(change)
+        kept = await self._run_mode(
+            self._names.mode, "restore", state.version, state.version, until_us, since_us, data, audit
         )
-        return stored
+        return _mode(*kept)[0]
+
+    # --- limits
+
+    async def limits(self) -> StoredLimits:
+        """The stored overrides of limits."""
+        return _limits(*await self._run_mode(self._names.limits, "read"))
+
+    async def set_limits(
+        self, change: OverridesChange, *, was: OverridesState, expected_version: int | None
+    ) -> tuple[bool, StoredLimits]:
+        """Change the overrides, unless their version is not the expected one."""
+        before = str(change.before.overrides)
+        changed, *kept = await self._run_mode(
+            self._names.limits,
+            "set",
+            -1 if expected_version is None else expected_version,
+            was.version,
+            int((change.for_s or 0) * 1_000_000),
+            0,
+            records.limits_text(change.overrides, change.actor, change.reason, change.before),
+            AuditEntry(0, change.actor, "limits", before, str(change), change.reason),
+        )
+        return changed == 1, _limits(changed, *kept)
+
+    async def restore_limits(self, state: OverridesState) -> StoredLimits:
+        """Restore the overrides if the store has lost them."""
+        why = f"the store had lost version {state.version}, which is in force"
+        kept = await self._run_mode(
+            self._names.limits,
+            "restore",
+            state.version,
+            state.version,
+            int((state.until_s or 0) * 1_000_000),
+            int(state.since_s * 1_000_000),
+            records.limits_text(state.overrides, state.actor, state.reason, state.before),
+            AuditEntry(0, "shieldmw", "limits", "", str(state.overrides), why),
+        )
+        return _limits(*kept)
 
     async def _run_mode(
         self,
+        key: str,
         what: str,
         asked: int = 0,
         known: int = 0,
@@ -272,16 +314,16 @@ class RedisStore:
         since: int = 0,
         data: str = "",
         audit: AuditEntry | None = None,
-    ) -> tuple[bool, StoredMode, bytes]:
-        """Run ``mode.lua``; returns whether the mode changed, the mode now, and the stored epoch."""
+    ) -> Sequence[Any]:
+        """Run ``mode.lua`` on the mode or the limits; returns its reply."""
         names = self._names
         audit_text = "" if audit is None else records.audit_text(audit)
         arguments = (what, asked, known, ends, since, data, audit_text, names.changes, KEEP_MS, AUDIT_LENGTH)
-        reply = await self.redis.run("mode", (names.mode, names.audit), arguments)
+        announced = key.rpartition(":")[2]
+        reply = await self.redis.run("mode", (key, names.audit), (*arguments, announced))
         if not isinstance(reply, list) or len(reply) != 7 or any(type(text) is not bytes for text in reply[5:]):
             raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers, data and epoch")
-        changed, version, since_us, until_us, now_us = scripts.whole_numbers("mode", reply[:5], 5)
-        return changed == 1, records.parse_mode(version, since_us, until_us, now_us, reply[5]), reply[6]
+        return [*scripts.whole_numbers("mode", reply[:5], 5), *reply[5:]]
 
     async def audit(self, count: int) -> list[AuditEntry]:
         """The last changes, newest first."""
@@ -378,6 +420,20 @@ class RedisStore:
     async def aclose(self) -> None:
         """Close all connections; a later call opens new ones."""
         await self.redis.aclose()
+
+
+def _mode(
+    _changed: int, version: int, since_us: int, until_us: int, now_us: int, data: bytes, epoch: bytes
+) -> tuple[StoredMode, bytes]:
+    """The mode in a reply of ``mode.lua``, and the stored epoch."""
+    return records.parse_mode(version, since_us, until_us, now_us, data), epoch
+
+
+def _limits(
+    _changed: int, version: int, since_us: int, until_us: int, now_us: int, data: bytes, _epoch: bytes
+) -> StoredLimits:
+    """The overrides of limits in a reply of ``mode.lua``."""
+    return records.parse_limits(version, since_us, until_us, now_us, data)
 
 
 def _values(info: bytes) -> Mapping[str, str]:

@@ -53,6 +53,7 @@ class Names:
         self.api_keys = f"{prefix}:api-keys"  # digests of issued API keys, with their version
         self.api_keys_log = f"{prefix}:{{{self.api_keys}}}:log"  # their last changes; in the same slot
         self.mode = f"{control}:mode"  # also holds the epoch, which changes when buckets are refilled or lost
+        self.limits = f"{control}:limits"  # those that operators changed
         self.deny = f"{control}:deny"  # the deny list, with its version
         self.deny_log = f"{control}:deny-log"  # its last changes
         self.audit = f"{control}:audit"  # a stream

@@ -19,12 +19,13 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.overrides import OverridesChange, OverridesState
 from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
 from shieldmw.core.top import TopReport
 from shieldmw.core.waiting import EMPTY, QueueCounters
 
-from .port import AUDIT_LENGTH, AuditEntry, StoredMode
+from .port import AUDIT_LENGTH, AuditEntry, StoredLimits, StoredMode
 
 # Maximum number of buckets.
 BUCKETS_KEPT = 262_144
@@ -126,6 +127,7 @@ class MemoryStore(MemoryBuckets):
         self._api_keys_version = 1
         self._deny = DenyList(1)
         self._mode = ModeState()
+        self._limits = OverridesState()
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_LENGTH)
         self._seats = SeatTable()
         self._loads: dict[str, WorkerLoad] = {}
@@ -249,6 +251,31 @@ class MemoryStore(MemoryBuckets):
         if state.version > self._mode.version:
             self._mode = replace(state)
         return await self.mode()
+
+    async def limits(self) -> StoredLimits:
+        """The stored overrides of limits."""
+        return StoredLimits(self._limits, self._now_s())
+
+    async def set_limits(
+        self, change: OverridesChange, *, was: OverridesState, expected_version: int | None
+    ) -> tuple[bool, StoredLimits]:
+        """Change the overrides, unless their version is not the expected one."""
+        version, now_s = max(self._limits.version, was.version), self._now_s()
+        if expected_version not in (None, version):
+            return False, await self.limits()
+        until_s = now_s + change.for_s if change.for_s else None
+        self._limits = OverridesState(
+            version + 1, change.overrides, now_s, until_s, change.actor, change.reason, change.before
+        )
+        entry = AuditEntry(now_s, change.actor, "limits", str(change.before.overrides), str(change), change.reason)
+        self._note(entry, "limits")
+        return True, await self.limits()
+
+    async def restore_limits(self, state: OverridesState) -> StoredLimits:
+        """Adopt overrides of a higher version. This store itself cannot lose them."""
+        if state.version > self._limits.version:
+            self._limits = replace(state)
+        return await self.limits()
 
     async def audit(self, count: int) -> list[AuditEntry]:
         """The last changes, newest first."""

@@ -1,9 +1,9 @@
 """The store port: what the gate needs of a store. Implemented by ``MemoryStore`` (one process) and ``RedisStore``.
 
-Every change of buckets, the mode, seats, the waiting room or a table is one atomic round trip (in a cluster, one for
-each slot). The exception is ``refill``, which deletes the buckets first and announces that afterwards. Reads may take
-several: ``api_keys`` and ``deny_list`` read the version and then the changes since; ``mode`` writes an epoch to an
-empty store, and ``loads`` drops reports that are too old.
+Every change of buckets, the mode, limits, seats, the waiting room or a table is one atomic round trip (in a cluster,
+one for each slot). The exception is ``refill``, which deletes the buckets first and announces that afterwards. Reads
+may take several: ``api_keys`` and ``deny_list`` read the version and then the changes since; ``mode`` writes an epoch
+to an empty store, and ``loads`` drops reports that are too old.
 
 Every method raises ``StoreUnavailable`` if the store is away or too slow (the operation may have been carried out all
 the same), and ``StoreError`` if the answer makes no sense.
@@ -24,6 +24,7 @@ from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeChange, ModeState
+from shieldmw.core.overrides import OverridesChange, OverridesState
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.top import TopReport
@@ -139,6 +140,29 @@ class ModeRegister(Protocol):
         """Restore the mode if the store has lost it; a stored mode of a higher version stays."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredLimits:
+    """The stored overrides of limits, and the store's clock when they were read (Unix seconds)."""
+
+    state: OverridesState
+    now_s: float
+
+
+class LimitsRegister(Protocol):
+    """Keeps the limits that operators change."""
+
+    async def limits(self) -> StoredLimits:
+        """The stored overrides; version 0 if there are none. Nothing is written."""
+
+    async def set_limits(
+        self, change: OverridesChange, *, was: OverridesState, expected_version: int | None
+    ) -> tuple[bool, StoredLimits]:
+        """Change them, unless their version is not the expected one; returns whether they changed, and those now."""
+
+    async def restore_limits(self, state: OverridesState) -> StoredLimits:
+        """Restore them if the store has lost them; stored ones of a higher version stay."""
+
+
 class ChangeFeed(Protocol):
     """Announces changes to all workers."""
 
@@ -146,8 +170,8 @@ class ChangeFeed(Protocol):
         """Announce a change to every worker; it is not stored, so a worker that is not subscribed misses it."""
 
     def changes(self) -> AsyncIterator[str]:
-        """Yields '' once subscribed, then what changed: ``mode``, ``deny``, ``seats``, ``audit``, ``client …``,
-        ``taken …``, ``streams …``, ``waiting …`` or ``copies …``."""
+        """Yields '' once subscribed, then what changed: ``mode``, ``limits``, ``deny``, ``seats``, ``audit``,
+        ``client …``, ``taken …``, ``streams …``, ``waiting …`` or ``copies …``."""
 
 
 class SeatGrants(Protocol):
@@ -218,6 +242,7 @@ class Store(
     Buckets,
     DenyRegister,
     ModeRegister,
+    LimitsRegister,
     SeatRegister,
     LeaseRegister,
     LoadRegister,

@@ -16,17 +16,19 @@ from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.overrides import Earlier, Overrides, OverridesState, RuleOverride
 from shieldmw.core.seats import Audience, SeatEntry, SeatTable
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.errors import StoreError
 
-from .port import AuditEntry, StoredMode
+from .port import AuditEntry, StoredLimits, StoredMode
 
 log = logging.getLogger(__name__)
 
 SHORTEST_SECRET_BYTES = 16
 
 N = TypeVar("N", int, float)
+T = TypeVar("T")
 
 
 # Largest count in a worker's report: exact in any JSON.
@@ -39,6 +41,9 @@ LONGEST_REPORT = 2000
 # Longest report of a worker's busiest clients, in bytes, and most names of a kind in it.
 LONGEST_TOP_REPORT = 500_000
 MOST_TOP_NAMES = 100
+
+# Latest end time, in Unix seconds.
+LATEST_S = 2**33
 
 # Largest capacity: more seats than there are people.
 MOST_SEATS = 10**10
@@ -204,6 +209,65 @@ def _within(value: Any, most: int, kind: Callable[[Any], N]) -> N | None:
     if type(value) not in (int, float) or not 0 <= value <= most:
         raise ValueError("not a valid number")
     return kind(value)
+
+
+def limits_text(overrides: Overrides, actor: str, reason: str, before: Earlier) -> str:
+    """The record of overrides of limits, without their version and times."""
+    earlier = {**_overrides_values(before.overrides), "until": before.until_s}
+    return json.dumps({**_overrides_values(overrides), "actor": actor, "reason": reason, "before": earlier})
+
+
+def _overrides_values(overrides: Overrides) -> dict[str, Any]:
+    return {
+        "values": dict(overrides.values),
+        "rules": {name: [rule.limits, rule.burst, rule.dry_run] for name, rule in overrides.rules.items()},
+    }
+
+
+def parse_limits(version: int, since_us: int, until_us: int, now_us: int, data: bytes) -> StoredLimits:
+    """Parse the overrides of limits, and add the store's clock.
+
+    Raises:
+        StoreError: they were not written by us.
+    """
+    now_s = now_us / 1_000_000
+    if version == 0:
+        return StoredLimits(OverridesState(), now_s)
+    try:
+        kept = json.loads(data)
+        before = kept["before"]
+        state = OverridesState(
+            version=version,
+            overrides=_overrides(kept),
+            since_s=since_us / 1_000_000,
+            until_s=until_us / 1_000_000 if until_us else None,
+            actor=str(kept["actor"]),
+            reason=str(kept["reason"]),
+            before=Earlier(_overrides(before), _within(before["until"], LATEST_S, float)),
+        )
+    except Exception as error:
+        raise StoreError(f"the limits in the store cannot be read ({type(error).__name__})") from None
+    return StoredLimits(state, now_s)
+
+
+def _overrides(kept: Mapping[str, Any]) -> Overrides:
+    """Overrides as they are written; whether they fit the settings is found out when they are applied."""
+    values, rules = kept["values"], kept["rules"]
+    if any(type(value) not in (str, int, float) for value in values.values()):
+        raise ValueError("not a valid value")
+    return Overrides(
+        dict(values),
+        {
+            name: RuleOverride(_none_or(str, limits), _none_or(int, burst), _none_or(bool, dry_run))
+            for name, (limits, burst, dry_run) in rules.items()
+        },
+    )
+
+
+def _none_or(kind: type[T], value: Any) -> T | None:
+    if value is not None and type(value) is not kind:
+        raise ValueError("not a valid value")
+    return value
 
 
 def parse_seats(reply: Any) -> SeatTable:

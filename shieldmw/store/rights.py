@@ -168,6 +168,6 @@ class _Trial:
         """Delete all its keys, one at a time, since they may be in several slots."""
         names, bucket = self._names, self._keys.bucket(_CHARGE)
         tables = (names.deny, names.deny_log, names.api_keys, names.api_keys_log)
-        kept = (*tables, names.mode, names.audit, names.seats, names.queue, *names.claims(0))
+        kept = (*tables, names.mode, names.limits, names.audit, names.seats, names.queue, *names.claims(0))
         for key in (*kept, bucket, scripts.settled_key(bucket, "check")):
             await self._redis.command("UNLINK", key)

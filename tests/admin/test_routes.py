@@ -26,6 +26,8 @@ from shieldmw.core.seats import Audience
 ROUTES = [
     ("GET", "/status"),
     ("PUT", "/mode"),
+    ("GET", "/limits"),
+    ("PUT", "/limits"),
     ("GET", "/audit"),
     ("GET", "/top"),
     ("GET", "/deny"),

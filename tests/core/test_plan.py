@@ -97,6 +97,7 @@ rules = st.builds(
     surcharge=st.integers(0, 9),
     preflight=st.booleans(),
     shared=st.just(()),
+    trial=st.none(),
 )
 any_prefixes = st.builds(Prefixes, st.integers(8, 32), st.integers(16, 128))
 addresses = st.one_of(ipv4, ipv6, st.sampled_from(ADDRESSES))

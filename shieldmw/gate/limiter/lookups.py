@@ -11,7 +11,7 @@ from shieldmw.core.client import Address, AddressClients
 from shieldmw.core.facts import TARGET, Facts
 from shieldmw.core.paths import is_plain
 from shieldmw.core.routes import Route
-from shieldmw.core.rules import Policy, RouteRules
+from shieldmw.core.rules import Policy, RouteRules, Rule
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.log_throttle import LogThrottle
 
@@ -36,16 +36,29 @@ class Lookups:
     """
 
     def __init__(self, policy: Policy, addressing: Addressing, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._policy = policy
         self._addressing = addressing
         self._is_plain = addressing.is_plain
         self._trusted = addressing.trusted.ipv4
         self._proxy: str | None = None  # the last one that was trusted
+        self._unreadable = LogThrottle(clock.now_s)
+        self.use(policy)
+
+    def use(self, policy: Policy) -> None:
+        """Find routes by this policy from now on.
+
+        Their plans are new, and so are the keys of their clients in this process: nothing that was prefetched under an
+        old limit is spent under a new one. What is known of buckets stays true, since a bucket has its limit's name.
+        """
+        self._policy = policy
+        self._rules = {rule.name: rule for rule in policy.rules}
         self._by_rules: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
         self.routes: BoundedCache[object, Route] = BoundedCache(PATHS_KEPT)
-        self._unreadable = LogThrottle(clock.now_s)
         self.any_path = self._route(RouteRules())
         self.any_preflight = self._route(RouteRules(preflight=True))
+
+    def rule(self, name: str) -> Rule | None:
+        """The rule with this name."""
+        return self._rules.get(name)
 
     def address(self, facts: Facts) -> Address | None:
         """The address that a request comes from; None if it is unknown."""
@@ -104,6 +117,11 @@ class Lookups:
     def route(self, facts: Facts) -> Route:
         """The route of the request's path and methods."""
         return self.cheap_route(facts) or self._compute_route(facts)
+
+    def enforced_route(self, facts: Facts) -> Route:
+        """The same without rules in dry run."""
+        route = self.route(facts)
+        return route.enforced or route
 
     def cheap_route(self, facts: Facts) -> Route | None:
         """The same; None if it is not cached and slow to compute, and so better left to the end."""

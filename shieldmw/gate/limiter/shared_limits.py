@@ -12,6 +12,7 @@ from typing import Any
 
 from shieldmw.core.bucket import Charge, Charges, Outcome
 from shieldmw.core.lease import Unspent
+from shieldmw.core.limits import Limit
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.refresher import Refresher
@@ -99,7 +100,8 @@ class SharedLimits:
         self._workers = workers
         self._clock = clock
         self._now_us = clock.now_us
-        self._pools: dict[str, Pool] = {}
+        # By bucket and limit: under a changed limit a bucket's units are others, and the old pool gives its own back.
+        self._pools: dict[tuple[str, Limit], Pool] = {}
         self.refresher = Refresher("shared limits", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
     def of(self, charges: Charges) -> PooledCharges:
@@ -107,8 +109,8 @@ class SharedLimits:
         return PooledCharges([(self._pool(charge), charge) for charge in charges])
 
     def _pool(self, charge: Charge) -> Pool:
-        """The pool of a bucket."""
-        key = charge.bucket
+        """The pool of a bucket under a limit."""
+        key = (charge.bucket, charge.limit)
         if key not in self._pools:
             one = charge._replace(cost=1)
             self._pools[key] = Pool(one, self._store, self._fallback, self._workers, self._clock)

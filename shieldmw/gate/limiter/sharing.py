@@ -9,6 +9,7 @@ from shieldmw.core.bucket import Charges, Outcome, joined
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.made import made
 from shieldmw.core.plan import Plan, Requester
+from shieldmw.core.rules import Policy
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 from .batch import TakeReply
@@ -35,6 +36,11 @@ class SharingLimiter:
         self._shared = shared
         self._now_us = clock.now_us
         self._by_plan: BoundedCache[Plan, PooledCharges] = BoundedCache(PLANS_KEPT)
+
+    @property
+    def own(self) -> Limiter:
+        """The limiter of the clients' own limits."""
+        return self._own
 
     @property
     def is_away(self) -> bool:
@@ -135,6 +141,13 @@ class SharingLimiter:
             charges = self._shared.of(plan.shared)
             self._by_plan.put(plan, charges)
         return charges
+
+
+def cheapest(limiter: Limiter, policy: Policy) -> Limiter:
+    """The limiter without its part for shared limits if the policy has none: a call less for each request."""
+    if isinstance(limiter, SharingLimiter) and not policy.has_shared_limits:
+        return limiter.own
+    return limiter
 
 
 def _refused_by_own(plan: Plan, outcome: Outcome) -> Outcome:

@@ -17,19 +17,23 @@ from shieldmw.core.client import Address, Client, Identity, Prefixes, token_clie
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import ModeChange
+from shieldmw.core.overrides import Overrides
 from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity
 from shieldmw.core.top import FleetTop
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
+from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.limiter.limiter import Limiter
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
+from shieldmw.settings.overrides import problems
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .edge_list import EdgeList, edge_list
+from .limits_report import LimitsReport, LimitsStatus
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 from .top_reports import TopReports
 
@@ -61,6 +65,7 @@ class Control:
         limiter: Limiter,
         mode_watch: ModeWatch,
         seats: Seats,
+        limits_watch: LimitsWatch,
         deny_watch: DenyWatch,
         settings: Settings,
         load_reports: LoadReports,
@@ -70,6 +75,7 @@ class Control:
         self._limiter = limiter
         self._mode_watch = mode_watch
         self._seats = seats
+        self._limits_watch = limits_watch
         self._deny_watch = deny_watch
         self._settings = settings
         self._load_reports = load_reports
@@ -93,9 +99,10 @@ class Control:
             self._mode_watch.state,
             self._seat_status(),
             answers and not self._limiter.is_away,
-            shown_settings(self._settings),
+            {**shown_settings(self._settings), **self._limits_watch.in_force.texts},
             await OverloadStatus.of(self._settings, self._load_reports, store_answers=answers),
             self._settings.dry_run,
+            LimitsStatus.of(self._limits_watch),
         )
 
     def _seat_status(self) -> SeatStatus:
@@ -107,6 +114,31 @@ class Control:
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
         """Change the mode of the fleet; False if its version is not the expected one."""
         return await self._mode_watch.set(change.with_end(), expected_version)
+
+    # --- limits
+
+    async def limits(self) -> LimitsReport:
+        """The limits in force, just read; while the store is away, as last known here."""
+        try:
+            await self._limits_watch.refresh()
+            answers = True
+        except StoreError:
+            answers = False
+        return LimitsReport.of(self._limits_watch, self._settings, self.now_s(), store_is_up=answers)
+
+    async def set_limits(
+        self, overrides: Overrides, *, actor: str, reason: str, for_s: int | None, expected_version: int | None
+    ) -> bool:
+        """Replace the overrides of the fleet; False if their version is not the expected one.
+
+        Raises:
+            SettingsError: they do not fit the settings; nothing was changed.
+        """
+        if lines := problems(self._settings, overrides):
+            raise SettingsError(lines)
+        return await self._limits_watch.set(
+            overrides, actor=actor, reason=reason, for_s=for_s, expected_version=expected_version
+        )
 
     async def audit(self, count: int = AUDIT_LENGTH) -> list[AuditEntry]:
         """The last changes, newest first."""
@@ -201,7 +233,7 @@ class Control:
         """
         settings = self._settings
         clients = clients_of(client_text, Prefixes(settings.ipv4_prefix, settings.ipv6_prefix))
-        names = limit_names(settings.policy)
+        names = dict.fromkeys((*limit_names(settings.policy), *limit_names(self._limits_watch.in_force.policy)))
         # Logged first: a superfluous entry is better than a reset that is missing from the audit log.
         await self._store.note(AuditEntry(0, actor, f"reset {clients[0]}", "", "full", reason))
         for client in clients:

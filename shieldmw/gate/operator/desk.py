@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from shieldmw.core.seats import COHORTS, Capacity, Grant, Report
 from shieldmw.gate.fleet.deny_watch import DenyWatch
+from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.limiter.limiter import Limiter
 from shieldmw.gate.refresher import Refresher
+from shieldmw.gate.seats.capacity import SeatPlan
 from shieldmw.gate.seats.seats import LEAST_S, Seats
 from shieldmw.store.port import SeatRegister
 
@@ -35,21 +37,34 @@ class OnlookersGrants:
 
 
 class Desk:
-    """A ``control`` and the refreshers of its state: the mode, the deny list and the seats. Start it before use."""
+    """A ``control`` and the refreshers of its state: the mode, the limits, the deny list and the seats.
+
+    Start it before use.
+    """
 
     def __init__(
-        self, control: Control, mode_watch: ModeWatch, deny_watch: DenyWatch, seats: Seats, limiter: Limiter
+        self,
+        control: Control,
+        mode_watch: ModeWatch,
+        limits_watch: LimitsWatch,
+        deny_watch: DenyWatch,
+        seats: Seats,
+        limiter: Limiter,
     ) -> None:
         self.control = control
         self._limiter = limiter
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
+        self._limits_watch = limits_watch
         self._deny_watch = deny_watch
+        self._seats = seats
         mode_watch.on_change = self._look.refresh_soon  # the number of seats depends on the mode
+        limits_watch.on_change = self._limits_changed
 
     async def start(self) -> None:
         """Read the state, and start refreshing it. Never fails because the store is away."""
         await self._mode_watch.refresher.start()
+        await self._limits_watch.refresher.start()
         await self._deny_watch.refresher.start()
         await self._look.start()
 
@@ -57,5 +72,10 @@ class Desk:
         """Stop refreshing, and close the connections."""
         await self._look.stop()
         await self._deny_watch.refresher.stop()
+        await self._limits_watch.refresher.stop()
         await self._mode_watch.refresher.stop()
         await self._limiter.aclose()
+
+    def _limits_changed(self) -> None:
+        self._seats.use(SeatPlan.of(self._limits_watch.in_force), self._limits_watch.since_s)
+        self._look.refresh_soon()

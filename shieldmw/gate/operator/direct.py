@@ -6,9 +6,12 @@ the one requested. (Like every reader of the load reports, it drops those that a
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from shieldmw.core.mode import ModeChange
 from shieldmw.core.seats import Fleet
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
+from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.capacity import SeatPlan
@@ -16,6 +19,7 @@ from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import Store
 
+from .limits_report import LimitsStatus
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 
@@ -28,7 +32,10 @@ class DirectControl:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._mode_watch = ModeWatch(store)
-        self._seats = Seats(store, self._mode_watch, SeatPlan.of(settings))  # never started, so it reports nothing
+        self._limits_watch = LimitsWatch(store, settings, self._mode_watch.store_now_s)
+        self._seats = Seats(
+            store, self._mode_watch, SeatPlan.of(self._limits_watch.in_force)
+        )  # never started, so it reports nothing
         self._load_reports = LoadReports(store, self._seats, None, self._mode_watch.store_now_s)
         self._settings = settings
 
@@ -40,15 +47,17 @@ class DirectControl:
             NotPermitted: its user may not read it.
         """
         readable = await self._look()
+        await self._look_at_limits()
         seats = SeatStatus.of(self._seats, await self._fleet())
         return Status(
             self._mode_watch.store_now_s(),
             self._mode_watch.state,
             seats,
             readable,
-            shown_settings(self._settings),
+            {**shown_settings(self._settings), **self._limits_watch.in_force.texts},
             await OverloadStatus.of(self._settings, self._load_reports),
             self._settings.dry_run,
+            LimitsStatus.of(self._limits_watch),
         )
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
@@ -70,6 +79,13 @@ class DirectControl:
         except StoreError:
             return False
         return True
+
+    async def _look_at_limits(self) -> None:
+        """Read the limits that operators changed; those of the settings if that fails, which must not prevent the
+        switch."""
+        with suppress(StoreError):
+            await self._limits_watch.look()
+        self._seats.use(SeatPlan.of(self._limits_watch.in_force), self._limits_watch.since_s)
 
     async def _fleet(self) -> Fleet | None:
         """The workers' reports; None if they cannot be read, which must not prevent the switch."""

@@ -19,6 +19,8 @@ from shieldmw.settings import Settings
 from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
 from shieldmw.settings.table import written
 
+from .limits_report import LimitsStatus
+
 MASK = "********"
 
 
@@ -75,7 +77,7 @@ class Status:
     """The whole status at ``now_s`` (Unix seconds by the store's clock).
 
     ``mode`` is the last change, so an emergency in it may have ended by itself. ``settings`` holds the text of each
-    variable, None if it is unset. In a ``dry_run`` nothing is refused, whatever the mode.
+    variable as it is in force, None if it is unset. In a ``dry_run`` nothing is refused, whatever the mode.
     """
 
     now_s: float
@@ -85,6 +87,7 @@ class Status:
     settings: Mapping[str, str | None]
     overload: OverloadStatus
     dry_run: bool
+    limits: LimitsStatus
 
 
 def shown_settings(settings: Settings) -> dict[str, str | None]:

@@ -240,7 +240,15 @@ class Seats:
         that were seated, if they are too many.
         """
         state, now_s = self._mode_watch.state, self._mode_watch.store_now_s()
-        since_s = state.until_s if state.until_s is not None and state.is_over(now_s) else state.since_s
+        self._divide_anew(state.until_s if state.until_s is not None and state.is_over(now_s) else state.since_s)
+
+    def use(self, plan: SeatPlan, since_s: float) -> None:
+        """Have the seats divided by this plan, which is in force since ``since_s`` (the store's clock)."""
+        if plan != self._capacity.plan:
+            self._capacity.plan = plan
+            self._divide_anew(since_s)
+
+    def _divide_anew(self, since_s: float) -> None:
         self._late.begin(int((since_s - LATE_S) * 1000), (self.capacity() or UNLIMITED).seats)
         self._settled_s = self._now_s() + SETTLING_S + self._round_s
         self._allot()

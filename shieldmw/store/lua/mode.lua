@@ -1,6 +1,7 @@
 -- mode: read the mode of the fleet, change it, or restore it after the store lost it; even if its memory is full.
+-- The same for the limits that operators change, whose record is of the same form.
 --
--- KEYS     1 the mode: a hash of version, since_us, until_us, data (and the epoch, which is left alone)
+-- KEYS     1 the mode, or the limits: a hash of version, since_us, until_us, data (and the epoch, which is left alone)
 --          2 the audit log: a stream
 -- ARGV     1 "read", which ignores the other arguments; "set"; or "restore"
 --          2 set: the version it must follow, -1 for any    restore: the version to restore
@@ -8,6 +9,7 @@
 --          4 set: microseconds it lasts, 0 for no end       restore: until_us, 0 for no end
 --          5 restore: since_us                              (set: ignored)
 --          6 data, opaque text   7 text for the audit log   8 the channel   9 TTL in ms   10 length of the audit log
+--          11 what is announced
 -- returns  {1 if changed else 0, version, since_us, until_us, now_us, data, epoch}; times are Unix microseconds
 -- TTL      ARGV 9, renewed by each change
 --
@@ -71,5 +73,5 @@ redis.call('PEXPIRE', KEYS[1], ARGV[9])
 only('stream', KEYS[2])
 redis.pcall('XADD', KEYS[2], 'MAXLEN', ARGV[10], '*', 'entry', ARGV[7], 'version', string.format('%.0f', version))
 redis.call('PEXPIRE', KEYS[2], ARGV[9])
-redis.pcall('PUBLISH', ARGV[8], 'mode')
+redis.pcall('PUBLISH', ARGV[8], ARGV[11])
 return current(1)

@@ -11,6 +11,7 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Identity
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.errors import StoreUnavailable
 from shieldmw.store.port import AuditEntry
@@ -32,7 +33,7 @@ from store.stores import run, slow_limit, someone
 
 
 def test_changes_are_heard_on_every_worker(cluster: RedisCluster) -> None:
-    """Whichever nodes they listen at: mode, deny list and a refilled client are told at once."""
+    """Whichever nodes they listen at: mode, limits, deny list and a refilled client are told at once."""
 
     async def work() -> None:
         async with (
@@ -41,11 +42,15 @@ def test_changes_are_heard_on_every_worker(cluster: RedisCluster) -> None:
             listening(stores[1]) as second,
         ):
             await stores[0].set_mode(ModeChange(Mode.EMERGENCY, "ops"), was=ModeState(), expected_version=None)
+            limits = OverridesChange(Overrides({"SHIELD_IP_LIMIT": "1/second"}), "ops")
+            _, kept = await stores[1].set_limits(limits, was=OverridesState(), expected_version=0)
+            assert kept.state == (await stores[0].limits()).state
+            assert (kept.state.version, kept.state.overrides) == (1, limits.overrides)
             await stores[1].deny(DenyEntry(ip_network("198.51.100.0/24"), 4_000_000_000, "ops", "flood"))
             await stores[0].refill(someone(), ["ip"])
-            wanted = ["client", "deny", "mode"]  # nodes tell in no order
+            wanted = ["client", "deny", "limits", "mode"]  # nodes tell in no order
             for heard in (first, second):
-                await until(lambda heard=heard: len(heard) >= 4, "three changes")  # type: ignore[misc]
+                await until(lambda heard=heard: len(heard) >= 5, "four changes")  # type: ignore[misc]
                 assert sorted(word.partition(" ")[0] for word in heard[1:]) == wanted
 
     run(work())
