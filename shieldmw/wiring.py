@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter, cheapest
+from .gate.metrics.counts import Counts
+from .gate.metrics.meter import Meter, Parts
+from .gate.metrics.slots import Slots, opened_slots
 from .gate.named_limits import NamedLimits
 from .gate.operator.control import Control
 from .gate.operator.top_reports import TopReports
@@ -92,6 +96,7 @@ class ShieldMiddleware(Shield):
         authenticate: the app's own check, ``async (scope) -> Identity | None``; consulted before
             API keys and JWTs.
         observers: receive what each worker refuses and evicts, and changes of the mode.
+        metrics_path: where the workers of ``shieldmw serve`` share their metrics.
 
     Raises:
         SettingsError: the settings cannot be used. If an event loop is already running, it is raised at the lifespan's
@@ -106,7 +111,9 @@ class ShieldMiddleware(Shield):
         *,
         authenticate: AuthenticateScope | None = None,
         observers: Sequence[ShieldObserver] = (),
+        metrics_path: str | None = None,
     ) -> None:
+        self._slots = opened_slots(metrics_path)
         try:
             self._set_up(app, settings or Settings.from_environ(), authenticate, observers)
         except SettingsError as error:
@@ -133,7 +140,9 @@ class ShieldMiddleware(Shield):
             if failure is not None:
                 raise failure
             _start_embedded(settings)
-            return build_worker(settings, open_store(), observers=observers)
+            counts = (None if self._slots is None else self._slots.claim()) or Counts(str(os.getpid()))
+            store = open_store(counts.called)
+            return build_worker(settings, store, observers=observers, counts=counts, slots=self._slots)
 
         replies = _replies(settings, handshakes, hint)
         super().__init__(
@@ -231,8 +240,10 @@ def _reader(settings: Settings, authenticate: AuthenticateScope | None = None) -
     return FactsReader(sources, authenticate)
 
 
-def admin_alone(settings: Settings) -> AdminAlone:
+def admin_alone(settings: Settings, metrics_path: str | None = None) -> AdminAlone:
     """The admin routes without an app, for a process that serves only operators and is not a worker of the fleet.
+
+    ``metrics_path``: where the workers share their metrics.
 
     Raises:
         SettingsError: there is no admin token, or processes cannot share the store.
@@ -248,11 +259,11 @@ def admin_alone(settings: Settings) -> AdminAlone:
         )
     if scheme_of(settings.redis_url) == "memory":
         raise SettingsError([not_shared(settings.redis_url)])
-    open_store = store_opener(settings)
-    return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store()))
+    open_store, slots = store_opener(settings), opened_slots(metrics_path)
+    return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store(), slots))
 
 
-def build_desk(settings: Settings, store: Store) -> Desk:
+def build_desk(settings: Settings, store: Store, slots: Slots | None = None) -> Desk:
     """Build the desk of an admin process, for one event loop."""
     from .gate.operator.desk import Desk, OnlookersGrants
 
@@ -260,10 +271,13 @@ def build_desk(settings: Settings, store: Store) -> Desk:
     limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
     seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, SeatPlan.of(limits_watch.in_force))
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
-    limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK)
-    load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
-    top_reports = TopReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings, load_reports, top_reports)
+    limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK, Counts())
+    control = Control(
+        *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
+        load_reports=LoadReports(store, seats, None, mode_watch.store_now_s),
+        top_reports=TopReports(store, seats, None, mode_watch.store_now_s),
+        workers=tuple if slots is None else slots.values,
+    )
     return Desk(control, mode_watch, limits_watch, deny_watch, seats, limiter)
 
 
@@ -285,13 +299,21 @@ def _start_embedded(settings: Settings) -> None:
 
 
 def build_worker(
-    settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK, *, observers: Sequence[ShieldObserver] = ()
+    settings: Settings,
+    store: Store,
+    clock: Clock = SYSTEM_CLOCK,
+    *,
+    observers: Sequence[ShieldObserver] = (),
+    counts: Counts | None = None,
+    slots: Slots | None = None,
 ) -> Worker:
-    """Build a worker for one event loop. ``observers`` are those of the user.
+    """Build a worker for one event loop, with its ``counts`` and the ``observers`` of the user; ``slots`` are those of
+    the workers beside it.
 
     Raises:
         SettingsError: the JWT settings cannot be used.
     """
+    counts = counts or Counts()
     refusal_log = RefusalLog(clock.now_s, dry_run=settings.dry_run)
     reporters = (Reporter(observers, clock.now_s),) if observers else ()
     talkers = Talkers(_addressing(settings).prefixes, clock)
@@ -300,7 +322,7 @@ def build_worker(
     limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
     seats = Seats(store, mode_watch, SeatPlan.of(limits_watch.in_force), observers=gate_observers, clock=clock)
-    limiter, leasing = _limiter(settings, store, seats, clock)
+    limiter, leasing = _limiter(settings, store, seats, clock, counts)
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
     identifier, api_keys, credentials = _identifier(settings, store, failed_auth, clock)
     admission = _admission(settings, store, seats, clock)
@@ -309,6 +331,7 @@ def build_worker(
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     top_reports = TopReports(store, seats, talkers, mode_watch.store_now_s)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
+    meter = Meter(counts, Parts(seats, mode_watch, deny_watch, limiter, identifier, lookups, overload), slots, clock)
     gate = Gate(
         settings.policy,
         lookups,
@@ -321,10 +344,11 @@ def build_worker(
         mode_watch=mode_watch,
         overload=overload,
         clock=clock,
+        counts=counts,
     )
-    background: list[Background] = [*leasing, mode_watch.refresher, limits_watch.refresher, deny_watch.refresher]
-    background += [*credentials, seats, admission.refresher, admission.takeovers.refresher, admission.streams]
-    background += [load_reports, top_reports]
+    background: list[Background] = [meter, *leasing, mode_watch.refresher, limits_watch.refresher]
+    background += [deny_watch.refresher, *credentials, seats, admission.refresher, admission.takeovers.refresher]
+    background += [admission.streams, load_reports, top_reports]
     if settings.policy.has_seats:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
@@ -333,12 +357,17 @@ def build_worker(
         background.append(claims.refresher)  # trusted proxies may ask, and then live paths are polled
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     webhook = _webhook(settings, store, clock)
-    return Worker(
+    worker = Worker(
         gate,
         entrance,
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
-        Control(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings, load_reports, top_reports),
+        Control(
+            *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
+            load_reports=load_reports,
+            top_reports=top_reports,
+            workers=meter.workers,
+        ),
         named_limits=NamedLimits(
             gate, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
         ),
@@ -351,8 +380,12 @@ def build_worker(
         deny_watch=deny_watch,
         feed=store,
         background=(*background, *webhook, StopSignals(seats.leave)),
+        meter=meter,
+        now_us=clock.now_us,
         mode_observers=(*reporters, *webhook),
     )
+    load_reports.on_measure = worker.measure
+    return worker
 
 
 def _webhook(settings: Settings, store: Store, clock: Clock) -> Sequence[Webhook]:
@@ -385,7 +418,9 @@ def _overload(settings: Settings, admission: Admission, observers: Sequence[Obse
     return Overload(keeper, delayed, admission.is_returning, observers, shadow=shadow, clock=clock)
 
 
-def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tuple[Limiter, Sequence[Background]]:
+def _limiter(
+    settings: Settings, store: Store, seats: Seats, clock: Clock, counts: Counts
+) -> tuple[Limiter, Sequence[Background]]:
     """The limiter, and its background tasks. A store in this process needs none of the caches for a remote one."""
     if isinstance(store, MemoryStore):
         return LocalLimiter(store, clock), ()
@@ -397,7 +432,7 @@ def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tu
     fallback = Fallback(settings.on_redis_failure, local, workers, store.settle, clock)
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, clock=clock)
     breaker_store = BreakerStore(store, settings.on_redis_failure, clock)
-    limiter = FleetLimiter(breaker_store, fallback, leases, clock)
+    limiter = FleetLimiter(breaker_store, fallback, leases, clock, counts)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers, clock=clock)
     return SharingLimiter(limiter, shared, clock), (leases.refresher, shared.refresher)
 

@@ -40,6 +40,11 @@ def revalidated(text: str, etag: str, if_none_match: str) -> Response:
     return Response(text, 200, headers, "text/plain")
 
 
+def text_answer(text: bytes, content_type: str) -> Response:
+    """A 200 with text of any type."""
+    return Response(text, 200, {**_SAFE, "content-type": content_type})
+
+
 def no_content() -> Response:
     """A 204."""
     return Response(status_code=204, headers=_SAFE)

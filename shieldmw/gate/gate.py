@@ -21,6 +21,7 @@ from .fleet.mode_watch import ModeWatch
 from .limiter.batch import TakeReply
 from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups
+from .metrics.counts import UNREAD, Counts
 from .overload.overload import Overload
 
 
@@ -41,6 +42,7 @@ class Gate:
         mode_watch: ModeWatch,
         overload: Overload | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        counts: Counts = UNREAD,
     ) -> None:
         self._policy = policy
         self._lookups = lookups
@@ -53,6 +55,7 @@ class Gate:
         self._mode_watch = mode_watch
         self._now_us = clock.now_us
         self._overload = overload
+        self._counts = counts
         self._allows, self._denies = bool(policy.allow), bool(policy.deny)
 
     def use(self, policy: Policy, limiter: Limiter) -> None:
@@ -218,6 +221,7 @@ class Gate:
 
     async def _ask_store(self, facts: Facts, requester: Requester, now_us: int) -> Decision:
         reply = await self._limiter.take(requester, now_us)
+        self._counts.decided_by_store(self._now_us() - now_us)
         if reply is not None:
             return self._answered(facts, requester, reply)
         plan, address, identity, *_ = requester

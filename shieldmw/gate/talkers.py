@@ -84,7 +84,6 @@ class Talkers:
         self._requests, self._refusals = _Minutes(clock.now_s()), _Minutes(clock.now_s())
         self._admitted: list[_Request] = []
         self._refused: list[_Request] = []
-        self._refused_late: list[_Request] = []
         self._agents: list[str] = []
         self._until_sample = self._next_sample()
 
@@ -95,10 +94,6 @@ class Talkers:
         self._until_sample -= 1
         if not self._until_sample:
             self._sample(headers)
-
-    def refused_late(self, facts: Facts, decision: Decision) -> None:
-        """Count the refusal of a request that was first admitted: it found no seat, or the app was saturated."""
-        self._refused_late.append((decision.address, decision.identity, facts.path[:LONGEST_TEXT]))
 
     def tallies(self, count: int) -> tuple[float, Tally, Tally]:
         """The seconds that were counted, all requests, and refused ones: of each kind the ``count`` most frequent."""
@@ -132,10 +127,9 @@ class Talkers:
         now_s = self._now_s()
         admitted, self._admitted = self._admitted, []
         refused, self._refused = self._refused, []
-        late, self._refused_late = self._refused_late, []
         agents, self._agents = self._agents, []
         self._requests.add({**self._keys(admitted + refused), Kind.USER_AGENT: agents}, now_s)
-        self._refusals.add(self._keys(refused + late), now_s)
+        self._refusals.add(self._keys(refused), now_s)
 
     def _keys(self, requests: Sequence[_Request]) -> dict[Kind, Sequence[_Key]]:
         if not requests:

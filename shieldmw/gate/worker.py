@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from shieldmw.core.decision import Decision
+from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
 from shieldmw.store.port import ChangeFeed
 
@@ -19,6 +22,7 @@ from .gate import Gate
 from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups
 from .limiter.sharing import cheapest
+from .metrics.meter import Meter
 from .named_limits import NamedLimits
 from .operator.control import Control
 from .overload.overload import Overload
@@ -66,6 +70,8 @@ class Worker:
         deny_watch: DenyWatch,
         feed: ChangeFeed,
         background: Sequence[Background],
+        meter: Meter,
+        now_us: Callable[[], int],
         mode_observers: Sequence[ModeObserver] = (),
     ) -> None:
         self.gate = gate
@@ -76,6 +82,10 @@ class Worker:
         self.control = control
         self.named_limits = named_limits
         self.talkers = talkers
+        self.counts = meter.counts
+        self.decide_now: Callable[[Facts], Decision | Awaitable[Decision]] = gate.decide_now
+        self._meter = meter
+        self._now_us = now_us
         self._limiter = limiter
         self._lookups = lookups
         self._failed_auth = failed_auth
@@ -89,8 +99,29 @@ class Worker:
         mode_watch.on_reset = self.invalidate
         limits_watch.on_change = self.limits_changed
 
+    def measure(self) -> None:
+        """Write the gauges, and have the next decision timed; called every few seconds."""
+        self._meter.read()
+        self.decide_now = self._timed
+
+    def _timed(self, facts: Facts) -> Decision | Awaitable[Decision]:
+        """One decision of the gate, timed if it takes no call. Only now and then: two looks at the clock for each
+        request would take longer than all other metrics."""
+        self.decide_now = self.gate.decide_now
+        began_us = self._now_us()
+        decision = self.gate.decide_now(facts)
+        if isinstance(decision, Decision):
+            self.counts.decided_locally(self._now_us() - began_us)
+        return decision
+
+    def decided(self, facts: Facts, decision: Decision, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Count a request that enters the app or is refused. To be called once for each."""
+        self.counts.decided(decision)
+        self.talkers.decided(facts, decision, headers)
+
     async def start(self) -> None:
         """Start the background tasks. Never fails because the store or another server is away."""
+        self.counts.later = asyncio.get_running_loop().call_soon
         for background in self._background:
             await background.start()
 

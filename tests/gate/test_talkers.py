@@ -71,17 +71,6 @@ def test_each_request_is_counted_once(times: int) -> None:
     assert counting.found() == (requests, refusals)
 
 
-def test_a_request_that_is_refused_late_is_counted_once_as_a_request() -> None:
-    """It was admitted first, and then found no seat, or a saturated app."""
-    counting = Counting()
-    counting.ask(path="/live", times=3)
-    decision = Decision(Verdict.REFUSED, Reason.NO_SEAT, packed(GUEST))
-    counting.talkers.refused_late(Facts(GUEST, "/live", "/live", frozenset({"GET"})), decision)
-    requests, refusals = counting.found()
-    assert (requests.total, refusals.total) == (3, 1)
-    assert refusals.of[Kind.PATH].counts == {"/live": 1}
-
-
 def test_an_address_is_counted_as_the_client_that_is_charged() -> None:
     """In the spelling that /deny and /reset take, and its network beside it."""
     counting = Counting()

@@ -134,17 +134,17 @@ class Shield:
             await answered
             return
         facts = self._reader.read(scope)
-        decision = worker.gate.decide_now(facts)
+        decision = worker.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
         decision, scope, send = (
             await self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, scope, send)
         )
-        worker.talkers.decided(facts, decision, scope["headers"])
         answer: Awaitable[None]
         passage: Passage | None = None
         try:
             if decision.verdict is REFUSED:
+                worker.decided(facts, decision, scope["headers"])
                 answer = self._refuse(decision, scope, receive, send)
             elif decision.live and not facts.preflight:
                 answer = self._live(worker, facts, decision, scope, receive, send)
@@ -182,14 +182,23 @@ class Shield:
         elif headers:
             send = send_with(headers, send)
         if facts.preflight and decision.live:
+            worker.decided(facts, decision, scope["headers"])
             return answer_preflight(self.app, scope, receive, send)
         if passage is not None and worker.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
             upload = Upload(passage, partial(worker.overload.passage, facts, decision), receive, send)
-            return self._upload(upload, partial(worker.talkers.refused_late, facts), scope, receive, send)
+            return self._upload(upload, worker, facts, decision, scope, receive, send)
+        worker.decided(facts, decision, scope["headers"])
         return self.app(scope, receive, send)
 
     async def _upload(
-        self, upload: Upload, refused_late: Callable[[Decision], None], scope: Scope, receive: Receive, send: Send
+        self,
+        upload: Upload,
+        worker: Worker,
+        facts: Facts,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         """The app's answer to a request with a body, or a refusal if the client was slow and the lane is full."""
         try:
@@ -197,8 +206,10 @@ class Shield:
         except Exception:
             if upload.refusal is None:
                 raise
+        finally:
+            # Not before: it may still be refused.
+            worker.decided(facts, upload.refusal or decision, scope["headers"])
         if upload.refusal is not None:
-            refused_late(upload.refusal)
             refuse = self._replies.refuse if upload.is_whole else self._refuse
             await refuse(upload.refusal, scope, receive, send)
 
@@ -216,7 +227,7 @@ class Shield:
         """The app's answer once the lane has let the request in, or a refusal."""
         passage = at_once or await overload.enter(facts, decision)
         if isinstance(passage, Decision):
-            worker.talkers.refused_late(facts, passage)
+            worker.decided(facts, passage, scope["headers"])
             await self._refuse(passage, scope, receive, send)
             return
         try:
@@ -273,10 +284,9 @@ class Shield:
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if entry is not None:
             stream.admit(worker.entrance.seats, entry, headers)
-            enter = None if worker.overload is None else partial(worker.overload.passage, facts, decision)
-            return stream.run(self.app, enter, self._refuse)
+            return stream.run(self.app, partial(_passage, worker, facts, decision, scope), self._refuse)
         if decision.refused:
-            worker.talkers.refused_late(facts, decision)
+            worker.decided(facts, decision, scope["headers"])
             return self._refuse(decision, scope, receive, send)
         if worker.overload is None:
             return self._pass(None, worker, facts, decision, scope, receive, send)
@@ -344,3 +354,10 @@ class Shield:
         """Forget a worker that was stopped, here or elsewhere: it must decide no longer."""
         if self._worker is worker:
             self._loop = self._worker = None
+
+
+async def _passage(worker: Worker, facts: Facts, decision: Decision, scope: Scope) -> Passage | Decision | None:
+    """The passage of a request that has its seat, or the refusal; None if there is no lane."""
+    entry = None if worker.overload is None else await worker.overload.passage(facts, decision)
+    worker.decided(facts, entry if isinstance(entry, Decision) else decision, scope["headers"])
+    return entry

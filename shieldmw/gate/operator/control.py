@@ -7,6 +7,8 @@ change may not have been made.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from math import ceil
@@ -19,13 +21,14 @@ from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import ModeChange
 from shieldmw.core.overrides import Overrides
 from shieldmw.core.rules import Policy, Scope, all_limits
-from shieldmw.core.seats import Capacity
+from shieldmw.core.seats import Capacity, Grant
 from shieldmw.core.top import FleetTop
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.limiter.limiter import Limiter
+from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
@@ -56,10 +59,21 @@ class DenyRefusal(StrEnum):
     FULL = "full"
 
 
-class Control:
-    """Carries out operators' requests, in a worker or in the process of ``serve --admin`` (``Desk``)."""
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """The values of this ``serve``'s workers, and the state of the fleet in its last grant (None if there is none)."""
 
-    def __init__(
+    workers: Sequence[WorkerValues]
+    fleet: Grant | None
+
+
+class Control:
+    """Carries out operators' requests, in a worker or in the process of ``serve --admin`` (``Desk``).
+
+    ``workers`` reads the metrics of all workers of this ``serve``.
+    """
+
+    def __init__(  # noqa: PLR0913  (all that operators may see and change)
         self,
         store: Store,
         limiter: Limiter,
@@ -68,8 +82,10 @@ class Control:
         limits_watch: LimitsWatch,
         deny_watch: DenyWatch,
         settings: Settings,
+        *,
         load_reports: LoadReports,
         top_reports: TopReports,
+        workers: Callable[[], Sequence[WorkerValues]] = tuple,
     ) -> None:
         self._store = store
         self._limiter = limiter
@@ -81,6 +97,7 @@ class Control:
         self._load_reports = load_reports
         self._top_reports = top_reports
         self._edge_list: tuple[DenyList, EdgeList] | None = None
+        self._workers = workers
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""
@@ -104,6 +121,10 @@ class Control:
             self._settings.dry_run,
             LimitsStatus.of(self._limits_watch),
         )
+
+    def metrics(self) -> Metered:
+        """The metrics as of now, without a call to the store."""
+        return Metered(self._workers(), self._seats.grant)
 
     def _seat_status(self) -> SeatStatus:
         may_hold = self._seats.ledger.allotment
