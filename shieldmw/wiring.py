@@ -174,7 +174,7 @@ def _in_a_loop() -> bool:
 
 
 def _redirect(settings: Settings) -> RecordingRedirect | None:
-    """What redirects polls to the recording, if that is wanted."""
+    """The redirect of polls to the recording, if the settings ask for it."""
     if not settings.redirect_to_recording or settings.recording_url is None:
         return None
     return RecordingRedirect(settings.recording_url)
@@ -187,7 +187,7 @@ def _replies(settings: Settings, handshakes: Handshakes | None = None, hint: Pro
 
 
 def envoy_door(settings: Settings) -> EnvoyDoor:
-    """What answers Envoy, for one event loop; building it starts nothing.
+    """The door for Envoy, for one event loop; building it starts nothing.
 
     Raises:
         SettingsError: the settings cannot be used.
@@ -196,7 +196,7 @@ def envoy_door(settings: Settings) -> EnvoyDoor:
 
     _start_embedded(settings)
     worker = build_worker(settings, store_opener(settings)())
-    # No hint at a forgotten SHIELD_TRUSTED_PROXIES: Envoy itself writes X-Forwarded-For, and names its own peer.
+    # No hint about a forgotten SHIELD_TRUSTED_PROXIES: Envoy itself writes X-Forwarded-For, and names its own peer.
     return EnvoyDoor(worker, _reader(settings), _replies(settings))
 
 
@@ -307,7 +307,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
     claims = Claims(store, seats, admission.ticket_number, lease_s, bars=not in_urls)
     if settings.policy.has_polled_paths or (settings.policy.has_live_paths and settings.trusted_proxies):
-        background.append(claims.refresher)  # trusted proxies may ask, and then live paths are polled
+        background.append(claims.refresher)  # for proxies that ask before they forward: there, live paths are polled
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     return Worker(
         gate,
