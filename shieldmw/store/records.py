@@ -23,6 +23,7 @@ from .port import AuditEntry, StoredMode
 
 log = logging.getLogger(__name__)
 
+# Shortest stored secret that is accepted as ours.
 SHORTEST_SECRET_BYTES = 16
 
 N = TypeVar("N", int, float)

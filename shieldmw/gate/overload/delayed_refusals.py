@@ -17,7 +17,8 @@ SLOT_S = 0.02
 SPREAD = 0.25
 
 # Maximum number of refusals answered in a second: each costs a worker about a tenth of a millisecond, which the app
-# could use. If more are held than that allows, as in a large botnet's flood, each is held longer, up to ``LONGER`` times.
+# could use. If more are held than that allows, as in a large botnet's flood, each is held longer, at most ``LONGER``
+# times as long.
 MOST_A_SECOND = 800
 LONGER = 3
 
