@@ -307,7 +307,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
     claims = Claims(store, seats, admission.ticket_number, lease_s, bars=not in_urls)
     if settings.policy.has_polled_paths or (settings.policy.has_live_paths and settings.trusted_proxies):
-        background.append(claims.refresher)  # for proxies that ask before they forward: there, live paths are polled
+        background.append(claims.refresher)  # trusted proxies may ask, and then live paths are polled
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     return Worker(
         gate,

@@ -279,7 +279,7 @@ def granted(fair: int, has: int, room: int) -> int:
 
 
 def fair_share(capacity: Capacity, demands: Sequence[Audience], index: int) -> Capacity:
-    """The seats that one worker should hold, once the others hold their fair shares."""
+    """What one worker should hold, once the others hold what they should."""
     left = capacity.seats
     hosts, left = _part(left, [demand.hosts for demand in demands], index)
     members, left = _part(left, [demand.members for demand in demands], index)

@@ -19,7 +19,6 @@ from shieldmw.settings import Settings
 from shieldmw.settings.problems import SECRET_FIELDS, URLS_WITH_SECRETS, masked_url, variable
 from shieldmw.settings.table import written
 
-# Shown in place of a secret.
 MASK = "********"
 
 

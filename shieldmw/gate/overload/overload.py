@@ -23,7 +23,7 @@ from .overload_log import OverloadLog
 GUEST_RETRY_S, GUEST_SPREAD_S = 5, 10
 MEMBER_RETRY_S, MEMBER_SPREAD_S = 1, 2
 
-# Number of prepared refusals for guests, each with a different wait; they are reused, so that each is rendered once.
+# Ready-made refusals of guests, each with another wait; they are reused, so that their bytes are made only once.
 REFUSALS = 32
 
 _GUEST = Rank.GUEST
