@@ -32,7 +32,7 @@ def _one_line(text: str) -> str:
 
 
 class UpstreamError(ShieldError):
-    """A request that was to be proxied cannot be, or its response has not come, or not whole."""
+    """A request cannot be proxied, or its response is missing or incomplete."""
 
 
 class StoreError(ShieldError):

@@ -196,7 +196,7 @@ def _in_a_loop() -> bool:
 
 
 def _redirect(settings: Settings) -> RecordingRedirect | None:
-    """What redirects polls to the recording, if that is wanted."""
+    """The redirect of polls to the recording, if the settings ask for it."""
     if not settings.redirect_to_recording or settings.recording_url is None:
         return None
     return RecordingRedirect(settings.recording_url)
@@ -209,7 +209,7 @@ def _replies(settings: Settings, handshakes: Handshakes | None = None, hint: Pro
 
 
 def envoy_door(settings: Settings) -> EnvoyDoor:
-    """What answers Envoy, for one event loop; building it starts nothing.
+    """The door for Envoy, for one event loop; building it starts nothing.
 
     Raises:
         SettingsError: the settings cannot be used.
@@ -218,7 +218,7 @@ def envoy_door(settings: Settings) -> EnvoyDoor:
 
     _start_embedded(settings)
     worker = build_worker(settings, store_opener(settings)())
-    # No hint at a forgotten SHIELD_TRUSTED_PROXIES: Envoy itself writes X-Forwarded-For, and names its own peer.
+    # No hint about a forgotten SHIELD_TRUSTED_PROXIES: Envoy itself writes X-Forwarded-For, and names its own peer.
     return EnvoyDoor(worker, _reader(settings), _replies(settings))
 
 

@@ -30,7 +30,8 @@ def limit_headers(decision: Decision) -> Headers:
 # The charges, the header with their policies, and for each charge a format of ``RateLimit`` for the units and seconds.
 _Fields = tuple[Costs, tuple[bytes, bytes], Sequence[bytes]]
 
-# Keyed by the identity of the charges, which all requests under one plan share; the value keeps them alive.
+# Keyed by the identity of the charges, which all requests under one plan share; the value keeps them alive. Cleared
+# once it has ``FIELDS_KEPT`` entries.
 _fields_of: dict[int, _Fields] = {}
 FIELDS_KEPT = 1024
 

@@ -1,4 +1,4 @@
-"""Redirects guests whose poll of a playlist found no seat to the recording, where that is a playlist, too."""
+"""Redirects guests whose poll of a playlist found no seat to the recording, if that is a playlist as well."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .refusals import Answer
 
 _NO_SEAT = (Reason.NO_SEAT, Reason.EMERGENCY)
 
-# All that a URL may hold as it is, and % itself: what is encoded already stays so.
+# Characters that a URL may contain unescaped, and %, so that existing escapes are kept.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
 
 
@@ -29,11 +29,11 @@ class RecordingRedirect:
         ]
 
     def answer(self, decision: Decision, path: str) -> Answer | None:
-        """The redirect of a refused request for ``path``; None if it is to be told why instead.
+        """The redirect of a refused request for ``path``; None if it gets a refusal with its reason instead.
 
-        A player reads one kind of playlist, and none in the place of a segment. Members get a place in the waiting
-        room, which a player would lose by going elsewhere. There is no ``Retry-After``: in a redirect it says when to
-        follow it. The recording's own path is never redirected.
+        A player reads only one kind of playlist, and cannot use one in place of a segment. Members get a place in the
+        waiting room, which a player would lose by going elsewhere. There is no ``Retry-After``: in a redirect it says
+        when to follow it. The recording's own path is never redirected.
         """
         is_poll_of_guest = decision.lease_s and decision.listener_class is ListenerClass.GUEST
         if not is_poll_of_guest or decision.reason not in _NO_SEAT:

@@ -39,6 +39,7 @@ RESTART_SPREAD = 1.5
 # that keeps trying should not do so each second.
 STREAMS_RETRY_S = 30
 
+# Fixed retry delays by reason; and the reasons after which a client should return almost at once.
 _WAITS_S = {Reason.STORE_CLOSED: STORE_CLOSED_RETRY_S, Reason.TOO_MANY_STREAMS: STREAMS_RETRY_S}
 _AT_ONCE = (Reason.RESTARTING, Reason.CREDENTIAL_ENDED)
 

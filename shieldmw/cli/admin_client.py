@@ -23,13 +23,13 @@ from .operator import PATIENCE_S, Unanswered, WrongInput, actor, somebody_else
 
 DEFAULT_PATH = "/-/shield"
 
-# All that decides which server is asked, and with what.
+# The variables that determine which server is called, and with which token.
 OWN_VARIABLES = ("SHIELD_ADMIN_URL", "SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN", "SHIELD_ADMIN_PATH")
 
 
 @contextmanager
 def admin_client(text: str, *, to_look: bool) -> Iterator[AdminClient]:
-    """The client for a URL, with the token from the environment; ``to_look``: the view token is enough."""
+    """The client for a URL, with the token from the environment; ``to_look``: the view token is sufficient."""
     if lines := list(lookalikes(os.environ, [variable(name) for name in Settings.model_fields], OWN_VARIABLES)):
         exit_with(SettingsError(lines))
     url = admin_url(text)

@@ -1,6 +1,6 @@
 """Keeps the process of ``serve --admin`` alive: the admin routes on a listener that a flood of the app cannot affect.
 
-It is a separate process, since a saturated worker answers no one, and the main process must not have event loops or
+It is a separate process, since a saturated worker cannot answer, and the main process must not have event loops or
 native threads: workers are forked from it at any time, and a fork copies whatever state another thread was in. For the
 same reason it is spawned rather than forked. It is not in the terminal's process group, so that after Ctrl-C it serves
 operators until the workers have ended.
@@ -21,6 +21,7 @@ from .listening import Address, TcpAddress, is_loopback
 
 # Shortest and longest pause before a restart; it doubles each time the process ends early.
 AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
+
 # Time to stop before the process is killed.
 STOP_S = 5.0
 

@@ -58,7 +58,7 @@ def main() -> None:
     parent, log_level, metrics_path, host, port_or_path = sys.argv[1:]
     end_with(int(parent), DRAIN_S)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Raised so that many connections of others do not keep the operator out.
+    # Raised so that connections of others, however many, do not keep the operator out.
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     try:

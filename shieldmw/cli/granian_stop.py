@@ -1,9 +1,9 @@
-"""How granian is told to stop: its main process by any signal, and each worker once, after its live WebSockets are
-closed. And how it sees that a worker has ended.
+"""Fixes to how granian stops: its main process reacts to any signal, and to the end of a worker; each worker is stopped
+only once, after its live WebSockets are closed.
 
-A worker waits for HTTP connections only: as soon as there are none it ends its threads, which cuts WebSockets before
-their close code has been sent (1006 instead of 1012). And if it is told again before it serves, it blocks for ever,
-while holding the GIL.
+A granian worker waits only for HTTP connections: as soon as there are none, it ends its threads, which cuts WebSockets
+before their close code has been sent (1006 instead of 1012). If it is told to stop again before it serves, it blocks
+forever, while holding the GIL.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from shieldmw.doors.asgi.streams import GOODBYE_S, OPEN_SOCKETS
 
 from .orphan import has_heard
 
-# What all goodbyes take at most: their time, and as much again for an app that does not unwind.
+# Longest time for all goodbyes: their own limit, and as much again for an app that does not unwind.
 LONGEST_S = 2 * GOODBYE_S
 
-# Interval between two looks at whether the WebSockets are closed.
+# Interval between two checks of whether the WebSockets are closed.
 LOOK_EVERY_S = 0.01
 
 
 class SignalSafeEvent:
-    """An event that a signal handler may set in the thread that waits for it, which must be the main one.
+    """An event that a signal handler may set in the thread that waits for it, which must be the main thread.
 
-    granian's own is a ``threading.Event``. If a signal comes while ``wait`` holds the event's lock, ``set`` blocks for
-    ever in its handler, and if it comes just before the thread falls asleep, the handler is not called until another
-    one comes. So this one has no lock, and waits for a pipe, to which the interpreter writes at each signal.
+    granian's own is a ``threading.Event``. If a signal arrives while ``wait`` holds the event's lock, ``set`` blocks
+    forever in the handler, and if it arrives just before the thread falls asleep, the handler is not called until the
+    next signal. Therefore this one has no lock, and waits for a pipe, to which the interpreter writes at each signal.
     """
 
     def __init__(self) -> None:
         self._is_set = False
-        self._reading, self._writing = os.pipe()  # as long as the process lives
+        self._reading, self._writing = os.pipe()  # never closed: they last as long as the process
         os.set_blocking(self._writing, False)
 
     def set(self) -> None:
@@ -47,7 +47,7 @@ class SignalSafeEvent:
             os.write(self._writing, b"\0")
 
     def clear(self) -> None:
-        """Have the next ``wait`` wait again."""
+        """Reset the event, so that the next ``wait`` waits again."""
         self._is_set = False
 
     def wait(self) -> None:
@@ -61,10 +61,10 @@ class SignalSafeEvent:
 
 
 def see_workers_end() -> None:
-    """In the main process, before granian starts: have it take no worker for alive that has ended.
+    """In the main process, before granian starts: keep it from considering ended workers alive.
 
-    Two of its threads wait for each worker. If the other one has collected a worker's exit status but not stored it
-    yet, as on a busy machine, ``multiprocessing`` says that the worker is alive, and granian "kills" it with a warning.
+    Two of its threads wait for each worker. If one has collected a worker's exit status but not stored it yet, as on a
+    busy machine, ``multiprocessing`` tells the other that the worker is alive, and granian "kills" it with a warning.
     """
     from granian.server import mp
 
@@ -86,7 +86,7 @@ def _exists(pid: int) -> bool:
 
 
 def tell_granian_last() -> None:
-    """In a worker, before granian has set its signal handlers: put ours in front of them."""
+    """In a worker, before granian sets its signal handlers: make them run after ours."""
     from granian import _signals
 
     set_loop_signals: Callable[[object], object] = _signals.set_loop_signals
@@ -115,7 +115,7 @@ class HoldingLoop:
             self._stop(stop, self._loop.time() + LONGEST_S)
 
     def _stop(self, stop: Callable[[], object], until_s: float) -> None:
-        """Stop granian once no WebSocket is open. They are told to leave by the same signal (``StopSignals``)."""
+        """Stop granian once no WebSocket is open; the same signal makes them close (``StopSignals``)."""
         if OPEN_SOCKETS and self._loop.time() < until_s:
             self._loop.call_later(LOOK_EVERY_S, self._stop, stop, until_s)
         else:

@@ -13,6 +13,7 @@ from shieldmw.errors import SettingsError, StoreError
 if TYPE_CHECKING:
     from shieldmw.settings import Settings
 
+# Exit status for wrong settings or usage; Click's own.
 EXIT_WRONG_INPUT = 2
 
 # Time limit of a call to the store in a command, in milliseconds.
@@ -25,7 +26,7 @@ def patient(settings: Settings) -> Settings:
 
 
 def failure_line(url: str, error: StoreError) -> str:
-    """What a store did instead of answering, after its name; without secrets."""
+    """A store's failure in words, to follow the name of the store in a line; without secrets."""
     text = harmless(error)
     if not text.startswith("AuthenticationError"):
         return f"does not answer: {text}"

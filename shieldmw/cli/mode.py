@@ -93,7 +93,7 @@ class _Client(Protocol):
 
     @property
     def place(self) -> str:
-        """Where the answers come from."""
+        """The source of the answers, for messages."""
 
     def status(self) -> dict[str, Any]:
         """The status of the fleet."""
@@ -167,7 +167,7 @@ def _words(status: Status) -> str:
 
 
 def _details(now: Status, place: str) -> Iterator[tuple[str, str]]:
-    if now.get("dry_run"):  # older servers do not tell
+    if now.get("dry_run"):  # missing in answers of older servers
         yield "dry run", _DRY_RUN
     if now["until"] is not None:
         ends = f"{clock(now['until'], now['now'])}, in {span(now['seconds_left'])}; then normal again by itself"

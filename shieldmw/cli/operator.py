@@ -13,6 +13,7 @@ from .load import EXIT_WRONG_INPUT
 # Longest time that an operator waits for an answer.
 PATIENCE_S = 5.0
 
+# Longest name of an actor, in characters; longer ones are cut.
 LONGEST_ACTOR = 64
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.sharedctypes import RawValue
 
+# Interval between two checks of the parent, and of whether the main process is stopping.
 LOOK_EVERY_S = 0.25
 
 # Interval between signals to a worker whose server has heard none yet.

@@ -41,5 +41,5 @@ def _says_nothing(rule: Rule) -> bool:
 
 
 def _overlap(one: PathPattern, other: PathPattern) -> bool:
-    """Whether a path can match both. Then a rule that says nothing exempts it from the other rule."""
+    """Whether a path can match both. Then even a rule without effects of its own exempts it from the other one."""
     return one.matches(other.exact) or other.matches(one.exact)

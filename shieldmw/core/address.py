@@ -24,11 +24,13 @@ IPNetwork = IPv4Network | IPv6Network
 # CloudFront writes address:port into this header, with IPv6 addresses without brackets.
 CLOUDFRONT_HEADER = "cloudfront-viewer-address"
 
+# The word in the settings for peers on a unix socket, which have no address.
 UNIX_PEER = "unix"
 
-# RFC 4291, section 2.5.5.2.
+# The prefix of IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
+# Addresses as headers write them: [address] with or without a port, IPv4 with a port, any text with a port at the end.
 _BRACKETED = re.compile(r"\[([^\[\]]+)\](?::\d{1,5})?")
 _IPV4_WITH_PORT = re.compile(r"([0-9.]+):\d{1,5}")
 _WITH_LAST_PORT = re.compile(r"[ \t]*(.+):[0-9]{1,5}[ \t]*")

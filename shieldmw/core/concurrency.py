@@ -67,6 +67,7 @@ SINK = 0.75
 # Maximum number of routes with a usual time; a new one replaces the one updated longest ago.
 MOST_ROUTES = 512
 
+# The usual time of a route that is not known yet, and the number of responses that it averages.
 _UNKNOWN = (0.0, 0)
 
 

@@ -60,9 +60,9 @@ class OnStoreFailure(StrEnum):
 class Decision(NamedTuple):
     """The verdict on one request, and what its answer needs.
 
-    ``charges`` are what limits the request and what it costs, ``outcome`` what came of it; ``retry_after_us`` is the
-    wait until it would pass (0 if that is unknown). ``live``: its response holds a seat; ``lease_s``: the length of the
-    lease seat that its client holds there, in seconds, 0 on a path that is not polled. ``place`` and
+    ``charges`` are the limits that apply to the request and its costs, ``outcome`` is their result; ``retry_after_us``
+    is the wait until it would pass (0 if that is unknown). ``live``: its response holds a seat; ``lease_s``: the length
+    of the lease seat that its client holds there, in seconds, 0 on a path that is not polled. ``place`` and
     ``signed_ticket``: for a listener without a seat, its place in the waiting room and the signed number to show there.
     ``rendered`` is a slot for the rendered answer of a refusal that may be given again.
     """
@@ -104,7 +104,7 @@ class Decision(NamedTuple):
         return tuple([status.limit.name for status in self.statuses if status.retry_after_us])
 
     def refused_for(self, reason: Reason, wait_us: int = 0) -> Decision:
-        """The refusal of a client that was admitted and may not stay, or not enter after all; it holds no charges."""
+        """The refusal of a client that was admitted but may not stay, or cannot enter after all; it has no charges."""
         return self._replace(
             verdict=REFUSED, reason=reason, charges=(), outcome=None, retry_after_us=wait_us, rendered=None
         )

@@ -1,6 +1,6 @@
 """Adds a query parameter to the URIs of a DASH manifest (ISO/IEC 23009-1), and leaves every other byte as it is.
 
-expat reads the XML and says where each element begins; what is added is put in there, so nothing is written anew.
+expat parses the XML and reports where each element begins; additions are inserted there, and nothing is re-serialized.
 """
 
 from __future__ import annotations
@@ -11,36 +11,39 @@ from xml.parsers.expat import ExpatError, ParserCreate
 
 from .playlists import is_relative, with_field
 
-# What each manifest begins with.
+# The first byte of every manifest.
 BEGINNING = b"<"
 
+# The XML namespace of DASH manifests.
 _DASH = "urn:mpeg:dash:schema:mpd:2011"
 
-# Elements of the manifest that name where to ask for it, or for changes to it, the next time.
+# Elements that hold the URL from which to request the manifest, or a patch to it, the next time; and all elements whose
+# text is a URL.
 _LOCATIONS = {"Location", "PatchLocation"}
 _WITH_TEXT = _LOCATIONS | {"BaseURL"}
 
-# Elements with the URIs of segments, and their attributes. Those of BaseURL are no good: what is relative to a URI
-# does not get its query.
+# Elements with the URIs of segments, and the attributes that hold them. A parameter in BaseURL would have no effect: a
+# relative reference does not inherit the query of its base.
 _WITH_SEGMENTS = {"SegmentTemplate", "SegmentURL", "Initialization", "RepresentationIndex"}
 _SEGMENTS = {b"media", b"initialization", b"index", b"sourceURL"}
 
-# What may come before a Location.
+# Elements that may precede a Location.
 _BEFORE_LOCATION = {"ProgramInformation", "BaseURL"}
 
+# A start tag, with its namespace prefix and its attributes; and one attribute.
 _TAG = re.compile(rb"<((?:[^\s/>:]+:)?)[^\s/>]+((?:[^>\"']|\"[^\"]*\"|'[^']*')*)>")
 _ATTRIBUTE = re.compile(rb"([^\s=]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 
 
 class _LeftAlone(Exception):
-    """The manifest is not one that is changed."""
+    """The manifest must be passed on unchanged."""
 
 
 def with_parameter(manifest: bytes, own: bytes, name: bytes, value: bytes) -> bytes:
-    """The manifest with ``name=value`` in the query of relative URIs; as it was if it is none, or has a DTD.
+    """The manifest with ``name=value`` in the query of relative URIs; unchanged if it is not a manifest, or has a DTD.
 
-    ``own`` is the manifest's own last path segment and query, as asked for: a live manifest that does not say where to
-    ask the next time gets a Location.
+    ``own`` is the last path segment and the query with which the manifest was requested: a live manifest without a
+    Location gets one with it.
     """
     found = _Manifest(manifest, own, name + b"=", name + b"=" + value)
     try:
@@ -73,15 +76,15 @@ class _Manifest:
     def read(self) -> None:
         """Raises: ExpatError, _LeftAlone."""
         if b"\0" in self._manifest:
-            raise _LeftAlone  # UTF-16, which expat reads all the same
+            raise _LeftAlone  # UTF-16, which expat would parse as well
         self._parser.Parse(self._manifest, True)
 
     def changed(self) -> bytes:
-        """The manifest with all that is added."""
-        # What is relative to another server's BaseURL is not ours.
+        """The manifest with all additions."""
+        # URIs relative to another server's BaseURL do not lead to us.
         edits = [*self._locations, *(() if self._is_elsewhere else self._segments)]
         own = with_field(_without(self._own, self._mark), self._mark, self._parameter)
-        is_ours = is_relative(own)  # a client chose it
+        is_ours = is_relative(own)  # it was chosen by a client
         own = _in_xml(own).replace(b"<", b"&lt;").replace(b">", b"&gt;")
         if self._is_live and not self._has_location and self._place_of_location is not None and is_ours:
             tag = self._prefix + b"Location>"
@@ -133,7 +136,7 @@ class _Manifest:
                 self._segments.append((*attribute.span(quoted), self._with_it(attribute[quoted])))
 
     def _tag(self, begin: int) -> re.Match[bytes]:
-        """The start tag there, which expat has found to be well-formed."""
+        """The start tag at this byte, which expat has found to be well-formed."""
         tag = _TAG.match(self._manifest, begin)
         if tag is None:
             raise _LeftAlone
@@ -148,7 +151,7 @@ class _Manifest:
 
 
 def _plain(raw: bytes) -> bytes | None:
-    """The URI that XML text spells; None if it is spelt in an unusual way."""
+    """The URI in a piece of XML text; None if it contains markup, or an entity other than ``&amp;``."""
     uri = raw.strip(b" \t\r\n")
     return None if b"&" in uri.replace(b"&amp;", b"") or b"<" in uri else uri.replace(b"&amp;", b"&")
 

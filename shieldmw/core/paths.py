@@ -1,9 +1,9 @@
 """Reads a path in all the ways that servers do, so that no spelling of it evades a rule.
 
-Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and trailing slashes. So a path has several *readings*: a
-restriction applies if any reading matches, an exemption only if all servers read the path alike. So an attacker gains
-nothing by an unusual spelling, however the app reads it. A path that is longer or more tangled than any legitimate one
-(``bounds.py``) is not read at all: the strictest rules apply to it.
+Frameworks disagree on ``//``, ``/../``, ``%2e``, ``;x=y`` and trailing slashes. A path therefore has several
+*readings*: a restriction applies if any reading matches, an exemption only if all servers read the path alike. An
+attacker gains nothing by an unusual spelling, however the app reads it. A path that is longer or more tangled than any
+legitimate one (``bounds.py``) is not read at all: the strictest rules apply to it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS
 
+# A percent sign that was itself escaped, once or several times.
 _NESTED = re.compile(r"%(?:25)+")
 
 # Endings of the playlists of HLS and DASH.
@@ -115,7 +116,7 @@ def is_plain(path: str) -> bool:
 
 
 def playlist_kind(path: str) -> str | None:
-    """The ending that makes a path one of a playlist, of HLS or DASH; None for any other path."""
+    """The ending of a playlist's path, ``HLS`` or ``DASH``; None for any other path."""
     return next((ending for ending in PLAYLISTS if path.lower().endswith(ending)), None)
 
 

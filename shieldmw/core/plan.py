@@ -1,7 +1,7 @@
-"""Plans: what a request is charged, worked out once for all clients of a class. Pure.
+"""Plans: what a request is charged, computed once for all clients of a class. Pure.
 
-A request's limits depend on the rules of its path, the mode, its client's class and the family of its address. For each
-combination there is one plan, and all that differs from client to client is who is charged.
+A request's limits depend on the rules of its path, the mode, its client's class and the family of its address. There is
+one plan for each combination; under it, requests differ only in the client that is charged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .made import made
 from .mode import Mode
 from .refusal_cache import RefusalCache
 
-# Bytes of a plan's number, which its clients' keys begin with.
+# Length of a plan's number in bytes; the keys of its clients begin with it.
 TAG_BYTES = 4
 
 
@@ -24,10 +24,10 @@ class Plan:
     """What requests of one kind are charged. Each plan has a ``number`` of its own.
 
     ``own``: the limits that each client has, the narrowest client's first; ``shared``: the charges against those that
-    many clients share; ``terms``: all of them. ``closed``: such requests may not be here now; ``live``: their responses
-    hold seats; ``lease_s``: their clients hold lease seats of this length, 0 for none. ``refusals`` are those that were
-    given under this plan. ``single``: if each client has one limit, what the name of its bucket begins with, and the
-    step of a charge and the time to fill the bucket, in microseconds.
+    many clients share; ``terms``: all of them. ``closed``: the path is closed to such requests in this mode; ``live``:
+    their responses hold seats; ``lease_s``: their clients hold lease seats of this length, 0 for none. ``refusals``
+    are those that were given under this plan. ``single``: if each client has one limit, the prefix of its bucket's
+    name, the step of a charge and the time to fill the bucket, both in microseconds.
     """
 
     __slots__ = (

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 
-# What each playlist begins with.
+# The first line of every playlist.
 BEGINNING = b"#EXTM3U"
 
-# The lines to look at: URIs, and tags whose URI attribute names a playlist or (a part of) a segment. Keys and session
-# data are not polled.
+# Lines that may be changed: URIs, and tags whose URI attribute names a playlist or (a part of) a segment. Keys and
+# session data are not polled.
 _LINE = re.compile(
     rb"^(?:(#EXT-X-(?:MEDIA|MAP|I-FRAME-STREAM-INF|PART|PRELOAD-HINT|RENDITION-REPORT):)([^\r\n]+)|[^#\r\n][^\r\n]*)",
     re.MULTILINE,
 )
+# One attribute in the list of a tag (RFC 8216, section 4.2).
 _ATTRIBUTE = re.compile(rb'[ \t]*([A-Z0-9-]+)=("[^"]*"|[^",]*)(?:,|$)')
 
-# A reference that every player takes for one to the playlist's own server: it names no scheme and no host. Players read
+# A reference that every player resolves to the playlist's own server: it has neither a scheme nor a host. Players read
 # a backslash as a slash, drop control characters and white space, and replace variables such as {$base}.
 _RELATIVE = re.compile(rb"(?![A-Za-z][A-Za-z0-9+.-]*:)(?!//)(?![ #])[ !-\[\]-~]+(?<! )")
 
@@ -47,7 +48,7 @@ def _attributes(text: bytes, mark: bytes, parameter: bytes) -> bytes:
 
 
 def is_relative(uri: bytes) -> bool:
-    """Whether every player takes a reference for one to the playlist's own server."""
+    """Whether every player resolves a reference to the playlist's own server."""
     return _RELATIVE.fullmatch(uri) is not None and b"{$" not in uri
 
 

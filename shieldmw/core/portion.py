@@ -27,7 +27,7 @@ LONG_AGO_US = -1_000_000_000
 
 
 class PortionRequest(NamedTuple):
-    """What a worker asks of a shared bucket: ``want`` units, or what is there, but nothing if that is below ``least``.
+    """A worker's request to a shared bucket: ``want`` units, or as many as it holds, but none if below ``least``.
 
     The charge names the bucket; its cost does not matter.
     """
@@ -56,7 +56,7 @@ def grant(stored_us: int | None, limit: Limit, want: int, least: int, now_us: in
 
 
 class Piece:
-    """Units that follow each other, on the spender's clock: from ``tat_us`` on they are unspent, up to ``ceiling_us``.
+    """Consecutive units, by the spender's clock: those between ``tat_us`` and ``ceiling_us`` are unspent.
 
     ``shift_us`` is the spender's clock minus the store's, or less (see ``lease.Lease``).
     """
@@ -69,11 +69,11 @@ class Piece:
         self.shift_us = shift_us
 
 
-# Most pieces that are held: walking over all of them takes time. What is refunded beyond them is lost, unless it
-# continues one of them, as it does if requests are refunded in the order in which they came, or in the reverse one.
+# Maximum number of pieces held, since traversing them takes time. Units refunded beyond that are lost, unless they
+# adjoin a piece, as they do if requests are refunded in the order in which they came, or in reverse.
 MOST_PIECES = 32
 
-# Spent units: each piece that some of them are from, with the TATs before and after them. The last is the bucket's TAT.
+# Spent units: each piece that some of them come from, with its TATs before and after. The last TAT is the bucket's.
 Spent = tuple[tuple[Piece, int, int], ...]
 
 
@@ -117,7 +117,7 @@ class HeldUnits:
         return 0
 
     def undo(self, cost: int) -> None:
-        """Take back what ``spend`` has spent, before anything else has happened."""
+        """Undo ``spend``; to be called right after it."""
         self._pieces[0].tat_us -= cost * self._unit_us
         self.spent -= cost
 
@@ -140,7 +140,7 @@ class HeldUnits:
         return spent
 
     def refund(self, spent: Spent) -> None:
-        """Take back what was spent: the request was not admitted after all."""
+        """Put spent units back, since the request was not admitted after all."""
         for piece, start_us, end_us in spent:
             self.spent = max(0, self.spent - (end_us - start_us) // self._unit_us)
             if piece.tat_us == end_us:
@@ -151,9 +151,9 @@ class HeldUnits:
                 self._put_back(Piece(start_us, end_us, piece.shift_us))
 
     def _put_back(self, piece: Piece) -> None:
-        """Put a piece in front, unless it continues others: then it becomes one with them.
+        """Put a piece in front, or merge it with the pieces that it adjoins.
 
-        A piece that has become part of another is empty: a later refund of its units makes a piece of its own.
+        A piece that was merged into another is empty: a later refund of its units makes a piece of its own.
         """
         before = after = None
         for other in self._pieces:
@@ -166,7 +166,7 @@ class HeldUnits:
             before.ceiling_us = piece.ceiling_us
             piece.ceiling_us = piece.tat_us
         if after is not None:
-            # The later one stays, in its place: the last one's end may be the bucket's TAT (see ``end``).
+            # Keep the later piece, in its place: the end of the last one may be the bucket's TAT (see ``end``).
             first = piece if before is None else before
             after.tat_us = first.tat_us
             first.ceiling_us = first.tat_us
@@ -176,18 +176,18 @@ class HeldUnits:
             self._pieces.appendleft(piece)
 
     def take_spent(self) -> int:
-        """How many units were spent since the last call."""
+        """The number of units spent since the last call."""
         spent, self.spent = self.spent, 0
         return spent
 
     def units(self, now_us: int) -> int:
-        """How many units are left."""
+        """The number of units left."""
         return sum(self._units_of(piece, now_us) for piece in self._pieces)
 
     def end(self, charge: Charge, now_us: int) -> Unspent | None:
-        """Give up all units; returns what may be given back, which is only of the last piece.
+        """Give up all units; returns those that may be given back: only those of the last piece.
 
-        Other workers have charged the bucket behind the rest.
+        Behind the other pieces, other workers have charged the bucket.
         """
         unspent = None
         for piece in self._pieces:
@@ -202,7 +202,7 @@ class HeldUnits:
 
 
 class Demand:
-    """How many units requests ask for in ``AHEAD_US``, whether they get them or not."""
+    """Measures the units that requests need in ``AHEAD_US``, whether they get them or not."""
 
     __slots__ = ("_from_us", "_units", "refused")
 
@@ -212,7 +212,7 @@ class Demand:
         self._units = 0
 
     def measure(self, held: HeldUnits, now_us: int) -> int:
-        """The demand as last measured, or more if more was asked for since."""
+        """The demand as last measured, or more if more has been needed since."""
         since_us = now_us - self._from_us
         if since_us < AHEAD_US:
             return max(self._units, held.spent + self.refused)
@@ -223,9 +223,9 @@ class Demand:
 
 
 class Turns:
-    """When refused requests are to come back: one after the other, each after the time its units take to refill.
+    """Schedules the return of refused requests: one after the other, each after the time its units take to refill.
 
-    ``unit_us`` is the time in which this worker gets a unit, if each gets its share.
+    ``unit_us`` is the time in which this worker's share of the limit refills one unit.
     """
 
     __slots__ = ("_next_us", "unit_us")
@@ -235,9 +235,9 @@ class Turns:
         self._next_us = LONG_AGO_US
 
     def next(self, cost: int, free_us: int, now_us: int) -> int:
-        """The turn of a request for which there can be a unit at ``free_us``, the earliest.
+        """The turn of a request whose units may be free at ``free_us``, at the earliest.
 
-        One that is later is a whole number of seconds from now, so that refusals share an answer.
+        A later turn is a whole number of seconds from now, so that refusals share an answer.
         """
         turn_us = min(max(free_us, self._next_us), free_us + LONGEST_SPREAD_US)
         self._next_us = min(turn_us + cost * self.unit_us, free_us + LONGEST_SPREAD_US)

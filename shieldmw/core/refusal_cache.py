@@ -1,6 +1,6 @@
 """Prepared refusals: clients of one plan that must wait about equally long share one, rendered as JSON once. Pure.
 
-A flood consists of those.
+Most requests of a flood are answered with one of these.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .decision import REFUSED, Decision, combine
 from .made import made
 from .mode import Mode
 
-# Refusals kept for one plan, and for one with several limits: there are many such plans, and a refusal is kilobytes.
+# Maximum refusals kept per plan; fewer if it has several limits, since such plans are many, and a refusal is kilobytes.
 DECISIONS_KEPT = 512
 DECISIONS_OF_SEVERAL = 32
 
@@ -37,7 +37,7 @@ class RefusalCache:
         )
 
     def decision(self, outcome: Outcome, address: Address | None, identity: Identity | None) -> Decision:
-        """The refusal of a client. Its waits are rounded up, by a grain at most."""
+        """The refusal of a client. Its waits are rounded up, by at most one grain."""
         key: object
         if len(self._grains_us) == 1:
             key = -((outcome.now_us - outcome.tats_us[0]) // self._grains_us[0])
@@ -54,7 +54,7 @@ class RefusalCache:
         )
 
     def _full_after_us(self, outcome: Outcome) -> tuple[int, ...]:
-        """How long each bucket takes to fill: in whole grains, rounded up where it refuses, and down where it does
+        """The time that each bucket takes to fill, in whole grains: rounded up if it refuses, and down if it does
         not."""
         full_after_us = []
         for (_, limit, cost), grain_us, tat_us in zip(self._terms, self._grains_us, outcome.tats_us, strict=True):

@@ -1,7 +1,7 @@
-"""Which tickets a worker has lately renewed, in a fixed number of bytes. Pure; ``now_s`` is the store's time.
+"""The tickets that a worker has recently renewed, in a fixed number of bytes. Pure; ``now_s`` is the store's time.
 
-Each is remembered until the lease that it was renewed to ends, however long leases are: a hash table of fixed entries,
-each in one of a few places.
+Each is remembered until the lease that it was renewed to ends, however long leases are: in a hash table with entries of
+fixed size, where each key has a few possible places.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
-# Key, until_s, from_s, times.
+# An entry: key, until_s, from_s, times. And the latest time that fits into one.
 _ENTRY = Struct("<QIIB")
 _LATEST_S = 2**32 - 1
 
-# Entries that a key may be kept in. With half of all entries in use 1 of 100 is lost, with a quarter none.
+# Possible places of a key. While half of all entries are in use, 1 in 100 is lost; while a quarter are, none.
 _PLACES = 8
 
 
 class Renewal(NamedTuple):
-    """A lease that a ticket was renewed to: until when, from the end of which lease, and how often from this one."""
+    """A ticket's renewal: the end of the new lease, the end of the one before, and how often that one was renewed."""
 
     until_s: int
     from_s: int
@@ -28,7 +28,7 @@ class Renewal(NamedTuple):
 class RenewedTickets:
     """Remembers the last renewal of tickets, at most ``most`` of them, a power of two.
 
-    Where there is no free place for one more, the one whose lease ends first is forgotten.
+    If all possible places of a key are taken, the entry there whose lease ends first is overwritten.
     """
 
     __slots__ = ("_buckets", "_entries", "_most")
@@ -39,7 +39,7 @@ class RenewedTickets:
         self._entries = bytearray()
 
     def put(self, key: int, renewal: Renewal, now_s: float) -> None:
-        """Remember the renewal of the ticket with this key: 64 bits, as if random."""
+        """Remember the renewal of the ticket with this key, 64 evenly distributed bits."""
         if not self._entries:
             self._entries = bytearray(self._most * _ENTRY.size)
         at, known = self._find(key, now_s)

@@ -1,4 +1,4 @@
-"""Routes: what the policy says of a path and a method, with the plans that follow from it."""
+"""Routes: what the policy says about a path and a method, with the plans that follow from it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from .mode import Mode
 from .plan import Plan
 from .rules import Access, Policy, RouteRules
 
+# The numbers of plans, unique in this process.
 _numbers = count()
 
 # Without default limits: rules in dry run are tried alone.

@@ -29,7 +29,7 @@ class Scope(StrEnum):
 
 Limits = tuple[Limit, ...]
 
-# Length of a lease seat where no rule says another: five polls of a player with segments of six seconds.
+# Default length of a lease seat: five polls of a player with segments of six seconds.
 LEASE_SEAT_S = 30
 
 

@@ -13,7 +13,7 @@ Clients with lease seats move between workers as they poll. So where there are a
 those in use unless there is room for it in the fleet, and the leases of a worker that is dead are counted until they
 end.
 
-While others may hold seats that the table does not tell of, as after an outage of the store, no grant grows.
+While others may hold seats that are missing from the table, as after an outage of the store, no grant grows.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ LATE_S = 3.0
 # Longest time that a lease seat runs: ten minutes, with room for clocks that differ.
 LONGEST_LEASED_S = 900.0
 
-# Reported as its grant by a worker that never asked for one, and by one that did, but has none, or none any more.
+# Reported in place of a grant: by a worker that has never requested one, and by one that has, but holds none, or no
+# longer holds it.
 NO_GRANT = -1
 LOST_GRANT = -2
 
-# If no worker was heard of for ``SILENT_S``, the store was away or has lost its state, and others may hold seats. So no
-# grant grows for so long after each worker that comes back (all of them try twice a second), and for less where a new
-# worker is the first: perhaps all of the others are dead.
+# If no worker has reported for ``SILENT_S``, the store was away or has lost its state, and others may hold seats. Then
+# no grant grows for ``PAUSE_S`` after the report of each worker that comes back (all of them try twice a second), and
+# for ``FIRST_S`` if the first to report is a new worker: all of the others may be dead.
 PAUSE_S = 2.0
 FIRST_S = 0.6
 
@@ -57,10 +58,10 @@ class Capacity:
     guest_seats: int
 
 
-# Reported where there is no limit, so that the fleet is counted all the same.
+# Reported if there is no limit, so that the fleet is counted even then.
 UNLIMITED = Capacity(2**31, 2**31)
 
-# Reported by a worker that stops and counts lease seats: it is granted nothing more.
+# Reported by a stopping worker that counts lease seats: it is granted nothing more.
 NO_SEATS = Capacity(0, 0)
 
 
@@ -162,7 +163,7 @@ class SeatEntry:
 
     @property
     def unseen_guests(self) -> int:
-        """Likewise of guests."""
+        """The same for guests."""
         return max(0, self.guest_seats - self.present.guests) + self.coming + self.left
 
 
@@ -206,7 +207,7 @@ class SeatTable:
         guest_room = capacity.guest_seats - sum(
             max(entry.guest_seats, entry.present.guests + entry.left) for entry in others
         )
-        # What a dead worker has leased: its clients hold these seats, and renew them at other workers.
+        # The clients of a dead worker hold the seats that it has leased, and renew them at other workers.
         coming = sum(entry.coming for entry in others if round((entry.until_s - now_s) * 1000) <= late_ms)
         room, favoured_room, guest_room = room - coming, favoured_room - coming, guest_room - coming
         room -= sum(entry.leased.total + entry.unseen for entry in left)
@@ -233,7 +234,7 @@ class SeatTable:
         return now_s < self.guard_until_s <= now_s + LEASE_S
 
     def _guard(self, report: Report, now_s: float) -> None:
-        """Let no grant grow for a while after an unknown worker's report, if others may be unknown, too."""
+        """Let no grant grow for a while after an unknown worker's report, if there may be more unknown workers."""
         if report.seats >= 0:
             # It has a grant, so the state was lost: others may hold seats until their leases end.
             self.guard_until_s = now_s + LEASE_S
@@ -249,7 +250,7 @@ class SeatTable:
             self.guard_until_s = max(now_s + pause_s, self.guard_until_s if is_guarded else 0.0)
 
     def _drop_old(self, now_s: float) -> None:
-        """Drop what has ended: of a dead worker all but its leases."""
+        """Drop the entries of dead workers, except those whose lease seats have not ended yet."""
         self.entries = {
             name: entry
             for name, entry in self.entries.items()

@@ -1,7 +1,8 @@
 """Signed tickets: the re-admission ticket and the number in the waiting room. Pure; ``now_s`` is Unix time.
 
-Each has fixed fields and a MAC (keyed BLAKE2b, RFC 7693) in base64url, without padding. The key is of its purpose and
-event, and the client is one of the fields, so that one cannot be used in place of another. Nothing in it is secret.
+Each has fixed fields and a MAC (keyed BLAKE2b, RFC 7693) in base64url, without padding. The key is derived for the
+purpose and event, and the client is one of the fields, so none can be used in place of another. Nothing in them is
+secret.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ from .seats import COHORTS
 # Lifetime of a ticket: longer than a network outage in the middle of an event, and too short to be useful the next day.
 TICKET_S = 3600
 
-# Lifetime of a number in the waiting room; each time it is shown, it is renewed.
+# Lifetime of a number in the waiting room, renewed each time that it is shown.
 NUMBER_S = 600
 
 
+# The id of a ticket that was a number begins with this, which is not a hexadecimal digit.
 _OF_NUMBER = "n"
 
 
 def ticket_of(number: int, client: str) -> str:
-    """The id of the ticket that a number of the waiting room becomes, which is the same on every worker."""
+    """The id of the ticket that a number of the waiting room becomes, the same on every worker."""
     return f"{_OF_NUMBER}{number:x}-{client}"
 
 
 def number_in(ticket_id: str) -> int | None:
-    """The number that became the ticket with this id; None if it was none, or for other text."""
+    """The number that became the ticket with this id; None if the ticket was never a number, or the id is malformed."""
     if not ticket_id.startswith(_OF_NUMBER):
         return None
     try:
@@ -69,15 +71,15 @@ class Number:
 
 # Class and whether the id is a number's, id, client, until_s, leased_until_s, first_ms, renewal; number, client,
 # until_s. With the MAC both are multiples of three bytes, so base64 needs no padding and has no spare bits. Text of
-# that length with any letter that is none of base64url's has too few bytes, whatever the decoder does with it: so each
-# ticket has one text.
+# that length with a character outside base64url decodes to too few bytes, even if the decoder ignores it. Each ticket
+# therefore has exactly one text.
 _TICKET, _NUMBER = Struct(">BQ12sQQQI"), Struct(">Q12sQ")
 _MAC_BYTES = 17
 
 _CLASSES = tuple(ListenerClass)
 _IS_NUMBER = 4  # beside the class, which is less
 
-# The standard alphabet's own letters are none of base64url's.
+# Between base64url and the standard alphabet; + and /, which are not in base64url, become one that is in neither.
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_+/", b"+/!!")
 
 
@@ -99,7 +101,7 @@ class Signer:
         return digest.hexdigest()
 
     def number_of(self, ticket_id: str) -> int:
-        """A number of 64 bits that stands for a ticket's id where ids would take too much room."""
+        """A 64-bit digest that represents a ticket's id where ids would take too much room."""
         return int.from_bytes(blake2b(ticket_id.encode(), digest_size=8, key=self._key).digest(), "big")
 
     def cohort(self, client: bytes, now_s: float) -> int:
@@ -152,7 +154,7 @@ def _signed(fields: bytes, macs: blake2b) -> str:
 
 
 def _read(text: str, size: int, macs: blake2b) -> bytes | None:
-    """The fields, and the MAC after them, of a text that was signed so; None for any other text."""
+    """The fields and the MAC of a text that was signed with this key and purpose; None for any other text."""
     if len(text) * 3 != (size + _MAC_BYTES) * 4:
         return None
     try:

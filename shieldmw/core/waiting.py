@@ -13,14 +13,14 @@ from dataclasses import dataclass
 SHORTEST_POLL_S = 5.0
 LONGEST_POLL_S = 120.0
 
-# Longest estimate that is told. The pace of the last seconds says nothing about more than that.
+# Longest estimate that is shown: the pace of the last seconds says nothing about longer waits.
 LONGEST_ESTIMATE_S = 3600.0
 
 # How long a member that was called counts as waiting, after the call and after each of its polls: those in front poll
 # within 6 s, and its worker may hear of the call a second late. After that it has probably given up.
 AWAITED_S = 10.0
 
-# Most called members that are remembered because they have polled: enough that newcomers wait for all of them.
+# Maximum number of called members that are remembered for having polled: enough that newcomers wait for all of them.
 MOST_POLLED = 1024
 
 # Position at which the poll interval has doubled: members far back in line need not poll as often.
@@ -69,7 +69,7 @@ class _Call:
 
 
 class Calls:
-    """Who still waits, as one worker knows: the members not called yet, and those called lately that have not come."""
+    """The members who still wait, as far as one worker knows: not called yet, or called recently and not yet seated."""
 
     def __init__(self) -> None:
         self._calls: deque[_Call] = deque()
@@ -78,7 +78,7 @@ class Calls:
         self._polled: dict[int, float] = {}
 
     def heard(self, called: int, now_s: float) -> None:
-        """Note the last number called. Nobody is expected for what was called before the first time."""
+        """Note the last number called. Members called before the first such note are not expected."""
         before, self._called = called if self._called is None else self._called, called
         came = bisect_right(self._early, called)
         del self._early[:came]
@@ -87,7 +87,7 @@ class Calls:
             self._calls.append(_Call(before + 1, called, missing, now_s + AWAITED_S))
 
     def came(self, number: int) -> None:
-        """Note, once, that a member has its seat: perhaps before it was called, or before this worker hears of that."""
+        """Note, once per member, that it has its seat, perhaps before this worker knows that it was called."""
         self._polled.pop(number, None)
         if number > (self._called or 0):
             insort(self._early, number)
@@ -97,7 +97,7 @@ class Calls:
             self._calls[place].missing -= 1
 
     def polled(self, number: int, now_s: float) -> None:
-        """Note that a member that was called has asked, here or on another worker, and still waits: more are called
+        """Note that a called member has polled, here or on another worker, and still waits: more members are called
         than there are seats, so its seat may have gone to one before it."""
         if number in self._polled or len(self._polled) < MOST_POLLED:
             self._polled[number] = now_s + AWAITED_S

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+# Shortest interval between two lines.
 EVERY_S = 10.0
 
 

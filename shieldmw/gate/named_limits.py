@@ -1,6 +1,6 @@
-"""Decides what a door describes by keys and values instead of a request, such as Envoy's rate limit descriptors.
+"""Decides requests that a door describes by keys and values, such as Envoy's rate limit descriptors.
 
-There is no credential in a description, so an address in it is a guest's.
+A description contains no credential, so an address in it is a guest's.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class NamedLimits:
         is a rule's name: the limits of that rule, and of the last one if there are several; all other entries together
         say whose they are. If there are none, all requests share them.
 
-        With 0 hits nothing is charged; it is a refusal if one more would be. Several hits that do not fit empty the
+        With 0 hits nothing is charged, and the decision is that on one more hit. Several hits that do not fit empty the
         bucket, since they may have happened already.
         """
         described = self._read(entries)
@@ -149,7 +149,7 @@ class NamedLimits:
         return tuple([Charge(client, limit, rule.cost) for limit in rule.limits])
 
     def _charges_of_a_guest(self, described: _Described, facts: Facts, address: Address | None) -> Charges | Decision:
-        """What a guest's request is charged, without a path on any path."""
+        """What a guest's request is charged; if the description has no path, what it is charged on any path."""
         mode = self._mode_watch.mode
         route = self._lookups.any_path if described.path is None else self._lookups.enforced_route(facts)
         plan = route.plan(mode, None, address)
@@ -195,7 +195,7 @@ def _left(charge: Charge, outcome: Outcome, at: int) -> int:
 
 
 def _rest(charges: Charges, outcome: Outcome) -> Charges:
-    """Charges for what the buckets still hold, where that is less than was wanted."""
+    """Charges for what the buckets still hold, if that is less than was requested."""
     return tuple(
         [charge._replace(cost=min(charge.cost, _left(charge, outcome, at))) for at, charge in enumerate(charges)]
     )

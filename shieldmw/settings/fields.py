@@ -17,10 +17,14 @@ from shieldmw.core.text import counted
 
 from .store_url import CLUSTERS, SENTINELS, parse_servers, scheme_of
 
+# Minimum lengths in characters: of the secret and of JWT secrets, and of the tokens for the admin routes.
 SHORTEST_SECRET = 32
 SHORTEST_TOKEN = 16
 
+# The schemes of SHIELD_REDIS_URL.
 STORE_SCHEMES = ("memory", "redis", "rediss", "unix", "embedded", *CLUSTERS, *SENTINELS)
+
+# Algorithms that SHIELD_JWT_ALGORITHMS may pin: with a shared secret, and with public keys (RFC 7518, section 3.1).
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 SIGNATURE_ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -73,6 +77,7 @@ def _http_url(example: str) -> Callable[[str], str]:
     return check
 
 
+# An origin, and the ports that browsers leave out of it (RFC 6454, section 6.2).
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _USUAL_PORT = {"http": ":80", "https": ":443"}
 
@@ -188,6 +193,7 @@ def matching(pattern: str, right: str) -> Callable[[str], str]:
     return check
 
 
+# The name of a header in lower case, a token of RFC 9110, section 5.6.2, of bounded length.
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9a-z-]{1,64}"
 _NOT_A_HEADER = "not the name of a header: write the name alone, such as"
 _NAME = matching(r"[A-Za-z0-9_.-]{1,64}", "not a name: use 1 to 64 letters, digits, '.', '_' and '-'")

@@ -7,11 +7,12 @@ from difflib import get_close_matches
 
 from .problems import COMMAND_VARIABLES, ENV_PREFIX
 
+# The package's name as a prefix, which is easily mistaken for that of the settings.
 _WRONG_PREFIX = "SHIELDMW_"
 
 
 def wrong_names(names: Collection[str], known: Collection[str]) -> Iterator[str]:
-    """A line for each name that begins as ours do and is neither a ``known`` setting nor a variable of a command."""
+    """A line for each name with our prefix that is neither a ``known`` setting nor a variable of a command."""
     for name in names:
         if name.upper().startswith(ENV_PREFIX) and name not in known and name not in COMMAND_VARIABLES:
             yield _unknown(name, known)
@@ -19,9 +20,9 @@ def wrong_names(names: Collection[str], known: Collection[str]) -> Iterator[str]
 
 
 def lookalikes(names: Collection[str], known: Collection[str], own: Collection[str]) -> Iterator[str]:
-    """A line for each wrong name with which one of a command's ``own`` variables was probably meant.
+    """A line for each wrong name that was probably meant as one of a command's ``own`` variables.
 
-    Others are left alone: a command needs no more than its own, and the workers may be of a newer version.
+    Others are ignored: a command needs only its own, and the workers may be of a newer version.
     """
     for name in names:
         if not name.upper().startswith(ENV_PREFIX) or name in known or name in COMMAND_VARIABLES:
@@ -36,7 +37,7 @@ def lookalikes(names: Collection[str], known: Collection[str], own: Collection[s
 
 
 def _misnamed(names: Collection[str], known: Collection[str]) -> Iterator[str]:
-    """A line for each variable that begins with the package's name although a setting is meant."""
+    """A line for each variable that was meant as a setting, but begins with the package's name."""
     for name in names:
         if name.upper().startswith(_WRONG_PREFIX):
             meant = ENV_PREFIX + name.upper().removeprefix(_WRONG_PREFIX)

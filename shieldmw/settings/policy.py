@@ -52,7 +52,7 @@ def rule_problems(policy: Policy) -> Iterator[str]:
 
 
 def redirect_problems(policy: Policy, recording_url: str | None) -> Iterator[str]:
-    """Why polls cannot be redirected to the recording, a line for each problem."""
+    """The reasons why polls cannot be redirected to the recording, one line for each."""
     if recording_url is None:
         right = "SHIELD_RECORDING_URL is unset: set it to a playlist, such as https://example.org/recording.m3u8"
         yield problem("redirect_to_recording", "true", right)

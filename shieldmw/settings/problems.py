@@ -12,10 +12,10 @@ from .store_url import scheme_of
 
 ENV_PREFIX = "SHIELD_"
 
-# Variables that only commands read. They are no settings of the shield, but no error in a worker's environment either.
+# Variables that only commands read: they are not settings of the shield, but may be in a worker's environment.
 COMMAND_VARIABLES = frozenset({"SHIELD_ADMIN_URL"})
 
-# Most characters of a value that are shown.
+# Maximum number of characters of a value that are shown.
 LONGEST_SHOWN = 120
 
 # Settings that are never shown, and URLs that are shown without passwords.

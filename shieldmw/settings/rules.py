@@ -17,8 +17,10 @@ from shieldmw.core.rules import LEASE_SEAT_S, Access, Per, Rule
 
 from .problems import right_of
 
+# The name of a rule.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
-# Bounds of a lease seat: three target durations of 2 s, and what a cut may take.
+
+# Bounds of a lease seat in seconds: three target durations of 2 s, and the longest time that a cut may take.
 SHORTEST_LEASE_S, LONGEST_LEASE_S = 6, 600
 
 _METHOD = re.compile(r"[A-Z-]{1,32}")
@@ -142,7 +144,7 @@ def _rules(value: object) -> tuple[Rule, ...]:
         specs = _SPECS.validate_python(value)
     except ValidationError as error:
         found = error.errors()
-        # A misspelt field is worth more than the one that is missing because of it.
+        # A misspelt field is more helpful than the one that is missing because of it.
         first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
         where = " ".join(f"rule {part + 1}" if isinstance(part, int) else f"'{part}'" for part in first["loc"][:2])
         raise ValueError(

@@ -10,9 +10,11 @@ from urllib.parse import quote, unquote
 CLUSTERS = ("redis+cluster", "rediss+cluster")
 SENTINELS = ("redis+sentinel", "rediss+sentinel")
 
-# Named as in the URLs of go-redis and prefect-redis, and in the options of redis-rb.
+# Options with the user and password for Sentinels, named as in the URLs of go-redis and prefect-redis, and in the
+# options of redis-rb.
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 
+# For messages: the options that a URL of each scheme may have.
 _OPTIONS = {
     "redis+cluster": "without options; ssl_ca_certs and the like need rediss+cluster://",
     "rediss+cluster": "with the options ssl_ca_certs and the like",

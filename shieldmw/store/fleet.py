@@ -367,7 +367,7 @@ class RedisStore:
         return await scripts.queue(self._run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
 
     async def claim(self, claims: Sequence[Claim], now_s: float, longest_s: int) -> Sequence[Ranked]:
-        """Count renewals, and say for each how many there were in its round."""
+        """Count renewals; returns for each its rank in its round."""
         keys, ttl_ms = self._names.claims(claim_slot(now_s, longest_s)), 2000 * claim_slot_s(longest_s)
         return await scripts.claim(self._run, keys, claims, ttl_ms)
 

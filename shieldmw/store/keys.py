@@ -10,7 +10,7 @@ from shieldmw.core.client import Client
 # TTL of keys that must outlive any event: ten years, since every key has a TTL.
 KEEP_MS = 10 * 366 * 86_400 * 1000
 
-# 128 bits: the chance that any two of a billion clients share a digest is 1 in 10**21.
+# Length of a client's digest. 128 bits: the chance that any two of a billion clients share a digest is 1 in 10**21.
 _DIGEST_BYTES = 16
 
 

@@ -353,7 +353,7 @@ class MemoryStore(MemoryBuckets):
         return self._queue
 
     async def claim(self, claims: Sequence[Claim], now_s: float, longest_s: int) -> Sequence[Ranked]:
-        """Count renewals, and say for each how many there were in its round."""
+        """Count renewals; returns for each its rank in its round."""
         return self._claims.claim(claim_slot(now_s, longest_s), claims)
 
     async def aclose(self) -> None:

@@ -16,6 +16,7 @@ from shieldmw.errors import StoreError, StoreUnavailable
 from .records import mark, pairs
 from .redis.calls import Calls
 
+# The field that holds a table's version.
 VERSION = b"version"
 
 # Fields per page. Reading one takes the server and this process half a millisecond; other tasks run between pages.
@@ -89,7 +90,7 @@ class Mirror:
 def changed_fields(log: Sequence[Any], known: int, version: int) -> list[bytes] | None:
     """The fields that changed between two versions, by the log's entries, newest first; None if the log is not enough.
 
-    It cannot if too much has changed, or if a change of the table was not logged.
+    It is not if too much has changed, or if a change of the table was not logged.
     """
     names: dict[bytes, None] = {}
     expected: bytes | None = None

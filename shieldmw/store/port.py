@@ -202,7 +202,7 @@ class LeaseRegister(ChangeFeed, Protocol):
     """Counts the renewals of tickets with lease seats in the whole fleet."""
 
     async def claim(self, claims: Sequence[Claim], now_s: float, longest_s: int) -> Sequence[Ranked]:
-        """Count renewals, and say for each how many there were in its round. ``longest_s`` is the longest lease."""
+        """Count renewals; returns for each its rank in its round. ``longest_s`` is the longest lease."""
 
 
 class LoadRegister(Protocol):

@@ -25,6 +25,7 @@ from .port import AuditEntry, StoredLimits, StoredMode
 
 log = logging.getLogger(__name__)
 
+# Shortest stored secret that is accepted as ours.
 SHORTEST_SECRET_BYTES = 16
 
 N = TypeVar("N", int, float)

@@ -31,6 +31,7 @@ from .fleet import RedisStore
 from .keys import Keys, Names
 from .redis.calls import Calls, Command
 
+# Arguments for the scripts that are tried: a client, a charge, and no listeners.
 _CLIENT = Client("ip", "check", "ip:check")
 _CHARGE = Charge(_CLIENT, Limit("check", 60, 60, 60))
 _NOBODY = Audience(0, 0, 0)

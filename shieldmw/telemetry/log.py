@@ -1,4 +1,4 @@
-"""Logs refusals and evictions: one line for many, however many there are."""
+"""Logs refusals and evictions, with a bounded number of lines however many there are."""
 
 from __future__ import annotations
 

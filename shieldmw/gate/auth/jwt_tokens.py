@@ -21,10 +21,13 @@ from shieldmw.core.credentials import Failure, Rejected
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.settings.fields import HMAC_ALGORITHMS
 
+# The algorithms of RSA keys, the usual one first (RFC 7518, section 3.1).
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+
 # Errors that PyJWT raises for malformed tokens; RecursionError is for JSON nested too deeply.
 _BAD_TOKEN = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
+# The algorithm of keys on each elliptic curve (RFC 7518, section 3.4; RFC 8812).
 _CURVES = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1": ("ES512",), "secp256k1": ("ES256K",)}
 
 
@@ -216,6 +219,7 @@ class JwtVerifier:
             return ListenerClass.MEMBER
 
 
+# The reason if one of these claims is missing; for any other claim it is ``CLAIMS``.
 _MISSING = {"aud": Failure.AUDIENCE, "iss": Failure.ISSUER}
 
 

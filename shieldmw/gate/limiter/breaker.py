@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# What opens the breaker: this many failures in a row, or failures of half the calls in a window, if there were at least
+# this many. And the interval between two probes while it is open.
 FAILURES_IN_A_ROW = 5
 CALLS_TO_JUDGE = 20
 WINDOW_S = 1.0

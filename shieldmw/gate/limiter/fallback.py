@@ -99,7 +99,7 @@ class Fallback:
                 left += await self._settle(some, self._now_us(), self._name)
                 del debts[:SETTLED_AT_ONCE]
         except StoreError:
-            pass  # the others would fail as well
+            pass  # the remaining calls would fail as well
         finally:
             self._debts.restore((*left, *debts), self._now_us())
             self._settle_from_s = self._now_s() + (SETTLE_AGAIN_S if left or debts else 0)

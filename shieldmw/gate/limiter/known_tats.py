@@ -2,7 +2,7 @@
 
 A remembered TAT is a lower bound of the bucket's, on this worker's clock; if it refuses a client, so does the bucket.
 Only buckets that have refused are kept, so a flood of new clients leaves no trace. When a lease is given back, its
-client may be refused for longer than needed, by what was given back at most.
+client may be refused for longer than needed, at most by the time that the returned units take to refill.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from shieldmw.core.cache import BoundedCache
 from shieldmw.core.made import made
 from shieldmw.core.plan import TAG_BYTES, Requester
 
+# Maximum number of buckets that are remembered.
 BUCKETS_KEPT = 262_144
 
 
 class KnownTats:
     """Known TATs of buckets that have refused, at most ``most_buckets``.
 
-    Of one that is far ahead, the store is asked again after ``FAR_BELIEVED_US``.
+    A TAT that is far ahead is trusted only for ``FAR_BELIEVED_US``; then the store is queried again.
     """
 
     def __init__(self, most_buckets: int = BUCKETS_KEPT) -> None:
@@ -48,7 +49,7 @@ class KnownTats:
             name, step_us, tau_us = plan.single
             bucket = name + requester.key[TAG_BYTES:]
             tat_us = tats.young.get(bucket) or tats.get(bucket)
-            if tat_us is None or not step_us:  # a look, which costs nothing, is never refused
+            if tat_us is None or not step_us:  # a charge of cost 0 is never refused
                 return None
             ahead_us = tat_us - now_us
             if ahead_us + step_us <= tau_us or (
@@ -77,7 +78,7 @@ class KnownTats:
         self._far_until_us.clear()
 
     def _is_doubtful(self, bucket: bytes, ahead_us: int, tau_us: int, now_us: int) -> bool:
-        """Whether a TAT is far ahead and has been believed for long enough, so that the store is to be asked again."""
+        """Whether a TAT is far ahead and has been trusted for so long that the store must be queried again."""
         if ahead_us <= 2 * tau_us:
             return False
         until_us = self._far_until_us.get(bucket)

@@ -1,7 +1,7 @@
 """Leases: charges are prefetched for a hot client, so that most of its requests need no call.
 
-A client that asks the store twice within a tenth of a second is hot: about what it spends in that time is prefetched.
-What is left of a lease after half a second is given back.
+A client with two calls to the store within a tenth of a second is hot: about as much as it spends in that time is
+prefetched. The rest of a lease is given back after half a second.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from .batch import TakeReply
 # Longest time between two calls of a hot client.
 HOT_US = 100_000
 
+# First and maximum number of additional charges prefetched by one call; it doubles while the client stays hot.
 FIRST_PREFETCH = 8
 MOST_PREFETCH = 1024
 
-# A lease shrinks while its bucket refills (core/lease.py): it is long enough to last as long as this.
+# Time that a lease must last. It shrinks while its bucket refills (core/lease.py), so more is prefetched.
 LASTS_US = 100_000
 
-# Most clients with a lease; the others ask for each request.
+# Maximum number of clients with a lease; others need a call for each request.
 MOST_LEASES = 4096
 
-# Most clients whose last call is remembered.
+# Maximum number of clients whose last call is remembered.
 CLIENTS_KEPT = 65_536
 
-# Age at which a lease is given back.
+# Age at which a lease is given back, and interval between two checks for such leases.
 OLD_US = 500_000
 SWEEP_S = 0.25
 
-# Most buckets in one call.
+# Maximum number of buckets in one call.
 GIVE_BACK_AT_ONCE = 256
 
 
@@ -57,10 +58,10 @@ class Leases:
         self._now_us = clock.now_us
         self.open: dict[bytes, Lease] = {}  # by the client's key
         self._asking: dict[bytes, Charges] = {}
-        # When clients last asked the store. Numbers alone: the garbage collector would walk over a table of objects
-        # again and again, and a flood of new clients fills this one.
+        # The time of each client's last call. Only numbers: a flood of new clients fills this table, and the garbage
+        # collector would traverse objects again and again.
         self._asked_us: BoundedCache[bytes, int] = BoundedCache(CLIENTS_KEPT)
-        # For those that are hot: how much was last prefetched, and when the last lease was opened.
+        # For hot clients: how much was last prefetched, and when the last lease was opened.
         self._paces: BoundedCache[bytes, tuple[int, int]] = BoundedCache(2 * MOST_LEASES)
         self.refresher = Refresher("leases", self.sweep, interval_s=SWEEP_S, least_s=SWEEP_S / 2)
 
@@ -70,9 +71,9 @@ class Leases:
         self._asked_us.put(key, now_us)
 
     def prefetch(self, requester: Requester, charges: Charges, now_us: int) -> int:
-        """How many times more the next call should take the charges; its end must be reported (``answered``).
+        """The number of additional times that the next call should take the charges; report its end to ``answered``.
 
-        0 for a client that is not hot. While one request asks for a lease the client's others ask for themselves alone.
+        0 for a client that is not hot. While one call prefetches for a client, its other calls do not.
         """
         key = requester.key
         asked_us = self._asked_us.get(key)
@@ -94,7 +95,7 @@ class Leases:
         return prefetch + max(_while_refilling(charge) for charge in charges)
 
     def answered(self, key: bytes, told: TakeReply | None) -> None:
-        """The call that asked for a client's prefetch has ended; None if its reply must not be used."""
+        """Note that the call with a client's prefetch has ended; ``told`` is None if its reply must not be used."""
         charges = self._asking.pop(key)
         if told is None or told.sent_us is None or not told.outcome.leased:
             return
@@ -128,5 +129,5 @@ class Leases:
 
 
 def _while_refilling(charge: Charge) -> int:
-    """How many units of the charge's bucket refill while a lease lasts."""
+    """How many times the charge refills in its bucket while a lease lasts."""
     return LASTS_US // charge.step_us if charge.step_us else 0

@@ -22,8 +22,9 @@ from .fallback import Fallback
 from .known_tats import KnownTats
 from .leases import Leases
 
-# How long a client is decided here without a call, if the node of its buckets is away while others are not, and its
-# share of a limit has refused it: calls for a flood of its requests would open the breaker for all nodes.
+# Time for which a client is decided locally, without a call, after the node of its buckets failed while others
+# answered, and this worker's share of a limit refused it: calls for a flood of its requests would open the breaker for
+# all nodes. And the maximum number of such clients.
 DECIDED_HERE_US = 250_000
 DECIDED_HERE_KEPT = 65_536
 
@@ -58,7 +59,7 @@ class Limiter(Protocol):
 
 
 class FleetLimiter:
-    """Takes charges of a fleet in the cheapest way that is exact."""
+    """Takes charges of a fleet, each in the cheapest way that is exact."""
 
     def __init__(
         self,
@@ -97,14 +98,14 @@ class FleetLimiter:
         return None if requester.key in self._leases.open else self._known_tats.find(requester, now_us)
 
     def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
-        """Ask the store, with a prefetch for a hot client."""
+        """Query the store, with a prefetch for a hot client."""
         charges = requester.charges()
-        # While the store is away debts are due: what it says of a bucket next is too good to be leased.
+        # While the store is away, debts accumulate: its next reply overstates what a bucket holds, so lease nothing.
         prefetch = 0 if self._store.is_away else self._leases.prefetch(requester, charges, now_us)
         return self._ask(requester, made(TakeRequest, (charges, prefetch)))
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
-        """Ask the store."""
+        """Query the store."""
         return self._ask(None, TakeRequest(charges))
 
     def _ask(self, requester: Requester | None, request: TakeRequest) -> Awaitable[TakeReply | None]:
@@ -128,7 +129,7 @@ class FleetLimiter:
         lease = self._leases.open.get(requester.key)
         if is_current and not outcome.allowed:
             self._known_tats.remember(requester, outcome, sent_us)
-            # What its bucket lacks may be what was prefetched for this client in the same call.
+            # The units that its bucket lacks may have been prefetched for this client in the same call.
             spent = None if lease is None else lease.spend(self._now_us())
             if spent is not None:
                 return made(TakeReply, (charges, spent, sent_us))
@@ -143,7 +144,7 @@ class FleetLimiter:
         return reply
 
     def _is_decided_here(self, requester: Requester | None) -> bool:
-        """Whether a call for this client has just failed, and its share of a limit refused it."""
+        """Whether a call for this client has just failed, and this worker's share of a limit refused it."""
         until_us = None if requester is None else self._decided_here_until_us.get(requester.key)
         return until_us is not None and self._now_us() < until_us
 
@@ -189,7 +190,7 @@ class LocalLimiter:
         return self._buckets.take_now(_all_charges(requester))
 
     def refused_now(self, requester: Requester, now_us: int) -> Outcome | None:
-        """By the buckets as they stand."""
+        """The refusal by the current state of the buckets; None if they have enough."""
         return self._buckets.refused_now(_all_charges(requester))
 
     async def take(self, requester: Requester, now_us: int) -> TakeReply:

@@ -1,4 +1,4 @@
-"""Finds the address and the route of a request, as the settings say."""
+"""Finds the address and the route of a request, according to the settings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from shieldmw.gate.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
+# Maximum number of targets (paths and methods) whose route is cached.
 PATHS_KEPT = 4096
 
-# Routes are few: one for each combination of rules that the readings of a path can lead to.
+# Maximum number of routes. There are few: one for each combination of rules that the readings of a path can lead to.
 ROUTES_KEPT = 256
 
 # Longest path that is cached, in characters, with its methods.
@@ -32,7 +33,7 @@ LONGEST_SHOWN = 100
 class Lookups:
     """Finds the address and the route of a request.
 
-    ``routes`` are those found lately, by target; targets are kept as far as they are short.
+    ``routes`` caches the routes of recent targets; only short targets are cached.
     """
 
     def __init__(self, policy: Policy, addressing: Addressing, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -64,8 +65,8 @@ class Lookups:
         """The address that a request comes from; None if it is unknown."""
         if not self._is_plain:
             return self._read_carefully(facts)
-        # The same without further calls, for the requests that make up a flood: their address is IPv4, and either the
-        # peer's or the only one that a trusted proxy names.
+        # A fast path without further calls for most requests of a flood: their address is IPv4, and either the peer's
+        # or the only one that a trusted proxy names.
         forwarded, peer = facts.forwarded, facts.peer
         try:
             if forwarded and peer is not None and peer == self._proxy:
@@ -86,7 +87,7 @@ class Lookups:
     def is_allowed(self, facts: Facts, address: Address | None) -> bool:
         """Whether the request's address is on the allow list.
 
-        Never one that stands for clients that a trusted proxy did not name: all of them would be without a limit.
+        False for a trusted proxy's own address if its header names no client: all of its clients would be unlimited.
         """
         return address in self._policy.allow and not self._locate(facts).is_fallback
 
@@ -124,7 +125,7 @@ class Lookups:
         return route.enforced or route
 
     def cheap_route(self, facts: Facts) -> Route | None:
-        """The same; None if it is not cached and slow to compute, and so better left to the end."""
+        """The same; None if it is not cached and slow to compute, which is then better done last."""
         route = self.routes.get(facts[TARGET])
         if route is None and _is_short(facts) and is_plain(facts.path):
             return self._compute_route(facts)
@@ -137,7 +138,7 @@ class Lookups:
         return route
 
     def _route(self, route_rules: RouteRules) -> Route:
-        """The route with these rules; the same ones make the same route, so its clients are the same, too."""
+        """The route with these rules. Equal rules share one route, and thereby its clients."""
         route = self._by_rules.get(route_rules)
         if route is None:
             route = Route(route_rules, self._policy, self._addressing.prefixes)

@@ -46,6 +46,7 @@ SWEPT_AT_ONCE = 100
 # Longest text of a network: eight groups, the last two as IPv4, and a prefix.
 LONGEST_CIDR = 50
 
+# The text of the client that all requests without a known address share, as in ``ip:unknown``.
 UNKNOWN_ADDRESS = "unknown"
 
 # Costs nothing: checks whether the store answers, by the same path as requests.

@@ -16,12 +16,13 @@ SLOT_S = 0.02
 # Part by which a hold is randomly shortened or lengthened, so that requests shed in one turn do not return in one.
 SPREAD = 0.25
 
-# Most refusals answered in a second: each costs a worker about a tenth of a millisecond, which the app could use. If
-# more are held than that allows, as in a large botnet's flood, each is held longer, up to ``LONGER`` times.
+# Maximum number of refusals answered in a second: each costs a worker about a tenth of a millisecond, which the app
+# could use. If more are held than that allows, as in a large botnet's flood, each is held longer, at most ``LONGER``
+# times as long.
 MOST_A_SECOND = 800
 LONGER = 3
 
-# Most answers held at once, since each keeps its request in memory. Any beyond that are answered at once.
+# Maximum number of answers held at once, since each keeps its request in memory. Any beyond that are answered at once.
 MOST_HELD = 4096
 
 

@@ -76,11 +76,11 @@ class LoadReports:
         await self._register.report_load(self._own)
 
     def here(self) -> list[WorkerLoad]:
-        """What this worker last reported, or tried to; empty if it has no lane."""
+        """The last report of this worker, sent or not; empty if it has no lane."""
         return [] if self._own is None else [self._own]
 
     async def of_fleet(self) -> list[WorkerLoad]:
-        """What all workers last reported.
+        """The last reports of all workers.
 
         Raises:
             StoreError: the store does not answer, or its answer makes no sense.

@@ -1,4 +1,4 @@
-"""Overload protection: while the app has more to do than it can, some admitted requests wait and some are shed."""
+"""Overload protection: while the app has more work than it can do, some admitted requests wait and some are shed."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Overload:
         return refusal
 
     def _wait_in_shadow(self, facts: Facts, decision: Decision) -> None:
-        """Queue a stand-in for a request that is let in all the same, to see what would become of it."""
+        """Queue a stand-in for a request that enters anyway, to find out what would have happened to it."""
         rank = self._rank_of(facts, decision)
         would_be = decision._replace(verdict=Verdict.DRY_RUN, reason=Reason.OVERLOAD)
         if self._keeper.would_refuse(rank):
@@ -143,7 +143,7 @@ class Overload:
         self._keeper.queue(rank).add_done_callback(decided)
 
     def _rank_of(self, facts: Facts, decision: Decision) -> Rank:
-        if decision.reason is Reason.ALLOW_LIST:  # monitoring, say: what is never limited is among the last to be shed
+        if decision.reason is Reason.ALLOW_LIST:  # such as monitoring: among the last to be shed
             return Rank.HOST
         return self._rank(facts, decision.identity, decision.address)
 

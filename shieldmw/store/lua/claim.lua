@@ -28,7 +28,7 @@ redis.call('PEXPIRE', now, ARGV[2])
 local most_tickets, most, asks_in = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local tickets = redis.call('HLEN', now)
 
--- The last round of a ticket; whether it is of this slot.
+-- Whether the last round of a ticket is recorded in this slot of time, and that round.
 local function round_of(digest)
   local value = redis.call('HGET', now, digest)
   local is_of_now = value and true or false
@@ -51,7 +51,7 @@ for at = 1, #ARGV[1], SIZE do
       rank = most + 1
     else
       if ends == 0 then
-        -- Its seat is held for it, and for no other that asks.
+        -- The seat is held for this copy, and for no other that asks.
         began, length, held, count, let = when, lease, when + lease, 0, copy
       else
         if not began or 3 * (when - began + 1) >= 2 * length then

@@ -6,8 +6,8 @@
 -- ARGV     1 worker  2 seats of the fleet  3 most of them for guests  4 lease in ms
 --          5-7 wanted by hosts, members, guests (including those present)  8-10 present, likewise
 --          11-12 seats and guest seats that the worker was granted, -2 if it has no grant (any more), -1 if it is new
---          13 the channel on which other workers hear, at most every 250 ms, that a worker has less than its share, or
---             that it is the first to report
+--          13 the channel on which other workers are notified, at most every 250 ms, that a worker has less than its
+--             share, or that it is the first to report
 --          14-16 those present with a lease seat, by class  17 after how many ms the last of these ends
 --          18 clients that have renewed a lease seat there, and are counted when their old lease ends
 --          19 clients whose lease has just ended there, and who may have renewed elsewhere
@@ -34,9 +34,10 @@ local COHORTS = 128
 local SILENT = 7000
 -- Milliseconds without a report after which a worker with lease seats may be dead (LATE_S).
 local LATE = 3000
--- After nobody was heard of for SILENT, milliseconds in which no grant grows (PAUSE_S, FIRST_S).
+-- Milliseconds in which no grant grows once no worker has reported for SILENT (PAUSE_S, FIRST_S).
 local PAUSE, FIRST = 2000, 600
--- Shortest interval in ms between two such messages; a listener that waits for a seat waits for the answers to them.
+-- Shortest interval in ms between two messages on the channel; a listener that waits for a seat waits for the reports
+-- that they cause.
 local TOLD = 250
 -- One match for a whole entry: with 200 workers a loop over its numbers made a call take 0.8 ms instead of 0.5 ms.
 local NINE_NUMBERS = '^(%d+)' .. string.rep(' (%d+)', 8) .. '(.*)$'
@@ -79,8 +80,8 @@ for i = 1, #fields, 2 do
   elseif name == '#told' then
     told = tonumber(value) or 0
   elseif not is_foreign and ends <= now and leased_until > now and leased_until <= now + LONGEST_LEASED then
-    -- What a dead worker has leased: its clients hold these seats, and renew them at other workers. After its report it
-    -- may also have leased the seats granted beyond the present ones, and counted those coming.
+    -- The clients of a dead worker hold the seats that it has leased, and renew them at other workers. After its report
+    -- it may also have leased the seats granted beyond the present ones, and counted those coming.
     if name ~= me then
       local unseen = math.max(0, seats - hereH - hereM - hereG) + coming + left
       held = held + leasedH + leasedM + leasedG + unseen
@@ -211,7 +212,7 @@ if heard[4] + heard[5] > capacity then
   mine[8] = math.max(mine[8], math.min(mine[5] + mine[6], capacity - given))
 end
 
--- If no other was heard of, the state may have been lost: any others report at once.
+-- If no other worker has reported, the state may have been lost: the message makes any others report at once.
 if (mine[8] < fair or is_first) and (told <= now or told > now + TOLD) then
   redis.call('HSET', KEYS[1], '#told', string.format('%.0f', now + TOLD))
   redis.pcall('PUBLISH', ARGV[13], 'seats')

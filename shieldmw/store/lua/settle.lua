@@ -1,4 +1,4 @@
--- settle: charge what a worker admitted by itself while the store was away. Never refuses, since it has been spent.
+-- settle: charge what a worker admitted on its own while the store was away. Never refuses, since it is already spent.
 --
 -- KEYS     for each debt two: the bucket, holding a TAT (see take.lua); the record of what was charged of the worker's
 --          last debt there, as "number:admitted_us"

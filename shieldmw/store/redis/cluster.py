@@ -25,6 +25,7 @@ from .topology import TopologyRefresher
 
 log = logging.getLogger(__name__)
 
+# Number of hash slots of a cluster (Redis Cluster specification, "Key distribution model").
 SLOTS = 16_384
 
 # Longest and shortest interval between two refreshes of the topology. MOVED reports changes, but not those of masters

@@ -23,6 +23,7 @@ from shieldmw.errors import SettingsError
 
 from .embedded_keeper import READY
 
+# The script that the separate process runs.
 _KEEPER = Path(__file__).with_name("embedded_keeper.py")
 
 

@@ -14,6 +14,7 @@ import sys
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
+# The line that says the server is ready.
 READY = "ready"
 
 

@@ -20,12 +20,12 @@ from .failures import text_of
 
 _INCOMPLETE = object()
 
-# The head of an array of a million elements or more; any reply to us has a few thousand at most. hiredis reserves room
-# for all of them before they come, and clears it in the end: a dozen bytes could stop the event loop for 20 s. It does
-# not look at the two bytes behind a text, so a head need not begin a line. A text that ends like one counts as one:
-# none that we store does.
+# The head of an array of a million elements or more; any reply to us has a few thousand at most. hiredis allocates room
+# for all of them before they arrive, and clears it in the end: a dozen bytes could block the event loop for 20 s. It
+# does not check the two bytes after a text, so a head need not begin a line. A text that ends like a head is taken for
+# one; none that we store does.
 _find_too_large = re.compile(rb"[*>~|]\d{7,19}\r").search
-_LONGEST_PART = 20  # of such a head that is not whole yet
+_LONGEST_PART = 20  # of such a head that has not arrived completely
 
 
 class Call:
@@ -54,10 +54,10 @@ class Call:
 class ReplyProtocol(asyncio.Protocol):
     """Sends groups of calls, one after the other, and completes each call as its replies come.
 
-    Calls ``answered`` when all calls of a group have been, and ``failed`` when the connection cannot be used any more:
-    it is lost, or what the server sent is no reply, or none to what was asked. The replies to a group are not bounded
-    in size (but for the length of an array), only by the time that the caller waits before it closes. ``error_of``
-    makes an exception of an error reply.
+    Calls ``answered`` when all calls of a group have been, and ``failed`` when the connection can no longer be used: it
+    is lost, or the server sent something that is not a reply, or not one to these calls. The size of the replies to a
+    group is not limited (except for the length of an array), only the time that the caller waits before it closes.
+    ``error_of`` makes an exception from an error reply.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ReplyProtocol(asyncio.Protocol):
         return unanswered
 
     def data_received(self, data: bytes) -> None:
-        """Complete the calls that are answered by what has come so far."""
+        """Complete the calls whose replies have arrived."""
         try:
             text = self._last + data
             if _find_too_large(text):
@@ -104,7 +104,7 @@ class ReplyProtocol(asyncio.Protocol):
             self._last = text[-_LONGEST_PART:]
             self._reader.feed(data)
             self._complete()
-        except Exception as error:  # no reply, or one that Python cannot hold: nobody may wait for ever
+        except Exception as error:  # not a reply, or one that Python cannot represent: callers must not wait forever
             self._fail(StoreError(text_of(error)))
 
     def connection_lost(self, error: Exception | None) -> None:

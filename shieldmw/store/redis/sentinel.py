@@ -1,7 +1,7 @@
 """Calls to the master that Sentinels name. While it is in use, Sentinels are queried each second, and a new master is
 used at once.
 
-After a manual failover the old master accepts writes for some ten seconds, which are lost. So we cannot wait until it
+After a manual failover the old master accepts writes for some ten seconds, which are lost, so we cannot wait until it
 fails.
 """
 
