@@ -11,12 +11,15 @@ from shieldmw.core.rules import Access, Rule
 
 
 def rule_warnings(rules: Sequence[Rule]) -> Iterator[str]:
-    """A line for each method that is not a usual one, and for each rule that never applies or changes nothing."""
+    """A line for each method that is not a usual one, and for each rule that never applies, changes nothing or is in
+    dry run."""
     for number, rule in enumerate(rules):
         for method in sorted(rule.methods - set(HTTPMethod)):
             nearest = get_close_matches(method, list(HTTPMethod), n=1)
             meant = f": did you mean {nearest[0]}?" if nearest else ": is that what clients send?"
             yield f"rule '{rule.name}' is for the method {method}, which is not a usual one{meant}"
+        if rule.dry_run:
+            yield f"rule '{rule.name}' is in dry run: what it would refuse passes, and is counted and logged"
         before = next((other for other in rules[:number] if _covers(other, rule)), None)
         if before is not None:
             yield (

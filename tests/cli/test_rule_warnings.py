@@ -72,3 +72,9 @@ def test_check_tells() -> None:
     ran = invoke("check", SHIELD_RULES='[{"name": "a", "path": "/a"}]')
     assert ran.status == 0
     assert "warning: rule 'a' changes nothing" in ran.out
+
+
+def test_a_rule_in_dry_run() -> None:
+    """It refuses nobody, which may have been forgotten."""
+    (line,) = warnings_of({"path": "/search", **LIMITED, "dry_run": True})
+    assert line == "rule 'a' is in dry run: what it would refuse passes, and is counted and logged"

@@ -420,3 +420,41 @@ def test_a_token_is_charged_the_same_on_every_address() -> None:
     first, second = (charges_of(Policy({Scope.TOKEN: (TOKEN,)}), RouteRules(), ALICE, address) for address in (V4, V6))
     assert first == second == (Charge(token_client(ALICE), TOKEN),)
     assert first[0].client == ALICE_CLIENT
+
+
+DRY_SEARCH = Rule("search", PathPattern("/search/*"), limits=(SEARCH,), cost=3, emergency=Access.CLOSED, dry_run=True)
+DRY_SHARED = Rule("all", PathPattern("/all"), limits=(LIVE,), cost=2, per=Per.EVERYONE, live=True, dry_run=True)
+SHOP = Rule("shop", PathPattern("/shop"), limits=(SEARCH_2,), cost=2)
+
+
+def test_a_rule_in_dry_run_is_only_tried() -> None:
+    """Requests have what is left without it, and what it would add is apart; a seat is needed all the same."""
+    policy = Policy({Scope.IP: (IP,)}, rules=(DRY_SEARCH, DRY_SHARED, SHOP))
+    search = policy.route_rules(facts("/search/x"))
+    assert search._replace(trial=None) == RouteRules()
+    assert search.trial == RouteRules(limits=(SEARCH,), cost=3, access=Access.CLOSED)
+    shared = policy.route_rules(facts("/all"))
+    assert shared._replace(trial=None) == RouteRules(live=True)
+    assert shared.trial == RouteRules(live=True, shared=((Per.EVERYONE, LIVE, 2),), cost=2)
+    assert policy.route_rules(facts("/shop")).trial is None
+    free = Policy(rules=(Rule("free", PathPattern("/"), cost=0, dry_run=True),)).route_rules(facts("/"))
+    assert (free.cost, free.trial) == (0, RouteRules(cost=0))
+
+
+def test_of_several_readings_those_in_dry_run_are_tried_and_the_others_count() -> None:
+    """A path that some servers read as another is charged what is not in dry run."""
+    several = Policy({Scope.IP: (IP,)}, rules=(DRY_SEARCH, SHOP)).route_rules(facts("/shop/../search/x"))
+    assert several.trial is not None
+    assert several.trial.limits == (SEARCH,)
+    assert SEARCH not in several.limits
+    strictest = Policy(rules=(DRY_SEARCH, SHOP)).strictest_route_rules()
+    assert (strictest.limits, strictest.cost, strictest.access) == ((SEARCH_2,), 2, Access.OPEN)
+
+
+def test_a_preflight_of_a_path_in_dry_run() -> None:
+    """It tries the rule in buckets of its own, as it would be charged them."""
+    policy = Policy({Scope.PREFLIGHT: (IP,)}, rules=(DRY_SEARCH,))
+    rules = policy.route_rules(facts("/search/x")._replace(preflight=True))
+    assert (rules.limits, rules.cost, rules.access) == ((), 1, Access.OPEN)
+    assert rules.trial is not None
+    assert ([limit.name for limit in rules.trial.limits], rules.trial.cost) == (["search-preflight"], 3)

@@ -32,6 +32,7 @@ RULES = json.dumps(
         {"name": "tokens", "path": "/-/tokens", "limits": "30/hour", "cost": 3},
         {"name": "inside", "path": "/inside", "emergency": "members"},
         {"name": "bare", "path": "/bare"},
+        {"name": "tried", "path": "/tried", "limits": "2/hour", "dry_run": True},
     ]
 )
 SETTINGS = {"ip_limit": "4/hour", "rules": RULES, "exempt_paths": "/healthz", "deny_ips": "192.0.2.66/32"}
@@ -110,6 +111,9 @@ CASES: dict[str, tuple[Sequence[tuple[str, ...]], Sequence[bool | None]]] = {
     "an unknown key": ([("tenant=a",), ("tenant=a", WHO)], [None, None]),
     "a rule without limits": ([("generic_key=bare", WHO)], [None]),
     "nothing at all": ([()], [None]),
+    "a rule in dry run": ([("generic_key=tried", WHO)] * 4, [YES] * 4),
+    "a path in dry run": ([(WHO, "path=/tried")] * 5, [YES] * 4 + [NO]),
+    "a path in dry run alone": ([("path=/tried",)] * 4, [None] * 4),
     "a denied address": ([("remote_address=192.0.2.66",), (NAMED, "remote_address=192.0.2.66")], [NO, NO]),
 }
 

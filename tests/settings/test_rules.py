@@ -337,3 +337,12 @@ def test_a_rule_of_exactly_the_burst() -> None:
     settings = Settings.from_environ({"SHIELD_RULES": rule(limits="10/minute", cost=10)})
     assert settings.policy.rules[1].cost == 10
     assert Settings.from_environ({"SHIELD_RULES": rule(cost=0)}).policy.rules[1].cost == 0
+
+
+def test_a_rule_in_dry_run() -> None:
+    """The field is a boolean; a cost above the burst of a default limit, which it is not charged to, is no problem."""
+    (parsed,) = Settings(rules=json.dumps([{**SEARCH, "dry_run": True}]), ip_limit="1/minute").policy.rules
+    assert parsed.dry_run
+    assert (
+        "rule 1 'dry_run': write true or false" in problems({"SHIELD_RULES": json.dumps([{**SEARCH, "dry_run": 1}])})[0]
+    )

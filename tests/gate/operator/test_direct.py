@@ -10,6 +10,7 @@ import pytest
 
 from shieldmw import Settings
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState
 from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.gate.operator.direct import DirectControl
@@ -160,5 +161,20 @@ def test_a_store_that_does_not_answer_is_told_and_nothing_changes(error: StoreEr
         with pytest.raises(type(error)):
             await direct(store).set_mode(EMERGENCY, None)
         assert await store.audit(9) == []
+
+    run(work)
+
+
+def test_the_status_has_the_limits_that_operators_changed() -> None:
+    """Read from the store, where they are written by workers; without them, those of the settings."""
+
+    async def work() -> None:
+        store = MemoryStore(b"secret")
+        change = OverridesChange(Overrides({"SHIELD_CAPACITY": 7}), "ops")
+        assert (await direct(store, capacity=10).status()).seats.capacity == Capacity(10, 10)
+        await store.set_limits(change, was=OverridesState(), expected_version=None)
+        status = await direct(store, capacity=10).status()
+        assert status.seats.capacity == Capacity(7, 7)
+        assert (status.settings["SHIELD_CAPACITY"], status.limits.version) == ("7", 1)
 
     run(work)
