@@ -110,6 +110,7 @@ class Exchange:
                 self._timer.cancel()
             if self._sender is not None:
                 self._sender.cancel()
+                self._sender = None  # it would keep its own end, and with that `receive`, until a garbage collection
             if not is_reusable:
                 self._connection.abort()
         return is_reusable
