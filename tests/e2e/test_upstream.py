@@ -181,50 +181,7 @@ def test_the_client_is_told_to_continue(server: HttpServer, upstream: ScriptedUp
     assert b"expect" not in upstream.heads[0]
 
 
-AMBIGUOUS = {
-    "no Host": b"GET / HTTP/1.1\r\n\r\n",
-    "two Hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-    "two equal Hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
-    "a Host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
-    "a Host with a user": b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
-    "an empty Host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
-    "CONNECT": b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
-    "two codings": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "an unknown coding": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    "a list of lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\na",
-    "a signed length": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\na",
-    "a folded line": b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n",
-    "a blank before the colon": b"GET / HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("what", AMBIGUOUS)
-def test_ambiguous_requests_are_refused(server: HttpServer, upstream: ScriptedUpstream, what: str) -> None:
-    """400, the connection is closed, and nothing of it reaches the upstream."""
-    answer = ask_raw(server, AMBIGUOUS[what] + request("/smuggled"))
-    assert (answer.status, answer.is_closed) == (400, True)
-    assert answer.text.count(b"HTTP/1.1 ") == 1
-    assert upstream.heads == []
-
-
-@pytest.mark.parametrize("order", [(b"Content-Length: 3", b"Transfer-Encoding: chunked")] * 2)
-def test_a_length_beside_chunks_smuggles_nothing(
-    server: HttpServer, upstream: ScriptedUpstream, order: tuple[bytes, bytes]
-) -> None:
-    """granian drops the length and closes after the answer: the upstream sees one request, in chunks."""
-
-    def script(peer: Peer, head: bytes) -> None:
-        peer.chunks()
-        ok(peer, head)
-
-    upstream.reset(script)
-    head = b"POST / HTTP/1.1\r\nHost: a\r\n" + b"\r\n".join(order) + b"\r\n\r\n"
-    answer = ask_raw(server, head + b"3\r\nabc\r\n0\r\n\r\n" + request("/smuggled"))
-    assert answer.is_closed
-    assert answer.text.count(b"HTTP/1.1 ") == 1
-    assert len(upstream.heads) == 1
-    assert b"content-length" not in upstream.heads[0]
+# Ambiguous requests are in tests/doors/proxy/smuggling.
 
 
 # --- bodies that are cut --------------------------------------------------------------------------

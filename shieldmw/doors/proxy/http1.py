@@ -75,6 +75,9 @@ class ResponseReader:
                 self.rest += data
             self.is_reusable = False
             return
+        if self.head is None and self._read + len(data) > LONGEST_RESPONSE_HEAD:
+            self._feed_in_two(data)
+            return
         self._read += len(data)
         pieces = len(self._body)
         try:
@@ -89,15 +92,21 @@ class ResponseReader:
             raise cause if isinstance(cause, ProxyFailure) else ProxyFailure(WRONG_RESPONSE, str(error)) from None
         if self.is_complete:
             self._parser = None  # it holds this reader, and they would wait for a garbage collection together
-        elif self.head is None:
-            if self._read > LONGEST_RESPONSE_HEAD:
-                raise ProxyFailure(LONG_HEAD)
-        elif len(self._body) == pieces:  # the parser keeps trailers until they are whole
+        elif self.head is not None and len(self._body) == pieces:  # the parser keeps trailers until they are whole
             self._aside += len(data)
             if self._aside > LONGEST_RESPONSE_HEAD:
                 raise ProxyFailure(WRONG_RESPONSE, "too much beside the body: trailers, or extensions of chunks")
         else:
             self._aside = 0
+
+    def _feed_in_two(self, data: bytes) -> None:
+        """Read up to the limit of a head, which must have ended there, and then the rest: a read may bring both."""
+        room = LONGEST_RESPONSE_HEAD - self._read
+        if room:
+            self.feed(data[:room])
+        if self.head is None:
+            raise ProxyFailure(LONG_HEAD)
+        self.feed(data[room:])
 
     @property
     def end_so_far(self) -> Failure:

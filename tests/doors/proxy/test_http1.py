@@ -105,6 +105,19 @@ def test_a_head_is_bounded() -> None:
         assert raised.value.failure is LONG_HEAD
 
 
+@pytest.mark.parametrize("body", [b"", b"x" * 1_000_000])
+def test_a_head_is_bounded_to_the_byte(body: bytes) -> None:
+    """However much of what follows comes with it: a loop reads up to 256 KB at once."""
+    start, end = OK + b"Content-Length: %d\r\nX: " % len(body), b"\r\n\r\n"
+    fitting = start + b"x" * (LONGEST_RESPONSE_HEAD - len(start) - len(end)) + end
+    reader = ResponseReader()
+    reader.feed(fitting + body)
+    assert (reader.take(), reader.is_complete) == (body, True)
+    with pytest.raises(ProxyFailure) as raised:
+        ResponseReader().feed(fitting.replace(b"xx", b"xxx", 1) + body)
+    assert raised.value.failure is LONG_HEAD
+
+
 @pytest.mark.parametrize("beside", [b"0\r\nx: ", b"1;x="])
 def test_what_comes_beside_the_body_is_bounded(beside: bytes) -> None:
     """The parser keeps a trailer until it is whole, so one without end would fill the memory."""
