@@ -29,6 +29,8 @@ from .schema import (
     DenyBody,
     DenyItem,
     ModeBody,
+    PreviewAnswer,
+    PreviewQuery,
     ResetAnswer,
     ResetBody,
     StatusAnswer,
@@ -93,6 +95,12 @@ async def put_mode(call: Call) -> Response:
     who = f"by {status.actor}" if status.actor else "by nobody yet"
     detail = f"Nothing was changed: the mode is at version {status.version} now, set {who}."
     return problem(412, detail, headers={"etag": f'"{status.version}"'}, current=status)
+
+
+async def get_preview(call: Call) -> Response:
+    """Answer with what a change of the mode would do now."""
+    query: PreviewQuery = call.given
+    return answer(PreviewAnswer.of(call.control.preview(query.mode, query.capacity, query.guest_share)))
 
 
 async def get_audit(call: Call) -> Response:
@@ -170,6 +178,10 @@ OPERATIONS = (
     Operation("GET", "/status", get_status, "The state of the fleet", StatusAnswer, versioned=True),
     Operation(
         "PUT", "/mode", put_mode, "Switch to emergency or back", StatusAnswer, (*_BODY, 412), ModeBody, versioned=True
+    ),
+    Operation(
+        *("GET", "/mode/preview", get_preview, "What a change of the mode would do now", PreviewAnswer, (422,)),
+        query=PreviewQuery,
     ),
     Operation("GET", "/audit", get_audit, "The last changes", AuditAnswer, (422, 503), query=AuditQuery),
     Operation("GET", "/deny", get_deny_list, "All denied networks", DenyAnswer, (503,)),

@@ -14,6 +14,7 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
+from shieldmw.gate.operator.preview import Preview
 from shieldmw.gate.operator.status import Status
 from shieldmw.settings.fields import matching
 from shieldmw.settings.problems import right_of
@@ -84,6 +85,12 @@ class ModeBody(Given):
         if value is not None and info.data.get("mode") is Mode.NORMAL:
             raise ValueError("is only for mode 'emergency': leave it out")
         return value
+
+
+class PreviewQuery(ModeBody):
+    """The change to preview, named as in ``PUT /mode``. Not strict, since numbers in queries are text."""
+
+    model_config = ConfigDict(strict=False)
 
 
 class DenyBody(Given):
@@ -204,6 +211,43 @@ class StatusAnswer(BaseModel):
             overload=OverloadAnswer.of(status.overload),
             dry_run=status.dry_run,
             settings=dict(status.settings),
+        )
+
+
+class PreviewAnswer(BaseModel):
+    """What a change of the mode would do now. Listeners: with a seat they stay or leave, without one they come in or
+    wait."""
+
+    mode: Mode
+    capacity: int | None = Field(description="Seats of the fleet in that mode; null for no limit.")
+    guest_seats: int | None = Field(description="How many of them guests may hold.")
+    guest_share: float
+    counted: str = Field(description="Whose listeners: the `fleet`'s, or those of the `worker` that answers.")
+    stay: ByClass
+    leave: ByClass
+    come: ByClass
+    wait: ByClass
+    guest_limit: str = Field(description="The limit of guests, per address.")
+    closed: tuple[str, ...] = Field(description="Rules whose paths are closed to everyone.")
+    members_only: tuple[str, ...] = Field(description="Rules whose paths are closed to guests.")
+
+    @classmethod
+    def of(cls, preview: Preview) -> PreviewAnswer:
+        """Convert the gate's preview."""
+        capacity, listeners = preview.capacity, preview.listeners
+        return cls(
+            mode=preview.mode,
+            capacity=None if capacity is None else capacity.seats,
+            guest_seats=None if capacity is None else capacity.guest_seats,
+            guest_share=preview.guest_share,
+            counted="fleet" if preview.fleet_wide else "worker",
+            stay=ByClass.of(listeners.stay),
+            leave=ByClass.of(listeners.leave),
+            come=ByClass.of(listeners.come),
+            wait=ByClass.of(listeners.wait),
+            guest_limit=preview.guest_limit,
+            closed=preview.closed,
+            members_only=preview.members_only,
         )
 
 

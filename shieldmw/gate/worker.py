@@ -86,6 +86,7 @@ class Worker:
         """Apply the new mode to the seats, and to the guests' share of the app."""
         seats = self.entrance.seats
         seats.mode_changed()
+        self.control.mode_changed()
         if self.overload is not None:
             self.overload.share(seats.guest_share)
 

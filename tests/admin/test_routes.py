@@ -148,7 +148,7 @@ def test_a_path_that_only_looks_like_an_admin_route_is_the_apps(path: str) -> No
     run(work)
 
 
-INSIDE = ["/-/shield/", "/-/shield//status", "/-/shield/./status", "/-/shield/x/../status", "/-/shield/%73tatus/"]
+INSIDE = ["/-/shield//", "/-/shield//status", "/-/shield/./status", "/-/shield/x/../status", "/-/shield/%73tatus/"]
 
 
 @pytest.mark.parametrize("path", INSIDE)
@@ -203,7 +203,7 @@ def test_the_status_tells_how_each_workers_app_stands() -> None:
         nobody = {"host": 0, "member": 0, "guest": 0}
         assert len(worker.pop("worker")) == 16
         assert (worker.pop("pid"), worker.pop("host")) == (os.getpid(), socket.gethostname())
-        in_flight = {"turn_ms": 0.0, "in_flight": 0, "in_flight_limit": FIRST}
+        in_flight = {"turn_ms": 0.0, "in_flight": 0, "in_flight_limit": FIRST, "mode_version": 0}
         assert worker == {**in_flight, "waiting": nobody, "shed": nobody, "shed_per_second": nobody}
 
     run(work)
@@ -212,12 +212,13 @@ def test_the_status_tells_how_each_workers_app_stands() -> None:
 def test_numbers_of_a_load_are_those_of_its_report() -> None:
     """The rate is that of the last seconds, also where it is less than one a second."""
     counts = (Audience(1, 2, 17), Audience(0, 5, 2844), Audience(0, 1, 2480))
-    load = WorkerLoad("w", "web-1", 42, 0, 11_260, 5, 128, *counts, 2000)
+    load = WorkerLoad("w", "web-1", 42, 0, 11_260, 5, 128, *counts, 2000, 7)
     assert WorkerLoadItem.of(load).model_dump() == {
         **{"worker": "w", "host": "web-1", "pid": 42, "turn_ms": 11.3, "in_flight": 5, "in_flight_limit": 128},
         "waiting": {"host": 1, "member": 2, "guest": 17},
         "shed": {"host": 0, "member": 5, "guest": 2844},
         "shed_per_second": {"host": 0.0, "member": 0.5, "guest": 1240.0},
+        "mode_version": 7,
     }
 
 

@@ -14,9 +14,10 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Address, Client, Identity, Prefixes, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
-from shieldmw.core.mode import ModeChange
+from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity
+from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -26,6 +27,7 @@ from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
+from .preview import Preview
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 # Maximum number of expired entries that are removed from a full deny list to make room for a new one.
@@ -89,6 +91,23 @@ class Control:
             await OverloadStatus.of(self._settings, self._load_reports, store_answers=answers),
             self._settings.dry_run,
         )
+
+    def preview(self, mode: Mode, seats: int | None, guest_share: float | None) -> Preview:
+        """What a change of the mode would do now, without a call to the store."""
+        return Preview.of(self._settings, self._seats, self._seat_status(), mode, seats, guest_share)
+
+    async def waiting_room(self) -> QueueCounters | None:
+        """The counters of the waiting room; None if there are no seats to wait for."""
+        return await self._store.queue(0, 0) if self._settings.policy.has_seats else None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this process is stopping, so that open pages must go."""
+        return self._seats.is_leaving
+
+    def mode_changed(self) -> None:
+        """Report soon that this worker follows another mode."""
+        self._load_reports.refresh_soon()
 
     def _seat_status(self) -> SeatStatus:
         may_hold = self._seats.ledger.allotment
