@@ -59,10 +59,7 @@ class _Feed:
         """The states from now on. A slow page misses some; it ends when the process is about to stop."""
         self.pages += 1
         try:
-            while not self._control.is_leaving:
-                frame = await asyncio.shield(self._coming())
-                if frame is None:
-                    return
+            while (frame := await asyncio.shield(self._coming())) is not None:
                 yield frame
         finally:
             self.pages -= 1
