@@ -377,7 +377,7 @@ function effects(preview) {
   if (leave.guest) lines.push(`send ${stay.guest ? `${number(leave.guest)} of ${who(stay.guest + leave.guest, "guest")}` : `all ${who(leave.guest, "guest")}`} to the recording`);
   else if (stay.guest) lines.push(`let all ${who(stay.guest, "guest")} stay`);
   const comers = CLASSES.filter(([name]) => come[name]).map(([name]) => who(come[name], name));
-  if (comers.length) lines.push(`let in ${comers.join(", ")} who wait now`);
+  if (comers.length) lines.push(`let in, of those who wait now: ${comers.join(", ")}`);
   if (wait.host + wait.member) lines.push(`leave ${who(wait.host + wait.member, "member")} waiting`);
   lines.push(preview.guest_limit === "off" ? "put no limit on a guest's address" : `limit each guest's address to ${preview.guest_limit}`);
   if (preview.members_only.length) lines.push(`close to guests: ${preview.members_only.join(", ")}`);
@@ -480,7 +480,7 @@ class Chart {
     this.plot.setData(this.data, false);
     const highest = Math.max(1, ...this.data.slice(1).flatMap((column) => Math.max(0, ...column.filter((value) => value !== null))));
     this.plot.batch(() => {
-      this.plot.setScale("x", { min: now - HISTORY_S, max: now });
+      this.plot.setScale("x", { min: Math.max(now - HISTORY_S, Math.min(this.data[0][0], now - 120)), max: now });
       this.plot.setScale("y", { min: 0, max: highest * 1.1 });
     });
   }
