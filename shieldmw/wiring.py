@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,9 @@ from .gate.limiter.limiter import FleetLimiter, Limiter, LocalLimiter
 from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter
+from .gate.metrics.counts import Counts
+from .gate.metrics.meter import Meter, Parts
+from .gate.metrics.slots import Slots, opened_slots
 from .gate.named_limits import NamedLimits
 from .gate.operator.control import Control
 from .gate.overload.delayed_refusals import DelayedRefusals
@@ -86,6 +90,7 @@ class ShieldMiddleware(Shield):
         settings: how to protect it; read from the ``SHIELD_*`` variables if not given.
         authenticate: the app's own check, ``async (scope) -> Identity | None``; consulted before
             API keys and JWTs.
+        metrics_path: where the workers of ``shieldmw serve`` share their metrics.
 
     Raises:
         SettingsError: the settings cannot be used. If an event loop is already running, it is raised at the lifespan's
@@ -94,8 +99,14 @@ class ShieldMiddleware(Shield):
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings | None = None, *, authenticate: AuthenticateScope | None = None
+        self,
+        app: ASGIApp,
+        settings: Settings | None = None,
+        *,
+        authenticate: AuthenticateScope | None = None,
+        metrics_path: str | None = None,
     ) -> None:
+        self._slots = opened_slots(metrics_path)
         try:
             self._set_up(app, settings or Settings.from_environ(), authenticate)
         except SettingsError as error:
@@ -121,7 +132,8 @@ class ShieldMiddleware(Shield):
             if failure is not None:
                 raise failure
             _start_embedded(settings)
-            return build_worker(settings, open_store())
+            counts = (None if self._slots is None else self._slots.claim()) or Counts(str(os.getpid()))
+            return build_worker(settings, open_store(counts.called), counts=counts, slots=self._slots)
 
         replies = _replies(settings, handshakes, hint)
         super().__init__(
@@ -218,8 +230,10 @@ def _reader(settings: Settings, authenticate: AuthenticateScope | None = None) -
     return FactsReader(sources, authenticate)
 
 
-def admin_alone(settings: Settings) -> AdminAlone:
+def admin_alone(settings: Settings, metrics_path: str | None = None) -> AdminAlone:
     """The admin routes without an app, for a process that serves only operators and is not a worker of the fleet.
+
+    ``metrics_path``: where the workers share their metrics.
 
     Raises:
         SettingsError: there is no admin token, or processes cannot share the store.
@@ -235,20 +249,21 @@ def admin_alone(settings: Settings) -> AdminAlone:
         )
     if scheme_of(settings.redis_url) == "memory":
         raise SettingsError([not_shared(settings.redis_url)])
-    open_store = store_opener(settings)
-    return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store()))
+    open_store, slots = store_opener(settings), opened_slots(metrics_path)
+    return AdminAlone(admin, lingering, lambda: build_desk(settings, open_store(), slots))
 
 
-def build_desk(settings: Settings, store: Store) -> Desk:
+def build_desk(settings: Settings, store: Store, slots: Slots | None = None) -> Desk:
     """Build the desk of an admin process, for one event loop."""
     from .gate.operator.desk import Desk, OnlookersGrants
 
     mode_watch = ModeWatch(store)
     seats = Seats(OnlookersGrants(store, mode_watch.store_now_s), mode_watch, SeatPlan.of(settings))
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
-    limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK)
+    limiter, _ = _limiter(settings, store, seats, SYSTEM_CLOCK, Counts())
     load_reports = LoadReports(store, seats, None, mode_watch.store_now_s)
-    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports)
+    workers = tuple if slots is None else slots.values
+    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, workers)
     return Desk(control, mode_watch, deny_watch, seats, limiter)
 
 
@@ -269,17 +284,25 @@ def _start_embedded(settings: Settings) -> None:
         shared_server().start()
 
 
-def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) -> Worker:
-    """Build a worker for one event loop.
+def build_worker(
+    settings: Settings,
+    store: Store,
+    clock: Clock = SYSTEM_CLOCK,
+    *,
+    counts: Counts | None = None,
+    slots: Slots | None = None,
+) -> Worker:
+    """Build a worker for one event loop, with its ``counts``; ``slots`` are those of the workers beside it.
 
     Raises:
         SettingsError: the JWT settings cannot be used.
     """
+    counts = counts or Counts()
     observers = (RefusalLog(clock.now_s, dry_run=settings.dry_run),)
     mode_watch = ModeWatch(store, clock)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
     seats = Seats(store, mode_watch, SeatPlan.of(settings), observers=observers, clock=clock)
-    limiter, leasing = _limiter(settings, store, seats, clock)
+    limiter, leasing = _limiter(settings, store, seats, clock, counts)
     failed_auth = FailedAuth(settings.policy, limiter, MemoryBuckets(most_buckets=FAILED_AUTH_KEPT))
     identifier, api_keys, credentials = _identifier(settings, store, failed_auth, clock)
     admission = _admission(settings, store, seats, clock)
@@ -287,6 +310,8 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
     overload = None if settings.overload == "off" else _overload(settings, admission, observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
+    meter = Meter(counts, Parts(seats, mode_watch, deny_watch, limiter, identifier, lookups, overload), slots, clock)
+    load_reports.on_measure = meter.read
     gate = Gate(
         settings.policy,
         lookups,
@@ -299,8 +324,9 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         mode_watch=mode_watch,
         overload=overload,
         clock=clock,
+        counts=counts,
     )
-    background: list[Background] = [*leasing, mode_watch.refresher, deny_watch.refresher, *credentials, seats]
+    background: list[Background] = [meter, *leasing, mode_watch.refresher, deny_watch.refresher, *credentials, seats]
     background += [admission.refresher, admission.takeovers.refresher, admission.streams, load_reports]
     if settings.policy.has_seats:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
@@ -314,7 +340,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         entrance,
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
-        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports),
+        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, meter.workers),
         named_limits=NamedLimits(
             gate, settings.policy, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
         ),
@@ -324,6 +350,7 @@ def build_worker(settings: Settings, store: Store, clock: Clock = SYSTEM_CLOCK) 
         deny_watch=deny_watch,
         feed=store,
         background=(*background, StopSignals(seats.leave)),
+        counts=counts,
     )
 
 
@@ -343,7 +370,9 @@ def _overload(settings: Settings, admission: Admission, observers: Sequence[Obse
     return Overload(keeper, delayed, admission.is_returning, observers, shadow=shadow, clock=clock)
 
 
-def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tuple[Limiter, Sequence[Background]]:
+def _limiter(
+    settings: Settings, store: Store, seats: Seats, clock: Clock, counts: Counts
+) -> tuple[Limiter, Sequence[Background]]:
     """The limiter, and its background tasks. A store in this process needs none of the caches for a remote one."""
     if isinstance(store, MemoryStore):
         return LocalLimiter(store, clock), ()
@@ -355,7 +384,7 @@ def _limiter(settings: Settings, store: Store, seats: Seats, clock: Clock) -> tu
     fallback = Fallback(settings.on_redis_failure, local, workers, store.settle, clock)
     leases = Leases(store.give_back, most=MOST_LEASES if settings.leases else 0, clock=clock)
     breaker_store = BreakerStore(store, settings.on_redis_failure, clock)
-    limiter = FleetLimiter(breaker_store, fallback, leases, clock)
+    limiter = FleetLimiter(breaker_store, fallback, leases, clock, counts)
     if not settings.policy.has_shared_limits:
         return limiter, (leases.refresher,)
     shared = SharedLimits(breaker_store, fallback, store.give_back, workers=workers, clock=clock)

@@ -31,6 +31,11 @@ def json_answer(text: str) -> Response:
     return Response(text, 200, _SAFE, "application/json")
 
 
+def text_answer(text: bytes, content_type: str) -> Response:
+    """A 200 with text of any type."""
+    return Response(text, 200, {**_SAFE, "content-type": content_type})
+
+
 def no_content() -> Response:
     """A 204."""
     return Response(status_code=204, headers=_SAFE)

@@ -100,7 +100,10 @@ def _from_model(model: type[BaseModel] | None, place: str, *, required: bool | N
 
 def _responses(operation: Operation) -> Json:
     responses: Json = {}
-    if operation.answer is None:
+    if operation.text_types:
+        content = {media_type: {"schema": {"type": "string"}} for media_type in operation.text_types}
+        responses["200"] = {"description": "Done.", "content": content}
+    elif operation.answer is None:
         responses["204"] = {"description": "Done."}
     else:
         responses["200"] = {"description": "Done.", "content": _content(operation.answer, "application/json")}

@@ -5,6 +5,7 @@ Both the Starlette app and the OpenAPI document are built from it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ from starlette.responses import Response
 from shieldmw.core.address import IPNetwork
 from shieldmw.core.client import address_text
 from shieldmw.core.deny import MOST_ENTRIES
-from shieldmw.gate.operator.control import Control, DenyRefusal
+from shieldmw.gate.operator.control import Control, DenyRefusal, Metered
 
-from .answers import answer, no_content, problem
+from .answers import answer, no_content, problem, text_answer
 from .auth import Operator
 from .schema import (
     AuditAnswer,
@@ -60,7 +61,8 @@ Endpoint = Callable[[Call], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method on one path. If ``answer`` is None, it answers 204."""
+    """One method on one path. It answers with JSON of the ``answer``, or with text of the ``text_types``; without
+    either, 204."""
 
     method: str
     path: str
@@ -72,6 +74,7 @@ class Operation:
     query: type[BaseModel] | None = None
     parameters: type[BaseModel] | None = None
     versioned: bool = False
+    text_types: tuple[str, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -154,6 +157,20 @@ async def post_reset(call: Call) -> Response:
     return answer(ResetAnswer(clients=[str(client) for client in clients]))
 
 
+async def get_metrics(call: Call) -> Response:
+    """Answer with the metrics, as text for Prometheus or OpenMetrics."""
+    accept = ",".join(call.request.headers.getlist("accept"))
+    # In a thread: with many workers it is a long text, and requests of the app should not wait for it.
+    content_type, text = await asyncio.to_thread(_metrics_page, call.control.metrics(), accept)
+    return text_answer(text, content_type)
+
+
+def _metrics_page(metered: Metered, accept: str) -> tuple[str, bytes]:
+    from shieldmw.telemetry.prometheus import page
+
+    return page(metered, accept)
+
+
 def _with_version(status: StatusAnswer) -> Response:
     return answer(status, {"etag": f'"{status.version}"'})
 
@@ -191,4 +208,8 @@ OPERATIONS = (
     ),
     Operation("DELETE", "/deny/{cidr}", delete_deny, "Lift a denial", None, (404, 422, 503), parameters=CidrPath),
     Operation("POST", "/reset", post_reset, "Refill a client's buckets", ResetAnswer, _BODY, ResetBody),
+    Operation(
+        *("GET", "/metrics", get_metrics, "The metrics, for Prometheus", None),
+        text_types=("text/plain", "application/openmetrics-text"),
+    ),
 )

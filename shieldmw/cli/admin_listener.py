@@ -26,11 +26,14 @@ STOP_S = 5.0
 
 
 class AdminListener:
-    """Runs the listener's process, and restarts it if it dies, until the block ends."""
+    """Runs the listener's process, and restarts it if it dies, until the block ends.
 
-    def __init__(self, address: Address, log_level: str) -> None:
+    ``metrics_path``: where the workers share their metrics.
+    """
+
+    def __init__(self, address: Address, log_level: str, metrics_path: str | None) -> None:
         where = (address.ip, str(address.port)) if isinstance(address, TcpAddress) else ("unix", str(address.path))
-        arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, *where]
+        arguments = ["-m", "shieldmw.cli.admin_process", str(os.getpid()), log_level, metrics_path or "", *where]
         # -P: Python files in the app's folder must not shadow this process's modules.
         self._command = [sys.executable, "-P", *arguments]
         self._stopping = threading.Event()

@@ -31,14 +31,14 @@ HEADER_TIMEOUT_MS = 5000
 PERMISSIONS = 0o600
 
 
-async def serve(host: str, port_or_path: str) -> None:
+async def serve(host: str, port_or_path: str, metrics_path: str | None) -> None:
     """Serve until SIGTERM."""
     where: dict[str, Any]
     if host == "unix":
         where = {"uds": free_unix_address(port_or_path, "--admin").path}  # replaces a killed process's
     else:
         where = {"address": host, "port": free_tcp_address(host, int(port_or_path)).port}
-    app = admin_alone(Settings.from_environ())
+    app = admin_alone(Settings.from_environ(), metrics_path)
     server = Server(
         app,
         **where,
@@ -59,15 +59,15 @@ async def serve(host: str, port_or_path: str) -> None:
 
 
 def main() -> None:
-    """Run ``admin_process PARENT LOG_LEVEL HOST PORT``, or ``… unix PATH``."""
-    parent, log_level, host, port_or_path = sys.argv[1:]
+    """Run ``admin_process PARENT LOG_LEVEL METRICS HOST PORT``, or ``… unix PATH``; METRICS may be empty."""
+    parent, log_level, metrics_path, host, port_or_path = sys.argv[1:]
     end_with(int(parent), DRAIN_S)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Raised so that many connections of others do not keep the operator out.
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     try:
-        asyncio.run(serve(host, port_or_path))
+        asyncio.run(serve(host, port_or_path, metrics_path or None))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -16,6 +16,7 @@ import click
 from shieldmw.core.text import counted
 from shieldmw.doors.proxy.upstreams import UpstreamAddress, parse_upstream
 from shieldmw.errors import SettingsError
+from shieldmw.gate.metrics.slots import shared_slots
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
 from shieldmw.settings.store_url import scheme_of
@@ -181,15 +182,20 @@ def serve(
             store += f" at {url}"  # other commands of this user reach it by this URL
         _check_wiring(upstreams)
         server = granian_server(target or "upstream", chosen)
+        metrics_path = None if settings.admin_token is None else shared_slots(chosen.workers)
         if operators is not None:
-            stack.enter_context(AdminListener(operators, chosen.log_level))
+            stack.enter_context(AdminListener(operators, chosen.log_level, metrics_path))
             click.echo(f"shieldmw: admin routes also on {url_of(operators)}", err=True)
         workers = counted(chosen.workers, "worker")
         served = target or f"proxy to {', '.join(address.text for address in upstreams)}"
         click.echo(f"shieldmw: {served} on {chosen.url}, {workers}, store {store}", err=True)
         let_workers_hear_sigterm()
         tell_workers(lambda: bool(server.interrupt_signal))
-        server.serve(target_loader=partial(load_shielded, upstreams=upstreams, log_level=chosen.log_level))
+        server.serve(
+            target_loader=partial(
+                load_shielded, upstreams=upstreams, log_level=chosen.log_level, metrics_path=metrics_path
+            )
+        )
 
 
 def _refuse_loops(upstreams: Sequence[UpstreamAddress], own: Address) -> None:

@@ -32,15 +32,23 @@ LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 
 
 def load_shielded(
-    target: str, *, upstreams: Sequence[UpstreamAddress] = (), log_level: str = "info"
+    target: str,
+    *,
+    upstreams: Sequence[UpstreamAddress] = (),
+    log_level: str = "info",
+    metrics_path: str | None = None,
 ) -> ShieldMiddleware:
-    """Prepare a worker process, and return the app, or the proxy to ``upstreams``, inside the shield."""
+    """Prepare a worker process, and return the app, or the proxy to ``upstreams``, inside the shield.
+
+    ``metrics_path``: where the workers share their metrics.
+    """
     end_with_parent(DRAIN_S)
     tell_granian_last()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
     settings = Settings.from_environ()
-    shielded = ShieldMiddleware(upstream_app(settings, upstreams) if upstreams else load_app(target), settings)
+    app = upstream_app(settings, upstreams) if upstreams else load_app(target)
+    shielded = ShieldMiddleware(app, settings, metrics_path=metrics_path)
     # Exclude all that is loaded from garbage collection: it is never freed, and each full collection would otherwise
     # stop the worker while traversing it.
     gc.collect()

@@ -63,8 +63,8 @@ class Debts:
         self._most = most
         self._last = 0
 
-    def __bool__(self) -> bool:
-        return len(self._known) > 0
+    def __len__(self) -> int:
+        return len(self._known)
 
     def add(self, charges: Charges, shares: Charges, outcome: Outcome) -> None:
         """Add charges that were allowed here, with the same charges against this worker's share."""

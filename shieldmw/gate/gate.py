@@ -21,6 +21,7 @@ from .fleet.mode_watch import ModeWatch
 from .limiter.batch import TakeReply
 from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups
+from .metrics.counts import LOCAL_SAMPLE, UNREAD, Counts
 from .overload.overload import Overload
 
 
@@ -41,6 +42,7 @@ class Gate:
         mode_watch: ModeWatch,
         overload: Overload | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        counts: Counts = UNREAD,
     ) -> None:
         self._policy = policy
         self._lookups = lookups
@@ -53,6 +55,7 @@ class Gate:
         self._mode_watch = mode_watch
         self._now_us = clock.now_us
         self._overload = overload
+        self._counts = counts
         self._allows, self._denies = bool(policy.allow), bool(policy.deny)
 
     def beside_lane(self) -> Gate:
@@ -140,6 +143,8 @@ class Gate:
         outcome = self._limiter.take_now(requester, now_us)
         if outcome is None:
             return self._ask_store(facts, requester, now_us)
+        if not now_us & LOCAL_SAMPLE:
+            self._counts.decided_locally(self._now_us() - now_us)
         if not outcome.allowed:
             return self._refused(facts, requester, outcome)
         decision = combine(plan.terms, outcome, address, identity, plan.mode, plan.live, plan.lease_s)
@@ -175,6 +180,7 @@ class Gate:
 
     async def _ask_store(self, facts: Facts, requester: Requester, now_us: int) -> Decision:
         reply = await self._limiter.take(requester, now_us)
+        self._counts.decided_by_store(self._now_us() - now_us)
         if reply is not None:
             return self._answered(facts, requester, reply)
         plan, address, identity, *_ = requester

@@ -13,6 +13,7 @@ from .fleet.deny_watch import DenyWatch
 from .fleet.mode_watch import ModeWatch
 from .gate import Gate
 from .limiter.limiter import Limiter
+from .metrics.counts import Counts
 from .named_limits import NamedLimits
 from .operator.control import Control
 from .overload.overload import Overload
@@ -55,6 +56,7 @@ class Worker:
         deny_watch: DenyWatch,
         feed: ChangeFeed,
         background: Sequence[Background],
+        counts: Counts,
     ) -> None:
         self.gate = gate
         self.gate_beside_lane = gate.beside_lane()
@@ -63,6 +65,7 @@ class Worker:
         self.overload = overload
         self.control = control
         self.named_limits = named_limits
+        self.counts = counts
         self._limiter = limiter
         self._failed_auth = failed_auth
         self._mode_watch = mode_watch

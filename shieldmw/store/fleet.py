@@ -23,6 +23,7 @@ from shieldmw.core.waiting import EMPTY, QueueCounters
 from shieldmw.errors import NotApplied, StoreError
 
 from . import records, scripts, slots
+from .counted import Called, counted
 from .keys import KEEP_MS, Keys, Names
 from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
 from .port import AUDIT_LENGTH, AuditEntry, StoredMode
@@ -48,10 +49,14 @@ class RedisStore:
     """The fleet's shared state in one Redis, in a cluster, or at the master that Sentinels name.
 
     ``secret`` keys all digests. If it is None, the first worker stores its ``candidate``, and all workers use that.
+    ``called`` counts the calls of scripts.
     """
 
-    def __init__(self, redis: Calls, *, prefix: str, secret: bytes | None, candidate: bytes) -> None:
+    def __init__(
+        self, redis: Calls, *, prefix: str, secret: bytes | None, candidate: bytes, called: Called | None = None
+    ) -> None:
         self.redis = redis
+        self._run = redis.run if called is None else counted(redis.run, called)
         self.prefix = prefix
         self._names = Names(prefix)
         self._secret = secret
@@ -68,25 +73,25 @@ class RedisStore:
         """Take each request's charges, all or nothing, by Redis' clock."""
         keys = self._keys or await self._learn_keys()
         take = slots.take if self.redis.slotted else scripts.take
-        return await take(self.redis.run, requests, keys.bucket)
+        return await take(self._run, requests, keys.bucket)
 
     async def portion(self, request: PortionRequest) -> Portion:
         """Take several units at once from a bucket that many clients share, which has a slot of its own."""
         keys = self._keys or await self._learn_keys()
-        return await scripts.portion(self.redis.run, request, keys.bucket)
+        return await scripts.portion(self._run, request, keys.bucket)
 
     async def give_back(self, unspent: Sequence[Unspent]) -> None:
         """Give back units that were prefetched and not spent."""
         keys = self._keys or await self._learn_keys()
         give_back = slots.give_back if self.redis.slotted else scripts.give_back
-        await give_back(self.redis.run, unspent, keys.bucket)
+        await give_back(self._run, unspent, keys.bucket)
 
     async def settle(self, debts: Sequence[Debt], now_us: int, worker: str) -> Sequence[Debt]:
         """Charge a worker's debts, each once. Returns the debts whose charge is unconfirmed."""
         keys = self._keys or await self._learn_keys()
         if self.redis.slotted:
-            return await slots.settle(self.redis.run, debts, now_us, worker, keys.bucket)
-        await scripts.settle(self.redis.run, debts, now_us, worker, keys.bucket)
+            return await slots.settle(self._run, debts, now_us, worker, keys.bucket)
+        await scripts.settle(self._run, debts, now_us, worker, keys.bucket)
         return ()
 
     async def refill(self, client: Client, limit_names: Iterable[str]) -> None:
@@ -207,7 +212,7 @@ class RedisStore:
             keys.append(names.audit)
         text = "" if audit is None else records.audit_text(audit)
         arguments = (keep_ms, version, LOGGED, MOST_FIELDS, text, AUDIT_LENGTH, names.changes, announce, when)
-        reply = await self.redis.run("change", keys, (*arguments, len(drop), *drop, *put))
+        reply = await self._run("change", keys, (*arguments, len(drop), *drop, *put))
         return scripts.whole_numbers("change", [reply], 1)[0]
 
     # --- the mode
@@ -270,7 +275,7 @@ class RedisStore:
         names = self._names
         audit_text = "" if audit is None else records.audit_text(audit)
         arguments = (what, asked, known, ends, since, data, audit_text, names.changes, KEEP_MS, AUDIT_LENGTH)
-        reply = await self.redis.run("mode", (names.mode, names.audit), arguments)
+        reply = await self._run("mode", (names.mode, names.audit), arguments)
         if not isinstance(reply, list) or len(reply) != 7 or any(type(text) is not bytes for text in reply[5:]):
             raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers, data and epoch")
         changed, version, since_us, until_us, now_us = scripts.whole_numbers("mode", reply[:5], 5)
@@ -298,7 +303,7 @@ class RedisStore:
 
     async def seats(self, report: Report, capacity: Capacity) -> Grant:
         """Report the seats that a worker holds and needs; returns its grant."""
-        return await scripts.seats(self.redis.run, self._names.seats, report, capacity, self._names.changes)
+        return await scripts.seats(self._run, self._names.seats, report, capacity, self._names.changes)
 
     async def fleet(self, now_s: float) -> Fleet:
         """The state of the fleet, by its workers' last reports."""
@@ -310,12 +315,12 @@ class RedisStore:
 
     async def queue(self, give: int, free: int, known: QueueCounters = EMPTY) -> QueueCounters:
         """Reserve ``give`` numbers to give out, and call ``free`` numbers, one for each free seat."""
-        return await scripts.queue(self.redis.run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
+        return await scripts.queue(self._run, self._names.queue, give, free, known, QUEUE_KEEP_MS)
 
     async def claim(self, claims: Sequence[Claim], now_s: float, longest_s: int) -> Sequence[Ranked]:
         """Count renewals, and say for each how many there were in its round."""
         keys, ttl_ms = self._names.claims(claim_slot(now_s, longest_s)), 2000 * claim_slot_s(longest_s)
-        return await scripts.claim(self.redis.run, keys, claims, ttl_ms)
+        return await scripts.claim(self._run, keys, claims, ttl_ms)
 
     # --- load
 

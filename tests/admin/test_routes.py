@@ -29,6 +29,7 @@ ROUTES = [
     ("PUT", "/deny/203.0.113.0/24"),
     ("DELETE", "/deny/203.0.113.0/24"),
     ("POST", "/reset"),
+    ("GET", "/metrics"),
     ("GET", "/openapi.json"),
     ("GET", "/no-such-route"),
 ]

@@ -23,6 +23,7 @@ def seated(worker: Worker, facts: Facts, decision: Decision, scope: Scope) -> tu
     if (decision.lease_s or decision.live) and decision.verdict is not REFUSED and not facts.preflight:
         as_poll = decision._replace(live=False, lease_s=decision.lease_s or LEASE_SEAT_S)
         decision, ticket = worker.polls.enter(facts, as_poll)
+    worker.counts.decided(decision)
     if decision.verdict is REFUSED:
         return decision, []
     headers = limit_headers(decision) if decision.verdict is ALLOWED else []

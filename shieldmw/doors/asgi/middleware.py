@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shieldmw.answers.rate_limit import limit_headers
 from shieldmw.core.bounds import LONGEST_PATH
 from shieldmw.core.client import Address, Identity, ListenerClass, address_text
-from shieldmw.core.decision import ALLOWED, REFUSED, Decision
+from shieldmw.core.decision import ALLOWED, REFUSED, WITHIN_LIMITS, Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
+from shieldmw.gate.metrics.counts import GUESTS_WITHIN_LIMITS, Counts
 from shieldmw.gate.overload.gatekeeper import Passage
 from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.admission import Entry
@@ -144,6 +145,7 @@ class Shield:
         passage: Passage | None = None
         try:
             if decision.verdict is REFUSED:
+                worker.counts.decided(decision)
                 answer = self._refuse(decision, scope, receive, send)
             elif decision.live and not facts.preflight:
                 answer = self._live(worker, facts, decision, scope, receive, send)
@@ -172,7 +174,8 @@ class Shield:
         send: Send,
     ) -> Awaitable[None]:
         """The app's answer."""
-        scope["shield"] = ShieldScope(decision.identity, decision.address, decision.mode, self._nesting)
+        identity = decision.identity
+        scope["shield"] = ShieldScope(identity, decision.address, decision.mode, self._nesting)
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if facts.signed_ticket is not None and not decision.lease_s:
             headers += renewed_headers(worker.entrance.admission, facts.signed_ticket, decision, scope)
@@ -181,19 +184,29 @@ class Shield:
         elif headers:
             send = send_with(headers, send)
         if facts.preflight and decision.live:
+            worker.counts.decided(decision)
             return answer_preflight(self.app, scope, receive, send)
         if passage is not None and worker.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
             enter = partial(worker.overload.passage, facts, decision)
-            return self._upload(Upload(passage, enter, receive, send), scope, receive, send)
+            upload = Upload(passage, enter, receive, send)
+            return self._upload(upload, worker.counts, decision, scope, receive, send)
+        if identity is None and decision.reason is WITHIN_LIMITS:
+            worker.counts.cells[GUESTS_WITHIN_LIMITS] += 1  # ``decided`` inlined: most requests pass here
+        else:
+            worker.counts.decided(decision)
         return self.app(scope, receive, send)
 
-    async def _upload(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _upload(
+        self, upload: Upload, counts: Counts, decision: Decision, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """The app's answer to a request with a body, or a refusal if the client was slow and the lane is full."""
         try:
             await self.app(scope, upload.receive, upload.send)
         except Exception:
             if upload.refusal is None:
                 raise
+        finally:
+            counts.decided(upload.refusal or decision)  # not before: it may still be refused
         if upload.refusal is not None:
             refuse = self._replies.refuse if upload.is_whole else self._refuse
             await refuse(upload.refusal, scope, receive, send)
@@ -212,6 +225,7 @@ class Shield:
         """The app's answer once the lane has let the request in, or a refusal."""
         passage = at_once or await overload.enter(facts, decision)
         if isinstance(passage, Decision):
+            worker.counts.decided(passage)
             await self._refuse(passage, scope, receive, send)
             return
         try:
@@ -268,9 +282,9 @@ class Shield:
         headers = limit_headers(decision) if decision.verdict is ALLOWED else []
         if entry is not None:
             stream.admit(worker.entrance.seats, entry, headers)
-            enter = None if worker.overload is None else partial(worker.overload.passage, facts, decision)
-            return stream.run(self.app, enter, self._refuse)
+            return stream.run(self.app, partial(_passage, worker, facts, decision), self._refuse)
         if decision.refused:
+            worker.counts.decided(decision)
             return self._refuse(decision, scope, receive, send)
         if worker.overload is None:
             return self._pass(None, worker, facts, decision, scope, receive, send)
@@ -338,3 +352,10 @@ class Shield:
         """Forget a worker that was stopped, here or elsewhere: it must decide no longer."""
         if self._worker is worker:
             self._loop = self._worker = None
+
+
+async def _passage(worker: Worker, facts: Facts, decision: Decision) -> Passage | Decision | None:
+    """The passage of a request that has its seat, or the refusal; None if there is no lane."""
+    entry = None if worker.overload is None else await worker.overload.passage(facts, decision)
+    worker.counts.decided(entry if isinstance(entry, Decision) else decision)
+    return entry

@@ -56,8 +56,8 @@ OPEN_SOCKETS: set[LiveStream] = set()
 _PAST_THE_APP = {"http.response.pathsend", "http.response.zerocopysend"}
 
 
-# Lets a request into the app, or refuses it; see ``Overload.passage``.
-Enter = Callable[[], Awaitable[Passage | Decision]]
+# Lets a request into the app, or refuses it; see ``Overload.passage``. None: there is no lane.
+Enter = Callable[[], Awaitable[Passage | Decision | None]]
 Refuse = Callable[[Decision, Scope, Receive, Send], Awaitable[None]]
 
 

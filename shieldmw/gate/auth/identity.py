@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from hashlib import blake2b
 from secrets import token_bytes
 from typing import Protocol
@@ -13,6 +14,7 @@ from shieldmw.core.cache import BoundedCache
 from shieldmw.core.client import AddressClients, Identity, Proof
 from shieldmw.core.credentials import NOT_OF_THE_CREDENTIAL, Failure, Rejected
 from shieldmw.core.facts import Facts
+from shieldmw.core.metrics import Table
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.log_throttle import LogThrottle
 
@@ -103,6 +105,10 @@ class Identifier:
     def failures(self) -> Counter[tuple[str, ...]]:
         """Failures of credentials and of the host app since the start, by reason."""
         return self._throttle.totals + self._host.failures
+
+    def entries(self) -> Mapping[Table, int]:
+        """How many credentials are cached: those that were accepted, and those that failed."""
+        return {Table.CREDENTIALS: len(self._known), Table.FAILED_CREDENTIALS: len(self._failed)}
 
     def invalidate(self) -> None:
         """Drop all cached proofs, since a key that verified some of them is no longer held."""

@@ -15,6 +15,7 @@ from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.core.plan import Requester
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
+from shieldmw.gate.metrics.counts import UNREAD, Counts
 from shieldmw.store.port import ChargeTaker, PartialFailure
 
 # Maximum requests and charges in one call, since the first waits for the last. Also, take.lua unpacks two numbers for
@@ -54,8 +55,10 @@ class Batch:
         answered: Callable[[Requester | None, TakeRequest, Outcome, int], TakeReply],
         failed: Callable[[Requester | None, TakeRequest, bool], TakeReply | None],
         clock: Clock = SYSTEM_CLOCK,
+        counts: Counts = UNREAD,
     ) -> None:
         self._store = store
+        self._counts = counts
         self._answered = answered
         self._failed = failed
         self._now_us = clock.now_us
@@ -93,6 +96,7 @@ class Batch:
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
                 # Prefetches last, so that they do not take units which other requests of this call need.
                 group.sort(key=lambda waiter: waiter[1].prefetch > 0)
+                self._counts.batch(len(group))
                 sent_us = self._now_us()
                 results = await self._take([request for _, request, _ in group])
                 if len(results) != len(group):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from secrets import token_hex
 
 from shieldmw.core.bucket import Charges, Outcome, worker_shares
 from shieldmw.core.debts import Debt, Debts
 from shieldmw.core.decision import OnStoreFailure
+from shieldmw.core.metrics import Table
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.store.memory import WarmBuckets
@@ -111,6 +112,10 @@ class Fallback:
     def invalidate(self) -> None:
         """Forget the local buckets, because some were reset; debts are kept."""
         self._local.clear()
+
+    def entries(self) -> Mapping[Table, int]:
+        """How many buckets are copied, and how many have debts."""
+        return {Table.FALLBACK_BUCKETS: len(self._local), Table.DEBTS: len(self._debts)}
 
     async def aclose(self) -> None:
         """Cancel settling."""

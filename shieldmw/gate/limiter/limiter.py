@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
 from shieldmw.core.bucket import Charges, Outcome, TakeRequest
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
+from shieldmw.core.metrics import Table
 from shieldmw.core.plan import Requester
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
+from shieldmw.gate.metrics.counts import UNREAD, Counts
 from shieldmw.store.memory import MemoryBuckets
 
 from .batch import Batch, TakeReply
@@ -48,6 +50,9 @@ class Limiter(Protocol):
     def invalidate(self) -> None:
         """Forget what is known of buckets, because a client's were reset."""
 
+    def entries(self) -> Mapping[Table, int]:
+        """The sizes of its tables."""
+
     async def aclose(self) -> None:
         """Give back leases, and close connections."""
 
@@ -61,12 +66,13 @@ class FleetLimiter:
         fallback: Fallback,
         leases: Leases,
         clock: Clock = SYSTEM_CLOCK,
+        counts: Counts = UNREAD,
     ) -> None:
         self._store = store
         self._fallback = fallback
         self._leases = leases
         self._known_tats = KnownTats()
-        self._batch = Batch(store, self._answered, self._failed, clock)
+        self._batch = Batch(store, self._answered, self._failed, clock, counts)
         self._now_us = clock.now_us
         self._invalidated_us = self._now_us() - 1
         self._decided_here_until_us: BoundedCache[bytes, int] = BoundedCache(DECIDED_HERE_KEPT)
@@ -154,6 +160,14 @@ class FleetLimiter:
         self._leases.clear()
         self._decided_here_until_us.clear()
 
+    def entries(self) -> Mapping[Table, int]:
+        """The sizes of its tables."""
+        return {
+            Table.LEASES: len(self._leases.open),
+            Table.KNOWN_REFUSALS: len(self._known_tats),
+            **self._fallback.entries(),
+        }
+
     async def aclose(self) -> None:
         """Give back leases and connections."""
         await self._leases.give_all_back()
@@ -189,6 +203,10 @@ class LocalLimiter:
 
     def invalidate(self) -> None:
         """Nothing is known but the buckets themselves."""
+
+    def entries(self) -> Mapping[Table, int]:
+        """The number of buckets."""
+        return {Table.MEMORY_BUCKETS: len(self._buckets)}
 
     async def aclose(self) -> None:
         """Nothing to give back."""

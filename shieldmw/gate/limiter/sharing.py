@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from shieldmw.core.bucket import Charges, Outcome, joined
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.made import made
+from shieldmw.core.metrics import Table
 from shieldmw.core.plan import Plan, Requester
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
@@ -123,6 +124,10 @@ class SharingLimiter:
         """Forget what is known of buckets, because some were reset or lost."""
         self._shared.invalidate()
         self._own.invalidate()
+
+    def entries(self) -> Mapping[Table, int]:
+        """The sizes of the other limiter's tables; there are few shared limits."""
+        return self._own.entries()
 
     async def aclose(self) -> None:
         """Give back portions and leases, and close connections."""

@@ -6,6 +6,8 @@ change may not have been made.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 
@@ -16,12 +18,13 @@ from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.rules import Policy, Scope, all_limits
-from shieldmw.core.seats import Capacity
+from shieldmw.core.seats import Capacity, Grant
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.limiter.limiter import Limiter
+from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
@@ -49,8 +52,19 @@ class DenyRefusal(StrEnum):
     FULL = "full"
 
 
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """The values of this ``serve``'s workers, and the state of the fleet in its last grant (None if there is none)."""
+
+    workers: Sequence[WorkerValues]
+    fleet: Grant | None
+
+
 class Control:
-    """Carries out operators' requests, in a worker or in the process of ``serve --admin`` (``Desk``)."""
+    """Carries out operators' requests, in a worker or in the process of ``serve --admin`` (``Desk``).
+
+    ``workers`` reads the metrics of all workers of this ``serve``.
+    """
 
     def __init__(
         self,
@@ -61,6 +75,7 @@ class Control:
         deny_watch: DenyWatch,
         settings: Settings,
         load_reports: LoadReports,
+        workers: Callable[[], Sequence[WorkerValues]] = tuple,
     ) -> None:
         self._store = store
         self._limiter = limiter
@@ -69,6 +84,7 @@ class Control:
         self._deny_watch = deny_watch
         self._settings = settings
         self._load_reports = load_reports
+        self._workers = workers
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""
@@ -108,6 +124,10 @@ class Control:
     def mode_changed(self) -> None:
         """Report soon that this worker follows another mode."""
         self._load_reports.refresh_soon()
+
+    def metrics(self) -> Metered:
+        """The metrics as of now, without a call to the store."""
+        return Metered(self._workers(), self._seats.grant)
 
     def _seat_status(self) -> SeatStatus:
         may_hold = self._seats.ledger.allotment

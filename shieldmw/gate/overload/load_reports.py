@@ -31,8 +31,11 @@ LEAST_S = 0.2
 class LoadReports:
     """This worker's reports and the fleet's. ``overload`` is None in a process without a lane, which only reads.
 
-    ``store_now_s`` is the store's clock, in Unix seconds.
+    ``store_now_s`` is the store's clock, in Unix seconds. The owner sets ``on_measure``, called before each report, or
+    as often where there are none.
     """
+
+    on_measure: Callable[[], None]
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class LoadReports:
         store_now_s: Callable[[], float],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self.on_measure = lambda: None
         self._register = register
         self._seats = seats
         self._overload = overload
@@ -54,8 +58,7 @@ class LoadReports:
 
     async def start(self) -> None:
         """Report now, and then every few seconds."""
-        if self._overload is not None:
-            await self._refresher.start()
+        await self._refresher.start()
 
     async def stop(self) -> None:
         """Stop reporting, and withdraw the last report."""
@@ -71,6 +74,7 @@ class LoadReports:
 
     async def refresh(self) -> None:
         """Report the app's load now."""
+        self.on_measure()
         if self._overload is None:
             return
         self._refresher.interval_s, self._refresher.least_s = self._seats.pace_s(REPORT_S), self._seats.pace_s(LEAST_S)

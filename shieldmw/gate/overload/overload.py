@@ -53,6 +53,7 @@ class Overload:
         self._shadow = shadow
         self._random = clock.random
         self.shed_by_rank = [0] * len(Rank)  # since the start
+        self._last_longest_us = 0
         self._refusals: dict[Mode, list[Decision]] = {}
         self._log = OverloadLog(self._load_in_words, shadow=shadow, clock=clock)
 
@@ -63,10 +64,15 @@ class Overload:
             f"{places.inside} of {places.limit} requests in flight, {lane.waiting} waiting"
         )
 
+    @property
+    def longest_turn_us(self) -> int:
+        """The longest turn of the event loop in this period and the last one."""
+        return max(self._last_longest_us, self.lane.longest_turn_us)
+
     def begin_period(self) -> None:
         """Start a new period for the longest turn, and log the end of an overload. Called every few seconds, after
         the load was reported."""
-        self.lane.longest_turn_us = 0
+        self._last_longest_us, self.lane.longest_turn_us = self.lane.longest_turn_us, 0
         self._log.look()
 
     def share(self, guests: float) -> None:

@@ -50,12 +50,13 @@ class SeatLedger:
 
     A listener that has been asked to leave is out of that order, but its response still runs, and its seat is in use
     until ``release``. The next listener on that seat waits for its ``turn``, so no more responses run than there are
-    seats.
+    seats. ``evicted`` counts those who were asked to leave.
     """
 
     allotment: Allotment = field(default_factory=Allotment)
     on_release: Callable[[Seat], None] = lambda seat: None
     leases: LeasedSeats = field(default_factory=lambda: LeasedSeats(lambda: 0.0, 0))
+    evicted: Counter[ListenerClass] = field(default_factory=Counter)
     _seats: dict[ListenerClass, Cohorts] = field(default_factory=lambda: {name: Cohorts() for name in ListenerClass})
     _leaving: dict[ListenerClass, dict[Seat, None]] = field(
         default_factory=lambda: {name: {} for name in ListenerClass}
@@ -196,6 +197,7 @@ class SeatLedger:
         if seat not in self:
             return False
         self._remove(seat)
+        self.evicted[seat.listener_class] += 1
         seat.why = why
         if seat.leave is not None:
             self._leaving[seat.listener_class][seat] = None

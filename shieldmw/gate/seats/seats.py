@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
 from shieldmw.core.mode import Mode
-from shieldmw.core.seats import UNLIMITED, Capacity, Grant
+from shieldmw.core.seats import UNLIMITED, Audience, Capacity, Grant
 from shieldmw.core.text import counted
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.events import Evicted, Observer
@@ -108,6 +108,10 @@ class Seats:
     def capacity(self) -> Capacity | None:
         """The fleet's seats in the current mode; None for no limit."""
         return self._capacity.now()
+
+    def demand(self) -> Audience:
+        """Listeners of this worker who have a seat, or have lately asked for one."""
+        return self.ledger.present() + self._share.unseated.count()
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds, by which leases end."""
