@@ -334,13 +334,15 @@ def build_worker(
     claims = Claims(store, seats, admission.ticket_number, lease_s, bars=not in_urls)
     if settings.policy.has_polled_paths or (settings.policy.has_live_paths and settings.trusted_proxies):
         background.append(claims.refresher)  # trusted proxies may ask, and then live paths are polled
+    control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, meter.workers)
+    background.append(control.recent.refresher)
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     return Worker(
         gate,
         entrance,
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
-        Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, meter.workers),
+        control,
         named_limits=NamedLimits(
             gate, settings.policy, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
         ),

@@ -17,7 +17,7 @@ from shieldmw.gate.operator.control import Control
 
 from .answers import problem
 from .auth import Role
-from .live_state import LiveState, live_state
+from .live_state import LiveState, history, live_state
 
 # Interval between two events.
 INTERVAL_S = 1.0
@@ -54,6 +54,10 @@ class _Feed:
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[_Frame | None] | None = None
         self.pages = 0
+
+    def history(self) -> bytes:
+        """What came before the first state."""
+        return history(self._control)
 
     async def frames(self) -> AsyncIterator[_Frame]:
         """The states from now on. A slow page misses some; it ends when the process is about to stop."""
@@ -135,6 +139,8 @@ class _Events(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_all(self, send: Send) -> None:
+        first = b"event: history\ndata: " + self._feed.history() + b"\n\n"
+        await send({"type": "http.response.body", "body": first, "more_body": True})
         async for frame in self._feed.frames():
             async with asyncio.timeout(SEND_S):
                 await send({"type": "http.response.body", "body": frame.event(self._role), "more_body": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Literal
 
@@ -9,13 +10,16 @@ from pydantic import BaseModel, Field
 
 from shieldmw.core.masking import masked
 from shieldmw.core.mode import Mode
-from shieldmw.core.verdict import Served, Verdict, verdict
+from shieldmw.core.traffic import Outcome
+from shieldmw.core.verdict import Served, verdict
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 from shieldmw.gate.operator.control import Control
+from shieldmw.gate.operator.recent import Recent
 from shieldmw.gate.operator.status import Status
 
 from .auth import Role
+from .load import RatesByClass
 from .schema import AuditItem, DenyItem, PreviewAnswer, StatusAnswer
 
 # Entries of the audit log and the deny list that the page shows.
@@ -31,9 +35,31 @@ class Members(BaseModel):
     why: str
 
     @classmethod
-    def of(cls, status: Status) -> Members:
-        """The verdict on the fleet's last seconds."""
-        return cls.model_validate(_verdict(status), from_attributes=True)
+    def of(cls, status: Status, traffic: Traffic) -> Members:
+        """The verdict on the last seconds: the fleet's seats, and the requests of this `serve`'s workers."""
+        seats = status.seats
+        refused = sum(of.member + of.host for outcome, of in traffic.lately.items() if outcome is not Outcome.LET_IN)
+        let_in = traffic.lately[Outcome.LET_IN]
+        told = verdict(seats.present, seats.demand or seats.present, let_in.member + let_in.host, refused)
+        return cls(served=told.served, percent=told.percent, why=told.why)
+
+
+class Traffic(BaseModel):
+    """Requests of this `serve`'s workers by outcome: since the start, and of each class a second lately."""
+
+    workers: int
+    totals: dict[Outcome, int]
+    lately: dict[Outcome, RatesByClass]
+
+    @classmethod
+    def of(cls, recent: Recent) -> Traffic:
+        """The traffic now."""
+        now = recent.now()
+        lately = {
+            outcome: RatesByClass(host=round(of.hosts, 1), member=round(of.members, 1), guest=round(of.guests, 1))
+            for outcome, of in recent.lately(now).items()
+        }
+        return cls(workers=now.workers, totals={name: of.total for name, of in now.totals.items()}, lately=lately)
 
 
 class Obedience(BaseModel):
@@ -63,6 +89,7 @@ class LiveState(BaseModel):
     role: Role = Role.ADMIN
     status: StatusAnswer
     members: Members
+    traffic: Traffic
     obedience: Obedience
     switch: PreviewAnswer
     waiting_room: WaitingRoom | None
@@ -79,24 +106,25 @@ class LiveState(BaseModel):
         return shown.model_dump_json(by_alias=True, exclude={"status": {"settings"}}).encode()
 
     def _masked(self) -> LiveState:
-        denied = [item.model_copy(update=_masked(item, "cidr", "reason")) for item in self.denied]
-        audit = [item.model_copy(update=_masked(item, "what", "was", "now", "why")) for item in self.audit]
-        status = self.status.model_copy(update=_masked(self.status, "reason"))
-        return self.model_copy(update={"role": Role.VIEWER, "denied": denied, "audit": audit, "status": status})
-
-
-def _masked(item: BaseModel, *names: str) -> dict[str, str]:
-    return {name: masked(getattr(item, name)) for name in names}
+        return self.model_copy(
+            update={
+                "role": Role.VIEWER,
+                "denied": [item.masked() for item in self.denied],
+                "audit": [item.masked() for item in self.audit],
+                "status": self.status.model_copy(update={"reason": masked(self.status.reason)}),
+            }
+        )
 
 
 async def live_state(control: Control, known: LiveState | None) -> LiveState:
     """The state now. While the store is away, its lists are those ``known`` before."""
     status = await control.status()
-    answer = StatusAnswer.of(status)
+    answer, traffic = StatusAnswer.of(status), Traffic.of(control.recent)
     other = Mode.NORMAL if answer.mode is Mode.EMERGENCY else Mode.EMERGENCY
     state = LiveState(
         status=answer,
-        members=Members.of(status),
+        members=Members.of(status, traffic),
+        traffic=traffic,
         obedience=_obedience(status),
         switch=PreviewAnswer.of(control.preview(other, None, None)),
         waiting_room=None if known is None else known.waiting_room,
@@ -133,7 +161,20 @@ def _obedience(status: Status) -> Obedience:
     return Obedience(version=version, follow=len(workers) - len(behind), behind=behind, silent=silent)
 
 
-def _verdict(status: Status) -> Verdict:
-    shed = sum((load.shed_per_s(load.shed_lately.favoured) for load in status.overload.workers), 0.0)
-    seats = status.seats
-    return verdict(seats.present, seats.demand or seats.present, 0.0, shed)
+def history(control: Control) -> bytes:
+    """The last quarter of an hour for a page that has just been opened: a row for each sample, the oldest first.
+
+    Each has the time, the totals by outcome, members and guests with a seat, listeners without one, and the seats.
+    """
+    rows = [
+        (
+            sample.at_s,
+            *(sample.totals[outcome].total for outcome in Outcome),
+            sample.present.favoured,
+            sample.present.guests,
+            max(0, sample.demand.total - sample.present.total),
+            sample.seats,
+        )
+        for sample in control.recent.samples()
+    ]
+    return json.dumps(rows, separators=(",", ":")).encode()

@@ -20,7 +20,7 @@ from shieldmw.core.deny import MOST_ENTRIES
 from shieldmw.gate.operator.control import Control, DenyRefusal, Metered
 
 from .answers import answer, no_content, problem, text_answer
-from .auth import Operator
+from .auth import Operator, Role
 from .schema import (
     AuditAnswer,
     AuditItem,
@@ -48,6 +48,11 @@ class Call:
     request: Request
     path: Any
     given: Any
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether addresses are masked in the answer, since the token may only look."""
+        return self.operator.role is Role.VIEWER
 
     @property
     def network(self) -> IPNetwork:
@@ -109,14 +114,15 @@ async def get_preview(call: Call) -> Response:
 async def get_audit(call: Call) -> Response:
     """Answer with the last changes."""
     query: AuditQuery = call.given
-    entries = await call.control.audit(query.count)
-    return answer(AuditAnswer(entries=[AuditItem.of(entry) for entry in entries]))
+    items = [AuditItem.of(entry) for entry in await call.control.audit(query.count)]
+    return answer(AuditAnswer(entries=[item.masked() for item in items] if call.is_masked else items))
 
 
 async def get_deny_list(call: Call) -> Response:
     """Answer with all denied networks."""
     now_s = call.control.now_s()
-    return answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
+    items = [DenyItem.of(entry, now_s) for entry in await call.control.denied()]
+    return answer(DenyAnswer(entries=[item.masked() for item in items] if call.is_masked else items))
 
 
 async def get_deny(call: Call) -> Response:

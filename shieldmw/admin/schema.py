@@ -11,6 +11,7 @@ from shieldmw.core.address import IPNetwork
 from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
+from shieldmw.core.masking import masked
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
@@ -270,6 +271,10 @@ class AuditItem(BaseModel):
             when=when, when_utc=utc(when), who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
         )
 
+    def masked(self) -> AuditItem:
+        """The same for those with the view token: addresses are masked."""
+        return self.model_copy(update={name: masked(getattr(self, name)) for name in ("what", "was", "now", "why")})
+
 
 class AuditAnswer(BaseModel):
     """The last changes, newest first."""
@@ -292,6 +297,10 @@ class DenyItem(BaseModel):
         left_s = max(0, round(entry.until_s - now_s))
         cidr = str(entry.network)
         return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
+
+    def masked(self) -> DenyItem:
+        """The same for those with the view token: addresses are masked."""
+        return self.model_copy(update={"cidr": masked(self.cidr), "reason": masked(self.reason)})
 
 
 class DenyAnswer(BaseModel):

@@ -52,7 +52,7 @@ async def serve(host: str, port_or_path: str, metrics_path: str | None) -> None:
 
     def stop() -> None:
         app.leave()
-        server.stop()
+        server.stop()  # type: ignore[no-untyped-call]
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     await server.serve()

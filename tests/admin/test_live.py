@@ -29,6 +29,7 @@ class Page:
         self.sent: asyncio.Queue[Message] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
         self.head: Message = {}
+        self.history: list[list[float]] = []
 
     async def open(self, app: ShieldMiddleware, token: str | None, method: str = "GET") -> None:
         headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
@@ -41,6 +42,10 @@ class Page:
         await self.inbox.put({"type": "http.request", "body": b"", "more_body": False})
         self.task = asyncio.create_task(app(scope, self.inbox.get, self.sent.put))
         self.head = await self.sent.get()
+        if self.head["status"] == 200:
+            kind, _, data = (await self.sent.get())["body"].decode().partition("\n")
+            assert kind == "event: history"
+            self.history = json.loads(data.removeprefix("data: "))
 
     async def next_state(self) -> dict[str, Any]:
         """The next event."""
@@ -105,6 +110,40 @@ def test_a_page_gets_one_state_after_the_other() -> None:
             assert (state["switch"]["mode"], state["switch"]["capacity"]) == ("normal", 10)
             assert state["audit"][0]["why"] == FLOOD["reason"]
             assert state["lists"] == "current"
+
+    run(work)
+
+
+def test_requests_are_counted_by_what_became_of_them() -> None:
+    """Since the start, and a second lately; members who are refused are not served."""
+
+    async def work() -> None:
+        app = shielded(ip_limit="2/day", emergency_ip_limit="2/day", live_paths="/live")
+        guest = Operator(app, None)
+        statuses = [(await guest.anywhere("/")).status_code for _ in range(5)]
+        assert statuses == [200, 200, 429, 429, 429]
+        await Operator(app).put("/mode", {"mode": "emergency"})
+        other = Operator(app, None, address="203.0.113.10")
+        assert (await other.anywhere("/live")).status_code == 503
+        async with page(app) as opened:
+            traffic = (await opened.next_state())["traffic"]
+            assert traffic["totals"] == {"let_in": 2, "over_limit": 3, "sent_away": 1, "overload": 0, "denied": 0}
+            assert traffic["workers"] == 1
+            assert set(traffic["lately"]) == set(traffic["totals"])
+
+    run(work)
+
+
+def test_a_page_is_told_first_what_came_before() -> None:
+    """A row for each sample: time, totals by outcome, members, guests, listeners without a seat, seats."""
+
+    async def work() -> None:
+        app = shielded(capacity=10)
+        async with page(app) as opened:
+            assert len(opened.history) == 1, "taken when the worker began"
+            (row,) = opened.history
+            assert row[1:] == [0, 0, 0, 0, 0, 0, 0, 0, 10]
+            assert row[0] <= (await opened.next_state())["status"]["now"]
 
     run(work)
 
@@ -257,5 +296,21 @@ def test_what_could_not_be_changed_cannot_be_previewed(query: str) -> None:
 
     async def work() -> None:
         assert (await Operator(shielded()).get(f"/mode/preview?{query}")).status_code == 422
+
+    run(work)
+
+
+def test_the_lists_are_masked_for_the_view_token_as_well() -> None:
+    """What the page hides is not beside it in full."""
+
+    async def work() -> None:
+        app = shielded()
+        await Operator(app).put("/deny/198.51.100.0/24", {"for_seconds": 60, "reason": "with 2001:db8:1::2"})
+        for path in ("/deny", "/audit"):
+            whole, cut = [(await Operator(app, token).get(path)).text for token in (ADMIN, VIEW)]
+            assert "198.51.100.0/24" in whole
+            assert "198.51.100" not in cut
+            assert "198.51.x.x/24" in cut
+            assert "2001:db8:1" not in cut
 
     run(work)

@@ -13,12 +13,14 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 from starlette.types import Receive, Scope, Send
 
 from admin.app import ADMIN, app_below, bearer, shielded
+from shieldmw.admin.auth import TOKEN_LIMIT
 
 EXAMPLES = 50
 
 
 class EachFromElsewhere:
-    """The app, asked from a new address each time: else the limit of the admin routes would answer, not they."""
+    """The app, asked from a new address each time, and a new app before the token's limit is used up: otherwise the
+    limits of the admin routes would answer, not they."""
 
     def __init__(self) -> None:
         self._app = shielded(app_below())
@@ -27,6 +29,8 @@ class EachFromElsewhere:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             number = next(self._numbers)
+            if number % (TOKEN_LIMIT.burst // 2) == 0:
+                self._app = shielded(app_below())
             address = f"100.{64 + (number >> 16) % 64}.{number >> 8 & 255}.{number & 255}"
             scope = {**scope, "client": (address, 40_000)}
         await self._app(scope, receive, send)
@@ -52,5 +56,5 @@ def test_no_request_is_answered_otherwise_than_described(case: Any) -> None:
     """No 5xx, no undeclared status, header or media type, no body off its schema, no bad data taken, no way in
     without the token."""
     # An object in a query, {"count": "8"} for count, is written as ?count=8: what is sent is not wrong at all.
-    not_sent = [negative_data_rejection] if case.operation.path.endswith("/audit") else []
+    not_sent = [negative_data_rejection] if case.operation.path.endswith(("/audit", "/mode/preview")) else []
     case.call_and_validate(headers=bearer(ADMIN), excluded_checks=not_sent)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ADMIN, VIEW = "an-admin-token-of-some-length", "a-view-token-of-some-length"
+GUESTS, MEMBERS = 40, 80
 SETTINGS = {
     "SHIELD_ADMIN_TOKEN": ADMIN,
     "SHIELD_VIEW_TOKEN": VIEW,
@@ -37,7 +38,8 @@ SETTINGS = {
     "SHIELD_EMERGENCY_CAPACITY": "20",
     "SHIELD_RECORDING_URL": "https://event.example.org/recording",
     "SHIELD_REDIS_TIMEOUT_MS": "5000",
-    # The tests sign in as often as an attacker would.
+    "SHIELD_IP_LIMIT": f"{GUESTS}/hour",
+    "SHIELD_TOKEN_LIMIT": f"{MEMBERS}/hour",
     "SHIELD_RULES": '[{"name": "search", "path": "/search", "emergency": "members"}]',
 }
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
@@ -175,6 +177,31 @@ def test_the_page_shows_who_is_served_and_who_is_not(page: Page, server: HttpSer
             assert "members NOT served" in page.title()
 
 
+def test_a_flood_is_seen_as_it_arrives(page: Page, server: HttpServer, operator: httpx.Client) -> None:
+    """By what became of its requests, on both workers; for those who cannot see the chart as text."""
+    sign_in(page)
+    says(page, "#traffic-legend", r"Over a limit 0")
+    with client(fresh_address()) as bot:
+        for _ in range(GUESTS + 60):
+            bot.get(f"{server.base_url}/hello")
+        says(page, "#traffic-legend", r"Over a limit [1-9]")
+    label = page.get_attribute("#traffic-chart", "aria-label") or ""
+    assert re.search(r"Requests a second.* Now: Offered", label)
+    assert page.evaluate("document.querySelectorAll('#traffic-chart canvas').length") == 1
+
+
+def test_members_whose_requests_are_refused_are_not_served(
+    page: Page, server: HttpServer, operator: httpx.Client
+) -> None:
+    """A part of a hundred that is told in words and in red."""
+    sign_in(page)
+    with client(fresh_address(), bearer("loud")) as member:
+        for _ in range(MEMBERS + 60):
+            member.get(f"{server.base_url}/hello")
+        says(page, "#served-word", "NO")
+        says(page, "#served-why", "requests of members a second are refused")
+
+
 def test_the_line_for_the_chat_says_it_all(page: Page, operator: httpx.Client) -> None:
     """One click, one line."""
     operator.put("mode", json={"mode": "emergency", "for_seconds": 600, "reason": "flood"}).raise_for_status()
@@ -245,6 +272,7 @@ def test_undo_goes_back_to_the_emergency_before(page: Page, operator: httpx.Clie
     says(page, "#flip-would", "Nobody")
     page.click("#flip-do")
     says(page, "#flip-undo", "back to the emergency before")
+    says(page, "#mode-word", "Normal")
     page.click("#flip-undo")
     says(page, "#mode-word", "EMERGENCY")
     status = operator.get("status").json()
@@ -451,7 +479,7 @@ def test_the_screenshots_are_of_this_page(page: Page, server: HttpServer, operat
     sign_in(page)
     with listeners(server, 12, 20):
         says(page, "#served-word", "Yes")
-        says(page, "#would", "send all 18 guests")
+        says(page, "#would", r"send all 1\d guests")
         page.click("#to-emergency")
         says(page, "#flip-would", "must leave")
         page.fill("#flip-reason", "flood on /live")

@@ -129,7 +129,10 @@ async function* events(response) {
     buffer += value;
     const parts = buffer.split("\n\n");
     buffer = parts.pop();
-    for (const part of parts) if (part.startsWith("data: ")) yield JSON.parse(part.slice(6));
+    for (const part of parts) {
+      const [, kind = "state", data] = /^(?:event: (\w+)\n)?data: (.*)$/.exec(part) ?? [];
+      if (data) yield { kind, data: JSON.parse(data) };
+    }
   }
 }
 
@@ -142,11 +145,12 @@ async function readOnce(stream) {
   try {
     const answer = await fetch("live", { headers: headers(), cache: "no-store", signal: aborted.signal });
     if (!answer.ok) throw await refusal(answer);
-    for await (const state of events(answer)) {
+    for await (const { kind, data } of events(answer)) {
       clearTimeout(watch);
       watch = setTimeout(stream.abort, SILENCE_MS);
       came = true;
-      received(state);
+      if (kind === "state") received(data);
+      else data.forEach(remember);
     }
   } catch (error) {
     if (error instanceof Refused) throw error;
@@ -232,8 +236,10 @@ function signedOut(why) {
   Object.assign(session, { token: null, state: null, goneSince: null, stream: null, undo: null, denyUndo: null });
   listeners.clear();
   traffic.clear();
+  Object.assign(totals, { at: 0, values: null });
   for (const id of ["board", "tools", "link", "gone"]) show(id, false);
   show("sign-in", true);
+  write("mode-note", "");
   write("sign-in-error", why);
   document.title = "Sign in · shieldmw";
   icon("", "#6b7280");
@@ -269,7 +275,7 @@ function draw(state) {
   drawCharts(state);
   drawDone(state);
   for (const id of ["to-emergency", "to-normal", "to-other", "undo", "deny", "deny-undo"]) lock(el(id), isViewer);
-  write("mode-note", isViewer ? "The buttons need the admin token: sign out, and in again with it." : session.undo ? session.undo.says : "");
+  if (isViewer) write("mode-note", "The buttons need the admin token: sign out, and in again with it.");
 }
 
 function lock(button, isViewer) {
@@ -290,7 +296,7 @@ function unknown(since) {
 
 const VERDICTS = { yes: ["✓", "Yes", "#0b6b31"], no: ["✗", "NO", "#b0121b"], idle: ["–", "Nobody asks", "#6b7280"] };
 
-function drawVerdict({ members, status }) {
+function drawVerdict({ members, status, traffic }) {
   const [sign, word, colour] = VERDICTS[members.served];
   const before = el("served-word").textContent;
   el("served").className = `card verdict ${members.served}`;
@@ -299,7 +305,7 @@ function drawVerdict({ members, status }) {
   write("served-number", members.percent === null ? "" : percent(members.percent));
   const why = members.why;
   write("served-why", why.charAt(0).toUpperCase() + why.slice(1) + ".");
-  drawFacts(status);
+  drawFacts(status, traffic);
   const mode = status.mode === "emergency" ? `EMERGENCY ${span(status.seconds_left)}` : "normal";
   const served = { yes: "members served", no: "members NOT served", idle: "no member asks" }[members.served];
   document.title = `${sign} ${mode} · ${served}`;
@@ -307,9 +313,14 @@ function drawVerdict({ members, status }) {
   if (before && before !== word) say(`Are members being served? ${word}. ${why}.`);
 }
 
-function drawFacts({ seats, demand }) {
+function drawFacts({ seats, demand }, { lately }) {
   const seated = seats.host + seats.member;
-  const facts = [["with a seat", number(seated)], ["without a seat", demand ? number(Math.max(0, demand.host + demand.member - seated)) : "?"]];
+  const letIn = lately.let_in.host + lately.let_in.member;
+  const refused = OUTCOMES.slice(1).reduce((sum, name) => sum + lately[name].host + lately[name].member, 0);
+  const facts = [
+    ["with a seat", number(seated)], ["without a seat", demand ? number(Math.max(0, demand.host + demand.member - seated)) : "?"],
+    ["requests/s let in", number(letIn)], ["requests/s refused", number(refused)],
+  ];
   fill("served-facts", facts, () => facts.map(([name, value]) => {
     const fact = node("div");
     fact.append(node("dt", name), node("dd", value));
@@ -343,7 +354,7 @@ function drawMode({ status, obedience, switch: other }) {
   show("to-emergency", !isEmergency);
   show("to-normal", isEmergency);
   show("to-other", isEmergency);
-  if (session.undo && status.version !== session.undo.version) session.undo = null;
+  if (session.undo && status.version > session.undo.version) session.undo = null;
   show("undo", session.undo !== null);
   if (session.undo) write("undo", session.undo.label);
   if (before && before !== word) say(`The mode is ${word} now.`);
@@ -494,7 +505,7 @@ class Chart {
       legend: { show: false }, cursor: { show: false },
       scales: { x: { time: true, auto: false }, y: { auto: false } },
       axes: [
-        { ...axis, size: 28, values: (_, splits) => splits.map((at) => clock(at).slice(0, 5)) },
+        { ...axis, size: 28, values: (_plot, splits, _axis, _space, step) => splits.map((at) => clock(at).slice(0, step < 60 ? 8 : 5)) },
         { ...axis, size: 62, values: (_, splits) => splits.map(number) },
       ],
       series: [{}, ...this.series.map(([label, place, isDashed]) => ({
@@ -510,12 +521,37 @@ class Chart {
 }
 
 const listeners = new Chart("listeners", [["Members with a seat", 1], ["Guests with a seat", 5], ["Without a seat", 3], ["Capacity", 6, true]]);
-const traffic = new Chart("traffic", [["Offered", 6, true], ["Let in", 1], ["Over a limit", 2], ["Sent away", 4], ["App overloaded", 3]]);
+const traffic = new Chart("traffic", [["Offered", 6, true], ["Let in", 1], ["Over a limit", 2], ["Sent away", 4], ["App overloaded", 3], ["Denied", 5]]);
 
-function drawCharts({ status }) {
+const OUTCOMES = ["let_in", "over_limit", "sent_away", "overload", "denied"];
+const totals = { at: 0, values: null };
+
+/** Add requests a second since the totals before; a gap where they cannot be compared: another server, or a restart. */
+function addTraffic(at, values) {
+  const seconds = at - totals.at;
+  if (seconds <= 0) return;
+  const more = totals.values && values.map((value, place) => (value - totals.values[place]) / seconds);
+  Object.assign(totals, { at, values });
+  if (!more) return;
+  const rates = more.some((rate) => rate < 0) || seconds > 30 ? more.map(() => null) : more;
+  const offered = rates[0] === null ? null : rates.reduce((sum, rate) => sum + rate, 0);
+  traffic.add(at, [offered, ...rates]);
+}
+
+/** Take in a sample of the time before the page was opened. */
+function remember([at, ...values]) {
+  addTraffic(at, values.slice(0, OUTCOMES.length));
+  listeners.add(at, values.slice(OUTCOMES.length));
+}
+
+function drawCharts({ status, traffic: now }) {
   const unseated = status.demand ? Math.max(0, total(status.demand) - total(status.seats)) : null;
   listeners.add(status.now, [status.seats.host + status.seats.member, status.seats.guest, unseated, status.capacity]);
   listeners.draw();
+  addTraffic(status.now, OUTCOMES.map((name) => now.totals[name]));
+  traffic.draw();
+  const scope = status.workers !== null && now.workers < status.workers ? `last 15 minutes, on ${number(now.workers)} of ${number(status.workers)} workers` : "last 15 minutes";
+  write("traffic-scope", scope);
 }
 
 // --- the switch
@@ -547,7 +583,7 @@ function openFlip(kind) {
   const configured = other.mode === "emergency" ? other : { capacity: status.capacity, guest_share: status.guest_share };
   el("flip-capacity").placeholder = isEmergency ? "as configured" : configured.capacity === null ? "as configured: no limit" : `as configured: ${configured.capacity}`;
   el("flip-share").placeholder = isEmergency ? "as configured" : `as configured: ${configured.guest_share * 100}`;
-  write("flip-error", "");
+  for (const id of ["flip-error", "mode-note"]) write(id, "");
   write("flip-close", "Cancel");
   for (const id of ["flip-fields", "flip-do"]) show(id, true);
   for (const id of ["flip-done", "flip-undo"]) show(id, false);
@@ -585,8 +621,9 @@ function drawPreview(told) {
   write("flip-would", gone ? `${number(total(told.stay))} stay, ${number(gone)} must leave.` : "Nobody has to leave.");
   const rows = CLASSES.map(([name, label]) => [label, ...["stay", "leave", "come", "wait"].map((what) => number(told[what][name]))]);
   fill("flip-rows", rows, () => rows.map((cells) => row(cells.map((text, place) => [text, place ? "num" : ""]))));
+  const asked = Object.values(session.state.traffic.lately).reduce((sum, rate) => sum + rate.guest, 0);
   const seats = told.capacity === null ? "no limit of seats" : `${counted(told.capacity, "seat")}, of which guests may hold ${number(told.guest_seats)}`;
-  items("flip-notes", [seats, ...lines.filter((line) => /^(limit|put|close)/.test(line)), ...(told.counted === "worker" ? ["counted on this worker only: the store is away"] : [])]);
+  items("flip-notes", [seats, ...lines.filter((line) => /^(limit|put|close)/.test(line)), `guests make ${counted(asked, "request")} a second now`, ...(told.counted === "worker" ? ["counted on this worker only: the store is away"] : [])]);
 }
 
 /** The change that restores a mode as it was, for as long as it would have lasted; null if it is over by then. */
@@ -622,7 +659,7 @@ function overtaken(error) {
 
 /** Show who obeys, and offer the way back. */
 function done(status, undo) {
-  session.undo = { version: status.version, change: undo, label: undo.mode === "normal" ? "Undo: back to normal" : "Undo: back to the emergency before", says: "" };
+  session.undo = { version: status.version, change: undo, label: undo.mode === "normal" ? "Undo: back to normal" : "Undo: back to the emergency before" };
   flip.sentVersion = status.version;
   for (const id of ["flip-fields", "flip-do"]) show(id, false);
   for (const id of ["flip-done", "flip-undo"]) show(id, true);
@@ -652,6 +689,7 @@ async function undoFlip() {
   const left = until === undefined || until === null ? null : Math.round(until - session.state.status.now);
   const sent = left === null ? rest : left > 0 ? { ...rest, for_seconds: left } : { mode: "normal" };
   const where = el("flip").open ? "flip-error" : "mode-note";
+  write(where, "");
   try {
     await ask("PUT", "mode", { ...sent, reason: "undo" }, { "If-Match": `"${version}"` });
     session.undo = null;
@@ -659,6 +697,7 @@ async function undoFlip() {
     say("Undone.");
   } catch (error) {
     if (error.status === 412) session.undo = null;
+    show("flip-undo", session.undo !== null);
     write(where, overtaken(error).replace(" If you still want it, press again.", ""));
   }
 }

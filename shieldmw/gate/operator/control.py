@@ -31,6 +31,7 @@ from shieldmw.settings import Settings
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .preview import Preview
+from .recent import Recent
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 
 # Maximum number of expired entries that are removed from a full deny list to make room for a new one.
@@ -85,6 +86,7 @@ class Control:
         self._settings = settings
         self._load_reports = load_reports
         self._workers = workers
+        self.recent = Recent(workers, seats)
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""

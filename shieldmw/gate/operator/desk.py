@@ -53,6 +53,7 @@ class Desk:
         await self._mode_watch.refresher.start()
         await self._deny_watch.refresher.start()
         await self._look.start()
+        await self.control.recent.refresher.start()
 
     def leave(self) -> None:
         """Prepare to stop: open pages must go, since the server waits for them."""
@@ -61,6 +62,7 @@ class Desk:
     async def stop(self) -> None:
         """Stop refreshing, and close the connections."""
         await self._seats.stop()
+        await self.control.recent.refresher.stop()
         await self._look.stop()
         await self._deny_watch.refresher.stop()
         await self._mode_watch.refresher.stop()
