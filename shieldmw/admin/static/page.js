@@ -318,8 +318,8 @@ function drawFacts({ seats, demand }, { lately }) {
   const letIn = lately.let_in.host + lately.let_in.member;
   const refused = OUTCOMES.slice(1).reduce((sum, name) => sum + lately[name].host + lately[name].member, 0);
   const facts = [
-    ["with a seat", number(seated)], ["without a seat", demand ? number(Math.max(0, demand.host + demand.member - seated)) : "?"],
-    ["requests/s let in", number(letIn)], ["requests/s refused", number(refused)],
+    ["members with a seat", number(seated)], ["without", demand ? number(Math.max(0, demand.host + demand.member - seated)) : "?"],
+    ["their requests/s let in", number(letIn)], ["refused", number(refused)],
   ];
   fill("served-facts", facts, () => facts.map(([name, value]) => {
     const fact = node("div");
@@ -617,8 +617,11 @@ async function preview() {
 
 function drawPreview(told) {
   const lines = effects(told);
-  const gone = total(told.leave);
-  write("flip-would", gone ? `${number(total(told.stay))} stay, ${number(gone)} must leave.` : "Nobody has to leave.");
+  const members = told.leave.host + told.leave.member;
+  const guests = told.leave.guest;
+  const both = `${counted(members, "member")}${guests ? ` and ${counted(guests, "guest")}` : ""} must leave.`;
+  write("flip-would", members ? both : guests ? `No member has to leave; ${counted(guests, "guest")} must.` : "Nobody has to leave.");
+  el("flip-would").classList.toggle("error", members > 0);
   const rows = CLASSES.map(([name, label]) => [label, ...["stay", "leave", "come", "wait"].map((what) => number(told[what][name]))]);
   fill("flip-rows", rows, () => rows.map((cells) => row(cells.map((text, place) => [text, place ? "num" : ""]))));
   const asked = Object.values(session.state.traffic.lately).reduce((sum, rate) => sum + rate.guest, 0);
