@@ -311,7 +311,6 @@ def build_worker(
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
     meter = Meter(counts, Parts(seats, mode_watch, deny_watch, limiter, identifier, lookups, overload), slots, clock)
-    load_reports.on_measure = meter.read
     gate = Gate(
         settings.policy,
         lookups,
@@ -337,7 +336,7 @@ def build_worker(
     control = Control(store, limiter, mode_watch, seats, deny_watch, settings, load_reports, meter.workers)
     background.append(control.recent.refresher)
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
-    return Worker(
+    worker = Worker(
         gate,
         entrance,
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
@@ -352,8 +351,11 @@ def build_worker(
         deny_watch=deny_watch,
         feed=store,
         background=(*background, StopSignals(seats.leave)),
-        counts=counts,
+        meter=meter,
+        now_us=clock.now_us,
     )
+    load_reports.on_measure = worker.measure
+    return worker
 
 
 def _admission(settings: Settings, store: Store, seats: Seats, clock: Clock) -> Admission:

@@ -46,7 +46,7 @@ class Reason(StrEnum):
 
 # Module constants for the request path, since Python looks up an enum's member each time it is named.
 ALLOWED, REFUSED = Verdict.ALLOWED, Verdict.REFUSED
-WITHIN_LIMITS, EXEMPT = Reason.WITHIN_LIMITS, Reason.EXEMPT
+WITHIN_LIMITS, EXEMPT, QUOTA = Reason.WITHIN_LIMITS, Reason.EXEMPT, Reason.QUOTA
 
 
 class OnStoreFailure(StrEnum):

@@ -118,8 +118,8 @@ DECISIONS = Metric(
 DECISION_SECONDS = Metric(
     "shield_decision_seconds",
     Kind.HISTOGRAM,
-    "Time to check a request's limits, once its client is known. path=store: with a call to the store, all are "
-    "measured. path=local: in the worker; about one in 64 is measured, so its count is not that of requests.",
+    "Time of a decision. path=store: those with a call to the store, from when the limits are checked; all are "
+    "measured. path=local: in the worker; one is measured every few seconds, so its count is not that of requests.",
     ("path",),
     _each(DecisionPath),
     (0.00001, 0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25),

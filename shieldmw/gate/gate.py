@@ -21,7 +21,7 @@ from .fleet.mode_watch import ModeWatch
 from .limiter.batch import TakeReply
 from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups
-from .metrics.counts import LOCAL_SAMPLE, UNREAD, Counts
+from .metrics.counts import UNREAD, Counts
 from .overload.overload import Overload
 
 
@@ -143,8 +143,6 @@ class Gate:
         outcome = self._limiter.take_now(requester, now_us)
         if outcome is None:
             return self._ask_store(facts, requester, now_us)
-        if not now_us & LOCAL_SAMPLE:
-            self._counts.decided_locally(self._now_us() - now_us)
         if not outcome.allowed:
             return self._refused(facts, requester, outcome)
         decision = combine(plan.terms, outcome, address, identity, plan.mode, plan.live, plan.lease_s)

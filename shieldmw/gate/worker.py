@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from shieldmw.core.decision import Decision
+from shieldmw.core.facts import Facts
 from shieldmw.store.port import ChangeFeed
 
 from .auth.failed_auth import FailedAuth
@@ -13,7 +16,7 @@ from .fleet.deny_watch import DenyWatch
 from .fleet.mode_watch import ModeWatch
 from .gate import Gate
 from .limiter.limiter import Limiter
-from .metrics.counts import Counts
+from .metrics.meter import Meter
 from .named_limits import NamedLimits
 from .operator.control import Control
 from .overload.overload import Overload
@@ -56,7 +59,8 @@ class Worker:
         deny_watch: DenyWatch,
         feed: ChangeFeed,
         background: Sequence[Background],
-        counts: Counts,
+        meter: Meter,
+        now_us: Callable[[], int],
     ) -> None:
         self.gate = gate
         self.gate_beside_lane = gate.beside_lane()
@@ -65,7 +69,10 @@ class Worker:
         self.overload = overload
         self.control = control
         self.named_limits = named_limits
-        self.counts = counts
+        self.counts = meter.counts
+        self.decide_now: Callable[[Facts], Decision | Awaitable[Decision]] = gate.decide_now
+        self._meter = meter
+        self._now_us = now_us
         self._limiter = limiter
         self._failed_auth = failed_auth
         self._mode_watch = mode_watch
@@ -74,8 +81,24 @@ class Worker:
         mode_watch.on_change = self.mode_changed
         mode_watch.on_reset = self.invalidate
 
+    def measure(self) -> None:
+        """Write the gauges, and have the next decision timed; called every few seconds."""
+        self._meter.read()
+        self.decide_now = self._timed
+
+    def _timed(self, facts: Facts) -> Decision | Awaitable[Decision]:
+        """One decision of the gate, timed if it takes no call. Only now and then: two looks at the clock for each
+        request would take longer than all other metrics."""
+        self.decide_now = self.gate.decide_now
+        began_us = self._now_us()
+        decision = self.gate.decide_now(facts)
+        if isinstance(decision, Decision):
+            self.counts.decided_locally(self._now_us() - began_us)
+        return decision
+
     async def start(self) -> None:
         """Start the background tasks. Never fails because the store or another server is away."""
+        self.counts.later = asyncio.get_running_loop().call_soon
         for background in self._background:
             await background.start()
 

@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from e2e.clients import TIMEOUT_S
+from e2e.test_serve_admin import listening
 from servers import HOST, HttpServer, asgi_server, wait_until
 from servers.processes import STOP_TIMEOUT_S
 
@@ -53,9 +54,14 @@ def scrape(server: HttpServer) -> Values:
         f"{server.base_url}/-/shield/metrics", headers={"authorization": f"Bearer {VIEW}"}, timeout=TIMEOUT_S
     )
     assert answer.status_code == 200
+    return values_of(answer.text)
+
+
+def values_of(text: str) -> Values:
+    """All values of a page."""
     return {
         Sample(sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
 
@@ -134,11 +140,39 @@ def test_sums_are_exact_and_no_counter_falls_though_a_worker_is_killed(tmp_path:
         scrapes += [*more, scrape(server)]
 
     answered = first + second
-    assert answered == {200: ALLOWED, 429: REQUESTS - ALLOWED}
+    assert answered[200] + answered[429] == REQUESTS
+    assert 0 < answered[200] <= ALLOWED  # fewer if the killed worker held prefetched units
     assert workers_in(scrapes[0]) == workers_in(scrapes[-1]) == {str(number) for number in range(WORKERS)}
     decided = "shield_decisions_total"
     until_ready = total(scrapes[-1], decided, reason="exempt")
     assert total(scrapes[-1], decided) - until_ready == REQUESTS
-    assert total(scrapes[-1], decided, outcome="allowed", reason="within_limits") == ALLOWED
-    assert total(scrapes[-1], decided, outcome="refused", reason="quota") == REQUESTS - ALLOWED
+    assert total(scrapes[-1], decided, outcome="allowed", reason="within_limits") == answered[200]
+    assert total(scrapes[-1], decided, outcome="refused", reason="quota") == answered[429]
     assert list(falls(scrapes)) == []
+    calls = total(scrapes[-1], "shield_store_calls_total", script="take", result="ok")
+    assert 0 < calls == total(scrapes[-1], "shield_store_batch_size_count")
+    asked = total(scrapes[-1], "shield_store_batch_size_sum")
+    assert calls <= asked == total(scrapes[-1], "shield_decision_seconds_count", path="store") < REQUESTS
+
+
+def test_the_listener_for_operators_tells_of_all_workers(tmp_path: Path) -> None:
+    """Though it is none itself: it has no values of its own."""
+    with listening("tcp", tmp_path, workers=2, env={"SHIELD_REDIS_TIMEOUT_MS": "5000"}) as found:
+        assert httpx.get(f"{found.server.base_url}/hello", timeout=TIMEOUT_S).status_code == 200
+        answer = found.operator.get("/-/shield/metrics")
+        assert answer.status_code == 200
+        values = values_of(answer.text)
+        assert workers_in(values) == {"0", "1"}
+        assert total(values, "shield_decisions_total", reason="unlimited") == 1
+        assert total(values, "shield_mode", mode="normal") == 2
+
+
+def test_under_other_servers_a_worker_tells_of_itself(tmp_path: Path) -> None:
+    """Under the id of its process, so that the values of several are not taken for one's."""
+    env = {**SETTINGS, "SHIELD_REDIS_URL": "memory://"}
+    with asgi_server("uvicorn", "shielded_app:shielded", env=env, cwd=tmp_path) as server:
+        assert answers(server, 1) == {200: OF_A_CONNECTION}
+        values = scrape(server)
+        (worker,) = workers_in(values)
+        assert (Path("/proc") / worker).is_dir()
+        assert total(values, "shield_decisions_total", outcome="allowed", reason="within_limits") == OF_A_CONNECTION

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shieldmw.answers.rate_limit import limit_headers
 from shieldmw.core.bounds import LONGEST_PATH
 from shieldmw.core.client import Address, Identity, ListenerClass, address_text
-from shieldmw.core.decision import ALLOWED, REFUSED, WITHIN_LIMITS, Decision
+from shieldmw.core.decision import ALLOWED, QUOTA, REFUSED, WITHIN_LIMITS, Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
-from shieldmw.gate.metrics.counts import GUESTS_WITHIN_LIMITS, Counts
+from shieldmw.gate.metrics.counts import Counts
 from shieldmw.gate.overload.gatekeeper import Passage
 from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.admission import Entry
@@ -115,7 +115,9 @@ class Shield:
         self._nesting = nesting
         self._workers = Workers(open_worker, self._stopped)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(  # noqa: PLR0912  (every request passes here: calls would take longer than what they do)
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Decide http and websocket scopes; start and stop with the lifespan; pass on anything else."""
         kind = scope["type"]
         if kind not in ("http", "websocket"):
@@ -135,7 +137,7 @@ class Shield:
             await answered
             return
         facts = self._reader.read(scope)
-        decision = worker.gate.decide_now(facts)
+        decision = worker.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
         decision, scope, send = (
@@ -145,7 +147,14 @@ class Shield:
         passage: Passage | None = None
         try:
             if decision.verdict is REFUSED:
-                worker.counts.decided(decision)
+                counts = worker.counts
+                # ``decided`` inlined, for floods.
+                if decision.reason is QUOTA and decision.identity is None:
+                    counts.refused_guests += 1
+                    if not counts.is_due:
+                        counts.add_soon()
+                else:
+                    counts.decided(decision)
                 answer = self._refuse(decision, scope, receive, send)
             elif decision.live and not facts.preflight:
                 answer = self._live(worker, facts, decision, scope, receive, send)
@@ -190,10 +199,14 @@ class Shield:
             enter = partial(worker.overload.passage, facts, decision)
             upload = Upload(passage, enter, receive, send)
             return self._upload(upload, worker.counts, decision, scope, receive, send)
+        counts = worker.counts
+        # ``decided`` inlined: most requests pass here.
         if identity is None and decision.reason is WITHIN_LIMITS:
-            worker.counts.cells[GUESTS_WITHIN_LIMITS] += 1  # ``decided`` inlined: most requests pass here
+            counts.admitted_guests += 1
+            if not counts.is_due:
+                counts.add_soon()
         else:
-            worker.counts.decided(decision)
+            counts.decided(decision)
         return self.app(scope, receive, send)
 
     async def _upload(

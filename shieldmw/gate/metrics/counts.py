@@ -1,8 +1,9 @@
-"""A worker's counters, counted as things happen: an index and an addition, no object and no call of a library."""
+"""A worker's counters, counted as things happen: no object and no call of a library for each."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from shieldmw.core.client import ListenerClass
@@ -19,9 +20,6 @@ from shieldmw.core.metrics import (
     cell,
 )
 
-# Of decisions in the worker those are measured whose time in microseconds has only zeros here: one in 64.
-LOCAL_SAMPLE = 63
-
 # The cells of decisions, by class, verdict and reason: nested, since looking up a tuple takes twice as long.
 _DECIDED: dict[ListenerClass, dict[Verdict, dict[Reason, int]]] = {
     name: {verdict: {} for verdict in Verdict} for name in ListenerClass
@@ -31,8 +29,8 @@ for _verdict, _reason, _name in DECISIONS.series:
     _cells[Reason(_reason)] = cell(DECISIONS, _verdict, _reason, _name)
 _OF_GUESTS = _DECIDED[ListenerClass.GUEST]
 
-# The cell of the most frequent decision, for a caller that saves the call.
-GUESTS_WITHIN_LIMITS = _OF_GUESTS[Verdict.ALLOWED][Reason.WITHIN_LIMITS]
+_ADMITTED_GUESTS = _OF_GUESTS[Verdict.ALLOWED][Reason.WITHIN_LIMITS]
+_REFUSED_GUESTS = _OF_GUESTS[Verdict.REFUSED][Reason.QUOTA]
 
 _CALLED = {labels: cell(STORE_CALLS, *labels) for labels in STORE_CALLS.series}
 _LOCAL, _STORE = cell(DECISION_SECONDS, DecisionPath.LOCAL), cell(DECISION_SECONDS, DecisionPath.STORE)
@@ -63,19 +61,53 @@ class Counts:
 
     ``worker`` is its label. Each cell is an aligned double, so another process reads it before or after an addition,
     never in between. If the cells already hold values, it goes on from these.
+
+    Adding to a cell takes as long as everything else here together. So decisions are added at the end of the event
+    loop's turn, by ``later``; without it, at once. A worker that is killed loses those of the turn under way.
     """
 
-    __slots__ = ("cells", "worker")
+    __slots__ = ("_decided", "admitted_guests", "cells", "is_due", "later", "refused_guests", "worker")
 
     def __init__(self, worker: str = "0", cells: Cells | None = None) -> None:
         self.worker = worker
         self.cells = doubles(bytearray(8 * COUNT)) if cells is None else cells
+        self.later: Callable[[Callable[[], None]], object] | None = None
+        self.is_due = False
+        # The most frequent decisions have counters of their own: those on guests within limits, or over their quota.
+        self.admitted_guests = 0
+        self.refused_guests = 0
+        self._decided: dict[int, int] = {}
 
     def decided(self, decision: Decision) -> None:
         """Count a request that enters the app or is refused. To be called once for each."""
         identity = decision.identity
         by_verdict = _OF_GUESTS if identity is None else _DECIDED[identity.listener_class]
-        self.cells[by_verdict[decision.verdict][decision.reason]] += 1
+        at = by_verdict[decision.verdict][decision.reason]
+        self._decided[at] = self._decided.get(at, 0) + 1
+        if not self.is_due:
+            self.add_soon()
+
+    def add_soon(self) -> None:
+        """Have the decisions added at the end of this turn."""
+        if self.later is None:
+            self.add()
+        else:
+            self.is_due = True
+            self.later(self.add)
+
+    def add(self) -> None:
+        """Add the decisions counted since the last time to their cells."""
+        cells = self.cells
+        if self.admitted_guests:
+            cells[_ADMITTED_GUESTS] += self.admitted_guests
+            self.admitted_guests = 0
+        if self.refused_guests:
+            cells[_REFUSED_GUESTS] += self.refused_guests
+            self.refused_guests = 0
+        for at, count in self._decided.items():
+            cells[at] += count
+        self._decided.clear()
+        self.is_due = False
 
     def decided_locally(self, took_us: int) -> None:
         """Count a sampled decision that was made in the worker."""

@@ -61,12 +61,12 @@ class Parts(NamedTuple):
 class Meter:
     """Writes the values of a worker's ``parts`` to its ``counts``. ``slots`` are those of all workers, if shared.
 
-    A worker that is killed takes with it what was added to totals since they were last read; decisions, calls and
-    batches are counted at once.
+    A worker that is killed takes with it what was added to totals since they were last read; decisions are not
+    among these, nor are calls.
     """
 
     def __init__(self, counts: Counts, parts: Parts, slots: Slots | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._counts = counts
+        self.counts = counts
         self._parts = parts
         self._slots = slots
         self._unix_s = clock.unix_s
@@ -79,18 +79,19 @@ class Meter:
     async def stop(self) -> None:
         """Read once more, and leave: the gauges no longer hold."""
         self.read()
-        self._counts.cells[PID] = 0
+        self.counts.cells[PID] = 0
 
     def workers(self) -> Sequence[WorkerValues]:
         """The values of all workers of this ``serve``: this one's as of now, of the others gauges are seconds old."""
         self.read()
         if self._slots is None:
-            return [WorkerValues(self._counts.worker, self._counts.cells.tolist(), is_running=True)]
+            return [WorkerValues(self.counts.worker, self.counts.cells.tolist(), is_running=True)]
         return self._slots.values()
 
     def read(self) -> None:
         """Read all values."""
-        cells, parts = self._counts.cells, self._parts
+        self.counts.add()
+        cells, parts = self.counts.cells, self._parts
         now_s, state = parts.mode_watch.store_now_s(), parts.mode_watch.state
         cells[cell(STORE_UP)] = not parts.limiter.is_away
         for mode in Mode:
@@ -113,7 +114,7 @@ class Meter:
         cells[PID] = os.getpid()
 
     def _read_lane(self, overload: Overload) -> None:
-        cells, lane = self._counts.cells, overload.lane
+        cells, lane = self.counts.cells, overload.lane
         self._by_class(LANE_WAITING, by_class([lane.waiting_of(rank) for rank in Rank]))
         shed = by_class(overload.shed_by_rank)
         for name, count in zip(ListenerClass, (shed.hosts, shed.members, shed.guests), strict=True):
@@ -124,12 +125,12 @@ class Meter:
 
     def _catch_up(self, at: int, total: float) -> None:
         """Count what has been added to a total of this worker since the last time."""
-        self._counts.cells[at] += total - self._counted.get(at, 0)
+        self.counts.cells[at] += total - self._counted.get(at, 0)
         self._counted[at] = total
 
     def _by_class(self, metric: Metric, numbers: Audience) -> None:
         for name, number in zip(ListenerClass, (numbers.hosts, numbers.members, numbers.guests), strict=True):
-            self._counts.cells[cell(metric, name)] = number
+            self.counts.cells[cell(metric, name)] = number
 
     def _entries(self) -> dict[Table, int]:
         parts = self._parts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from shieldmw.core.client import Identity, ListenerClass
@@ -19,7 +21,9 @@ from shieldmw.core.metrics import (
     Script,
     cell,
 )
-from shieldmw.gate.metrics.counts import GUESTS_WITHIN_LIMITS, Counts, doubles
+from shieldmw.gate.metrics.counts import Counts, doubles
+
+GUESTS_WITHIN_LIMITS = cell(DECISIONS, "allowed", "within_limits", "guest")
 
 
 def changed(counts: Counts) -> dict[int, float]:
@@ -42,9 +46,24 @@ def test_a_decision_is_counted_where_it_belongs(series: tuple[str, str, str]) ->
     assert changed(counts) == {cell(DECISIONS, *series): 3}
 
 
-def test_the_cell_that_the_middleware_adds_to_is_that_of_guests_within_limits() -> None:
-    """It saves the call for the most frequent decision."""
-    assert cell(DECISIONS, "allowed", "within_limits", "guest") == GUESTS_WITHIN_LIMITS
+def test_decisions_are_added_once_at_the_end_of_a_turn() -> None:
+    """Also those that the middleware counts itself, to save a call."""
+    counts = Counts()
+    turns: list[Callable[[], None]] = []
+    counts.later = turns.append
+    for turn in (1, 2):
+        for _ in range(2):
+            counts.decided(decision("refused", "no_seat", "member"))
+            counts.admitted_guests += 1
+            counts.refused_guests += 3
+        assert len(turns) == 1
+        assert sum(changed(counts).values()) == 10 * (turn - 1)
+        turns.pop()()
+        assert changed(counts) == {
+            GUESTS_WITHIN_LIMITS: 2 * turn,
+            cell(DECISIONS, "refused", "quota", "guest"): 6 * turn,
+            cell(DECISIONS, "refused", "no_seat", "member"): 2 * turn,
+        }
 
 
 def test_an_identity_that_is_a_guests_counts_as_one() -> None:

@@ -16,6 +16,7 @@ from shieldmw.core.facts import Facts
 from shieldmw.core.lane import Rank
 from shieldmw.core.metrics import (
     CAPACITY,
+    DECISION_SECONDS,
     EVICTIONS,
     LANE_INSIDE,
     LANE_LIMIT,
@@ -153,6 +154,25 @@ def test_a_long_turn_is_told_until_the_next_period_is_over() -> None:
         assert value(worker, TURN) == 0.25
         await pass_time(REPORT_S)
         assert value(worker, TURN) < 0.25
+
+    told(story)
+
+
+def test_one_decision_is_timed_every_few_seconds() -> None:
+    """It is the same decision; the others cost no look at the clock."""
+
+    async def story(worker: Worker, counts: Counts) -> None:
+        def timed() -> float:
+            here = cell(DECISION_SECONDS, "local")
+            return sum(counts.cells.tolist()[here : here + DECISION_SECONDS.width - 1])
+
+        for turn in (1, 2):
+            for _ in range(3):
+                decision = worker.decide_now(FACTS)
+                assert isinstance(decision, Decision)
+                assert decision.reason is Reason.WITHIN_LIMITS
+            assert timed() == turn
+            await pass_time(REPORT_S + 0.1)
 
     told(story)
 

@@ -12,26 +12,26 @@ from pathlib import Path
 import pytest
 
 import shieldmw
-from shieldmw.core.metrics import PID, UPDATED, cell
-from shieldmw.gate.metrics.counts import GUESTS_WITHIN_LIMITS
+from shieldmw.core.metrics import DECISIONS, PID, UPDATED, cell
 from shieldmw.gate.metrics.slots import SLOTS_PER_WORKER, Slots, opened_slots, shared_slots
 
 # Claims a slot, adds to it, says which it is, and holds it until it is killed.
 WORKER = """
-import os, sys, time
-from shieldmw.core.metrics import PID, UPDATED, cell
-from shieldmw.gate.metrics.counts import GUESTS_WITHIN_LIMITS
+import os, sys
+from shieldmw.core.metrics import DECISIONS, PID, UPDATED, cell
 from shieldmw.gate.metrics.slots import Slots
 counts = Slots(sys.argv[1]).claim()
 if counts is None:
     print("none", flush=True)
     sys.exit()
-counts.cells[GUESTS_WITHIN_LIMITS] += 5
-counts.cells[UPDATED_CELL] = 1
+counts.cells[cell(DECISIONS, "allowed", "within_limits", "guest")] += 5
+counts.cells[cell(UPDATED)] = 1
 counts.cells[PID] = os.getpid()
 print(counts.worker, flush=True)
 sys.stdin.read()
-""".replace("UPDATED_CELL", str(cell(UPDATED)))
+"""
+
+COUNTED = cell(DECISIONS, "allowed", "within_limits", "guest")
 
 
 @contextmanager
@@ -68,11 +68,11 @@ def test_each_process_has_a_slot_and_a_killed_one_leaves_its_own_to_the_next() -
         killed.wait()
         told = here.values()
         assert [(each.worker, each.is_running) for each in told] == [("0", True), ("1", False)]
-        assert [each.cells[GUESTS_WITHIN_LIMITS] for each in told] == [5, 5]
+        assert [each.cells[COUNTED] for each in told] == [5, 5]
         with worker(path) as (_, third):
             assert third == "1"
             assert [(each.worker, each.is_running) for each in here.values()] == [("0", True), ("1", True)]
-            assert [each.cells[GUESTS_WITHIN_LIMITS] for each in here.values()] == [5, 10]
+            assert [each.cells[COUNTED] for each in here.values()] == [5, 10]
 
 
 def test_slots_without_a_worker_are_not_told() -> None:
@@ -98,8 +98,8 @@ def test_a_process_that_claims_again_gets_the_same_slot() -> None:
     assert first is not None
     assert again is not None
     assert first.worker == again.worker == "0"
-    again.cells[GUESTS_WITHIN_LIMITS] += 1
-    assert first.cells[GUESTS_WITHIN_LIMITS] == 1
+    again.cells[COUNTED] += 1
+    assert first.cells[COUNTED] == 1
     assert SLOTS_PER_WORKER == 2
     with worker(path) as (_, second), worker(path) as (_, third):
         assert (second, third) == ("1", "none")
