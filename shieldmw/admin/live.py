@@ -61,12 +61,8 @@ class _Feed:
 
     async def frames(self) -> AsyncIterator[_Frame]:
         """The states from now on. A slow page misses some; it ends when the process is about to stop."""
-        self.pages += 1
-        try:
-            while (frame := await asyncio.shield(self._coming())) is not None:
-                yield frame
-        finally:
-            self.pages -= 1
+        while (frame := await asyncio.shield(self._coming())) is not None:
+            yield frame
 
     def _coming(self) -> asyncio.Future[_Frame | None]:
         if self._next is None:
@@ -125,18 +121,25 @@ class _Events(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if not self._head_only:
-            sending = asyncio.ensure_future(self._send_all(send))
-            going = asyncio.ensure_future(_gone(receive))
-            try:
-                await asyncio.wait((sending, going), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (sending, going):
-                    task.cancel()
-                await asyncio.gather(sending, going, return_exceptions=True)
+        self._feed.pages += 1  # before anything is awaited: more pages may be opening
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if not self._head_only:
+                await self._send_until_gone(receive, send)
+        finally:
+            self._feed.pages -= 1
         with suppress(OSError):  # the page may have gone
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_until_gone(self, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self._send_all(send))
+        going = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait((sending, going), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, going):
+                task.cancel()
+            await asyncio.gather(sending, going, return_exceptions=True)
 
     async def _send_all(self, send: Send) -> None:
         first = b"event: history\ndata: " + self._feed.history() + b"\n\n"

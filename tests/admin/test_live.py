@@ -15,6 +15,9 @@ from admin.app import ADMIN, HOME, VIEW, WRONG, Operator, run, shielded
 from shieldmw import ShieldMiddleware
 from shieldmw.admin import live as live_module
 from shieldmw.admin.live import MOST_PAGES
+from shieldmw.core.load import WorkerLoad
+from shieldmw.core.seats import UNLIMITED, Audience, Report
+from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.operator.control import Control
 from shieldmw.gate.worker import Worker
 
@@ -312,5 +315,52 @@ def test_the_lists_are_masked_for_the_view_token_as_well() -> None:
             assert "198.51.100" not in cut
             assert "198.51.x.x/24" in cut
             assert "2001:db8:1" not in cut
+
+    run(work)
+
+
+def test_while_the_store_is_away_the_lists_are_those_last_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is said that they are old; everything else goes on."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    async def work() -> None:
+        app = shielded()
+        await Operator(app).put("/deny/198.51.100.0/24", {"for_seconds": 60})
+        async with page(app) as opened:
+            state = await opened.state_when(lambda state: state["denied"])
+            assert state["lists"] == "current"
+            monkeypatch.setattr(Control, "audit", away)
+            state = await opened.state_when(lambda state: state["lists"] == "stale")
+            assert [entry["cidr"] for entry in state["denied"]] == ["198.51.100.0/24"]
+            assert len(state["audit"]) == state["denied_count"] == 1
+            monkeypatch.undo()
+            await opened.state_when(lambda state: state["lists"] == "current")
+
+    run(work)
+
+
+def test_workers_that_do_not_follow_are_named() -> None:
+    """As many as report; one that shares the seats and does not report is silent."""
+
+    async def work() -> None:
+        app = shielded()
+        async with page(app) as opened:
+            await opened.next_state()
+            worker = app._worker
+            assert worker is not None
+            store, now_s = worker.control._store, worker.control.now_s()
+            nobody = Audience()
+            for name, version in (("old", None), ("late", 0)):
+                load = WorkerLoad(name, "web-2", 7, now_s, 0, 0, 4, nobody, nobody, nobody, 0, version)
+                await store.report_load(load)
+            await store.seats(Report("mute", nobody, nobody), UNLIMITED)
+            for name in ("old", "late"):
+                await store.seats(Report(name, nobody, nobody), UNLIMITED)
+            await Operator(app).put("/mode", FLOOD)
+            worker.entrance.seats.refresh_soon()
+            state = await opened.state_when(lambda state: state["obedience"]["silent"])
+            assert state["obedience"] == {"version": 1, "follow": 2, "behind": ["web-2, process 7"], "silent": 1}
 
     run(work)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,17 @@ import httpx
 import pytest
 
 from e2e.clients import JWT_SECRET, TIMEOUT_S, bearer, client, fresh_address
-from servers import HttpServer, asgi_server, chromium_page, clean_environment, missing, require, wait_until
+from servers import (
+    HOST,
+    HttpServer,
+    asgi_server,
+    chromium_page,
+    clean_environment,
+    free_port,
+    missing,
+    require,
+    wait_until,
+)
 from servers.asgi import _asgi_command
 from servers.http import ready
 from servers.places import APPS, on_free_port, own_directory
@@ -306,6 +316,38 @@ def test_escape_leaves_everything_as_it_is(page: Page, operator: httpx.Client) -
     page.wait_for_selector("#flip:not([open])", state="attached")
     assert page.evaluate("document.activeElement.id") == "to-emergency"
     assert operator.get("status").json()["mode"] == "normal"
+
+
+def test_a_worker_that_does_not_follow_is_named(browser: Page) -> None:
+    """On the listener of `--admin`, which answers whatever the workers do: one hangs, and follows late."""
+    own = f"{HOST}:{free_port()}"
+    args = ("--admin", own)
+    with asgi_server("shieldmw", "e2e.live_app:app", env=SETTINGS, cwd=APPS, workers=2, args=args) as server:
+
+        def listens() -> bool:
+            with suppress(httpx.TransportError):
+                return httpx.get(f"http://{own}/-/shield/").status_code == 200
+            return False
+
+        wait_until(listens, TIMEOUT_S, "the listener of --admin", server.log)
+        tab = browser.context.new_page()
+        tab.goto(f"http://{own}/-/shield/")
+        sign_in(tab)
+        says(tab, "#mode-obeyed", "2 of 2 workers follow", 20)
+        told = httpx.get(f"http://{own}/-/shield/status", headers={"authorization": f"Bearer {ADMIN}"}).json()
+        pid = told["overload"]["workers"][0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            tab.click("#to-emergency")
+            tab.click("#flip-do")
+            says(tab, "#flip-behind", rf"Not yet: .*, process {pid}\.")
+            says(tab, "#flip-obeyed", "1 of 2 workers follow…")
+            says(tab, "#health", rf"Does not follow the mode: .*, process {pid}")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        says(tab, "#flip-obeyed", "All 2 workers follow", 20)
+        assert tab.inner_text("#flip-behind") == "", server.log()
+        tab.close()
 
 
 # --- denying

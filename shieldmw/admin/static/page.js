@@ -711,10 +711,12 @@ async function deny(event) {
   event.preventDefault();
   const cidr = el("deny-cidr").value.trim();
   const body = { for_seconds: Math.round(Number(el("deny-minutes").value) * 60), reason: el("deny-reason").value.trim() };
+  if (!/^[0-9A-Fa-f:.]+(\/\d{1,3})?$/.test(cidr)) return denied(`“${cidr}” is no network: write it like 203.0.113.0/24.`);
   try {
-    const entry = await ask("PUT", `deny/${encodeURI(cidr).replace(/[?#]/g, encodeURIComponent)}`, body);
+    const entry = await ask("PUT", `deny/${cidr}`, body);
     denied(`Denied ${entry.cidr} for ${span(entry.seconds_left)}, on every worker.`, () => ask("DELETE", `deny/${entry.cidr}`), `${entry.cidr} is no longer denied.`);
     el("deny-form").reset();
+    el("deny-cidr").focus();
   } catch (error) {
     denied(error.message.replace(/ To deny it all the same:.*/, " The page does not deny that."));
   }
