@@ -412,6 +412,36 @@ def test_text_of_others_is_only_text(page: Page, operator: httpx.Client) -> None
     assert "taken" not in page.title()
 
 
+def test_the_busiest_are_shown_as_text_and_can_be_denied(page: Page, operator: httpx.Client) -> None:
+    """Where the server has `/top`. Paths and user agents are what clients wrote; a network goes into the form."""
+
+    def busy(name: str, refused: int = 0, **more: int) -> dict[str, Any]:
+        counts = {"requests": 1200, "requests_at_most": 1200, "refused": refused, "refused_at_most": refused}
+        return {"name": name, **counts, **more}
+
+    top = {
+        **{"seconds": 61.5, "workers": 2, "requests": 4000, "refused": 900},
+        "addresses": [busy("198.51.100.7/32", 800)],
+        "networks": [busy("198.51.100.0/24", 900, requests_at_most=1300)],
+        "subjects": [busy(MARKUP)],
+        "paths": [busy(f"/{MARKUP}")],
+        "user_agents": [{"name": MARKUP, "requests": 5, "requests_at_most": 21}, busy("")],
+    }
+    page.route("**/top?count=*", lambda route: route.fulfill(json=top))
+    sign_in(page)
+    says(page, "#top-scope", "of 4,000 requests, 900 refused, in the last 62 s on 2 workers")
+    says(page, "#top-tables", r"198\.51\.100\.0/24 Deny…\s+1,200–1,300\s+900")
+    says(page, "#top-tables", re.escape(f"/{MARKUP}"))
+    says(page, "#top-tables", r"\(none\)")
+    assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+    assert _serious(page) == []
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    assert _has_no_horizontal_scroll(page)
+    page.click("#top-tables button")
+    assert page.input_value("#deny-cidr") == "198.51.100.0/24"
+    assert operator.get("deny").json()["entries"] == []
+
+
 # --- a server that is gone
 
 

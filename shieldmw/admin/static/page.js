@@ -164,6 +164,7 @@ async function readOnce(stream) {
 async function follow() {
   const stream = { abort: () => {}, wake: () => {}, ended: false };
   session.stream = stream;
+  followTop(stream);
   let pauseMs = FIRST_RETRY_MS;
   while (!stream.ended) {
     try {
@@ -237,7 +238,7 @@ function signedOut(why) {
   listeners.clear();
   traffic.clear();
   Object.assign(totals, { at: 0, values: null });
-  for (const id of ["board", "tools", "link", "gone"]) show(id, false);
+  for (const id of ["board", "tools", "link", "gone", "top"]) show(id, false);
   show("sign-in", true);
   write("mode-note", "");
   write("sign-in-error", why);
@@ -447,6 +448,65 @@ function drawDenied({ denied, denied_count: count, role }) {
     return row([[entry.cidr], ["", "time"], [entry.reason ? `${entry.actor}: ${entry.reason}` : entry.actor]], cell);
   }));
   [...el("deny-rows").rows].forEach((shown, place) => write(shown.cells[1], span(denied[place].seconds_left)));
+}
+
+// --- who is busiest
+
+const TOP_MS = 10000;
+const TOPS = [["networks", "Network"], ["addresses", "Address"], ["subjects", "Member"], ["paths", "Path"], ["user_agents", "User agent"]];
+
+/** Ask from time to time while the page is seen. A server without that route has no such section. */
+async function followTop(stream) {
+  while (!stream.ended) {
+    if (session.state && !session.goneSince && !document.hidden) {
+      try {
+        drawTop(await ask("GET", "top?count=8"));
+      } catch (error) {
+        if (error.status === 404) return;
+      }
+    }
+    await new Promise((resolve) => setTimeout(resolve, session.state ? TOP_MS : 500));
+  }
+}
+
+/** A count that is only known to lie between two numbers. */
+const between = (least, most) => (most > least ? `${number(least)}–${number(most)}` : number(least));
+
+function drawTop(top) {
+  show("top", true);
+  write("top-scope", `of ${counted(top.requests, "request")}, ${number(top.refused)} refused, in the last ${number(top.seconds)} s on ${counted(top.workers, "worker")}`);
+  fill("top-tables", top, () => TOPS.filter(([kind]) => top[kind].length).map(([kind, label]) => topTable(kind, label, top[kind])));
+}
+
+function topTable(kind, label, entries) {
+  const table = node("table");
+  const head = node("tr");
+  for (const [text, className] of [[label], ["requests", "num"], ["refused", "num"]]) {
+    const cell = node("th", text, className);
+    cell.scope = "col";
+    head.append(cell);
+  }
+  table.createTHead().append(head);
+  const isDeniable = kind === "networks" && session.state.role === "admin";
+  table.createTBody().append(...entries.map((entry) => {
+    const refused = entry.refused === undefined ? "" : between(entry.refused, entry.refused_at_most);
+    const made = row([[entry.name || "(none)"], [between(entry.requests, entry.requests_at_most), "num"], [refused, "num"]]);
+    if (isDeniable) made.cells[0].append(" ", denyButton(entry.name));
+    return made;
+  }));
+  return table;
+}
+
+/** Writes a network into the form for denying: nothing is denied by this click alone. */
+function denyButton(cidr) {
+  const button = node("button", "Deny…", "small");
+  button.type = "button";
+  button.setAttribute("aria-label", `Deny ${cidr}…`);
+  button.addEventListener("click", () => {
+    el("deny-cidr").value = cidr;
+    el("deny-reason").focus();
+  });
+  return button;
 }
 
 function drawAudit({ audit }) {
