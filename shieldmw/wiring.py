@@ -355,6 +355,13 @@ def build_worker(
     claims = Claims(store, seats, admission.ticket_number, lease_s, bars=not in_urls)
     if settings.policy.has_polled_paths or (settings.policy.has_live_paths and settings.trusted_proxies):
         background.append(claims.refresher)  # trusted proxies may ask, and then live paths are polled
+    control = Control(
+        *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
+        load_reports=load_reports,
+        top_reports=top_reports,
+        workers=meter.workers,
+    )
+    background.append(control.recent.refresher)
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     webhook = _webhook(settings, store, clock)
     worker = Worker(
@@ -362,12 +369,7 @@ def build_worker(
         entrance,
         Polls(admission, entrance, claims, polled_caps, in_urls=in_urls),
         overload,
-        Control(
-            *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
-            load_reports=load_reports,
-            top_reports=top_reports,
-            workers=meter.workers,
-        ),
+        control,
         named_limits=NamedLimits(
             gate, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
         ),

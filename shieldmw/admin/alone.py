@@ -39,6 +39,11 @@ class AdminAlone:
             answer = problem(404, "Only the admin routes are served here.")
             await answer(scope, *self._lingering.around(scope, receive, send))
 
+    def leave(self) -> None:
+        """Prepare to stop: end the answers that do not end by themselves."""
+        if self._desk is not None:
+            self._desk.leave()
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:

@@ -42,7 +42,14 @@ LIMIT = Limit("admin", 60, 60, 60)
 # address, since one for the whole worker could be used up by a single attacker; a comparison takes microseconds.
 GUESSES_LIMIT = Limit("admin-guesses", 6000, 60, 6000)
 
+# Requests of one address for the files of the page, which need no token. They do not use up ``LIMIT``, and a few people
+# behind one address can open the page again and again.
+PAGE_LIMIT = Limit("admin-page", 600, 60, 600)
+
 ADDRESSES_KEPT = 16_384
+
+
+_CROSS_SITE = "Requests made by other sites are refused."
 
 
 class Role(StrEnum):
@@ -82,13 +89,20 @@ class AdminAuth:
         self._now_s = now_s
         self._wrong_tokens = LogThrottle(now_s)
 
+    def page_refusal(self, scope: Scope) -> Response | None:
+        """The refusal of a request for a file of the page; None if it is granted. A link on another site, such as a
+        chat, may lead to the page, but nothing else there may load its files."""
+        if _has(scope, b"sec-fetch-site", b"cross-site") and not _has(scope, b"sec-fetch-mode", b"navigate"):
+            return problem(403, _CROSS_SITE)
+        clients = self._addressing.prefixes.clients(self._address(scope))
+        return self._refusal(_charges(clients, PAGE_LIMIT), "from one address")
+
     def enter(self, scope: Scope) -> Operator | Response:
         """The operator behind a request, or the refusal."""
         # Checked first and not charged: requests that a foreign page makes must not lock its visitor out.
-        if any(value.strip().lower() == b"cross-site" for value in _lines(scope, b"sec-fetch-site")):
-            return problem(403, "Requests made by other sites are refused.")
-        facts = self._reader.read(scope)
-        address = self._addressing.locate(facts.peer, facts.forwarded).address
+        if _has(scope, b"sec-fetch-site", b"cross-site"):
+            return problem(403, _CROSS_SITE)
+        address = self._address(scope)
         clients = self._addressing.prefixes.clients(address)
         refusal = self._too_many(clients)
         token = _bearer(scope)
@@ -101,6 +115,10 @@ class AdminAuth:
         if role is None:
             return refusal or self._wrong_token(clients, address)
         return self._with_token(role, scope, clients, address)
+
+    def _address(self, scope: Scope) -> Address | None:
+        facts = self._reader.read(scope)
+        return self._addressing.locate(facts.peer, facts.forwarded).address
 
     def _with_token(
         self, role: Role, scope: Scope, clients: AddressClients, address: Address | None
@@ -156,6 +174,10 @@ def _digest(token: bytes) -> bytes:
 
 def _lines(scope: Scope, name: bytes) -> list[bytes]:
     return [value for key, value in scope["headers"] if key == name]
+
+
+def _has(scope: Scope, name: bytes, value: bytes) -> bool:
+    return any(line.strip().lower() == value for line in _lines(scope, name))
 
 
 def _bearer(scope: Scope) -> bytes | None:

@@ -44,6 +44,9 @@ class WorkerLoadItem(BaseModel):
     waiting: ByClass = Field(description="Requests that wait for their turn.")
     shed: ByClass = Field(description="Requests refused for overload since the worker's start.")
     shed_per_second: RatesByClass = Field(description="The same, in the last seconds.")
+    mode_version: int | None = Field(
+        None, description="The version of the mode that the worker follows; null if its release does not say."
+    )
 
     @classmethod
     def of(cls, load: WorkerLoad) -> WorkerLoadItem:
@@ -60,6 +63,7 @@ class WorkerLoadItem(BaseModel):
             waiting=ByClass.of(load.waiting),
             shed=ByClass.of(load.shed),
             shed_per_second=RatesByClass(host=rates[0], member=rates[1], guest=rates[2]),
+            mode_version=load.mode_version,
         )
 
 

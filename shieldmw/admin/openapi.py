@@ -88,7 +88,7 @@ def _parameters(operation: Operation) -> list[Json]:
 def _from_model(model: type[BaseModel] | None, place: str, *, required: bool | None = None) -> list[Json]:
     if model is None:
         return []
-    schema = model.model_json_schema()
+    schema = model.model_json_schema(ref_template=_REF)
     needed = schema.get("required", ())
     return [
         {

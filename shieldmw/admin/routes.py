@@ -33,6 +33,8 @@ from .schema import (
     DenyBody,
     DenyItem,
     ModeBody,
+    PreviewAnswer,
+    PreviewQuery,
     ResetAnswer,
     ResetBody,
     StatusAnswer,
@@ -51,6 +53,11 @@ class Call:
     request: Request
     path: Any
     given: Any
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether addresses are masked in the answer, since the token may only look."""
+        return self.operator.role is Role.VIEWER
 
     @property
     def network(self) -> IPNetwork:
@@ -130,24 +137,31 @@ async def put_limits(call: Call) -> Response:
     return problem(412, detail, headers={"etag": f'"{limits.version}"'}, limits=limits)
 
 
+async def get_preview(call: Call) -> Response:
+    """Answer with what a change of the mode would do now."""
+    query: PreviewQuery = call.given
+    return answer(PreviewAnswer.of(call.control.preview(query.mode, query.capacity, query.guest_share)))
+
+
 async def get_audit(call: Call) -> Response:
     """Answer with the last changes."""
     query: AuditQuery = call.given
-    entries = await call.control.audit(query.count)
-    return answer(AuditAnswer(entries=[AuditItem.of(entry) for entry in entries]))
+    items = [AuditItem.of(entry) for entry in await call.control.audit(query.count)]
+    return answer(AuditAnswer(entries=[item.masked() for item in items] if call.is_masked else items))
 
 
 async def get_top(call: Call) -> Response:
     """Answer with the busiest clients, networks, paths and user agents."""
     query: TopQuery = call.given
     top = await call.control.top(query.count)
-    return answer(TopAnswer.of(top, masked=call.operator.role is not Role.ADMIN))
+    return answer(TopAnswer.of(top, masked=call.is_masked))
 
 
 async def get_deny_list(call: Call) -> Response:
     """Answer with all denied networks."""
     now_s = call.control.now_s()
-    return answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
+    items = [DenyItem.of(entry, now_s) for entry in await call.control.denied()]
+    return answer(DenyAnswer(entries=[item.masked() for item in items] if call.is_masked else items))
 
 
 async def get_edge_list(call: Call) -> Response:
@@ -232,6 +246,10 @@ OPERATIONS = (
     Operation("GET", "/status", get_status, "The state of the fleet", StatusAnswer, versioned=True),
     Operation(
         "PUT", "/mode", put_mode, "Switch to emergency or back", StatusAnswer, (*_BODY, 412), ModeBody, versioned=True
+    ),
+    Operation(
+        *("GET", "/mode/preview", get_preview, "What a change of the mode would do now", PreviewAnswer, (422,)),
+        query=PreviewQuery,
     ),
     Operation("GET", "/limits", get_limits, "The limits in force", LimitsAnswer, versioned=True),
     Operation("PUT", "/limits", put_limits, "Change limits", LimitsAnswer, (*_BODY, 412), LimitsBody, versioned=True),

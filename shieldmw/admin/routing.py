@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from urllib.parse import quote
 
@@ -21,7 +22,9 @@ from shieldmw.gate.operator.control import Control
 
 from .answers import json_answer, problem, read_json, validated
 from .auth import AdminAuth, Operator
+from .live import Live
 from .openapi import document
+from .page import page_answer
 from .routes import OPERATIONS, Call, Operation
 from .schema import ActorHeader, admin_called
 
@@ -40,7 +43,7 @@ class Admin:
         self._below = PathPattern(f"{path}/*")
         self._questions = PathPattern(f"{path}/authorize/*")
         self._admin_auth = admin_auth
-        self._app = _app()
+        self._app = _app(Live())
 
     def owns(self, scope: Scope) -> bool:
         """Whether a request is for these routes: its path literally begins with ``path``, and no reading of it leads
@@ -74,12 +77,16 @@ class Admin:
         if len(scope["headers"]) > MOST_LINES:
             await problem(431, f"Send at most {MOST_LINES} header lines.")(scope, receive, send)
             return
+        path: str = scope["path"]
+        below = below_root(path, scope.get("root_path", ""))[len(self._path) :]
+        file = page_answer(scope, below)
+        if file is not None:
+            await (self._admin_auth.page_refusal(scope) or file)(scope, receive, send)
+            return
         operator = self._admin_auth.enter(scope)
         if isinstance(operator, Response):
             await operator(scope, receive, send)
             return
-        path: str = scope["path"]
-        below = below_root(path, scope.get("root_path", ""))[len(self._path) :]
         inner = {**scope, "root_path": path.removesuffix(below) if below else path}
         await self._app({**inner, _OPERATOR: operator, _CONTROL: control}, receive, send)
 
@@ -89,11 +96,15 @@ def _begins(raw: bytes, start: str) -> bool:
     return raw == encoded or raw.startswith((encoded + b"/", encoded + b"?"))
 
 
-def _app() -> Starlette:
+def _app(live: Live) -> Starlette:
     by_path = groupby(sorted(OPERATIONS, key=lambda operation: operation.path), key=lambda operation: operation.path)
     routes = [_route(path, {operation.method: operation for operation in group}) for path, group in by_path]
     app = Starlette(
-        routes=[*routes, Route("/openapi.json", _openapi, methods=["GET"])],
+        routes=[
+            *routes,
+            Route("/openapi.json", _openapi, methods=["GET"]),
+            Route("/live", partial(_live, live), methods=["GET"]),
+        ],
         exception_handlers={HTTPException: _http_problem, StoreError: _store_problem, Exception: _bug},
     )
     app.router.redirect_slashes = False
@@ -150,6 +161,11 @@ def _actor(request: Request) -> str | Response:
 
 async def _openapi(request: Request) -> Response:
     return json_answer(document(request.scope["root_path"]))
+
+
+async def _live(live: Live, request: Request) -> Response:
+    operator: Operator = request.scope[_OPERATOR]
+    return live.answer(request.scope[_CONTROL], operator.role, head_only=request.method == "HEAD")
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

@@ -13,9 +13,11 @@ from shieldmw.core.address import IPNetwork
 from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
+from shieldmw.core.masking import masked
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
+from shieldmw.gate.operator.preview import Preview
 from shieldmw.gate.operator.status import Status
 from shieldmw.gate.operator.top_reports import REPORTED
 from shieldmw.settings.fields import matching
@@ -88,6 +90,12 @@ class ModeBody(Given):
         if value is not None and info.data.get("mode") is Mode.NORMAL:
             raise ValueError("is only for mode 'emergency': leave it out")
         return value
+
+
+class PreviewQuery(ModeBody):
+    """The change to preview, named as in ``PUT /mode``. Not strict, since numbers in queries are text."""
+
+    model_config = ConfigDict(strict=False)
 
 
 class DenyBody(Given):
@@ -223,6 +231,43 @@ class StatusAnswer(BaseModel):
         )
 
 
+class PreviewAnswer(BaseModel):
+    """What a change of the mode would do now. Listeners: with a seat they stay or leave, without one they come in or
+    wait."""
+
+    mode: Mode
+    capacity: int | None = Field(description="Seats of the fleet in that mode; null for no limit.")
+    guest_seats: int | None = Field(description="How many of them guests may hold.")
+    guest_share: float
+    counted: str = Field(description="Whose listeners: the `fleet`'s, or those of the `worker` that answers.")
+    stay: ByClass
+    leave: ByClass
+    come: ByClass
+    wait: ByClass
+    guest_limit: str = Field(description="The limit of guests, per address.")
+    closed: tuple[str, ...] = Field(description="Rules whose paths are closed to everyone.")
+    members_only: tuple[str, ...] = Field(description="Rules whose paths are closed to guests.")
+
+    @classmethod
+    def of(cls, preview: Preview) -> PreviewAnswer:
+        """Convert the gate's preview."""
+        capacity, listeners = preview.capacity, preview.listeners
+        return cls(
+            mode=preview.mode,
+            capacity=None if capacity is None else capacity.seats,
+            guest_seats=None if capacity is None else capacity.guest_seats,
+            guest_share=preview.guest_share,
+            counted="fleet" if preview.fleet_wide else "worker",
+            stay=ByClass.of(listeners.stay),
+            leave=ByClass.of(listeners.leave),
+            come=ByClass.of(listeners.come),
+            wait=ByClass.of(listeners.wait),
+            guest_limit=preview.guest_limit,
+            closed=preview.closed,
+            members_only=preview.members_only,
+        )
+
+
 class AuditItem(BaseModel):
     """One entry of the audit log."""
 
@@ -241,6 +286,10 @@ class AuditItem(BaseModel):
         return cls(
             when=when, when_utc=utc(when), who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
         )
+
+    def masked(self) -> AuditItem:
+        """The same for those with the view token: addresses are masked."""
+        return self.model_copy(update={name: masked(getattr(self, name)) for name in ("what", "was", "now", "why")})
 
 
 class AuditAnswer(BaseModel):
@@ -264,6 +313,10 @@ class DenyItem(BaseModel):
         left_s = max(0, round(entry.until_s - now_s))
         cidr = str(entry.network)
         return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
+
+    def masked(self) -> DenyItem:
+        """The same for those with the view token: addresses are masked."""
+        return self.model_copy(update={"cidr": masked(self.cidr), "reason": masked(self.reason)})
 
 
 class DenyAnswer(BaseModel):

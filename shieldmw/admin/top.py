@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from shieldmw.core.masking import masked as masked_addresses
 from shieldmw.core.top import Entry, FleetTop, Kind
 
-# Shown of an address or a subject to those who may only read.
+# Shown of a subject to those who may only read.
 _HIDDEN = "…"
 
 
@@ -64,7 +65,7 @@ class TopAnswer(BaseModel):
             requests=top.requests,
             refused=top.refused,
             addresses=[BusyClient.of(entry, masked=masked) for entry in top.of[Kind.ADDRESS]],
-            networks=[BusyClient.of(entry) for entry in top.of[Kind.NETWORK]],
+            networks=[BusyClient.of(entry, masked=masked) for entry in top.of[Kind.NETWORK]],
             subjects=[BusyClient.of(entry, masked=masked) for entry in top.of[Kind.SUBJECT]],
             paths=[BusyClient.of(entry) for entry in top.of[Kind.PATH]],
             user_agents=[
@@ -74,5 +75,6 @@ class TopAnswer(BaseModel):
 
 
 def _masked(name: str) -> str:
-    """The first half of a name: enough to tell two apart, too little to know either."""
-    return name[: len(name) // 2] + _HIDDEN
+    """An address without its last half; of anything else the first half: enough to tell two apart."""
+    shown = masked_addresses(name)
+    return name[: len(name) // 2] + _HIDDEN if shown == name else shown

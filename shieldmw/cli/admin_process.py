@@ -49,7 +49,12 @@ async def serve(host: str, port_or_path: str, metrics_path: str | None) -> None:
         log_enabled=False,
     )
     server.uds_permissions = PERMISSIONS  # the embedded server takes no such argument
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+
+    def stop() -> None:
+        app.leave()
+        server.stop()  # type: ignore[no-untyped-call]
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
     await server.serve()
 
 

@@ -19,7 +19,8 @@ class WorkerLoad:
 
     ``turn_us`` is the longest turn of its event loop in the last ``lately_ms``. ``waiting``, ``shed`` and
     ``shed_lately`` count requests by class, returning guests as guests: those in the queue, those refused since the
-    worker's start, and those refused in the last ``lately_ms``.
+    worker's start, and those refused in the last ``lately_ms``. ``mode_version``: the mode that it follows; None if it
+    is of a release that does not say.
     """
 
     worker: str
@@ -33,6 +34,7 @@ class WorkerLoad:
     shed: Audience
     shed_lately: Audience
     lately_ms: int
+    mode_version: int | None = None
 
     def is_fresh(self, now_s: float) -> bool:
         """Whether the report still counts. One from the future was not written by us, or the clock has stepped back."""

@@ -287,16 +287,22 @@ def granted(fair: int, has: int, room: int) -> int:
 
 def fair_share(capacity: Capacity, demands: Sequence[Audience], index: int) -> Capacity:
     """What one worker should hold, once the others hold what they should."""
+    served, left, guest_rest = divided(capacity, demands, index)
+    even = [1] * len(demands)
+    headroom = _slice(left, even, index)
+    guest_headroom = min(headroom, _slice(min(left, guest_rest), even, index))
+    return Capacity(served.total + headroom, served.guests + guest_headroom)
+
+
+def divided(capacity: Capacity, demands: Sequence[Audience], index: int) -> tuple[Audience, int, int]:
+    """One worker's listeners who are served, by class; then the seats that nobody wants, and how many of them guests
+    may hold."""
     left = capacity.seats
     hosts, left = _part(left, [demand.hosts for demand in demands], index)
     members, left = _part(left, [demand.members for demand in demands], index)
     guest_left = min(left, capacity.guest_seats)
     guests, guest_rest = _part(guest_left, [demand.guests for demand in demands], index)
-    left -= guest_left - guest_rest
-    even = [1] * len(demands)
-    headroom = _slice(left, even, index)
-    guest_headroom = min(headroom, _slice(min(left, guest_rest), even, index))
-    return Capacity(hosts + members + guests + headroom, guests + guest_headroom)
+    return Audience(hosts, members, guests), left - (guest_left - guest_rest), guest_rest
 
 
 def _part(left: int, wants: Sequence[int], index: int) -> tuple[int, int]:

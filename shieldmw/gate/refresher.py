@@ -35,7 +35,7 @@ class Refresher:
     ) -> None:
         self._name = name
         self._work = work
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self.least_s = least_s
         self._first_s = first_s
         self._wanted = asyncio.Event()
@@ -71,7 +71,7 @@ class Refresher:
             await asyncio.sleep(max(self.least_s, AGAIN_S) if self._failing else self.least_s)
             if not self._failing:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._interval_s - self.least_s):
+                    async with asyncio.timeout(self.interval_s - self.least_s):
                         await self._wanted.wait()
             self._wanted.clear()
             await self._once()

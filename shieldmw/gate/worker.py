@@ -135,6 +135,7 @@ class Worker:
         """Apply the new mode to the seats, and to the guests' share of the app; report it to observers."""
         seats = self.entrance.seats
         seats.mode_changed()
+        self.control.mode_changed()
         if self.overload is not None:
             self.overload.share(seats.guest_share)
         before, self._reported = self._reported, self._mode_watch.mode

@@ -321,6 +321,7 @@ def load_text(load: WorkerLoad) -> str:
             "shed": astuple(load.shed),
             "shed_lately": astuple(load.shed_lately),
             "lately_ms": load.lately_ms,
+            "mode_version": load.mode_version,
         }
     )
 
@@ -343,6 +344,7 @@ def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
             shed=_counts(kept["shed"]),
             shed_lately=_counts(kept["shed_lately"]),
             lately_ms=_count(kept["lately_ms"]),
+            mode_version=None if kept.get("mode_version") is None else _count(kept["mode_version"]),
         )
     except Exception:  # a foreign value can be anything
         return None

@@ -188,3 +188,19 @@ def _waits_s(server: HttpServer) -> float:
     began_s = time.monotonic()
     httpx.get(f"{server.base_url}/healthz", timeout=TIMEOUT_S)
     return time.monotonic() - began_s
+
+
+def test_an_open_page_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """The listener ends the page's stream in order; the server would otherwise wait until it is killed."""
+    with (
+        listening("tcp", tmp_path) as found,
+        found.operator.stream("GET", "/-/shield/live") as events,
+    ):
+        chunks = events.iter_text()
+        assert next(chunks).startswith("data: ")
+        began = time.monotonic()
+        found.server.process.send_signal(signal.SIGTERM)
+        for _ in chunks:  # raises where the connection was cut
+            pass
+        found.server.process.wait(TIMEOUT_S)
+        assert time.monotonic() - began < 4

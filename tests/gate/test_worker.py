@@ -12,6 +12,7 @@ from gate.doubles import FakeClock, FlakyStore, LoopClock, clock_of, facts, memo
 from shieldmw import Settings
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyList
+from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import AWAITED_S
 from shieldmw.gate.auth.jwks import JwksKeys
@@ -182,3 +183,22 @@ def test_all_parts_of_a_worker_share_its_clock() -> None:
         type(part).__name__ for part in everything
     }
     assert not [part for part in everything for value in held_by(part) if id(value) in of_others]
+
+
+def test_operators_hear_soon_that_a_worker_follows() -> None:
+    """Not with its next report of the load only: while they wait they do not know whether the switch works."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        store = MemoryStore(b"fleet", now_us=clock.us)
+        worker = build_worker(Settings(redis_url="memory://"), store, clock_of(clock.s))
+        await worker.start()
+        await pass_time(0.5)
+        await store.set_mode(ModeChange(Mode.EMERGENCY, "kim"), was=ModeState(), expected_version=None)
+        worker.heard("mode")
+        await pass_time(0.5)
+        (load,) = (await worker.control.status()).overload.workers
+        assert load.mode_version == 1
+        await worker.stop()
+
+    run(story())

@@ -420,7 +420,7 @@ NOW_S = 1_800_000_000.0
 def report(worker: str, at_s: float = NOW_S, in_flight: int = 3) -> WorkerLoad:
     """A worker's report, each of whose numbers is another."""
     counts = (Audience(1, 2, 33), Audience(4, 5, 66), Audience(7, 8, 99))
-    return WorkerLoad(worker, "web-1", 4242, at_s, 11_000, in_flight, 128, *counts, 2001)
+    return WorkerLoad(worker, "web-1", 4242, at_s, 11_000, in_flight, 128, *counts, 2001, 17)
 
 
 def test_the_last_report_of_each_worker_is_told(open_store: Open) -> None:

@@ -218,7 +218,7 @@ def test_a_lease_without_end_that_is_none_of_ours_keeps_no_key_for_ever(server: 
 
 LOAD_KEY = "shield:load"
 AT_S = 1_800_000_000.0
-REPORT = WorkerLoad("ours", "web-1", 1, AT_S, 1, 2, 3, Audience(), Audience(), Audience(), 4)
+REPORT = WorkerLoad("ours", "web-1", 1, AT_S, 1, 2, 3, Audience(), Audience(), Audience(), 4, 5)
 
 
 def reported(**values: object) -> str:
@@ -239,6 +239,7 @@ def reported(**values: object) -> str:
         pytest.param(reported(in_flight=True), id="a number that is none"),
         pytest.param(reported(pid="1"), id="a number as text"),
         pytest.param(reported(lately_ms=float("nan")), id="NaN"),
+        pytest.param(reported(mode_version="5"), id="a version as text"),
         pytest.param(reported(shed=[1, 2]), id="a class is missing"),
         pytest.param(reported(shed=[1, 2, 3, 4]), id="a class too many"),
         pytest.param(reported(waiting=3), id="no counts"),

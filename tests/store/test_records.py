@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shieldmw.core.api_keys import ApiKey
@@ -33,6 +35,14 @@ def test_half_a_character_is_no_text_of_ours() -> None:
     text = load_text(load)
     assert parse_load(b"w", text.encode()) == load
     assert parse_load(b"w", text.replace('"host": "host"', '"host": "\\ud800"').encode()) is None
+
+
+def test_a_report_of_an_older_release_is_read() -> None:
+    """It does not say which mode the worker follows; during an upgrade both releases report."""
+    load = WorkerLoad("w", "host", 7, 1.0, 0, 0, 64, Audience(), Audience(), Audience(), 2000, 3)
+    text = load_text(load)
+    assert parse_load(b"w", text.encode()) == load
+    assert parse_load(b"w", text.replace(', "mode_version": 3', "").encode()) == replace(load, mode_version=None)
 
 
 def test_a_key_that_cannot_be_read_proves_nobody() -> None:

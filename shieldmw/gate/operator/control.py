@@ -18,11 +18,12 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Address, Client, Identity, Prefixes, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
-from shieldmw.core.mode import ModeChange
+from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.overrides import Overrides
 from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity, Grant
 from shieldmw.core.top import FleetTop
+from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
@@ -37,6 +38,8 @@ from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .edge_list import EdgeList, edge_list
 from .limits_report import LimitsReport, LimitsStatus
+from .preview import Preview
+from .recent import Recent
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 from .top_reports import TopReports
 
@@ -99,6 +102,7 @@ class Control:
         self._top_reports = top_reports
         self._edge_list: tuple[DenyList, EdgeList] | None = None
         self._workers = workers
+        self.recent = Recent(workers, seats)
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""
@@ -122,6 +126,23 @@ class Control:
             self._settings.dry_run,
             LimitsStatus.of(self._limits_watch),
         )
+
+    def preview(self, mode: Mode, seats: int | None, guest_share: float | None) -> Preview:
+        """What a change of the mode would do now, without a call to the store."""
+        return Preview.of(self._limits_watch.in_force, self._seats, self._seat_status(), mode, seats, guest_share)
+
+    async def waiting_room(self) -> QueueCounters | None:
+        """The counters of the waiting room; None if there are no seats to wait for."""
+        return await self._store.queue(0, 0) if self._settings.policy.has_seats else None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this process is stopping, so that open pages must go."""
+        return self._seats.is_leaving
+
+    def mode_changed(self) -> None:
+        """Report soon that this worker follows another mode."""
+        self._load_reports.refresh_soon()
 
     def metrics(self) -> Metered:
         """The metrics as of now, without a call to the store."""

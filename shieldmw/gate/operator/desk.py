@@ -53,6 +53,7 @@ class Desk:
     ) -> None:
         self.control = control
         self._limiter = limiter
+        self._seats = seats
         self._look = Refresher("seats", seats.refresh, interval_s=LOOK_S, least_s=LEAST_S)
         self._mode_watch = mode_watch
         self._limits_watch = limits_watch
@@ -67,9 +68,16 @@ class Desk:
         await self._limits_watch.refresher.start()
         await self._deny_watch.refresher.start()
         await self._look.start()
+        await self.control.recent.refresher.start()
+
+    def leave(self) -> None:
+        """Prepare to stop: open pages must go, since the server waits for them."""
+        self._seats.leave()
 
     async def stop(self) -> None:
         """Stop refreshing, and close the connections."""
+        await self._seats.stop()
+        await self.control.recent.refresher.stop()
         await self._look.stop()
         await self._deny_watch.refresher.stop()
         await self._limits_watch.refresher.stop()

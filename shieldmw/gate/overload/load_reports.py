@@ -24,6 +24,9 @@ from .overload import Overload
 # Interval between two reports, longer in a large fleet.
 REPORT_S = 2.0
 
+# Shortest interval between two reports, after a change of the mode: operators wait for the workers to follow it.
+LEAST_S = 0.2
+
 
 class LoadReports:
     """This worker's reports and the fleet's. ``overload`` is None in a process without a lane, which only reads.
@@ -51,7 +54,7 @@ class LoadReports:
         self._own: WorkerLoad | None = None
         self._shed = Audience()
         self._measured_s = self._now_s()
-        self._refresher = Refresher("load reports", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
+        self._refresher = Refresher("load reports", self.refresh, interval_s=REPORT_S, least_s=LEAST_S)
 
     async def start(self) -> None:
         """Report now, and then every few seconds."""
@@ -65,12 +68,16 @@ class LoadReports:
             with suppress(StoreError):  # a report that stays is soon too old to be shown
                 await self._register.drop_load(self._seats.worker)
 
+    def refresh_soon(self) -> None:
+        """Report soon, since this worker follows another mode now."""
+        self._refresher.refresh_soon()
+
     async def refresh(self) -> None:
         """Report the app's load now."""
         self.on_measure()
         if self._overload is None:
             return
-        self._refresher.least_s = self._seats.pace_s(REPORT_S)
+        self._refresher.interval_s, self._refresher.least_s = self._seats.pace_s(REPORT_S), self._seats.pace_s(LEAST_S)
         self._own = self._measure(self._overload)
         self._overload.begin_period()
         await self._register.report_load(self._own)
@@ -105,4 +112,5 @@ class LoadReports:
             shed=self._shed,
             shed_lately=self._shed - before,
             lately_ms=lately_ms,
+            mode_version=self._seats.mode_version,
         )

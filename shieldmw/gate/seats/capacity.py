@@ -30,6 +30,19 @@ class SeatPlan:
         lease_s = limits.policy.longest_lease_s
         return cls(limits.capacity, limits.emergency_capacity, limits.emergency_guest_share, lease_s)
 
+    def seats_in(self, mode: Mode, seats: int | None, guest_share: float | None) -> Capacity | None:
+        """The fleet's seats in a mode, if an operator chose these values for an emergency; None for no limit."""
+        if mode is Mode.NORMAL:
+            return Capacity(self.capacity, self.capacity) if self.capacity else None
+        seats = self.emergency_capacity if seats is None else seats
+        return Capacity(seats, floor(seats * self.share_in(mode, guest_share) + 1e-9)) if seats else None
+
+    def share_in(self, mode: Mode, guest_share: float | None) -> float:
+        """The share of the seats that guests may hold in a mode, if an operator chose this one for an emergency."""
+        if mode is Mode.NORMAL:
+            return 1.0
+        return self.emergency_guest_share if guest_share is None else guest_share
+
 
 class FleetCapacity:
     """The capacity in the current mode: by the ``plan``, unless the operator chose another with the change of the mode.
@@ -43,16 +56,10 @@ class FleetCapacity:
 
     def now(self) -> Capacity | None:
         """The fleet's seats; None for no limit."""
-        plan, state = self.plan, self._mode_watch.state
-        if self._mode_watch.mode is Mode.NORMAL:
-            return Capacity(plan.capacity, plan.capacity) if plan.capacity else None
-        seats = plan.emergency_capacity if state.capacity is None else state.capacity
-        return Capacity(seats, floor(seats * self.guest_share + 1e-9)) if seats else None
+        state = self._mode_watch.state
+        return self.plan.seats_in(self._mode_watch.mode, state.capacity, state.guest_share)
 
     @property
     def guest_share(self) -> float:
         """The share of the seats that guests may hold."""
-        if self._mode_watch.mode is Mode.NORMAL:
-            return 1.0
-        share = self._mode_watch.state.guest_share
-        return self.plan.emergency_guest_share if share is None else share
+        return self.plan.share_in(self._mode_watch.mode, self._mode_watch.state.guest_share)

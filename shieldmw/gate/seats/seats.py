@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
+from shieldmw.core.mode import Mode
 from shieldmw.core.seats import UNLIMITED, Audience, Capacity, Grant
 from shieldmw.core.text import counted
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
@@ -69,6 +70,7 @@ class Seats:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.ledger = SeatLedger(leases=LeasedSeats(mode_watch.store_now_s, plan.longest_lease_s))
+        self._plan = plan
         self._capacity = FleetCapacity(plan, mode_watch)
         self._share = Share(register, self._capacity, self.ledger, clock)
         self._mode_watch = mode_watch
@@ -114,6 +116,19 @@ class Seats:
     def now_s(self) -> float:
         """The store's clock, in Unix seconds, by which leases end."""
         return self._mode_watch.store_now_s()
+
+    def seats_in(self, mode: Mode, seats: int | None, guest_share: float | None) -> Capacity | None:
+        """The fleet's seats in a mode, if an operator chose these values for an emergency; None for no limit."""
+        return self._plan.seats_in(mode, seats, guest_share)
+
+    def share_in(self, mode: Mode, guest_share: float | None) -> float:
+        """The share of the seats that guests may hold in a mode, if an operator chose this one for an emergency."""
+        return self._plan.share_in(mode, guest_share)
+
+    @property
+    def mode_version(self) -> int:
+        """The version of the mode that this worker follows."""
+        return self._mode_watch.state.version
 
     @property
     def guest_share(self) -> float:

@@ -10,13 +10,13 @@ from gate.doubles import FakeClock, LoopClock, clock_of, facts, memory_store, pa
 from shieldmw.core.concurrency import AdaptiveLimit
 from shieldmw.core.lane import Rank
 from shieldmw.core.load import FRESH_S, WorkerLoad
-from shieldmw.core.mode import Mode
+from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.overload.delayed_refusals import DelayedRefusals
 from shieldmw.gate.overload.gatekeeper import Gatekeeper
-from shieldmw.gate.overload.load_reports import REPORT_S, LoadReports
+from shieldmw.gate.overload.load_reports import LEAST_S, REPORT_S, LoadReports
 from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.capacity import SeatPlan
 from shieldmw.gate.seats.seats import Seats
@@ -152,6 +152,29 @@ def test_reports_come_each_two_seconds_and_less_often_in_a_large_fleet() -> None
         await worker.reports.stop()
         await pass_time(100.0)
         assert store.reports - before == 10
+
+    run(story())
+
+
+def test_a_worker_reports_soon_that_it_follows_another_mode() -> None:
+    """An operator who has switched waits for it; otherwise nothing is reported sooner than usual."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        store = counting_store(clock)
+        worker = Worker(store, clock)
+        await worker.reports.start()
+        await pass_time(10 * REPORT_S + LEAST_S)
+        before = store.reports
+        await worker.seats._mode_watch.set(ModeChange(Mode.EMERGENCY, "kim"), None)
+        worker.reports.refresh_soon()
+        await pass_time(0.01)
+        assert store.reports == before + 1
+        (load,) = await worker.reports.of_fleet()
+        assert load.mode_version == 1
+        await pass_time(REPORT_S)
+        assert store.reports == before + 2
+        await worker.reports.stop()
 
     run(story())
 

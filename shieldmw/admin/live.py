@@ -1,0 +1,154 @@
+"""`/live`: the state of the fleet as server-sent events, one each second, made once for all pages that are open.
+
+The page reads them with ``fetch``, since an ``EventSource`` cannot send the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from weakref import WeakKeyDictionary
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from shieldmw.gate.operator.control import Control
+
+from .answers import problem
+from .auth import Role
+from .live_state import LiveState, history, live_state
+
+# Interval between two events.
+INTERVAL_S = 1.0
+
+# Pages that are open at a time, for each worker: enough for a team and its screens.
+MOST_PAGES = 50
+
+# Time for a page to take an event. A longer pause means that its computer sleeps, and it connects again.
+SEND_S = 20.0
+
+
+class Live:
+    """The events of this process: for each event loop, and so each ``Control``, those of its open pages."""
+
+    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+        self._interval_s = interval_s
+        self._feeds: WeakKeyDictionary[Control, _Feed] = WeakKeyDictionary()
+
+    def answer(self, control: Control, role: Role, *, head_only: bool = False) -> Response:
+        """The endless answer to one page."""
+        feed = self._feeds.setdefault(control, _Feed(control, self._interval_s))
+        if feed.pages >= MOST_PAGES:
+            detail = f"{MOST_PAGES} pages are open here, which is the most. Close some."
+            return problem(503, detail, title="Too many pages", headers={"retry-after": "5"})
+        return _Events(feed, role, head_only=head_only)
+
+
+class _Feed:
+    """Makes the state once each interval while there are pages."""
+
+    def __init__(self, control: Control, interval_s: float) -> None:
+        self._control = control
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[_Frame | None] | None = None
+        self.pages = 0
+
+    def history(self) -> bytes:
+        """What came before the first state."""
+        return history(self._control)
+
+    async def frames(self) -> AsyncIterator[_Frame]:
+        """The states from now on. A slow page misses some; it ends when the process is about to stop."""
+        while (frame := await asyncio.shield(self._coming())) is not None:
+            yield frame
+
+    def _coming(self) -> asyncio.Future[_Frame | None]:
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._make(), name="shieldmw live page")
+        return self._next
+
+    async def _make(self) -> None:
+        """Make states until no page is open, or the process is about to stop."""
+        known: LiveState | None = None
+        frame: _Frame | None = None
+        try:
+            while self.pages and not self._control.is_leaving:
+                known = await live_state(self._control, known)
+                frame = _Frame(known)
+                self._publish(frame)
+                await asyncio.sleep(self._interval_s)
+        finally:
+            self._publish(None)
+
+    def _publish(self, frame: _Frame | None) -> None:
+        coming, self._next = self._next, None
+        if coming is not None and not coming.done():
+            coming.set_result(frame)
+
+
+class _Frame:
+    """One state as an event, by role, each written once."""
+
+    def __init__(self, state: LiveState) -> None:
+        self._state = state
+        self._events: dict[Role, bytes] = {}
+
+    def event(self, role: Role) -> bytes:
+        """The event for pages with this role."""
+        event = self._events.get(role)
+        if event is None:
+            event = self._events[role] = b"data: " + self._state.json_for(role) + b"\n\n"
+        return event
+
+
+class _Events(Response):
+    """An answer that sends events until the page goes, or the process is about to stop."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, feed: _Feed, role: Role, *, head_only: bool) -> None:
+        # x-accel-buffering: nginx would collect events until its buffer is full.
+        headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-accel-buffering": "no"}
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._feed = feed
+        self._role = role
+        self._head_only = head_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        self._feed.pages += 1  # before anything is awaited: more pages may be opening
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if not self._head_only:
+                await self._send_until_gone(receive, send)
+        finally:
+            self._feed.pages -= 1
+        with suppress(OSError):  # the page may have gone
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_until_gone(self, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self._send_all(send))
+        going = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait((sending, going), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, going):
+                task.cancel()
+            await asyncio.gather(sending, going, return_exceptions=True)
+
+    async def _send_all(self, send: Send) -> None:
+        first = b"event: history\ndata: " + self._feed.history() + b"\n\n"
+        await send({"type": "http.response.body", "body": first, "more_body": True})
+        async for frame in self._feed.frames():
+            async with asyncio.timeout(SEND_S):
+                await send({"type": "http.response.body", "body": frame.event(self._role), "more_body": True})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,180 @@
+"""The state of the fleet as the page shows it: one document, made of what the other routes tell."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from shieldmw.core.masking import masked
+from shieldmw.core.mode import Mode
+from shieldmw.core.traffic import Outcome
+from shieldmw.core.verdict import Served, verdict
+from shieldmw.core.waiting import QueueCounters
+from shieldmw.errors import StoreError
+from shieldmw.gate.operator.control import Control
+from shieldmw.gate.operator.recent import Recent
+from shieldmw.gate.operator.status import Status
+
+from .auth import Role
+from .load import RatesByClass
+from .schema import AuditItem, DenyItem, PreviewAnswer, StatusAnswer
+
+# Entries of the audit log and the deny list that the page shows.
+AUDIT_SHOWN = 30
+DENIED_SHOWN = 100
+
+
+class Members(BaseModel):
+    """Whether hosts and members are being served."""
+
+    served: Served
+    percent: float | None
+    why: str
+
+    @classmethod
+    def of(cls, status: Status, traffic: Traffic) -> Members:
+        """The verdict on the last seconds: the fleet's seats, and the requests of this `serve`'s workers."""
+        seats = status.seats
+        refused = sum(of.member + of.host for outcome, of in traffic.lately.items() if outcome is not Outcome.LET_IN)
+        let_in = traffic.lately[Outcome.LET_IN]
+        told = verdict(seats.present, seats.demand or seats.present, let_in.member + let_in.host, refused)
+        return cls(served=told.served, percent=told.percent, why=told.why)
+
+
+class Traffic(BaseModel):
+    """Requests of this `serve`'s workers by outcome: since the start, and of each class a second lately."""
+
+    workers: int
+    totals: dict[Outcome, int]
+    lately: dict[Outcome, RatesByClass]
+
+    @classmethod
+    def of(cls, recent: Recent) -> Traffic:
+        """The traffic now."""
+        now = recent.now()
+        lately = {
+            outcome: RatesByClass(host=round(of.hosts, 1), member=round(of.members, 1), guest=round(of.guests, 1))
+            for outcome, of in recent.lately(now).items()
+        }
+        return cls(workers=now.workers, totals={name: of.total for name, of in now.totals.items()}, lately=lately)
+
+
+class Obedience(BaseModel):
+    """The workers that report, and those of them that do not follow the mode in force, by name."""
+
+    version: int
+    follow: int
+    behind: list[str]
+    silent: int = Field(description="Workers that share the seats, but have not reported for seven seconds.")
+
+
+class WaitingRoom(BaseModel):
+    """Members that wait for a seat with a number, and numbers that were called since the room began."""
+
+    waiting: int
+    called: int
+
+    @classmethod
+    def of(cls, counters: QueueCounters) -> WaitingRoom:
+        """Convert the fleet's counters."""
+        return cls(waiting=max(0, counters.given - counters.called), called=counters.called)
+
+
+class LiveState(BaseModel):
+    """What the page shows. ``switch``: what the other mode would do now, as configured."""
+
+    role: Role = Role.ADMIN
+    status: StatusAnswer
+    members: Members
+    traffic: Traffic
+    obedience: Obedience
+    switch: PreviewAnswer
+    waiting_room: WaitingRoom | None
+    denied: list[DenyItem]
+    denied_count: int
+    audit: list[AuditItem]
+    lists: Literal["current", "stale"] = Field(
+        description="`stale`: the store is away, so the waiting room, deny list and audit are those last known."
+    )
+
+    def json_for(self, role: Role) -> bytes:
+        """The state for pages with this role: with the view token, addresses are masked."""
+        shown = self if role is Role.ADMIN else self._masked()
+        return shown.model_dump_json(by_alias=True, exclude={"status": {"settings"}}).encode()
+
+    def _masked(self) -> LiveState:
+        return self.model_copy(
+            update={
+                "role": Role.VIEWER,
+                "denied": [item.masked() for item in self.denied],
+                "audit": [item.masked() for item in self.audit],
+                "status": self.status.model_copy(update={"reason": masked(self.status.reason)}),
+            }
+        )
+
+
+async def live_state(control: Control, known: LiveState | None) -> LiveState:
+    """The state now. While the store is away, its lists are those ``known`` before."""
+    status = await control.status()
+    answer, traffic = StatusAnswer.of(status), Traffic.of(control.recent)
+    other = Mode.NORMAL if answer.mode is Mode.EMERGENCY else Mode.EMERGENCY
+    state = LiveState(
+        status=answer,
+        members=Members.of(status, traffic),
+        traffic=traffic,
+        obedience=_obedience(status),
+        switch=PreviewAnswer.of(control.preview(other, None, None)),
+        waiting_room=None if known is None else known.waiting_room,
+        denied=[] if known is None else known.denied,
+        denied_count=0 if known is None else known.denied_count,
+        audit=[] if known is None else known.audit,
+        lists="stale",
+    )
+    if status.store_is_up:
+        with suppress(StoreError):
+            return state.model_copy(update={**await _lists(control), "lists": "current"})
+    return state
+
+
+async def _lists(control: Control) -> dict[str, object]:
+    room, denied, now_s = await control.waiting_room(), await control.denied(), control.now_s()
+    latest = sorted(denied, key=lambda entry: entry.until_s, reverse=True)[:DENIED_SHOWN]
+    return {
+        "waiting_room": None if room is None else WaitingRoom.of(room),
+        "denied": [DenyItem.of(entry, now_s) for entry in latest],
+        "denied_count": len(denied),
+        "audit": [AuditItem.of(entry) for entry in await control.audit(AUDIT_SHOWN)],
+    }
+
+
+def _obedience(status: Status) -> Obedience:
+    version, workers = status.mode.version, status.overload.workers
+    behind = [
+        f"{load.host}, process {load.pid}"
+        for load in workers
+        if load.mode_version is not None and load.mode_version < version
+    ]
+    silent = max(0, (status.seats.workers or 0) - len(workers)) if status.overload.fleet_wide and workers else 0
+    return Obedience(version=version, follow=len(workers) - len(behind), behind=behind, silent=silent)
+
+
+def history(control: Control) -> bytes:
+    """The last quarter of an hour for a page that has just been opened: a row for each sample, the oldest first.
+
+    Each has the time, the totals by outcome, members and guests with a seat, listeners without one, and the seats.
+    """
+    rows = [
+        (
+            sample.at_s,
+            *(sample.totals[outcome].total for outcome in Outcome),
+            sample.present.favoured,
+            sample.present.guests,
+            max(0, sample.demand.total - sample.present.total),
+            sample.seats,
+        )
+        for sample in control.recent.samples()
+    ]
+    return json.dumps(rows, separators=(",", ":")).encode()

@@ -1,0 +1,81 @@
+"""Requests by what became of them, in the few groups that an operator thinks in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .client import ListenerClass
+from .decision import Reason, Verdict
+from .metrics import DECISIONS, cell
+from .seats import Audience
+
+
+class Outcome(StrEnum):
+    """What became of a request: let in, or why not. ``SENT_AWAY``: by an emergency, or for want of a seat."""
+
+    LET_IN = "let_in"
+    OVER_LIMIT = "over_limit"
+    SENT_AWAY = "sent_away"
+    OVERLOAD = "overload"
+    DENIED = "denied"
+
+
+_REFUSED = {
+    Reason.QUOTA: Outcome.OVER_LIMIT,
+    Reason.TOO_MANY_STREAMS: Outcome.OVER_LIMIT,
+    Reason.OVERLOAD: Outcome.OVERLOAD,
+    Reason.DENY_LIST: Outcome.DENIED,
+}
+
+# Requests since the start, by outcome and class. None of them ever falls.
+Totals = Mapping[Outcome, Audience]
+
+
+def _outcome(verdict: str, reason: str) -> Outcome:
+    if Verdict(verdict) is not Verdict.REFUSED:
+        return Outcome.LET_IN
+    return _REFUSED.get(Reason(reason), Outcome.SENT_AWAY)
+
+
+def _cells(outcome: Outcome, name: ListenerClass) -> tuple[int, ...]:
+    found = [labels for labels in DECISIONS.series if _outcome(labels[0], labels[1]) is outcome]
+    return tuple(cell(DECISIONS, *labels) for labels in found if labels[2] == name)
+
+
+_CELLS = {outcome: tuple(_cells(outcome, name) for name in ListenerClass) for outcome in Outcome}
+
+
+def totals(workers: Iterable[Sequence[float]]) -> Totals:
+    """The requests that all workers have decided, by their cells."""
+    workers = tuple(workers)
+    return {
+        outcome: Audience(*(sum(int(cells[at]) for cells in workers for at in places) for places in of_classes))
+        for outcome, of_classes in _CELLS.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Requests of one outcome per second, by class."""
+
+    hosts: float = 0.0
+    members: float = 0.0
+    guests: float = 0.0
+
+    @property
+    def favoured(self) -> float:
+        """Those of hosts and members."""
+        return self.hosts + self.members
+
+
+def rates(before: Totals, now: Totals, seconds: float) -> Mapping[Outcome, Rates]:
+    """The requests per second between two totals; none if no time has passed."""
+    if seconds <= 0:
+        return dict.fromkeys(Outcome, Rates())
+    return {outcome: _rates(now[outcome] - before[outcome], seconds) for outcome in Outcome}
+
+
+def _rates(more: Audience, seconds: float) -> Rates:
+    return Rates(*(max(0, count) / seconds for count in (more.hosts, more.members, more.guests)))

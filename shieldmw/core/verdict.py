@@ -1,0 +1,54 @@
+"""Whether members are being served: the one thing that an operator must see first. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .seats import Audience
+from .text import counted
+
+# Part of the hosts and members that must be served. The rest is what even a calm fleet refuses: a client beyond its own
+# limits, a listener who asks again before the next division of seats.
+ENOUGH = 0.99
+
+
+class Served(StrEnum):
+    """Whether hosts and members get what they ask for; ``IDLE``: none of them asks for anything."""
+
+    YES = "yes"
+    NO = "no"
+    IDLE = "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verdict, how many of 100 are served (rounded down to a tenth; None if nobody asks), and why, in words."""
+
+    served: Served
+    percent: float | None
+    why: str
+
+
+def verdict(seated: Audience, demand: Audience, let_in_per_s: float, refused_per_s: float) -> Verdict:
+    """The verdict on hosts and members: the smaller one of the parts that have a seat and whose requests are let in.
+
+    Args:
+        seated: listeners with a seat.
+        demand: those, and listeners who lately found none.
+        let_in_per_s: requests of hosts and members that were let in.
+        refused_per_s: those that were refused, whatever the reason.
+    """
+    unseated = max(0, demand.favoured - seated.favoured)
+    parts, reasons = [], []
+    if asked := seated.favoured + unseated:
+        parts.append(seated.favoured / asked)
+        reasons.append(f"{counted(unseated, 'member')} without a seat" if unseated else "every member has a seat")
+    if offered := let_in_per_s + refused_per_s:
+        parts.append(let_in_per_s / offered)
+        refused = f"{refused_per_s:,.1f} requests of members a second are refused"
+        reasons.append(refused if refused_per_s else "no member is refused")
+    if not parts:
+        return Verdict(Served.IDLE, None, "no member asks for anything at the moment")
+    part = min(parts)
+    return Verdict(Served.YES if part >= ENOUGH else Served.NO, int(part * 1000) / 10, "; ".join(reasons))

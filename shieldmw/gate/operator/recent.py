@@ -1,0 +1,67 @@
+"""The last quarter of an hour in a few numbers, so that an operator who opens the page sees what led to now."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shieldmw.core.seats import Audience
+from shieldmw.core.traffic import Outcome, Rates, Totals, rates, totals
+from shieldmw.gate.metrics.slots import WorkerValues
+from shieldmw.gate.refresher import Refresher
+from shieldmw.gate.seats.seats import Seats
+
+# Interval between two samples, and how many are kept: 15 minutes.
+SAMPLE_S = 5.0
+SAMPLES = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The state at ``at_s`` (Unix seconds by the store's clock). ``totals`` are those of this ``serve``'s workers, the
+    listeners those of the fleet; ``seats`` None means no limit."""
+
+    at_s: float
+    workers: int
+    totals: Totals
+    present: Audience
+    demand: Audience
+    seats: int | None
+
+
+class Recent:
+    """Keeps samples. ``workers`` reads the metrics of all workers of this ``serve``."""
+
+    def __init__(self, workers: Callable[[], Sequence[WorkerValues]], seats: Seats) -> None:
+        self._workers = workers
+        self._seats = seats
+        self._kept: deque[Sample] = deque(maxlen=SAMPLES)
+        self.refresher = Refresher("recent traffic", self.refresh, interval_s=SAMPLE_S, least_s=SAMPLE_S)
+
+    async def refresh(self) -> None:
+        """Keep the state now."""
+        self._kept.append(self.now())
+
+    def now(self) -> Sample:
+        """The state now."""
+        seats, grant, capacity = self._seats, self._seats.grant, self._seats.capacity()
+        present = seats.ledger.held() if grant is None else grant.present
+        workers = self._workers()
+        return Sample(
+            seats.now_s(),
+            sum(worker.is_running for worker in workers),
+            totals(worker.cells for worker in workers),
+            present,
+            present if grant is None else grant.demand,
+            None if capacity is None else capacity.seats,
+        )
+
+    def samples(self) -> Sequence[Sample]:
+        """Those kept, the oldest first."""
+        return tuple(self._kept)
+
+    def lately(self, now: Sample) -> Mapping[Outcome, Rates]:
+        """Requests per second since a sample that is some seconds old, or the oldest one."""
+        old = [sample for sample in self._kept if now.at_s - sample.at_s >= SAMPLE_S] or list(self._kept)[:1] or [now]
+        return rates(old[-1].totals, now.totals, now.at_s - old[-1].at_s)
