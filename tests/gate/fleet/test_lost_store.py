@@ -191,7 +191,7 @@ def test_what_is_over_is_not_told_again(valkey: RedisServer, client: redis.Redis
 
     async def story() -> None:
         async with fleet(valkey, 1) as (worker,):
-            await control(worker).deny(network_of(DENIED), 0, actor="kim", reason="", own=None, force=False)
+            await control(worker).deny(network_of(DENIED), -1, actor="kim", reason="", own=None, force=False)
             client.flushall()
             assert await denied(worker) == []
             assert await told_again(worker) == []

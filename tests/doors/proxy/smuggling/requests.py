@@ -461,7 +461,7 @@ VERSIONS = (
     Payload("version in small letters", "another protocol", bare("GET /first http/1.1", HOST) + HIDDEN),
     Payload("version of many digits", "HTTP/1.1, or 1.10", bare("GET /first HTTP/1.10", HOST) + HIDDEN),
     Payload("another protocol", "RTSP looks much the same", bare("GET /first RTSP/1.0", HOST) + HIDDEN),
-    # The server speaks HTTP/2 from here on, and answers with frames: tests/…/test_http2.py.
+    # The server speaks HTTP/2 from here on, and answers with frames.
     Payload(
         "the preface of HTTP/2",
         "a request named PRI, then what follows",
