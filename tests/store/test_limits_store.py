@@ -144,22 +144,24 @@ def test_lost_overrides_are_restored_once_and_older_ones_never(valkey: RedisServ
     run(story())
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        "",
-        "not json",
-        "[]",
-        json.dumps({"values": {"SHIELD_IP_LIMIT": []}, "rules": {}}),
-        json.dumps({"values": {}, "rules": {"x": [1, 2, 3]}, "actor": "", "reason": "", "before": {}}),
-        json.dumps({"values": {}, "rules": {}, "actor": "", "reason": "", "before": {"values": {}, "rules": {}}}),
-    ],
-)
+NO_BEFORE = {"values": {}, "rules": {}, "until": None}
+OURS = {"values": {}, "rules": {}, "actor": "", "reason": "", "before": NO_BEFORE}
+FOREIGN = [
+    *({"values": {"SHIELD_IP_LIMIT": value}} for value in ([], None, True, {})),
+    *({"rules": {"x": parts}} for parts in ([1, 2, 3], ["5/second", 2.5, True], [None, None, 1], [None, None])),
+    *({"before": {**NO_BEFORE, **wrong}} for wrong in ({"until": -1}, {"until": "x"}, {"values": {"x": []}})),
+    *({"before": 1}, {"values": 1}),
+]
+
+
+@pytest.mark.parametrize("data", ["", "not json", "[]", *(json.dumps({**OURS, **wrong}) for wrong in FOREIGN)])
 def test_what_others_wrote_there_is_an_error_of_the_store(valkey: RedisServer, admin: redis.Redis, data: str) -> None:
     """Nothing in the place of the overrides is obeyed that was not written by us; the next change replaces it."""
 
     async def story() -> None:
         async with each_kind("valkey", valkey) as store:
+            admin.hset(LIMITS_KEY, mapping={"version": "9", "data": json.dumps(OURS)})
+            assert (await store.limits()).state == OverridesState(version=9)
             admin.hset(LIMITS_KEY, mapping={"version": "9", "data": data})
             with pytest.raises(StoreError):
                 await store.limits()
