@@ -144,9 +144,9 @@ def test_lost_overrides_are_restored_once_and_older_ones_never(valkey: RedisServ
     run(story())
 
 
-NO_BEFORE = {"values": {}, "rules": {}, "until": None}
-OURS = {"values": {}, "rules": {}, "actor": "", "reason": "", "before": NO_BEFORE}
-FOREIGN = [
+NO_BEFORE: dict[str, object] = {"values": {}, "rules": {}, "until": None}
+OURS: dict[str, object] = {"values": {}, "rules": {}, "actor": "", "reason": "", "before": NO_BEFORE}
+FOREIGN: list[dict[str, object]] = [
     *({"values": {"SHIELD_IP_LIMIT": value}} for value in ([], None, True, {})),
     *({"rules": {"x": parts}} for parts in ([1, 2, 3], ["5/second", 2.5, True], [None, None, 1], [None, None])),
     *({"before": {**NO_BEFORE, **wrong}} for wrong in ({"until": -1}, {"until": "x"}, {"values": {"x": []}})),
