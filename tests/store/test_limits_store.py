@@ -146,15 +146,19 @@ def test_lost_overrides_are_restored_once_and_older_ones_never(valkey: RedisServ
 
 NO_BEFORE: dict[str, object] = {"values": {}, "rules": {}, "until": None}
 OURS: dict[str, object] = {"values": {}, "rules": {}, "actor": "", "reason": "", "before": NO_BEFORE}
-FOREIGN: list[dict[str, object]] = [
-    *({"values": {"SHIELD_IP_LIMIT": value}} for value in ([], None, True, {})),
-    *({"rules": {"x": parts}} for parts in ([1, 2, 3], ["5/second", 2.5, True], [None, None, 1], [None, None])),
-    *({"before": {**NO_BEFORE, **wrong}} for wrong in ({"until": -1}, {"until": "x"}, {"values": {"x": []}})),
-    *({"before": 1}, {"values": 1}),
+FOREIGN: list[tuple[str, object]] = [
+    *[("values", {"SHIELD_IP_LIMIT": value}) for value in ([], None, True, {})],
+    *[("rules", {"x": parts}) for parts in ([1, 2, 3], ["5/second", 2.5, True], [None, None, 1], [None, None])],
+    *[("before", {**NO_BEFORE, "until": until}) for until in (-1, "x")],
+    ("before", {**NO_BEFORE, "values": {"x": []}}),
+    ("before", 1),
+    ("values", 1),
 ]
 
 
-@pytest.mark.parametrize("data", ["", "not json", "[]", *(json.dumps({**OURS, **wrong}) for wrong in FOREIGN)])
+@pytest.mark.parametrize(
+    "data", ["", "not json", "[]", *(json.dumps({**OURS, name: wrong}) for name, wrong in FOREIGN)]
+)
 def test_what_others_wrote_there_is_an_error_of_the_store(valkey: RedisServer, admin: redis.Redis, data: str) -> None:
     """Nothing in the place of the overrides is obeyed that was not written by us; the next change replaces it."""
 
