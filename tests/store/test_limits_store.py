@@ -147,7 +147,9 @@ def test_lost_overrides_are_restored_once_and_older_ones_never(valkey: RedisServ
 NO_BEFORE: dict[str, object] = {"values": {}, "rules": {}, "until": None}
 OURS: dict[str, object] = {"values": {}, "rules": {}, "actor": "", "reason": "", "before": NO_BEFORE}
 FOREIGN: list[tuple[str, object]] = [
-    *[("values", {"SHIELD_IP_LIMIT": value}) for value in ([], None, True, {})],
+    ("values", {"SHIELD_IP_LIMIT": []}),
+    ("values", {"SHIELD_IP_LIMIT": None}),
+    ("values", {"SHIELD_IP_LIMIT": True}),
     *[("rules", {"x": parts}) for parts in ([1, 2, 3], ["5/second", 2.5, True], [None, None, 1], [None, None])],
     *[("before", {**NO_BEFORE, "until": until}) for until in (-1, "x")],
     ("before", {**NO_BEFORE, "values": {"x": []}}),
