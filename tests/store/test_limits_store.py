@@ -144,22 +144,30 @@ def test_lost_overrides_are_restored_once_and_older_ones_never(valkey: RedisServ
     run(story())
 
 
+NO_BEFORE: dict[str, object] = {"values": {}, "rules": {}, "until": None}
+OURS: dict[str, object] = {"values": {}, "rules": {}, "actor": "", "reason": "", "before": NO_BEFORE}
+FOREIGN: list[tuple[str, object]] = [
+    ("values", {"SHIELD_IP_LIMIT": []}),
+    ("values", {"SHIELD_IP_LIMIT": None}),
+    ("values", {"SHIELD_IP_LIMIT": True}),
+    *[("rules", {"x": parts}) for parts in ([1, 2, 3], ["5/second", 2.5, True], [None, None, 1], [None, None])],
+    *[("before", {**NO_BEFORE, "until": until}) for until in (-1, "x")],
+    ("before", {**NO_BEFORE, "values": {"x": []}}),
+    ("before", 1),
+    ("values", 1),
+]
+
+
 @pytest.mark.parametrize(
-    "data",
-    [
-        "",
-        "not json",
-        "[]",
-        json.dumps({"values": {"SHIELD_IP_LIMIT": []}, "rules": {}}),
-        json.dumps({"values": {}, "rules": {"x": [1, 2, 3]}, "actor": "", "reason": "", "before": {}}),
-        json.dumps({"values": {}, "rules": {}, "actor": "", "reason": "", "before": {"values": {}, "rules": {}}}),
-    ],
+    "data", ["", "not json", "[]", *(json.dumps({**OURS, name: wrong}) for name, wrong in FOREIGN)]
 )
 def test_what_others_wrote_there_is_an_error_of_the_store(valkey: RedisServer, admin: redis.Redis, data: str) -> None:
     """Nothing in the place of the overrides is obeyed that was not written by us; the next change replaces it."""
 
     async def story() -> None:
         async with each_kind("valkey", valkey) as store:
+            admin.hset(LIMITS_KEY, mapping={"version": "9", "data": json.dumps(OURS)})
+            assert (await store.limits()).state == OverridesState(version=9)
             admin.hset(LIMITS_KEY, mapping={"version": "9", "data": data})
             with pytest.raises(StoreError):
                 await store.limits()
