@@ -197,7 +197,7 @@ def test_an_open_page_does_not_hold_up_the_stop(tmp_path: Path) -> None:
         found.operator.stream("GET", "/-/shield/live") as events,
     ):
         chunks = events.iter_text()
-        assert next(chunks).startswith("data: ")
+        assert "data: " in next(chunks)
         began = time.monotonic()
         found.server.process.send_signal(signal.SIGTERM)
         for _ in chunks:  # raises where the connection was cut
