@@ -114,7 +114,7 @@ class Shield:
         self._nesting = nesting
         self._workers = Workers(open_worker, self._stopped)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: PLR0912  (each frame costs)
         """Decide http and websocket scopes; start and stop with the lifespan; pass on anything else."""
         kind = scope["type"]
         if kind not in ("http", "websocket"):
@@ -137,9 +137,8 @@ class Shield:
         decision = worker.decide_now(facts)
         if not isinstance(decision, Decision):
             decision = await decision
-        decision, scope, send = (
-            await self._polled(worker, facts, decision, scope, send) if decision.lease_s else (decision, scope, send)
-        )
+        if decision.lease_s:
+            decision, scope, send = await self._polled(worker, facts, decision, scope, send)
         answer: Awaitable[None]
         passage: Passage | None = None
         try:
@@ -185,21 +184,13 @@ class Shield:
             worker.decided(facts, decision, scope["headers"])
             return answer_preflight(self.app, scope, receive, send)
         if passage is not None and worker.overload is not None and scope.get("method", "GET") not in WITHOUT_A_BODY:
-            upload = Upload(passage, partial(worker.overload.passage, facts, decision), receive, send)
-            return self._upload(upload, worker, facts, decision, scope, receive, send)
+            enter = partial(worker.overload.passage, facts, decision)
+            settled = partial(_settled, worker, facts, decision, scope)
+            return self._upload(Upload(passage, enter, settled, receive, send), scope, receive, send)
         worker.decided(facts, decision, scope["headers"])
         return self.app(scope, receive, send)
 
-    async def _upload(
-        self,
-        upload: Upload,
-        worker: Worker,
-        facts: Facts,
-        decision: Decision,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def _upload(self, upload: Upload, scope: Scope, receive: Receive, send: Send) -> None:
         """The app's answer to a request with a body, or a refusal if the client was slow and the lane is full."""
         try:
             await self.app(scope, upload.receive, upload.send)
@@ -207,8 +198,7 @@ class Shield:
             if upload.refusal is None:
                 raise
         finally:
-            # Not before: it may still be refused.
-            worker.decided(facts, upload.refusal or decision, scope["headers"])
+            upload.settle()
         if upload.refusal is not None:
             refuse = self._replies.refuse if upload.is_whole else self._refuse
             await refuse(upload.refusal, scope, receive, send)
@@ -354,6 +344,11 @@ class Shield:
         """Forget a worker that was stopped, here or elsewhere: it must decide no longer."""
         if self._worker is worker:
             self._loop = self._worker = None
+
+
+def _settled(worker: Worker, facts: Facts, decision: Decision, scope: Scope, refusal: Decision | None) -> None:
+    """Count a request with a body, once it cannot be refused any more, or is."""
+    worker.decided(facts, refusal or decision, scope["headers"])
 
 
 async def _passage(worker: Worker, facts: Facts, decision: Decision, scope: Scope) -> Passage | Decision | None:

@@ -43,16 +43,23 @@ def send_from_inside(passage: Passage, scope: Scope, headers: Headers, send: Sen
 class Upload:
     """A request with a body. If its client was slow it has lost its place, and passes the lane again.
 
-    If it is shed there (``refusal``) the app receives a disconnect, and nothing that it sends goes out.
+    If it is shed there (``refusal``) the app receives a disconnect, and nothing that it sends goes out. ``on_settled``
+    is called once, with that refusal, or with None as soon as there can be none any more.
     """
 
-    __slots__ = ("_enter", "_has_begun", "_passage", "_receive", "_send", "is_whole", "refusal")
+    __slots__ = ("_enter", "_has_begun", "_on_settled", "_passage", "_receive", "_send", "is_whole", "refusal")
 
     def __init__(
-        self, passage: Passage, enter: Callable[[], Awaitable[Passage | Decision]], receive: Receive, send: Send
+        self,
+        passage: Passage,
+        enter: Callable[[], Awaitable[Passage | Decision]],
+        on_settled: Callable[[Decision | None], None],
+        receive: Receive,
+        send: Send,
     ) -> None:
         self._passage = passage
         self._enter = enter
+        self._on_settled: Callable[[Decision | None], None] | None = on_settled
         self._receive = receive
         self._send = send
         self._has_begun = False
@@ -75,7 +82,10 @@ class Upload:
                     self._passage.end()
             elif not self._has_begun:
                 self.refusal = entry
+                self.settle()
                 return {"type": "http.disconnect"}
+        if self.is_whole:
+            self.settle()
         return message
 
     async def send(self, message: Message) -> None:
@@ -87,7 +97,14 @@ class Upload:
         if self.refusal is not None:
             raise OSError("the request was turned away")
         self._has_begun = True
+        self.settle()
         await self._send(message)
+
+    def settle(self) -> None:
+        """It is in the app for good, or refused, or over."""
+        on_settled, self._on_settled = self._on_settled, None
+        if on_settled is not None:
+            on_settled(self.refusal)
 
 
 def route_of(scope: Scope, start: Message) -> Hashable:

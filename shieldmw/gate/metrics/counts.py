@@ -29,9 +29,6 @@ for _verdict, _reason, _name in DECISIONS.series:
     _cells[Reason(_reason)] = cell(DECISIONS, _verdict, _reason, _name)
 _OF_GUESTS = _DECIDED[ListenerClass.GUEST]
 
-_ADMITTED_GUESTS = _OF_GUESTS[Verdict.ALLOWED][Reason.WITHIN_LIMITS]
-_REFUSED_GUESTS = _OF_GUESTS[Verdict.REFUSED][Reason.QUOTA]
-
 _CALLED = {labels: cell(STORE_CALLS, *labels) for labels in STORE_CALLS.series}
 _LOCAL, _STORE = cell(DECISION_SECONDS, DecisionPath.LOCAL), cell(DECISION_SECONDS, DecisionPath.STORE)
 _BATCH = cell(STORE_BATCH_SIZE)
@@ -66,16 +63,13 @@ class Counts:
     loop's turn, by ``later``; without it, at once. A worker that is killed loses those of the turn under way.
     """
 
-    __slots__ = ("_decided", "admitted_guests", "cells", "is_due", "later", "refused_guests", "worker")
+    __slots__ = ("_decided", "_is_due", "cells", "later", "worker")
 
     def __init__(self, worker: str = "0", cells: Cells | None = None) -> None:
         self.worker = worker
         self.cells = doubles(bytearray(8 * COUNT)) if cells is None else cells
         self.later: Callable[[Callable[[], None]], object] | None = None
-        self.is_due = False
-        # The most frequent decisions have counters of their own: those on guests within limits, or over their quota.
-        self.admitted_guests = 0
-        self.refused_guests = 0
+        self._is_due = False
         self._decided: dict[int, int] = {}
 
     def decided(self, decision: Decision) -> None:
@@ -84,30 +78,21 @@ class Counts:
         by_verdict = _OF_GUESTS if identity is None else _DECIDED[identity.listener_class]
         at = by_verdict[decision.verdict][decision.reason]
         self._decided[at] = self._decided.get(at, 0) + 1
-        if not self.is_due:
-            self.add_soon()
-
-    def add_soon(self) -> None:
-        """Have the decisions added at the end of this turn."""
+        if self._is_due:
+            return
         if self.later is None:
             self.add()
         else:
-            self.is_due = True
+            self._is_due = True
             self.later(self.add)
 
     def add(self) -> None:
         """Add the decisions counted since the last time to their cells."""
         cells = self.cells
-        if self.admitted_guests:
-            cells[_ADMITTED_GUESTS] += self.admitted_guests
-            self.admitted_guests = 0
-        if self.refused_guests:
-            cells[_REFUSED_GUESTS] += self.refused_guests
-            self.refused_guests = 0
         for at, count in self._decided.items():
             cells[at] += count
         self._decided.clear()
-        self.is_due = False
+        self._is_due = False
 
     def decided_locally(self, took_us: int) -> None:
         """Count a sampled decision that was made in the worker."""

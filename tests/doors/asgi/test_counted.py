@@ -158,6 +158,33 @@ def test_an_upload_is_counted_once(fails: bool) -> None:
     assert run(story()) == {GUEST_IN: 1}
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["once it is whole", "once its answer begins"])
+def test_an_upload_is_counted_while_its_answer_goes_on(reads: bool) -> None:
+    """An answer may last for hours: the request is in the app all the same, and cannot be shed any more."""
+    found: list[Decisions] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if reads:
+            for _ in range(2):
+                await receive()
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0)
+        found.append(decisions(shield))
+        if reads:
+            await ok(scope, receive, send)
+        else:
+            await send({"type": "http.response.body", "body": b""})
+
+    async def story() -> Decisions:
+        await call(shield, http_scope(method="POST"), body(b"a", b"b"))
+        return decisions(shield)
+
+    shield = ShieldMiddleware(app, Settings(redis_url="memory://"))
+    assert run(story()) == {GUEST_IN: 1}
+    assert found == [{GUEST_IN: 1}]
+
+
 def test_a_slow_upload_that_is_shed_is_counted_as_refused_alone() -> None:
     """It had a place, and lost it."""
 

@@ -66,8 +66,10 @@ def test_who_sends_in_time_keeps_the_place() -> None:
     """It is asked for once, however many pieces there are."""
 
     async def story(keeper: Gatekeeper, passage: Passage) -> None:
-        upload = Upload(passage, never, pieces(), sent)
+        settled: list[Decision | None] = []
+        upload = Upload(passage, never, settled.append, pieces(), sent)
         assert [await upload.receive() for _ in PIECES] == list(PIECES)
+        assert settled == [None], "once, when it is whole"
         assert keeper.lane.places.inside == 1
 
     told(story)
@@ -82,7 +84,8 @@ def test_who_was_slow_comes_back_through_the_lane() -> None:
             assert again is not None
             return again
 
-        upload = Upload(passage, enter, pieces(), sent)
+        settled: list[Decision | None] = []
+        upload = Upload(passage, enter, settled.append, pieces(), sent)
         for piece in PIECES:
             slow(keeper)
             assert keeper.lane.places.inside == 0
@@ -99,10 +102,12 @@ def test_who_was_slow_and_finds_the_lane_full_is_gone_for_the_app() -> None:
         async def enter() -> Passage | Decision:
             return SHED
 
-        upload = Upload(passage, enter, pieces(), sent)
+        settled: list[Decision | None] = []
+        upload = Upload(passage, enter, settled.append, pieces(), sent)
         slow(keeper)
         for _ in range(3):
             assert await upload.receive() == {"type": "http.disconnect"}
+            assert settled == [SHED]
         assert upload.refusal is SHED
         with pytest.raises(OSError, match="turned away"):
             await upload.send({"type": "http.response.start", "status": 200})
@@ -117,7 +122,8 @@ def test_who_disconnects_after_a_while_needs_no_place() -> None:
         async def receive() -> Message:
             return {"type": "http.disconnect"}
 
-        upload = Upload(passage, never, receive, sent)
+        settled: list[Decision | None] = []
+        upload = Upload(passage, never, settled.append, receive, sent)
         slow(keeper)
         assert await upload.receive() == {"type": "http.disconnect"}
 
@@ -128,7 +134,8 @@ def test_who_is_answered_already_needs_no_place() -> None:
     """An app may answer before it has received all."""
 
     async def story(keeper: Gatekeeper, passage: Passage) -> None:
-        upload = Upload(passage, never, pieces(), sent)
+        settled: list[Decision | None] = []
+        upload = Upload(passage, never, settled.append, pieces(), sent)
         passage.begun("page")
         slow(keeper)
         assert [await upload.receive() for _ in PIECES] == list(PIECES)
@@ -150,7 +157,8 @@ def test_an_answer_that_begins_while_its_upload_waits_is_the_only_one(is_shed: b
                 again.end()
             return SHED if is_shed else again
 
-        upload = Upload(passage, enter, pieces(), sent)
+        settled: list[Decision | None] = []
+        upload = Upload(passage, enter, settled.append, pieces(), sent)
         slow(keeper)
         assert await upload.receive() == PIECES[0]
         assert upload.refusal is None
