@@ -38,7 +38,13 @@ Top = Mapping[str, Any]
 
 
 @click.command()
-@click.option("--count", type=Whole(1, 50), default=10, show_default=True, help="Lines of each table.")
+@click.option(
+    "--count",
+    type=Whole(1, 50),
+    default=10,
+    show_default=True,
+    help="How many of each kind by requests, and as many by refusals.",
+)
 @click.option("--once", is_flag=True, help="Print it once, and end.  [default if the output is no terminal]")
 @click.option(
     "--url",
@@ -80,7 +86,7 @@ def _watch(client: AdminClient, count: int, console: Console) -> None:
 def _screen(client: AdminClient, count: int) -> Group:
     status, found = client.status(), client.top(count)
     lines = [Text(f"{label:<8}{harmless(text)}") for label, text in status_lines(status, client.place)]
-    tables = [_table(title, found[kind][:count]) for kind, title in _TITLES.items() if found[kind]]
+    tables = [_table(title, found[kind]) for kind, title in _TITLES.items() if found[kind]]
     return Group(*lines, Text(f"{'busy':<8}{_totals(found)}"), *tables)
 
 

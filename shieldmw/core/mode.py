@@ -15,6 +15,9 @@ class Mode(StrEnum):
     __hash__ = str.__hash__  # as fast as that of a string
 
 
+# Actor and reason of changes that the shield makes by itself, when an end time has come.
+SHIELD, ENDED = "shieldmw", "its end time has come"
+
 # Longest time for which an operator can declare an emergency, since it may be forgotten.
 LONGEST_S = 7 * 86_400
 
@@ -64,3 +67,9 @@ class ModeState:
     def at(self, now_s: float) -> Mode:
         """The mode at a time: an emergency ends by itself."""
         return Mode.NORMAL if self.is_over(now_s) else self.mode
+
+    def ended(self) -> ModeState:
+        """What follows an emergency that has ended by itself: the state that the fleet will agree on, with the
+        version of the emergency until then."""
+        assert self.until_s is not None
+        return ModeState(self.version, Mode.NORMAL, self.until_s, None, SHIELD, ENDED)

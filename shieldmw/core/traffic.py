@@ -13,7 +13,8 @@ from .seats import Audience
 
 
 class Outcome(StrEnum):
-    """What became of a request: let in, or why not. ``SENT_AWAY``: by an emergency, or for want of a seat."""
+    """What became of a request: let in, or why not. ``SENT_AWAY``: by an emergency, for want of a seat, or since the
+    store is away or the worker stops."""
 
     LET_IN = "let_in"
     OVER_LIMIT = "over_limit"
@@ -23,10 +24,10 @@ class Outcome(StrEnum):
 
 
 _REFUSED = {
-    Reason.QUOTA: Outcome.OVER_LIMIT,
-    Reason.TOO_MANY_STREAMS: Outcome.OVER_LIMIT,
+    **dict.fromkeys((Reason.QUOTA, Reason.TOO_MANY_STREAMS, Reason.REPLACED), Outcome.OVER_LIMIT),
+    **dict.fromkeys((Reason.EMERGENCY, Reason.NO_SEAT, Reason.STORE_CLOSED, Reason.RESTARTING), Outcome.SENT_AWAY),
     Reason.OVERLOAD: Outcome.OVERLOAD,
-    Reason.DENY_LIST: Outcome.DENIED,
+    **dict.fromkeys((Reason.DENY_LIST, Reason.CREDENTIAL_ENDED), Outcome.DENIED),
 }
 
 # Requests since the start, by outcome and class. None of them ever falls.
@@ -36,7 +37,7 @@ Totals = Mapping[Outcome, Audience]
 def _outcome(verdict: str, reason: str) -> Outcome:
     if Verdict(verdict) is not Verdict.REFUSED:
         return Outcome.LET_IN
-    return _REFUSED.get(Reason(reason), Outcome.SENT_AWAY)
+    return _REFUSED[Reason(reason)]
 
 
 def _cells(outcome: Outcome, name: ListenerClass) -> tuple[int, ...]:

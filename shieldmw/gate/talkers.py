@@ -6,6 +6,7 @@ are those of the current minute and of the one before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from shieldmw.core.client import Address, Identity, Prefixes, address_text
@@ -69,7 +70,9 @@ def _ranking(kind: Kind, hitters: HeavyHitters[_Key], count: int, name: Callable
     times = SAMPLE if kind is Kind.USER_AGENT else 1
     found = hitters.top(count)
     unlisted = hitters.error + (found[-1].least if len(found) < len(hitters) else 0)
-    counts = {name(kind, key): least * times for key, least, _ in found}
+    counts: Counter[str] = Counter()
+    for key, least, _ in found:
+        counts[name(kind, key)] += least * times  # keys may have the same name, if they are no text
     return Ranking(counts, hitters.error * times, unlisted * times)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from shieldmw.core.decision import Decision
@@ -141,7 +140,8 @@ class Worker:
         before, self._reported = self._reported, self._mode_watch.mode
         # An emergency that is over ends twice: by this worker's clock, and when the fleet agrees.
         if before is not Mode.NORMAL or self._reported is not Mode.NORMAL:
-            state = replace(self._mode_watch.state, mode=self._reported)
+            state = self._mode_watch.state
+            state = state if state.mode is self._reported else state.ended()
             for observer in self._mode_observers:
                 observer.mode_changed(state)
 

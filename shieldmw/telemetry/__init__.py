@@ -1,1 +1,1 @@
-"""Observers of the gate's events. They are fast enough to be called during requests."""
+"""What operators learn of the gate: log lines, metrics as text, events for a site's own code, and a webhook."""

@@ -20,7 +20,7 @@ from typing import Final
 import httpx
 
 from shieldmw.core.mode import Mode, ModeState
-from shieldmw.core.text import harmless
+from shieldmw.core.text import counted, harmless
 from shieldmw.errors import StoreError
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock, utc
 
@@ -90,25 +90,33 @@ class Webhook:
         while True:
             notice, state = await self._waiting.get()
             try:
-                if await self._claim(notice):
-                    await self._send(f"shieldmw-{notice}", body_of(state))
-            except StoreError as error:
-                log.warning("%s is not told: the store does not answer (%s)", notice, harmless(error))
+                await self._tell(notice, body_of(state))
+            except Exception:
+                log.exception("the webhook failed: %s is not told", notice)
             finally:
                 self._waiting.task_done()
 
-    async def _send(self, name: str, body: bytes) -> None:
-        """Try a few times. Nothing of the URL is logged, since it may be all that keeps others from using it."""
-        wait_s = FIRST_WAIT_S
+    async def _tell(self, notice: str, body: bytes) -> None:
+        """Try a few times, unless another worker does. Nothing of the URL is logged, since it may be all that keeps
+        others from using it."""
+        wait_s, is_ours = FIRST_WAIT_S, False
         for attempt in range(1, ATTEMPTS + 1):
-            failure, is_final = await self._attempt(name, body)
-            if failure is None:
-                return
+            try:
+                is_ours = is_ours or await self._claim(notice)
+            except StoreError as error:
+                failure, is_final = f"the store does not answer: {harmless(error)}", False
+            else:
+                if not is_ours:
+                    return
+                failed, is_final = await self._attempt(f"shieldmw-{notice}", body)
+                if failed is None:
+                    return
+                failure = failed
             if is_final or attempt == ATTEMPTS:
                 break
             await asyncio.sleep(wait_s * (1 + self._random.random() / 2))
             wait_s *= 2
-        log.warning("the webhook was not delivered (%s) after %d attempts: %s", failure, attempt, name)
+        log.warning("the webhook was not delivered (%s) after %s: %s", failure, counted(attempt, "attempt"), notice)
 
     async def _attempt(self, name: str, body: bytes) -> tuple[str | None, bool]:
         """Why an attempt failed, None if it did not; and whether another one would be no use."""

@@ -63,10 +63,11 @@ def test_what_clients_wrote_is_inert(url: str) -> None:
 
 
 def test_the_count_bounds_each_table(url: str) -> None:
-    """The first by requests."""
-    ran = top(url, "--count", "1")
-    assert "/feed" in ran.stdout
-    assert "/login" not in ran.stdout
+    """The first by requests, and the first by refusals, however few its requests are."""
+    shown = top(url, "--count", "1").stdout
+    assert "/feed" in shown
+    assert "/login" in shown
+    assert "2J" not in shown
 
 
 def test_in_a_terminal_it_goes_on_until_it_is_interrupted() -> None:

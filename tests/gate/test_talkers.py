@@ -126,8 +126,8 @@ def test_a_path_that_is_no_text_can_still_be_shown() -> None:
     """Servers decode a path's bytes in ways that JSON cannot carry."""
     counting = Counting()
     counting.ask(path="/\udcff")
-    (name,) = counting.counts(Kind.PATH)
-    name.encode()
+    counting.ask(path="/\udcfe", times=2)
+    assert counting.counts(Kind.PATH) == {"/?": 3}
 
 
 def test_counts_are_of_the_last_one_to_two_minutes() -> None:

@@ -137,7 +137,11 @@ def test_an_emergency_that_ends_by_itself_is_reported_once() -> None:
         await pass_time(2)
         assert [(state.mode, state.actor) for state in notes.modes] == [(Mode.EMERGENCY, "grace")]
         await pass_time(60)
-        assert [state.mode for state in notes.modes] == [Mode.EMERGENCY, Mode.NORMAL]
+        emergency_state, end = notes.modes
+        assert (end.mode, end.actor, end.reason) == (Mode.NORMAL, "shieldmw", "its end time has come")
+        assert end.until_s is None
+        assert emergency_state.until_s is not None
+        assert end.since_s == pytest.approx(emergency_state.until_s, abs=1)
         await worker.stop()
 
     run(story())

@@ -202,9 +202,7 @@ def test_it_is_given_up_after_some_attempts_without_naming_the_url(caplog: pytes
 
     run(story())
     (record,) = [record for record in caplog.records if record.name == "shieldmw.webhook"]
-    assert record.getMessage() == (
-        f"the webhook was not delivered (status 500) after {ATTEMPTS} attempts: shieldmw-3-emergency"
-    )
+    assert record.getMessage() == (f"the webhook was not delivered (status 500) after {ATTEMPTS} attempts: 3-emergency")
     assert "S3CRET" not in caplog.text
 
 
@@ -222,7 +220,7 @@ def test_what_will_not_change_is_not_tried_again(status: int, caplog: pytest.Log
             assert len(receiver.requests) == 1
 
     run(story())
-    assert f"(status {status}) after 1 attempts" in caplog.text
+    assert f"(status {status}) after 1 attempt: 3-emergency" in caplog.text
 
 
 def test_a_receiver_that_is_gone_or_hangs_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,24 +251,50 @@ def test_more_changes_than_can_wait_are_dropped_and_logged(caplog: pytest.LogCap
     assert lines == [f"the webhook does not keep up: {MOST_WAITING + more}-emergency is not told" for more in (0, 1)]
 
 
-def test_without_the_store_it_says_that_nothing_was_told(caplog: pytest.LogCaptureFixture) -> None:
-    """No worker knows whether another has told it."""
-    told = asyncio.Event()
+@pytest.mark.parametrize("failure", [StoreUnavailable("no answer"), RuntimeError("a bug")], ids=["away", "a bug"])
+def test_a_change_is_told_once_the_store_is_back(failure: Exception) -> None:
+    """An emergency may end while the store is away. What fails otherwise does not end the sending of later changes."""
+    failures = [failure, failure]
 
-    async def away(_: str) -> bool:
-        told.set()
+    async def away_at_first(_: str) -> bool:
+        if failures:
+            raise failures.pop()
+        return True
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, SECRET, away_at_first)
+            await hook.start()
+            for _ in range(3):
+                hook.mode_changed(FLOOD)
+            await receiver.after(1)
+            await hook.stop()
+
+    run(story())
+    assert failures == []
+
+
+def test_if_the_store_stays_away_it_says_that_nothing_was_told(caplog: pytest.LogCaptureFixture) -> None:
+    """No worker knows whether another has told it."""
+    asked: list[str] = []
+    often = asyncio.Event()
+
+    async def away(notice: str) -> bool:
+        asked.append(notice)
+        if len(asked) == ATTEMPTS:
+            often.set()
         raise StoreUnavailable("no answer")
 
     async def story() -> None:
         hook = Webhook("http://127.0.0.1:1/", SECRET, away)
         await hook.start()
         hook.mode_changed(FLOOD)
-        await told.wait()
+        await often.wait()
         await hook.stop()
 
     with caplog.at_level(logging.WARNING, logger="shieldmw.webhook"):
         run(story())
-    assert "3-emergency is not told: the store does not answer (no answer)" in caplog.text
+    assert f"(the store does not answer: no answer) after {ATTEMPTS} attempts: 3-emergency" in caplog.text
 
 
 def test_a_switch_by_an_operator_is_told() -> None:

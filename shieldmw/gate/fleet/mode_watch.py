@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from shieldmw.core.limits import US_PER_S
-from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.mode import ENDED, SHIELD, Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock, utc
 from shieldmw.gate.refresher import Refresher
@@ -103,7 +103,7 @@ class ModeWatch:
             stored = await self._register.restore_mode(self._state)
         self._adopt(stored, asked_s)
         if self._state.mode is Mode.EMERGENCY and self._state.is_over(self.store_now_s()):
-            over = ModeChange(Mode.NORMAL, "shieldmw", "its end time has come")
+            over = ModeChange(Mode.NORMAL, SHIELD, ENDED)
             await self.set(over, expected_version=self._state.version)
 
     async def look(self) -> None:

@@ -1,1 +1,1 @@
-"""Control of the fleet by operators: the status, the switch, the deny list, resets."""
+"""What operators see and change: the status, the switch, limits, the deny list, resets, the busiest, metrics."""
