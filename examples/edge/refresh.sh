@@ -39,18 +39,25 @@ fetch() {
     esac
 }
 
-# Whether there are only comments and networks in a file, and as many as it says. Nothing else gets into a configuration.
+# Whether there are only comments and networks in a file, as many as it says, and its end: a line that is cut, as in /2
+# instead of /24, could deny a quarter of all addresses. Nothing else gets into a configuration.
 is_whole() {
-    awk '
-        /^# networks: [0-9]+$/ { told = $3; next }
+    awk -F / '
+        /^# networks: [0-9]+$/ { told = substr($0, 13); next }
+        /^# end$/ { end = NR; next }
         /^#[ a-z0-9:]*$/ { next }
-        /^[0-9a-f.:]+\/[0-9]+$/ { count++; next }
+        /^[0-9a-f.:]+\/[0-9]+$/ && $2 + 0 <= ($1 ~ /:/ ? 128 : 32) { count++; next }
         { other = 1 }
-        END { exit other || told == "" || told + 0 != count + 0 }' "$1"
+        END { exit other || end != NR || told == "" || told + 0 != count + 0 }' "$1"
 }
 
+# If nginx does not take the new file, the old one is put back: nginx would not start with it either.
 apply_nginx() {
-    sed '/^#/!s/$/ 1;/' "$work/list" >"$DENY_FILE.new" && mv "$DENY_FILE.new" "$DENY_FILE" && $DENY_RELOAD
+    sed '/^#/!s/$/ 1;/' "$work/list" >"$DENY_FILE.new" || return 1
+    [ ! -e "$DENY_FILE" ] || cp -p "$DENY_FILE" "$work/old" || return 1
+    mv "$DENY_FILE.new" "$DENY_FILE" && $DENY_RELOAD && return 0
+    [ ! -e "$work/old" ] || cp -p "$work/old" "$DENY_FILE"
+    return 1
 }
 
 # Without a reload, which would leave a second process running until the last stream of the first one has ended.

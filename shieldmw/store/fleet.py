@@ -41,6 +41,9 @@ QUEUE_KEEP_MS = 6 * 3600 * 1000
 # TTL of a table of workers' reports, renewed by each report; each also carries its own time, which limits its age.
 REPORT_KEEP_MS = 60_000
 
+# What ``mode.lua`` answers instead of "changed" if the version cannot be followed by another.
+LAST_VERSION = 2
+
 # TTL of a notice: workers that start in an emergency hear of it anew, and none lasts for longer than a week.
 NOTICE_KEEP_MS = 8 * 86_400_000
 
@@ -328,6 +331,11 @@ class RedisStore:
         reply = await self._run("mode", (key, names.audit), (*arguments, announced))
         if not isinstance(reply, list) or len(reply) != 7 or any(type(text) is not bytes for text in reply[5:]):
             raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers, data and epoch")
+        if reply[0] == LAST_VERSION:
+            raise NotApplied(
+                f"{key} has version {reply[1]}, which somebody else wrote, and there can be no later one: "
+                "delete the key, and restart all workers together"
+            )
         return [*scripts.whole_numbers("mode", reply[:5], 5), *reply[5:]]
 
     async def audit(self, count: int) -> list[AuditEntry]:

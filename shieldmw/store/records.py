@@ -39,6 +39,9 @@ MOST_COUNTED = 2**53
 LONGEST_NAME = 255
 LONGEST_REPORT = 2000
 
+# Longest text of a change: its actor, reason, and what it changed, in characters. Limits are the longest.
+LONGEST_TEXT = 10_000
+
 # Longest report of a worker's busiest clients, in bytes, and most names of a kind in it.
 LONGEST_TOP_REPORT = 500_000
 MOST_TOP_NAMES = 100
@@ -158,7 +161,7 @@ def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
     try:
         entry = json.loads(value)
         network = ip_network(name.decode("ascii"))
-        return DenyEntry(network, _unix_time(entry["until"]), str(entry["actor"]), str(entry["reason"]))
+        return DenyEntry(network, _unix_time(entry["until"]), _text(entry["actor"]), _text(entry["reason"]))
     except Exception as error:  # a foreign value can be anything
         log.warning("an entry of the deny list cannot be read (%s): it is ignored", type(error).__name__)
         return None
@@ -193,8 +196,8 @@ def parse_mode(version: int, since_us: int, until_us: int, now_us: int, data: by
             mode=Mode(kept["mode"]),
             since_s=since_us / 1_000_000,
             until_s=until_us / 1_000_000 if until_us else None,
-            actor=str(kept["actor"]),
-            reason=str(kept["reason"]),
+            actor=_text(kept["actor"]),
+            reason=_text(kept["reason"]),
             capacity=_within(kept["capacity"], MOST_SEATS, int),
             guest_share=_within(kept["guest_share"], 1, float),
         )
@@ -242,8 +245,8 @@ def parse_limits(version: int, since_us: int, until_us: int, now_us: int, data: 
             overrides=_overrides(kept),
             since_s=since_us / 1_000_000,
             until_s=until_us / 1_000_000 if until_us else None,
-            actor=str(kept["actor"]),
-            reason=str(kept["reason"]),
+            actor=_text(kept["actor"]),
+            reason=_text(kept["reason"]),
             before=Earlier(_overrides(before), _within(before["until"], LATEST_S, float)),
         )
     except Exception as error:
@@ -300,7 +303,7 @@ def parse_audit(entries: Any) -> list[AuditEntry]:
             values: Mapping[str, Any] = json.loads(pairs(fields)[b"entry"])
             when_ms = int(id_.partition(b"-")[0])
             _unix_time(when_ms // 1000)
-            texts = (str(values[name]) for name in ("who", "what", "was", "now", "why"))
+            texts = (_text(values[name]) for name in ("who", "what", "was", "now", "why"))
             parsed.append(AuditEntry(when_ms / 1000, *texts))
         except Exception:  # a foreign value can be anything
             log.warning("an entry of the audit cannot be read: it is left out")
@@ -358,7 +361,8 @@ def top_text(report: TopReport) -> str:
             "ms": int(report.seconds * 1000),
             "requests": _tally_values(report.requests),
             "refusals": _tally_values(report.refusals),
-        }
+        },
+        ensure_ascii=False,  # escapes would take up to three times as much
     )
 
 
@@ -403,6 +407,11 @@ def _count(value: Any) -> int:
 def _counts(values: Any) -> Audience:
     hosts, members, guests = values
     return Audience(_count(hosts), _count(members), _count(guests))
+
+
+def _text(value: Any) -> str:
+    """Text that answers and pages can carry, whatever somebody else wrote."""
+    return str(value)[:LONGEST_TEXT].encode("utf-8", "replace").decode()
 
 
 def _name(value: Any) -> str:

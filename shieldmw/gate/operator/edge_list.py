@@ -44,7 +44,7 @@ def edge_list(deny_list: DenyList, always: Iterable[IPNetwork], now_s: float) ->
     lines = ["# shieldmw deny list", f"# version: {deny_list.version}", f"# networks: {len(listed)}"]
     for network, until_s in listed:
         lines += ["# always" if until_s == inf else f"# until: {until_s:.0f}", str(network)]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join([*lines, "# end"]) + "\n"  # a reader sees whether all of it has come
     etag = f'"{sha256(text.encode()).hexdigest()[:32]}"'
     return EdgeList(text, etag, min((until_s for _, until_s in listed), default=inf))
 

@@ -10,7 +10,7 @@
 --          5 restore: since_us                              (set: ignored)
 --          6 data, opaque text   7 text for the audit log   8 the channel   9 TTL in ms   10 length of the audit log
 --          11 what is announced
--- returns  {1 if changed else 0, version, since_us, until_us, now_us, data, epoch}; times are Unix microseconds
+-- returns  {1 if changed, 2 if there can be no later version, else 0, version, since_us, until_us, now_us, data, epoch}; times are Unix microseconds
 -- TTL      ARGV 9, renewed by each change
 --
 -- Commands that may fail, such as PUBLISH without the right to it, come after the change itself and cannot undo it.
@@ -58,6 +58,9 @@ else
   version = math.max(version, known)
   if asked >= 0 and asked ~= version then
     return current(0)
+  end
+  if version >= 2 ^ 52 then
+    return current(2)
   end
   version, since, ends = version + 1, now, 0
   if tonumber(ARGV[4]) > 0 then

@@ -45,6 +45,7 @@ def test_the_text_is_one_cidr_a_line_in_order_with_its_end_above() -> None:
         "# always\n198.51.100.0/24\n"
         "# until: 1800000060\n203.0.113.7/32\n"
         "# until: 1800000060\n2001:db8::/32\n"
+        "# end\n"
     )
     assert told.until_s == NOW_S + 1
     assert re.fullmatch(r'"[0-9a-f]{32}"', told.etag)
@@ -53,7 +54,7 @@ def test_the_text_is_one_cidr_a_line_in_order_with_its_end_above() -> None:
 def test_an_empty_list_is_told_as_such() -> None:
     """It has its head, so that nobody takes an empty file for it, and no end."""
     told = listed([])
-    assert told.text == "# shieldmw deny list\n# version: 7\n# networks: 0\n"
+    assert told.text == "# shieldmw deny list\n# version: 7\n# networks: 0\n# end\n"
     assert told.until_s == float("inf")
 
 

@@ -543,7 +543,8 @@ def test_streams_and_leases_share_one_capacity(seed: int) -> None:
             assert playing >= 20
             assert here + playing >= 108
             await all_of_them.plays(crowd, 60, come)
-            assert sum(stream.seat is not None for stream in streams) >= here - 2, "nobody leaves for newcomers"
+            left = here - sum(stream.seat is not None for stream in streams)
+            assert left <= 4, "a few in a minute, since a full house is shared out anew, and nobody for newcomers"
             await all_of_them.switch(ModeChange(Mode.EMERGENCY, "ops", capacity=60, guest_share=1.0))
             await all_of_them.plays(crowd, 12 + LEASE_S)
             stay = sum(stream.seat is not None for stream in streams)
