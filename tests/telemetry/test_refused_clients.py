@@ -159,6 +159,7 @@ def test_a_worker_writes_them_if_it_is_set_to(
         )
         facts = Facts("203.0.113.7", "/", "/", frozenset({"GET"}))
         for _ in range(2):
+            clock.now_s += 2
             decision = worker.gate.decide_now(facts)
             if not isinstance(decision, Decision):
                 await decision
