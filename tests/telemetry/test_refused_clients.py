@@ -158,14 +158,14 @@ def test_a_worker_writes_them_if_it_is_set_to(
             Settings.model_validate({"refusal_lines": 9, **settings}), memory_store(clock), clock_of(clock.s)
         )
         facts = Facts("203.0.113.7", "/", "/", frozenset({"GET"}))
-        for _ in range(2):
+        for _ in range(3):
             clock.now_s += 2
             decision = worker.gate.decide_now(facts)
             if not isinstance(decision, Decision):
                 await decision
 
     run(story())
-    assert [line.split()[3].removeprefix("whose=") for line in lines()] == whose
+    assert [line.split()[3].removeprefix("whose=") for line in lines()] == whose * 2
     assert Settings().refusal_lines == 0
 
 
