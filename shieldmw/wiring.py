@@ -70,6 +70,7 @@ from .store.opener import store_opener
 from .store.port import Store
 from .telemetry.log import RefusalLog
 from .telemetry.observers import Reporter, ShieldObserver
+from .telemetry.refused_clients import RefusedClients
 
 if TYPE_CHECKING:
     from .admin.alone import AdminAlone
@@ -317,7 +318,7 @@ def build_worker(
     refusal_log = RefusalLog(clock.now_s, dry_run=settings.dry_run)
     reporters = (Reporter(observers, clock.now_s),) if observers else ()
     talkers = Talkers(_addressing(settings).prefixes, clock)
-    gate_observers: Sequence[Observer] = (refusal_log, *reporters)
+    gate_observers: Sequence[Observer] = (refusal_log, *reporters, *_refused_clients(settings, clock))
     mode_watch = ModeWatch(store, clock)
     limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
@@ -388,6 +389,13 @@ def build_worker(
     )
     load_reports.on_measure = worker.measure
     return worker
+
+
+def _refused_clients(settings: Settings, clock: Clock) -> Sequence[Observer]:
+    """The writer of lines that name refused clients, if any are wanted."""
+    if not settings.refusal_lines:
+        return ()
+    return (RefusedClients(settings.refusal_lines, settings.trusted_proxies, clock.now_s),)
 
 
 def _webhook(settings: Settings, store: Store, clock: Clock) -> Sequence[Webhook]:

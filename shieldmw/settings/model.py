@@ -294,6 +294,12 @@ class Settings(BaseSettings):
     )
     admin_path: AdminPath = Field("/-/shield", description="path of the admin routes")
 
+    refusal_lines: Whole = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="most lines a second in each worker's log that name a refused client, for fail2ban; 0 for none",
+    )
     webhook_url: WebhookUrl | None = Field(
         None, description="told of every change of the mode, once for the whole fleet; never shown, as it may be secret"
     )
