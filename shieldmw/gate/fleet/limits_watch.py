@@ -54,6 +54,10 @@ class LimitsWatch:
         Raises:
             StoreError: the store could not be changed; nothing has changed here.
         """
+        if expected_version is not None and expected_version != self.state.version:
+            await self.look()  # the operator may have seen a change that has not come here yet
+            if expected_version != self.state.version:
+                return False
         for _ in range(ATTEMPTS):
             expected = self.state.version if expected_version is None else expected_version
             try:

@@ -176,6 +176,20 @@ def test_what_a_change_replaces_is_kept_with_it(store: FailingStore, clock: Cloc
     asyncio.run(story())
 
 
+def test_what_an_expected_change_replaces_is_that_version(store: FailingStore, clock: Clock) -> None:
+    """Also at a worker that has not heard of it yet: undoing must not restore what was in force before that."""
+    here, there = Worker(store, clock), Worker(store, clock)
+
+    async def story() -> None:
+        await here.set(STRICT)
+        await there.watch.refresh()
+        await here.set(STRICTER)
+        assert await there.set(STRICT, expected_version=2)
+        assert there.watch.state.before.overrides == STRICTER
+
+    asyncio.run(story())
+
+
 def test_a_change_that_expects_another_version_is_not_made(store: FailingStore, clock: Clock) -> None:
     """But the worker then knows those that are in force."""
     first, second = Worker(store, clock), Worker(store, clock)
