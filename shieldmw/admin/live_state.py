@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
-from shieldmw.core.masking import masked
 from shieldmw.core.mode import Mode
 from shieldmw.core.traffic import Outcome
 from shieldmw.core.verdict import Served, verdict
@@ -20,6 +19,7 @@ from shieldmw.gate.operator.status import Status
 
 from .auth import Role
 from .load import RatesByClass
+from .masking import Answer
 from .schema import AuditItem, DenyItem, PreviewAnswer, StatusAnswer
 
 # Entries of the audit log and the deny list that the page shows.
@@ -83,7 +83,7 @@ class WaitingRoom(BaseModel):
         return cls(waiting=max(0, counters.given - counters.called), called=counters.called)
 
 
-class LiveState(BaseModel):
+class LiveState(Answer):
     """What the page shows. ``switch``: what the other mode would do now, as configured."""
 
     role: Role = Role.ADMIN
@@ -102,18 +102,12 @@ class LiveState(BaseModel):
 
     def json_for(self, role: Role) -> bytes:
         """The state for pages with this role: with the view token, addresses are masked."""
-        shown = self if role is Role.ADMIN else self._masked()
+        shown = self if role is Role.ADMIN else self.masked()
         return shown.model_dump_json(by_alias=True, exclude={"status": {"settings"}}).encode()
 
-    def _masked(self) -> LiveState:
-        return self.model_copy(
-            update={
-                "role": Role.VIEWER,
-                "denied": [item.masked() for item in self.denied],
-                "audit": [item.masked() for item in self.audit],
-                "status": self.status.model_copy(update={"reason": masked(self.status.reason)}),
-            }
-        )
+    def masked(self) -> Self:
+        """The same for pages with the view token."""
+        return super().masked().model_copy(update={"role": Role.VIEWER})
 
 
 async def live_state(control: Control, known: LiveState | None) -> LiveState:

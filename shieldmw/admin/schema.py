@@ -13,7 +13,6 @@ from shieldmw.core.address import IPNetwork
 from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
-from shieldmw.core.masking import masked
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
@@ -26,6 +25,7 @@ from shieldmw.settings.problems import right_of, shown
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
 from .load import ByClass, OverloadAnswer
+from .masking import Answer
 
 MOST_SEATS = 1_000_000_000
 LONGEST_DENY_S = 30 * 86_400
@@ -171,7 +171,7 @@ def admin_called(name: str) -> str:
     return f"admin ({name})"
 
 
-class StatusAnswer(BaseModel):
+class StatusAnswer(Answer):
     """The state of the fleet. Times are Unix seconds by the store's clock, which ``now`` shows."""
 
     mode: Mode
@@ -231,7 +231,7 @@ class StatusAnswer(BaseModel):
         )
 
 
-class PreviewAnswer(BaseModel):
+class PreviewAnswer(Answer):
     """What a change of the mode would do now. Listeners: with a seat they stay or leave, without one they come in or
     wait."""
 
@@ -287,18 +287,14 @@ class AuditItem(BaseModel):
             when=when, when_utc=utc(when), who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
         )
 
-    def masked(self) -> AuditItem:
-        """The same for those with the view token: addresses are masked."""
-        return self.model_copy(update={name: masked(getattr(self, name)) for name in ("what", "was", "now", "why")})
 
-
-class AuditAnswer(BaseModel):
+class AuditAnswer(Answer):
     """The last changes, newest first."""
 
     entries: list[AuditItem]
 
 
-class DenyItem(BaseModel):
+class DenyItem(Answer):
     """A denied network."""
 
     cidr: str
@@ -314,18 +310,14 @@ class DenyItem(BaseModel):
         cidr = str(entry.network)
         return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
 
-    def masked(self) -> DenyItem:
-        """The same for those with the view token: addresses are masked."""
-        return self.model_copy(update={"cidr": masked(self.cidr), "reason": masked(self.reason)})
 
-
-class DenyAnswer(BaseModel):
+class DenyAnswer(Answer):
     """Every network that is denied now."""
 
     entries: list[DenyItem]
 
 
-class ResetAnswer(BaseModel):
+class ResetAnswer(Answer):
     """The clients whose buckets were refilled."""
 
     clients: list[str]
