@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import ref
 
 import pytest
 from starlette.types import Message
@@ -231,6 +233,23 @@ def test_pages_are_bounded() -> None:
             await opened.close()
 
     run(work)
+
+
+def test_nothing_is_kept_for_pages_that_have_gone() -> None:
+    """A worker whose event loop has ended can be freed with all that it holds."""
+    app = shielded()
+    workers: list[ref[Control]] = []
+
+    async def work() -> None:
+        async with page(app) as opened:
+            await opened.next_state()
+        assert app._worker is not None
+        workers.append(ref(app._worker.control))
+
+    run(work)
+    run(work)
+    gc.collect()
+    assert workers[0]() is None
 
 
 def test_a_worker_that_stops_ends_its_pages() -> None:
