@@ -138,7 +138,7 @@ async def put_limits(call: Call) -> Response:
         return call.versioned(limits)
     who = f"by {limits.actor}" if limits.actor else "by nobody yet"
     detail = f"Nothing was changed: the limits are at version {limits.version} now, set {who}."
-    return problem(412, detail, headers={"etag": f'"{limits.version}"'}, limits=limits)
+    return problem(412, detail, headers={"etag": f'"{limits.version}"'}, current=limits)
 
 
 async def get_preview(call: Call) -> Response:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from shieldmw.core.address import IPNetwork
-from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
@@ -20,8 +17,6 @@ from shieldmw.gate.operator.preview import Preview
 from shieldmw.gate.operator.status import Status
 from shieldmw.gate.operator.top_reports import REPORTED
 from shieldmw.settings.fields import matching
-from shieldmw.settings.overrides import VARIABLES
-from shieldmw.settings.problems import right_of, shown
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
 from .load import ByClass, OverloadAnswer
@@ -321,52 +316,3 @@ class ResetAnswer(Answer):
     """The clients whose buckets were refilled."""
 
     clients: list[str]
-
-
-class FieldError(BaseModel):
-    """The error of one field of a request: its name, and what would be right."""
-
-    field: str
-    message: str
-
-
-def field_errors(error: ValidationError) -> list[FieldError]:
-    """Pydantic's errors, in our words."""
-    return [
-        FieldError(
-            field=".".join(str(part) for part in detail["loc"]) or "body",
-            message=_message(detail),
-        )
-        for detail in error.errors(include_url=False)
-    ]
-
-
-def _message(detail: ErrorDetails) -> str:
-    """What would be right; in a document of several values it shows the wrong one, as for a variable."""
-    right = right_of(detail)
-    if len(detail["loc"]) < 2 or not isinstance(detail["loc"][0], str):
-        return right
-    if detail["type"] == "extra_forbidden":
-        nearest = get_close_matches(str(detail["loc"][-1]), VARIABLES, n=1)
-        return f"{right} that can be changed{f', did you mean {nearest[0]}?' if nearest else ''}"
-    return f"{shown('', detail['input'])}: {right}"
-
-
-def not_valid(errors: list[FieldError]) -> str:
-    """The line that lists all errors."""
-    listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
-    return f"Nothing was changed. {listed}"
-
-
-class ProblemAnswer(BaseModel):
-    """Problem details (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[FieldError] | None = None
-    retry_after_ms: int | None = None
-    current: StatusAnswer | None = None

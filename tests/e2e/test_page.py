@@ -472,7 +472,10 @@ def test_nothing_of_an_admin_is_left_for_the_viewer_who_signs_in_next(page: Page
 
 def test_who_was_busiest_is_marked_when_it_is_old(page: Page, operator: httpx.Client) -> None:
     """With the reason why there is no newer list."""
-    answers = [{"json": _top("203.0.113.7/32")}, {"status": 503, "json": {"detail": "The store is away."}}]
+    answers: list[dict[str, Any]] = [
+        {"json": _top("203.0.113.7/32")},
+        {"status": 503, "json": {"detail": "The store is away."}},
+    ]
     page.route("**/top?count=*", lambda route: route.fulfill(**(answers.pop(0) if len(answers) > 1 else answers[0])))
     sign_in(page)
     says(page, "#top-tables", r"203\.0\.113\.7/32")
