@@ -17,8 +17,11 @@ from admin.app import ADMIN, HOME, VIEW, WRONG, Operator, run, shielded
 from shieldmw import ShieldMiddleware
 from shieldmw.admin import live as live_module
 from shieldmw.admin.live import MOST_PAGES
+from shieldmw.admin.live_state import Members
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.seats import UNLIMITED, Audience, Report
+from shieldmw.core.service import Served
+from shieldmw.core.traffic import Outcome, Rates
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.operator.control import Control
 from shieldmw.gate.worker import Worker
@@ -135,6 +138,20 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
             assert traffic["totals"] == {"let_in": 2, "over_limit": 3, "sent_away": 1, "overload": 0, "denied": 0}
             assert traffic["workers"] == 1
             assert set(traffic["lately"]) == set(traffic["totals"])
+
+    run(work)
+
+
+def test_requests_of_hosts_and_members_are_added_before_they_are_rounded() -> None:
+    """Otherwise few of each class would be none of both."""
+
+    async def work() -> None:
+        app = shielded()
+        assert (await Operator(app).get("/status")).status_code == 200
+        assert app._worker is not None
+        few = dict.fromkeys(Outcome, Rates(hosts=0.04, members=0.04, guests=9.0))
+        members = Members.of(await app._worker.control.status(), few)
+        assert (members.served, members.let_in, members.refused) == (Served.NO, 0.1, 0.3)
 
     run(work)
 

@@ -321,7 +321,7 @@ function unknown(since) {
 
 const VERDICTS = { yes: ["✓", "Yes", "#0b6b31"], no: ["✗", "NO", "#b0121b"], idle: ["–", "Nobody asks", "#6b7280"] };
 
-function drawVerdict({ members, status, traffic }) {
+function drawVerdict({ members, status }) {
   const [sign, word, colour] = VERDICTS[members.served];
   const before = el("served-word").textContent;
   el("served").className = `card verdict ${members.served}`;
@@ -330,7 +330,7 @@ function drawVerdict({ members, status, traffic }) {
   write("served-number", members.percent === null ? "" : percent(members.percent));
   const why = members.why;
   write("served-why", why.charAt(0).toUpperCase() + why.slice(1) + ".");
-  drawFacts(status, traffic);
+  drawFacts(status, members);
   const mode = status.mode === "emergency" ? `EMERGENCY ${span(status.seconds_left)}` : "normal";
   const served = { yes: "members served", no: "members NOT served", idle: "no member asks" }[members.served];
   document.title = `${sign} ${mode} · ${served}`;
@@ -338,13 +338,11 @@ function drawVerdict({ members, status, traffic }) {
   if (before && before !== word) say(`Are members being served? ${word}. ${why}.`);
 }
 
-function drawFacts({ seats, demand }, { lately }) {
+function drawFacts({ seats, demand }, members) {
   const seated = seats.host + seats.member;
-  const letIn = lately.let_in.host + lately.let_in.member;
-  const refused = OUTCOMES.slice(1).reduce((sum, name) => sum + lately[name].host + lately[name].member, 0);
   const facts = [
     ["members with a seat", number(seated)], ["without", demand ? number(Math.max(0, demand.host + demand.member - seated)) : "?"],
-    ["their requests/s let in", number(letIn)], ["refused", number(refused)],
+    ["their requests/s let in", number(members.let_in)], ["refused", number(members.refused)],
   ];
   fill("served-facts", facts, () => facts.map(([name, value]) => {
     const fact = node("div");
