@@ -11,6 +11,7 @@ from shieldmw.core.address import IPNetwork
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.core.seats import MOST_SEATS
 from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.preview import Preview
@@ -22,7 +23,6 @@ from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 from .load import ByClass, OverloadAnswer
 from .masking import Answer
 
-MOST_SEATS = 1_000_000_000
 LONGEST_DENY_S = 30 * 86_400
 LONGEST_REASON = 200
 LONGEST_CLIENT = len("token:") + 1024
