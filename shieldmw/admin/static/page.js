@@ -55,6 +55,9 @@ function fill(id, key, make) {
   target.replaceChildren(...make());
 }
 
+/** The time by the store's clock, in Unix seconds: the last state may be some seconds old. */
+const storeNow = () => session.state.status.now + (Date.now() - session.receivedAt) / 1000;
+
 /** Take out what was filled in. */
 function empty(target) {
   target.replaceChildren();
@@ -769,7 +772,7 @@ async function undoFlip() {
   const { version, change } = session.undo ?? {};
   if (version === undefined) return;
   const { until, ...rest } = change;
-  const left = until === undefined || until === null ? null : Math.round(until - session.state.status.now);
+  const left = until === undefined || until === null ? null : Math.round(until - storeNow());
   const sent = left === null ? rest : left > 0 ? { ...rest, for_seconds: left } : { mode: "normal" };
   const where = el("flip").open ? "flip-error" : "mode-note";
   write(where, "");
@@ -805,7 +808,8 @@ async function deny(event) {
 async function undeny(entry) {
   try {
     await ask("DELETE", `deny/${entry.cidr}`);
-    const left = { for_seconds: Math.max(1, Math.round(entry.until - session.state.status.now)), reason: entry.reason };
+    const seconds = Math.min(entry.seconds_left, Math.round(entry.until - storeNow()));
+    const left = { for_seconds: Math.max(1, seconds), reason: entry.reason };
     denied(`${entry.cidr} is no longer denied.`, () => ask("PUT", `deny/${entry.cidr}`, left), `Denied ${entry.cidr} again.`);
   } catch (error) {
     denied(error.message);
