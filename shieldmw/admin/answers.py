@@ -14,7 +14,7 @@ from starlette.responses import Response
 from shieldmw.answers.problems import PROBLEM_TYPES
 from shieldmw.core.bounds import MOST_BODY_BYTES, MOST_ERRORS
 
-from .schema import FieldError, ProblemAnswer, field_errors, not_valid
+from .problems import FieldError, ProblemAnswer, field_errors, not_valid
 
 _SAFE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 

@@ -121,7 +121,7 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> A
     if status == 422:
         return AdminError(detail, is_invalid=True)
     if status == 412 and detail:
-        return Overtaken(answer.get("current") or answer.get("limits") or {})
+        return Overtaken(answer.get("current") or {})
     if status == 503 and detail:  # the shield's own: neither a worker nor --direct can do it until the store is back
         return AdminError(f"{title}: {detail} Bring the store back, then repeat the command.")
     if not detail or status in (404, 405):

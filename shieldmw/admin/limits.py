@@ -11,6 +11,7 @@ from shieldmw.core.overrides import Overrides, RuleOverride
 from shieldmw.gate.operator.limits_report import LimitsReport, RuleTexts
 from shieldmw.settings.overrides import OverriddenRule, OverriddenSettings
 
+from .masking import Answer
 from .schema import Given, Reason
 
 RuleName = Annotated[str, Field(min_length=1, max_length=48)]
@@ -64,7 +65,7 @@ class RuleItem(BaseModel):
         return cls(name=rule.name, in_force=RuleParts.of(rule.in_force), configured=RuleParts.of(rule.configured))
 
 
-class LimitsDocument(BaseModel):
+class LimitsDocument(Answer):
     """What differs from the settings."""
 
     settings: dict[str, str | int | float]

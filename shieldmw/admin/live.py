@@ -6,9 +6,8 @@ The page reads them with ``fetch``, since an ``EventSource`` cannot send the tok
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from weakref import WeakKeyDictionary
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -34,15 +33,27 @@ class Live:
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
         self._interval_s = interval_s
-        self._feeds: WeakKeyDictionary[Control, _Feed] = WeakKeyDictionary()
+        self._feeds: dict[Control, _Feed] = {}
 
     def answer(self, control: Control, role: Role, *, head_only: bool = False) -> Response:
         """The endless answer to one page."""
-        feed = self._feeds.setdefault(control, _Feed(control, self._interval_s))
-        if feed.pages >= MOST_PAGES:
+        feed = self._feeds.get(control)
+        if feed is not None and feed.pages >= MOST_PAGES:
             detail = f"{MOST_PAGES} pages are open here, which is the most. Close some."
             return problem(503, detail, title="Too many pages", headers={"retry-after": "5"})
-        return _Events(feed, role, head_only=head_only)
+        return _Events(self, control, role, head_only=head_only)
+
+    @contextmanager
+    def page(self, control: Control) -> Iterator[_Feed]:
+        """The feed of one page while it is open. With the last page it is dropped, and what it holds can be freed."""
+        feed = self._feeds.setdefault(control, _Feed(control, self._interval_s))
+        feed.pages += 1
+        try:
+            yield feed
+        finally:
+            feed.pages -= 1
+            if not feed.pages:
+                del self._feeds[control]
 
 
 class _Feed:
@@ -110,29 +121,27 @@ class _Events(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, feed: _Feed, role: Role, *, head_only: bool) -> None:
+    def __init__(self, live: Live, control: Control, role: Role, *, head_only: bool) -> None:
         # x-accel-buffering: nginx would collect events until its buffer is full.
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-accel-buffering": "no"}
         super().__init__(headers=headers)
         del self.headers["content-length"]
-        self._feed = feed
+        self._live = live
+        self._control = control
         self._role = role
         self._head_only = head_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
-        self._feed.pages += 1  # before anything is awaited: more pages may be opening
-        try:
+        with self._live.page(self._control) as feed:  # before anything is awaited: more pages may be opening
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if not self._head_only:
-                await self._send_until_gone(receive, send)
-        finally:
-            self._feed.pages -= 1
+                await self._send_until_gone(feed, receive, send)
         with suppress(OSError):  # the page may have gone
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_until_gone(self, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send_all(send))
+    async def _send_until_gone(self, feed: _Feed, receive: Receive, send: Send) -> None:
+        sending = asyncio.ensure_future(self._send_all(feed, send))
         going = asyncio.ensure_future(_gone(receive))
         try:
             await asyncio.wait((sending, going), return_when=asyncio.FIRST_COMPLETED)
@@ -141,10 +150,10 @@ class _Events(Response):
                 task.cancel()
             await asyncio.gather(sending, going, return_exceptions=True)
 
-    async def _send_all(self, send: Send) -> None:
-        first = b"event: history\ndata: " + self._feed.history() + b"\n\n"
+    async def _send_all(self, feed: _Feed, send: Send) -> None:
+        first = b"event: history\ndata: " + feed.history() + b"\n\n"
         await send({"type": "http.response.body", "body": first, "more_body": True})
-        async for frame in self._feed.frames():
+        async for frame in feed.frames():
             async with asyncio.timeout(SEND_S):
                 await send({"type": "http.response.body", "body": frame.event(self._role), "more_body": True})
 

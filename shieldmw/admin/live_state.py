@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
-from shieldmw.core.masking import masked
 from shieldmw.core.mode import Mode
-from shieldmw.core.traffic import Outcome
-from shieldmw.core.verdict import Served, verdict
+from shieldmw.core.service import Served, service
+from shieldmw.core.traffic import Outcome, Rates
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import StoreError
 from shieldmw.gate.operator.control import Control
-from shieldmw.gate.operator.recent import Recent
+from shieldmw.gate.operator.recent import Sample
 from shieldmw.gate.operator.status import Status
 
 from .auth import Role
 from .load import RatesByClass
+from .masking import Answer
 from .schema import AuditItem, DenyItem, PreviewAnswer, StatusAnswer
 
 # Entries of the audit log and the deny list that the page shows.
@@ -28,20 +29,24 @@ DENIED_SHOWN = 100
 
 
 class Members(BaseModel):
-    """Whether hosts and members are being served."""
+    """Whether hosts and members are being served, and how many of their requests a second are let in and refused."""
 
     served: Served
     percent: float | None
     why: str
+    let_in: float
+    refused: float
 
     @classmethod
-    def of(cls, status: Status, traffic: Traffic) -> Members:
-        """The verdict on the last seconds: the fleet's seats, and the requests of this `serve`'s workers."""
+    def of(cls, status: Status, lately: Mapping[Outcome, Rates]) -> Members:
+        """The last seconds: the fleet's seats, and the requests of this `serve`'s workers."""
         seats = status.seats
-        refused = sum(of.member + of.host for outcome, of in traffic.lately.items() if outcome is not Outcome.LET_IN)
-        let_in = traffic.lately[Outcome.LET_IN]
-        told = verdict(seats.present, seats.demand or seats.present, let_in.member + let_in.host, refused)
-        return cls(served=told.served, percent=told.percent, why=told.why)
+        let_in = lately[Outcome.LET_IN].favoured
+        refused = sum(rates.favoured for outcome, rates in lately.items() if outcome is not Outcome.LET_IN)
+        told = service(seats.present, seats.demand or seats.present, let_in, refused)
+        return cls(
+            served=told.served, percent=told.percent, why=told.why, let_in=round(let_in, 1), refused=round(refused, 1)
+        )
 
 
 class Traffic(BaseModel):
@@ -52,14 +57,16 @@ class Traffic(BaseModel):
     lately: dict[Outcome, RatesByClass]
 
     @classmethod
-    def of(cls, recent: Recent) -> Traffic:
-        """The traffic now."""
-        now = recent.now()
-        lately = {
-            outcome: RatesByClass(host=round(of.hosts, 1), member=round(of.members, 1), guest=round(of.guests, 1))
-            for outcome, of in recent.lately(now).items()
-        }
-        return cls(workers=now.workers, totals={name: of.total for name, of in now.totals.items()}, lately=lately)
+    def of(cls, now: Sample, lately: Mapping[Outcome, Rates]) -> Traffic:
+        """Convert what the gate counted."""
+        return cls(
+            workers=now.workers,
+            totals={outcome: of.total for outcome, of in now.totals.items()},
+            lately={
+                outcome: RatesByClass(host=round(of.hosts, 1), member=round(of.members, 1), guest=round(of.guests, 1))
+                for outcome, of in lately.items()
+            },
+        )
 
 
 class Obedience(BaseModel):
@@ -83,7 +90,7 @@ class WaitingRoom(BaseModel):
         return cls(waiting=max(0, counters.given - counters.called), called=counters.called)
 
 
-class LiveState(BaseModel):
+class LiveState(Answer):
     """What the page shows. ``switch``: what the other mode would do now, as configured."""
 
     role: Role = Role.ADMIN
@@ -102,29 +109,24 @@ class LiveState(BaseModel):
 
     def json_for(self, role: Role) -> bytes:
         """The state for pages with this role: with the view token, addresses are masked."""
-        shown = self if role is Role.ADMIN else self._masked()
+        shown = self if role is Role.ADMIN else self.masked()
         return shown.model_dump_json(by_alias=True, exclude={"status": {"settings"}}).encode()
 
-    def _masked(self) -> LiveState:
-        return self.model_copy(
-            update={
-                "role": Role.VIEWER,
-                "denied": [item.masked() for item in self.denied],
-                "audit": [item.masked() for item in self.audit],
-                "status": self.status.model_copy(update={"reason": masked(self.status.reason)}),
-            }
-        )
+    def masked(self) -> Self:
+        """The same for pages with the view token."""
+        return super().masked().model_copy(update={"role": Role.VIEWER})
 
 
 async def live_state(control: Control, known: LiveState | None) -> LiveState:
     """The state now. While the store is away, its lists are those ``known`` before."""
     status = await control.status()
-    answer, traffic = StatusAnswer.of(status), Traffic.of(control.recent)
+    answer, now = StatusAnswer.of(status), control.recent.now()
+    lately = control.recent.lately(now)
     other = Mode.NORMAL if answer.mode is Mode.EMERGENCY else Mode.EMERGENCY
     state = LiveState(
         status=answer,
-        members=Members.of(status, traffic),
-        traffic=traffic,
+        members=Members.of(status, lately),
+        traffic=Traffic.of(now, lately),
         obedience=_obedience(status),
         switch=PreviewAnswer.of(control.preview(other, None, None)),
         waiting_room=None if known is None else known.waiting_room,

@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from .problems import ProblemAnswer
 from .routes import OPERATIONS, Operation
-from .schema import ActorHeader, ProblemAnswer
+from .schema import ActorHeader
 
 # Version of the routes, not of the package: it changes if a name in them does.
 API_VERSION = "1"

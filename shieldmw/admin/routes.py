@@ -6,7 +6,7 @@ Both the Starlette app and the OpenAPI document are built from it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from shieldmw.gate.operator.control import Control, DenyRefusal, Metered
 from .answers import answer, no_content, problem, revalidated, text_answer
 from .auth import Operator, Role
 from .limits import LimitsAnswer, LimitsBody
+from .masking import Answer
 from .schema import (
     AuditAnswer,
     AuditItem,
@@ -55,15 +56,18 @@ class Call:
     given: Any
 
     @property
-    def is_masked(self) -> bool:
-        """Whether addresses are masked in the answer, since the token may only look."""
-        return self.operator.role is Role.VIEWER
-
-    @property
     def network(self) -> IPNetwork:
         """The network in the path."""
         path: CidrPath = self.path
         return path.network
+
+    def answer(self, body: Answer, headers: Mapping[str, str] | None = None) -> Response:
+        """The answer to this request; masked, if the token may only look."""
+        return answer(body.masked() if self.operator.role is Role.VIEWER else body, headers)
+
+    def versioned(self, body: StatusAnswer | LimitsAnswer) -> Response:
+        """The same, with the version as its entity tag."""
+        return self.answer(body, {"etag": f'"{body.version}"'})
 
 
 Endpoint = Callable[[Call], Awaitable[Response]]
@@ -78,7 +82,7 @@ class Operation:
     path: str
     endpoint: Endpoint
     summary: str
-    answer: type[BaseModel] | type[str] | None
+    answer: type[Answer] | type[str] | None
     problems: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
@@ -94,7 +98,7 @@ class Operation:
 
 async def get_status(call: Call) -> Response:
     """Answer with the state of the fleet."""
-    return _with_version(StatusAnswer.of(await call.control.status()))
+    return call.versioned(StatusAnswer.of(await call.control.status()))
 
 
 async def put_mode(call: Call) -> Response:
@@ -104,7 +108,7 @@ async def put_mode(call: Call) -> Response:
     changed = expected is not _NO_VERSION and await call.control.set_mode(body.change(call.actor), expected)
     status = StatusAnswer.of(await call.control.status())
     if changed:
-        return _with_version(status)
+        return call.versioned(status)
     who = f"by {status.actor}" if status.actor else "by nobody yet"
     detail = f"Nothing was changed: the mode is at version {status.version} now, set {who}."
     return problem(412, detail, headers={"etag": f'"{status.version}"'}, current=status)
@@ -112,7 +116,7 @@ async def put_mode(call: Call) -> Response:
 
 async def get_limits(call: Call) -> Response:
     """Answer with the limits in force."""
-    return _with_version(LimitsAnswer.of_report(await call.control.limits()))
+    return call.versioned(LimitsAnswer.of_report(await call.control.limits()))
 
 
 async def put_limits(call: Call) -> Response:
@@ -131,37 +135,34 @@ async def put_limits(call: Call) -> Response:
         return problem(422, f"Nothing was changed. {'; '.join(error.problems[:MOST_ERRORS])}", title="Not valid")
     limits = LimitsAnswer.of_report(await call.control.limits())
     if changed:
-        return _with_version(limits)
+        return call.versioned(limits)
     who = f"by {limits.actor}" if limits.actor else "by nobody yet"
     detail = f"Nothing was changed: the limits are at version {limits.version} now, set {who}."
-    return problem(412, detail, headers={"etag": f'"{limits.version}"'}, limits=limits)
+    return problem(412, detail, headers={"etag": f'"{limits.version}"'}, current=limits)
 
 
 async def get_preview(call: Call) -> Response:
     """Answer with what a change of the mode would do now."""
     query: PreviewQuery = call.given
-    return answer(PreviewAnswer.of(call.control.preview(query.mode, query.capacity, query.guest_share)))
+    return call.answer(PreviewAnswer.of(call.control.preview(query.mode, query.capacity, query.guest_share)))
 
 
 async def get_audit(call: Call) -> Response:
     """Answer with the last changes."""
     query: AuditQuery = call.given
-    items = [AuditItem.of(entry) for entry in await call.control.audit(query.count)]
-    return answer(AuditAnswer(entries=[item.masked() for item in items] if call.is_masked else items))
+    return call.answer(AuditAnswer(entries=[AuditItem.of(entry) for entry in await call.control.audit(query.count)]))
 
 
 async def get_top(call: Call) -> Response:
     """Answer with the busiest clients, networks, paths and user agents."""
     query: TopQuery = call.given
-    top = await call.control.top(query.count)
-    return answer(TopAnswer.of(top, masked=call.is_masked))
+    return call.answer(TopAnswer.of(await call.control.top(query.count)))
 
 
 async def get_deny_list(call: Call) -> Response:
     """Answer with all denied networks."""
     now_s = call.control.now_s()
-    items = [DenyItem.of(entry, now_s) for entry in await call.control.denied()]
-    return answer(DenyAnswer(entries=[item.masked() for item in items] if call.is_masked else items))
+    return call.answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
 
 
 async def get_edge_list(call: Call) -> Response:
@@ -175,7 +176,7 @@ async def get_deny(call: Call) -> Response:
     entry = await call.control.denied_network(call.network)
     if entry is None:
         return problem(404, f"{call.network} is not on the deny list.")
-    return answer(DenyItem.of(entry, call.control.now_s()))
+    return call.answer(DenyItem.of(entry, call.control.now_s()))
 
 
 async def put_deny(call: Call) -> Response:
@@ -191,7 +192,7 @@ async def put_deny(call: Call) -> Response:
         )
     if isinstance(entry, DenyRefusal):
         return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Remove some, or deny wider ones.")
-    return answer(DenyItem.of(entry, call.control.now_s()))
+    return call.answer(DenyItem.of(entry, call.control.now_s()))
 
 
 async def delete_deny(call: Call) -> Response:
@@ -205,7 +206,7 @@ async def post_reset(call: Call) -> Response:
     """Refill a client's buckets."""
     body: ResetBody = call.given
     clients = await call.control.reset(body.client, call.actor, body.reason)
-    return answer(ResetAnswer(clients=[str(client) for client in clients]))
+    return call.answer(ResetAnswer(clients=[str(client) for client in clients]))
 
 
 async def get_metrics(call: Call) -> Response:
@@ -220,10 +221,6 @@ def _metrics_page(metered: Metered, accept: str) -> tuple[str, bytes]:
     from shieldmw.telemetry.prometheus import page
 
     return page(metered, accept)
-
-
-def _with_version(versioned: StatusAnswer | LimitsAnswer) -> Response:
-    return answer(versioned, {"etag": f'"{versioned.version}"'})
 
 
 _NO_VERSION = -1

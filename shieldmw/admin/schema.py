@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from shieldmw.core.address import IPNetwork
-from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import Prefixes
 from shieldmw.core.deny import DenyEntry
-from shieldmw.core.masking import masked
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
+from shieldmw.core.seats import MOST_SEATS
 from shieldmw.gate.clock import utc
 from shieldmw.gate.operator.control import clients_of, network_of
 from shieldmw.gate.operator.preview import Preview
 from shieldmw.gate.operator.status import Status
 from shieldmw.gate.operator.top_reports import REPORTED
 from shieldmw.settings.fields import matching
-from shieldmw.settings.overrides import VARIABLES
-from shieldmw.settings.problems import right_of, shown
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 
 from .load import ByClass, OverloadAnswer
+from .masking import Answer
 
-MOST_SEATS = 1_000_000_000
 LONGEST_DENY_S = 30 * 86_400
 LONGEST_REASON = 200
 LONGEST_CLIENT = len("token:") + 1024
@@ -171,7 +166,7 @@ def admin_called(name: str) -> str:
     return f"admin ({name})"
 
 
-class StatusAnswer(BaseModel):
+class StatusAnswer(Answer):
     """The state of the fleet. Times are Unix seconds by the store's clock, which ``now`` shows."""
 
     mode: Mode
@@ -231,7 +226,7 @@ class StatusAnswer(BaseModel):
         )
 
 
-class PreviewAnswer(BaseModel):
+class PreviewAnswer(Answer):
     """What a change of the mode would do now. Listeners: with a seat they stay or leave, without one they come in or
     wait."""
 
@@ -287,18 +282,14 @@ class AuditItem(BaseModel):
             when=when, when_utc=utc(when), who=entry.who, what=entry.what, was=entry.was, now=entry.now, why=entry.why
         )
 
-    def masked(self) -> AuditItem:
-        """The same for those with the view token: addresses are masked."""
-        return self.model_copy(update={name: masked(getattr(self, name)) for name in ("what", "was", "now", "why")})
 
-
-class AuditAnswer(BaseModel):
+class AuditAnswer(Answer):
     """The last changes, newest first."""
 
     entries: list[AuditItem]
 
 
-class DenyItem(BaseModel):
+class DenyItem(Answer):
     """A denied network."""
 
     cidr: str
@@ -314,67 +305,14 @@ class DenyItem(BaseModel):
         cidr = str(entry.network)
         return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
 
-    def masked(self) -> DenyItem:
-        """The same for those with the view token: addresses are masked."""
-        return self.model_copy(update={"cidr": masked(self.cidr), "reason": masked(self.reason)})
 
-
-class DenyAnswer(BaseModel):
+class DenyAnswer(Answer):
     """Every network that is denied now."""
 
     entries: list[DenyItem]
 
 
-class ResetAnswer(BaseModel):
+class ResetAnswer(Answer):
     """The clients whose buckets were refilled."""
 
     clients: list[str]
-
-
-class FieldError(BaseModel):
-    """The error of one field of a request: its name, and what would be right."""
-
-    field: str
-    message: str
-
-
-def field_errors(error: ValidationError) -> list[FieldError]:
-    """Pydantic's errors, in our words."""
-    return [
-        FieldError(
-            field=".".join(str(part) for part in detail["loc"]) or "body",
-            message=_message(detail),
-        )
-        for detail in error.errors(include_url=False)
-    ]
-
-
-def _message(detail: ErrorDetails) -> str:
-    """What would be right; in a document of several values it shows the wrong one, as for a variable."""
-    right = right_of(detail)
-    if len(detail["loc"]) < 2 or not isinstance(detail["loc"][0], str):
-        return right
-    if detail["type"] == "extra_forbidden":
-        nearest = get_close_matches(str(detail["loc"][-1]), VARIABLES, n=1)
-        return f"{right} that can be changed{f', did you mean {nearest[0]}?' if nearest else ''}"
-    return f"{shown('', detail['input'])}: {right}"
-
-
-def not_valid(errors: list[FieldError]) -> str:
-    """The line that lists all errors."""
-    listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
-    return f"Nothing was changed. {listed}"
-
-
-class ProblemAnswer(BaseModel):
-    """Problem details (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[FieldError] | None = None
-    retry_after_ms: int | None = None
-    current: StatusAnswer | None = None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, Field
 
-from shieldmw.core.masking import masked as masked_addresses
+from shieldmw.core.masking import masked
 from shieldmw.core.top import Entry, FleetTop, Kind
+
+from .masking import Answer
 
 # Shown of a subject to those who may only read.
 _HIDDEN = "…"
@@ -26,11 +30,11 @@ class BusyClient(Busy):
     refused_at_most: int
 
     @classmethod
-    def of(cls, entry: Entry, *, masked: bool = False) -> BusyClient:
+    def of(cls, entry: Entry) -> BusyClient:
         """An entry as it is shown."""
         (requests, most), (refused, refused_most) = entry.requests, entry.refused
         return cls(
-            name=_masked(entry.name) if masked else entry.name,
+            name=entry.name,
             requests=requests,
             requests_at_most=most,
             refused=refused,
@@ -38,7 +42,7 @@ class BusyClient(Busy):
         )
 
 
-class TopAnswer(BaseModel):
+class TopAnswer(Answer):
     """The busiest of the last one to two minutes in the whole fleet.
 
     Any name with more than a thousandth of a worker's requests is counted there, and each worker reports its first
@@ -56,25 +60,33 @@ class TopAnswer(BaseModel):
     user_agents: list[Busy] = Field(description="Estimated from one request in 16; '' is none.")
 
     @classmethod
-    def of(cls, top: FleetTop, *, masked: bool) -> TopAnswer:
-        """The answer, in which clients are ``masked`` if need be."""
+    def of(cls, top: FleetTop) -> TopAnswer:
+        """Convert what the fleet counted."""
         agents = top.of[Kind.USER_AGENT]
         return cls(
             seconds=round(top.seconds, 1),
             workers=top.workers,
             requests=top.requests,
             refused=top.refused,
-            addresses=[BusyClient.of(entry, masked=masked) for entry in top.of[Kind.ADDRESS]],
-            networks=[BusyClient.of(entry, masked=masked) for entry in top.of[Kind.NETWORK]],
-            subjects=[BusyClient.of(entry, masked=masked) for entry in top.of[Kind.SUBJECT]],
+            addresses=[BusyClient.of(entry) for entry in top.of[Kind.ADDRESS]],
+            networks=[BusyClient.of(entry) for entry in top.of[Kind.NETWORK]],
+            subjects=[BusyClient.of(entry) for entry in top.of[Kind.SUBJECT]],
             paths=[BusyClient.of(entry) for entry in top.of[Kind.PATH]],
             user_agents=[
                 Busy(name=name, requests=requests, requests_at_most=most) for name, (requests, most), _ in agents
             ],
         )
 
+    def masked(self) -> Self:
+        """The same for those with the view token: neither addresses nor members are whole."""
+        clients = {
+            kind: [_masked(client) for client in getattr(self, kind)] for kind in ("addresses", "networks", "subjects")
+        }
+        return super().masked().model_copy(update=clients)
 
-def _masked(name: str) -> str:
+
+def _masked(client: BusyClient) -> BusyClient:
     """An address without its last half; of anything else the first half: enough to tell two apart."""
-    shown = masked_addresses(name)
-    return name[: len(name) // 2] + _HIDDEN if shown == name else shown
+    name = client.name
+    shown = masked(name)
+    return client.model_copy(update={"name": name[: len(name) // 2] + _HIDDEN if shown == name else shown})

@@ -11,7 +11,8 @@ from typing import Any, Self, TypeVar
 import click
 from pydantic import ValidationError
 
-from shieldmw.admin.schema import ModeBody, StatusAnswer, admin_called, field_errors, not_valid
+from shieldmw.admin.problems import field_errors, not_valid
+from shieldmw.admin.schema import ModeBody, StatusAnswer, admin_called
 from shieldmw.core.text import harmless
 from shieldmw.errors import NotApplied, NotPermitted, SettingsError, StoreError
 from shieldmw.gate.operator.direct import DirectControl

@@ -8,6 +8,9 @@ from ipaddress import ip_address
 # What may be an address, with the punctuation around it. Longer than any address: the rest is one of its own.
 _CANDIDATE = re.compile(r"[0-9A-Fa-f:.]{2,60}")
 
+# An IPv4 address in it if all of it is none, as with a port.
+_IPV4 = re.compile(r"(?<!\d)(?<!\d\.)(\d{1,3}\.\d{1,3})\.\d{1,3}\.\d{1,3}(?!\.?\d)")
+
 
 def masked(text: str) -> str:
     """The text with its addresses cut to the part that names a large network: ``203.0.x.x``, ``2001:db8:…``.
@@ -22,7 +25,7 @@ def _cut(found: re.Match[str]) -> str:
     try:
         ip_address(word)
     except ValueError:
-        return found[0]
+        return _IPV4.sub(r"\1.x.x", found[0])
     if ":" in word:
         shown = ":".join([*(group for group in word.split(":")[:2] if group), "…"])
     else:

@@ -35,6 +35,9 @@ SILENT_S = 7.0
 # there are counted then, since it would have reported them.
 LATE_S = 3.0
 
+# Largest capacity that an operator may set, and that is read from the store.
+MOST_SEATS = 1_000_000_000
+
 # Longest time that a lease seat runs: ten minutes, with room for clocks that differ.
 LONGEST_LEASED_S = 900.0
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from shieldmw.core.limits import parse_limits, written_limits
 from shieldmw.core.overrides import NOTHING, Overrides, RuleOverride
 from shieldmw.core.rules import Limits, Policy, Rule, Scope
+from shieldmw.core.seats import MOST_SEATS
 
 from .fields import LimitText
 from .model import Settings
@@ -29,9 +30,8 @@ FIELDS = (
     *("capacity", "emergency_capacity", "emergency_guest_share"),
 )
 
-# Longest text of a limit, and most seats: as many as a change of the mode may name.
+# Longest text of a limit.
 LONGEST_LIMIT = 200
-MOST_SEATS = 1_000_000_000
 
 
 def _field(name: str) -> Any:

@@ -17,7 +17,7 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.overrides import Earlier, Overrides, OverridesState, RuleOverride
-from shieldmw.core.seats import Audience, SeatEntry, SeatTable
+from shieldmw.core.seats import MOST_SEATS, Audience, SeatEntry, SeatTable
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.errors import StoreError
 
@@ -48,9 +48,6 @@ MOST_TOP_NAMES = 100
 
 # Latest end time, in Unix seconds.
 LATEST_S = 2**33
-
-# Largest capacity: more seats than there are people.
-MOST_SEATS = 10**10
 
 
 # An entry of seats.lua, and the largest sum of its numbers; seats.lua drops one beyond that as foreign.

@@ -91,7 +91,10 @@ def test_if_match_is_honoured() -> None:
             told = answer.json()
             assert (answer.status_code, answer.headers["etag"]) == (412, '"1"')
             assert told["detail"] == "Nothing was changed: the limits are at version 1 now, set by admin (kim)."
-            assert told["limits"]["settings"] == CHANGE["settings"]
+            assert told["current"]["settings"] == CHANGE["settings"]
+            described = (await operator.get("/openapi.json")).json()["components"]["schemas"]["ProblemAnswer"]
+            assert set(told) <= set(described["properties"])
+            assert {"$ref": "#/components/schemas/LimitsAnswer"} in described["properties"]["current"]["anyOf"]
         assert (await operator.put("/limits", {}, if_match="*")).status_code == 200
 
     run(work)

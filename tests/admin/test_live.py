@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import ref
 
 import pytest
 from starlette.types import Message
@@ -15,8 +17,11 @@ from admin.app import ADMIN, HOME, VIEW, WRONG, Operator, run, shielded
 from shieldmw import ShieldMiddleware
 from shieldmw.admin import live as live_module
 from shieldmw.admin.live import MOST_PAGES
+from shieldmw.admin.live_state import Members
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.seats import UNLIMITED, Audience, Report
+from shieldmw.core.service import Served
+from shieldmw.core.traffic import Outcome, Rates
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.operator.control import Control
 from shieldmw.gate.worker import Worker
@@ -137,6 +142,20 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
     run(work)
 
 
+def test_requests_of_hosts_and_members_are_added_before_they_are_rounded() -> None:
+    """Otherwise few of each class would be none of both."""
+
+    async def work() -> None:
+        app = shielded()
+        assert (await Operator(app).get("/status")).status_code == 200
+        assert app._worker is not None
+        few = dict.fromkeys(Outcome, Rates(hosts=0.04, members=0.04, guests=9.0))
+        members = Members.of(await app._worker.control.status(), few)
+        assert (members.served, members.let_in, members.refused) == (Served.NO, 0.1, 0.3)
+
+    run(work)
+
+
 def test_a_page_is_told_first_what_came_before() -> None:
     """A row for each sample: time, totals by outcome, members, guests, listeners without a seat, seats."""
 
@@ -231,6 +250,23 @@ def test_pages_are_bounded() -> None:
             await opened.close()
 
     run(work)
+
+
+def test_nothing_is_kept_for_pages_that_have_gone() -> None:
+    """A worker whose event loop has ended can be freed with all that it holds."""
+    app = shielded()
+    workers: list[ref[Control]] = []
+
+    async def work() -> None:
+        async with page(app) as opened:
+            await opened.next_state()
+        assert app._worker is not None
+        workers.append(ref(app._worker.control))
+
+    run(work)
+    run(work)
+    gc.collect()
+    assert workers[0]() is None
 
 
 def test_a_worker_that_stops_ends_its_pages() -> None:

@@ -19,6 +19,7 @@ from admin.app import ADMIN, HOME, VIEW, WRONG, Operator, app_below, run, shield
 from doors.asgi.harness import http_scope
 from shieldmw import ShieldMiddleware
 from shieldmw.admin.load import WorkerLoadItem
+from shieldmw.admin.routes import OPERATIONS
 from shieldmw.core.concurrency import FIRST
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.seats import Audience
@@ -678,8 +679,48 @@ def test_the_busiest_are_told_with_what_was_refused() -> None:
     run(work)
 
 
+PLANTED = "198.51.100.77"
+
+
+async def planted_app() -> ShieldMiddleware:
+    """An app with an address in all that operators and clients can write, and in its settings."""
+    app = shielded(deny_ips=f"{PLANTED}/32", allow_ips=PLANTED, trusted_proxies=f"{PLANTED},10.0.0.0/8", capacity=9)
+    operator = Operator(app, Shield_Actor="kim")
+    reason = f"from {PLANTED}:443"
+    changes: dict[str, dict[str, Any]] = {
+        "/mode": {"mode": "emergency", "reason": reason},
+        "/limits": {"settings": {"SHIELD_IP_LIMIT": "9/day"}, "reason": reason},
+        f"/deny/{PLANTED}": {"for_seconds": 60, "reason": reason},
+    }
+    for path, body in changes.items():
+        assert (await operator.put(path, body)).status_code == 200
+    await operator.ask("POST", "/reset", json={"client": f"ip:{PLANTED}"})
+    for _ in range(64):  # a user agent is counted in one request of sixteen
+        await Operator(app, None, user_agent=f"bot at {PLANTED}").anywhere(f"/feed/{PLANTED}")
+    return app
+
+
+def test_no_answer_shows_the_view_token_a_whole_address() -> None:
+    """Wherever it stands: a reason, a list, a path, the settings. ``/deny.txt`` is what edges need, so it is whole."""
+
+    async def work() -> None:
+        app = await planted_app()
+        whole, shown = {}, {}
+        for operation in OPERATIONS:
+            if not operation.changes:
+                path = operation.path.replace("{cidr}", PLANTED) + "?mode=normal" * ("preview" in operation.path)
+                seen, looked = [await Operator(app, token).get(path) for token in (ADMIN, VIEW)]
+                assert (seen.status_code, looked.status_code) == (200, 200), path
+                whole[operation.path], shown[operation.path] = PLANTED in seen.text, PLANTED in looked.text
+        with_addresses = {path for path, is_there in whole.items() if is_there}
+        assert with_addresses == {"/status", "/limits", "/audit", "/top", "/deny", "/deny.txt", "/deny/{cidr}"}
+        assert {path for path, is_there in shown.items() if is_there} == {"/deny.txt"}
+
+    run(work)
+
+
 def test_who_may_only_look_sees_clients_in_part() -> None:
-    """Enough to tell them apart; paths are shown."""
+    """Enough to tell them apart; paths are shown, but for addresses in them."""
 
     async def work() -> None:
         told = (await Operator(await busy_app(), VIEW).get("/top")).json()

@@ -36,7 +36,7 @@ from servers.places import APPS, on_free_port, own_directory
 from servers.processes import end_group, spawn
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
 ADMIN, VIEW = "an-admin-token-of-some-length", "a-view-token-of-some-length"
 GUESTS, MEMBERS = 40, 80
@@ -440,6 +440,54 @@ def test_the_busiest_are_shown_as_text_and_can_be_denied(page: Page, operator: h
     page.click("#top-tables button")
     assert page.input_value("#deny-cidr") == "198.51.100.0/24"
     assert operator.get("deny").json()["entries"] == []
+
+
+def test_nothing_of_an_admin_is_left_for_the_viewer_who_signs_in_next(page: Page, operator: httpx.Client) -> None:
+    """Neither rows that are hidden, nor an answer that was under way."""
+    operator.put("deny/198.51.99.0/24", json={"for_seconds": 600, "reason": "botnet"}).raise_for_status()
+    held: list[Route] = []
+
+    def answer(route: Route) -> None:
+        if route.request.headers["authorization"] == f"Bearer {ADMIN}":
+            held.append(route)
+        else:
+            route.fulfill(json=_top("203.0.x.x/32"))
+
+    page.route("**/top?count=*", answer)
+    sign_in(page)
+    says(page, "#deny-rows", r"198\.51\.99\.0/24")
+    page.fill("#deny-cidr", "203.0.113.7")
+    wait_until(lambda: page.evaluate("1") and held, TIMEOUT_S, "the admin's page to ask who is busiest")
+    page.click("#sign-out")
+    page.wait_for_selector("#sign-in:visible")
+    assert "198.51.99" not in page.content()
+    sign_in(page, VIEW)
+    assert page.input_value("#deny-cidr") == ""
+    says(page, "#top-tables", r"203\.0\.x\.x/32")
+    held[0].fulfill(json=_top("203.0.113.7/32"))
+    shown = page.inner_text("#link-text")
+    wait_until(lambda: page.inner_text("#link-text") != shown, TIMEOUT_S, "the next state")
+    assert "203.0.113" not in page.content()
+
+
+def test_who_was_busiest_is_marked_when_it_is_old(page: Page, operator: httpx.Client) -> None:
+    """With the reason why there is no newer list."""
+    answers: list[dict[str, Any]] = [
+        {"json": _top("203.0.113.7/32")},
+        {"status": 503, "json": {"detail": "The store is away."}},
+    ]
+    page.route("**/top?count=*", lambda route: route.fulfill(**(answers.pop(0) if len(answers) > 1 else answers[0])))
+    sign_in(page)
+    says(page, "#top-tables", r"203\.0\.113\.7/32")
+    says(page, "#top-scope", "as last known: The store is away", 2 * TIMEOUT_S)
+
+
+def _top(address: str) -> dict[str, Any]:
+    """An answer of `/top` with one address."""
+    counts = {"requests": 9, "requests_at_most": 9, "refused": 0, "refused_at_most": 0}
+    kinds: dict[str, Any] = {"networks": [], "subjects": [], "paths": [], "user_agents": []}
+    totals = {"seconds": 60.0, "workers": 2, "requests": 9, "refused": 0}
+    return {**totals, "addresses": [{"name": address, **counts}], **kinds}
 
 
 # --- a server that is gone

@@ -12,7 +12,7 @@ from servers import RedisServer
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
-from shieldmw.core.seats import LONGEST_LEASED_S, Audience, Capacity, Report
+from shieldmw.core.seats import LONGEST_LEASED_S, MOST_SEATS, Audience, Capacity, Report
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import NotApplied, StoreError
@@ -85,6 +85,7 @@ def test_a_number_that_is_none_of_ours_counts_as_none(server: RedisServer, field
         pytest.param(data(guest_share="0.1"), id="a share that is text"),
         pytest.param(data(capacity=float("inf")), id="endless seats"),
         pytest.param(data(capacity=-1), id="seats below 0"),
+        pytest.param(data(capacity=MOST_SEATS + 1), id="more seats than an operator may set"),
         pytest.param(data(capacity=True), id="seats that are no number"),
     ],
 )

@@ -55,6 +55,15 @@ function fill(id, key, make) {
   target.replaceChildren(...make());
 }
 
+/** The time by the store's clock, in Unix seconds: the last state may be some seconds old. */
+const storeNow = () => session.state.status.now + (Date.now() - session.receivedAt) / 1000;
+
+/** Take out what was filled in. */
+function empty(target) {
+  target.replaceChildren();
+  delete target.dataset.key;
+}
+
 function items(id, texts) {
   fill(id, texts, () => texts.map((text) => node("li", text)));
 }
@@ -98,8 +107,23 @@ async function refusal(answer) {
   return new Refused(answer.status, problem, answer.headers.get("retry-after"));
 }
 
-/** Ask a route; the parsed answer, or null for 204. Throws Refused, or an Error in plain words. */
+/**
+ * Ask a route; the parsed answer, or null for 204. Throws Refused, or an Error in plain words.
+ *
+ * What comes after the operator has signed out goes nowhere: it may be more than the next one may see.
+ */
 async function ask(method, path, body, more = {}) {
+  const { stream } = session;
+  let told;
+  try {
+    told = await answered(method, path, body, more);
+  } catch (error) {
+    if (session.stream === stream) throw error;
+  }
+  return session.stream === stream ? told : new Promise(() => {});
+}
+
+async function answered(method, path, body, more) {
   const content = body === undefined ? {} : { "Content-Type": "application/json" };
   let answer;
   try {
@@ -146,6 +170,7 @@ async function readOnce(stream) {
     const answer = await fetch("live", { headers: headers(), cache: "no-store", signal: aborted.signal });
     if (!answer.ok) throw await refusal(answer);
     for await (const { kind, data } of events(answer)) {
+      if (stream.ended) break;
       clearTimeout(watch);
       watch = setTimeout(stream.abort, SILENCE_MS);
       came = true;
@@ -239,6 +264,9 @@ function signedOut(why) {
   traffic.clear();
   Object.assign(totals, { at: 0, values: null });
   for (const id of ["board", "tools", "link", "gone", "top"]) show(id, false);
+  document.querySelectorAll("[data-key]").forEach(empty);
+  denied("");
+  el("deny-form").reset();
   show("sign-in", true);
   write("mode-note", "");
   write("sign-in-error", why);
@@ -291,13 +319,12 @@ function unknown(since) {
   write("served-word", "Unknown");
   write("served-number", "");
   write("served-why", `The server has not answered since ${clock(since / 1000)}.`);
-  el("served-facts").replaceChildren();
-  delete el("served-facts").dataset.key;
+  empty(el("served-facts"));
 }
 
 const VERDICTS = { yes: ["✓", "Yes", "#0b6b31"], no: ["✗", "NO", "#b0121b"], idle: ["–", "Nobody asks", "#6b7280"] };
 
-function drawVerdict({ members, status, traffic }) {
+function drawVerdict({ members, status }) {
   const [sign, word, colour] = VERDICTS[members.served];
   const before = el("served-word").textContent;
   el("served").className = `card verdict ${members.served}`;
@@ -306,7 +333,7 @@ function drawVerdict({ members, status, traffic }) {
   write("served-number", members.percent === null ? "" : percent(members.percent));
   const why = members.why;
   write("served-why", why.charAt(0).toUpperCase() + why.slice(1) + ".");
-  drawFacts(status, traffic);
+  drawFacts(status, members);
   const mode = status.mode === "emergency" ? `EMERGENCY ${span(status.seconds_left)}` : "normal";
   const served = { yes: "members served", no: "members NOT served", idle: "no member asks" }[members.served];
   document.title = `${sign} ${mode} · ${served}`;
@@ -314,13 +341,11 @@ function drawVerdict({ members, status, traffic }) {
   if (before && before !== word) say(`Are members being served? ${word}. ${why}.`);
 }
 
-function drawFacts({ seats, demand }, { lately }) {
+function drawFacts({ seats, demand }, members) {
   const seated = seats.host + seats.member;
-  const letIn = lately.let_in.host + lately.let_in.member;
-  const refused = OUTCOMES.slice(1).reduce((sum, name) => sum + lately[name].host + lately[name].member, 0);
   const facts = [
     ["members with a seat", number(seated)], ["without", demand ? number(Math.max(0, demand.host + demand.member - seated)) : "?"],
-    ["their requests/s let in", number(letIn)], ["refused", number(refused)],
+    ["their requests/s let in", number(members.let_in)], ["refused", number(members.refused)],
   ];
   fill("served-facts", facts, () => facts.map(([name, value]) => {
     const fact = node("div");
@@ -377,20 +402,18 @@ function obeyedText(obedience, status) {
   return `${following} of ${counted(all, "worker")} ${following === 1 ? "follows" : "follow"}.${late}${quiet}`;
 }
 
-const who = (count, name) => counted(count, name);
-
 /** What a change would do, in a few lines; the numbers are the server's. */
 function effects(preview) {
   const { stay, leave, come, wait } = preview;
   const lines = [];
   const favoured = leave.host + leave.member;
-  if (favoured) lines.push(`send away ${who(favoured, "member")}: there would be too few seats`);
-  else lines.push(stay.host + stay.member ? `let all ${who(stay.host + stay.member, "member")} stay` : "touch no member: none has a seat");
-  if (leave.guest) lines.push(`send ${stay.guest ? `${number(leave.guest)} of ${who(stay.guest + leave.guest, "guest")}` : `all ${who(leave.guest, "guest")}`} to the recording`);
-  else if (stay.guest) lines.push(`let all ${who(stay.guest, "guest")} stay`);
-  const comers = CLASSES.filter(([name]) => come[name]).map(([name]) => who(come[name], name));
+  if (favoured) lines.push(`send away ${counted(favoured, "member")}: there would be too few seats`);
+  else lines.push(stay.host + stay.member ? `let all ${counted(stay.host + stay.member, "member")} stay` : "touch no member: none has a seat");
+  if (leave.guest) lines.push(`send ${stay.guest ? `${number(leave.guest)} of ${counted(stay.guest + leave.guest, "guest")}` : `all ${counted(leave.guest, "guest")}`} to the recording`);
+  else if (stay.guest) lines.push(`let all ${counted(stay.guest, "guest")} stay`);
+  const comers = CLASSES.filter(([name]) => come[name]).map(([name]) => counted(come[name], name));
   if (comers.length) lines.push(`let in, of those who wait now: ${comers.join(", ")}`);
-  if (wait.host + wait.member) lines.push(`leave ${who(wait.host + wait.member, "member")} waiting`);
+  if (wait.host + wait.member) lines.push(`leave ${counted(wait.host + wait.member, "member")} waiting`);
   lines.push(preview.guest_limit === "off" ? "put no limit on a guest's address" : `limit each guest's address to ${preview.guest_limit}`);
   if (preview.members_only.length) lines.push(`close to guests: ${preview.members_only.join(", ")}`);
   if (preview.closed.length) lines.push(`close to everyone: ${preview.closed.join(", ")}`);
@@ -462,7 +485,8 @@ async function followTop(stream) {
       try {
         drawTop(await ask("GET", "top?count=8"));
       } catch (error) {
-        if (error.status === 404) return;
+        if (error.status === 404) return show("top", false);
+        write("top-scope", `as last known: ${error.message}`);
       }
     }
     await new Promise((resolve) => setTimeout(resolve, session.state ? TOP_MS : 500));
@@ -616,7 +640,7 @@ function drawCharts({ status, traffic: now }) {
 
 // --- the switch
 
-const flip = { kind: null, version: 0, timer: null, asked: 0, sentVersion: null, before: null };
+const flip = { kind: null, version: 0, timer: null, asked: 0, sentVersion: null };
 
 /** The change that the dialogue describes. A field that is left empty is as configured. */
 function wanted() {
@@ -630,7 +654,7 @@ function wanted() {
 
 function openFlip(kind) {
   const { status, switch: other } = session.state;
-  Object.assign(flip, { kind, version: status.version, sentVersion: null, before: null });
+  Object.assign(flip, { kind, version: status.version, sentVersion: null });
   const isEmergency = status.mode === "emergency";
   write("flip-title", kind === "normal" ? "End the emergency" : isEmergency ? "Change the emergency" : "Switch to emergency");
   write("flip-do", kind === "normal" ? "End the emergency" : isEmergency ? "Change it" : "Switch to emergency");
@@ -640,9 +664,8 @@ function openFlip(kind) {
   el("flip-capacity").value = "";
   el("flip-share").value = "";
   el("flip-reason").value = "";
-  const configured = other.mode === "emergency" ? other : { capacity: status.capacity, guest_share: status.guest_share };
-  el("flip-capacity").placeholder = isEmergency ? "as configured" : configured.capacity === null ? "as configured: no limit" : `as configured: ${configured.capacity}`;
-  el("flip-share").placeholder = isEmergency ? "as configured" : `as configured: ${configured.guest_share * 100}`;
+  el("flip-capacity").placeholder = isEmergency ? "as configured" : other.capacity === null ? "as configured: no limit" : `as configured: ${other.capacity}`;
+  el("flip-share").placeholder = isEmergency ? "as configured" : `as configured: ${other.guest_share * 100}`;
   for (const id of ["flip-error", "mode-note"]) write(id, "");
   write("flip-close", "Cancel");
   for (const id of ["flip-fields", "flip-do"]) show(id, true);
@@ -749,7 +772,7 @@ async function undoFlip() {
   const { version, change } = session.undo ?? {};
   if (version === undefined) return;
   const { until, ...rest } = change;
-  const left = until === undefined || until === null ? null : Math.round(until - session.state.status.now);
+  const left = until === undefined || until === null ? null : Math.round(until - storeNow());
   const sent = left === null ? rest : left > 0 ? { ...rest, for_seconds: left } : { mode: "normal" };
   const where = el("flip").open ? "flip-error" : "mode-note";
   write(where, "");
@@ -785,7 +808,8 @@ async function deny(event) {
 async function undeny(entry) {
   try {
     await ask("DELETE", `deny/${entry.cidr}`);
-    const left = { for_seconds: Math.max(1, Math.round(entry.until - session.state.status.now)), reason: entry.reason };
+    const seconds = Math.min(entry.seconds_left, Math.round(entry.until - storeNow()));
+    const left = { for_seconds: Math.max(1, seconds), reason: entry.reason };
     denied(`${entry.cidr} is no longer denied.`, () => ask("PUT", `deny/${entry.cidr}`, left), `Denied ${entry.cidr} again.`);
   } catch (error) {
     denied(error.message);

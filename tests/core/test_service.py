@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shieldmw.core.seats import Audience
-from shieldmw.core.verdict import Served, verdict
+from shieldmw.core.service import Served, service
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,12 @@ def test_the_smaller_part_counts(
     percent: float | None,
 ) -> None:
     """A hundred percent is told only if it is true: parts are rounded down."""
-    told = verdict(Audience(*seated), Audience(*demand), let_in, refused)
+    told = service(Audience(*seated), Audience(*demand), let_in, refused)
     assert (told.served, told.percent) == (served, percent)
 
 
 def test_it_says_why() -> None:
     """In words, with numbers."""
-    told = verdict(Audience(0, 1, 0), Audience(0, 3, 0), 10.0, 2.5)
+    told = service(Audience(0, 1, 0), Audience(0, 3, 0), 10.0, 2.5)
     assert told.why == "2 members without a seat; 2.5 requests of members a second are refused"
-    assert verdict(Audience(0, 1, 0), Audience(0, 1, 0), 10.0, 0).why == "every member has a seat; no member is refused"
+    assert service(Audience(0, 1, 0), Audience(0, 1, 0), 10.0, 0).why == "every member has a seat; no member is refused"

@@ -22,16 +22,16 @@ class Served(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """The verdict, how many of 100 are served (rounded down to a tenth; None if nobody asks), and why, in words."""
+class Service:
+    """Whether they are served, how many of 100 (rounded down to a tenth; None if nobody asks), and why, in words."""
 
     served: Served
     percent: float | None
     why: str
 
 
-def verdict(seated: Audience, demand: Audience, let_in_per_s: float, refused_per_s: float) -> Verdict:
-    """The verdict on hosts and members: the smaller one of the parts that have a seat and whose requests are let in.
+def service(seated: Audience, demand: Audience, let_in_per_s: float, refused_per_s: float) -> Service:
+    """How hosts and members are served: the smaller one of the parts that have a seat and whose requests are let in.
 
     Args:
         seated: listeners with a seat.
@@ -49,6 +49,6 @@ def verdict(seated: Audience, demand: Audience, let_in_per_s: float, refused_per
         refused = f"{refused_per_s:,.1f} requests of members a second are refused"
         reasons.append(refused if refused_per_s else "no member is refused")
     if not parts:
-        return Verdict(Served.IDLE, None, "no member asks for anything at the moment")
+        return Service(Served.IDLE, None, "no member asks for anything at the moment")
     part = min(parts)
-    return Verdict(Served.YES if part >= ENOUGH else Served.NO, int(part * 1000) / 10, "; ".join(reasons))
+    return Service(Served.YES if part >= ENOUGH else Served.NO, int(part * 1000) / 10, "; ".join(reasons))
