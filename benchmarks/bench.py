@@ -11,7 +11,7 @@ from typing import Final
 import click
 import uvloop
 
-from benchmarks import alone, imports, instructions, latency, memory, plots, report
+from benchmarks import alone, imports, instructions, latency, memory, plots, proxies, report
 from benchmarks.cases import CASES, Case
 from benchmarks.document import require_marks, write_into
 from benchmarks.progress import say
@@ -19,7 +19,7 @@ from benchmarks.rounds import Plan, measure
 from benchmarks.store import Store, running_store
 
 _CASES: Final = {case.name: case for case in CASES}
-_OTHERS: Final = ("latency", "memory", "import", "decision", "instructions", "growth")
+_OTHERS: Final = (*proxies.UPSTREAMS, "latency", "memory", "import", "decision", "instructions", "growth")
 _NAMES: Final = (*_CASES, *_OTHERS)
 _ALL_CLIENTS: Final = 10_000_000
 _ROUNDS_OF_GROWTH: Final = 3
@@ -32,6 +32,8 @@ Tables go to stdout, progress to stderr.
 
 \b
 {chr(10).join(f"  {case.name:<15} {case.title}" for case in CASES)}
+  proxy           shieldmw serve --upstream and other reverse proxies before the bare app
+  proxy-constant  the same before an nginx that sends a constant
   latency         what is added at a tenth of the load
   memory          ten million distinct clients through one worker
   import          what importing shieldmw takes
@@ -51,6 +53,7 @@ class Bench:
         self._images = images
         self._parts: Mapping[str, Callable[[], Awaitable[str]]] = {
             **{name: partial(self._case, case.smaller(plan.part)) for name, case in _CASES.items()},
+            **{name: partial(proxies.measure, name, plan, store) for name in proxies.UPSTREAMS},
             "latency": partial(latency.measure, _CASES["guests"].smaller(plan.part), plan, store),
             "memory": self._memory,
             "import": self._import,

@@ -342,6 +342,32 @@ def test_a_wrong_answer_to_the_handshake_is_a_bad_gateway(
     assert refused.value.response.status_code == 502
 
 
+@pytest.mark.parametrize(
+    ("length", "status"), [(None, 401), (40_000, 401), (200_000, 502)], ids=["in pieces", "long", "too long"]
+)
+def test_a_refusal_passes_with_its_body(
+    server: HttpServer, upstream: ScriptedUpstream, length: int | None, status: int
+) -> None:
+    """Also one that comes in several pieces; one that is too long to be held is a bad gateway."""
+
+    def script(peer: Peer, head: bytes) -> None:
+        if length is None:
+            peer.send(b"HTTP/1.1 401 No\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for _ in range(99):
+                peer.send(b"2\r\nno\r\n")
+            peer.send(b"0\r\n\r\n")
+        else:
+            peer.send(b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n" % length + bytes(length))
+
+    upstream.reset(script)
+    with pytest.raises(InvalidStatus) as refused, client(server, "/"):
+        pass
+    response = refused.value.response
+    assert response.status_code == status
+    if status == 401:
+        assert response.body == (b"no" * 99 if length is None else bytes(length))
+
+
 def test_no_answer_to_the_handshake_is_a_timeout(server: HttpServer, upstream: ScriptedUpstream) -> None:
     """504 after the time for a head."""
 

@@ -75,7 +75,7 @@ class Exchange(Passage):
         on_head()
         await self._send(self._start(reader.head))
         self._is_answered = True
-        await self._pass_response_body(reader, "http.response.body")
+        await self._pass_response_body(reader)
 
     def _start(self, head: ResponseHead) -> Message:
         lines = self._heads.response(head)

@@ -96,13 +96,13 @@ class Passage(ABC):
                 self._timer.cancel()
             await self._leave()
 
-    async def _pass_response_body(self, reader: ResponseReader, kind: str) -> None:
-        """Pass on the body of a response whose head has been sent, in messages of a kind."""
+    async def _pass_response_body(self, reader: ResponseReader) -> None:
+        """Pass on the body of a response whose head has been sent."""
         connection, send = self._connection, self._send
         while True:
             body, is_complete = reader.take(), reader.is_complete
             if body or is_complete:
-                await send({"type": kind, "body": body, "more_body": not is_complete})
+                await send({"type": "http.response.body", "body": body, "more_body": not is_complete})
                 connection.progress_s = self._loop.time()
             if is_complete:
                 return

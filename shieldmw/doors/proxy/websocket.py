@@ -29,6 +29,9 @@ PINGED_AFTER = 0.25
 # Time for a client to take the close frame, after all that it has not read yet.
 GOODBYE_S = 5.0
 
+# Bytes of the body of an upstream's refusal: it is held in memory.
+LONGEST_REFUSAL = 65_536
+
 # What servers say if a client's close frame has no code; it is in no frame.
 NO_CODE = 1005
 
@@ -94,10 +97,21 @@ class WebSocket(Passage):
             self._is_answered = True
             await self._send({"type": "websocket.close", "code": 1000})
             return
-        headers = self._heads.response(head)
+        headers, body = self._heads.response(head), await self._refusal_body(reader)
         self._is_answered = True
         await self._send({"type": "websocket.http.response.start", "status": head.status, "headers": headers})
-        await self._pass_response_body(reader, "websocket.http.response.body")
+        await self._send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+    async def _refusal_body(self, reader: ResponseReader) -> bytes:
+        """The whole body of a refusal: granian takes it in one message only, and sends 403 otherwise."""
+        body = reader.take()
+        while not reader.is_complete:
+            if len(body) > LONGEST_REFUSAL:
+                raise ProxyFailure(NO_WEBSOCKET, f"the body of its refusal is longer than {LONGEST_REFUSAL} bytes")
+            if not reader.buffered:
+                await self._connection.readable()
+            body += reader.take()
+        return body
 
     # --- messages ---
 
