@@ -6,6 +6,7 @@ The page reads them with ``fetch``, since an ``EventSource`` cannot send the tok
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
@@ -18,11 +19,16 @@ from .answers import problem
 from .auth import Role
 from .live_state import LiveState, history, live_state
 
+log = logging.getLogger(__name__)
+
 # Interval between two events.
 INTERVAL_S = 1.0
 
 # Pages that are open at a time, for each worker: enough for a team and its screens.
 MOST_PAGES = 50
+
+# Of these, as many are kept for those with the admin token: who may only look cannot shut them out.
+KEPT_FOR_ADMINS = 10
 
 # Time for a page to take an event. A longer pause means that its computer sleeps, and it connects again.
 SEND_S = 20.0
@@ -38,8 +44,9 @@ class Live:
     def answer(self, control: Control, role: Role, *, head_only: bool = False) -> Response:
         """The endless answer to one page."""
         feed = self._feeds.get(control)
-        if feed is not None and feed.pages >= MOST_PAGES:
-            detail = f"{MOST_PAGES} pages are open here, which is the most. Close some."
+        most = MOST_PAGES if role is Role.ADMIN else MOST_PAGES - KEPT_FOR_ADMINS
+        if feed is not None and feed.pages >= most:
+            detail = f"{feed.pages} pages are open here, which is the most for this token. Close some."
             return problem(503, detail, title="Too many pages", headers={"retry-after": "5"})
         return _Events(self, control, role, head_only=head_only)
 
@@ -137,8 +144,9 @@ class _Events(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if not self._head_only:
                 await self._send_until_gone(feed, receive, send)
-        with suppress(OSError):  # the page may have gone
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        with suppress(OSError, TimeoutError):  # the page may have gone, or be asleep
+            async with asyncio.timeout(SEND_S):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_until_gone(self, feed: _Feed, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(feed, send))
@@ -148,14 +156,19 @@ class _Events(Response):
         finally:
             for task in (sending, going):
                 task.cancel()
-            await asyncio.gather(sending, going, return_exceptions=True)
+            failure, _ = await asyncio.gather(sending, going, return_exceptions=True)
+            if not isinstance(failure, OSError | TimeoutError | asyncio.CancelledError | None):
+                log.error("a page's events have ended", exc_info=failure)
 
     async def _send_all(self, feed: _Feed, send: Send) -> None:
-        first = b"event: history\ndata: " + feed.history() + b"\n\n"
-        await send({"type": "http.response.body", "body": first, "more_body": True})
+        await self._send_event(b"event: history\ndata: " + feed.history() + b"\n\n", send)
         async for frame in feed.frames():
-            async with asyncio.timeout(SEND_S):
-                await send({"type": "http.response.body", "body": frame.event(self._role), "more_body": True})
+            await self._send_event(frame.event(self._role), send)
+
+    @staticmethod
+    async def _send_event(event: bytes, send: Send) -> None:
+        async with asyncio.timeout(SEND_S):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
 async def _gone(receive: Receive) -> None:

@@ -6,7 +6,6 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from shieldmw.core.masking import masked
 from shieldmw.core.top import Entry, FleetTop, Kind
 
 from .masking import Answer
@@ -79,14 +78,10 @@ class TopAnswer(Answer):
 
     def masked(self) -> Self:
         """The same for those with the view token: neither addresses nor members are whole."""
-        clients = {
-            kind: [_masked(client) for client in getattr(self, kind)] for kind in ("addresses", "networks", "subjects")
-        }
-        return super().masked().model_copy(update=clients)
+        subjects = [_halved(client) for client in self.subjects]
+        return super().masked().model_copy(update={"subjects": subjects})
 
 
-def _masked(client: BusyClient) -> BusyClient:
-    """An address without its last half; of anything else the first half: enough to tell two apart."""
-    name = client.name
-    shown = masked(name)
-    return client.model_copy(update={"name": name[: len(name) // 2] + _HIDDEN if shown == name else shown})
+def _halved(client: BusyClient) -> BusyClient:
+    """The first half of a name: enough to tell two apart."""
+    return client.model_copy(update={"name": client.name[: len(client.name) // 2] + _HIDDEN})

@@ -16,7 +16,7 @@ from starlette.types import Message
 from admin.app import ADMIN, HOME, VIEW, WRONG, Operator, run, shielded
 from shieldmw import ShieldMiddleware
 from shieldmw.admin import live as live_module
-from shieldmw.admin.live import MOST_PAGES
+from shieldmw.admin.live import KEPT_FOR_ADMINS, MOST_PAGES
 from shieldmw.admin.live_state import Members
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.seats import UNLIMITED, Audience, Report
@@ -244,9 +244,28 @@ def test_pages_are_bounded() -> None:
         assert dict(pages[-1].head["headers"])[b"retry-after"] == b"5"
         await pages[0].close()
         again = Page()
-        await again.open(app, VIEW)
+        await again.open(app, ADMIN)
         assert again.head["status"] == 200
         for opened in (*pages[1:-1], again):
+            await opened.close()
+
+    run(work)
+
+
+def test_pages_that_may_only_look_do_not_shut_out_an_admin() -> None:
+    """However many there are."""
+
+    async def work() -> None:
+        app = shielded()
+        pages = [Page() for _ in range(MOST_PAGES)]
+        for opened in pages:
+            await opened.open(app, VIEW)
+        looking = MOST_PAGES - KEPT_FOR_ADMINS
+        assert [opened.head["status"] for opened in pages] == [200] * looking + [503] * KEPT_FOR_ADMINS
+        one = Page()
+        await one.open(app, ADMIN)
+        assert one.head["status"] == 200
+        for opened in (*pages[:looking], one):
             await opened.close()
 
     run(work)
