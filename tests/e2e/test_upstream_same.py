@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+from starlette.types import Message
 
 from doors.asgi.shields import Case
 from doors.asgi.test_same_raw import HTTP, WEBSOCKET
@@ -69,7 +70,8 @@ def test_an_app_behaves_the_same(pair: Pair, case: Case) -> None:
     alone, saw_alone = play(stage, port, case)
     behind, saw = play(stage, proxy_port, case)
     assert request_of(saw) == request_of(saw_alone)
-    assert (saw.body, saw.messages, saw.raised) == (saw_alone.body, saw_alone.messages, saw_alone.raised)
+    assert messages_of(saw) == messages_of(saw_alone)
+    assert (saw.body, saw.raised) == (saw_alone.body, saw_alone.raised)
     if case.name in CUT_BEFORE_A_BODY and not alone.is_whole:
         assert (alone.status, alone.body, behind.status) == (200, b"", 500)
         return
@@ -96,6 +98,13 @@ def request_of(seen: Seen) -> dict[str, Any]:
     return request
 
 
+def messages_of(seen: Seen) -> list[Message]:
+    """What the app read besides the body. The reason of a client's close is lost: granian only gives the code. An app
+    whose send has failed may have read of the disconnect before that, or not."""
+    messages = [{key: value for key, value in message.items() if key != "reason"} for message in seen.messages]
+    return [message for message in messages if not (seen.raised and message["type"].endswith(".disconnect"))]
+
+
 def converse(stage: Stage, port: int, case: Case) -> tuple[Talk, Seen]:
     """Play a case's client, as ``play``."""
     stage.set(case.app())
@@ -111,9 +120,8 @@ def test_a_websocket_app_behaves_the_same(pair: Pair, case: Case) -> None:
     alone, saw_alone = converse(stage, port, case)
     behind, saw = converse(stage, proxy_port, case)
     assert saw.request() == saw_alone.request()
-    for message in (*saw.messages, *saw_alone.messages):
-        message.pop("reason", None)  # of the client's close: granian only gives the code
-    assert (saw.messages, saw.raised) == (saw_alone.messages, saw_alone.raised)
+    assert messages_of(saw) == messages_of(saw_alone)
+    assert saw.raised == saw_alone.raised
     if alone.closed[0] == 1006:  # the app has failed, and the server has dropped the connection
         assert behind.closed[0] == 1014
         behind.closed = alone.closed
