@@ -219,6 +219,7 @@ def test_the_line_for_the_chat_says_it_all(page: Page, operator: httpx.Client) -
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     sign_in(page)
     says(page, "#mode-word", "EMERGENCY")
+    says(page, "#mode-obeyed", "2 of 2 workers follow")
     page.click("#copy")
     says(page, "#copy", "Copied")
     line = page.evaluate("navigator.clipboard.readText()")

@@ -797,7 +797,7 @@ async function deny(event) {
   if (!/^[0-9A-Fa-f:.]+(\/\d{1,3})?$/.test(cidr)) return denied(`“${cidr}” is no network: write it like 203.0.113.0/24.`);
   try {
     const entry = await ask("PUT", `deny/${cidr}`, body);
-    denied(`Denied ${entry.cidr} for ${span(entry.seconds_left)}, on every worker.`, () => ask("DELETE", `deny/${entry.cidr}`), `${entry.cidr} is no longer denied.`);
+    denied(`Denied ${entry.cidr} for ${span(body.for_seconds)}, on every worker.`, () => ask("DELETE", `deny/${entry.cidr}`), `${entry.cidr} is no longer denied.`);
     el("deny-form").reset();
     el("deny-cidr").focus();
   } catch (error) {
