@@ -135,6 +135,24 @@ def test_a_change_is_told_with_all_its_terms_and_signed() -> None:
     run(story())
 
 
+@pytest.mark.parametrize("status", [204, 404])
+def test_the_url_is_in_no_log(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor in those of the libraries that send it, at any level: a chat's URL is all that it takes to write there."""
+
+    async def story() -> None:
+        async with receiving(Receiver([status])) as receiver:
+            hook = Webhook(receiver.url, SECRET, always)
+            await hook.start()
+            hook.mode_changed(FLOOD)
+            await receiver.after(1)
+            await hook.stop()
+
+    with caplog.at_level(logging.DEBUG):
+        run(story())
+    assert "S3CRET" not in caplog.text
+    assert not [record for record in caplog.records if "S3CRET" in repr(record.args)]
+
+
 def test_without_a_secret_nothing_is_signed() -> None:
     """Chat services want no signature."""
 
