@@ -22,6 +22,10 @@ case $kind in
     nft) ;;
     *) echo "refresh.sh: '$kind' is not nginx, haproxy or nft" >&2; exit 2 ;;
 esac
+case $every in
+    '' | *[!0-9.]*) echo "refresh.sh: '$every' is no number of seconds: write it like 5" >&2; exit 2 ;;
+esac
+[ -r "$DENY_HEADER" ] || { echo "refresh.sh: DENY_HEADER=$DENY_HEADER cannot be read: it holds the header with the view token" >&2; exit 2; }
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 0' INT TERM

@@ -74,7 +74,7 @@ class _Feed:
         self.pages = 0
 
     def history(self) -> bytes:
-        """What came before the first state."""
+        """The event with the state of the last quarter of an hour, sent before the first state."""
         return history(self._control)
 
     async def frames(self) -> AsyncIterator[_Frame]:

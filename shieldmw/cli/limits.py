@@ -52,14 +52,20 @@ def show(url: str) -> None:
     _print(_ask(url))
 
 
+def _duration_or_forever(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Seconds; 0 for ``forever``."""
+    return 0 if value == "forever" else duration_s(ctx, param, value)
+
+
 @limits.command("set")
 @click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
 @click.option(
     "--for",
     "for_seconds",
-    callback=duration_s,
+    callback=_duration_or_forever,
     metavar="TIME",
-    help="When all that is changed ends by itself: 90s, 30m, 2h.  [default: until it is undone]",
+    help="When all that is changed ends by itself: 90s, 30m, 2h, or 'forever': when it is undone.  "
+    "[default: at the end that is in force, if there is one]",
 )
 @_REASON
 @_URL
@@ -71,7 +77,8 @@ def set_(values: tuple[str, ...], for_seconds: int | None, reason: str, url: str
     search.burst or search.dry_run. What was changed before stays changed; NAME= with no value ends the change of one.
     The end time is that of all changes together.
     """
-    _change(url, if_version, lambda known: {**_merged(known, values), "for_seconds": for_seconds, "reason": reason})
+    given = {"reason": reason} if for_seconds is None else {"for_seconds": for_seconds or None, "reason": reason}
+    _change(url, if_version, lambda known: {**_merged(known, values), **given})
 
 
 @limits.command()

@@ -29,8 +29,8 @@ EPOCH_S = 1_735_689_600
 # (SHIELD_RETRY_AFTER). After a day clients try again.
 FURTHEST_US = 86_400 * 1_000_000
 
-# How long a worker goes on refusing by a remembered TAT that its limit cannot have produced, not even with debts (two
-# buckets deep: ``debts.deepest_us``). Then it asks the store again: the wrong value may have been removed there.
+# Time for which a worker trusts a remembered TAT that is too far ahead for its limit, even with debts
+# (``debts.deepest_us``). After that it asks the store again, where the wrong value may have been removed.
 FAR_BELIEVED_US = 60 * 1_000_000
 
 

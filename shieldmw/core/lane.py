@@ -61,8 +61,8 @@ MOST_TIMES = 8
 # Window over which the pace of entries is measured while requests wait.
 PACE_US = 20_000
 
-# How long a measured pace stays valid. After that a new queue starts from the cost of a request: a pace that was
-# measured in an attack would be wrong for a burst a minute later.
+# Maximum age of a measured pace. Without a recent one, a new queue assumes the average cost of a request: the pace of
+# an attack would be wrong for a burst a minute later.
 PACE_HOLDS_US = 1_000_000
 
 # Most requests refused in one turn: refusals cost loop time, too, so a queue that is too long is shed over several.

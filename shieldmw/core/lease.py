@@ -29,7 +29,7 @@ class Unspent(NamedTuple):
 
 
 class Lease:
-    """What is left of prefetched charges, opened at ``opened_us``.
+    """Prefetched charges that are not spent yet. ``opened_us`` is when they were fetched.
 
     ``shift_us`` converts the store's times into the spender's: it is at most the spender's clock minus the store's. A
     value that is too small makes the lease end too early, which is safe; one that is too large would let too much pass.

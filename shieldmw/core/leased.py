@@ -102,18 +102,19 @@ class LeaseCounts:
         return most_left
 
     def coming(self, now_s: float) -> int:
-        """How many were renewed here, but count as their old lease until that ends, at another worker perhaps."""
+        """The leases renewed here whose previous lease still runs: until that ends it is counted, perhaps by another
+        worker."""
         self.advance(now_s)
         return sum(self._begin.values())
 
     def left_s(self, now_s: float) -> float:
-        """How long the last lease still runs."""
+        """Seconds until the last lease ends."""
         return max(0.0, self._last_s - now_s)
 
 
 @dataclass(slots=True)
 class LeaseCut:
-    """How many of the cohorts of one class may renew. Fewer each time that it is lowered, until nobody is too many."""
+    """The number of cohorts of one class that may renew their leases. It is lowered until no seat is taken too many."""
 
     level: int = COHORTS
     _present: int = 0

@@ -65,8 +65,9 @@ def test_a_change_keeps_what_was_changed_before(url: str) -> None:
         "SHIELD_EMERGENCY_GUEST_SHARE": "0.1 settings: 0.0",
         "search.dry_run": "true settings: false",
     }
-    assert "until" not in second.out
-    third = limits(url, "set", "SHIELD_IP_LIMIT=", "search.dry_run=", "search.limits=1/second")
+    assert "min; then as in the settings" in line(second, "until"), "the end that was in force"
+    third = limits(url, "set", "SHIELD_IP_LIMIT=", "search.dry_run=", "search.limits=1/second", "--for", "forever")
+    assert "until" not in third.out
     assert set(rows(third)) == {"SHIELD_CAPACITY", "SHIELD_EMERGENCY_GUEST_SHARE", "search.limits"}
 
 

@@ -167,6 +167,22 @@ def test_what_is_not_a_whole_list_changes_nothing(what: str) -> None:
         assert "198.51.100.0/24 1;\n" in (folder / "deny.conf").read_text()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "header", "expected"),
+    [
+        ("5s", "/dev/null", "'5s' is no number of seconds: write it like 5"),
+        ("5", "/nonexistent", "DENY_HEADER=/nonexistent cannot be read"),
+    ],
+)
+def test_the_script_says_what_it_lacks(seconds: str, header: str, expected: str) -> None:
+    """At once, rather than asking for ever without a token."""
+    command = ["sh", str(EXAMPLE / "refresh.sh"), "nginx", seconds]
+    environment = {"PATH": os.environ["PATH"], "DENY_HEADER": header}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"refresh.sh: {expected}")
+
+
 def test_the_token_is_in_a_header_and_a_list_that_could_not_be_applied_is_asked_for_again() -> None:
     """Until nginx has taken it, the edge does not say that it has it."""
     with lists() as (told, url), own_directory() as folder:
