@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -294,14 +295,14 @@ class DenyItem(Answer):
 
     cidr: str
     until: float
-    seconds_left: int
+    seconds_left: int = Field(description="Whole seconds, rounded down: never more than was asked for.")
     actor: str
     reason: str
 
     @classmethod
     def of(cls, entry: DenyEntry, now_s: float) -> DenyItem:
         """Convert an entry of the deny list."""
-        left_s = max(0, round(entry.until_s - now_s))
+        left_s = max(0, floor(entry.until_s - now_s))
         cidr = str(entry.network)
         return cls(cidr=cidr, until=entry.until_s, seconds_left=left_s, actor=entry.actor, reason=entry.reason)
 

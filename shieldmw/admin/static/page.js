@@ -808,7 +808,7 @@ async function deny(event) {
 async function undeny(entry) {
   try {
     await ask("DELETE", `deny/${entry.cidr}`);
-    const seconds = Math.min(entry.seconds_left, Math.round(entry.until - storeNow()));
+    const seconds = Math.min(entry.seconds_left, Math.floor(entry.until - storeNow()));
     const left = { for_seconds: Math.max(1, seconds), reason: entry.reason };
     denied(`${entry.cidr} is no longer denied.`, () => ask("PUT", `deny/${entry.cidr}`, left), `Denied ${entry.cidr} again.`);
   } catch (error) {
