@@ -128,7 +128,7 @@ async def live_state(control: Control, known: LiveState | None) -> LiveState:
         members=Members.of(status, lately),
         traffic=Traffic.of(now, lately),
         obedience=_obedience(status),
-        switch=PreviewAnswer.of(control.preview(other, None, None)),
+        switch=PreviewAnswer.of(await control.preview(other, None, None)),
         waiting_room=None if known is None else known.waiting_room,
         denied=[] if known is None else known.denied,
         denied_count=0 if known is None else known.denied_count,

@@ -144,7 +144,7 @@ async def put_limits(call: Call) -> Response:
 async def get_preview(call: Call) -> Response:
     """Answer with what a change of the mode would do now."""
     query: PreviewQuery = call.given
-    return call.answer(PreviewAnswer.of(call.control.preview(query.mode, query.capacity, query.guest_share)))
+    return call.answer(PreviewAnswer.of(await call.control.preview(query.mode, query.capacity, query.guest_share)))
 
 
 async def get_audit(call: Call) -> Response:
@@ -213,7 +213,7 @@ async def get_metrics(call: Call) -> Response:
     """Answer with the metrics, as text for Prometheus or OpenMetrics."""
     accept = ",".join(call.request.headers.getlist("accept"))
     # In a thread: with many workers it is a long text, and requests of the app should not wait for it.
-    content_type, text = await asyncio.to_thread(_metrics_page, call.control.metrics(), accept)
+    content_type, text = await asyncio.to_thread(_metrics_page, await call.control.metrics(), accept)
     return text_answer(text, content_type)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .distinct import Distinct, together
 from .lane import Rank
-from .seats import Audience
+from .seats import Audience, Fleet
 
 # Maximum age of a report. Workers report every 2 s, in the largest fleets every 4 s: a worker with no newer report has
 # died, hangs, or cannot reach the store.
@@ -20,7 +21,7 @@ class WorkerLoad:
     ``turn_us`` is the longest turn of its event loop in the last ``lately_ms``. ``waiting``, ``shed`` and
     ``shed_lately`` count requests by class, returning guests as guests: those in the queue, those refused since the
     worker's start, and those refused in the last ``lately_ms``. ``mode_version``: the mode that it follows; None if it
-    is of a release that does not say.
+    is of a release that does not say. ``unseated``: listeners that lately found no seat there, by class.
     """
 
     worker: str
@@ -35,6 +36,7 @@ class WorkerLoad:
     shed_lately: Audience
     lately_ms: int
     mode_version: int | None = None
+    unseated: tuple[Distinct, Distinct, Distinct] = (Distinct(), Distinct(), Distinct())
 
     def is_fresh(self, now_s: float) -> bool:
         """Whether the report still counts. One from the future was not written by us, or the clock has stepped back."""
@@ -43,6 +45,19 @@ class WorkerLoad:
     def shed_per_s(self, count: int) -> float:
         """A count of ``shed_lately``, as requests per second."""
         return count * 1000 / self.lately_ms if self.lately_ms else 0.0
+
+
+def unseated(loads: Sequence[WorkerLoad]) -> Audience:
+    """How many listeners lately found no seat; one that asked several workers counts once."""
+    return Audience(*(together([load.unseated[of_class] for load in loads]) for of_class in range(3)))
+
+
+def asked_once(fleet: Fleet, loads: Sequence[WorkerLoad]) -> Fleet:
+    """The fleet with its demand as operators are told it.
+
+    Seats are divided by the demand of each worker, where a listener that asks several of them counts at each.
+    """
+    return replace(fleet, demand=fleet.present + unseated(loads))
 
 
 def by_class(counts: Sequence[int]) -> Audience:

@@ -14,6 +14,7 @@ from zlib import crc32
 from shieldmw.core.api_keys import ApiKey
 from shieldmw.core.client import Identity, ListenerClass
 from shieldmw.core.deny import DenyEntry
+from shieldmw.core.distinct import KEPT, REPORTED_BITS, Distinct
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.overrides import Earlier, Overrides, OverridesState, RuleOverride
@@ -37,7 +38,7 @@ MOST_COUNTED = 2**53
 
 # Longest name of a worker or host in characters, and longest report in bytes.
 LONGEST_NAME = 255
-LONGEST_REPORT = 2000
+LONGEST_REPORT = 4000
 
 # Longest text of a change: its actor, reason, and what it changed, in characters. Limits are the longest.
 LONGEST_TEXT = 10_000
@@ -322,6 +323,7 @@ def load_text(load: WorkerLoad) -> str:
             "shed_lately": astuple(load.shed_lately),
             "lately_ms": load.lately_ms,
             "mode_version": load.mode_version,
+            "unseated": [(of_class.count, of_class.smallest) for of_class in load.unseated],
         }
     )
 
@@ -345,6 +347,7 @@ def parse_load(name: bytes, value: bytes) -> WorkerLoad | None:
             shed_lately=_counts(kept["shed_lately"]),
             lately_ms=_count(kept["lately_ms"]),
             mode_version=None if kept.get("mode_version") is None else _count(kept["mode_version"]),
+            unseated=_distinct(kept.get("unseated", [(0, ())] * 3)),
         )
     except Exception:  # a foreign value can be anything
         return None
@@ -404,6 +407,18 @@ def _count(value: Any) -> int:
 def _counts(values: Any) -> Audience:
     hosts, members, guests = values
     return Audience(_count(hosts), _count(members), _count(guests))
+
+
+def _distinct(values: Any) -> tuple[Distinct, Distinct, Distinct]:
+    hosts, members, guests = (_hashes(_count(count), smallest) for count, smallest in values)
+    return hosts, members, guests
+
+
+def _hashes(count: int, smallest: Any) -> Distinct:
+    known = Distinct(count, tuple(map(_count, smallest)))
+    if len(known.smallest) != min(count, KEPT) or known.smallest[-1:] >= (1 << REPORTED_BITS,):
+        raise ValueError("not a valid count of listeners")
+    return known
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from shieldmw.core.bounds import LONGEST_ACCEPT
 from shieldmw.core.metrics import FLEET_DEMAND, FLEET_SEATS, FLEET_WORKERS, METRICS, Kind, Metric, cell
-from shieldmw.core.seats import Grant
+from shieldmw.core.seats import Fleet
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.operator.control import Metered
 
@@ -74,7 +74,7 @@ def _add_histogram(family: Family, metric: Metric, labels: dict[str, str], cells
     family.add_sample(f"{metric.name}_sum", labels, total)
 
 
-def _of_fleet(fleet: Grant) -> Iterator[Family]:
+def _of_fleet(fleet: Fleet) -> Iterator[Family]:
     for metric, audience in ((FLEET_SEATS, fleet.present), (FLEET_DEMAND, fleet.demand)):
         family = _family(metric)
         numbers = (audience.hosts, audience.members, audience.guests)

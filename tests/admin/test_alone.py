@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from starlette.types import Message
@@ -14,6 +16,8 @@ from doors.asgi.harness import call, websocket_scope
 from doors.asgi.test_same_lifespan import STARTUP, lifespan_scope
 from shieldmw import Settings
 from shieldmw.admin.alone import AdminAlone
+from shieldmw.core.distinct import Distinct
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.errors import SettingsError, StoreUnavailable
@@ -60,6 +64,8 @@ def test_it_sees_the_fleet_and_is_none_of_it() -> None:
             "worker 1", Audience(members=3), Audience(members=4), leased=Audience(members=2), leased_for_s=30
         )
         await store.seats(report, Capacity(10, 10))
+        load = WorkerLoad("worker 1", "web-1", 1, time.time(), 0, 0, 4, Audience(), Audience(), Audience(), 0)
+        await store.report_load(replace(load, unseated=(Distinct(), Distinct(1, (7,)), Distinct())))
         async with served(store, capacity=10) as app:
             status = (await Operator(app).get("/status")).json()
             assert (status["workers"], status["counted"], status["capacity"]) == (1, "fleet", 10)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from shieldmw.core.distinct import Distinct
 from shieldmw.core.lane import Rank
-from shieldmw.core.load import FRESH_S, WorkerLoad, by_class
-from shieldmw.core.seats import Audience
+from shieldmw.core.load import FRESH_S, WorkerLoad, asked_once, by_class, unseated
+from shieldmw.core.seats import Audience, Fleet
 
 NOBODY = Audience()
 
@@ -28,6 +31,17 @@ def test_a_rate_is_of_the_last_seconds() -> None:
     """Nothing is divided by a time that has not passed yet."""
     assert load(lately_ms=2500).shed_per_s(500) == 200.0
     assert load(lately_ms=0).shed_per_s(500) == 0.0
+
+
+def test_a_listener_that_several_workers_turned_away_counts_once() -> None:
+    """In its class; what the seats are divided by is not what operators are told."""
+    members = [
+        replace(load(), unseated=(Distinct(), Distinct(2, hashes), Distinct(1, (9,)))) for hashes in ((1, 5), (5, 7))
+    ]
+    assert unseated(members) == Audience(0, 3, 1)
+    fleet = Fleet(2, Audience(1, 10, 100), Audience(1, 14, 102), Audience(guests=50))
+    assert asked_once(fleet, members) == Fleet(2, fleet.present, Audience(1, 13, 101), fleet.leased)
+    assert asked_once(fleet, []).demand == fleet.present
 
 
 def test_returning_guests_are_counted_as_guests() -> None:

@@ -606,3 +606,41 @@ async def _early(shield: Fleet) -> None:
     assert came.count(False) == 0
     for listener in crowd:
         listener.leave()
+
+
+def test_a_member_who_asks_every_worker_is_told_of_once(tmp_path: Path) -> None:
+    """Operators would see more members without a seat than there are, and call for help."""
+    with fleet(tmp_path, SHIELD_CAPACITY="5") as shield:
+        run(_asking(shield))
+
+
+async def _asking(shield: Fleet) -> None:
+    members = [Listener(f"member-{number}") for number in range(20)]
+    inside = [await seated(member, shield.servers[0]) for member in members[:5]]
+    outside = members[5:]
+    over = asyncio.Event()
+
+    async def asks(member: Listener) -> None:
+        while not over.is_set():
+            for server in shield.servers:
+                await member.ask(server)
+            await asyncio.sleep(ASK_AGAIN_S)
+
+    asking = [asyncio.create_task(asks(member)) for member in outside]
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    with client(fresh_address(), headers) as operator:
+
+        def demand() -> int:
+            told = operator.get(f"{shield.servers[0].base_url}/-/shield/status").json()["demand"]
+            return 0 if told is None else int(told["member"])
+
+        most, began = 0, time.monotonic()
+        while most < len(members) or time.monotonic() - began < RENEW_S:
+            assert time.monotonic() - began < TIMEOUT_S, f"{most} of {len(members)} were told of"
+            most = max(most, await asyncio.to_thread(demand))
+            await asyncio.sleep(SAMPLE_S)
+    over.set()
+    await asyncio.gather(*asking)
+    assert most == len(members)
+    for member in inside:
+        member.leave()

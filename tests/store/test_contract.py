@@ -17,6 +17,7 @@ from shieldmw.core.api_keys import ApiKey, derive_digest_key, digest
 from shieldmw.core.bucket import Charge, statuses
 from shieldmw.core.client import Client, Identity, ListenerClass, shared_client
 from shieldmw.core.debts import Debt
+from shieldmw.core.distinct import Distinct
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import aggregate
 from shieldmw.core.load import FRESH_S, WorkerLoad
@@ -420,7 +421,8 @@ NOW_S = 1_800_000_000.0
 def report(worker: str, at_s: float = NOW_S, in_flight: int = 3) -> WorkerLoad:
     """A worker's report, each of whose numbers is another."""
     counts = (Audience(1, 2, 33), Audience(4, 5, 66), Audience(7, 8, 99))
-    return WorkerLoad(worker, "web-1", 4242, at_s, 11_000, in_flight, 128, *counts, 2001, 17)
+    unseated = (Distinct(), Distinct(1, (7,)), Distinct(2, (5, 2**32 - 1)))
+    return WorkerLoad(worker, "web-1", 4242, at_s, 11_000, in_flight, 128, *counts, 2001, 17, unseated)
 
 
 def test_the_last_report_of_each_worker_is_told(open_store: Open) -> None:

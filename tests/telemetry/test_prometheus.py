@@ -21,7 +21,7 @@ from shieldmw.core.metrics import (
     Metric,
     cell,
 )
-from shieldmw.core.seats import Audience, Grant
+from shieldmw.core.seats import Audience, Fleet
 from shieldmw.gate.metrics.counts import Counts
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.operator.control import Metered
@@ -40,7 +40,7 @@ Parse = Callable[[str], Iterable[Family]]
 Read = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def metered(*workers: WorkerValues, fleet: Grant | None = None) -> Metered:
+def metered(*workers: WorkerValues, fleet: Fleet | None = None) -> Metered:
     """What is told."""
     return Metered(workers, fleet)
 
@@ -90,7 +90,7 @@ def test_openmetrics_if_it_is_asked_for(accept: str) -> None:
 @pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
 def test_every_series_of_the_table_is_there(accept: str, parse: Parse) -> None:
     """Of each worker, with the type and help of the table; both formats say the same."""
-    told = metered(values("0"), values("3"), fleet=Grant(1, 1, 1, 1, 2, Audience(1, 2, 3), Audience(4, 5, 6)))
+    told = metered(values("0"), values("3"), fleet=Fleet(2, Audience(1, 2, 3), Audience(4, 5, 6)))
     families = {family.name: family for family in parse(page(told, accept)[1].decode())}
     for metric in (*METRICS, *FLEET_METRICS):
         family = families.pop(metric.name.removesuffix("_total"))
@@ -134,9 +134,9 @@ def test_numbers_are_told_as_they_are() -> None:
     assert found[at(TABLE_ENTRIES, "0", "leases")] == math.inf
 
 
-def test_the_fleets_numbers_are_those_of_the_last_grant() -> None:
+def test_the_fleets_numbers_are_told() -> None:
     """They are of no worker."""
-    fleet = Grant(1, 1, 1, 1, 7, Audience(1, 2, 3), Audience(4, 5, 6))
+    fleet = Fleet(7, Audience(1, 2, 3), Audience(4, 5, 6))
     found = {name: value for name, value in shown(metered(fleet=fleet)).items() if name[0].startswith("shield_fleet")}
     assert found == {
         ("shield_fleet_seats", (("class", "host"),)): 1,

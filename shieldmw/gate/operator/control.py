@@ -18,10 +18,11 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Address, Client, Identity, Prefixes, token_client
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
+from shieldmw.core.load import WorkerLoad, asked_once
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.overrides import Overrides
 from shieldmw.core.rules import Policy, Scope, all_limits
-from shieldmw.core.seats import Capacity, Grant
+from shieldmw.core.seats import Capacity, Fleet
 from shieldmw.core.top import FleetTop
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
@@ -65,10 +66,10 @@ class DenyRefusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """The values of this ``serve``'s workers, and the state of the fleet in its last grant (None if there is none)."""
+    """The values of this ``serve``'s workers, and the state of the fleet (None if it is not known)."""
 
     workers: Sequence[WorkerValues]
-    fleet: Grant | None
+    fleet: Fleet | None
 
 
 class Control:
@@ -102,7 +103,7 @@ class Control:
         self._top_reports = top_reports
         self._edge_list: tuple[DenyList, EdgeList] | None = None
         self._workers = workers
-        self.recent = Recent(workers, seats)
+        self.recent = Recent(workers, seats, load_reports)
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds."""
@@ -116,20 +117,22 @@ class Control:
             answers = True
         except StoreError:
             answers = False
+        overload = await OverloadStatus.of(self._settings, self._load_reports, store_answers=answers)
         return Status(
             self._mode_watch.store_now_s(),
             self._mode_watch.state,
-            self._seat_status(),
+            self._seat_status(self._fleet(overload.workers)),
             answers and not self._limiter.is_away,
             {**shown_settings(self._settings), **self._limits_watch.in_force.texts},
-            await OverloadStatus.of(self._settings, self._load_reports, store_answers=answers),
+            overload,
             self._settings.dry_run,
             LimitsStatus.of(self._limits_watch),
         )
 
-    def preview(self, mode: Mode, seats: int | None, guest_share: float | None) -> Preview:
-        """What a change of the mode would do now, without a call to the store."""
-        return Preview.of(self._limits_watch.in_force, self._seats, self._seat_status(), mode, seats, guest_share)
+    async def preview(self, mode: Mode, seats: int | None, guest_share: float | None) -> Preview:
+        """What a change of the mode would do now; while the store is away, as far as is known here."""
+        now = self._seat_status(self._fleet(await self._load_reports.known()))
+        return Preview.of(self._limits_watch.in_force, self._seats, now, mode, seats, guest_share)
 
     async def waiting_room(self) -> QueueCounters | None:
         """The counters of the waiting room; None if there are no seats to wait for."""
@@ -144,15 +147,21 @@ class Control:
         """Report soon that this worker follows another mode."""
         self._load_reports.refresh_soon()
 
-    def metrics(self) -> Metered:
-        """The metrics as of now, without a call to the store."""
-        return Metered(self._workers(), self._seats.grant)
+    async def metrics(self) -> Metered:
+        """The metrics as of now; while the store is away, with as much of the fleet as is known here."""
+        return Metered(self._workers(), self._fleet(await self._load_reports.known()))
 
-    def _seat_status(self) -> SeatStatus:
+    def _fleet(self, loads: Sequence[WorkerLoad]) -> Fleet | None:
+        grant = self._seats.grant
+        if grant is None:
+            return None
+        return asked_once(Fleet(grant.workers, grant.present, grant.demand, grant.leased), loads)
+
+    def _seat_status(self, fleet: Fleet | None) -> SeatStatus:
         may_hold = self._seats.ledger.allotment
         limited = self._seats.capacity() is not None
         granted = Capacity(may_hold.seats or 0, may_hold.guest_seats or 0) if limited else None
-        return SeatStatus.of(self._seats, self._seats.grant, granted)
+        return SeatStatus.of(self._seats, fleet, granted)
 
     async def set_mode(self, change: ModeChange, expected_version: int | None) -> bool:
         """Change the mode of the fleet; False if its version is not the expected one."""

@@ -6,8 +6,10 @@ the one requested. (Like every reader of the load reports, it drops those that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
+from shieldmw.core.load import WorkerLoad, asked_once
 from shieldmw.core.mode import ModeChange
 from shieldmw.core.seats import Fleet
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
@@ -48,14 +50,15 @@ class DirectControl:
         """
         readable = await self._look()
         await self._look_at_limits()
-        seats = SeatStatus.of(self._seats, await self._fleet())
+        overload = await OverloadStatus.of(self._settings, self._load_reports)
+        seats = SeatStatus.of(self._seats, await self._fleet(overload.workers))
         return Status(
             self._mode_watch.store_now_s(),
             self._mode_watch.state,
             seats,
             readable,
             {**shown_settings(self._settings), **self._limits_watch.in_force.texts},
-            await OverloadStatus.of(self._settings, self._load_reports),
+            overload,
             self._settings.dry_run,
             LimitsStatus.of(self._limits_watch),
         )
@@ -87,9 +90,9 @@ class DirectControl:
             await self._limits_watch.look()
         self._seats.use(SeatPlan.of(self._limits_watch.in_force), self._limits_watch.since_s)
 
-    async def _fleet(self) -> Fleet | None:
+    async def _fleet(self, loads: Sequence[WorkerLoad]) -> Fleet | None:
         """The workers' reports; None if they cannot be read, which must not prevent the switch."""
         try:
-            return await self._store.fleet(self._mode_watch.store_now_s())
+            return asked_once(await self._store.fleet(self._mode_watch.store_now_s()), loads)
         except StoreError:
             return None

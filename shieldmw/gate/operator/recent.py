@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shieldmw.core.seats import Audience
+from shieldmw.core.load import unseated
+from shieldmw.core.seats import NOBODY, Audience
 from shieldmw.core.traffic import Outcome, Rates, Totals, rates, totals
 from shieldmw.gate.metrics.slots import WorkerValues
+from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.refresher import Refresher
 from shieldmw.gate.seats.seats import Seats
 
@@ -33,18 +35,21 @@ class Sample:
 class Recent:
     """Keeps samples. ``workers`` reads the metrics of all workers of this ``serve``."""
 
-    def __init__(self, workers: Callable[[], Sequence[WorkerValues]], seats: Seats) -> None:
+    def __init__(self, workers: Callable[[], Sequence[WorkerValues]], seats: Seats, load_reports: LoadReports) -> None:
         self._workers = workers
         self._seats = seats
+        self._load_reports = load_reports
+        self._unseated = NOBODY
         self._kept: deque[Sample] = deque(maxlen=SAMPLES)
         self.refresher = Refresher("recent traffic", self.refresh, interval_s=SAMPLE_S, least_s=SAMPLE_S)
 
     async def refresh(self) -> None:
         """Keep the state now."""
+        self._unseated = unseated(await self._load_reports.known())
         self._kept.append(self.now())
 
     def now(self) -> Sample:
-        """The state now."""
+        """The state now; listeners without a seat as of the last sample."""
         seats, grant, capacity = self._seats, self._seats.grant, self._seats.capacity()
         present = seats.ledger.held() if grant is None else grant.present
         workers = self._workers()
@@ -53,7 +58,7 @@ class Recent:
             sum(worker.is_running for worker in workers),
             totals(worker.cells for worker in workers),
             present,
-            present if grant is None else grant.demand,
+            present + self._unseated,
             None if capacity is None else capacity.seats,
         )
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import ModeState
-from shieldmw.core.seats import Audience, Capacity, Fleet, Grant
+from shieldmw.core.seats import Audience, Capacity, Fleet
 from shieldmw.errors import StoreError
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
@@ -29,8 +29,9 @@ class SeatStatus:
     """Seats in the current mode. ``capacity`` None means no limit.
 
     If ``fleet_wide``, then ``present``, ``demand`` and ``workers`` are those of the whole fleet, a few seconds old;
-    otherwise ``present`` is this worker's, and the others are None. ``granted``: the seats that this worker may give.
-    ``leased``: those of ``present`` that poll, and hold a lease seat.
+    otherwise ``present`` is this worker's, and the others are None. ``demand``: those present, and those who lately
+    found no seat, each of whom counts once however many workers it asked. ``granted``: the seats that this worker may
+    give. ``leased``: those of ``present`` that poll, and hold a lease seat.
     """
 
     capacity: Capacity | None
@@ -43,7 +44,7 @@ class SeatStatus:
     leased: Audience
 
     @classmethod
-    def of(cls, seats: Seats, fleet: Fleet | Grant | None, granted: Capacity | None = None) -> SeatStatus:
+    def of(cls, seats: Seats, fleet: Fleet | None, granted: Capacity | None = None) -> SeatStatus:
         """The status of the whole ``fleet``; None if only this process is known."""
         capacity, share = seats.capacity(), seats.guest_share
         if fleet is None:

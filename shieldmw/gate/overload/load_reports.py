@@ -86,6 +86,13 @@ class LoadReports:
         """The last report of this worker, sent or not; empty if it has no lane."""
         return [] if self._own is None else [self._own]
 
+    async def known(self) -> list[WorkerLoad]:
+        """The last reports of all workers; only that of this one if the store does not answer."""
+        try:
+            return await self.of_fleet()
+        except StoreError:
+            return self.here()
+
     async def of_fleet(self) -> list[WorkerLoad]:
         """The last reports of all workers.
 
@@ -113,4 +120,5 @@ class LoadReports:
             shed_lately=self._shed - before,
             lately_ms=lately_ms,
             mode_version=self._seats.mode_version,
+            unseated=self._seats.unseated(),
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from shieldmw.core.client import ListenerClass
 from shieldmw.core.decision import Reason
+from shieldmw.core.distinct import Distinct
 from shieldmw.core.mode import Mode
 from shieldmw.core.seats import UNLIMITED, Audience, Capacity, Grant
 from shieldmw.core.text import counted
@@ -112,6 +113,10 @@ class Seats:
     def demand(self) -> Audience:
         """Listeners of this worker who have a seat, or have lately asked for one."""
         return self.ledger.present() + self._share.unseated.count()
+
+    def unseated(self) -> tuple[Distinct, Distinct, Distinct]:
+        """Listeners of each class that this worker has lately turned away."""
+        return self._share.unseated.report()
 
     def now_s(self) -> float:
         """The store's clock, in Unix seconds, by which leases end."""

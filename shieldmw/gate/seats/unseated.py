@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shieldmw.core.client import ListenerClass
+from shieldmw.core.distinct import Distinct
 from shieldmw.core.seats import Audience
 
 # Listeners of one class that are counted in a round.
@@ -10,7 +11,10 @@ MOST = 65_536
 
 
 class Unseated:
-    """Counts the distinct listeners that were turned away in this round and the last. A round is some seconds long."""
+    """Counts the distinct listeners that were turned away in this round and the last. A round is some seconds long.
+
+    A listener is told by 64 bits of a digest, which are the same on all workers.
+    """
 
     def __init__(self) -> None:
         self._now: dict[ListenerClass, set[int]] = {name: set() for name in ListenerClass}
@@ -34,3 +38,8 @@ class Unseated:
     def count(self) -> Audience:
         """How many there are of each class."""
         return Audience(*(len(self._now[name]) + len(self._last[name]) for name in ListenerClass))
+
+    def report(self) -> tuple[Distinct, Distinct, Distinct]:
+        """The listeners of each class in a form that tells those apart whom other workers turned away, too."""
+        hosts, members, guests = (Distinct.of(self._now[name], self._last[name]) for name in ListenerClass)
+        return hosts, members, guests

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from shieldmw import Settings
+from shieldmw.core.distinct import Distinct
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState
 from shieldmw.core.seats import Audience, Capacity, Fleet, Report
@@ -108,11 +112,15 @@ def test_it_counts_the_workers_and_is_none_of_them() -> None:
         for name in "ab":
             report = Report(name, Audience(1, 10, 100), Audience(1, 10, 150))
             await store.seats(report, Capacity(1000, 1000))
+            hashes = tuple(range(20)) if name == "a" else tuple(range(10, 60))
+            here = WorkerLoad(name, "web-1", 1, time.time(), 0, 0, 4, Audience(), Audience(), Audience(), 0)
+            turned_away = (Distinct(), Distinct(), Distinct(len(hashes), hashes))
+            await store.report_load(replace(here, unseated=turned_away))
         control = direct(store, capacity=100, emergency_guest_share=0.5)
         for _ in range(3):
             seats = (await control.status()).seats
             assert (seats.workers, seats.fleet_wide) == (2, True)
-            assert (seats.present, seats.demand) == (Audience(2, 20, 200), Audience(2, 20, 300))
+            assert (seats.present, seats.demand) == (Audience(2, 20, 200), Audience(2, 20, 260))
             assert seats.capacity == Capacity(100, 100)
         await control.set_mode(EMERGENCY, None)
         assert (await control.status()).seats.capacity == Capacity(100, 50)

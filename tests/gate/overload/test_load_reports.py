@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from gate.doubles import FakeClock, LoopClock, clock_of, facts, memory_store, pass_time, run
+from shieldmw.core.client import ListenerClass
 from shieldmw.core.concurrency import AdaptiveLimit
 from shieldmw.core.lane import Rank
-from shieldmw.core.load import FRESH_S, WorkerLoad
+from shieldmw.core.load import FRESH_S, WorkerLoad, unseated
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience
 from shieldmw.errors import StoreUnavailable
@@ -132,6 +133,25 @@ def test_a_report_says_how_the_app_stands(caplog: pytest.LogCaptureFixture) -> N
     run(story())
     stands = "turns of the event loop take up to 30 ms, 4 of 4 requests in flight, 4 waiting"
     assert caplog.messages == [f"the app is asked for more than it can do: shed guest: 1; {stands}"]
+
+
+def test_a_report_tells_listeners_without_a_seat_apart() -> None:
+    """One that asked two workers is one; once it has a seat where it asked, it is none."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        store = memory_store(clock)
+        here, there = Worker(store, clock), Worker(store, clock)
+        for worker in (here, there):
+            worker.seats.turned_away(ListenerClass.MEMBER, 7 << 40)
+            worker.seats.turned_away(ListenerClass.GUEST, 9 << 40)
+        there.seats.turned_away(ListenerClass.MEMBER, 5 << 40)
+        for worker in (here, there):
+            await worker.reports.refresh()
+        assert unseated(await here.reports.of_fleet()) == Audience(0, 2, 1)
+        assert unseated(here.reports.here()) == Audience(0, 1, 1)
+
+    run(story())
 
 
 def test_reports_come_each_two_seconds_and_less_often_in_a_large_fleet() -> None:
