@@ -1,4 +1,4 @@
-"""The apps that are measured, except the peers: the bare app, the shielded one, and one that sends a refusal.
+"""The apps that are measured, except the peers: the bare app, shielded ones, and one that sends a refusal.
 
 ``BENCH_APP`` says which.
 """
@@ -38,6 +38,15 @@ def shield() -> ASGIApp:
     return ShieldMiddleware(bare())
 
 
+def uncounted() -> ASGIApp:
+    """The same, but neither metrics nor the busiest clients are counted."""
+    app = shield()
+    from shieldmw.gate.worker import Worker
+
+    Worker.decided = lambda *_: None  # type: ignore[method-assign]
+    return app
+
+
 def refusal() -> ASGIApp:
     """Only sends the bytes of ``BENCH_REFUSAL``: the least that any refusal can cost under this server."""
     answer = json.loads(Path(os.environ["BENCH_REFUSAL"]).read_text("utf-8"))
@@ -65,4 +74,4 @@ served: Final = bare()
 
 def build() -> ASGIApp:
     """The app that the environment names."""
-    return {"bare": bare, "shield": shield, "refusal": refusal}[os.environ["BENCH_APP"]]()
+    return {"bare": bare, "shield": shield, "uncounted": uncounted, "refusal": refusal}[os.environ["BENCH_APP"]]()

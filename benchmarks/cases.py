@@ -145,6 +145,14 @@ CASES: Final = (
         limit=ONCE,
         passes=2,
     ),
+    Case(
+        "counting",
+        "one hot guest, with metrics and the busiest clients counted or not",
+        one_guest,
+        _guest_limit(PLENTY),
+        reference="uncounted",
+        target=0.98,
+    ),
     Case("serve", "one hot guest under shieldmw serve", one_guest, _guest_limit(PLENTY), server="granian"),
     Case(
         "serve-guests",

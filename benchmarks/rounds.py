@@ -103,7 +103,7 @@ async def start(
     servers = {}
     for database, app in enumerate(sorted(apps, key=lambda app: app.kind == "refusal")):
         settings = {"BENCH_REFUSAL": str(sample), "BENCH_LIMIT": case.limit, "BENCH_REDIS_URL": store.url(database)}
-        if app.kind == "shield":
+        if app.kind in ("shield", "uncounted"):
             settings |= {"SHIELD_REDIS_URL": store.url(database), **_PATIENT, **case.settings()}
         server = servers[app.name] = await stack.enter_async_context(running(app, settings))
         answer = await prove(case, server, store, database, load)
