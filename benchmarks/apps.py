@@ -41,9 +41,9 @@ def shield() -> ASGIApp:
 def uncounted() -> ASGIApp:
     """The same, but neither metrics nor the busiest clients are counted."""
     app = shield()
-    from shieldmw.gate.worker import Worker
+    from shieldmw.gate.decided import DecidedRequests
 
-    Worker.decided = lambda *_: None  # type: ignore[method-assign]
+    DecidedRequests.add = lambda *_: None  # type: ignore[method-assign]
     return app
 
 

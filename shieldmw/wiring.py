@@ -30,6 +30,7 @@ from .gate.auth.api_keys import ApiKeys
 from .gate.auth.failed_auth import FailedAuth
 from .gate.auth.identity import Identifier, TokenVerifier
 from .gate.clock import SYSTEM_CLOCK, Clock
+from .gate.decided import DecidedRequests
 from .gate.events import Observer
 from .gate.fleet.deny_watch import DenyWatch
 from .gate.fleet.limits_watch import LimitsWatch
@@ -317,7 +318,7 @@ def build_worker(
     counts = counts or Counts()
     refusal_log = RefusalLog(clock.now_s, dry_run=settings.dry_run)
     reporters = (Reporter(observers, clock.now_s),) if observers else ()
-    talkers = Talkers(_addressing(settings).prefixes, clock)
+    decided = DecidedRequests(counts, Talkers(_addressing(settings).prefixes, clock))
     gate_observers: Sequence[Observer] = (refusal_log, *reporters, *_refused_clients(settings, clock))
     mode_watch = ModeWatch(store, clock)
     limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
@@ -330,9 +331,10 @@ def build_worker(
     polled_caps = StreamCaps(settings.streams_per_member, settings.streams_per_address)
     overload = None if settings.overload == "off" else _overload(settings, admission, gate_observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
-    top_reports = TopReports(store, seats, talkers, mode_watch.store_now_s)
+    top_reports = TopReports(store, seats, decided, mode_watch.store_now_s)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
-    meter = Meter(counts, Parts(seats, mode_watch, deny_watch, limiter, identifier, lookups, overload), slots, clock)
+    parts = Parts(decided, seats, mode_watch, deny_watch, limiter, identifier, lookups, overload)
+    meter = Meter(parts, slots, clock)
     gate = Gate(
         settings.policy,
         lookups,
@@ -374,7 +376,7 @@ def build_worker(
         named_limits=NamedLimits(
             gate, lookups, limiter, mode_watch, on_store_failure=settings.on_redis_failure, clock=clock
         ),
-        talkers=talkers,
+        decided=decided,
         limiter=limiter,
         lookups=lookups,
         failed_auth=failed_auth,

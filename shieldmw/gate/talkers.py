@@ -1,7 +1,7 @@
 """Counts who sends the most requests and who is refused the most, on one worker, in constant memory.
 
-A request is only added to a list, and the list is counted in batches: half a microsecond a request in all. The counts
-are those of the current minute and of the one before.
+Requests are counted in batches: half a microsecond a request in all. The counts are those of the current minute and of
+the one before.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ WINDOW_S = 60.0
 
 # Longest text that is told apart, in characters.
 LONGEST_TEXT = 200
+
+# A request with its decision and its headers.
+Decided = tuple[Facts, Decision, Iterable[tuple[bytes, bytes]]]
 
 _Key = bytes | str
 _Request = tuple[Address | None, Identity | None, str]
@@ -88,15 +91,20 @@ class Talkers:
         self._admitted: list[_Request] = []
         self._refused: list[_Request] = []
         self._agents: list[str] = []
-        self._until_sample = self._next_sample()
+        self._sampled_at = self._gap()
 
-    def decided(self, facts: Facts, decision: Decision, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Count a request, and the refusal if it is one, or would be if not for the dry run."""
-        requests = self._admitted if decision.verdict is ALLOWED else self._refused
-        requests.append((decision.address, decision.identity, facts.path[:LONGEST_TEXT]))
-        self._until_sample -= 1
-        if not self._until_sample:
-            self._sample(headers)
+    def decided(self, requests: Sequence[Decided]) -> None:
+        """Count requests, and the refusals among them, or what would be refusals if not for the dry run."""
+        admitted, refused = self._admitted, self._refused
+        for facts, decision, _ in requests:
+            kept = admitted if decision.verdict is ALLOWED else refused
+            kept.append((decision.address, decision.identity, facts.path[:LONGEST_TEXT]))
+        while self._sampled_at < len(requests):
+            self._sample(requests[self._sampled_at][2])
+            self._sampled_at += self._gap()
+        self._sampled_at -= len(requests)
+        if len(admitted) + len(refused) >= BATCH:
+            self._count()
 
     def tallies(self, count: int) -> tuple[float, Tally, Tally]:
         """The seconds that were counted, all requests, and refused ones: of each kind the ``count`` most frequent."""
@@ -116,14 +124,12 @@ class Talkers:
         return f"{address_text(key.ljust(whole, bytes(1)))}/{prefix}"
 
     def _sample(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Note the user agent of this request, and choose the next one at random."""
+        """Note the user agent of a request."""
         agent = next((value for name, value in headers if name == b"user-agent"), b"")
         self._agents.append(agent[:LONGEST_TEXT].decode("latin-1"))
-        self._until_sample = self._next_sample()
-        if len(self._admitted) + len(self._refused) >= BATCH:
-            self._count()
 
-    def _next_sample(self) -> int:
+    def _gap(self) -> int:
+        """How far the next sampled request is: ``SAMPLE`` requests on average, at random."""
         return 1 + self._random.randrange(2 * SAMPLE - 1)
 
     def _count(self) -> None:

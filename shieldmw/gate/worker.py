@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from shieldmw.core.decision import Decision
@@ -12,6 +11,7 @@ from shieldmw.core.mode import Mode
 from shieldmw.store.port import ChangeFeed
 
 from .auth.failed_auth import FailedAuth
+from .decided import DecidedRequests
 from .events import ModeObserver
 from .fleet.changes import ChangeListener
 from .fleet.deny_watch import DenyWatch
@@ -32,7 +32,6 @@ from .seats.polls import Polls
 from .seats.stream_messages import STREAMS
 from .seats.takeover import TAKEN
 from .seats.waiting_room import WAITING
-from .talkers import Talkers
 
 
 class Background(Protocol):
@@ -60,7 +59,7 @@ class Worker:
         control: Control,
         *,
         named_limits: NamedLimits,
-        talkers: Talkers,
+        decided: DecidedRequests,
         limiter: Limiter,
         lookups: Lookups,
         failed_auth: FailedAuth,
@@ -80,8 +79,8 @@ class Worker:
         self.overload = overload
         self.control = control
         self.named_limits = named_limits
-        self.talkers = talkers
-        self.counts = meter.counts
+        self.decided = decided.add
+        self._decided = decided
         self.decide_now: Callable[[Facts], Decision | Awaitable[Decision]] = gate.decide_now
         self._meter = meter
         self._now_us = now_us
@@ -110,17 +109,12 @@ class Worker:
         began_us = self._now_us()
         decision = self.gate.decide_now(facts)
         if isinstance(decision, Decision):
-            self.counts.decided_locally(self._now_us() - began_us)
+            self._decided.counts.decided_locally(self._now_us() - began_us)
         return decision
-
-    def decided(self, facts: Facts, decision: Decision, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Count a request that enters the app or is refused. To be called once for each."""
-        self.counts.decided(decision)
-        self.talkers.decided(facts, decision, headers)
 
     async def start(self) -> None:
         """Start the background tasks. Never fails because the store or another server is away."""
-        self.counts.later = asyncio.get_running_loop().call_soon
+        self._decided.start()
         for background in self._background:
             await background.start()
 

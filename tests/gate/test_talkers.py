@@ -15,9 +15,17 @@ from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
 from shieldmw.core.top import Kind, Tally
 from shieldmw.gate.clock import Clock
-from shieldmw.gate.talkers import BATCH, LONGEST_TEXT, MOST_KEYS, WINDOW_S, Talkers
+from shieldmw.gate.talkers import BATCH, LONGEST_TEXT, MOST_KEYS, WINDOW_S, Decided, Talkers
 
 GUEST = "203.0.113.7"
+
+
+def asked(number: int) -> Decided:
+    """One of many requests, each third of which is refused."""
+    address, path = packed(f"203.0.113.{number % 100}"), f"/{number % 7}"
+    verdict, reason = (Verdict.ALLOWED, Reason.WITHIN_LIMITS) if number % 3 else (Verdict.REFUSED, Reason.QUOTA)
+    facts = Facts(None, path, path, frozenset({"GET"}))
+    return facts, Decision(verdict, reason, address), [(b"user-agent", b"bot/%d" % (number % 5))]
 
 
 class Counting:
@@ -45,7 +53,7 @@ class Counting:
         facts = Facts(address, path, path, frozenset({"GET"}))
         headers = [(b"host", b"x")] + ([] if agent is None else [(b"user-agent", agent)])
         for _ in range(times):
-            self.talkers.decided(facts, decision, headers)
+            self.talkers.decided([(facts, decision, headers)])
 
     def found(self, count: int = 50) -> tuple[Tally, Tally]:
         """All requests, and refused ones."""
@@ -69,6 +77,18 @@ def test_each_request_is_counted_once(times: int) -> None:
     assert refusals.of[Kind.PATH].counts == {"/login": times}
     assert refusals.of[Kind.ADDRESS].counts == {"198.51.100.9/32": times}
     assert counting.found() == (requests, refusals)
+
+
+def test_requests_are_counted_together_as_one_by_one() -> None:
+    """A turn's requests come together, allowed and refused; user agents are sampled among all of them."""
+    together, one_by_one = Counting(), Counting()
+    turn = [asked(number) for number in range(1000)]
+    for at in range(0, len(turn), 37):
+        together.talkers.decided(turn[at : at + 37])
+    for request in turn:
+        one_by_one.talkers.decided([request])
+    assert together.found() == one_by_one.found()
+    assert sum(together.counts(Kind.USER_AGENT).values()) == pytest.approx(1000, rel=0.3)
 
 
 def test_an_address_is_counted_as_the_client_that_is_charged() -> None:

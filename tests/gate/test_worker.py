@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from types import MethodType
@@ -11,13 +12,16 @@ import pytest
 from gate.doubles import FakeClock, FlakyStore, LoopClock, clock_of, facts, memory_store, packed, pass_time, run
 from shieldmw import Settings
 from shieldmw.core.client import Prefixes
+from shieldmw.core.decision import Decision
 from shieldmw.core.deny import DenyList
+from shieldmw.core.metrics import DECISIONS, cell
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import AWAITED_S
 from shieldmw.gate.auth.jwks import JwksKeys
 from shieldmw.gate.auth.jwt_tokens import JwtVerifier
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
+from shieldmw.gate.worker import Worker
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import StoredMode
 from shieldmw.wiring import build_worker
@@ -200,5 +204,32 @@ def test_operators_hear_soon_that_a_worker_follows() -> None:
         (load,) = (await worker.control.status()).overload.workers
         assert load.mode_version == 1
         await worker.stop()
+
+    run(story())
+
+
+def test_the_requests_of_a_turn_are_counted_at_its_end() -> None:
+    """Each of them once, by the metrics and among the busiest."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        worker = build_worker(Settings(redis_url="memory://", ip_limit="2/day"), memory_store(clock), clock_of(clock.s))
+        await worker.start()
+        for turn in (1, 2):
+            for _ in range(3):
+                decision = worker.gate.decide_now(facts())
+                assert isinstance(decision, Decision)
+                worker.decided(facts(), decision, [])
+            assert told(worker) == (3 * (turn - 1), 3 * (turn - 1))
+            await asyncio.sleep(0)
+            assert told(worker) == (3 * turn, 3 * turn)
+        _, requests, refusals = worker._decided._talkers.tallies(1)
+        assert (requests.total, refusals.total) == (6, 4)
+        await worker.stop()
+
+    def told(worker: Worker) -> tuple[float, int]:
+        cells = worker._decided.counts.cells.tolist()
+        first = cell(DECISIONS, *DECISIONS.series[0])
+        return sum(cells[first : first + len(DECISIONS.series)]), worker._decided._talkers.tallies(1)[1].total
 
     run(story())

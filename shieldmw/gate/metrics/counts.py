@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from shieldmw.core.client import ListenerClass
@@ -58,41 +58,24 @@ class Counts:
 
     ``worker`` is its label. Each cell is an aligned double, so another process reads it before or after an addition,
     never in between. If the cells already hold values, it goes on from these.
-
-    Adding to a cell takes as long as everything else here together. So decisions are added at the end of the event
-    loop's turn, by ``later``; without it, at once. A worker that is killed loses those of the turn under way.
     """
 
-    __slots__ = ("_decided", "_is_due", "cells", "later", "worker")
+    __slots__ = ("cells", "worker")
 
     def __init__(self, worker: str = "0", cells: Cells | None = None) -> None:
         self.worker = worker
         self.cells = doubles(bytearray(8 * COUNT)) if cells is None else cells
-        self.later: Callable[[Callable[[], None]], object] | None = None
-        self._is_due = False
-        self._decided: dict[int, int] = {}
 
-    def decided(self, decision: Decision) -> None:
-        """Count a request that enters the app or is refused. To be called once for each."""
-        identity = decision.identity
-        by_verdict = _OF_GUESTS if identity is None else _DECIDED[identity.listener_class]
-        at = by_verdict[decision.verdict][decision.reason]
-        self._decided[at] = self._decided.get(at, 0) + 1
-        if self._is_due:
-            return
-        if self.later is None:
-            self.add()
-        else:
-            self._is_due = True
-            self.later(self.add)
-
-    def add(self) -> None:
-        """Add the decisions counted since the last time to their cells."""
-        cells = self.cells
-        for at, count in self._decided.items():
-            cells[at] += count
-        self._decided.clear()
-        self._is_due = False
+    def decided(self, decisions: Iterable[Decision]) -> None:
+        """Count requests that enter the app or are refused."""
+        counted: dict[int, int] = {}  # adding to a cell takes longer than counting
+        for decision in decisions:
+            identity = decision.identity
+            by_verdict = _OF_GUESTS if identity is None else _DECIDED[identity.listener_class]
+            at = by_verdict[decision.verdict][decision.reason]
+            counted[at] = counted.get(at, 0) + 1
+        for at, count in counted.items():
+            self.cells[at] += count
 
     def decided_locally(self, took_us: int) -> None:
         """Count a sampled decision that was made in the worker."""

@@ -35,6 +35,7 @@ from shieldmw.core.mode import Mode
 from shieldmw.core.seats import Audience
 from shieldmw.gate.auth.identity import Identifier
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
+from shieldmw.gate.decided import DecidedRequests
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.limiter.limiter import Limiter
@@ -42,13 +43,13 @@ from shieldmw.gate.limiter.lookups import Lookups
 from shieldmw.gate.overload.overload import Overload
 from shieldmw.gate.seats.seats import Seats
 
-from .counts import Counts
 from .slots import Slots, WorkerValues
 
 
 class Parts(NamedTuple):
     """The parts of a worker that are measured."""
 
+    decided: DecidedRequests
     seats: Seats
     mode_watch: ModeWatch
     deny_watch: DenyWatch
@@ -59,14 +60,14 @@ class Parts(NamedTuple):
 
 
 class Meter:
-    """Writes the values of a worker's ``parts`` to its ``counts``. ``slots`` are those of all workers, if shared.
+    """Writes the values of a worker's ``parts`` beside the decisions counted. ``slots`` are all workers', if shared.
 
     A worker that is killed takes with it what was added to totals since they were last read; decisions are not
     among these, nor are calls.
     """
 
-    def __init__(self, counts: Counts, parts: Parts, slots: Slots | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.counts = counts
+    def __init__(self, parts: Parts, slots: Slots | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.counts = parts.decided.counts
         self._parts = parts
         self._slots = slots
         self._unix_s = clock.unix_s
@@ -90,8 +91,8 @@ class Meter:
 
     def read(self) -> None:
         """Read all values."""
-        self.counts.add()
         cells, parts = self.counts.cells, self._parts
+        parts.decided.count()
         now_s, state = parts.mode_watch.store_now_s(), parts.mode_watch.state
         cells[cell(STORE_UP)] = not parts.limiter.is_away
         for mode in Mode:

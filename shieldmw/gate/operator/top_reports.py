@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from shieldmw.core.top import FleetTop, TopReport, fleet_top
 from shieldmw.errors import StoreError
+from shieldmw.gate.decided import DecidedRequests
 from shieldmw.gate.refresher import Refresher
 from shieldmw.gate.seats.seats import Seats
-from shieldmw.gate.talkers import Talkers
 from shieldmw.store.port import TopRegister
 
 # Interval between two reports, longer in a large fleet.
@@ -20,29 +20,29 @@ REPORTED = 50
 
 
 class TopReports:
-    """This worker's reports and the fleet's. ``talkers`` is None in a process that serves no clients.
+    """This worker's reports and the fleet's. ``decided`` is None in a process that serves no clients.
 
     ``store_now_s`` is the store's clock, in Unix seconds.
     """
 
     def __init__(
-        self, register: TopRegister, seats: Seats, talkers: Talkers | None, store_now_s: Callable[[], float]
+        self, register: TopRegister, seats: Seats, decided: DecidedRequests | None, store_now_s: Callable[[], float]
     ) -> None:
         self._register = register
         self._seats = seats
-        self._talkers = talkers
+        self._decided = decided
         self._store_now_s = store_now_s
         self._refresher = Refresher("top reports", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
 
     async def start(self) -> None:
         """Report now, and then every few seconds."""
-        if self._talkers is not None:
+        if self._decided is not None:
             await self._refresher.start()
 
     async def stop(self) -> None:
         """Stop reporting, and withdraw the last report."""
         await self._refresher.stop()
-        if self._talkers is not None:
+        if self._decided is not None:
             with suppress(StoreError):  # a report that stays is soon too old to be shown
                 await self._register.drop_top(self._seats.worker)
 
@@ -62,13 +62,13 @@ class TopReports:
         try:
             reports = await self._register.tops(self._store_now_s())
         except StoreError:
-            if self._talkers is None:
+            if self._decided is None:
                 raise
             reports = []
         others = [report for report in reports if report.worker != self._seats.worker]
         return fleet_top([*self._here(), *others], count)
 
     def _here(self) -> list[TopReport]:
-        if self._talkers is None:
+        if self._decided is None:
             return []
-        return [TopReport(self._seats.worker, self._store_now_s(), *self._talkers.tallies(REPORTED))]
+        return [TopReport(self._seats.worker, self._store_now_s(), *self._decided.tallies(REPORTED))]

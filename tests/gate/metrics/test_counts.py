@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from shieldmw.core.client import Identity, ListenerClass
@@ -42,32 +40,28 @@ def test_a_decision_is_counted_where_it_belongs(series: tuple[str, str, str]) ->
     """By outcome, reason and class, and nowhere else."""
     counts = Counts()
     for _ in range(3):
-        counts.decided(decision(*series))
+        counts.decided([decision(*series)])
     assert changed(counts) == {cell(DECISIONS, *series): 3}
 
 
-def test_decisions_are_added_once_at_the_end_of_a_turn() -> None:
-    """Since adding to shared memory takes longer than counting."""
+def test_decisions_are_counted_together() -> None:
+    """Those of a turn of the event loop, whatever they were."""
     counts = Counts()
-    turns: list[Callable[[], None]] = []
-    counts.later = turns.append
-    for turn in (1, 2):
-        for _ in range(2):
-            counts.decided(decision("refused", "no_seat", "member"))
-            counts.decided(decision("allowed", "within_limits", "guest"))
-        assert len(turns) == 1
-        assert sum(changed(counts).values()) == 4 * (turn - 1)
-        turns.pop()()
+    turn = [decision("refused", "no_seat", "member"), decision("allowed", "within_limits", "guest")]
+    for turns in (1, 2):
+        counts.decided(turn * 2)
         assert changed(counts) == {
-            GUESTS_WITHIN_LIMITS: 2 * turn,
-            cell(DECISIONS, "refused", "no_seat", "member"): 2 * turn,
+            GUESTS_WITHIN_LIMITS: 2 * turns,
+            cell(DECISIONS, "refused", "no_seat", "member"): 2 * turns,
         }
+    counts.decided([])
+    assert sum(changed(counts).values()) == 8
 
 
 def test_an_identity_that_is_a_guests_counts_as_one() -> None:
     """The host app's own check may say so."""
     counts = Counts()
-    counts.decided(Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, None, Identity("alice", ListenerClass.GUEST)))
+    counts.decided([Decision(Verdict.ALLOWED, Reason.WITHIN_LIMITS, None, Identity("alice", ListenerClass.GUEST))])
     assert changed(counts) == {GUESTS_WITHIN_LIMITS: 1}
 
 
@@ -128,7 +122,7 @@ def test_counting_goes_on_from_what_is_there() -> None:
     first = Counts("0", doubles(memory))
     first.cells[GUESTS_WITHIN_LIMITS] = 2.0**53 - 2
     second = Counts("0", doubles(memory))
-    second.decided(decision("allowed", "within_limits", "guest"))
+    second.decided([decision("allowed", "within_limits", "guest")])
     assert first.cells[GUESTS_WITHIN_LIMITS] == 2**53 - 1
     assert changed(second) == {GUESTS_WITHIN_LIMITS: 2**53 - 1}
     assert second.cells[PID] == 0

@@ -47,7 +47,7 @@ def test_what_is_told_of_lately_is_a_few_seconds_old() -> None:
         for _ in range(100):
             decision = worker.gate.decide_now(facts())
             assert isinstance(decision, Decision)
-            worker.counts.decided(decision)
+            worker.decided(facts(), decision, [])
         await pass_time(2.0)
         told = lately()
         assert 100 / (2 * SAMPLE_S + 2) < told <= 100 / SAMPLE_S
