@@ -21,6 +21,12 @@ COMMANDS = [
     ("limits", "show"),
     ("limits", "set"),
     ("limits", "undo"),
+    ("deny",),
+    ("deny", "list"),
+    ("deny", "add"),
+    ("deny", "lift"),
+    ("reset",),
+    ("audit",),
     ("demo",),
 ]
 
@@ -38,7 +44,8 @@ def test_every_command_has_help(command: tuple[str, ...], flag: str) -> None:
 def test_help_lists_every_command_with_what_it_does() -> None:
     """Each command has a line of its own."""
     lines = [line.split(maxsplit=1) for line in invoke("--help").out.partition("Commands:")[2].splitlines() if line]
-    assert [line[0] for line in lines] == ["serve", "envoy", "check", "env", "keys", "mode", "limits", "top", "demo"]
+    names = "serve envoy check env keys mode limits deny reset audit top demo"
+    assert [line[0] for line in lines] == names.split()
     assert all(len(line[1]) > 10 for line in lines)
 
 
