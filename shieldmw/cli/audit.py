@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,9 @@ from .clients import client
 from .durations import clock
 from .numbers import Whole
 from .options import DIRECT, URL
+
+# The end of a denial, in Unix seconds.
+_UNTIL = re.compile(r"^until ([0-9]{1,11})$")
 
 
 @click.command()
@@ -39,6 +43,7 @@ def audit(count: int, url: str, direct: bool) -> None:
 def _line(entry: Mapping[str, Any]) -> str:
     """A change on one line."""
     was = f"{entry['from']} -> " if entry["from"] else ""
-    change = f": {was}{entry['to']}" if was or entry["to"] else ""
+    now = _UNTIL.sub(lambda end: f"until {clock(int(end[1]), time.time())}", entry["to"])
+    change = f": {was}{now}" if was or now else ""
     reason = f' "{entry["why"]}"' if entry["why"] else ""
     return f"{clock(entry['when'], time.time())}  {entry['who']}  {entry['what']}{change}{reason}"

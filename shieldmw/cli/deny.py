@@ -82,7 +82,7 @@ def list_(url: str, direct: bool) -> None:
 @DIRECT
 @click.pass_context
 def add(ctx: click.Context, network: str, for_seconds: int, reason: str, force: bool, url: str, direct: bool) -> None:
-    """Refuse every request from NETWORK, a CIDR or an address, for a while. One that is denied gets the new end.
+    """Deny NETWORK for a while: a CIDR, or an address. One that is denied already gets the new end.
 
     Your own address is not denied without --force; with --direct nobody knows it, so look twice.
 

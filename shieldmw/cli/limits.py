@@ -63,7 +63,7 @@ def _duration_or_forever(ctx: click.Context, param: click.Parameter, value: str 
     callback=_duration_or_forever,
     metavar="TIME",
     help="When all that is changed ends by itself: 90s, 30m, 2h, or 'forever': when it is undone.  "
-    "[default: at the end that is in force, if there is one]",
+    "[default: at the end in force; when it is undone, if there is none]",
 )
 @REASON
 @URL

@@ -88,6 +88,8 @@ JWT_SECRET = {"SHIELD_JWT_SECRET": "q" * 40}
             2,
             "shieldmw[jwt]",
         ),
+        ("httpx", ("deny", "list"), {}, 1, "shieldmw[cli]"),
+        ("httpx", ("reset", "token:alice"), {}, 1, "shieldmw[cli]"),
         ("google.protobuf", ("envoy",), {}, 1, "shieldmw[envoy]"),
         ("hpack", ("envoy",), {}, 1, "shieldmw[envoy]"),
         ("aiohttp", ("demo", "--seconds", "3"), {}, 1, "shieldmw[demo]"),
