@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import httpx
 
+from shieldmw.core.deny import not_denied
 from shieldmw.errors import ShieldError
 from shieldmw.settings.problems import masked_url
 
@@ -30,6 +31,10 @@ class Overtaken(AdminError):
     def __init__(self, current: Mapping[str, Any]) -> None:
         super().__init__("there is another version by now")
         self.current = current
+
+
+class NotDenied(AdminError):
+    """The network has no entry on the deny list."""
 
 
 class AdminClient:
@@ -76,6 +81,37 @@ class AdminClient:
         """The busiest clients, networks, paths and user agents, ``count`` of each."""
         return self._ask("GET", "/top", has="user_agents", params={"count": count})
 
+    def deny_list(self) -> list[dict[str, Any]]:
+        """Every network that is denied now."""
+        return list(self._ask("GET", "/deny", has="entries")["entries"])
+
+    def denied(self, network: str) -> dict[str, Any] | None:
+        """The entry of exactly this network; None if there is none."""
+        try:
+            return self._ask("GET", f"/deny/{network}", has="cidr")
+        except NotDenied:
+            return None
+
+    def deny(self, network: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """Deny a network; returns its entry."""
+        return self._ask("PUT", f"/deny/{network}", has="cidr", look="deny list", json=body)
+
+    def lift(self, network: str) -> bool:
+        """Lift the denial of a network; returns whether it was denied."""
+        try:
+            self._ask("DELETE", f"/deny/{network}", look="deny list")
+        except NotDenied:
+            return False
+        return True
+
+    def audit(self, count: int) -> list[dict[str, Any]]:
+        """The last changes, newest first."""
+        return list(self._ask("GET", "/audit", has="entries", params={"count": count})["entries"])
+
+    def reset(self, body: Mapping[str, object]) -> list[str]:
+        """Refill a client's buckets; returns the clients that it names."""
+        return list(self._ask("POST", "/reset", has="clients", look="audit", json=body)["clients"])
+
     def limits(self) -> dict[str, Any]:
         """The limits in force."""
         return self._ask("GET", "/limits")
@@ -83,14 +119,19 @@ class AdminClient:
     def set_limits(self, body: Mapping[str, object], if_version: int | None = None) -> dict[str, Any]:
         """Change limits; returns those in force."""
         headers = {} if if_version is None else {"if-match": f'"{if_version}"'}
-        return self._ask("PUT", "/limits", json=body, headers=headers)
+        return self._ask("PUT", "/limits", look="limits", json=body, headers=headers)
 
-    def _ask(self, method: str, path: str, *, has: str = "version", **request: Any) -> dict[str, Any]:
-        """The answer, which is the shield's own if it ``has`` this member."""
+    def _ask(
+        self, method: str, path: str, *, has: str = "version", look: str = "mode status", **request: Any
+    ) -> dict[str, Any]:
+        """The answer, which is the shield's own if it ``has`` this member; {} for a 204.
+
+        ``look``: the command that tells whether a change was made.
+        """
         try:
             response = self._client.request(method, self._base + path, **request)
         except httpx.ReadTimeout:
-            doubt = "" if method == "GET" else " It may be done all the same: see 'shieldmw mode status'."
+            doubt = "" if method == "GET" else f" It may be done all the same: see 'shieldmw {look}'."
             line = f"{self._url} did not answer within {self._patience_s:.0f} s.{doubt}"
             raise AdminError(line, is_unanswered=True) from None
         except httpx.TransportError as error:
@@ -101,6 +142,8 @@ class AdminClient:
             raise AdminError(line, is_unanswered=True) from None
         except httpx.InvalidURL as error:
             raise AdminError(f"'{masked_url(self._url)}' is not a URL: {error}", is_invalid=True) from None
+        if response.status_code == 204:
+            return {}
         answer = _json(response)
         if response.status_code == 200 and has in answer:
             return answer
@@ -124,6 +167,10 @@ def _failure(response: httpx.Response, answer: Mapping[str, Any], url: str) -> A
         return Overtaken(answer.get("current") or {})
     if status == 503 and detail:  # the shield's own: neither a worker nor --direct can do it until the store is back
         return AdminError(f"{title}: {detail} Bring the store back, then repeat the command.")
+    if status == 404 and detail == not_denied(str(detail).partition(" ")[0]):
+        return NotDenied(detail)
+    if status == 409 and detail:
+        return AdminError(detail)
     if not detail or status in (404, 405):
         line = _not_ours(response, url)
     elif status == 401:

@@ -142,7 +142,7 @@ async def live_state(control: Control, known: LiveState | None) -> LiveState:
 
 
 async def _lists(control: Control) -> dict[str, object]:
-    room, denied, now_s = await control.waiting_room(), await control.denied(), control.now_s()
+    room, denied, now_s = await control.waiting_room(), await control.denials.denied(), control.now_s()
     latest = sorted(denied, key=lambda entry: entry.until_s, reverse=True)[:DENIED_SHOWN]
     return {
         "waiting_room": None if room is None else WaitingRoom.of(room),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from shieldmw.core.bounds import MOST_ERRORS
-from shieldmw.settings.overrides import VARIABLES
-from shieldmw.settings.problems import right_of, shown
+from shieldmw.settings import Settings
+from shieldmw.settings.overrides import VARIABLES, OverriddenRule
+from shieldmw.settings.problems import right_of, shown, variable
 
 from .limits import LimitsAnswer
 from .schema import StatusAnswer
+
+# Where settings and rules are in a document of limits.
+_IN_DOCUMENT = re.compile(r"^(settings|rules)\.")
 
 
 class FieldError(BaseModel):
@@ -39,14 +44,22 @@ def _message(detail: ErrorDetails) -> str:
     if len(detail["loc"]) < 2 or not isinstance(detail["loc"][0], str):
         return right
     if detail["type"] == "extra_forbidden":
-        nearest = get_close_matches(str(detail["loc"][-1]), VARIABLES, n=1)
-        return f"{right} that can be changed{f', did you mean {nearest[0]}?' if nearest else ''}"
+        return _unknown(str(detail["loc"][-1]), is_variable=detail["loc"][0] == "settings")
     return f"{shown('', detail['input'])}: {right}"
 
 
+def _unknown(name: str, *, is_variable: bool) -> str:
+    """The line for a name that cannot be changed: of a variable that needs a restart, or of nothing."""
+    if is_variable and name in map(variable, Settings.model_fields):
+        return "cannot be changed without a restart"
+    nearest = get_close_matches(name, VARIABLES if is_variable else OverriddenRule.model_fields, n=1)
+    unknown = f"there is no such {'setting' if is_variable else 'field'}"
+    return unknown + (f", did you mean {nearest[0]}?" if nearest else "")
+
+
 def not_valid(errors: list[FieldError]) -> str:
-    """The line that lists all errors."""
-    listed = "; ".join(f"{error.field}: {error.message}" for error in errors[:MOST_ERRORS])
+    """The line that lists all errors. Settings and rules have their own names there, not their place in a document."""
+    listed = "; ".join(f"{_IN_DOCUMENT.sub('', error.field)}: {error.message}" for error in errors[:MOST_ERRORS])
     return f"Nothing was changed. {listed}"
 
 

@@ -17,9 +17,10 @@ from starlette.responses import Response
 from shieldmw.core.address import IPNetwork
 from shieldmw.core.bounds import MOST_ERRORS
 from shieldmw.core.client import address_text
-from shieldmw.core.deny import MOST_ENTRIES
+from shieldmw.core.deny import not_denied
 from shieldmw.errors import SettingsError
-from shieldmw.gate.operator.control import Control, DenyRefusal, Metered
+from shieldmw.gate.operator.control import Control, Metered
+from shieldmw.gate.operator.deny_editor import FULL_LINE, DenyRefusal
 
 from .answers import answer, no_content, problem, revalidated, text_answer
 from .auth import Operator, Role
@@ -162,7 +163,7 @@ async def get_top(call: Call) -> Response:
 async def get_deny_list(call: Call) -> Response:
     """Answer with all denied networks."""
     now_s = call.control.now_s()
-    return call.answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denied()]))
+    return call.answer(DenyAnswer(entries=[DenyItem.of(entry, now_s) for entry in await call.control.denials.denied()]))
 
 
 async def get_edge_list(call: Call) -> Response:
@@ -173,9 +174,9 @@ async def get_edge_list(call: Call) -> Response:
 
 async def get_deny(call: Call) -> Response:
     """Answer with the entry of exactly this network, or 404."""
-    entry = await call.control.denied_network(call.network)
+    entry = await call.control.denials.denied_network(call.network)
     if entry is None:
-        return problem(404, f"{call.network} is not on the deny list.")
+        return problem(404, not_denied(call.network))
     return call.answer(DenyItem.of(entry, call.control.now_s()))
 
 
@@ -183,7 +184,7 @@ async def put_deny(call: Call) -> Response:
     """Deny a network."""
     body: DenyBody = call.given
     network, own = call.network, call.operator.address
-    entry = await call.control.deny(
+    entry = await call.control.denials.deny(
         network, body.for_seconds, actor=call.actor, reason=body.reason, own=own, force=body.force
     )
     if entry is DenyRefusal.OWN_ADDRESS:
@@ -191,14 +192,14 @@ async def put_deny(call: Call) -> Response:
             409, f'{network} contains your own address, {address_text(own)}. To deny it all the same: "force": true.'
         )
     if isinstance(entry, DenyRefusal):
-        return problem(409, f"The deny list is full: it has {MOST_ENTRIES} entries. Remove some, or deny wider ones.")
+        return problem(409, FULL_LINE)
     return call.answer(DenyItem.of(entry, call.control.now_s()))
 
 
 async def delete_deny(call: Call) -> Response:
     """Lift the denial of a network."""
-    if not await call.control.undeny(call.network, call.actor):
-        return problem(404, f"{call.network} is not on the deny list.")
+    if not await call.control.denials.undeny(call.network, call.actor):
+        return problem(404, not_denied(call.network))
     return no_content()
 
 

@@ -8,13 +8,13 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from shieldmw.core.address import IPNetwork
+from shieldmw.core.address import IPNetwork, network_of
 from shieldmw.core.client import Prefixes
-from shieldmw.core.deny import DenyEntry
+from shieldmw.core.deny import LONGEST_DENY_S, DenyEntry
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.core.seats import MOST_SEATS
 from shieldmw.gate.clock import utc
-from shieldmw.gate.operator.control import clients_of, network_of
+from shieldmw.gate.operator.control import clients_of
 from shieldmw.gate.operator.preview import Preview
 from shieldmw.gate.operator.status import Status
 from shieldmw.gate.operator.top_reports import REPORTED
@@ -24,7 +24,6 @@ from shieldmw.store.port import AUDIT_LENGTH, AuditEntry
 from .load import ByClass, OverloadAnswer
 from .masking import Answer
 
-LONGEST_DENY_S = 30 * 86_400
 LONGEST_REASON = 200
 LONGEST_CLIENT = len("token:") + 1024
 
@@ -181,6 +180,10 @@ class StatusAnswer(Answer):
     capacity: int | None = Field(description="Seats of the fleet in this mode; null for no limit.")
     guest_seats: int | None = Field(description="How many of them guests may hold.")
     guest_share: float
+    requested_capacity: int | None = Field(
+        description="As given with the emergency, 0 for no limit; null: as configured."
+    )
+    requested_guest_share: float | None = Field(description="As given with the emergency; null: as configured.")
     counted: str = Field(description="Whose seats and demand: the `fleet`'s, or those of the `worker` that answers.")
     seats: ByClass = Field(description="Listeners who hold a seat.")
     leased: ByClass = Field(description="Of these, clients that poll and hold a lease seat.")
@@ -212,6 +215,8 @@ class StatusAnswer(Answer):
             capacity=None if seats.capacity is None else seats.capacity.seats,
             guest_seats=None if seats.capacity is None else seats.capacity.guest_seats,
             guest_share=seats.guest_share,
+            requested_capacity=change.capacity if mode is Mode.EMERGENCY else None,
+            requested_guest_share=change.guest_share if mode is Mode.EMERGENCY else None,
             counted="fleet" if seats.fleet_wide else "worker",
             seats=ByClass.of(seats.present),
             leased=ByClass.of(seats.leased),

@@ -26,6 +26,9 @@ DEFAULT_PATH = "/-/shield"
 # The variables that determine which server is called, and with which token.
 OWN_VARIABLES = ("SHIELD_ADMIN_URL", "SHIELD_ADMIN_TOKEN", "SHIELD_VIEW_TOKEN", "SHIELD_ADMIN_PATH")
 
+# What denies one's own address: as the admin routes say it, and as an option.
+_FORCE = ('"force": true', "--force")
+
 
 @contextmanager
 def admin_client(text: str, *, to_look: bool) -> Iterator[AdminClient]:
@@ -44,7 +47,7 @@ def admin_client(text: str, *, to_look: bool) -> Iterator[AdminClient]:
         raise click.ClickException(harmless(somebody_else(error.current))) from None
     except AdminError as error:
         failure = WrongInput if error.is_invalid else Unanswered if error.is_unanswered else click.ClickException
-        raise failure(harmless(error)) from None
+        raise failure(harmless(error).replace(*_FORCE)) from None
 
 
 def admin_url(text: str) -> str:

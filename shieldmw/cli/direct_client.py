@@ -9,12 +9,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self, TypeVar
 
 import click
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from shieldmw.admin.limits import LimitsAnswer, LimitsBody
 from shieldmw.admin.problems import field_errors, not_valid
-from shieldmw.admin.schema import ModeBody, StatusAnswer, admin_called
+from shieldmw.admin.schema import AuditItem, DenyBody, DenyItem, ModeBody, StatusAnswer, admin_called
+from shieldmw.core.address import network_of
+from shieldmw.core.bounds import MOST_ERRORS
+from shieldmw.core.deny import DenyEntry
 from shieldmw.core.text import harmless
 from shieldmw.errors import NotApplied, NotPermitted, SettingsError, StoreError
+from shieldmw.gate.operator.deny_editor import FULL_LINE, DenyRefusal
 from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url, not_shared
@@ -27,13 +32,14 @@ from .operator import PATIENCE_S, WrongInput, actor, somebody_else
 BUDGET_S = PATIENCE_S - 1
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
-_MAYBE = " It may be done all the same: see 'shieldmw mode status --direct'."
+_MAYBE = " It may be done all the same: see 'shieldmw {} --direct'."
 _DONE = " The change itself was made."
 
 
 class DirectClient:
-    """The switch through the store. Needs no token: anyone who can write to the store could bypass a check."""
+    """Operators' requests through the store. Needs no token: anyone who can write to the store could bypass a check."""
 
     def __init__(self) -> None:
         settings = settings_or_exit()
@@ -69,14 +75,88 @@ class DirectClient:
 
     def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
         """Change the mode; returns the new status of the fleet."""
-        try:
-            change = ModeBody.model_validate_json(json.dumps(body)).change(admin_called(actor()))
-        except ValidationError as error:
-            raise WrongInput(harmless(not_valid(field_errors(error)))) from None
-        changed = self._ask(lambda: self._control.set_mode(change, if_version), maybe=_MAYBE)
+        change = _valid(ModeBody, body).change(admin_called(actor()))
+        changed = self._ask(lambda: self._control.set_mode(change, if_version), maybe=_MAYBE.format("mode status"))
         if changed:
             return self._ask(self._status, surely=_DONE)
         raise click.ClickException(harmless(somebody_else(self._ask(self._status))))
+
+    def limits(self) -> dict[str, Any]:
+        """The limits in force."""
+        return self._ask(self._limits)
+
+    def set_limits(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
+        """Change limits; returns those in force."""
+        given = _valid(LimitsBody, body)
+        overrides, who = given.overrides(), admin_called(actor())
+
+        async def change() -> bool:
+            return await self._control.set_limits(
+                overrides, actor=who, reason=given.reason, for_s=given.for_seconds, expected_version=if_version
+            )
+
+        try:
+            changed = self._ask(change, maybe=_MAYBE.format("limits show"))
+        except SettingsError as error:
+            raise WrongInput(harmless(f"Nothing was changed. {'; '.join(error.problems[:MOST_ERRORS])}")) from None
+        if changed:
+            return self._ask(self._limits, surely=_DONE)
+        raise click.ClickException(harmless(somebody_else(self._ask(self._limits))))
+
+    def deny_list(self) -> list[dict[str, Any]]:
+        """Every network that is denied now."""
+
+        async def look() -> list[DenyEntry]:
+            return await (await self._control.denials()).denied()
+
+        return [self._denial(entry) for entry in self._ask(look)]
+
+    def denied(self, network: str) -> dict[str, Any] | None:
+        """The entry of exactly this network; None if there is none."""
+
+        async def look() -> DenyEntry | None:
+            return await (await self._control.denials()).denied_network(network_of(network))
+
+        entry = self._ask(look)
+        return None if entry is None else self._denial(entry)
+
+    def deny(self, network: str, body: Mapping[str, object]) -> dict[str, Any]:
+        """Deny a network, even the operator's own, which the store does not know; returns its entry."""
+        given = _valid(DenyBody, body)
+
+        async def change() -> DenyEntry | DenyRefusal:
+            denials = await self._control.denials()
+            return await denials.deny(
+                *(network_of(network), given.for_seconds),
+                actor=admin_called(actor()),
+                reason=given.reason,
+                own=None,
+                force=given.force,
+            )
+
+        entry = self._ask(change, maybe=_MAYBE.format("deny list"))
+        if isinstance(entry, DenyRefusal):
+            raise click.ClickException(FULL_LINE)
+        return self._denial(entry)
+
+    def lift(self, network: str) -> bool:
+        """Lift the denial of a network; returns whether it was denied."""
+
+        async def change() -> bool:
+            return await (await self._control.denials()).undeny(network_of(network), admin_called(actor()))
+
+        return self._ask(change, maybe=_MAYBE.format("deny list"))
+
+    def audit(self, count: int) -> list[dict[str, Any]]:
+        """The last changes, newest first."""
+        entries = self._ask(lambda: self._control.audit(count))
+        return [AuditItem.of(entry).model_dump(mode="json", by_alias=True) for entry in entries]
+
+    def _denial(self, entry: DenyEntry) -> dict[str, Any]:
+        return DenyItem.of(entry, self._control.now_s()).model_dump(mode="json")
+
+    async def _limits(self) -> dict[str, Any]:
+        return LimitsAnswer.of_report(await self._control.limits()).model_dump(mode="json")
 
     async def _status(self) -> dict[str, Any]:
         status = await self._control.status()
@@ -102,6 +182,14 @@ class DirectClient:
         except StoreError as error:
             failure = f"{failure_line(self._url, error).rstrip('.')}.{'' if isinstance(error, NotApplied) else maybe}"
         raise click.ClickException(f"{self._place} {failure}{surely}")
+
+
+def _valid(model: type[M], body: Mapping[str, object]) -> M:
+    """The body, checked as the admin routes do."""
+    try:
+        return model.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        raise WrongInput(harmless(not_valid(field_errors(error)))) from None
 
 
 def _sentence(error: StoreError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 import click
 
@@ -14,10 +15,16 @@ _UNITS_S = (86_400, 3600, 60, 1)
 _DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?")
 
 
-def duration_s(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+Parser = Callable[[click.Context, click.Parameter, str | None], int | None]
+
+
+def duration_up_to(most_s: int) -> Parser:
+    """The callback of an option that is a duration of at most ``most_s`` seconds."""
+    return lambda ctx, param, value: None if value is None else _parsed(ctx, param, value, most_s)
+
+
+def _parsed(ctx: click.Context, param: click.Parameter, value: str, most_s: int) -> int:
     """Parse ``90s``, ``30m``, ``2h`` or ``1h30m`` into seconds; each number needs its unit."""
-    if value is None:
-        return None
     found = _DURATION.fullmatch(value.strip().lower())
     parts = [int(part or 0) for part in found.groups()] if found else []
     seconds = sum(part * unit_s for part, unit_s in zip(parts, _UNITS_S, strict=False))
@@ -27,9 +34,12 @@ def duration_s(ctx: click.Context, param: click.Parameter, value: str | None) ->
         if re.fullmatch(r"[1-9][0-9]{0,8}", number):
             right = f"has no unit: write {number}s or {number}m"
         raise click.BadParameter(f"'{value}' {right}", ctx, param)
-    if seconds > LONGEST_S:
-        raise click.BadParameter(f"'{value}' is too long: {written(LONGEST_S)} at most", ctx, param)
+    if seconds > most_s:
+        raise click.BadParameter(f"'{value}' is too long: {written(most_s)} at most", ctx, param)
     return seconds
+
+
+duration_s = duration_up_to(LONGEST_S)
 
 
 def written(seconds: int) -> str:

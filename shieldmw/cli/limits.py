@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 
-from shieldmw.admin.client import Overtaken
 from shieldmw.core.text import harmless
 
-from .admin_client import admin_client
+from .clients import client
 from .durations import clock, duration_s, span
 from .numbers import Whole
-from .operator import WrongInput
+from .operator import WrongInput, is_unchanged
+from .options import DIRECT, FOREVER, REASON, URL, target
 
 Answer = Mapping[str, Any]
 
 # Widths of the columns of the table.
 _NAME, _VALUE = 32, 24
 
-_URL = click.option(
-    "--url",
-    envvar="SHIELD_ADMIN_URL",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
-)
-_REASON = click.option("--reason", default="", help="Why: other operators see it, the audit keeps it.")
 _IF_VERSION = click.option("--if-version", type=Whole(0), help="Change nothing if they are of another version by now.")
 
 
@@ -38,7 +29,8 @@ _IF_VERSION = click.option("--if-version", type=Whole(0), help="Change nothing i
 def limits(ctx: click.Context) -> None:
     """Show the limits in force, or change them on every worker, through the admin routes.
 
-    Needs SHIELD_ADMIN_TOKEN. Exit status: 0 done, 1 not done, 2 wrong usage.
+    Needs SHIELD_ADMIN_TOKEN; with --direct the SHIELD_* variables of the workers instead.
+    Exit status: 0 done, 1 not done, 2 wrong usage.
     """
     if ctx.invoked_subcommand is None:
         with show.make_context("show", [], parent=ctx) as shown:
@@ -46,15 +38,21 @@ def limits(ctx: click.Context) -> None:
 
 
 @limits.command()
-@_URL
-def show(url: str) -> None:
-    """Show the limits in force, and what the settings say."""
-    _print(_ask(url))
+@URL
+@DIRECT
+@click.pass_context
+def show(ctx: click.Context, url: str, direct: bool) -> None:
+    """Show the limits in force, and what the settings say.
+
+    Example: shieldmw limits show
+    """
+    with client(url, direct=direct, to_look=True) as fleet:
+        _print(fleet.limits(), fleet.place, ctx)
 
 
 def _duration_or_forever(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Seconds; 0 for ``forever``."""
-    return 0 if value == "forever" else duration_s(ctx, param, value)
+    return 0 if value == FOREVER else duration_s(ctx, param, value)
 
 
 @limits.command("set")
@@ -65,63 +63,109 @@ def _duration_or_forever(ctx: click.Context, param: click.Parameter, value: str 
     callback=_duration_or_forever,
     metavar="TIME",
     help="When all that is changed ends by itself: 90s, 30m, 2h, or 'forever': when it is undone.  "
-    "[default: at the end that is in force, if there is one]",
+    "[default: at the end in force; when it is undone, if there is none]",
 )
-@_REASON
-@_URL
+@REASON
+@URL
 @_IF_VERSION
-def set_(values: tuple[str, ...], for_seconds: int | None, reason: str, url: str, if_version: int | None) -> None:
+@DIRECT
+@click.pass_context
+def set_(
+    ctx: click.Context,
+    /,
+    values: tuple[str, ...],
+    for_seconds: int | None,
+    reason: str,
+    **way: Any,
+) -> None:
     """Change limits on every worker, within a second.
 
     NAME is a variable, such as SHIELD_IP_LIMIT=60/minute or SHIELD_CAPACITY=40000, or a part of a rule: search.limits,
     search.burst or search.dry_run. What was changed before stays changed; NAME= with no value ends the change of one.
     The end time is that of all changes together.
+
+    Example: shieldmw limits set SHIELD_IP_LIMIT=60/minute --for 30m --reason "flood"
     """
     given = {"reason": reason} if for_seconds is None else {"for_seconds": for_seconds or None, "reason": reason}
-    _change(url, if_version, lambda known: {**_merged(known, values), **given})
+    _change(ctx, lambda known: {**_merged(known, values), **given}, otherwise="all of that is in force already", **way)
 
 
 @limits.command()
-@_REASON
-@_URL
+@REASON
+@URL
 @_IF_VERSION
-def undo(reason: str, url: str, if_version: int | None) -> None:
-    """Restore what the last change replaced, with the end time that it had. Undoing twice restores it again."""
-    _change(url, if_version, lambda known: _body(known["before"], reason or f"undo of version {known['version']}"))
+@DIRECT
+@click.pass_context
+def undo(ctx: click.Context, /, reason: str, **way: Any) -> None:
+    """Restore what the last change replaced, with the end time that it had. Undoing twice restores it again.
 
-
-def _ask(url: str) -> Answer:
-    with admin_client(url, to_look=True) as client:
-        return {**client.limits(), "place": client.place}
-
-
-def _change(url: str, if_version: int | None, body: Any) -> None:
-    """Change the document in force: the version that was read must still be there, so nobody's change is lost."""
-    with admin_client(url, to_look=False) as client:
-        known = client.limits()
-        try:
-            now = client.set_limits(body(known), known["version"] if if_version is None else if_version)
-        except Overtaken as error:
-            raise click.ClickException(harmless(_overtaken(error.current))) from None
-    _print({**now, "place": client.place})
-
-
-def _overtaken(current: Answer) -> str:
-    reason = f', "{current["reason"]}"' if current.get("reason") else ""
-    return (
-        f"someone else changed them: {current.get('actor') or 'nobody'}{reason}, now version {current.get('version')}. "
-        "Nothing was changed by this command: see 'shieldmw limits', then repeat it."
+    Example: shieldmw limits undo
+    """
+    _change(
+        ctx,
+        lambda known: _body(known["before"], reason or f"undo of version {known['version']}"),
+        otherwise="there is nothing to undo",
+        **way,
     )
 
 
-def _body(document: Answer, reason: str) -> dict[str, object]:
+def _change(
+    ctx: click.Context,
+    body: Callable[[Answer], Mapping[str, object]],
+    *,
+    url: str,
+    direct: bool,
+    if_version: int | None,
+    otherwise: str,
+) -> None:
+    """Change the document in force, or say ``otherwise`` if that changes nothing.
+
+    The version that was read must still be there, so nobody's change is lost.
+    """
+    with client(url, direct=direct, to_look=False) as fleet:
+        now = fleet.limits()
+        changed = body(now)
+        if is_unchanged(now, if_version) and _is_in_force(now, changed):
+            click.echo(f"Nothing was changed: {otherwise}.")
+        else:
+            now = fleet.set_limits(changed, now["version"] if if_version is None else if_version)
+        _print(now, fleet.place, ctx)
+
+
+def _is_in_force(now: Answer, body: Mapping[str, Any]) -> bool:
+    """Whether a document would change nothing: neither a value in force nor, if there are any changes, their end."""
+    if body["for_seconds"] != now["seconds_left"] and (now["settings"] or now["rules"]):
+        return False
+    rules = {rule["name"]: rule["in_force"] for rule in now["rules_in_force"]}
+    known = _body(now, "")
+    return _same_values(known["settings"], body["settings"], now["in_force"]) and all(
+        _same_values(known["rules"].get(name, {}), body["rules"].get(name, {}), rules.get(name, {}))
+        for name in {*known["rules"], *body["rules"]}
+    )
+
+
+def _same_values(known: Mapping[str, Any], given: Mapping[str, Any], in_force: Mapping[str, Any]) -> bool:
+    """Whether values replace those that operators have changed by the same, and others by what is in force.
+
+    A limit replaces its burst as well, so it changes something unless no burst is in force.
+    """
+    new = given.keys() - known.keys()
+    bursts = ["burst" if name == "limits" else f"{name.removesuffix('_LIMIT')}_BURST" for name in new]
+    return (
+        all(name in given and given[name] == value for name, value in known.items())
+        and all(name in in_force and _text(given[name]) == _text(in_force[name]) for name in new)
+        and all(burst in given or in_force.get(burst) is None for burst in bursts)
+    )
+
+
+def _body(document: Answer, reason: str) -> dict[str, Any]:
     """The body that restores a document."""
     rules = {
         name: {part: value for part, value in rule.items() if value is not None}
         for name, rule in document["rules"].items()
     }
     return {
-        "settings": document["settings"],
+        "settings": dict(document["settings"]),
         "rules": rules,
         "for_seconds": document["seconds_left"],
         "reason": reason[:200],
@@ -155,14 +199,14 @@ def _value(name: str, text: str) -> object:
         return text
 
 
-def _print(now: Answer) -> None:
-    for label, text in _lines(now):
+def _print(now: Answer, place: str, ctx: click.Context) -> None:
+    for label, text in _lines(now, place, target(ctx)):
         click.echo(f"{label:<8}{harmless(text)}")
     for line in _table(now):
         click.echo(harmless(line))
 
 
-def _lines(now: Answer) -> Iterator[tuple[str, str]]:
+def _lines(now: Answer, place: str, target: str) -> Iterator[tuple[str, str]]:
     yield "now", _words(now)
     if now["until"] is not None:
         ends = f"{clock(now['until'], now['now'])}, in {span(now['seconds_left'])}; then as in the settings by itself"
@@ -171,9 +215,9 @@ def _lines(now: Answer) -> Iterator[tuple[str, str]]:
         yield "warning", f"ignored on the worker that answered: {line}"
     if now["store"] != "up":
         yield "store", "AWAY: the limits stay as they are and cannot be changed until the store is back"
-    yield "asked", now["place"]
+    yield "asked", place
     if now["version"]:
-        yield "undo", f"{shlex.join(('shieldmw', 'limits', 'undo'))}  (restores: {_document(now['before'])})"
+        yield "undo", f"shieldmw limits undo{target}  (restores: {_document(now['before'])})"
 
 
 def _words(now: Answer) -> str:

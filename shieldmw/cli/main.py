@@ -16,7 +16,10 @@ COMMANDS = {
     "env": None,
     "keys": None,
     "mode": None,
-    "limits": "cli",
+    "limits": None,
+    "deny": None,
+    "reset": "cli",
+    "audit": None,
     "top": "cli",
     "demo": "demo",
 }

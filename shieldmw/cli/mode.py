@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import click
 
 from shieldmw.core.text import counted, harmless
 
+from .clients import client
 from .durations import clock, duration_s, span, written
 from .numbers import Number, Whole
-from .operator import Unanswered
-
-# Nice value of a command that goes through the store, if its user may raise its priority.
-HURRY_NICE = -10
+from .operator import is_unchanged
+from .options import DIRECT, REASON, URL, target
 
 Status = Mapping[str, Any]
 
@@ -34,16 +30,10 @@ Status = Mapping[str, Any]
 )
 @click.option("--capacity", type=Whole(0), help="Seats in the emergency, 0 for no limit.")
 @click.option("--guest-share", type=Number(0, 1, "0.1 for a tenth"), help="Part of the seats for guests, 0 to 1.")
-@click.option("--reason", default="", help="Why: other operators see it, the audit keeps it.")
-@click.option(
-    "--url",
-    envvar="SHIELD_ADMIN_URL",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
-)
+@REASON
+@URL
 @click.option("--if-version", type=Whole(0), help="Change nothing if the mode is of another version by now.")
-@click.option("--direct", is_flag=True, help="Use the store of SHIELD_REDIS_URL, if the admin routes do not answer.")
+@DIRECT
 @click.pass_context
 def mode(
     ctx: click.Context,
@@ -68,64 +58,18 @@ def mode(
         raise click.UsageError(f"--for, --capacity and --guest-share go with 'emergency', not with '{what}'.")
     if what == "status" and (reason or if_version is not None):
         raise click.UsageError("--reason and --if-version go with 'emergency' or 'normal'.")
-    is_told = ctx.get_parameter_source("url") is click.core.ParameterSource.COMMANDLINE
-    if direct and is_told:
-        raise click.UsageError("--direct goes to the store and --url to the admin routes: give one of them.")
-    try:
-        with _direct() if direct else _through_a_worker(url, to_look=what == "status") as client:
-            was = client.status()
-            if what == "status":
-                lines = status_lines(was, client.place)
-            else:
-                now = client.set_mode({"mode": what, "reason": reason, **given}, if_version)
-                lines = _change_lines(was, now, client.place)
-    except Unanswered as error:
-        command = _command(what, {**given, "reason": reason, "if_version": if_version})
-        way = f"With SHIELD_REDIS_URL set as for the workers, try: {command} --direct"
-        raise click.ClickException(f"{error.message.rstrip('.')}. {harmless(way)}") from None
-    target = " --direct" if direct else f" --url {shlex.quote(url)}" if is_told else ""
+    with client(url, direct=direct, to_look=what == "status") as fleet:
+        was = fleet.status()
+        is_normal_already = what == was["mode"] == "normal" and is_unchanged(was, if_version)
+        if what == "status" or is_normal_already:
+            lines = status_lines(was, fleet.place)
+        else:
+            now = fleet.set_mode({"mode": what, "reason": reason, **given}, if_version)
+            lines = _change_lines(was, now, fleet.place)
+    if is_normal_already:
+        click.echo("Nothing was changed: the mode is normal already.")
     for label, text in lines:
-        click.echo(f"{label:<8}{harmless(text)}{target if label in _COMMANDS else ''}")
-
-
-class _Client(Protocol):
-    """Access to the switch: through a worker, or through the store. ``place`` names which, without secrets."""
-
-    @property
-    def place(self) -> str:
-        """The source of the answers, for messages."""
-
-    def status(self) -> dict[str, Any]:
-        """The status of the fleet."""
-
-    def set_mode(self, body: Mapping[str, object], if_version: int | None) -> dict[str, Any]:
-        """Change the mode; returns the new status of the fleet."""
-
-
-def _through_a_worker(url: str, *, to_look: bool) -> AbstractContextManager[_Client]:
-    try:
-        from .admin_client import admin_client
-    except ModuleNotFoundError as error:
-        raise Unanswered(f"the admin routes need {error.name}: pip install 'shieldmw[cli]'") from None
-    return admin_client(url, to_look=to_look)
-
-
-@contextmanager
-def _direct() -> Iterator[_Client]:
-    """Access through the store, as fast as possible, since workers may be using all of the CPU."""
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    gc.disable()  # collecting garbage, now and at exit, would take a quarter of the time
-    try:
-        with suppress(PermissionError):  # ahead of the workers, for half a second, if the user may
-            os.setpriority(os.PRIO_PROCESS, 0, min(usual, HURRY_NICE))
-        from .direct_client import DirectClient
-
-        with DirectClient() as client:
-            yield client
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, usual)
-        gc.freeze()
-        gc.enable()
+        click.echo(f"{label:<8}{harmless(text)}{target(ctx) if label in _COMMANDS else ''}")
 
 
 _COMMANDS = ("end it", "undo")
@@ -208,21 +152,14 @@ def _listeners(now: Status) -> str:
 
 
 def _again(was: Status) -> str:
-    """The command that restores the emergency as it was before."""
+    """The command that restores the emergency as it was requested: what was left to the settings stays with them."""
     words = ["shieldmw", "mode", "emergency"]
     if was["seconds_left"]:
         words += ["--for", written(was["seconds_left"])]
-    words += ["--capacity", str(was["capacity"] or 0), "--guest-share", f"{was['guest_share']:g}"]
+    if was["requested_capacity"] is not None:
+        words += ["--capacity", str(was["requested_capacity"])]
+    if was["requested_guest_share"] is not None:
+        words += ["--guest-share", f"{was['requested_guest_share']:g}"]
     if was["reason"]:
         words += ["--reason", was["reason"]]
-    return shlex.join(words)
-
-
-def _command(what: str, given: Mapping[str, Any]) -> str:
-    """The command that was typed, normalised, without --url and --direct."""
-    words = ["shieldmw", "mode", what]
-    for name, value in given.items():
-        if value not in (None, ""):
-            flag = "--for" if name == "for_seconds" else f"--{name.replace('_', '-')}"
-            words += [flag, written(value) if name == "for_seconds" else f"{value}"]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""Shared by both clients of the switch, through a worker and through the store: the actor and the errors."""
+"""Shared by both clients, through a worker and through the store: the actor, the errors and their words."""
 
 from __future__ import annotations
 
@@ -37,9 +37,21 @@ def actor() -> str:
 
 
 def somebody_else(current: Mapping[str, Any]) -> str:
-    """The line for a change that came too late: the mode that is in force instead, and the actor who set it."""
+    """The line for a change that came too late: what is in force instead, the mode or the limits, and who set it."""
     reason = f', "{current["reason"]}"' if current.get("reason") else ""
-    return (
-        f"someone else changed it: {current.get('actor') or 'nobody'} set it to {current.get('mode')}{reason}, "
-        f"now version {current.get('version')}. Nothing was changed by this command."
-    )
+    who, version = current.get("actor") or "nobody", f"now version {current.get('version')}"
+    unchanged = "Nothing was changed by this command"
+    if "mode" in current:
+        return f"someone else changed it: {who} set it to {current['mode']}{reason}, {version}. {unchanged}."
+    return f"someone else changed them: {who}{reason}, {version}. {unchanged}: see 'shieldmw limits', then repeat it."
+
+
+def is_unchanged(known: Mapping[str, Any], if_version: int | None) -> bool:
+    """Whether what was read is what the operator means, as the store has it; only then a change that would change
+    nothing can be left out."""
+    return known["store"] == "up" and if_version in (None, known["version"])
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends with a mark of its own."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -17,8 +17,10 @@ from shieldmw.admin.client import AdminClient, AdminError
 from shieldmw.core.text import counted, harmless
 
 from .admin_client import admin_client
+from .clients import next_step
 from .mode import status_lines
 from .numbers import Whole
+from .options import URL
 
 # Interval between two requests: workers report every five seconds.
 EVERY_S = 2.0
@@ -46,13 +48,7 @@ Top = Mapping[str, Any]
     help="How many of each kind by requests, and as many by refusals.",
 )
 @click.option("--once", is_flag=True, help="Print it once, and end.  [default if the output is no terminal]")
-@click.option(
-    "--url",
-    envvar="SHIELD_ADMIN_URL",
-    default="http://127.0.0.1:8000",
-    show_default=True,
-    help="The admin routes, or just the host.  [env: SHIELD_ADMIN_URL]",
-)
+@URL
 def top(count: int, once: bool, url: str) -> None:
     """Show the fleet and its busiest clients, networks, paths and user agents, with what was refused, until Ctrl-C.
 
@@ -60,7 +56,7 @@ def top(count: int, once: bool, url: str) -> None:
     shows clients only in part.
     """
     console = Console()
-    with admin_client(url, to_look=True) as client:
+    with next_step(), admin_client(url, to_look=True) as client:
         if once or not console.is_terminal:
             console.print(_screen(client, count))
         else:

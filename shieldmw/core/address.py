@@ -27,6 +27,9 @@ CLOUDFRONT_HEADER = "cloudfront-viewer-address"
 # The word in the settings for peers on a unix socket, which have no address.
 UNIX_PEER = "unix"
 
+# Longest text of a network: eight groups, the last two as IPv4, and a prefix.
+LONGEST_CIDR = 50
+
 # The prefix of IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
 _IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
@@ -100,6 +103,18 @@ def _parse_network(entry: str) -> IPNetwork:
     except ValueError:
         raise ValueError(f"'{entry}' is not a CIDR: write it like 203.0.113.0/24 or 2001:db8::/32") from None
     raise ValueError(f"'{entry}' has bits beyond its prefix: did you mean {meant}?")
+
+
+def network_of(text: str) -> IPNetwork:
+    """The network of a CIDR or a bare address.
+
+    Raises:
+        ValueError: it is not a network, or has bits set beyond its prefix.
+    """
+    networks = parse_networks(text) if len(text) <= LONGEST_CIDR and "%" not in text else ()
+    if len(networks) != 1:
+        raise ValueError(f"'{text[:LONGEST_CIDR]}' is not a CIDR: write it like 203.0.113.0/24 or 2001:db8::/32")
+    return networks[0]
 
 
 @dataclass(frozen=True, slots=True)

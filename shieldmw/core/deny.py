@@ -10,6 +10,14 @@ from .client import Address
 # Maximum number of entries.
 MOST_ENTRIES = 10_000
 
+# Longest time for which a network can be denied.
+LONGEST_DENY_S = 30 * 86_400
+
+
+def not_denied(network: object) -> str:
+    """The line for a network that has no entry; commands recognize it in an answer."""
+    return f"{network} is not on the deny list."
+
 
 @dataclass(frozen=True, slots=True)
 class DenyEntry:

@@ -84,7 +84,7 @@ def parse_limits(text: str, *, name: str, burst: int | None = None) -> tuple[Lim
         items = parse_many(text)
     except ValueError:
         raise ValueError(
-            "not a limit: write it like '300/minute', '5 per 10 second', '10/second,300/minute', or 'off'; "
+            "not a limit: write it like '300/minute', '5 per 10 seconds', '10/second,300/minute', or 'off'; "
             "the units are second, minute, hour, day, month and year"
         ) from None
     if burst is not None and len(items) > 1:
@@ -115,7 +115,7 @@ def _written(limit: Limit) -> str:
     if limit.period_s in _PERIODS_S:
         return f"{limit.amount}/{_PERIODS_S[limit.period_s]}"
     unit_s = next(unit_s for unit_s in sorted(_PERIODS_S, reverse=True) if limit.period_s % unit_s == 0)
-    return f"{limit.amount} per {limit.period_s // unit_s} {_PERIODS_S[unit_s]}"
+    return f"{limit.amount} per {limit.period_s // unit_s} {_PERIODS_S[unit_s]}s"
 
 
 @lru_cache(maxsize=1024)

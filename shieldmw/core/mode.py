@@ -40,7 +40,8 @@ class ModeChange:
 
     def __str__(self) -> str:
         """The whole change in words, for the audit log."""
-        given = {"for {} s": self.for_s, "capacity {}": self.capacity, "guest share {}": self.guest_share}
+        share = None if self.guest_share is None else 100 * self.guest_share
+        given = {"for {} s": self.for_s, "capacity {}": self.capacity, "guest share {:.4g} %": share}
         return ", ".join([self.mode, *(text.format(value) for text, value in given.items() if value is not None)])
 
 

@@ -117,21 +117,21 @@ def test_the_view_token_may_look_and_change_nothing() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"settings": {"SHIELD_IP_LIMIT": "300/fortnight"}},
-        "settings.SHIELD_IP_LIMIT: '300/fortnight': not a limit: write it like '300/minute'",
+        "SHIELD_IP_LIMIT: '300/fortnight': not a limit: write it like '300/minute'",
     ),
-    ({"settings": {"SHIELD_CAPACITY": "50"}}, "settings.SHIELD_CAPACITY: '50': write a whole number"),
-    ({"settings": {"SHIELD_CAPACITY": -5}}, "settings.SHIELD_CAPACITY: '-5': write 0 or more"),
+    ({"settings": {"SHIELD_CAPACITY": "50"}}, "SHIELD_CAPACITY: '50': write a whole number"),
+    ({"settings": {"SHIELD_CAPACITY": -5}}, "SHIELD_CAPACITY: '-5': write 0 or more"),
     (
         {"settings": {"SHIELD_EMERGENCY_GUEST_SHARE": 20}},
-        "settings.SHIELD_EMERGENCY_GUEST_SHARE: '20': write 1 or less",
+        "SHIELD_EMERGENCY_GUEST_SHARE: '20': write 1 or less",
     ),
     (
         {"settings": {"SHIELD_IPLIMIT": "1/day"}},
-        "settings.SHIELD_IPLIMIT: there is no such field that can be changed, did you mean SHIELD_IP_LIMIT?",
+        "SHIELD_IPLIMIT: there is no such setting, did you mean SHIELD_IP_LIMIT?",
     ),
-    ({"settings": {"SHIELD_ADMIN_TOKEN": "x"}}, "settings.SHIELD_ADMIN_TOKEN: there is no such field"),
-    ({"rules": {"search": {"dry_run": "yes"}}}, "rules.search.dry_run: 'yes': write true or false"),
-    ({"rules": {"search": {"burst": 0}}}, "rules.search.burst: '0': write 1 or more"),
+    ({"settings": {"SHIELD_ADMIN_TOKEN": "x"}}, "SHIELD_ADMIN_TOKEN: cannot be changed without a restart"),
+    ({"rules": {"search": {"dry_run": "yes"}}}, "search.dry_run: 'yes': write true or false"),
+    ({"rules": {"search": {"burst": 0}}}, "search.burst: '0': write 1 or more"),
     ({"rules": {"searhc": {"dry_run": True}}}, "rule 'searhc': there is no such rule here: the rules are search"),
     (
         {"settings": {"SHIELD_IP_LIMIT": "1/second,9/minute", "SHIELD_IP_BURST": 5}},
@@ -142,7 +142,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"reason": "x" * 201}, "reason: write at most 200 characters"),
     ({"reason": "\u001b[2J\u202e"}, "reason: has characters that cannot be printed"),
     ({"limits": {}}, "limits: there is no such field"),
-    ({"settings": {"SHIELD_IP_LIMIT": "\u001b[2J"}}, "settings.SHIELD_IP_LIMIT: '\\x1b[2J': not a limit"),
+    ({"settings": {"SHIELD_IP_LIMIT": "\u001b[2J"}}, "SHIELD_IP_LIMIT: '\\x1b[2J': not a limit"),
 ]
 
 

@@ -408,7 +408,7 @@ def test_a_switch_is_told_with_all_that_was_asked_and_audited() -> None:
             "admin (kim)",
             "mode",
             "normal",
-            "emergency, for 60 s, capacity 50, guest share 0.5",
+            "emergency, for 60 s, capacity 50, guest share 50 %",
         )
         assert first["why"] == "flood on /live"
         assert (last["from"], last["to"]) == ("emergency", "normal")

@@ -89,14 +89,15 @@ def test_undo_restores_what_the_last_change_replaced(url: str) -> None:
     [
         (["set"], "Missing argument 'NAME=VALUE...'"),
         (["set", "SHIELD_IP_LIMIT"], "'SHIELD_IP_LIMIT' is not of the form NAME=VALUE"),
-        (["set", "SHIELD_IP_LIMIT=often"], "settings.SHIELD_IP_LIMIT: 'often': not a limit: write it like"),
-        (["set", "SHIELD_CAPACITY=50.000"], "settings.SHIELD_CAPACITY: '50.0': write a whole number"),
-        (["set", "SHIELD_CAPACITY=many"], "settings.SHIELD_CAPACITY: 'many': write a whole number"),
-        (["set", "SHIELD_IPLIMIT=1/day"], "did you mean SHIELD_IP_LIMIT?"),
+        (["set", "SHIELD_IP_LIMIT=often"], "Nothing was changed. SHIELD_IP_LIMIT: 'often': not a limit: write it like"),
+        (["set", "SHIELD_CAPACITY=50.000"], ". SHIELD_CAPACITY: '50.0': write a whole number"),
+        (["set", "SHIELD_CAPACITY=many"], ". SHIELD_CAPACITY: 'many': write a whole number"),
+        (["set", "SHIELD_IPLIMIT=1/day"], ". SHIELD_IPLIMIT: there is no such setting, did you mean SHIELD_IP_LIMIT?"),
+        (["set", "SHIELD_QUEUE_MS=5"], ". SHIELD_QUEUE_MS: cannot be changed without a restart\n"),
+        (["set", "search.dryrun=true"], ". search.dryrun: there is no such field, did you mean dry_run?"),
         (["set", "nosuch.dry_run=true"], "rule 'nosuch': there is no such rule here: the rules are search"),
-        (["set", "search.dryrun=true"], "rules.search.dryrun: there is no such field"),
         (["set", "SHIELD_IP_LIMIT=1/day", "--for", "8d"], "'8d' is too long: 7d at most"),
-        (["set", "\x1b[2J=1"], "settings.\\x1b[2J: there is no such field"),
+        (["set", "\x1b[2J=1"], ". \\x1b[2J: there is no such setting"),
     ],
 )
 def test_what_is_wrong_is_told_and_nothing_changes(url: str, args: list[str], message: str) -> None:
@@ -106,6 +107,27 @@ def test_what_is_wrong_is_told_and_nothing_changes(url: str, args: list[str], me
     assert message in ran.err
     assert "\x1b" not in ran.printed
     assert line(limits(url), "now") == "as in the settings (never changed)"
+
+
+def test_what_is_in_force_already_changes_nothing(url: str) -> None:
+    """No version and no line of the audit, whether the value is the settings' or an operator's; it says so."""
+    for _ in range(2):
+        ran = limits(url, "set", "SHIELD_IP_LIMIT=300/minute", "search.limits=5/minute", "--for", "30m")
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.out.startswith("Nothing was changed: all of that is in force already.\n")
+        assert line(ran, "now") == "as in the settings (never changed)"
+    assert limits(url, "undo").out.startswith("Nothing was changed: there is nothing to undo.\n")
+    assert "(version 1)" in line(limits(url, "set", "SHIELD_IP_LIMIT=60/minute", "search.dry_run=true"), "now")
+    assert "(version 1)" in line(limits(url, "set", "search.dry_run=true", "SHIELD_IP_LIMIT=60/minute"), "now")
+    assert "(version 1)" in line(limits(url, "set", "SHIELD_IP_LIMIT=60/minute", "--for", "forever"), "now")
+    assert limits(url, "set", "SHIELD_IP_LIMIT=60/minute", "--if-version", "0").status == 1
+    assert "(version 2)" in line(limits(url, "set", "SHIELD_IP_LIMIT=60/minute", "--for", "1h"), "now"), "an end"
+
+
+def test_a_limit_whose_burst_would_change_is_a_change() -> None:
+    """A limit that is given has its own amount as its burst, whatever the settings have."""
+    with served(shielded(ip_limit="300/minute", ip_burst=50)) as url:
+        assert "(version 1)" in line(limits(url, "set", "SHIELD_IP_LIMIT=300/minute"), "now")
 
 
 def test_nobody_overwrites_what_another_operator_has_just_done(url: str) -> None:

@@ -21,6 +21,12 @@ COMMANDS = [
     ("limits", "show"),
     ("limits", "set"),
     ("limits", "undo"),
+    ("deny",),
+    ("deny", "list"),
+    ("deny", "add"),
+    ("deny", "lift"),
+    ("reset",),
+    ("audit",),
     ("demo",),
 ]
 
@@ -38,7 +44,8 @@ def test_every_command_has_help(command: tuple[str, ...], flag: str) -> None:
 def test_help_lists_every_command_with_what_it_does() -> None:
     """Each command has a line of its own."""
     lines = [line.split(maxsplit=1) for line in invoke("--help").out.partition("Commands:")[2].splitlines() if line]
-    assert [line[0] for line in lines] == ["serve", "envoy", "check", "env", "keys", "mode", "limits", "top", "demo"]
+    names = "serve envoy check env keys mode limits deny reset audit top demo"
+    assert [line[0] for line in lines] == names.split()
     assert all(len(line[1]) > 10 for line in lines)
 
 
@@ -81,6 +88,8 @@ JWT_SECRET = {"SHIELD_JWT_SECRET": "q" * 40}
             2,
             "shieldmw[jwt]",
         ),
+        ("httpx", ("deny", "list"), {}, 1, "shieldmw[cli]"),
+        ("httpx", ("reset", "token:alice"), {}, 1, "shieldmw[cli]"),
         ("google.protobuf", ("envoy",), {}, 1, "shieldmw[envoy]"),
         ("hpack", ("envoy",), {}, 1, "shieldmw[envoy]"),
         ("aiohttp", ("demo", "--seconds", "3"), {}, 1, "shieldmw[demo]"),

@@ -161,6 +161,33 @@ def test_the_undo_command_brings_back_what_was(url: str) -> None:
     assert '"it\'s a flood"' in again.line("now")
 
 
+def test_an_undo_pins_nothing_that_was_as_configured(url: str) -> None:
+    """It names the numbers that were given, so what was left to the settings follows them again."""
+    mode(url, "emergency", "--for", "30m")
+    words = shlex.split(mode(url, "normal").line("undo"))
+    assert words[:4] == ["shieldmw", "mode", "emergency", "--for"]
+    assert len(words) == 5
+    mode(url, "emergency", "--capacity", "0")
+    undo = mode(url, "normal").line("undo")
+    assert undo.endswith(" --capacity 0")
+    mode(url, "emergency", "--guest-share", "0.25")
+    assert mode(url, "normal").line("undo").endswith(" --guest-share 0.25")
+
+
+def test_normal_when_it_is_normal_already_changes_nothing(url: str) -> None:
+    """No version and no line of the audit; it says so. With --if-version of another version it is still an error."""
+    told = mode(url, "normal", "--reason", "over")
+    assert (told.status, told.err) == (0, "")
+    assert told.out.startswith("Nothing was changed: the mode is normal already.\n")
+    assert told.line("now") == "normal (never switched)"
+    assert mode(url, "normal", "--if-version", "3").status == 1
+    mode(url, "emergency", "--for", "30m")
+    longer = mode(url, "emergency", "--for", "40m")
+    assert "(version 2)" in longer.line("now"), "another end is a change"
+    assert "(version 3)" in mode(url, "normal").line("now")
+    assert "(version 3)" in mode(url, "normal").line("now")
+
+
 def test_another_operators_change_stops_a_change_for_a_version(url: str) -> None:
     """One line with who, what and why; exit status 1; nothing is changed."""
     mode(url, "emergency", "--for", "30m", "--reason", "flood")
@@ -243,7 +270,7 @@ def test_a_wrong_token_is_told_and_then_the_lockout_with_its_wait(url: str) -> N
 
 def test_a_view_token_switches_nothing(url: str) -> None:
     """Where it stands in for the admin token, the server refuses; where there is none, the command does."""
-    assert "change nothing" in mode(url, "normal", token=VIEW).err
+    assert "change nothing" in mode(url, "emergency", token=VIEW).err
     missing = mode(url, "normal", token=None, view=VIEW)
     assert missing.status == 2
     assert "SHIELD_ADMIN_TOKEN is not set" in missing.err
@@ -343,6 +370,7 @@ def test_only_where_nobody_could_do_it_the_line_names_the_other_way(status: int,
         ran = mode(url, "emergency", "--for", "30m")
     assert (ran.status, ran.err.count("\n")) == (2 if status == 422 else 1, 1)
     assert ran.err.endswith("try: shieldmw mode emergency --for 30m --direct\n") == has_way_out
+    assert "?." not in ran.err
     assert ("--direct" in ran.err) == has_way_out
 
 

@@ -1,4 +1,4 @@
-"""`shieldmw mode --direct` on a real store: the output, checks and audit of the admin routes, without a worker."""
+"""`mode --direct`, and `limits` and `deny` with it, on a real store: as through the admin routes, without a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from cli.commands import Ran, invoke, shieldmw, without
 from servers import HOST, RedisServer, asgi_server, free_port, redis_cluster, redis_sentinels, redis_server, trust
-from shieldmw.cli.mode import HURRY_NICE
+from shieldmw.cli.clients import HURRY_NICE
 from shieldmw.errors import NotApplied, StoreError, StoreUnavailable
 from shieldmw.gate.operator.direct import DirectControl
 from store.rights import user_without
@@ -77,6 +77,88 @@ def test_a_switch_tells_what_was_what_is_until_when_and_how_to_end_it(store: Red
         (f"admin ({getpass.getuser()})", "normal", "flood"),
     ]
     assert sorted(store.client().keys()) == [b"shield:{control}:audit", b"shield:{control}:mode"]
+
+
+def test_limits_and_the_deny_list_go_through_the_store_too(store: RedisServer) -> None:
+    """Shown, changed and undone by the commands that are printed, audited as through a worker, with none running."""
+    way = {
+        "SHIELD_REDIS_URL": store.url,
+        "SHIELD_RULES": '[{"name": "search", "path": "/search", "limits": "5/minute"}]',
+    }
+    assert line(invoke("limits", "show", "--direct", **way), "now") == "as in the settings (never changed)"
+    assert line(invoke("deny", "list", "--direct", **way), "denied") == "nothing"
+    assert store.client().dbsize() == 0
+    changed = invoke("limits", "set", "search.dry_run=true", "--for", "30m", "--reason", "flood", "--direct", **way)
+    assert "* search.dry_run                  true                    settings: false" in changed.out
+    undo = line(changed, "undo").partition("  (")[0]
+    assert undo == "shieldmw limits undo --direct"
+    assert "*" not in invoke(*shlex.split(undo)[1:], **way).out
+    added = invoke("deny", "add", "203.0.113.0/24", "--for", "40d", "--direct", **way)
+    assert (added.status, "'40d' is too long: 30d at most" in added.err) == (2, True)
+    added = invoke("deny", "add", "203.0.113.0/24", "--for", "30d", "--direct", **way)
+    assert "until " in line(added, "denied")
+    assert "  203.0.113.0/24          until " in invoke("deny", "list", "--direct", **way).out
+    lifted = invoke(*shlex.split(line(added, "undo"))[1:], **way)
+    assert line(lifted, "lifted").startswith("203.0.113.0/24, which was denied until ")
+    assert line(lifted, "undo").endswith(" --direct")
+    assert line(invoke("deny", "list", "--direct", **way), "denied") == "nothing"
+    told = [text.split("  ", 2)[2] for text in invoke("audit", "--count", "3", "--direct", **way).out.splitlines()]
+    assert [text.partition(":")[0] for text in told] == ["deny 203.0.113.0/24", "deny 203.0.113.0/24", "limits"]
+
+
+def test_what_is_refused_through_the_store_is_told_in_a_line(store: RedisServer) -> None:
+    """What the settings here rule out, a version that is over, and a network that is not on the list."""
+    way = {"SHIELD_REDIS_URL": store.url}
+    wrong = invoke("limits", "set", "nosuch.dry_run=true", "--direct", **way)
+    assert (wrong.status, wrong.err.count("\n")) == (2, 1)
+    assert "rule 'nosuch': there is no such rule here: SHIELD_RULES has none" in wrong.err
+    wrong = invoke("limits", "set", "SHIELD_QUEUE_MS=5", "--direct", **way)
+    assert (wrong.status, wrong.err) == (
+        *(2,),
+        "Error: Nothing was changed. SHIELD_QUEUE_MS: cannot be changed without a restart\n",
+    )
+    assert invoke("limits", "set", "SHIELD_IP_LIMIT=9/day", "--direct", **way).status == 0
+    late = invoke("limits", "set", "SHIELD_IP_LIMIT=8/day", "--if-version", "0", "--direct", **way)
+    assert (late.status, "someone else changed them: admin (" in late.err) == (1, True)
+    unknown = invoke("deny", "lift", "203.0.113.0/24", "--direct", **way)
+    assert (unknown.status, unknown.err) == (
+        *(1,),
+        "Error: 203.0.113.0/24 is not on the deny list. Lift a network as it was denied: "
+        "see 'shieldmw deny list --direct'.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [
+        ("limits", "limits show"),
+        ("limits set SHIELD_CAPACITY=0 --for forever --reason 'a flood'", None),
+        ("limits undo --if-version 3", None),
+        ("deny", "deny list"),
+        ("deny add 203.0.113.7/32 --for 90m --force", "deny add 203.0.113.7/32 --for 1h30m --force"),
+        ("deny lift 203.0.113.0/24", None),
+        ("mode emergency --capacity 0", None),
+        ("audit --count 5", None),
+        ("top", "mode"),
+        ("reset ip:203.0.113.7", "mode"),
+    ],
+)
+def test_a_command_that_reaches_no_worker_says_the_next_step(command: str, step: str | None) -> None:
+    """The same command through the store, as it was typed; or the one that shows how the fleet is."""
+    ran = invoke(*shlex.split(command), SHIELD_ADMIN_URL="http://127.0.0.1:1", SHIELD_ADMIN_TOKEN=ADMIN)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith("Error: cannot reach http://127.0.0.1:1/-/shield: ")
+    assert ran.err.endswith(
+        f" With SHIELD_REDIS_URL set as for the workers, try: shieldmw {step or command} --direct\n"
+    )
+
+
+def test_normal_when_it_is_normal_already_leaves_the_store_alone(store: RedisServer) -> None:
+    """But where foreign data is stored, normal is written anew: only a change repairs that."""
+    assert direct(store, "normal").out.startswith("Nothing was changed: the mode is normal already.\n")
+    assert store.client().dbsize() == 0
+    store.client().hset("shield:{control}:mode", mapping={"version": 7, "data": "{", "since_us": 1})
+    assert line(direct(store, "normal"), "now").endswith("(version 8)")
 
 
 def test_what_is_not_said_is_as_configured(store: RedisServer) -> None:

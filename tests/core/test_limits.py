@@ -23,6 +23,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
         pytest.param("300/MINUTE", [("x", 300, MINUTE, 300)], id="case-does-not-matter"),
         pytest.param("1/second", [("x", 1, 1, 1)], id="second"),
         pytest.param("5 per 10 second", [("x", 5, 10, 5)], id="several-periods"),
+        pytest.param("5 per 10 seconds", [("x", 5, 10, 5)], id="several-periods-in-the-plural"),
         pytest.param("5/2 hours", [("x", 5, 2 * HOUR, 5)], id="plural"),
         pytest.param("1/day", [("x", 1, DAY, 1)], id="the-slowest-that-is-tested-everywhere"),
         pytest.param("1/month", [("x", 1, 30 * DAY, 1)], id="a-month-is-thirty-days"),

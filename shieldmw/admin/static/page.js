@@ -605,7 +605,7 @@ class Chart {
 }
 
 const listeners = new Chart("listeners", [["Members with a seat", 1], ["Guests with a seat", 5], ["Without a seat", 3], ["Capacity", 6, true]]);
-const traffic = new Chart("traffic", [["Offered", 6, true], ["Let in", 1], ["Over a limit", 2], ["Sent away", 4], ["App overloaded", 3], ["Denied", 5]]);
+const traffic = new Chart("traffic", [["Offered", 6, true], ["Let in", 1], ["Over a limit", 2], ["Turned away", 4], ["App overloaded", 3], ["Denied", 5]]);
 
 const OUTCOMES = ["let_in", "over_limit", "sent_away", "overload", "denied"];
 const totals = { at: 0, values: null };

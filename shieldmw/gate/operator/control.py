@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import ip_address
-from math import ceil
 
-from shieldmw.core.address import IPNetwork, Networks, parse_address, parse_networks
+from shieldmw.core.address import parse_address
 from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Address, Client, Identity, Prefixes, token_client
-from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
+from shieldmw.core.deny import DenyList
 from shieldmw.core.limits import Limit, aggregate, of_preflights
 from shieldmw.core.load import WorkerLoad, asked_once
 from shieldmw.core.mode import Mode, ModeChange
@@ -25,7 +23,7 @@ from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity, Fleet
 from shieldmw.core.top import FleetTop
 from shieldmw.core.waiting import QueueCounters
-from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
+from shieldmw.errors import SettingsError, StoreError
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -37,6 +35,7 @@ from shieldmw.settings import Settings
 from shieldmw.settings.overrides import problems
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
+from .deny_editor import DenyEditor
 from .edge_list import EdgeList, edge_list
 from .limits_report import LimitsReport, LimitsStatus
 from .preview import Preview
@@ -44,24 +43,11 @@ from .recent import Recent
 from .status import OverloadStatus, SeatStatus, Status, shown_settings
 from .top_reports import TopReports
 
-# Maximum number of expired entries that are removed from a full deny list to make room for a new one.
-SWEPT_AT_ONCE = 100
-
-# Longest text of a network: eight groups, the last two as IPv4, and a prefix.
-LONGEST_CIDR = 50
-
 # The text of the client that all requests without a known address share, as in ``ip:unknown``.
 UNKNOWN_ADDRESS = "unknown"
 
 # Costs nothing: checks whether the store answers, by the same path as requests.
 _PROBE = Charge(Client("ip", UNKNOWN_ADDRESS, f"ip:{UNKNOWN_ADDRESS}"), Limit("probe", 1, 1, 1), cost=0)
-
-
-class DenyRefusal(StrEnum):
-    """The reason why a network was not denied."""
-
-    OWN_ADDRESS = "own-address"
-    FULL = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +83,7 @@ class Control:
         self._mode_watch = mode_watch
         self._seats = seats
         self._limits_watch = limits_watch
-        self._deny_watch = deny_watch
+        self.denials = DenyEditor(store, deny_watch, mode_watch.store_now_s)
         self._settings = settings
         self._load_reports = load_reports
         self._top_reports = top_reports
@@ -202,73 +188,15 @@ class Control:
 
     # --- the deny list
 
-    async def denied(self) -> list[DenyEntry]:
-        """Every network that is denied now."""
-        return (await self._fresh_list()).in_force(self.now_s())
-
-    async def denied_network(self, network: IPNetwork) -> DenyEntry | None:
-        """The entry of exactly this network, if there is one."""
-        return next((entry for entry in await self.denied() if entry.network == network), None)
-
     async def edge_list(self) -> EdgeList:
         """The deny list for servers in front of the shield: the fleet's, and SHIELD_DENY_IPS."""
-        deny_list, now_s = await self._fresh_list(), self.now_s()
+        deny_list, now_s = await self.denials.fresh_list(), self.now_s()
         if self._edge_list is not None and self._edge_list[0] is deny_list and now_s < self._edge_list[1].until_s:
             return self._edge_list[1]
         # In a thread, since a full list takes 50 ms, and others would wait for so long.
         made = await asyncio.to_thread(edge_list, deny_list, self._settings.deny_ips.networks, now_s)
         self._edge_list = deny_list, made
         return made
-
-    async def deny(
-        self, network: IPNetwork, for_s: int, *, actor: str, reason: str, own: Address | None, force: bool
-    ) -> DenyEntry | DenyRefusal:
-        """Deny a network at once on every worker; the operator's ``own`` address only with ``force``."""
-        if own in Networks((network,)) and not force:
-            return DenyRefusal.OWN_ADDRESS
-        deny_list = await self._fresh_list()
-        known = any(entry.network == network for entry in deny_list.entries)
-        if not known and len(deny_list.entries) >= MOST_ENTRIES and not await self._sweep(deny_list):
-            return DenyRefusal.FULL
-        # A whole second, as the store keeps it, so that the end is the one that the operator is told.
-        entry = DenyEntry(network, float(ceil(self.now_s() + for_s)), actor, reason)
-        await self._store.deny(entry)
-        await self._obey()
-        return entry
-
-    async def undeny(self, network: IPNetwork, actor: str) -> bool:
-        """Lift the denial of a network, at once on every worker; returns whether it was denied."""
-        if await self.denied_network(network) is None:
-            return False
-        dropped = await self._store.undeny(str(network), actor)
-        await self._obey()
-        return dropped
-
-    async def _fresh_list(self) -> DenyList:
-        """The current list; the last known one if foreign data is stored in its place, which the next change
-        replaces."""
-        try:
-            await self._deny_watch.refresh()
-        except StoreUnavailable:
-            raise
-        except StoreError:
-            pass
-        return self._deny_watch.deny_list
-
-    async def _sweep(self, deny_list: DenyList) -> int:
-        """Drop expired entries; returns how many."""
-        in_force = set(deny_list.in_force(self.now_s()))
-        over = [entry for entry in deny_list.entries if entry not in in_force][:SWEPT_AT_ONCE]
-        for entry in over:
-            await self._store.undeny(str(entry.network), "shieldmw")
-        return len(over)
-
-    async def _obey(self) -> None:
-        """Apply a change of the deny list here. It is already stored, so a failure only delays it."""
-        try:
-            await self._deny_watch.refresh()
-        except StoreError:
-            self._deny_watch.refresh_soon()
 
     # --- buckets
 
@@ -319,18 +247,6 @@ def _address(text: str) -> Address:
     if address is None:
         raise ValueError(f"'{text[:60]}' is not an address: write it like 'ip:203.0.113.7'")
     return address
-
-
-def network_of(text: str) -> IPNetwork:
-    """The network of a CIDR or a bare address.
-
-    Raises:
-        ValueError: it is not a network, or has bits set beyond its prefix.
-    """
-    networks = parse_networks(text) if len(text) <= LONGEST_CIDR and "%" not in text else ()
-    if len(networks) != 1:
-        raise ValueError("not a CIDR: write it like 203.0.113.0/24 or 2001:db8::/32")
-    return networks[0]
 
 
 def limit_names(policy: Policy) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from doors.asgi.harness import http_scope, websocket_scope
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.admin.answers import validated
 from shieldmw.admin.schema import ActorHeader, AuditQuery, CidrPath, DenyBody, ModeBody, ResetBody, TopQuery
-from shieldmw.core.address import Networks, parse_address, parse_networks
+from shieldmw.core.address import Networks, network_of, parse_address, parse_networks
 from shieldmw.core.client import ListenerClass, Prefixes
 from shieldmw.core.limits import parse_limits
 from shieldmw.core.paths import PathPattern, below_root, plain, readings
@@ -38,7 +38,7 @@ from shieldmw.core.tickets import Signer, Ticket
 from shieldmw.doors.asgi.facts import CredentialSources, FactsReader
 from shieldmw.errors import StoreError
 from shieldmw.gate.auth.jwt_tokens import FixedKey, JwtVerifier, secret_key
-from shieldmw.gate.operator.control import clients_of, network_of
+from shieldmw.gate.operator.control import clients_of
 from shieldmw.settings.rules import parse_rules
 from shieldmw.store import records
 

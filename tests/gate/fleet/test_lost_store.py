@@ -13,9 +13,10 @@ import redis
 from gate.doubles import facts, packed
 from servers import RedisServer, redis_server
 from shieldmw import Identity, Settings
+from shieldmw.core.address import network_of
 from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.facts import Facts
-from shieldmw.gate.operator.control import Control, network_of
+from shieldmw.gate.operator.control import Control
 from shieldmw.gate.seats.admission import Entry
 from shieldmw.gate.worker import Worker
 from shieldmw.store.fleet import RedisStore
@@ -130,12 +131,12 @@ def control(worker: Worker) -> Control:
 
 async def deny(worker: Worker, network: str) -> None:
     """An operator denies a network for an hour."""
-    await control(worker).deny(network_of(network), 3600, actor="kim", reason="flood", own=None, force=False)
+    await control(worker).denials.deny(network_of(network), 3600, actor="kim", reason="flood", own=None, force=False)
 
 
 async def denied(worker: Worker) -> list[str]:
     """What is denied, as a worker knows it."""
-    return sorted(str(entry.network) for entry in await control(worker).denied())
+    return sorted(str(entry.network) for entry in await control(worker).denials.denied())
 
 
 async def told_again(worker: Worker) -> list[AuditEntry]:
@@ -161,7 +162,7 @@ def test_what_was_denied_stays_denied(valkey: RedisServer, client: redis.Redis) 
             (entry,) = await told_again(workers[0])
             assert (entry.who, entry.now) == ("shieldmw", "1 networks")
             async with fleet(valkey, 1) as (new,):
-                (kept,) = await control(new).denied()
+                (kept,) = await control(new).denials.denied()
                 assert (kept.actor, kept.reason) == ("kim", "flood")
 
     run(story())
@@ -174,7 +175,7 @@ def test_what_was_taken_off_stays_off(valkey: RedisServer, client: redis.Redis) 
         async with fleet(valkey, 2) as (operators, late):
             await deny(operators, TAKEN_OFF)
             assert await denied(late) == [TAKEN_OFF]
-            assert await control(operators).undeny(network_of(TAKEN_OFF), "kim")
+            assert await control(operators).denials.undeny(network_of(TAKEN_OFF), "kim")
             assert await denied(late) == []
             await deny(operators, DENIED)
             assert await denied(late) == [DENIED]
@@ -191,7 +192,7 @@ def test_what_is_over_is_not_told_again(valkey: RedisServer, client: redis.Redis
 
     async def story() -> None:
         async with fleet(valkey, 1) as (worker,):
-            await control(worker).deny(network_of(DENIED), -1, actor="kim", reason="", own=None, force=False)
+            await control(worker).denials.deny(network_of(DENIED), -1, actor="kim", reason="", own=None, force=False)
             client.flushall()
             assert await denied(worker) == []
             assert await told_again(worker) == []

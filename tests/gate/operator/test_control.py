@@ -12,13 +12,15 @@ import pytest
 
 from gate.doubles import packed
 from shieldmw import Settings
+from shieldmw.core.address import network_of
 from shieldmw.core.client import Identity, Prefixes, token_client
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
 from shieldmw.errors import StoreError, StoreUnavailable
-from shieldmw.gate.operator import control as control_module
-from shieldmw.gate.operator.control import Control, DenyRefusal, clients_of, limit_names, network_of
+from shieldmw.gate.operator import deny_editor
+from shieldmw.gate.operator.control import Control, clients_of, limit_names
+from shieldmw.gate.operator.deny_editor import DenyRefusal
 from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.gate.operator.status import shown_settings
 from shieldmw.gate.worker import Worker
@@ -127,8 +129,8 @@ def test_a_store_that_is_away_is_told_of_and_nothing_changes() -> None:
         network = network_of("203.0.113.0/24")
         for change in (
             control.set_mode(ModeChange(Mode.NORMAL, "kim"), None),
-            control.deny(network, 60, actor="kim", reason="", own=None, force=False),
-            control.undeny(network, "kim"),
+            control.denials.deny(network, 60, actor="kim", reason="", own=None, force=False),
+            control.denials.undeny(network, "kim"),
             control.reset("ip:203.0.113.7", "kim"),
         ):
             with pytest.raises(StoreUnavailable):
@@ -137,7 +139,7 @@ def test_a_store_that_is_away_is_told_of_and_nothing_changes() -> None:
         assert (await control.status()).mode.version == 1
         assert (await control.status()).store_is_up
         assert len(await control.audit()) == 1
-        assert await control.denied() == []
+        assert await control.denials.denied() == []
 
     run(work)
 
@@ -258,13 +260,13 @@ def test_a_denied_network_is_refused_until_it_is_taken_off() -> None:
         store = MemoryStore(b"secret")
         one_worker, control = worker(store)
         network = network_of("203.0.113.0/24")
-        entry = await control.deny(network, 60, actor="kim", reason="flood", own=None, force=False)
+        entry = await control.denials.deny(network, 60, actor="kim", reason="flood", own=None, force=False)
         assert isinstance(entry, DenyEntry)
         assert (await one_worker.gate.decide(request("203.0.113.7"))).refused
         assert not (await one_worker.gate.decide(request("203.0.114.7"))).refused
-        assert await control.denied_network(network) == entry
-        assert await control.undeny(network, "jo")
-        assert not await control.undeny(network, "jo"), "it is off already"
+        assert await control.denials.denied_network(network) == entry
+        assert await control.denials.undeny(network, "jo")
+        assert not await control.denials.undeny(network, "jo"), "it is off already"
         assert not (await one_worker.gate.decide(request("203.0.113.7"))).refused
         assert [(each.who, each.what) for each in await control.audit()] == [
             ("jo", "deny 203.0.113.0/24"),
@@ -296,11 +298,11 @@ def test_a_network_is_denied_though_something_else_has_the_place_of_the_list() -
 
     async def work() -> None:
         one_worker, control = worker(ForeignList(b"secret"))
-        assert await control.denied() == []
+        assert await control.denials.denied() == []
         network = network_of("203.0.113.0/24")
-        denied = await control.deny(network, 60, actor="admin", reason="", own=None, force=False)
+        denied = await control.denials.deny(network, 60, actor="admin", reason="", own=None, force=False)
         assert isinstance(denied, DenyEntry)
-        assert [entry.network for entry in await control.denied()] == [network]
+        assert [entry.network for entry in await control.denials.denied()] == [network]
         assert (await one_worker.gate.decide(request("203.0.113.7"))).refused
 
     run(work)
@@ -312,30 +314,32 @@ def test_operators_do_not_deny_themselves_by_mistake() -> None:
     async def work() -> None:
         _, control = worker(MemoryStore(b"secret"))
         network, own = network_of("2001:db8::/32"), packed("2001:db8::7")
-        refused = await control.deny(network, 60, actor="kim", reason="", own=own, force=False)
+        refused = await control.denials.deny(network, 60, actor="kim", reason="", own=own, force=False)
         assert refused is DenyRefusal.OWN_ADDRESS
         assert await control.audit() == []
-        assert isinstance(await control.deny(network, 60, actor="kim", reason="", own=own, force=True), DenyEntry)
+        assert isinstance(
+            await control.denials.deny(network, 60, actor="kim", reason="", own=own, force=True), DenyEntry
+        )
 
     run(work)
 
 
 def test_a_full_deny_list_takes_no_more_but_what_is_over_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list has an end; entries whose time has passed do not count against it, known ones can be renewed."""
-    monkeypatch.setattr(control_module, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(deny_editor, "MOST_ENTRIES", 3)
 
     async def work() -> None:
         store = MemoryStore(b"secret")
         _, control = worker(store)
 
         async def deny(text: str) -> DenyEntry | DenyRefusal:
-            return await control.deny(network_of(text), 60, actor="kim", reason="", own=None, force=False)
+            return await control.denials.deny(network_of(text), 60, actor="kim", reason="", own=None, force=False)
 
         for number in range(3):
             assert isinstance(await deny(f"192.0.2.{number}"), DenyEntry)
         assert await deny("192.0.2.3") is DenyRefusal.FULL
         assert isinstance(await deny("192.0.2.2"), DenyEntry), "it has its place already"
-        over = replace((await control.denied())[0], until_s=control.now_s() - 1)
+        over = replace((await control.denials.denied())[0], until_s=control.now_s() - 1)
         await store.deny(over)
         assert isinstance(await deny("192.0.2.3"), DenyEntry)
         kept = await store.deny_list(None)
@@ -494,7 +498,9 @@ def test_a_network_is_denied_until_the_end_that_is_told() -> None:
     async def work() -> None:
         _, control = worker(MemoryStore(b"secret"))
         before_s = control.now_s()
-        entry = await control.deny(network_of("203.0.113.0/24"), 60, actor="kim", reason="", own=None, force=False)
+        entry = await control.denials.deny(
+            network_of("203.0.113.0/24"), 60, actor="kim", reason="", own=None, force=False
+        )
         assert isinstance(entry, DenyEntry)
         assert entry.until_s == int(entry.until_s) >= before_s + 60
 

@@ -1,4 +1,4 @@
-"""The switch through the store: the same rules as in workers, and nothing is left behind."""
+"""Operators' requests through the store: the same rules as in workers, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from shieldmw import Settings
+from shieldmw.core.deny import DenyEntry
 from shieldmw.core.distinct import Distinct
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
-from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState
+from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState, RuleOverride
 from shieldmw.core.seats import Audience, Capacity, Fleet, Report
-from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
+from shieldmw.errors import NotPermitted, SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import StoredMode
@@ -43,6 +45,15 @@ class Broken(MemoryStore):
         if self.fleet_fails is not None:
             raise self.fleet_fails
         return await super().fleet(now_s)
+
+
+class Ahead(MemoryStore):
+    """A store whose clock is an hour ahead of this process's."""
+
+    async def look(self) -> StoredMode:
+        """The mode, at a time that is an hour later."""
+        stored = await super().look()
+        return replace(stored, now_s=stored.now_s + 3600)
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
@@ -86,6 +97,39 @@ def test_a_change_for_another_version_changes_nothing() -> None:
         assert not await late.set_mode(ModeChange(Mode.NORMAL, "jo"), 0)
         assert (await late.status()).mode.actor == "kim"
         assert len(await store.audit(9)) == 1
+
+    run(work)
+
+
+def test_a_denial_ends_by_the_stores_clock() -> None:
+    """Like one through a worker, whatever the clock of the operator's machine says."""
+
+    async def work() -> None:
+        store = Ahead(b"secret")
+        at_once, network = (await store.look()).now_s, ip_network("203.0.113.0/24")
+        denials = await direct(store).denials()
+        entry = await denials.deny(network, 60, actor="kim", reason="flood", own=None, force=False)
+        assert isinstance(entry, DenyEntry)
+        assert entry.until_s == pytest.approx(at_once + 60, abs=LIMIT_S)
+        assert await (await direct(store).denials()).denied() == [entry]
+
+    run(work)
+
+
+def test_limits_that_do_not_fit_the_settings_are_refused() -> None:
+    """As in a worker; what fits is in force for workers, and told with what it replaced."""
+
+    async def work() -> None:
+        store = MemoryStore(b"secret")
+        control = direct(store)
+        change: dict[str, Any] = {"actor": "kim", "reason": "flood", "for_s": 60, "expected_version": 0}
+        with pytest.raises(SettingsError, match="no such rule here"):
+            await control.set_limits(Overrides({}, {"nosuch": RuleOverride(dry_run=True)}), **change)
+        assert await control.set_limits(Overrides({"SHIELD_IP_LIMIT": "5/minute"}), **change)
+        report = await direct(store).limits()
+        assert (report.state.version, report.in_force["SHIELD_IP_LIMIT"]) == (1, "5/minute")
+        assert (report.before.overrides, report.store_is_up) == (Overrides(), True)
+        assert [(entry.who, entry.what) for entry in await direct(store).audit(9)] == [("kim", "limits")]
 
     run(work)
 

@@ -138,7 +138,7 @@ def test_it_is_made_once_and_again_after_a_change() -> None:
         first = await control.edge_list()
         assert [str(network) for network in networks(first)] == ["192.0.2.0/24"]
         assert await control.edge_list() is first
-        entry = await control.deny(ip_network("10.0.0.0/8"), 60, actor="kim", reason="", own=None, force=False)
+        entry = await control.denials.deny(ip_network("10.0.0.0/8"), 60, actor="kim", reason="", own=None, force=False)
         assert isinstance(entry, DenyEntry)
         then = await control.edge_list()
         assert [str(network) for network in networks(then)] == ["10.0.0.0/8", "192.0.2.0/24"]
@@ -152,7 +152,7 @@ def test_it_is_made_again_when_a_network_is_no_longer_denied(monkeypatch: pytest
 
     async def work() -> None:
         control = build_worker(Settings(), MemoryStore(b"secret")).control
-        await control.deny(ip_network("10.0.0.0/8"), 60, actor="kim", reason="", own=None, force=False)
+        await control.denials.deny(ip_network("10.0.0.0/8"), 60, actor="kim", reason="", own=None, force=False)
         first, now_s = await control.edge_list(), control.now_s()
         monkeypatch.setattr(type(control), "now_s", lambda _: now_s + 61)
         assert networks(first) != networks(await control.edge_list()) == []
