@@ -65,6 +65,13 @@ class Lease:
         self._tats_us = tuple(tats_us)
         return made(Outcome, (True, now_us, self._tats_us, 0, 0))
 
+    def look(self, now_us: int) -> Outcome | None:
+        """What ``spend`` would return, with the TATs as they are; spends nothing."""
+        tats_us = self._tats_us
+        outcome = self.spend(now_us)
+        self._tats_us = tats_us
+        return None if outcome is None else outcome._replace(tats_us=tats_us)
+
     def absorb(self, outcome: Outcome) -> None:
         """Absorb the same charges, which the store allowed behind the lease, as if they had been made before it.
 

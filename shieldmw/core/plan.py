@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .bucket import Charge, Charges, Party, Term
-from .client import Address, Identity, Prefixes, site_client, token_client
+from .client import Address, Client, Identity, Prefixes, site_client, token_client
 from .limits import AGGREGATE_FACTOR
 from .made import made
 from .mode import Mode
@@ -119,3 +119,15 @@ class Requester(NamedTuple):
     def charges(self) -> Charges:
         """The charges of its request, for the store."""
         return self.plan.charges(self.address, self.identity)
+
+
+class DescribedRequester(Requester):
+    """A client that a door describes by values, under a plan for subjects. ``subject``: the digest of the values."""
+
+    __slots__ = ()
+
+    def charges(self) -> Charges:
+        """The charges of its request, for the store."""
+        text = self.subject.hex()
+        client = Client("described", text, f"described:{text}")
+        return tuple([Charge(client, limit, cost) for _, limit, cost in self.plan.own])

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from shieldmw.core.bucket import Charge, Charges, Outcome, remaining
-from shieldmw.core.client import Address, Client, shared_client
+from shieldmw.core.bucket import Charges, remaining
+from shieldmw.core.client import Address, Identity
 from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit
-from shieldmw.core.rules import Per, Policy, Rule
+from shieldmw.core.plan import DescribedRequester, Requester
+from shieldmw.core.rules import Per, RouteRules, Rule
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 from .fleet.mode_watch import ModeWatch
 from .gate import Gate, in_dry_run
+from .limiter.batch import TakeReply
 from .limiter.limiter import Limiter
 from .limiter.lookups import Lookups
 from .log_throttle import LogThrottle
@@ -32,6 +35,9 @@ NAMES_A_RULE = frozenset(("generic_key", "header_match", "query_match"))
 
 # Characters of an unknown description that are shown in the log.
 LONGEST_SHOWN = 200
+
+# Stands for all clients that are described by values: their limits are those that a verified subject has.
+_ANYBODY = Identity("anybody")
 
 Entries = Sequence[tuple[str, str]]
 
@@ -65,6 +71,7 @@ class NamedLimits:
         self._limiter = limiter
         self._mode_watch = mode_watch
         self._on_store_failure = on_store_failure
+        self._now_us = clock.now_us
         self._unknown = LogThrottle(clock.now_s)
 
     async def decide(self, domain: str, entries: Entries, hits: int) -> Decision | None:
@@ -75,8 +82,9 @@ class NamedLimits:
         is a rule's name: the limits of that rule, and of the last one if there are several; all other entries together
         say whose they are. If there are none, all requests share them.
 
-        With 0 hits nothing is charged, and the decision is that on one more hit. Several hits that do not fit empty the
-        bucket, since they may have happened already.
+        One hit is charged as a request is, without a call to the store if the client is hot. With 0 hits nothing is
+        charged, and the decision is that on one more hit. Several hits are charged to the store's buckets; if they do
+        not fit, they empty them, since they may have happened already.
         """
         described = self._read(entries)
         text = ", ".join(f"{key}={value}" for key, value in entries)
@@ -91,13 +99,11 @@ class NamedLimits:
                 return self._gate.announce(shown, for_anyone)
             if self._lookups.is_allowed(facts, address):
                 return None
-        found = self._charges(domain, described, facts, address)
-        if isinstance(found, Decision):
-            return self._gate.announce(shown, found)
-        if not found:
+        requester = self._requester(domain, described, facts, address)
+        if requester is None or not (requester.plan.terms or requester.plan.closed):
             self._log_unknown(text, is_known=described.rule is not None or not described.is_named)
             return None
-        decision = await self._take(found, address, hits)
+        decision = await self._charge(requester, hits)
         is_tried = described.rule is not None and described.rule.dry_run
         return self._gate.announce(shown, in_dry_run(decision) if is_tried else decision)
 
@@ -119,61 +125,78 @@ class NamedLimits:
                     whose.append(f"{key}={value}")
         return _Described(address, path, method, is_named, rule, " ".join(whose))
 
-    def _charges(self, domain: str, described: _Described, facts: Facts, address: Address | None) -> Charges | Decision:
-        """What one hit is charged, or the refusal if the path is closed; nothing if there is no limit."""
+    def _requester(self, domain: str, described: _Described, facts: Facts, address: Address | None) -> Requester | None:
+        """Whom a hit is charged to, under which plan; None if there is no limit."""
         if described.is_named:
-            return () if described.rule is None else self._charges_of(described.rule, domain, described, address)
+            return None if described.rule is None else self._named(described.rule, domain, described, address)
         if described.address is not None:
-            return self._charges_of_a_guest(described, facts, address)
+            # A guest's request; if the description has no path, what it is charged on any path.
+            route = self._lookups.any_path if described.path is None else self._lookups.enforced_route(facts)
+            if route.exempt:
+                return None
+            return route.plan(self._mode_watch.mode, None, address).requester(address, None, b"")
         if described.path is None:
-            return ()
-        route_rules = self._lookups.enforced_route(facts).route_rules
-        charges = _shared(Per.EVERYONE, route_rules.limits, route_rules.cost)
-        for per, limit, cost in route_rules.shared:
-            charges += _shared(per, (limit,), cost)
-        return charges
+            return None
+        rules = self._lookups.enforced_route(facts).route_rules
+        return self._alone(RouteRules(shared=_shared(Per.EVERYONE, rules.limits, rules.cost) + rules.shared))
 
-    def _charges_of(self, rule: Rule, domain: str, described: _Described, address: Address | None) -> Charges:
-        """What a hit on the limits of one rule is charged."""
+    def _named(self, rule: Rule, domain: str, described: _Described, address: Address | None) -> Requester:
+        """Whom a hit on the limits of one rule is charged to."""
         if rule.per is not Per.CLIENT:
-            return _shared(rule.per, rule.limits, rule.cost)
+            return self._alone(RouteRules(shared=_shared(rule.per, rule.limits, rule.cost)))
         if described.address is None and not described.whose:
-            return _shared(Per.EVERYONE, rule.limits, rule.cost)
-        clients = self._lookups.clients(address)
+            return self._alone(RouteRules(shared=_shared(Per.EVERYONE, rule.limits, rule.cost)))
+        rules = RouteRules(limits=rule.limits, cost=rule.cost)
         if not described.whose:
-            return Policy.address_charges(rule.limits, clients, rule.cost)
+            return self._alone(rules, address)
         text = f"{domain} {described.whose}"
         if described.address is not None:
-            text += f" {clients.network}"
-        client = Client("described", text, f"described:{text}")
-        return tuple([Charge(client, limit, rule.cost) for limit in rule.limits])
+            text += f" {self._lookups.clients(address).network}"
+        # The digests of verified subjects are others, even if their text is the same.
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=b"described").digest()
+        plan = self._lookups.route_of_rules(rules).plan(self._mode_watch.mode, _ANYBODY, None)
+        return DescribedRequester(*plan.requester(None, None, digest))
 
-    def _charges_of_a_guest(self, described: _Described, facts: Facts, address: Address | None) -> Charges | Decision:
-        """What a guest's request is charged; if the description has no path, what it is charged on any path."""
-        mode = self._mode_watch.mode
-        route = self._lookups.any_path if described.path is None else self._lookups.enforced_route(facts)
-        plan = route.plan(mode, None, address)
+    def _alone(self, rules: RouteRules, address: Address | None = None) -> Requester:
+        """The client at an address, or all clients together, under these rules alone."""
+        route = self._lookups.route_of_rules(rules)
+        return route.plan(self._mode_watch.mode, None, address).requester(address, None, b"")
+
+    async def _charge(self, requester: Requester, hits: int) -> Decision:
+        plan, address, now_us = requester.plan, requester.address, self._now_us()
         if plan.closed:
             wait_us = self._mode_watch.retry_after_us
-            return Decision(Verdict.REFUSED, Reason.EMERGENCY, address, retry_after_us=wait_us, mode=mode)
-        return () if route.exempt else plan.charges(address, None) + plan.shared
+            return Decision(Verdict.REFUSED, Reason.EMERGENCY, address, retry_after_us=wait_us, mode=plan.mode)
+        if hits != 1:
+            several = self._limiter.look(requester, now_us) if not hits else self._charge_several(requester, hits)
+            reply = await several
+            if reply is not None:
+                return combine(reply.charges, reply.outcome, address, None, plan.mode)
+            return self._without_store(requester)
+        outcome = self._limiter.take_now(requester, now_us)
+        if outcome is not None:
+            return combine(plan.terms, outcome, address, None, plan.mode)
+        reply = await self._limiter.take(requester, now_us)
+        if reply is None:
+            return self._without_store(requester)
+        terms = plan.terms if reply.sent_us is not None else reply.charges  # or this worker's share of the limits
+        return combine(terms, reply.outcome, address, None, plan.mode)
 
-    async def _take(self, charges: Charges, address: Address | None, hits: int) -> Decision:
-        mode = self._mode_watch.mode
+    async def _charge_several(self, requester: Requester, hits: int) -> TakeReply | None:
+        """Charge several hits, or empty the buckets."""
+        charges = requester.charges() + requester.plan.shared
         wanted = tuple([charge._replace(cost=min(charge.cost * hits, charge.limit.burst)) for charge in charges])
         reply = await self._limiter.ask(wanted)
-        if reply is None:
-            if self._on_store_failure is OnStoreFailure.OPEN:
-                return Decision(Verdict.ALLOWED, Reason.STORE_OPEN, address, mode=mode)
-            return Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address, mode=mode)
-        taken, outcome, _ = reply
-        if not hits:
-            taken = tuple([each._replace(cost=one.cost) for each, one in zip(taken, charges, strict=True)])
-            fits = all(_left(charge, outcome, at) >= charge.cost for at, charge in enumerate(taken))
-            outcome = outcome._replace(allowed=fits)
-        elif hits > 1 and not outcome.allowed:
-            await self._limiter.ask(_rest(taken, outcome))
-        return combine(taken, outcome, address, None, mode)
+        if reply is not None and not reply.outcome.allowed:
+            await self._limiter.ask(_rest(reply))
+        return reply
+
+    def _without_store(self, requester: Requester) -> Decision:
+        """The decision while the store is away and there is no fallback."""
+        plan, address, *_ = requester
+        if self._on_store_failure is OnStoreFailure.OPEN:
+            return Decision(Verdict.ALLOWED, Reason.STORE_OPEN, address, mode=plan.mode)
+        return Decision(Verdict.REFUSED, Reason.STORE_CLOSED, address, mode=plan.mode)
 
     def _log_unknown(self, text: str, *, is_known: bool) -> None:
         """Count a description that names no rule: a mistake in the configuration of one side."""
@@ -185,17 +208,13 @@ class NamedLimits:
             )
 
 
-def _shared(per: Per, limits: Sequence[Limit], cost: int) -> Charges:
-    """The charges against limits that many share; the buckets are those of rules with this ``per``."""
-    return tuple([Charge(shared_client(per.value, limit.name), limit, min(cost, limit.burst)) for limit in limits])
+def _shared(per: Per, limits: Sequence[Limit], cost: int) -> tuple[tuple[Per, Limit, int], ...]:
+    """Limits that many share, as in ``RouteRules``; the buckets are those of rules with this ``per``."""
+    return tuple([(per, limit, cost) for limit in limits])
 
 
-def _left(charge: Charge, outcome: Outcome, at: int) -> int:
-    return remaining(charge.limit, outcome.tats_us[at] - outcome.now_us)
-
-
-def _rest(charges: Charges, outcome: Outcome) -> Charges:
+def _rest(reply: TakeReply) -> Charges:
     """Charges for what the buckets still hold, if that is less than was requested."""
-    return tuple(
-        [charge._replace(cost=min(charge.cost, _left(charge, outcome, at))) for at, charge in enumerate(charges)]
-    )
+    charges, (_, now_us, tats_us, *_), _ = reply
+    lefts = [remaining(charge.limit, tat_us - now_us) for charge, tat_us in zip(charges, tats_us, strict=True)]
+    return tuple([charge._replace(cost=min(charge.cost, left)) for charge, left in zip(charges, lefts, strict=True)])

@@ -7,10 +7,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from textwrap import indent
 from threading import Thread
 from typing import Any
 
@@ -299,3 +301,67 @@ def test_the_service_believes_no_forged_header(counted: Stand) -> None:
     address = fresh_address()
     forged = [("X-Forwarded-For", VICTIM)]
     assert counted.statuses(address, "/", BURST + 1, forged) == [200] * BURST + [429]
+
+
+# The route of /search in the example, and what its descriptors are instead: a response's cost is known at its end.
+OF_SEARCH = re.compile("( *)- match: { prefix: /search }.*?(?= *- match:)", re.DOTALL)
+NAMED = "actions: [{ generic_key: { descriptor_value: bytes } }, { remote_address: {} }]"
+LOOKS = f"- {{ {NAMED}, hits_addend: {{ number: 0 }} }}"
+CHARGES = f'- {{ {NAMED}, apply_on_stream_done: true, hits_addend: {{ format: "%BYTES_SENT%" }} }}'
+CHARGING = """
+- match: { prefix: /search }
+  route: { cluster: app }
+  typed_per_filter_config:
+    envoy.filters.http.ratelimit:
+      "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute
+      rate_limits:
+"""
+
+
+@contextmanager
+def charging_when_done(*descriptors: str) -> Iterator[Stand]:
+    """The example, whose /search has these descriptors alone; a client may be sent five bytes an hour."""
+    rule = {"name": "bytes", "path": "/-/bytes", "limits": "5/hour"}
+    with upstream() as app, envoy_shield({"SHIELD_RULES": json.dumps([rule])}) as shield:
+        text = config("rate_limit.yaml", app, shield.port)
+        found = OF_SEARCH.search(text)
+        assert found
+        route = CHARGING[1:] + "".join(f"      {descriptor}\n" for descriptor in descriptors)
+        with envoy(text.replace(found[0], indent(route, found[1]))) as proxy:
+            yield Stand(proxy, shield, app)
+
+
+def statuses_when_done(made: Stand, address: str, count: int, calls: int) -> list[int]:
+    """The answers to so many requests, each after all ``calls`` about the one before have been answered."""
+    statuses = []
+
+    def answered() -> int:
+        return made.proxy.counter("cluster.shield.upstream_rq_completed")
+
+    before = answered()
+    for done in range(1, count + 1):
+        statuses.append(made.ask(address, "/search").status)
+        enough = before + done * calls
+        wait_until(partial(_reaches, answered, enough), WAIT_S, "the stream to be charged", made.shield.log)
+    return statuses
+
+
+def _reaches(counter: Callable[[], int], least: int) -> bool:
+    return counter() >= least
+
+
+def test_what_is_charged_when_the_stream_is_done_refuses_nothing() -> None:
+    """apply_on_stream_done: without another descriptor every request passes, whatever it costs."""
+    with charging_when_done(CHARGES) as made:
+        assert statuses_when_done(made, fresh_address(), 6, calls=1) == [200] * 6
+
+
+def test_what_was_charged_then_is_seen_by_the_next_look() -> None:
+    """Responses of two bytes: the third costs more than is left, and passes; then a look with 0 hits refuses. Other
+    clients have their own, and a refusal, whose stream is charged as well, takes nothing of an empty bucket."""
+    with charging_when_done(LOOKS, CHARGES) as made:
+        address = fresh_address()
+        assert statuses_when_done(made, address, 5, calls=2) == [200, 200, 200, 429, 429]
+        status = made.ask(address, "/search").headers["ratelimit"]
+        assert int(status.partition(";t=")[2]) <= 3600, "the bucket is empty, and no emptier"
+        assert statuses_when_done(made, fresh_address(), 4, calls=2) == [200, 200, 200, 429]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
-from shieldmw.core.bucket import Charges, Outcome, TakeRequest
+from shieldmw.core.bucket import Charges, Outcome, TakeRequest, remaining
 from shieldmw.core.cache import BoundedCache
 from shieldmw.core.lease import without_lease
 from shieldmw.core.made import made
@@ -45,8 +45,11 @@ class Limiter(Protocol):
     def take(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
         """The outcome otherwise, without prefetched charges; None if the store is away and there is no fallback."""
 
+    def look(self, requester: Requester, now_us: int) -> Awaitable[TakeReply | None]:
+        """Whether a request would be admitted, with the TATs as they are; charges nothing. None as for ``take``."""
+
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
-        """The outcome of charges that belong to no request: of failed credentials, and probes."""
+        """The outcome of charges that belong to no request: of failed credentials, several requests, and probes."""
 
     def invalidate(self) -> None:
         """Forget what is known of buckets, because a client's were reset."""
@@ -103,6 +106,13 @@ class FleetLimiter:
         # While the store is away, debts accumulate: its next reply overstates what a bucket holds, so lease nothing.
         prefetch = 0 if self._store.is_away else self._leases.prefetch(requester, charges, now_us)
         return self._ask(requester, made(TakeRequest, (charges, prefetch)))
+
+    async def look(self, requester: Requester, now_us: int) -> TakeReply | None:
+        """Look at the client's lease, or what is known of its buckets; otherwise query the store."""
+        charges = requester.charges()
+        lease = self._leases.open.get(requester.key)
+        outcome = self._known_tats.find(requester, now_us) if lease is None else lease.look(now_us)
+        return await looked(charges, self) if outcome is None else TakeReply(charges, outcome, now_us)
 
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
         """Query the store."""
@@ -198,6 +208,10 @@ class LocalLimiter:
         charges = _all_charges(requester)
         return TakeReply(charges, self._buckets.take_now(charges), now_us)
 
+    async def look(self, requester: Requester, now_us: int) -> TakeReply | None:
+        """Look at the buckets."""
+        return await looked(_all_charges(requester), self)
+
     async def ask(self, charges: Charges) -> TakeReply:
         """As ``take``, for charges that belong to no request."""
         return TakeReply(charges, self._buckets.take_now(charges), self._now_us())
@@ -211,6 +225,17 @@ class LocalLimiter:
 
     async def aclose(self) -> None:
         """Nothing to give back."""
+
+
+async def looked(charges: Charges, limiter: Limiter) -> TakeReply | None:
+    """Whether charges would fit, by charges of cost 0."""
+    reply = await limiter.ask(tuple([charge._replace(cost=0) for charge in charges]))
+    if reply is None:
+        return None
+    costs = tuple([free._replace(cost=charge.cost) for free, charge in zip(reply.charges, charges, strict=True)])
+    _, now_us, tats_us, *_ = reply.outcome
+    fits = all(remaining(one.limit, tat_us - now_us) >= one.cost for one, tat_us in zip(costs, tats_us, strict=True))
+    return TakeReply(costs, Outcome(fits, now_us, tats_us), reply.sent_us)
 
 
 def _all_charges(requester: Requester) -> Charges:

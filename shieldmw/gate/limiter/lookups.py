@@ -53,6 +53,7 @@ class Lookups:
         self._policy = policy
         self._rules = {rule.name: rule for rule in policy.rules}
         self._by_rules: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
+        self._alone: BoundedCache[RouteRules, Route] = BoundedCache(ROUTES_KEPT)
         self.routes: BoundedCache[object, Route] = BoundedCache(PATHS_KEPT)
         self.any_path = self._route(RouteRules())
         self.any_preflight = self._route(RouteRules(preflight=True))
@@ -123,6 +124,14 @@ class Lookups:
         """The same without rules in dry run."""
         route = self.route(facts)
         return route.enforced or route
+
+    def route_of_rules(self, route_rules: RouteRules) -> Route:
+        """The route with these rules alone, without the default limits."""
+        route = self._alone.get(route_rules)
+        if route is None:
+            route = Route(route_rules, Policy(), self._addressing.prefixes)
+            self._alone.put(route_rules, route)
+        return route
 
     def cheap_route(self, facts: Facts) -> Route | None:
         """The same; None if it is not cached and slow to compute, which is then better done last."""

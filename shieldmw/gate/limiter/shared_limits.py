@@ -54,6 +54,15 @@ class PooledCharges:
         for pool, charge in self._pools[:pools]:
             pool.held.undo(charge.cost)
 
+    def look(self, now_us: int) -> Outcome | None:
+        """What ``spend`` would find, with the TATs as they are; spends nothing."""
+        tats_us = self.spend(now_us)
+        if tats_us is None:
+            return None
+        self.undo()
+        steps_us = [charge.step_us for charge in self.charges]
+        return Outcome(True, now_us, tuple([tat_us - step for tat_us, step in zip(tats_us, steps_us, strict=True)]))
+
     def refused_now(self, now_us: int) -> SharedReply | None:
         """The refusal that follows from the store's last replies, if any."""
         for pool, charge in self._pools:

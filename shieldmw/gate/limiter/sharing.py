@@ -14,7 +14,7 @@ from shieldmw.core.rules import Policy
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 
 from .batch import TakeReply
-from .limiter import Limiter
+from .limiter import Limiter, looked
 from .pool import SharedReply
 from .shared_limits import PooledCharges, SharedLimits
 
@@ -122,8 +122,30 @@ class SharingLimiter:
             taken.refund()
             raise
 
+    async def look(self, requester: Requester, now_us: int) -> TakeReply | None:
+        """Whether a request would be admitted: the first limit that would refuse it, or all of them."""
+        plan = requester.plan
+        own = await self._own.look(requester, now_us) if plan.own else None
+        if not plan.shared or (plan.own and (own is None or not own.outcome.allowed)):
+            return own
+        shared = await self._look_at_shared(plan)
+        if own is None or shared is None or not shared.outcome.allowed:
+            return shared
+        return TakeReply((*own.charges, *shared.charges), joined([own.outcome, shared.outcome]), own.sent_us)
+
+    async def _look_at_shared(self, plan: Plan) -> TakeReply | None:
+        """The same for the shared limits."""
+        now_us, shared = self._now_us(), self._charges_of(plan)
+        outcome = shared.look(now_us)
+        if outcome is not None:
+            return TakeReply(shared.charges, outcome, now_us)
+        refusal = shared.refused_now(now_us)
+        if refusal is not None:
+            return TakeReply(refusal.charges, refusal.outcome, now_us)
+        return await looked(shared.charges, self._own)
+
     def ask(self, charges: Charges) -> Awaitable[TakeReply | None]:
-        """The outcome of charges that belong to no request; none is against a shared limit."""
+        """The outcome of charges that belong to no request, by the store's buckets: units held here count as spent."""
         return self._own.ask(charges)
 
     def invalidate(self) -> None:

@@ -149,6 +149,42 @@ def test_what_is_no_call_is_answered_with_an_error(headers: bytes, data: bytes, 
     assert len(connection.receive(call(3))) == 1
 
 
+HOSTILE_LINES = [
+    (b"x\r\n:path", b"/evil"),
+    (b":path\r\n", b"/evil"),
+    (b":path:", b"/evil"),
+    (b":path ", b"/evil"),
+    (b"x", b"y\r\n:path: /evil\r\n\r\n"),
+    (b"x\0", b"\0"),
+    (b"", b""),
+    (b"transfer-encoding", b"chunked"),
+    (b"connection", b"content-type, :path"),
+    (b"content-length", b"0"),
+    (b"content-length", b"999"),
+    (b":authority", b"evil.example"),
+    (b"host", b"evil.example"),
+    (b"content-type ", b"text/plain"),
+]
+
+
+@pytest.mark.parametrize("line", HOSTILE_LINES)
+def test_no_header_line_makes_another_call_of_one(line: tuple[bytes, bytes]) -> None:
+    """The path is that of ``:path`` as it is, the message what the frames hold, and the next call is read as well."""
+    written = [(name.encode(), value.encode()) for name, value in lines()] + [line]
+    headers = Encoder().encode([(name, value, True) for name, value in written])
+    asked = raw(HEADERS, END_HEADERS, 1, headers) + raw(DATA, END_STREAM, 1, message(b"?"))
+    assert started().receive(asked + call(3)) == [Call(1, PATH.encode(), b"?"), Call(3, PATH.encode(), b"?")]
+
+
+@pytest.mark.parametrize(
+    "path", ["/test.Service/Method /evil", "/test.Service/Method#x", "/test.Service/Method\r\nx: y"]
+)
+def test_a_path_is_taken_as_it_is(path: str) -> None:
+    """With its spaces, fragment or line ends: it names no method of ours."""
+    (asked,) = started().receive(call(1, path=path))
+    assert asked.path == path.encode()
+
+
 def test_a_call_that_was_reset_is_not_decided() -> None:
     """Neither one that was reset before it was read, nor one whose reply comes too late."""
     connection = started()
