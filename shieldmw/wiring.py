@@ -47,6 +47,7 @@ from .gate.metrics.meter import Meter, Parts
 from .gate.metrics.slots import Slots, opened_slots
 from .gate.named_limits import NamedLimits
 from .gate.operator.control import Control
+from .gate.operator.news import News
 from .gate.operator.top_reports import TopReports
 from .gate.overload.delayed_refusals import DelayedRefusals
 from .gate.overload.gatekeeper import Gatekeeper
@@ -365,6 +366,9 @@ def build_worker(
     background.append(control.recent.refresher)
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     webhook = _webhook(settings, store, clock)
+    for hook in webhook:
+        watches = (mode_watch, limits_watch, deny_watch)
+        background.append(News(hook, meter, control.recent, *watches, load_reports).refresher)
     worker = Worker(
         gate,
         entrance,
