@@ -302,7 +302,8 @@ class Settings(BaseSettings):
     )
     webhook_url: WebhookUrl | None = Field(
         None,
-        description="told of changes of the mode and limits, of denials and alarms, once for the whole fleet; never shown, as it may be secret",
+        description="told of changes of the mode and limits, of denials and alarms, once for the whole fleet; "
+        "never shown, as it may be secret",
     )
     webhook_secret: AdminToken | None = Field(
         None, description="key of its signature (Standard Webhooks), at least 16 characters; unset, it is not signed"
