@@ -23,6 +23,7 @@ from shieldmw.core.overrides import Overrides
 from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity, Grant
 from shieldmw.core.top import FleetTop
+from shieldmw.core.traffic import Outcome, Rates
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
@@ -129,7 +130,11 @@ class Control:
 
     def preview(self, mode: Mode, seats: int | None, guest_share: float | None) -> Preview:
         """What a change of the mode would do now, without a call to the store."""
-        return Preview.of(self._limits_watch.in_force, self._seats, self._seat_status(), mode, seats, guest_share)
+        return Preview.of(
+            *(self._limits_watch.in_force, self._seats, self._seat_status(), mode, seats, guest_share),
+            before=self._mode_watch.mode,
+            let_in=self._let_in(),
+        )
 
     async def waiting_room(self) -> QueueCounters | None:
         """The counters of the waiting room; None if there are no seats to wait for."""
@@ -147,6 +152,10 @@ class Control:
     def metrics(self) -> Metered:
         """The metrics as of now, without a call to the store."""
         return Metered(self._workers(), self._seats.grant)
+
+    def _let_in(self) -> Rates:
+        """Requests per second that are let in, and could be refused: none in a dry run."""
+        return Rates() if self._settings.dry_run else self.recent.lately(self.recent.now())[Outcome.LET_IN]
 
     def _seat_status(self) -> SeatStatus:
         may_hold = self._seats.ledger.allotment
