@@ -210,8 +210,9 @@ def _replies(settings: Settings, handshakes: Handshakes | None = None, hint: Pro
     return Replies(RefusalAnswers(links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings))
 
 
-def envoy_door(settings: Settings) -> EnvoyDoor:
-    """The door for Envoy, for one event loop; building it starts nothing.
+def envoy_door(settings: Settings, metrics_path: str | None = None) -> EnvoyDoor:
+    """The door for Envoy, for one event loop; building it starts nothing. ``metrics_path``: where its metrics are
+    shared.
 
     Raises:
         SettingsError: the settings cannot be used.
@@ -219,7 +220,9 @@ def envoy_door(settings: Settings) -> EnvoyDoor:
     from .doors.envoy.door import EnvoyDoor
 
     _start_embedded(settings)
-    worker = build_worker(settings, store_opener(settings)())
+    slots = opened_slots(metrics_path)
+    counts = (None if slots is None else slots.claim()) or Counts()
+    worker = build_worker(settings, store_opener(settings)(counts.called), counts=counts, slots=slots)
     # No hint about a forgotten SHIELD_TRUSTED_PROXIES: Envoy itself writes X-Forwarded-For, and names its own peer.
     return EnvoyDoor(worker, _reader(settings), _replies(settings))
 
