@@ -43,6 +43,7 @@ from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter, cheapest
 from .gate.metrics.counts import Counts
+from .gate.metrics.fleet_decisions import FleetDecisions
 from .gate.metrics.meter import Meter, Parts
 from .gate.metrics.slots import Slots, opened_slots
 from .gate.named_limits import NamedLimits
@@ -281,6 +282,7 @@ def build_desk(settings: Settings, store: Store, slots: Slots | None = None) -> 
         *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
         load_reports=LoadReports(store, seats, None, mode_watch.store_now_s),
         top_reports=TopReports(store, seats, None, mode_watch.store_now_s),
+        fleet_decisions=FleetDecisions(store, seats, None),
         workers=tuple if slots is None else slots.values,
     )
     return Desk(control, mode_watch, limits_watch, deny_watch, seats, limiter)
@@ -335,6 +337,7 @@ def build_worker(
     overload = None if settings.overload == "off" else _overload(settings, admission, gate_observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     top_reports = TopReports(store, seats, talkers, mode_watch.store_now_s)
+    fleet_decisions = FleetDecisions(store, seats, counts)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
     meter = Meter(counts, Parts(seats, mode_watch, deny_watch, limiter, identifier, lookups, overload), slots, clock)
     gate = Gate(
@@ -353,7 +356,7 @@ def build_worker(
     )
     background: list[Background] = [meter, *leasing, mode_watch.refresher, limits_watch.refresher]
     background += [deny_watch.refresher, *credentials, seats, admission.refresher, admission.takeovers.refresher]
-    background += [admission.streams, load_reports, top_reports]
+    background += [admission.streams, load_reports, top_reports, fleet_decisions]
     if settings.policy.has_seats:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
@@ -364,6 +367,7 @@ def build_worker(
         *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
         load_reports=load_reports,
         top_reports=top_reports,
+        fleet_decisions=fleet_decisions,
         workers=meter.workers,
     )
     background.append(control.recent.refresher)

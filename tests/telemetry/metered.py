@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from shieldmw import ShieldMiddleware
+from shieldmw.gate.operator.control import Metered
 from shieldmw.telemetry.prometheus import page
 
 Decisions = dict[tuple[str, str, str], float]
@@ -13,7 +14,7 @@ Decisions = dict[tuple[str, str, str], float]
 def text_of(shield: ShieldMiddleware, accept: str = "") -> str:
     """The whole page."""
     assert shield._worker is not None
-    return page(shield._worker.control.metrics(), accept)[1].decode()
+    return page(Metered(shield._worker.control._workers(), None, None), accept)[1].decode()
 
 
 def decisions(shield: ShieldMiddleware) -> Decisions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
@@ -30,6 +31,7 @@ from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.limiter.limiter import Limiter
+from shieldmw.gate.metrics.fleet_decisions import FleetDecisions
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
@@ -66,10 +68,12 @@ class DenyRefusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """The values of this ``serve``'s workers, and the state of the fleet in its last grant (None if there is none)."""
+    """The values of this ``serve``'s workers, the state of the fleet in its last grant (None if there is none), and the
+    decisions of the fleet (None if the store does not answer)."""
 
     workers: Sequence[WorkerValues]
     fleet: Grant | None
+    decided: Sequence[int] | None
 
 
 class Control:
@@ -90,6 +94,7 @@ class Control:
         *,
         load_reports: LoadReports,
         top_reports: TopReports,
+        fleet_decisions: FleetDecisions,
         workers: Callable[[], Sequence[WorkerValues]] = tuple,
     ) -> None:
         self._store = store
@@ -101,6 +106,7 @@ class Control:
         self._settings = settings
         self._load_reports = load_reports
         self._top_reports = top_reports
+        self._fleet_decisions = fleet_decisions
         self._edge_list: tuple[DenyList, EdgeList] | None = None
         self._workers = workers
         self.recent = Recent(workers, seats)
@@ -149,9 +155,12 @@ class Control:
         """Report soon that this worker follows another mode."""
         self._load_reports.refresh_soon()
 
-    def metrics(self) -> Metered:
-        """The metrics as of now, without a call to the store."""
-        return Metered(self._workers(), self._seats.grant)
+    async def metrics(self) -> Metered:
+        """The metrics as of now."""
+        decided = None
+        with suppress(StoreError):
+            decided = await self._fleet_decisions.of_fleet()
+        return Metered(self._workers(), self._seats.grant, decided)
 
     def _let_in(self) -> Rates:
         """Requests per second that are let in, and could be refused: none in a dry run."""

@@ -58,7 +58,7 @@ def told(story: Callable[[Worker, Counts], Awaitable[None]], **values: Any) -> N
 
 def value(worker: Worker, metric: Metric, *labels: str) -> float:
     """One value as of a scrape now."""
-    (here,) = worker.control.metrics().workers
+    (here,) = worker.control._workers()
     return here.cells[cell(metric, *labels)]
 
 
