@@ -98,7 +98,8 @@ class ShieldMiddleware(Shield):
         settings: how to protect it; read from the ``SHIELD_*`` variables if not given.
         authenticate: the app's own check, ``async (scope) -> Identity | None``; consulted before
             API keys and JWTs.
-        observers: receive what each worker refuses and evicts, and changes of the mode.
+        observers: receive what each worker refuses and evicts, and changes of the mode; also inside a shield with the
+            same settings.
         metrics_path: where the workers of ``shieldmw serve`` share their metrics.
 
     Raises:
@@ -132,6 +133,7 @@ class ShieldMiddleware(Shield):
         observers: Sequence[ShieldObserver],
         failure: SettingsError | None = None,
     ) -> None:
+        observers = list(observers)  # those of a shield inside this one are added to it
         reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
         build_worker(settings, open_store())  # so that wrong settings fail here, not at the first request
@@ -154,7 +156,7 @@ class ShieldMiddleware(Shield):
             reader=reader,
             replies=replies,
             lingering=lingering,
-            nesting=Nesting(settings, authenticate),
+            nesting=Nesting(settings, authenticate, observers),
             own=OwnRoutes(
                 settings.admin_path,
                 Authorize(settings.admin_path, settings.trusted_proxies, settings.forwarded_header, reader, replies),
@@ -322,9 +324,9 @@ def build_worker(
     """
     counts = counts or Counts()
     refusal_log = RefusalLog(clock.now_s, dry_run=settings.dry_run)
-    reporters = (Reporter(observers, clock.now_s),) if observers else ()
+    reporter = Reporter(observers, clock.now_s)
     talkers = Talkers(_addressing(settings).prefixes, clock)
-    gate_observers: Sequence[Observer] = (refusal_log, *reporters, *_refused_clients(settings, clock))
+    gate_observers: Sequence[Observer] = (refusal_log, reporter, *_refused_clients(settings, clock))
     mode_watch = ModeWatch(store, clock)
     limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
@@ -396,7 +398,7 @@ def build_worker(
         background=(*background, *webhook, StopSignals(seats.leave)),
         meter=meter,
         now_us=clock.now_us,
-        mode_observers=(*reporters, *webhook),
+        mode_observers=(reporter, *webhook),
     )
     load_reports.on_measure = worker.measure
     return worker
