@@ -44,10 +44,12 @@ from .gate.limiter.lookups import Lookups
 from .gate.limiter.shared_limits import SharedLimits
 from .gate.limiter.sharing import SharingLimiter, cheapest
 from .gate.metrics.counts import Counts
+from .gate.metrics.fleet_decisions import FleetDecisions
 from .gate.metrics.meter import Meter, Parts
 from .gate.metrics.slots import Slots, opened_slots
 from .gate.named_limits import NamedLimits
 from .gate.operator.control import Control
+from .gate.operator.news import News
 from .gate.operator.top_reports import TopReports
 from .gate.overload.delayed_refusals import DelayedRefusals
 from .gate.overload.gatekeeper import Gatekeeper
@@ -97,7 +99,8 @@ class ShieldMiddleware(Shield):
         settings: how to protect it; read from the ``SHIELD_*`` variables if not given.
         authenticate: the app's own check, ``async (scope) -> Identity | None``; consulted before
             API keys and JWTs.
-        observers: receive what each worker refuses and evicts, and changes of the mode.
+        observers: receive what each worker refuses and evicts, and changes of the mode; also inside a shield with the
+            same settings.
         metrics_path: where the workers of ``shieldmw serve`` share their metrics.
 
     Raises:
@@ -131,6 +134,7 @@ class ShieldMiddleware(Shield):
         observers: Sequence[ShieldObserver],
         failure: SettingsError | None = None,
     ) -> None:
+        observers = list(observers)  # those of a shield inside this one are added to it
         reader = _reader(settings, authenticate)
         open_store = store_opener(settings)
         build_worker(settings, open_store())  # so that wrong settings fail here, not at the first request
@@ -153,7 +157,7 @@ class ShieldMiddleware(Shield):
             reader=reader,
             replies=replies,
             lingering=lingering,
-            nesting=Nesting(settings, authenticate),
+            nesting=Nesting(settings, authenticate, observers),
             own=OwnRoutes(
                 settings.admin_path,
                 Authorize(settings.admin_path, settings.trusted_proxies, settings.forwarded_header, reader, replies),
@@ -210,8 +214,9 @@ def _replies(settings: Settings, handshakes: Handshakes | None = None, hint: Pro
     return Replies(RefusalAnswers(links), cors=cors, handshakes=handshakes, hint=hint, redirect=_redirect(settings))
 
 
-def envoy_door(settings: Settings) -> EnvoyDoor:
-    """The door for Envoy, for one event loop; building it starts nothing.
+def envoy_door(settings: Settings, metrics_path: str | None = None) -> EnvoyDoor:
+    """The door for Envoy, for one event loop; building it starts nothing. ``metrics_path``: where its metrics are
+    shared.
 
     Raises:
         SettingsError: the settings cannot be used.
@@ -219,7 +224,9 @@ def envoy_door(settings: Settings) -> EnvoyDoor:
     from .doors.envoy.door import EnvoyDoor
 
     _start_embedded(settings)
-    worker = build_worker(settings, store_opener(settings)())
+    slots = opened_slots(metrics_path)
+    counts = (None if slots is None else slots.claim()) or Counts()
+    worker = build_worker(settings, store_opener(settings)(counts.called), counts=counts, slots=slots)
     # No hint about a forgotten SHIELD_TRUSTED_PROXIES: Envoy itself writes X-Forwarded-For, and names its own peer.
     return EnvoyDoor(worker, _reader(settings), _replies(settings))
 
@@ -278,6 +285,7 @@ def build_desk(settings: Settings, store: Store, slots: Slots | None = None) -> 
         *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
         load_reports=LoadReports(store, seats, None, mode_watch.store_now_s),
         top_reports=TopReports(store, seats, None, mode_watch.store_now_s),
+        fleet_decisions=FleetDecisions(store, seats, None),
         workers=tuple if slots is None else slots.values,
     )
     return Desk(control, mode_watch, limits_watch, deny_watch, seats, limiter)
@@ -317,9 +325,9 @@ def build_worker(
     """
     counts = counts or Counts()
     refusal_log = RefusalLog(clock.now_s, dry_run=settings.dry_run)
-    reporters = (Reporter(observers, clock.now_s),) if observers else ()
+    reporter = Reporter(observers, clock.now_s)
     decided = DecidedRequests(counts, Talkers(_addressing(settings).prefixes, clock))
-    gate_observers: Sequence[Observer] = (refusal_log, *reporters, *_refused_clients(settings, clock))
+    gate_observers: Sequence[Observer] = (refusal_log, reporter, *_refused_clients(settings, clock))
     mode_watch = ModeWatch(store, clock)
     limits_watch = LimitsWatch(store, settings, mode_watch.store_now_s)
     deny_watch = DenyWatch(store, mode_watch.store_now_s)
@@ -332,6 +340,7 @@ def build_worker(
     overload = None if settings.overload == "off" else _overload(settings, admission, gate_observers, clock)
     load_reports = LoadReports(store, seats, overload, mode_watch.store_now_s, clock)
     top_reports = TopReports(store, seats, decided, mode_watch.store_now_s)
+    fleet_decisions = FleetDecisions(store, seats, decided)
     lookups = Lookups(settings.policy, _addressing(settings), clock)
     parts = Parts(decided, seats, mode_watch, deny_watch, limiter, identifier, lookups, overload)
     meter = Meter(parts, slots, clock)
@@ -351,7 +360,7 @@ def build_worker(
     )
     background: list[Background] = [meter, *leasing, mode_watch.refresher, limits_watch.refresher]
     background += [deny_watch.refresher, *credentials, seats, admission.refresher, admission.takeovers.refresher]
-    background += [admission.streams, load_reports, top_reports]
+    background += [admission.streams, load_reports, top_reports, fleet_decisions]
     if settings.policy.has_seats:
         background.append(Expulsion(seats, deny_watch, identifier, api_keys, clock=clock).refresher)
     lease_s, in_urls = settings.policy.longest_lease_s, settings.ticket_in_playlists
@@ -362,11 +371,15 @@ def build_worker(
         *(store, limiter, mode_watch, seats, limits_watch, deny_watch, settings),
         load_reports=load_reports,
         top_reports=top_reports,
+        fleet_decisions=fleet_decisions,
         workers=meter.workers,
     )
     background.append(control.recent.refresher)
     entrance = Entrance(admission, identifier, deny_watch, gate.announce, dry_run=settings.dry_run)
     webhook = _webhook(settings, store, clock)
+    for hook in webhook:
+        watches = (mode_watch, limits_watch, deny_watch)
+        background.append(News(hook, meter, control.recent, *watches, load_reports).refresher)
     worker = Worker(
         gate,
         entrance,
@@ -387,7 +400,7 @@ def build_worker(
         background=(*background, *webhook, StopSignals(seats.leave)),
         meter=meter,
         now_us=clock.now_us,
-        mode_observers=(*reporters, *webhook),
+        mode_observers=(reporter, *webhook),
     )
     load_reports.on_measure = worker.measure
     return worker

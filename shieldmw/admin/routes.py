@@ -213,8 +213,9 @@ async def post_reset(call: Call) -> Response:
 async def get_metrics(call: Call) -> Response:
     """Answer with the metrics, as text for Prometheus or OpenMetrics."""
     accept = ",".join(call.request.headers.getlist("accept"))
+    metered = await call.control.metrics()
     # In a thread: with many workers it is a long text, and requests of the app should not wait for it.
-    content_type, text = await asyncio.to_thread(_metrics_page, await call.control.metrics(), accept)
+    content_type, text = await asyncio.to_thread(_metrics_page, metered, accept)
     return text_answer(text, content_type)
 
 

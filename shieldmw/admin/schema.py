@@ -246,6 +246,11 @@ class PreviewAnswer(Answer):
     come: ByClass
     wait: ByClass
     guest_limit: str = Field(description="The limit of guests, per address.")
+    guests_limit: str = Field(description="The limit of all guests together.")
+    refused_at_most: float = Field(
+        description="Requests a second that are let in now by the workers of this `serve`, and may be refused then: "
+        "a bound, since how many will be depends on who sends them."
+    )
     closed: tuple[str, ...] = Field(description="Rules whose paths are closed to everyone.")
     members_only: tuple[str, ...] = Field(description="Rules whose paths are closed to guests.")
 
@@ -264,6 +269,8 @@ class PreviewAnswer(Answer):
             come=ByClass.of(listeners.come),
             wait=ByClass.of(listeners.wait),
             guest_limit=preview.guest_limit,
+            guests_limit=preview.guests_limit,
+            refused_at_most=round(preview.most_refused, 1),
             closed=preview.closed,
             members_only=preview.members_only,
         )

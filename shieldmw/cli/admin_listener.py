@@ -1,4 +1,5 @@
-"""Keeps the process of ``serve --admin`` alive: the admin routes on a listener that a flood of the app cannot affect.
+"""Keeps the process of ``--admin`` alive, for ``serve`` and ``envoy``: the admin routes on a listener that a flood of
+the app cannot affect.
 
 It is a separate process, since a saturated worker cannot answer, and the main process must not have event loops or
 native threads: workers are forked from it at any time, and a fork copies whatever state another thread was in. For the
@@ -17,7 +18,12 @@ from typing import Self
 
 import click
 
-from .listening import Address, TcpAddress, is_loopback
+from shieldmw.errors import SettingsError
+from shieldmw.settings import Settings
+from shieldmw.wiring import admin_alone
+
+from .listening import Address, TcpAddress, is_loopback, overlap, parse_address
+from .load import EXIT_WRONG_INPUT
 
 # Shortest and longest pause before a restart; it doubles each time the process ends early.
 AGAIN_S, LONGEST_AGAIN_S = 1.0, 10.0
@@ -71,6 +77,26 @@ class AdminListener:
         if self._watcher.is_alive():
             self._process.kill()
             self._watcher.join()
+
+
+def admin_address(text: str, other: Address, settings: Settings) -> Address:
+    """The address for the admin routes, after checking that they can be served there, beside what listens at ``other``.
+
+    Raises:
+        click.ClickException: they cannot be served there.
+    """
+    try:
+        admin_alone(settings)
+    except SettingsError as error:
+        for line in error.problems:
+            click.echo(f"shieldmw: --admin {text}: {line}", err=True)
+        sys.exit(EXIT_WRONG_INPUT)
+    address = parse_address(text, "--admin")
+    if overlap(address, other):
+        # Both would listen there (SO_REUSEPORT), and the kernel would spread connections over them.
+        raise click.BadParameter(f"the app is served on {other}: choose another port or path", param_hint="--admin")
+    warn_of_strangers(address)
+    return address
 
 
 def warn_of_strangers(address: Address) -> None:

@@ -9,16 +9,22 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from shieldmw.doors.envoy.door import EnvoyDoor
 from shieldmw.errors import SettingsError
+from shieldmw.gate.metrics.slots import shared_slots
+from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
+from shieldmw.settings.store_url import scheme_of
 from shieldmw.wiring import envoy_door
 
-from .listening import Address, TcpAddress, is_loopback, parse_address
+from .admin_listener import AdminListener, admin_address
+from .listening import Address, TcpAddress, is_loopback, parse_address, url_of
 from .load import exit_with, settings_or_exit
 from .worker import LOG_FORMAT
 
@@ -45,7 +51,13 @@ PERMISSIONS = 0o600
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS), help="Lowest level that is logged."
 )
-def envoy(listen: str, log_level: str) -> None:
+@click.option(
+    "--admin",
+    metavar="ADDRESS",
+    help="Serve the admin routes on HOST:PORT or unix:PATH, with the metrics of this process. Needs "
+    "SHIELD_ADMIN_TOKEN, and a store that processes can share.",
+)
+def envoy(listen: str, log_level: str, admin: str | None) -> None:
     """Answer Envoy over gRPC: ext_authz, the rate limit service, health checks.
 
     One process, one core. For more, run it once per core, each on its own port with the same
@@ -62,10 +74,31 @@ def envoy(listen: str, log_level: str) -> None:
     if settings.dry_run:
         click.echo("shieldmw: SHIELD_DRY_RUN=true: nothing is refused, it is only counted and logged", err=True)
     logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)
+    with ExitStack() as stack:
+        metrics_path = None
+        if admin is not None:
+            operators = _operators(admin, address, settings)
+            metrics_path = shared_slots(1)
+            stack.enter_context(AdminListener(operators, log_level, metrics_path))
+            click.echo(f"shieldmw: admin routes on {url_of(operators)}", err=True)
+        _run(settings, address, metrics_path)
 
+
+def _operators(admin: str, address: Address, settings: Settings) -> Address:
+    """The address for the admin routes, after checking that they can be served."""
+    if find_spec("granian") is None:
+        raise click.UsageError("--admin needs granian: pip install 'shieldmw[server]'")
+    if scheme_of(settings.redis_url) == "embedded":
+        raise click.UsageError(
+            "--admin needs a store that it shares with this process: set SHIELD_REDIS_URL to a Redis"
+        )
+    return admin_address(admin, address, settings)
+
+
+def _run(settings: Settings, address: Address, metrics_path: str | None) -> None:
     async def serve() -> None:
         try:
-            door = envoy_door(settings)
+            door = envoy_door(settings, metrics_path)
         except SettingsError as error:
             exit_with(error)
         await _serve(door, address, f"shieldmw: gRPC for Envoy on {address}, store {masked_url(settings.redis_url)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,9 +20,9 @@ from shieldmw.settings import Settings
 from shieldmw.settings.problems import masked_url
 from shieldmw.settings.store_url import scheme_of
 from shieldmw.store.redis.embedded import EmbeddedServer
-from shieldmw.wiring import ShieldMiddleware, admin_alone, upstream_app
+from shieldmw.wiring import ShieldMiddleware, upstream_app
 
-from .admin_listener import AdminListener, warn_of_strangers
+from .admin_listener import AdminListener, admin_address
 from .app_target import try_app
 from .listening import (
     Address,
@@ -31,11 +30,9 @@ from .listening import (
     free_tcp_address,
     free_unix_address,
     is_loopback,
-    overlap,
-    parse_address,
     url_of,
 )
-from .load import EXIT_WRONG_INPUT, exit_with, settings_or_exit
+from .load import exit_with, settings_or_exit
 from .numbers import Number, Whole
 from .orphan import tell_workers
 from .server import BACKLOG, HEADER_TIMEOUT_S, ServerOptions, check_tls, granian_server
@@ -173,7 +170,7 @@ def serve(
     if settings.dry_run:
         click.echo("shieldmw: SHIELD_DRY_RUN=true: nothing is refused, it is only counted and logged", err=True)
     store = masked_url(settings.redis_url)
-    operators = None if admin is None else _admin_address(admin, chosen.address, settings)
+    operators = None if admin is None else admin_address(admin, chosen.address, settings)
     if target is not None:
         try_app(target)
     with ExitStack() as stack:
@@ -217,22 +214,6 @@ def _is_given(option: str) -> bool:
     """Whether an option of this command is on the command line."""
     source = click.get_current_context().get_parameter_source(option)
     return source is click.core.ParameterSource.COMMANDLINE
-
-
-def _admin_address(text: str, app: Address, settings: Settings) -> Address:
-    """The address for the admin routes, after checking that they can be served there."""
-    try:
-        admin_alone(settings)
-    except SettingsError as error:
-        for line in error.problems:
-            click.echo(f"shieldmw: --admin {text}: {line}", err=True)
-        sys.exit(EXIT_WRONG_INPUT)
-    address = parse_address(text, "--admin")
-    if overlap(address, app):
-        # Both would listen there (SO_REUSEPORT), and the kernel would spread connections over them.
-        raise click.BadParameter(f"the app is served on {app}: choose another port or path", param_hint="--admin")
-    warn_of_strangers(address)
-    return address
 
 
 def _started(stack: ExitStack) -> EmbeddedServer:

@@ -75,3 +75,8 @@ class DenyList:
         ]
         latest = max(found, default=0.0)
         return latest if latest > now_s else None
+
+    def added(self, before: DenyList) -> list[DenyEntry]:
+        """The entries that are not in an earlier list, or have another end, in an order that all workers share."""
+        new = set(self.entries).difference(before.entries)
+        return sorted(new, key=lambda entry: (entry.network.version, entry.network, entry.until_s))

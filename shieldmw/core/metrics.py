@@ -6,6 +6,7 @@ Label values come from enums and the tuples below only, never from a client.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
@@ -63,6 +64,7 @@ class Script(StrEnum):
 
     CHANGE = "change"
     CLAIM = "claim"
+    DECIDED = "decided"
     GIVE_BACK = "give_back"
     MODE = "mode"
     PORTION = "portion"
@@ -195,7 +197,14 @@ FLEET_DEMAND = Metric(
     "shield_fleet_demand", Kind.GAUGE, "Listeners of the whole fleet that have or want a seat.", ("class",), _CLASSES
 )
 FLEET_WORKERS = Metric("shield_fleet_workers", Kind.GAUGE, "Workers that report to the store.")
-FLEET_METRICS = (FLEET_SEATS, FLEET_DEMAND, FLEET_WORKERS)
+FLEET_DECISIONS = Metric(
+    "shield_fleet_decisions_total",
+    Kind.COUNTER,
+    "Requests decided by all workers that there have been, as they report them every few seconds.",
+    ("outcome", "class"),
+    tuple((verdict.value, name.value) for verdict, name in product(Verdict, ListenerClass)),
+)
+FLEET_METRICS = (FLEET_SEATS, FLEET_DEMAND, FLEET_WORKERS, FLEET_DECISIONS)
 
 # The first cell: the process id of the worker that writes the others; 0 if there is none.
 PID = 0
@@ -221,3 +230,14 @@ def cell(metric: Metric, *labels: str) -> int:
         KeyError: the metric has no such series.
     """
     return _CELLS[metric.name, labels]
+
+
+_DECIDED_CELLS = tuple(
+    tuple(cell(DECISIONS, *labels) for labels in DECISIONS.series if (labels[0], labels[2]) == series)
+    for series in FLEET_DECISIONS.series
+)
+
+
+def by_outcome(cells: Sequence[float]) -> list[int]:
+    """A worker's decisions by outcome and class, in the order of the series of ``FLEET_DECISIONS``."""
+    return [sum(int(cells[at]) for at in places) for places in _DECIDED_CELLS]

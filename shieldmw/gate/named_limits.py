@@ -87,11 +87,7 @@ class NamedLimits:
         not fit, they empty them, since they may have happened already.
         """
         described = self._read(entries)
-        text = ", ".join(f"{key}={value}" for key, value in entries)
-        methods = frozenset((described.method.upper(),))
-        path = described.path or ""
-        facts = Facts(described.address, path, path, methods)
-        shown = facts if described.path else facts._replace(path=text)
+        facts, shown = _facts(described), self.facts(entries)
         address = None if described.address is None else self._lookups.address(facts)
         if address is not None:
             for_anyone = self._gate.decided_for_anyone(address, None)
@@ -101,11 +97,17 @@ class NamedLimits:
                 return None
         requester = self._requester(domain, described, facts, address)
         if requester is None or not (requester.plan.terms or requester.plan.closed):
-            self._log_unknown(text, is_known=described.rule is not None or not described.is_named)
+            self._log_unknown(_text(entries), is_known=described.rule is not None or not described.is_named)
             return None
         decision = await self._charge(requester, hits)
         is_tried = described.rule is not None and described.rule.dry_run
         return self._gate.announce(shown, in_dry_run(decision) if is_tried else decision)
+
+    def facts(self, entries: Entries) -> Facts:
+        """The request of a description, for counts and logs: without a path, the whole text takes its place."""
+        described = self._read(entries)
+        facts = _facts(described)
+        return facts if described.path else facts._replace(path=_text(entries))
 
     def _read(self, entries: Entries) -> _Described:
         address = path = rule = None
@@ -206,6 +208,15 @@ class NamedLimits:
                 counts,
                 ascii(text[:LONGEST_SHOWN]),
             )
+
+
+def _facts(described: _Described) -> Facts:
+    path = described.path or ""
+    return Facts(described.address, path, path, frozenset((described.method.upper(),)))
+
+
+def _text(entries: Entries) -> str:
+    return ", ".join(f"{key}={value}" for key, value in entries)
 
 
 def _shared(per: Per, limits: Sequence[Limit], cost: int) -> tuple[tuple[Per, Limit, int], ...]:

@@ -301,7 +301,9 @@ class Settings(BaseSettings):
         description="most lines a second in each worker's log that name a refused client, for fail2ban; 0 for none",
     )
     webhook_url: WebhookUrl | None = Field(
-        None, description="told of every change of the mode, once for the whole fleet; never shown, as it may be secret"
+        None,
+        description="told of changes of the mode and limits, of denials and alarms, once for the whole fleet; "
+        "never shown, as it may be secret",
     )
     webhook_secret: AdminToken | None = Field(
         None, description="key of its signature (Standard Webhooks), at least 16 characters; unset, it is not signed"

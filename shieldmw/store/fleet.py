@@ -41,6 +41,9 @@ QUEUE_KEEP_MS = 6 * 3600 * 1000
 # TTL of a table of workers' reports, renewed by each report; each also carries its own time, which limits its age.
 REPORT_KEEP_MS = 60_000
 
+# TTL of the fleet's decisions, and of each worker's part: longer than an outage of the store that a worker survives.
+DECIDED_KEEP_MS = 8 * 86_400_000
+
 # What ``mode.lua`` answers instead of "changed" if the version cannot be followed by another.
 LAST_VERSION = 2
 
@@ -417,6 +420,10 @@ class RedisStore:
         if dropped:
             await self.redis.command("HDEL", table, *dropped)
         return reports
+
+    async def decided(self, worker: str, counted: Sequence[int]) -> Sequence[int]:
+        """Report what a worker has counted since its start; returns the fleet's sums."""
+        return await scripts.decided(self._run, self._names.decided(worker), counted, DECIDED_KEEP_MS)
 
     # --- notices
 

@@ -63,6 +63,11 @@ class Names:
         self.top = f"{prefix}:top"  # the workers' reports of their busiest clients
         self.queue = f"{prefix}:queue"  # the counters of the waiting room
 
+    def decided(self, worker: str) -> tuple[str, str]:
+        """The fleet's decisions, and those that a worker has reported; both on one server."""
+        sums = f"{self.prefix}:{{decided}}"
+        return sums, f"{sums}:{worker}"
+
     def notice(self, name: str) -> str:
         """A notice that one worker has sent for all."""
         return f"{self.prefix}:notice:{name}"

@@ -134,6 +134,7 @@ class MemoryStore(MemoryBuckets):
         self._tops: dict[str, TopReport] = {}
         self._notices: BoundedCache[str, bool] = BoundedCache(NOTICES_KEPT)
         self._queue = EMPTY
+        self._decided: dict[str, Sequence[int]] = {}
         self._claims = ClaimTable()
         self._listening: list[asyncio.Queue[str]] = []
         self._charged: BoundedCache[str, Debt] = BoundedCache(most_buckets)
@@ -331,6 +332,12 @@ class MemoryStore(MemoryBuckets):
             return False
         self._notices.put(notice, True)
         return True
+
+    async def decided(self, worker: str, counted: Sequence[int]) -> Sequence[int]:
+        """Keep what a worker has counted since its start; returns the sums."""
+        before = self._decided.get(worker, counted)
+        self._decided[worker] = list(map(max, before, counted))
+        return list(map(sum, zip(*self._decided.values(), strict=True)))
 
     async def report_top(self, report: TopReport) -> None:
         """Store a worker's report of its busiest clients, replacing its previous one."""

@@ -231,6 +231,14 @@ class TopRegister(Protocol):
         """Drop the report of a worker that stops."""
 
 
+class DecisionRegister(Protocol):
+    """Sums up the decisions of all workers."""
+
+    async def decided(self, worker: str, counted: Sequence[int]) -> Sequence[int]:
+        """Report what a worker has counted since its start, in the order of ``FLEET_DECISIONS``; returns the sums over
+        all workers that there have been."""
+
+
 class NoticeRegister(Protocol):
     """Lets one worker of the fleet tell others of something."""
 
@@ -247,6 +255,7 @@ class Store(
     LeaseRegister,
     LoadRegister,
     TopRegister,
+    DecisionRegister,
     NoticeRegister,
     Protocol,
 ):

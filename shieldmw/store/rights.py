@@ -20,6 +20,7 @@ from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
+from shieldmw.core.metrics import FLEET_DECISIONS
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.portion import PortionRequest
 from shieldmw.core.seats import Audience, Capacity, Report
@@ -163,12 +164,22 @@ class _Trial:
             ("seats", lambda: store.seats(Report("check", _NOBODY, _NOBODY), Capacity(1, 1))),
             ("queue", lambda: store.queue(0, 0, EMPTY)),
             ("claim", lambda: store.claim((), 0.0, 1)),
+            ("decided", lambda: store.decided("check", [1] * len(FLEET_DECISIONS.series))),
         )
 
     async def remove(self) -> None:
         """Delete all its keys, one at a time, since they may be in several slots."""
         names, bucket = self._names, self._keys.bucket(_CHARGE)
         tables = (names.deny, names.deny_log, names.api_keys, names.api_keys_log)
-        kept = (*tables, names.mode, names.limits, names.audit, names.seats, names.queue, *names.claims(0))
+        kept = (
+            *tables,
+            names.mode,
+            names.limits,
+            names.audit,
+            names.seats,
+            names.queue,
+            *names.claims(0),
+            *names.decided("check"),
+        )
         for key in (*kept, bucket, scripts.settled_key(bucket, "check")):
             await self._redis.command("UNLINK", key)

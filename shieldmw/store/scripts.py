@@ -12,6 +12,7 @@ from shieldmw.core.claims import ASKS_IN, MOST_RENEWALS, MOST_TICKETS, Claim, Ra
 from shieldmw.core.debts import Debt, deepest_us
 from shieldmw.core.lease import Unspent
 from shieldmw.core.made import made
+from shieldmw.core.metrics import FLEET_DECISIONS
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import LEASE_S, Audience, Capacity, Grant, Report
 from shieldmw.core.waiting import QueueCounters
@@ -134,6 +135,13 @@ async def claim(run: Run, keys: tuple[str, str], claims: Sequence[Claim], ttl_ms
     reply = await run("claim", keys, (renewed, ttl_ms, MOST_TICKETS, MOST_RENEWALS, ASKS_IN))
     numbers = whole_numbers("claim", reply, 2 * len(claims))
     return [Ranked(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+
+
+async def decided(run: Run, keys: tuple[str, str], counted: Sequence[int], ttl_ms: int) -> list[int]:
+    """Run ``decided.lua`` for one worker."""
+    names = [" ".join(labels) for labels in FLEET_DECISIONS.series]
+    numbers = [part for pair in zip(names, counted, strict=True) for part in pair]
+    return whole_numbers("decided", await run("decided", keys, (ttl_ms, *numbers)), len(names))
 
 
 def whole_numbers(script: str, reply: object, count: int) -> list[int]:

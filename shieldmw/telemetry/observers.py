@@ -60,14 +60,16 @@ class ShieldObserver:
 
 
 class Reporter:
-    """Passes the gate's events on to the observers of users."""
+    """Passes the gate's events on to the observers of users. Those of a shield inside this one may be added later."""
 
     def __init__(self, observers: Sequence[ShieldObserver], now_s: Callable[[], float] = time.monotonic) -> None:
-        self._observers = tuple(observers)
+        self._observers = observers
         self._failed = LogThrottle(now_s)
 
     def decided(self, facts: Facts, decision: Decision) -> None:
         """Report a refusal."""
+        if not self._observers:
+            return
         identity = decision.identity
         event = Refused(
             outcome=decision.verdict.value,

@@ -11,7 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from shieldmw.core.bounds import LONGEST_ACCEPT
-from shieldmw.core.metrics import FLEET_DEMAND, FLEET_SEATS, FLEET_WORKERS, METRICS, Kind, Metric, cell
+from shieldmw.core.metrics import FLEET_DECISIONS, FLEET_DEMAND, FLEET_SEATS, FLEET_WORKERS, METRICS, Kind, Metric, cell
 from shieldmw.core.seats import Fleet
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.operator.control import Metered
@@ -35,6 +35,7 @@ class _Metrics(Collector):
     def __init__(self, metered: Metered) -> None:
         self._workers = metered.workers
         self._fleet = metered.fleet
+        self._decided = metered.decided
 
     def collect(self) -> Iterator[Family]:
         """Each metric with the values of all workers."""
@@ -46,6 +47,12 @@ class _Metrics(Collector):
             yield family
         if self._fleet is not None:
             yield from _of_fleet(self._fleet)
+        if self._decided is not None:
+            family = _family(FLEET_DECISIONS)
+            for values, number in zip(FLEET_DECISIONS.series, self._decided, strict=True):
+                labels = dict(zip(FLEET_DECISIONS.labels, values, strict=True))
+                family.add_sample(FLEET_DECISIONS.name, labels, number)
+            yield family
 
 
 def _family(metric: Metric) -> Family:

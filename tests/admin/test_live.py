@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import ref
 
@@ -340,6 +341,30 @@ def test_a_change_is_previewed(token: str, query: str, told: dict[str, Any]) -> 
         if answer["mode"] == "emergency":
             assert (answer["closed"], answer["members_only"]) == (["chat"], ["q"])
         assert (await Operator(app).get("/status")).json()["version"] == 0
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("settings", "any_refused"), [({}, True), ({"dry_run": True}, False), ({"emergency_ip_limit": "off"}, False)]
+)
+def test_a_preview_says_how_many_requests_would_be_refused_at_most(settings: dict[str, Any], any_refused: bool) -> None:
+    """All that guests are let in with now, if anything is stricter for them; none in a dry run."""
+
+    async def work() -> None:
+        app = shielded(ip_limit="100/minute", emergency_guests_limit="off", **settings)
+        await Operator(app).get("/status")
+        assert app._worker is not None
+        recent = app._worker.control.recent
+        begun = recent.now()
+        recent._kept.clear()
+        recent._kept.append(replace(begun, at_s=begun.at_s - 10))
+        for number in range(20):
+            assert (await Operator(app, None, f"203.0.113.{number}").anywhere("/")).status_code == 200
+        answer = (await Operator(app).get("/mode/preview?mode=emergency")).json()
+        assert answer["refused_at_most"] <= 2.0
+        assert (answer["refused_at_most"] > 0) is any_refused
+        assert answer["guests_limit"] == "off"
 
     run(work)
 

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldmw.core.forecast import Forecast, forecast
+from shieldmw.core.forecast import Forecast, forecast, most_refused
+from shieldmw.core.limits import Limit
+from shieldmw.core.mode import Mode
+from shieldmw.core.paths import PathPattern
+from shieldmw.core.rules import Access, Policy, Rule, Scope
 from shieldmw.core.seats import Audience, Capacity, Report, SeatTable
+from shieldmw.core.traffic import Rates
 
 NOBODY = Audience()
 HERE = Audience(1, 12, 18)
@@ -92,3 +97,52 @@ def test_the_cut_does_what_was_told(workers: list[tuple[Audience, Audience]], se
     # Nobody is left out who would fit.
     assert seated.favoured == min(demand.favoured, capacity.seats)
     assert seated.guests == min(demand.guests, capacity.guest_seats, capacity.seats - seated.favoured)
+
+
+EACH = Limit("ip", 300, 60, 300)
+FEW = Limit("ip", 30, 60, 30)
+TOGETHER = Limit("guests", 100, 1, 100)
+STAYING = Forecast(HERE, NOBODY, NOBODY, NOBODY)
+LET_IN = Rates(1.0, 20.0, 1240.0)
+TO_EMERGENCY, BACK = (Mode.NORMAL, Mode.EMERGENCY), (Mode.EMERGENCY, Mode.NORMAL)
+
+
+def closing(access: Access, *, dry_run: bool = False) -> Policy:
+    """A path that is closed in an emergency, and the same limits in both modes."""
+    return Policy({Scope.IP: (EACH,)}, (Rule("x", PathPattern("/x"), emergency=access, dry_run=dry_run),))
+
+
+def limited(*limits: Limit) -> Policy:
+    """Other limits in an emergency."""
+    return Policy({Scope.IP: (EACH,)}, emergency={Scope(limit.name): (limit,) for limit in limits})
+
+
+@pytest.mark.parametrize(
+    ("policy", "modes", "listeners", "told"),
+    [
+        pytest.param(limited(FEW), TO_EMERGENCY, STAYING, 1240.0, id="each guest may do less"),
+        pytest.param(limited(TOGETHER), TO_EMERGENCY, STAYING, 1240.0, id="all guests together may do less"),
+        pytest.param(limited(EACH), TO_EMERGENCY, STAYING, 0.0, id="the same limit"),
+        pytest.param(limited(FEW), BACK, STAYING, 0.0, id="back to more"),
+        pytest.param(limited(FEW), (Mode.EMERGENCY,) * 2, STAYING, 0.0, id="other terms, the same limits"),
+        pytest.param(closing(Access.MEMBERS), TO_EMERGENCY, STAYING, 1240.0, id="a path that is closed to guests"),
+        pytest.param(closing(Access.CLOSED), TO_EMERGENCY, STAYING, 1261.0, id="a path that is closed to everyone"),
+        pytest.param(closing(Access.CLOSED, dry_run=True), TO_EMERGENCY, STAYING, 0.0, id="a rule in a dry run"),
+        pytest.param(closing(Access.CLOSED), BACK, STAYING, 0.0, id="a path that is open again"),
+        pytest.param(
+            *(limited(EACH), TO_EMERGENCY),
+            *(Forecast(NOBODY, Audience(0, 0, 1), NOBODY, NOBODY), 1240.0),
+            id="guests who lose their seats and poll",
+        ),
+        pytest.param(
+            *(limited(EACH), TO_EMERGENCY),
+            *(Forecast(NOBODY, Audience(0, 1, 0), NOBODY, NOBODY), 21.0),
+            id="members who lose their seats and poll",
+        ),
+    ],
+)
+def test_requests_are_refused_at_most_where_anything_is_stricter(
+    policy: Policy, modes: tuple[Mode, Mode], listeners: Forecast, told: float
+) -> None:
+    """A bound: nobody knows how they are spread over clients and paths."""
+    assert most_refused(policy, *modes, listeners, LET_IN) == told

@@ -7,10 +7,11 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
+import httpx
 import pytest
 
 from cli.commands import invoke
@@ -21,8 +22,10 @@ from servers import HOST, HttpServer, clean_environment, envoy, envoy_shield, fr
 from servers.places import own_directory
 from servers.processes import end_group, read, spawn
 from shieldmw.doors.envoy.protos.health_pb2 import HealthCheckResponse
+from shieldmw.doors.envoy.protos.rate_limit_pb2 import RateLimitRequest
 
 WAIT_S = 20.0
+LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
 HEALTH = "/grpc.health.v1.Health/Check"
 NOT_SERVING = HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING).SerializeToString()
 SERVING = HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
@@ -212,3 +215,56 @@ def test_what_others_can_reach_is_warned_of() -> None:
             assert "SHIELD_DRY_RUN=true: nothing is refused" in server.log()
         finally:
             end_group(server.process)
+
+
+RULES = '[{"name": "search", "path": "/search", "limits": "2/hour"}]'
+TOKEN = "an-admin-token-of-some-length"
+
+
+def limited(connection: socket.socket) -> None:
+    """Ask the rate limit service once about the rule, and wait for the answer."""
+    request = RateLimitRequest(domain="web")
+    request.descriptors.add().entries.add(key="generic_key", value="search")
+    client = Client()
+    stream = client.ask(request.SerializeToString(), LIMIT)
+    connection.sendall(client.take_out())
+    while not (stream in client.replies and client.replies[stream].ended):
+        data = connection.recv(65_536)
+        assert data, "the connection has ended"
+        client.receive(data)
+
+
+def test_its_metrics_are_served_to_operators() -> None:
+    """On a listener of their own, as with `shieldmw serve`: each answer is counted."""
+    operators = f"{HOST}:{free_port()}"
+    with redis_server("valkey") as store:
+        env = {"SHIELD_REDIS_URL": store.tcp_url, "SHIELD_ADMIN_TOKEN": TOKEN, "SHIELD_RULES": RULES}
+        with envoy_shield(env, args=("--admin", operators)) as shield:
+            for _ in range(3):
+                with connected(shield.port) as connection:
+                    limited(connection)
+
+            def metrics() -> str:
+                with suppress(httpx.TransportError):
+                    token = {"authorization": f"Bearer {TOKEN}"}
+                    return httpx.get(f"http://{operators}/-/shield/metrics", headers=token).text
+                return ""
+
+            line = 'shield_decisions_total{class="guest",outcome="%s",reason="%s",worker="0"} %s.0'
+            wait_until(lambda: line % ("refused", "quota", 1) in metrics(), WAIT_S, "the metrics", shield.log)
+            assert line % ("allowed", "within_limits", 2) in metrics()
+
+
+@pytest.mark.parametrize(
+    ("env", "line"),
+    [
+        ({}, "--admin needs a store that it shares with this process: set SHIELD_REDIS_URL to a Redis"),
+        ({"SHIELD_REDIS_URL": "redis://127.0.0.1:1"}, "SHIELD_ADMIN_TOKEN: unset, so there are no admin routes"),
+    ],
+)
+def test_admin_routes_that_cannot_be_served_are_told(env: dict[str, str], line: str) -> None:
+    """In one line that says what would be right."""
+    where = ("--listen", f"{HOST}:{free_port()}", "--admin", f"{HOST}:{free_port()}")
+    ran = invoke("envoy", *where, **{"SHIELD_REDIS_URL": "embedded://", **env})
+    assert ran.status == 2
+    assert line in " ".join(ran.printed.split())

@@ -21,6 +21,7 @@ from shieldmw.core.distinct import Distinct
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import aggregate
 from shieldmw.core.load import FRESH_S, WorkerLoad
+from shieldmw.core.metrics import FLEET_DECISIONS
 from shieldmw.core.portion import PortionRequest
 from shieldmw.core.seats import Audience
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
@@ -465,6 +466,25 @@ def test_the_reports_of_a_large_fleet_are_all_told(open_store: Open) -> None:
             for number in range(500):
                 await store.report_load(report(f"{number:016x}"))
             assert len(await store.loads(NOW_S)) == 500
+
+    run(work())
+
+
+# --- decisions ------------------------------------------------------------------------------------
+
+
+def test_the_fleets_decisions_never_fall_and_count_each_once(open_store: Open) -> None:
+    """Whatever workers report: the same again since an answer was lost, or nothing more since they have died."""
+    size = len(FLEET_DECISIONS.series)
+
+    async def work() -> None:
+        async with open_store() as store:
+            assert await store.decided("one", [0] * size) == [0] * size
+            assert await store.decided("one", range(size)) == list(range(size))
+            assert await store.decided("one", range(size)) == list(range(size))
+            assert await store.decided("two", [1] * size) == [1 + number for number in range(size)]
+            assert await store.decided("two", [0] * size) == [1 + number for number in range(size)]
+            assert await store.decided("one", [2**40] * size) == [1 + 2**40] * size
 
     run(work())
 

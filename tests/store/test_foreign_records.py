@@ -11,6 +11,7 @@ import redis
 from servers import RedisServer
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
+from shieldmw.core.metrics import FLEET_DECISIONS
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import LONGEST_LEASED_S, MOST_SEATS, Audience, Capacity, Report
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
@@ -183,6 +184,20 @@ def test_counters_of_the_waiting_room_that_are_none_of_ours_count_as_none(server
         spoil(server.client(), "shield:queue", {"given": value, "called": value})
         async with opened(server.url) as store:
             assert await store.queue(2, 1, QueueCounters(0, 7, 3)) == QueueCounters(8, 9, 4)
+
+    run(work())
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-5", "1e300", "text", "1.5"])
+def test_counted_decisions_that_are_none_of_ours_count_as_none(server: RedisServer, value: str) -> None:
+    """And keys of another type are replaced."""
+    names, size = [" ".join(labels) for labels in FLEET_DECISIONS.series], len(FLEET_DECISIONS.series)
+
+    async def work() -> None:
+        spoil(server.client(), "shield:{decided}", dict.fromkeys(names, value))
+        server.client().set("shield:{decided}:ours", "x", px=KEPT_MS)
+        async with opened(server.url) as store:
+            assert await store.decided("ours", [3] * size) == [3] * size
 
     run(work())
 

@@ -12,6 +12,7 @@ from shieldmw.core.api_keys import ApiKey
 from shieldmw.core.client import Identity
 from shieldmw.core.deny import DenyEntry
 from shieldmw.core.load import WorkerLoad
+from shieldmw.core.metrics import FLEET_DECISIONS
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.core.waiting import EMPTY
@@ -125,6 +126,17 @@ def test_workers_report_their_load(full: RedisServer) -> None:
             load = WorkerLoad("one", "web-1", 1, 1_800_000_000.0, 0, 0, 0, NOBODY, NOBODY, NOBODY, 0)
             await store.report_load(load)
             assert await store.loads(load.at_s) == [load]
+
+    run(work())
+
+
+def test_decisions_of_the_fleet_are_told(full: RedisServer) -> None:
+    """Like all that operators look at."""
+
+    async def work() -> None:
+        async with opened(full.url, secret=None) as store:
+            counted = [1] * len(FLEET_DECISIONS.series)
+            assert await store.decided("one", counted) == counted
 
     run(work())
 

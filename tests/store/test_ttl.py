@@ -15,6 +15,7 @@ from shieldmw.core.bucket import EPOCH_S, Charge, TakeRequest
 from shieldmw.core.client import Client, Identity
 from shieldmw.core.limits import US_PER_S, Limit, aggregate
 from shieldmw.core.load import WorkerLoad
+from shieldmw.core.metrics import FLEET_DECISIONS
 from shieldmw.core.mode import LONGEST_S
 from shieldmw.core.seats import Audience
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
@@ -191,6 +192,18 @@ def test_reports_of_workers_end_soon_after_the_last_worker(server: RedisServer) 
     run(work())
     for table in ("shield:load", "shield:top"):
         assert 50_000 < server.client().pttl(table) <= 60_000
+
+
+def test_the_fleets_decisions_outlast_an_outage_but_not_the_season(server: RedisServer) -> None:
+    """The sums, and the part of each worker that there ever was."""
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            await store.decided("one", [1] * len(FLEET_DECISIONS.series))
+
+    run(work())
+    for key in ("shield:{decided}", "shield:{decided}:one"):
+        assert 7 * 86_400_000 < server.client().pttl(key) <= 8 * 86_400_000
 
 
 def test_a_notice_outlasts_any_emergency(server: RedisServer) -> None:

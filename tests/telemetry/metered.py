@@ -14,7 +14,7 @@ Decisions = dict[tuple[str, str, str], float]
 def text_of(shield: ShieldMiddleware, accept: str = "") -> str:
     """The whole page, but for the fleet's numbers."""
     assert shield._worker is not None
-    return page(Metered(shield._worker.control._workers(), None), accept)[1].decode()
+    return page(Metered(shield._worker.control._workers(), None, None), accept)[1].decode()
 
 
 def decisions(shield: ShieldMiddleware) -> Decisions:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from random import Random
 from typing import Any
 
@@ -17,15 +18,19 @@ import pytest
 
 from admin.app import Operator, shielded
 from shieldmw import Mode, ModeState, Settings, SettingsError
+from shieldmw.core.alarms import Alarm
+from shieldmw.core.deny import DenyEntry
+from shieldmw.core.overrides import Overrides, OverridesState
 from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.clock import Clock
 from shieldmw.store.memory import MemoryStore
 from shieldmw.telemetry import webhook
-from shieldmw.telemetry.webhook import ATTEMPTS, MOST_WAITING, Webhook
+from shieldmw.telemetry.webhook import ATTEMPTS, MOST_WAITING, NAMED, SLOT_S, Webhook
 
 SECRET = "the secret of the receiver"
 FLOOD = ModeState(3, Mode.EMERGENCY, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", 50_000, 0.1)
 OVER = ModeState(4, Mode.NORMAL, 1_700_000_900.0, None, "admin (kim)", "over")
+NOW_S = 1_700_000_000.0
 LIMIT_S = 30
 
 
@@ -128,9 +133,10 @@ def test_a_change_is_told_with_all_its_terms_and_signed() -> None:
             }
             assert headers["content-type"] == "application/json"
             assert headers["webhook-timestamp"] == "1700000001"
-            signed = b"shieldmw-3-emergency.1700000001." + body
+            signed = headers["webhook-id"].encode() + b".1700000001." + body
             digest = base64.b64encode(hmac.digest(SECRET.encode(), signed, "sha256")).decode()
-            assert (headers["webhook-id"], headers["webhook-signature"]) == ("shieldmw-3-emergency", f"v1,{digest}")
+            assert headers["webhook-signature"] == f"v1,{digest}"
+            assert headers["webhook-id"].startswith("shieldmw-3-emergency-")
 
     run(story())
 
@@ -154,7 +160,7 @@ def test_the_url_is_in_no_log(status: int, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_without_a_secret_nothing_is_signed() -> None:
-    """Chat services want no signature."""
+    """Chat services want no signature; the id and the time are for everybody who drops repeated messages."""
 
     async def story() -> None:
         async with receiving(Receiver()) as receiver:
@@ -163,7 +169,23 @@ def test_without_a_secret_nothing_is_signed() -> None:
             hook.mode_changed(FLOOD)
             await receiver.after(1)
             await hook.stop()
-            assert not [name for name in receiver.requests[0][0] if name.startswith("webhook-")]
+            found = {name for name in receiver.requests[0][0] if name.startswith("webhook-")}
+            assert found == {"webhook-id", "webhook-timestamp"}
+
+    run(story())
+
+
+def test_two_fleets_never_use_the_same_id() -> None:
+    """A receiver would take the second one's message for a repeated one, and drop it."""
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            for _ in range(2):
+                hook = Webhook(receiver.url, SECRET, always)
+                await hook.start()
+                hook.mode_changed(FLOOD)
+                await hook.stop()
+            assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 2
 
     run(story())
 
@@ -188,6 +210,96 @@ def test_of_several_workers_one_tells_each_change() -> None:
     run(story())
 
 
+def entry(number: int) -> DenyEntry:
+    """A denied network."""
+    return DenyEntry(ip_network(f"203.0.113.{number}/32"), NOW_S + 900, "admin (kim)", "flood")
+
+
+def test_changed_limits_and_denials_are_told_with_their_terms() -> None:
+    """If many networks are denied at once, the rest is one message."""
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, None, always)
+            await hook.start()
+            changed = Overrides({"SHIELD_IP_LIMIT": "5/minute"})
+            hook.limits_changed(OverridesState(9, changed, NOW_S, NOW_S + 900, "admin (kim)", "flood"))
+            hook.denied([entry(number) for number in range(NAMED + 20)], NOW_S)
+            await receiver.after(1 + NAMED + 1)
+            await hook.stop()
+            limits, first, *_, more = receiver.bodies()
+            end = "2023-11-14T22:28:20Z"
+            assert limits["type"] == "limits.changed"
+            assert limits["text"] == f"shieldmw: limits: SHIELD_IP_LIMIT=5/minute until {end} by admin (kim): flood"
+            assert first["type"] == "deny.added"
+            assert first["text"] == f"shieldmw: denied 203.0.113.0/32 until {end} by admin (kim): flood"
+            assert (more["text"], more["data"]) == ("shieldmw: denied 20 more networks", {"count": 20})
+
+    run(story())
+
+
+def test_each_piece_of_news_is_told_once_by_the_fleet() -> None:
+    """Although all workers see it, at slightly different times, and on both sides of the end of a slot."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        boundary_s = SLOT_S * (NOW_S // SLOT_S)
+        async with receiving(Receiver()) as receiver:
+            hooks = [Webhook(receiver.url, SECRET, store.is_first) for _ in range(3)]
+            for late_s, hook in enumerate(hooks):
+                await hook.start()
+                now_s = boundary_s - 1 + late_s
+                hook.limits_changed(OverridesState(9, since_s=NOW_S, actor="kim"))
+                hook.denied([entry(1)], now_s)
+                hook.alarm_begun(Alarm.ATTACK_SUSPECTED, "a flood", FLOOD, now_s)
+                hook.alarm_begun(Alarm.EMERGENCY_ENDS, "it ends", FLOOD, now_s)
+                hook.alarm_ended(Alarm.ATTACK_SUSPECTED, now_s + 300)
+                hook.alarm_ended(Alarm.EMERGENCY_ENDS, now_s + 300)
+            for hook in hooks:
+                await hook.stop()
+            told = sorted(body["type"] for body in receiver.bodies())
+            assert told == ["alarm.begun", "alarm.begun", "alarm.ended", "deny.added", "limits.changed"]
+
+    run(story())
+
+
+def test_an_alarm_that_flaps_is_told_once_and_its_end_only_after_its_beginning() -> None:
+    """Otherwise somebody is woken each time, or wonders what is over."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, SECRET, store.is_first)
+            await hook.start()
+            for at_s in (NOW_S, NOW_S + SLOT_S, NOW_S + 3 * SLOT_S):
+                hook.alarm_begun(Alarm.MEMBERS_REFUSED, "members", FLOOD, at_s)
+                hook.alarm_ended(Alarm.MEMBERS_REFUSED, at_s + 300)
+            await receiver.after(4)
+            await hook.stop()
+            texts = [body["text"] for body in receiver.bodies()]
+            assert texts == ["shieldmw: ALARM: members", "shieldmw: over: members refused"] * 2
+
+    run(story())
+
+
+def test_that_the_store_is_away_is_told_without_it() -> None:
+    """Each process for itself, since nobody knows what the others have told."""
+
+    async def away(_: str) -> bool:
+        raise StoreUnavailable("no answer")
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, SECRET, away)
+            await hook.start()
+            hook.alarm_begun(Alarm.STORE_AWAY, "no store", FLOOD, NOW_S)
+            await receiver.after(1)
+            await hook.stop()
+            assert receiver.bodies()[0]["data"] == {"alarm": "store_away"}
+
+    run(story())
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_it_is_tried_again_until_it_is_taken(status: int) -> None:
     """With the same name, so that a receiver knows it again."""
@@ -200,8 +312,9 @@ def test_it_is_tried_again_until_it_is_taken(status: int) -> None:
             hook.mode_changed(OVER)
             await receiver.after(4)
             await hook.stop()
-            names = [headers["webhook-id"] for headers, _ in receiver.requests]
-            assert names == ["shieldmw-3-emergency"] * 3 + ["shieldmw-3-normal"]
+            ids = [headers["webhook-id"] for headers, _ in receiver.requests]
+            assert [id_.rpartition("-")[0] for id_ in ids] == ["shieldmw-3-emergency"] * 3 + ["shieldmw-3-normal"]
+            assert len(set(ids)) == 2
 
     run(story())
 

@@ -415,6 +415,9 @@ function effects(preview) {
   if (comers.length) lines.push(`let in, of those who wait now: ${comers.join(", ")}`);
   if (wait.host + wait.member) lines.push(`leave ${counted(wait.host + wait.member, "member")} waiting`);
   lines.push(preview.guest_limit === "off" ? "put no limit on a guest's address" : `limit each guest's address to ${preview.guest_limit}`);
+  if (preview.guests_limit !== "off") lines.push(`limit all guests together to ${preview.guests_limit}`);
+  const refused = Math.ceil(preview.refused_at_most);
+  lines.push(refused ? `refuse up to ${counted(refused, "request")} a second of those let in now` : "refuse none of the requests let in now");
   if (preview.members_only.length) lines.push(`close to guests: ${preview.members_only.join(", ")}`);
   if (preview.closed.length) lines.push(`close to everyone: ${preview.closed.join(", ")}`);
   return lines;
@@ -709,7 +712,7 @@ function drawPreview(told) {
   fill("flip-rows", rows, () => rows.map((cells) => row(cells.map((text, place) => [text, place ? "num" : ""]))));
   const asked = Object.values(session.state.traffic.lately).reduce((sum, rate) => sum + rate.guest, 0);
   const seats = told.capacity === null ? "no limit of seats" : `${counted(told.capacity, "seat")}, of which guests may hold ${number(told.guest_seats)}`;
-  items("flip-notes", [seats, ...lines.filter((line) => /^(limit|put|close)/.test(line)), `guests make ${counted(asked, "request")} a second now`, ...(told.counted === "worker" ? ["counted on this worker only: the store is away"] : [])]);
+  items("flip-notes", [seats, ...lines.filter((line) => /^(limit|put|close|refuse)/.test(line)), `guests make ${counted(asked, "request")} a second now`, ...(told.counted === "worker" ? ["counted on this worker only: the store is away"] : [])]);
 }
 
 /** The change that restores a mode as it was, for as long as it would have lasted; null if it is over by then. */

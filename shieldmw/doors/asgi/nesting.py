@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from shieldmw.settings import Settings
 from shieldmw.settings.store_url import scheme_of
@@ -15,15 +16,16 @@ log = logging.getLogger(__name__)
 class Nesting:
     """Compares a shield with those around it, and logs the result once.
 
-    - With the same setup, the inner one steps aside: ``shieldmw serve`` wraps an app that has the middleware, or the
-      middleware was added twice.
+    - With the same setup, the inner one steps aside, and the outer one reports to the ``observers`` of both:
+      ``shieldmw serve`` wraps an app that has the middleware, or the middleware was added twice.
     - With another setup but the same buckets, both decide: skipping a stricter one would lift a limit.
     - With a store or key prefix of its own, the inner one is intended: both decide, and nothing is logged.
     """
 
-    def __init__(self, settings: Settings, authenticate: AuthenticateScope | None) -> None:
+    def __init__(self, settings: Settings, authenticate: AuthenticateScope | None, observers: list[Any]) -> None:
         self._settings = settings
         self._authenticate = authenticate
+        self._observers = observers
         self._outer: Nesting | None = None
         self._aside = False
 
@@ -32,6 +34,8 @@ class Nesting:
         if self._outer is not outer:
             same = self._authenticate is outer._authenticate and self._settings == outer._settings
             self._outer, self._aside = outer, same
+            if same:
+                outer._observers += [one for one in self._observers if one not in outer._observers]
             self._say(outer)
         return self._aside
 
@@ -43,9 +47,9 @@ class Nesting:
 
     def _say(self, outer: Nesting) -> None:
         if self._aside:
-            log.warning(
+            log.info(
                 "the app is inside a shield with the same settings already (shieldmw serve, or added twice): "
-                "the inner one steps aside"
+                "the inner one steps aside, the outer one reports to its observers"
             )
         elif self._shares_buckets(outer):
             log.warning(

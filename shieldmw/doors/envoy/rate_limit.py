@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from shieldmw.answers.rate_limit import Headers, limit_headers
 from shieldmw.answers.refusals import RefusalAnswers
 from shieldmw.core.bucket import LimitStatus
-from shieldmw.core.decision import ALLOWED, Decision, nearest
+from shieldmw.core.decision import ALLOWED, Decision, Reason, Verdict, nearest
 from shieldmw.core.limits import US_PER_S
 from shieldmw.gate.worker import Worker
 
@@ -33,10 +33,17 @@ _UNITS = {
 _LARGEST = 2**32 - 1
 
 
+_STRICTEST_FIRST = (Verdict.REFUSED, Verdict.DRY_RUN, Verdict.ALLOWED)
+
+# Counted where no descriptor means a limit.
+_UNLIMITED = Decision(Verdict.ALLOWED, Reason.UNLIMITED, None)
+
+
 class RateLimit:
     """Answers what Envoy asks about descriptors. Each is charged by itself, also beside one that is over its limit."""
 
     def __init__(self, worker: Worker, answers: RefusalAnswers) -> None:
+        self._worker = worker
         self._named_limits = worker.named_limits
         self._answers = answers
 
@@ -54,7 +61,23 @@ class RateLimit:
         ]
         # Several are asked together, so that they share a call to the store; for one a task would be a waste.
         decisions = [await questions[0]] if len(questions) == 1 else await asyncio.gather(*questions)
+        self._count(asked, decisions)
         return self._answer(decisions)
+
+    def _count(self, asked: RateLimitRequest, decisions: Sequence[Decision | None]) -> None:
+        """Count one request: by the first descriptor that refuses it, in a dry run would, or limits it.
+
+        Not a question of 0 hits, which is about requests that have not been made.
+        """
+        told = [
+            (_strictness(decision), at, decision)
+            for at, decision in enumerate(decisions)
+            if _hits(asked, asked.descriptors[at])
+        ]
+        if told:
+            _, at, decision = min(told, key=lambda one: one[:2])
+            entries = [(entry.key, entry.value) for entry in asked.descriptors[at].entries]
+            self._worker.decided(self._named_limits.facts(entries), decision or _UNLIMITED, ())
 
     def _answer(self, decisions: Sequence[Decision | None]) -> bytes:
         response = RateLimitResponse(overall_code=RateLimitResponse.OK)
@@ -81,6 +104,12 @@ def _hits(asked: RateLimitRequest, descriptor: RateLimitDescriptor) -> int:
     if descriptor.HasField("hits_addend"):
         return descriptor.hits_addend.value
     return asked.hits_addend or 1
+
+
+def _strictness(decision: Decision | None) -> int:
+    if decision is None:
+        return len(_STRICTEST_FIRST)
+    return _STRICTEST_FIRST.index(decision.verdict)
 
 
 def _describe(decision: Decision | None, status: RateLimitResponse.DescriptorStatus) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -22,12 +23,14 @@ from shieldmw.core.overrides import Overrides
 from shieldmw.core.rules import Policy, Scope, all_limits
 from shieldmw.core.seats import Capacity, Fleet
 from shieldmw.core.top import FleetTop
+from shieldmw.core.traffic import Outcome, Rates
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import SettingsError, StoreError
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
 from shieldmw.gate.limiter.limiter import Limiter
+from shieldmw.gate.metrics.fleet_decisions import FleetDecisions
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
@@ -52,10 +55,11 @@ _PROBE = Charge(Client("ip", UNKNOWN_ADDRESS, f"ip:{UNKNOWN_ADDRESS}"), Limit("p
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """The values of this ``serve``'s workers, and the state of the fleet (None if it is not known)."""
+    """The values of this ``serve``'s workers, and the state and the decisions of the fleet (each None if unknown)."""
 
     workers: Sequence[WorkerValues]
     fleet: Fleet | None
+    decided: Sequence[int] | None
 
 
 class Control:
@@ -76,6 +80,7 @@ class Control:
         *,
         load_reports: LoadReports,
         top_reports: TopReports,
+        fleet_decisions: FleetDecisions,
         workers: Callable[[], Sequence[WorkerValues]] = tuple,
     ) -> None:
         self._store = store
@@ -87,6 +92,7 @@ class Control:
         self._settings = settings
         self._load_reports = load_reports
         self._top_reports = top_reports
+        self._fleet_decisions = fleet_decisions
         self._edge_list: tuple[DenyList, EdgeList] | None = None
         self._workers = workers
         self.recent = Recent(workers, seats, load_reports)
@@ -118,7 +124,11 @@ class Control:
     async def preview(self, mode: Mode, seats: int | None, guest_share: float | None) -> Preview:
         """What a change of the mode would do now; while the store is away, as far as is known here."""
         now = self._seat_status(self._fleet(await self._load_reports.known()))
-        return Preview.of(self._limits_watch.in_force, self._seats, now, mode, seats, guest_share)
+        return Preview.of(
+            *(self._limits_watch.in_force, self._seats, now, mode, seats, guest_share),
+            before=self._mode_watch.mode,
+            let_in=self._let_in(),
+        )
 
     async def waiting_room(self) -> QueueCounters | None:
         """The counters of the waiting room; None if there are no seats to wait for."""
@@ -135,7 +145,14 @@ class Control:
 
     async def metrics(self) -> Metered:
         """The metrics as of now; while the store is away, with as much of the fleet as is known here."""
-        return Metered(self._workers(), self._fleet(await self._load_reports.known()))
+        decided = None
+        with suppress(StoreError):
+            decided = await self._fleet_decisions.of_fleet()
+        return Metered(self._workers(), self._fleet(await self._load_reports.known()), decided)
+
+    def _let_in(self) -> Rates:
+        """Requests per second that are let in, and could be refused: none in a dry run."""
+        return Rates() if self._settings.dry_run else self.recent.lately(self.recent.now())[Outcome.LET_IN]
 
     def _fleet(self, loads: Sequence[WorkerLoad]) -> Fleet | None:
         grant = self._seats.grant

@@ -66,7 +66,7 @@ class Recent:
         """Those kept, the oldest first."""
         return tuple(self._kept)
 
-    def lately(self, now: Sample) -> Mapping[Outcome, Rates]:
-        """Requests per second since a sample that is some seconds old, or the oldest one."""
-        old = [sample for sample in self._kept if now.at_s - sample.at_s >= SAMPLE_S] or list(self._kept)[:1] or [now]
+    def lately(self, now: Sample, seconds: float = SAMPLE_S) -> Mapping[Outcome, Rates]:
+        """Requests per second since a sample that is as many ``seconds`` old, or the oldest one."""
+        old = [sample for sample in self._kept if now.at_s - sample.at_s >= seconds] or list(self._kept)[:1] or [now]
         return rates(old[-1].totals, now.totals, now.at_s - old[-1].at_s)

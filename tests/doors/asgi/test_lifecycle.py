@@ -25,7 +25,7 @@ def shield_of(app: ASGIApp = ok, **settings: Any) -> ShieldMiddleware:
 
 
 # What one gate keeps going in the background, where no path is live.
-TASKS_OF_A_GATE = 13
+TASKS_OF_A_GATE = 14
 
 
 def gates(tasks: Iterable[asyncio.Task[Any]]) -> int:

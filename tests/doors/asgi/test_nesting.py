@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from doors.asgi.harness import Record, call, http_scope, run
 from doors.asgi.shields import member, ok
 from doors.asgi.test_lifecycle import Served, others, with_lifespan
 from doors.asgi.test_same_lifespan import COMPLETE
-from shieldmw import Identity, Settings, ShieldMiddleware
+from shieldmw import Identity, Mode, ModeState, Refused, Settings, ShieldMiddleware, ShieldObserver
 
 TWO = {"ip_limit": "2/day"}
 
@@ -50,6 +51,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 )
 def test_set_up_alike_only_the_outer_one_decides(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """A client has its whole limit, one pair of headers, and the log has one line however many requests come."""
+    caplog.set_level(logging.INFO)
     records = run(asked(nested(settings, settings, with_lifespan(*COMPLETE)), 3))
     limit = 3 if "authenticate" in settings else 2
     assert [record.status for record in records] == [200] * limit + [429] * (3 - limit)
@@ -130,3 +132,49 @@ def test_a_scope_that_comes_twice_is_decided_twice() -> None:
             return [await call(shield, scope) for _ in range(3)]
 
     assert [record.status for record in run(sending_again())] == [200, 200, 429]
+
+
+class Heard(ShieldObserver):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.refusals = 0
+        self.modes: list[Mode] = []
+
+    def refused(self, event: Refused) -> None:
+        self.refusals += 1
+
+    def mode_changed(self, state: ModeState) -> None:
+        self.modes.append(state.mode)
+
+
+@pytest.mark.parametrize("has_lifespan", [True, False])
+def test_observers_of_one_that_steps_aside_hear_the_outer_one(*, has_lifespan: bool) -> None:
+    """Each refusal once, however many workers start; as `shieldmw serve` does around an app that has them."""
+    inner, outer = Heard(), Heard()
+
+    async def story() -> None:
+        settings = Settings(**TWO)
+        app = with_lifespan(*COMPLETE) if has_lifespan else ok
+        shield = ShieldMiddleware(ShieldMiddleware(app, settings, observers=[inner]), settings, observers=[outer])
+        if has_lifespan:
+            for answers in ([200, 200, 429], [429]):
+                assert [record.status for record in await asked(shield, len(answers))] == answers
+        else:
+            assert [(await call(shield, http_scope())).status for _ in range(4)] == [200, 200, 429, 429]
+
+    run(story())
+    assert (inner.refusals, outer.refusals) == (2, 2)
+
+
+def test_observers_of_one_that_decides_itself_hear_it_alone() -> None:
+    """Otherwise they would be told of a refusal twice."""
+    inner, outer = Heard(), Heard()
+
+    async def story() -> None:
+        shield = ShieldMiddleware(ok, Settings(ip_limit="1/day"), observers=[inner])
+        around = ShieldMiddleware(shield, Settings(ip_limit="2/day"), observers=[outer])
+        assert [(await call(around, http_scope())).status for _ in range(3)] == [200, 429, 429]
+
+    run(story())
+    assert (inner.refusals, outer.refusals) == (1, 1)

@@ -8,9 +8,12 @@ import pytest
 
 from doors.asgi.harness import run
 from shieldmw import Settings
+from shieldmw.core.metrics import DECISIONS, cell
+from shieldmw.core.top import Kind
 from shieldmw.doors.envoy.protos.rate_limit_pb2 import RateLimitRequest, RateLimitResponse
 from shieldmw.doors.envoy.rate_limit import RateLimit
 from shieldmw.doors.envoy.server import MalformedMessage
+from shieldmw.gate.worker import Worker
 from shieldmw.store.opener import store_opener
 from shieldmw.wiring import _replies, build_worker
 
@@ -39,14 +42,19 @@ def asked(*descriptors: dict[str, str], hits: int = 0, own_hits: dict[int, int] 
 
 def told(*questions: bytes) -> list[RateLimitResponse]:
     """The answers to these questions, one after the other."""
+    return answered_by(*questions)[0]
 
-    async def telling() -> list[RateLimitResponse]:
-        settings = Settings(ip_limit="4/minute", rules=RULES)
+
+def answered_by(*questions: bytes, dry_run: bool = False) -> tuple[list[RateLimitResponse], Worker]:
+    """The same, with the worker that answered."""
+
+    async def telling() -> tuple[list[RateLimitResponse], Worker]:
+        settings = Settings(ip_limit="4/minute", rules=RULES, dry_run=dry_run)
         worker = build_worker(settings, store_opener(settings)())
         service = RateLimit(worker, _replies(settings).answers)
         await worker.start()
         try:
-            return [RateLimitResponse.FromString(await service.check(question)) for question in questions]
+            return [RateLimitResponse.FromString(await service.check(question)) for question in questions], worker
         finally:
             await worker.stop()
 
@@ -116,3 +124,29 @@ def test_what_is_no_question_is_said_to_be_none() -> None:
     """Bytes that are no RateLimitRequest."""
     with pytest.raises(MalformedMessage):
         told(b"\xff\xff")
+
+
+def counted(worker: Worker) -> dict[tuple[str, str], int]:
+    """The decisions of guests that were counted, by outcome and reason."""
+    found = {(outcome, reason): worker._decided.counts.cells[cell(DECISIONS, outcome, reason, "guest")]
+             for outcome, reason, name in DECISIONS.series if name == "guest"}  # fmt: skip
+    return {labels: int(count) for labels, count in found.items() if count}
+
+
+def test_each_question_is_counted_once() -> None:
+    """By its strictest descriptor; one about no hits is about no request."""
+    questions = [
+        *(asked(ADDRESS, SEARCH), asked(SEARCH), asked(ADDRESS, SEARCH)),  # the third is refused
+        *(asked({"generic_key": "nothing"}), asked(SEARCH, own_hits={0: 0}), asked()),
+    ]
+    _, worker = answered_by(*questions)
+    assert counted(worker) == {("allowed", "within_limits"): 2, ("allowed", "unlimited"): 1, ("refused", "quota"): 1}
+    _, requests, refusals = worker._decided.tallies(10)
+    assert (requests.total, refusals.total) == (4, 1)
+    assert refusals.of[Kind.PATH].counts == {"generic_key=search": 1}
+
+
+def test_in_a_dry_run_what_would_be_refused_is_counted_as_such() -> None:
+    """As with other doors."""
+    _, worker = answered_by(*[asked(SEARCH)] * 3, dry_run=True)
+    assert counted(worker) == {("allowed", "within_limits"): 2, ("dry_run", "quota"): 1}

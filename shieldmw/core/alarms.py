@@ -1,0 +1,128 @@
+"""Alarms worth waking somebody for: when each begins, and when it is over. Pure.
+
+The same conditions as in ``examples/prometheus/alerts.yml``. An alarm begins once its condition has held for a while,
+and is over once it has not held for longer, so that one that comes and goes is one alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .mode import Mode, ModeState
+from .seats import Audience
+from .traffic import Outcome, Rates
+
+# Guests' refused requests per second from which an attack is suspected.
+ATTACK_PER_S = 50.0
+
+# How long before the end of an emergency it is an alarm. Shorter emergencies are none.
+ENDS_SOON_S = 300.0
+
+# An alarm is over after this long without its condition.
+CALM_S = 120.0
+
+
+class Alarm(StrEnum):
+    """The alarms by name."""
+
+    MEMBERS_REFUSED = "members_refused"
+    MEMBERS_WITHOUT_SEATS = "members_without_seats"
+    ATTACK_SUSPECTED = "attack_suspected"
+    WORKERS_DISAGREE = "workers_disagree"
+    EMERGENCY_ENDS = "emergency_ends"
+    STORE_AWAY = "store_away"
+
+
+# How long its condition must hold before an alarm begins.
+HOLDS_S: Mapping[Alarm, float] = {
+    Alarm.MEMBERS_REFUSED: 60.0,
+    Alarm.MEMBERS_WITHOUT_SEATS: 60.0,
+    Alarm.ATTACK_SUSPECTED: 120.0,
+    Alarm.WORKERS_DISAGREE: 15.0,
+    Alarm.EMERGENCY_ENDS: 0.0,
+    Alarm.STORE_AWAY: 30.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a worker sees at ``now_s`` (Unix seconds by the store's clock).
+
+    ``rates``: requests per second in the last minute. ``seats`` None means no limit. ``versions``: of the modes that
+    the fleet's workers follow, empty if unknown. ``is_store_up`` is False if any worker of this host lacks the store.
+    """
+
+    now_s: float
+    mode: ModeState
+    rates: Mapping[Outcome, Rates]
+    demand: Audience
+    seats: int | None
+    versions: Collection[int]
+    is_store_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An alarm whose condition has held since ``since_s``, and was last seen to hold at ``seen_s``."""
+
+    since_s: float
+    seen_s: float
+    has_begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The alarms that are watched now, and those that have just begun or ended."""
+
+    watched: Mapping[Alarm, Watched]
+    begun: tuple[Alarm, ...] = ()
+    ended: tuple[Alarm, ...] = ()
+
+
+def conditions(sight: Sight) -> dict[Alarm, str]:
+    """The alarms whose conditions hold, each in words."""
+    found = {}
+    turned_away = sight.rates[Outcome.SENT_AWAY].favoured + sight.rates[Outcome.OVERLOAD].favoured
+    if turned_away > 0:
+        found[Alarm.MEMBERS_REFUSED] = f"members are turned away, {turned_away:,.1f} requests a second"
+    if sight.seats is not None and sight.demand.favoured > sight.seats:
+        wanting = f"{sight.demand.favoured:,} hosts and members want one of {sight.seats:,} seats"
+        found[Alarm.MEMBERS_WITHOUT_SEATS] = wanting
+    refused = sum(rate.guests for outcome, rate in sight.rates.items() if outcome is not Outcome.LET_IN)
+    let_in = sight.rates[Outcome.LET_IN]
+    if refused > max(ATTACK_PER_S, let_in.favoured + let_in.guests):
+        found[Alarm.ATTACK_SUSPECTED] = f"more requests are refused than let in, {refused:,.0f} of guests a second"
+    if len(set(sight.versions)) > 1:
+        found[Alarm.WORKERS_DISAGREE] = "workers do not follow the same version of the mode"
+    if _ends_soon(sight.mode, sight.now_s):
+        found[Alarm.EMERGENCY_ENDS] = "the emergency ends by itself within five minutes"
+    if not sight.is_store_up:
+        found[Alarm.STORE_AWAY] = "a worker cannot reach the store, and decides by SHIELD_ON_REDIS_FAILURE"
+    return found
+
+
+def _ends_soon(state: ModeState, now_s: float) -> bool:
+    if state.mode is Mode.NORMAL or state.until_s is None or state.until_s - state.since_s <= ENDS_SOON_S:
+        return False
+    return 0 < state.until_s - now_s <= ENDS_SOON_S
+
+
+def step(before: Mapping[Alarm, Watched], holding: Collection[Alarm], now_s: float) -> Step:
+    """What follows from the alarms watched before and those whose conditions hold now."""
+    watched, begun, ended = {}, [], []
+    for alarm in Alarm:
+        known = before.get(alarm)
+        if alarm in holding:
+            since_s = now_s if known is None else known.since_s
+            has_begun = now_s - since_s >= HOLDS_S[alarm]
+            if has_begun and not (known and known.has_begun):
+                begun.append(alarm)
+            watched[alarm] = Watched(since_s, now_s, has_begun)
+        elif known is not None and known.has_begun:
+            if now_s - known.seen_s < CALM_S:
+                watched[alarm] = known
+            else:
+                ended.append(alarm)
+    return Step(watched, tuple(begun), tuple(ended))
