@@ -129,6 +129,8 @@ def test_a_goodbye_that_fails_gives_the_seat_back_though_the_app_does_not_obey()
         listener.stream.leave()
         await asyncio.wait([task], timeout=5)
         assert listener.given_back == 1
+        with pytest.raises(RuntimeError, match="complete already"):  # looked at here: no later test hears of it
+            task.result()
 
     run(story)
 
