@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shieldmw.core.seats import Audience
-from shieldmw.core.traffic import Outcome, Rates, Totals, rates, totals
+from shieldmw.core.traffic import Outcome, Rates, Totals, rate, rates, seatless, totals
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.refresher import Refresher
 from shieldmw.gate.seats.seats import Seats
@@ -19,8 +19,9 @@ SAMPLES = 180
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The state at ``at_s`` (Unix seconds by the store's clock). ``totals`` are those of this ``serve``'s workers, the
-    listeners those of the fleet; ``seats`` None means no limit."""
+    """The state at ``at_s`` (Unix seconds by the store's clock). ``totals`` are those of this ``serve``'s workers, and
+    ``seatless`` those among them that were refused for want of a seat; the listeners are those of the fleet; ``seats``
+    None means no limit."""
 
     at_s: float
     workers: int
@@ -28,6 +29,7 @@ class Sample:
     present: Audience
     demand: Audience
     seats: int | None
+    seatless: Audience
 
 
 class Recent:
@@ -55,6 +57,7 @@ class Recent:
             present,
             present if grant is None else grant.demand,
             None if capacity is None else capacity.seats,
+            seatless(worker.cells for worker in workers),
         )
 
     def samples(self) -> Sequence[Sample]:
@@ -63,5 +66,14 @@ class Recent:
 
     def lately(self, now: Sample, seconds: float = SAMPLE_S) -> Mapping[Outcome, Rates]:
         """Requests per second since a sample that is as many ``seconds`` old, or the oldest one."""
+        old = self._before(now, seconds)
+        return rates(old.totals, now.totals, now.at_s - old.at_s)
+
+    def for_a_seat(self, now: Sample) -> Rates:
+        """Those refused for want of a seat."""
+        old = self._before(now, SAMPLE_S)
+        return rate(old.seatless, now.seatless, now.at_s - old.at_s)
+
+    def _before(self, now: Sample, seconds: float) -> Sample:
         old = [sample for sample in self._kept if now.at_s - sample.at_s >= seconds] or list(self._kept)[:1] or [now]
-        return rates(old[-1].totals, now.totals, now.at_s - old[-1].at_s)
+        return old[-1]
