@@ -82,32 +82,40 @@ def _watch(client: AdminClient, count: int, console: Console) -> None:
 def _screen(client: AdminClient, count: int) -> Group:
     status, found = client.status(), client.top(count)
     lines = [Text(f"{label:<8}{harmless(text)}") for label, text in status_lines(status, client.place)]
-    tables = [_table(title, found[kind]) for kind, title in _TITLES.items() if found[kind]]
+    tables = [_table(title, found[kind], found["seconds"]) for kind, title in _TITLES.items() if found[kind]]
     return Group(*lines, Text(f"{'busy':<8}{_totals(found)}"), *tables)
 
 
 def _totals(found: Top) -> str:
     share = f", {found['refused'] / found['requests']:.0%}" if found["requests"] else ""
     workers = counted(found["workers"], "worker")
+    a_second = _rate(found["requests"], found["seconds"])
     return (
-        f"{found['requests']:,} requests in {found['seconds']:.0f} s on {workers}, {found['refused']:,} refused{share}"
+        f"{found['requests']:,} requests in {found['seconds']:.0f} s ({a_second} a second) on {workers}, "
+        f"{found['refused']:,} refused{share}"
     )
 
 
-def _table(title: str, entries: Sequence[Mapping[str, Any]]) -> Table:
+def _rate(requests: int, seconds: float) -> str:
+    return f"{requests / seconds:,.1f}" if seconds else "0.0"
+
+
+def _table(title: str, entries: Sequence[Mapping[str, Any]], seconds: float) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(title, no_wrap=True, overflow="ellipsis", min_width=30, max_width=LONGEST_NAME)
     table.add_column("requests", justify="right")
-    table.add_column("refused", justify="right")
+    table.add_column("a second", justify="right")
+    counts = [of for of in ("requests", "refused") if of in entries[0]]
+    if "refused" in counts:
+        table.add_column("refused", justify="right")
     for entry in entries:
+        requests, *refused = [_number(entry, of) for of in counts]
         name = Text(harmless(entry["name"]) or "(none)")
-        table.add_row(name, _number(entry, "requests"), _number(entry, "refused"))
+        table.add_row(name, requests, _rate(entry["requests"], seconds), *refused)
     return table
 
 
 def _number(entry: Mapping[str, Any], of: str) -> str:
     """The least, and the most if that is another number."""
-    if of not in entry:
-        return ""
     least, most = entry[of], entry[f"{of}_at_most"]
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"

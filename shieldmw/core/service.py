@@ -33,22 +33,24 @@ class Service:
 def service(seated: Audience, demand: Audience, let_in_per_s: float, refused_per_s: float) -> Service:
     """How hosts and members are served: the smaller one of the parts that have a seat and whose requests are let in.
 
+    A listener without a seat asks again and again: it counts once, in the first part.
+
     Args:
         seated: listeners with a seat.
         demand: those, and listeners who lately found none.
         let_in_per_s: requests of hosts and members that were let in.
-        refused_per_s: those that were refused, whatever the reason.
+        refused_per_s: those that were refused, but not for want of a seat.
     """
     unseated = max(0, demand.favoured - seated.favoured)
-    parts, reasons = [], []
+    parts: list[tuple[float, str]] = []
     if asked := seated.favoured + unseated:
-        parts.append(seated.favoured / asked)
-        reasons.append(f"{counted(unseated, 'member')} without a seat" if unseated else "every member has a seat")
+        without = f"{counted(unseated, 'member')} without a seat" if unseated else "every member has a seat"
+        parts.append((seated.favoured / asked, without))
     if offered := let_in_per_s + refused_per_s:
-        parts.append(let_in_per_s / offered)
         refused = f"{refused_per_s:,.1f} requests of members a second are refused"
-        reasons.append(refused if refused_per_s else "no member is refused")
+        parts.append((let_in_per_s / offered, refused if refused_per_s else "no member is refused"))
     if not parts:
         return Service(Served.IDLE, None, "no member asks for anything at the moment")
-    part = min(parts)
-    return Service(Served.YES if part >= ENOUGH else Served.NO, int(part * 1000) / 10, "; ".join(reasons))
+    parts.sort(key=lambda one: one[0])
+    part, why = parts[0][0], "; ".join(reason for _, reason in parts)
+    return Service(Served.YES if part >= ENOUGH else Served.NO, int(part * 1000) / 10, why)

@@ -57,6 +57,15 @@ def totals(workers: Iterable[Sequence[float]]) -> Totals:
     }
 
 
+_FOR_A_SEAT = tuple(cell(DECISIONS, Verdict.REFUSED, Reason.NO_SEAT, name) for name in ListenerClass)
+
+
+def seatless(workers: Iterable[Sequence[float]]) -> Audience:
+    """The requests that all workers have refused for want of a seat: part of those that were sent away."""
+    workers = tuple(workers)
+    return Audience(*(sum(int(cells[at]) for cells in workers) for at in _FOR_A_SEAT))
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
     """Requests of one outcome per second, by class."""
@@ -73,10 +82,12 @@ class Rates:
 
 def rates(before: Totals, now: Totals, seconds: float) -> Mapping[Outcome, Rates]:
     """The requests per second between two totals; none if no time has passed."""
+    return {outcome: rate(before[outcome], now[outcome], seconds) for outcome in Outcome}
+
+
+def rate(before: Audience, now: Audience, seconds: float) -> Rates:
+    """The same for one outcome."""
     if seconds <= 0:
-        return dict.fromkeys(Outcome, Rates())
-    return {outcome: _rates(now[outcome] - before[outcome], seconds) for outcome in Outcome}
-
-
-def _rates(more: Audience, seconds: float) -> Rates:
+        return Rates()
+    more = now - before
     return Rates(*(max(0, count) / seconds for count in (more.hosts, more.members, more.guests)))

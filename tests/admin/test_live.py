@@ -151,8 +151,28 @@ def test_requests_of_hosts_and_members_are_added_before_they_are_rounded() -> No
         assert (await Operator(app).get("/status")).status_code == 200
         assert app._worker is not None
         few = dict.fromkeys(Outcome, Rates(hosts=0.04, members=0.04, guests=9.0))
-        members = Members.of(await app._worker.control.status(), few)
+        status = await app._worker.control.status()
+        members = Members.of(status, few, Rates())
         assert (members.served, members.let_in, members.refused) == (Served.NO, 0.1, 0.3)
+
+    run(work)
+
+
+def test_members_who_ask_for_a_seat_again_count_as_members_without_a_seat() -> None:
+    """Where all others listen, and send no requests, the only ones that come are refused: yet most are served."""
+
+    async def work() -> None:
+        app = shielded()
+        assert (await Operator(app).get("/status")).status_code == 200
+        assert app._worker is not None
+        status = await app._worker.control.status()
+        seats = replace(status.seats, present=Audience(0, 198, 0), demand=Audience(0, 200, 0))
+        retries = {**dict.fromkeys(Outcome, Rates()), Outcome.SENT_AWAY: Rates(members=0.4)}
+        members = Members.of(replace(status, seats=seats), retries, Rates(members=0.4))
+        assert (members.served, members.percent, members.refused) == (Served.YES, 99.0, 0.4)
+        assert members.why == "2 members without a seat"
+        others = Members.of(replace(status, seats=seats), retries, Rates())
+        assert (others.served, others.percent) == (Served.NO, 0.0)
 
     run(work)
 

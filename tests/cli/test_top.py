@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from io import StringIO
 
 import httpx
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -21,6 +23,7 @@ from starlette.routing import Route
 from cli.test_mode import ADMIN, VIEW, served
 from shieldmw import Settings, ShieldMiddleware
 from shieldmw.cli import main
+from shieldmw.cli.top import _table, _totals
 
 
 @pytest.fixture
@@ -48,10 +51,24 @@ def test_it_shows_the_mode_and_the_busiest(url: str) -> None:
     lines = [line.split() for line in ran.stdout.splitlines()]
     assert ["now", "normal", "(never", "switched)"] in lines
     assert any(line[:3] == ["busy", "5", "requests"] and line[-3:] == ["1", "refused,", "20%"] for line in lines)
-    assert ["203.0.113.7/32", "5", "1"] in lines
-    assert ["203.0.113.0/24", "5", "1"] in lines
-    assert ["/feed", "3", "0"] in lines
-    assert ["/login", "1", "1"] in lines
+    without_rates = [[*words[:2], *words[3:]] for words in lines]
+    assert ["203.0.113.7/32", "5", "1"] in without_rates
+    assert ["203.0.113.0/24", "5", "1"] in without_rates
+    assert ["/feed", "3", "0"] in without_rates
+    assert ["/login", "1", "1"] in without_rates
+
+
+def test_it_shows_how_many_there_are_a_second() -> None:
+    """By the time that was counted; refusals are not counted by user agent, so that table does not name them."""
+    busy = {"name": "x", "requests": 300, "requests_at_most": 300}
+    path = {**busy, "refused": 30, "refused_at_most": 31}
+    found = {"seconds": 60.0, "workers": 2, "requests": 600, "refused": 60}
+    assert _totals(found) == "600 requests in 60 s (10.0 a second) on 2 workers, 60 refused, 10%"
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(_table("Paths", [path], 60.0), _table("User agents", [busy], 60.0))
+    shown = [line.split() for line in console.export_text().splitlines()]
+    assert shown == [["Paths", "requests", "a", "second", "refused"], ["x", "300", "5.0", "30", "to", "31"],
+                     ["User", "agents", "requests", "a", "second"], ["x", "300", "5.0"]]  # fmt: skip
 
 
 def test_what_clients_wrote_is_inert(url: str) -> None:

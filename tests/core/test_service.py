@@ -39,4 +39,6 @@ def test_it_says_why() -> None:
     """In words, with numbers."""
     told = service(Audience(0, 1, 0), Audience(0, 3, 0), 10.0, 2.5)
     assert told.why == "2 members without a seat; 2.5 requests of members a second are refused"
+    told = service(Audience(0, 1, 0), Audience(0, 1, 0), 10.0, 2.5)
+    assert told.why == "2.5 requests of members a second are refused; every member has a seat", "what is wrong first"
     assert service(Audience(0, 1, 0), Audience(0, 1, 0), 10.0, 0).why == "every member has a seat; no member is refused"

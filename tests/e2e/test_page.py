@@ -391,8 +391,14 @@ def test_a_network_is_denied_and_let_in_again(page: Page, server: HttpServer, op
     says(page, "#deny-note", "cidr")
     page.fill("#deny-cidr", "127.0.0.0/8")
     page.click("#deny")
-    says(page, "#deny-note", "contains your own address")
+    says(page, "#deny-note", "contains your own address, 127.0.0.1. Nothing was denied.")  # as if it was cancelled
     assert operator.get("deny").json()["entries"] == []
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.fill("#deny-cidr", "127.0.0.0/30")
+    page.click("#deny")
+    says(page, "#deny-note", "Denied 127.0.0.0/30")
+    page.click("#deny-undo")
+    says(page, "#deny-note", "no longer denied")
 
 
 def test_lifting_can_be_undone(page: Page, operator: httpx.Client) -> None:

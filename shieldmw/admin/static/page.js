@@ -331,14 +331,14 @@ function drawVerdict({ members, status }) {
   write("served-sign", sign);
   write("served-word", word);
   write("served-number", members.percent === null ? "" : percent(members.percent));
-  const why = members.why;
-  write("served-why", why.charAt(0).toUpperCase() + why.slice(1) + ".");
+  const why = `${members.why.charAt(0).toUpperCase()}${members.why.slice(1)}.`;
+  write("served-why", why);
   drawFacts(status, members);
   const mode = status.mode === "emergency" ? `EMERGENCY ${span(status.seconds_left)}` : "normal";
   const served = { yes: "members served", no: "members NOT served", idle: "no member asks" }[members.served];
   document.title = `${sign} ${mode} · ${served}`;
   icon(status.mode === "emergency" ? "E" : sign, colour, status.mode === "emergency");
-  if (before && before !== word) say(`Are members being served? ${word}. ${why}.`);
+  if (before && before !== word) say(`Are members being served? ${word}. ${why}`);
 }
 
 function drawFacts({ seats, demand }, members) {
@@ -799,12 +799,24 @@ async function deny(event) {
   const body = { for_seconds: Math.round(Number(el("deny-minutes").value) * 60), reason: el("deny-reason").value.trim() };
   if (!/^[0-9A-Fa-f:.]+(\/\d{1,3})?$/.test(cidr)) return denied(`“${cidr}” is no network: write it like 203.0.113.0/24.`);
   try {
-    const entry = await ask("PUT", `deny/${cidr}`, body);
+    const entry = await putDeny(cidr, body);
     denied(`Denied ${entry.cidr} for ${span(body.for_seconds)}, on every worker.`, () => ask("DELETE", `deny/${entry.cidr}`), `${entry.cidr} is no longer denied.`);
     el("deny-form").reset();
     el("deny-cidr").focus();
   } catch (error) {
-    denied(error.message.replace(/ To deny it all the same:.*/, " The page does not deny that."));
+    denied(error.message);
+  }
+}
+
+/** Deny a network; if it contains the operator's own address, only once that is confirmed. */
+async function putDeny(cidr, body) {
+  try {
+    return await ask("PUT", `deny/${cidr}`, body);
+  } catch (error) {
+    const told = error.message.replace(/ To deny it all the same:.*/, "");
+    if (told === error.message) throw error;
+    if (!confirm(`${told} You may be locked out until it ends. Deny it all the same?`)) throw new Error(`${told} Nothing was denied.`);
+    return ask("PUT", `deny/${cidr}`, { ...body, force: true });
   }
 }
 
@@ -813,7 +825,7 @@ async function undeny(entry) {
     await ask("DELETE", `deny/${entry.cidr}`);
     const seconds = Math.min(entry.seconds_left, Math.floor(entry.until - storeNow()));
     const left = { for_seconds: Math.max(1, seconds), reason: entry.reason };
-    denied(`${entry.cidr} is no longer denied.`, () => ask("PUT", `deny/${entry.cidr}`, left), `Denied ${entry.cidr} again.`);
+    denied(`${entry.cidr} is no longer denied.`, () => putDeny(entry.cidr, left), `Denied ${entry.cidr} again.`);
   } catch (error) {
     denied(error.message);
   }

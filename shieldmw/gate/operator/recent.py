@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shieldmw.core.load import unseated
 from shieldmw.core.seats import NOBODY, Audience
-from shieldmw.core.traffic import Outcome, Rates, Totals, rates, totals
+from shieldmw.core.traffic import Outcome, Rates, Totals, rate, rates, seatless, totals
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.refresher import Refresher
@@ -21,8 +21,9 @@ SAMPLES = 180
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The state at ``at_s`` (Unix seconds by the store's clock). ``totals`` are those of this ``serve``'s workers, the
-    listeners those of the fleet; ``seats`` None means no limit."""
+    """The state at ``at_s`` (Unix seconds by the store's clock). ``totals`` are those of this ``serve``'s workers, and
+    ``seatless`` those among them that were refused for want of a seat; the listeners are those of the fleet; ``seats``
+    None means no limit."""
 
     at_s: float
     workers: int
@@ -30,6 +31,7 @@ class Sample:
     present: Audience
     demand: Audience
     seats: int | None
+    seatless: Audience
 
 
 class Recent:
@@ -60,6 +62,7 @@ class Recent:
             present,
             present + self._unseated,
             None if capacity is None else capacity.seats,
+            seatless(worker.cells for worker in workers),
         )
 
     def samples(self) -> Sequence[Sample]:
@@ -68,5 +71,14 @@ class Recent:
 
     def lately(self, now: Sample, seconds: float = SAMPLE_S) -> Mapping[Outcome, Rates]:
         """Requests per second since a sample that is as many ``seconds`` old, or the oldest one."""
+        old = self._before(now, seconds)
+        return rates(old.totals, now.totals, now.at_s - old.at_s)
+
+    def for_a_seat(self, now: Sample) -> Rates:
+        """Those refused for want of a seat."""
+        old = self._before(now, SAMPLE_S)
+        return rate(old.seatless, now.seatless, now.at_s - old.at_s)
+
+    def _before(self, now: Sample, seconds: float) -> Sample:
         old = [sample for sample in self._kept if now.at_s - sample.at_s >= seconds] or list(self._kept)[:1] or [now]
-        return rates(old[-1].totals, now.totals, now.at_s - old[-1].at_s)
+        return old[-1]

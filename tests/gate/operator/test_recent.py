@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gate.doubles import LoopClock, clock_of, facts, memory_store, pass_time, run
-from shieldmw import Settings
-from shieldmw.core.decision import Decision
+from shieldmw import Identity, ListenerClass, Settings
+from shieldmw.core.decision import Decision, Reason, Verdict
 from shieldmw.core.traffic import Outcome
 from shieldmw.gate.operator.recent import SAMPLE_S, SAMPLES
 from shieldmw.wiring import build_desk, build_worker
@@ -66,5 +66,25 @@ def test_the_desk_samples_as_well() -> None:
         await desk.start()
         assert len(desk.control.recent.samples()) == 1
         await desk.stop()
+
+    run(story())
+
+
+def test_refusals_for_want_of_a_seat_are_told_apart() -> None:
+    """They are part of those that were sent away."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        worker = build_worker(Settings(redis_url="memory://"), memory_store(clock), clock_of(clock.s))
+        await worker.start()
+        await pass_time(60.0)
+        for reason in (Reason.NO_SEAT, Reason.STORE_CLOSED, Reason.QUOTA):
+            worker.counts.decided(Decision(Verdict.REFUSED, reason, None, Identity("kim", ListenerClass.MEMBER)))
+        await pass_time(2.0)
+        now = worker.control.recent.now()
+        sent_away = worker.control.recent.lately(now)[Outcome.SENT_AWAY].members
+        for_a_seat = worker.control.recent.for_a_seat(now).members
+        assert 0 < for_a_seat == sent_away / 2
+        await worker.stop()
 
     run(story())
