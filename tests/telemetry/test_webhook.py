@@ -24,8 +24,8 @@ from shieldmw.telemetry import webhook
 from shieldmw.telemetry.webhook import ATTEMPTS, MOST_WAITING, Webhook
 
 SECRET = "the secret of the receiver"
-FLOOD = ModeState(3, Mode.EMERGENCY, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", 50_000, 0.1)
-OVER = ModeState(4, Mode.NORMAL, 1_700_000_900.0, None, "admin (kim)", "over")
+FLOOD = ModeState(3, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", Mode.EMERGENCY, 50_000, 0.1)
+OVER = ModeState(4, 1_700_000_900.0, None, "admin (kim)", "over")
 LIMIT_S = 30
 
 
