@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from .versioned import SHIELD, VersionedState
+
 
 class Mode(StrEnum):
     """The way the fleet admits clients: everyone within limits, or verified listeners first."""
@@ -15,8 +17,8 @@ class Mode(StrEnum):
     __hash__ = str.__hash__  # as fast as that of a string
 
 
-# Actor and reason of changes that the shield makes by itself, when an end time has come.
-SHIELD, ENDED = "shieldmw", "its end time has come"
+# Reason of the change with which the shield ends an emergency.
+ENDED = "its end time has come"
 
 # Longest time for which an operator can declare an emergency, since it may be forgotten.
 LONGEST_S = 7 * 86_400
@@ -46,24 +48,16 @@ class ModeChange:
 
 
 @dataclass(frozen=True, slots=True)
-class ModeState:
-    """The mode in force, with its version. Times are Unix seconds by the store's clock.
+class ModeState(VersionedState):
+    """The mode in force."""
 
-    A higher version always wins, so a fleet can restore what its store has lost.
-    """
-
-    version: int = 0
     mode: Mode = Mode.NORMAL
-    since_s: float = 0.0
-    until_s: float | None = None
-    actor: str = ""
-    reason: str = ""
     capacity: int | None = None
     guest_share: float | None = None
 
-    def is_over(self, now_s: float) -> bool:
-        """Whether its end time has passed."""
-        return self.until_s is not None and now_s >= self.until_s
+    def __str__(self) -> str:
+        """In a word, for the audit log."""
+        return self.mode
 
     def at(self, now_s: float) -> Mode:
         """The mode at a time: an emergency ends by itself."""
@@ -73,4 +67,4 @@ class ModeState:
         """What follows an emergency that has ended by itself: the state that the fleet will agree on, with the
         version of the emergency until then."""
         assert self.until_s is not None
-        return ModeState(self.version, Mode.NORMAL, self.until_s, None, SHIELD, ENDED)
+        return ModeState(self.version, self.until_s, None, SHIELD, ENDED)

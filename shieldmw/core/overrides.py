@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from .versioned import VersionedState
+
 Value = str | int | float
 
 
@@ -47,6 +49,9 @@ class Overrides:
 
 NOTHING = Overrides()
 
+# Reason of the change with which the shield ends overrides.
+ENDED = "their end time has come"
+
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
@@ -76,19 +81,15 @@ class OverridesChange:
 
 
 @dataclass(frozen=True, slots=True)
-class OverridesState:
-    """The last change, with its version. Times are Unix seconds by the store's clock.
+class OverridesState(VersionedState):
+    """The last change."""
 
-    A higher version always wins, so a fleet can restore what its store has lost.
-    """
-
-    version: int = 0
     overrides: Overrides = NOTHING
-    since_s: float = 0.0
-    until_s: float | None = None
-    actor: str = ""
-    reason: str = ""
     before: Earlier = field(default_factory=Earlier)
+
+    def __str__(self) -> str:
+        """In one line, for the audit log."""
+        return str(self.overrides)
 
     def at(self, now_s: float) -> Overrides:
         """The overrides at a time: they end by themselves."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from secrets import randbits
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
 from shieldmw.core.bucket import Outcome, TakeRequest
@@ -17,8 +16,6 @@ from shieldmw.core.debts import Debt
 from shieldmw.core.deny import DenyEntry, DenyList, Index, add_to_index
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
-from shieldmw.core.mode import ModeChange, ModeState
-from shieldmw.core.overrides import OverridesChange, OverridesState
 from shieldmw.core.portion import Portion, PortionRequest
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report
 from shieldmw.core.top import TopReport
@@ -29,7 +26,7 @@ from . import records, scripts, slots
 from .counted import Called, counted
 from .keys import KEEP_MS, Keys, Names
 from .mirror import LOGGED, MOST_FIELDS, Mirror, new_version
-from .port import AUDIT_LENGTH, AuditEntry, StoredLimits, StoredMode
+from .port import AUDIT_LENGTH, AuditEntry, C, Document, S, Stored
 from .redis.calls import Calls
 
 # Tolerance for the store's clock as known to a process that only reads: on a busy machine answers arrive late.
@@ -229,95 +226,35 @@ class RedisStore:
         reply = await self._run("change", keys, (*arguments, len(drop), *drop, *put))
         return scripts.whole_numbers("change", [reply], 1)[0]
 
-    # --- the mode
+    # --- documents: the mode and the limits
 
-    async def mode(self) -> StoredMode:
-        """The stored mode."""
-        stored, epoch = _mode(*await self._run_mode(self._names.mode, "read"))
-        if not epoch:
-            # The store is empty. Only then is the epoch written: regular reads must not cost writes.
-            key = self._names.mode
-            with suppress(NotApplied):  # the server's memory is full: the mode can be read nevertheless
-                *_, epoch = await self.redis.transaction(
-                    ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
-                )
-        return replace(stored, epoch=records.mark(epoch) if epoch else None)
-
-    async def look(self) -> StoredMode:
-        """The stored mode, without writing an epoch."""
-        stored, _ = _mode(*await self._run_mode(self._names.mode, "read"))
+    async def document(self, kind: Document[C, S]) -> Stored[S]:
+        """The stored document."""
+        _, stored = await self._run_mode(kind, "read")
         return stored
 
-    async def set_mode(
-        self, change: ModeChange, *, was: ModeState, expected_version: int | None
-    ) -> tuple[bool, StoredMode]:
-        """Change the mode, unless its version is not the expected one."""
-        audit = AuditEntry(0, change.actor, "mode", was.mode, str(change), change.reason)
-        changed, *kept = await self._run_mode(
-            self._names.mode,
-            "set",
-            -1 if expected_version is None else expected_version,
-            was.version,
-            int((change.for_s or 0) * 1_000_000),
-            0,
-            records.mode_text(change),
-            audit,
-        )
-        return changed == 1, _mode(changed, *kept)[0]
+    async def set_document(
+        self, kind: Document[C, S], change: C, *, was: S, expected_version: int | None
+    ) -> tuple[bool, Stored[S]]:
+        """Change a document, unless its version is not the expected one."""
+        asked = -1 if expected_version is None else expected_version
+        for_us = int((change.for_s or 0) * 1_000_000)
+        audit = AuditEntry(0, change.actor, kind.name, str(was), str(change), change.reason)
+        return await self._run_mode(kind, "set", asked, was.version, for_us, 0, kind.text(change), audit)
 
-    async def restore_mode(self, state: ModeState) -> StoredMode:
-        """Restore the mode if the store has lost it."""
-        change = ModeChange(state.mode, state.actor, state.reason, None, state.capacity, state.guest_share)
+    async def restore_document(self, kind: Document[C, S], state: S) -> Stored[S]:
+        """Restore a document if the store has lost it."""
         why = f"the store had lost version {state.version}, which is in force"
-        audit = AuditEntry(0, "shieldmw", "mode", "", state.mode, why)
+        audit = AuditEntry(0, "shieldmw", kind.name, "", str(state), why)
         until_us, since_us = int((state.until_s or 0) * 1_000_000), int(state.since_s * 1_000_000)
-        data = records.mode_text(change)
-        kept = await self._run_mode(
-            self._names.mode, "restore", state.version, state.version, until_us, since_us, data, audit
+        _, stored = await self._run_mode(
+            kind, "restore", state.version, state.version, until_us, since_us, kind.text(state), audit
         )
-        return _mode(*kept)[0]
-
-    # --- limits
-
-    async def limits(self) -> StoredLimits:
-        """The stored overrides of limits."""
-        return _limits(*await self._run_mode(self._names.limits, "read"))
-
-    async def set_limits(
-        self, change: OverridesChange, *, was: OverridesState, expected_version: int | None
-    ) -> tuple[bool, StoredLimits]:
-        """Change the overrides, unless their version is not the expected one."""
-        before = str(change.before.overrides)
-        changed, *kept = await self._run_mode(
-            self._names.limits,
-            "set",
-            -1 if expected_version is None else expected_version,
-            was.version,
-            int((change.for_s or 0) * 1_000_000),
-            0,
-            records.limits_text(change.overrides, change.actor, change.reason, change.before),
-            AuditEntry(0, change.actor, "limits", before, str(change), change.reason),
-        )
-        return changed == 1, _limits(changed, *kept)
-
-    async def restore_limits(self, state: OverridesState) -> StoredLimits:
-        """Restore the overrides if the store has lost them."""
-        why = f"the store had lost version {state.version}, which is in force"
-        kept = await self._run_mode(
-            self._names.limits,
-            "restore",
-            state.version,
-            state.version,
-            int((state.until_s or 0) * 1_000_000),
-            int(state.since_s * 1_000_000),
-            records.limits_text(state.overrides, state.actor, state.reason, state.before),
-            AuditEntry(0, "shieldmw", "limits", "", str(state.overrides), why),
-        )
-        return _limits(*kept)
+        return stored
 
     async def _run_mode(
         self,
-        key: str,
+        kind: Document[C, S],
         what: str,
         asked: int = 0,
         known: int = 0,
@@ -325,13 +262,13 @@ class RedisStore:
         since: int = 0,
         data: str = "",
         audit: AuditEntry | None = None,
-    ) -> Sequence[Any]:
-        """Run ``mode.lua`` on the mode or the limits; returns its reply."""
+    ) -> tuple[bool, Stored[S]]:
+        """Run ``mode.lua`` on a document; returns whether it changed, and what it is now."""
         names = self._names
+        key = names.mode if kind.name == "mode" else names.limits
         audit_text = "" if audit is None else records.audit_text(audit)
         arguments = (what, asked, known, ends, since, data, audit_text, names.changes, KEEP_MS, AUDIT_LENGTH)
-        announced = key.rpartition(":")[2]
-        reply = await self._run("mode", (key, names.audit), (*arguments, announced))
+        reply = await self._run("mode", (key, names.audit), (*arguments, kind.name))
         if not isinstance(reply, list) or len(reply) != 7 or any(type(text) is not bytes for text in reply[5:]):
             raise StoreError(f"mode.lua returned {reply!r:.200}: expected five whole numbers, data and epoch")
         if reply[0] == LAST_VERSION:
@@ -339,7 +276,17 @@ class RedisStore:
                 f"{key} has version {reply[1]}, which somebody else wrote, and there can be no later one: "
                 "delete the key, and restart all workers together"
             )
-        return [*scripts.whole_numbers("mode", reply[:5], 5), *reply[5:]]
+        changed, *numbers = scripts.whole_numbers("mode", reply[:5], 5)
+        return changed == 1, records.parse_document(kind, numbers, *reply[5:])
+
+    async def begin_epoch(self) -> int | None:
+        """Begin an epoch if there is none; None if the server's memory is full."""
+        key, epoch = self._names.mode, None
+        with suppress(NotApplied):
+            *_, epoch = await self.redis.transaction(
+                ("HSETNX", key, "epoch", randbits(52)), ("PEXPIRE", key, KEEP_MS), ("HGET", key, "epoch")
+            )
+        return records.mark(epoch) if epoch else None
 
     async def audit(self, count: int) -> list[AuditEntry]:
         """The last changes, newest first."""
@@ -440,20 +387,6 @@ class RedisStore:
     async def aclose(self) -> None:
         """Close all connections; a later call opens new ones."""
         await self.redis.aclose()
-
-
-def _mode(
-    _changed: int, version: int, since_us: int, until_us: int, now_us: int, data: bytes, epoch: bytes
-) -> tuple[StoredMode, bytes]:
-    """The mode in a reply of ``mode.lua``, and the stored epoch."""
-    return records.parse_mode(version, since_us, until_us, now_us, data), epoch
-
-
-def _limits(
-    _changed: int, version: int, since_us: int, until_us: int, now_us: int, data: bytes, _epoch: bytes
-) -> StoredLimits:
-    """The overrides of limits in a reply of ``mode.lua``."""
-    return records.parse_limits(version, since_us, until_us, now_us, data)
 
 
 def _values(info: bytes) -> Mapping[str, str]:

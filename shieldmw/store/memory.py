@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from shieldmw.core import bucket
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable, derive_digest_key
@@ -18,14 +19,12 @@ from shieldmw.core.debts import Debt, deepest_us, settled_us
 from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.lease import Unspent
 from shieldmw.core.load import WorkerLoad
-from shieldmw.core.mode import ModeChange, ModeState
-from shieldmw.core.overrides import OverridesChange, OverridesState
 from shieldmw.core.portion import Portion, PortionRequest, grant
 from shieldmw.core.seats import Capacity, Fleet, Grant, Report, SeatTable
 from shieldmw.core.top import TopReport
 from shieldmw.core.waiting import EMPTY, QueueCounters
 
-from .port import AUDIT_LENGTH, AuditEntry, StoredLimits, StoredMode
+from .port import AUDIT_LENGTH, AuditEntry, C, Document, S, Stored
 
 # Maximum number of buckets.
 BUCKETS_KEPT = 262_144
@@ -126,8 +125,7 @@ class MemoryStore(MemoryBuckets):
         self._api_keys: Mapping[str, ApiKey] = {}
         self._api_keys_version = 1
         self._deny = DenyList(1)
-        self._mode = ModeState()
-        self._limits = OverridesState()
+        self._documents: dict[str, Any] = {}
         self._audit: deque[AuditEntry] = deque(maxlen=AUDIT_LENGTH)
         self._seats = SeatTable()
         self._loads: dict[str, WorkerLoad] = {}
@@ -219,64 +217,35 @@ class MemoryStore(MemoryBuckets):
         self._note(AuditEntry(self._now_s(), actor, f"deny {network}", "denied", "not denied", ""), "deny")
         return dropped
 
-    async def mode(self) -> StoredMode:
-        """The stored mode."""
-        return StoredMode(self._mode, self._now_s())
+    async def document(self, kind: Document[C, S]) -> Stored[S]:
+        """The stored document."""
+        return self._stored(kind)
 
-    async def look(self) -> StoredMode:
-        """As ``mode``: reading it writes nothing."""
-        return StoredMode(self._mode, self._now_s())
-
-    async def set_mode(
-        self, change: ModeChange, *, was: ModeState, expected_version: int | None
-    ) -> tuple[bool, StoredMode]:
-        """Change the mode, unless its version is not the expected one."""
-        version, now_s = max(self._mode.version, was.version), self._now_s()
+    async def set_document(
+        self, kind: Document[C, S], change: C, *, was: S, expected_version: int | None
+    ) -> tuple[bool, Stored[S]]:
+        """Change a document, unless its version is not the expected one."""
+        stored = self._stored(kind)
+        version, now_s = max(stored.state.version, was.version), stored.now_s
         if expected_version not in (None, version):
-            return False, await self.mode()
-        self._mode = ModeState(
-            version=version + 1,
-            mode=change.mode,
-            since_s=now_s,
-            until_s=now_s + change.for_s if change.for_s else None,
-            actor=change.actor,
-            reason=change.reason,
-            capacity=change.capacity,
-            guest_share=change.guest_share,
-        )
-        self._note(AuditEntry(now_s, change.actor, "mode", was.mode, str(change), change.reason), "mode")
-        return True, await self.mode()
-
-    async def restore_mode(self, state: ModeState) -> StoredMode:
-        """Adopt a mode of a higher version. This store itself cannot lose one."""
-        if state.version > self._mode.version:
-            self._mode = replace(state)
-        return await self.mode()
-
-    async def limits(self) -> StoredLimits:
-        """The stored overrides of limits."""
-        return StoredLimits(self._limits, self._now_s())
-
-    async def set_limits(
-        self, change: OverridesChange, *, was: OverridesState, expected_version: int | None
-    ) -> tuple[bool, StoredLimits]:
-        """Change the overrides, unless their version is not the expected one."""
-        version, now_s = max(self._limits.version, was.version), self._now_s()
-        if expected_version not in (None, version):
-            return False, await self.limits()
+            return False, stored
         until_s = now_s + change.for_s if change.for_s else None
-        self._limits = OverridesState(
-            version + 1, change.overrides, now_s, until_s, change.actor, change.reason, change.before
-        )
-        entry = AuditEntry(now_s, change.actor, "limits", str(change.before.overrides), str(change), change.reason)
-        self._note(entry, "limits")
-        return True, await self.limits()
+        state = replace(kind.parse(kind.text(change).encode()), version=version + 1, since_s=now_s, until_s=until_s)
+        self._documents[kind.name] = state
+        self._note(AuditEntry(now_s, change.actor, kind.name, str(was), str(change), change.reason), kind.name)
+        return True, Stored(state, now_s)
 
-    async def restore_limits(self, state: OverridesState) -> StoredLimits:
-        """Adopt overrides of a higher version. This store itself cannot lose them."""
-        if state.version > self._limits.version:
-            self._limits = replace(state)
-        return await self.limits()
+    async def restore_document(self, kind: Document[C, S], state: S) -> Stored[S]:
+        """Adopt a document of a higher version. This store itself cannot lose one."""
+        if state.version > self._stored(kind).state.version:
+            self._documents[kind.name] = state
+        return self._stored(kind)
+
+    def _stored(self, kind: Document[C, S]) -> Stored[S]:
+        return Stored(self._documents.get(kind.name, kind.nothing), self._now_s())
+
+    async def begin_epoch(self) -> None:
+        """Do nothing: a worker that knows the only store of its buckets needs no epoch."""
 
     async def audit(self, count: int) -> list[AuditEntry]:
         """The last changes, newest first."""

@@ -2,8 +2,8 @@
 
 Every change of buckets, the mode, limits, seats, the waiting room or a table is one atomic round trip (in a cluster,
 one for each slot). The exception is ``refill``, which deletes the buckets first and announces that afterwards. Reads
-may take several: ``api_keys`` and ``deny_list`` read the version and then the changes since; ``mode`` writes an epoch
-to an empty store, and ``loads`` drops reports that are too old.
+may take several: ``api_keys`` and ``deny_list`` read the version and then the changes since, and ``loads`` drops
+reports that are too old.
 
 Every method raises ``StoreUnavailable`` if the store is away or too slow (the operation may have been carried out all
 the same), and ``StoreError`` if the answer makes no sense.
@@ -11,9 +11,9 @@ the same), and ``StoreError`` if the answer makes no sense.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from shieldmw.core.api_keys import ApiKey, ApiKeyTable
 from shieldmw.core.bucket import Outcome, TakeRequest
@@ -33,6 +33,10 @@ from shieldmw.errors import StoreError, StoreUnavailable
 
 # Number of changes kept in the audit log.
 AUDIT_LENGTH = 1000
+
+# A change of a document that an operator requests, and the document's state.
+C = TypeVar("C", bound=ModeChange | OverridesChange)
+S = TypeVar("S", bound=ModeState | OverridesState)
 
 
 class PartialFailure(StoreUnavailable):
@@ -98,19 +102,6 @@ class DenyRegister(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredMode:
-    """The stored mode, and the store's clock when it was read (Unix seconds).
-
-    ``epoch`` is a number that changes when buckets become full again, because an operator has reset them or the store
-    has lost them; None if it was not read.
-    """
-
-    state: ModeState
-    now_s: float
-    epoch: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """One change: when (Unix seconds), by whom, what was changed, its values before and after, and why."""
 
@@ -122,45 +113,49 @@ class AuditEntry:
     why: str
 
 
-class ModeRegister(Protocol):
-    """Keeps the mode."""
+@dataclass(frozen=True, slots=True)
+class Document(Generic[C, S]):
+    """A kind of document that operators change: the mode, or the overrides of limits.
 
-    async def mode(self) -> StoredMode:
-        """The stored mode; version 0 if there is none."""
+    ``name`` is that in its key, its announcements and the audit log. ``nothing`` is its state before any change.
+    ``text`` and ``parse`` write and read its record, without version and times.
+    """
 
-    async def look(self) -> StoredMode:
-        """The stored mode, for a process that is not a worker: nothing is written, not even if the store is empty."""
-
-    async def set_mode(
-        self, change: ModeChange, *, was: ModeState, expected_version: int | None
-    ) -> tuple[bool, StoredMode]:
-        """Change the mode, unless its version is not the expected one; returns whether it changed, and the mode now."""
-
-    async def restore_mode(self, state: ModeState) -> StoredMode:
-        """Restore the mode if the store has lost it; a stored mode of a higher version stays."""
+    name: str
+    nothing: S
+    text: Callable[[C | S], str]
+    parse: Callable[[bytes], S]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredLimits:
-    """The stored overrides of limits, and the store's clock when they were read (Unix seconds)."""
+class Stored(Generic[S]):
+    """A stored document, and the store's clock when it was read (Unix seconds).
 
-    state: OverridesState
+    ``epoch`` is kept beside the mode: a number that changes when buckets become full again, because an operator has
+    reset them or the store has lost them; None if there is none.
+    """
+
+    state: S
     now_s: float
+    epoch: int | None = None
 
 
-class LimitsRegister(Protocol):
-    """Keeps the limits that operators change."""
+class DocumentRegister(Protocol):
+    """Keeps the mode, and the limits that operators change: ``MODE`` and ``LIMITS`` of ``documents``; and the epoch."""
 
-    async def limits(self) -> StoredLimits:
-        """The stored overrides; version 0 if there are none. Nothing is written."""
+    async def document(self, kind: Document[C, S]) -> Stored[S]:
+        """The stored document; version 0 if there is none. Nothing is written."""
 
-    async def set_limits(
-        self, change: OverridesChange, *, was: OverridesState, expected_version: int | None
-    ) -> tuple[bool, StoredLimits]:
-        """Change them, unless their version is not the expected one; returns whether they changed, and those now."""
+    async def set_document(
+        self, kind: Document[C, S], change: C, *, was: S, expected_version: int | None
+    ) -> tuple[bool, Stored[S]]:
+        """Change it, unless its version is not the expected one; returns whether it changed, and what it is now."""
 
-    async def restore_limits(self, state: OverridesState) -> StoredLimits:
-        """Restore them if the store has lost them; stored ones of a higher version stay."""
+    async def restore_document(self, kind: Document[C, S], state: S) -> Stored[S]:
+        """Restore it if the store has lost it; a stored one of a higher version stays."""
+
+    async def begin_epoch(self) -> int | None:
+        """Begin an epoch if there is none; returns the one that there is. None if there cannot be one."""
 
 
 class ChangeFeed(Protocol):
@@ -249,8 +244,7 @@ class NoticeRegister(Protocol):
 class Store(
     Buckets,
     DenyRegister,
-    ModeRegister,
-    LimitsRegister,
+    DocumentRegister,
     SeatRegister,
     LeaseRegister,
     LoadRegister,

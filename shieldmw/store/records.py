@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from ipaddress import ip_network
 from typing import Any, TypeVar
 from zlib import crc32
@@ -17,12 +17,12 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.distinct import KEPT, REPORTED_BITS, Distinct
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import Mode, ModeChange, ModeState
-from shieldmw.core.overrides import Earlier, Overrides, OverridesState, RuleOverride
+from shieldmw.core.overrides import Earlier, Overrides, OverridesChange, OverridesState, RuleOverride
 from shieldmw.core.seats import MOST_SEATS, Audience, SeatEntry, SeatTable
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.errors import StoreError
 
-from .port import AuditEntry, StoredLimits, StoredMode
+from .port import AuditEntry, C, Document, S, Stored
 
 log = logging.getLogger(__name__)
 
@@ -165,43 +165,46 @@ def parse_deny(name: bytes, value: bytes) -> DenyEntry | None:
         return None
 
 
-def mode_text(change: ModeChange) -> str:
-    """The record of a mode, without its version and times."""
-    return json.dumps(
-        {
-            "mode": change.mode,
-            "actor": change.actor,
-            "reason": change.reason,
-            "capacity": change.capacity,
-            "guest_share": change.guest_share,
-        }
-    )
-
-
-def parse_mode(version: int, since_us: int, until_us: int, now_us: int, data: bytes) -> StoredMode:
-    """Parse the mode, and add the store's clock.
+def parse_document(kind: Document[C, S], reply: Sequence[int], data: bytes, epoch: bytes) -> Stored[S]:
+    """Parse a document: ``reply`` is its version, start, end and the store's clock, in Unix microseconds.
 
     Raises:
         StoreError: it was not written by us.
     """
-    now_s = now_us / 1_000_000
-    if version == 0:
-        return StoredMode(ModeState(), now_s)
-    try:
-        kept = json.loads(data)
-        state = ModeState(
-            version=version,
-            mode=Mode(kept["mode"]),
-            since_s=since_us / 1_000_000,
-            until_s=until_us / 1_000_000 if until_us else None,
-            actor=_text(kept["actor"]),
-            reason=_text(kept["reason"]),
-            capacity=_within(kept["capacity"], MOST_SEATS, int),
-            guest_share=_within(kept["guest_share"], 1, float),
-        )
-    except Exception as error:
-        raise StoreError(f"the mode in the store cannot be read ({type(error).__name__})") from None
-    return StoredMode(state, now_s)
+    version, since_us, until_us, now_us = reply
+    state = kind.nothing
+    if version:
+        until_s = until_us / 1_000_000 if until_us else None
+        try:
+            state = replace(kind.parse(data), version=version, since_s=since_us / 1_000_000, until_s=until_s)
+        except Exception as error:
+            raise StoreError(f"the {kind.name} in the store cannot be read ({type(error).__name__})") from None
+    return Stored(state, now_us / 1_000_000, mark(epoch) if epoch else None)
+
+
+def mode_text(mode: ModeChange | ModeState) -> str:
+    """The record of a mode, without its version and times."""
+    return json.dumps(
+        {
+            "mode": mode.mode,
+            "actor": mode.actor,
+            "reason": mode.reason,
+            "capacity": mode.capacity,
+            "guest_share": mode.guest_share,
+        }
+    )
+
+
+def parse_mode(data: bytes) -> ModeState:
+    """Parse the record of a mode; any exception means that it was not written by us."""
+    kept = json.loads(data)
+    return ModeState(
+        mode=Mode(kept["mode"]),
+        actor=_text(kept["actor"]),
+        reason=_text(kept["reason"]),
+        capacity=_within(kept["capacity"], MOST_SEATS, int),
+        guest_share=_within(kept["guest_share"], 1, float),
+    )
 
 
 def _within(value: Any, most: int, kind: Callable[[Any], N]) -> N | None:
@@ -213,10 +216,11 @@ def _within(value: Any, most: int, kind: Callable[[Any], N]) -> N | None:
     return kind(value)
 
 
-def limits_text(overrides: Overrides, actor: str, reason: str, before: Earlier) -> str:
+def limits_text(limits: OverridesChange | OverridesState) -> str:
     """The record of overrides of limits, without their version and times."""
-    earlier = {**_overrides_values(before.overrides), "until": before.until_s}
-    return json.dumps({**_overrides_values(overrides), "actor": actor, "reason": reason, "before": earlier})
+    before = {**_overrides_values(limits.before.overrides), "until": limits.before.until_s}
+    own = {"actor": limits.actor, "reason": limits.reason, "before": before}
+    return json.dumps({**_overrides_values(limits.overrides), **own})
 
 
 def _overrides_values(overrides: Overrides) -> dict[str, Any]:
@@ -226,30 +230,16 @@ def _overrides_values(overrides: Overrides) -> dict[str, Any]:
     }
 
 
-def parse_limits(version: int, since_us: int, until_us: int, now_us: int, data: bytes) -> StoredLimits:
-    """Parse the overrides of limits, and add the store's clock.
-
-    Raises:
-        StoreError: they were not written by us.
-    """
-    now_s = now_us / 1_000_000
-    if version == 0:
-        return StoredLimits(OverridesState(), now_s)
-    try:
-        kept = json.loads(data)
-        before = kept["before"]
-        state = OverridesState(
-            version=version,
-            overrides=_overrides(kept),
-            since_s=since_us / 1_000_000,
-            until_s=until_us / 1_000_000 if until_us else None,
-            actor=_text(kept["actor"]),
-            reason=_text(kept["reason"]),
-            before=Earlier(_overrides(before), _within(before["until"], LATEST_S, float)),
-        )
-    except Exception as error:
-        raise StoreError(f"the limits in the store cannot be read ({type(error).__name__})") from None
-    return StoredLimits(state, now_s)
+def parse_limits(data: bytes) -> OverridesState:
+    """Parse the record of overrides of limits; any exception means that it was not written by us."""
+    kept = json.loads(data)
+    before = kept["before"]
+    return OverridesState(
+        overrides=_overrides(kept),
+        actor=_text(kept["actor"]),
+        reason=_text(kept["reason"]),
+        before=Earlier(_overrides(before), _within(before["until"], LATEST_S, float)),
+    )
 
 
 def _overrides(kept: Mapping[str, Any]) -> Overrides:

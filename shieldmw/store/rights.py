@@ -21,13 +21,14 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.lease import Unspent
 from shieldmw.core.limits import Limit
 from shieldmw.core.metrics import FLEET_DECISIONS
-from shieldmw.core.mode import Mode, ModeChange, ModeState
+from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.portion import PortionRequest
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.core.waiting import EMPTY
 from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 
 from . import scripts
+from .documents import MODE
 from .fleet import RedisStore
 from .keys import Keys, Names
 from .redis.calls import Calls, Command
@@ -158,7 +159,7 @@ class _Trial:
             ("give_back", lambda: store.give_back([Unspent(_CHARGE, 0, 0)])),
             ("refund", lambda: scripts.refund(run, _CHARGE, 0, 0, key_of)),
             ("settle", lambda: store.settle([debt], 0, "check")),
-            ("mode", lambda: store.set_mode(change, was=ModeState(), expected_version=None)),
+            ("mode", lambda: store.set_document(MODE, change, was=MODE.nothing, expected_version=None)),
             ("change", lambda: store.deny(entry)),
             ("change", lambda: store.add_api_key(key)),
             ("seats", lambda: store.seats(Report("check", _NOBODY, _NOBODY), Capacity(1, 1))),

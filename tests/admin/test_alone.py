@@ -22,8 +22,9 @@ from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.errors import SettingsError, StoreUnavailable
 from shieldmw.gate.operator.desk import Desk
+from shieldmw.store.documents import MODE
 from shieldmw.store.memory import MemoryStore
-from shieldmw.store.port import Store, StoredMode
+from shieldmw.store.port import C, Document, S, Store, Stored
 from shieldmw.wiring import admin_alone, build_desk
 
 REDIS = "redis://127.0.0.1:1"
@@ -31,9 +32,9 @@ SECRET = b"a secret of the fleet, long enough"
 
 
 class AwayStore(MemoryStore):
-    """A store that does not answer for the mode."""
+    """A store that does not answer for the mode and the limits."""
 
-    async def mode(self) -> StoredMode:
+    async def document(self, kind: Document[C, S]) -> Stored[S]:
         """Not now."""
         raise StoreUnavailable("away")
 
@@ -86,10 +87,10 @@ def test_a_flip_is_the_fleets() -> None:
             operator = Operator(app, Shield_Actor="kim")
             answer = await operator.put("/mode", {"mode": "emergency", "for_seconds": 60})
             assert answer.json()["mode"] == "emergency"
-            stored = await store.mode()
+            stored = await store.document(MODE)
             assert stored.state.mode is Mode.EMERGENCY
             change = ModeChange(Mode.NORMAL, "another worker", "")
-            await store.set_mode(change, was=stored.state, expected_version=None)
+            await store.set_document(MODE, change, was=stored.state, expected_version=None)
             assert (await operator.get("/status")).json()["mode"] == "normal"
             assert [entry["who"] for entry in (await operator.get("/audit")).json()["entries"]] == [
                 "another worker",

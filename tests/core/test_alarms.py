@@ -19,7 +19,7 @@ SIGHT = Sight(NOW_S, ModeState(), CALM, Audience(1, 20, 100), None, {4}, is_stor
 
 def emergency(left_s: float, lasts_s: float = 1800) -> Sight:
     """An emergency that ends in so many seconds."""
-    return replace(SIGHT, mode=ModeState(4, Mode.EMERGENCY, NOW_S + left_s - lasts_s, NOW_S + left_s))
+    return replace(SIGHT, mode=ModeState(4, NOW_S + left_s - lasts_s, NOW_S + left_s, mode=Mode.EMERGENCY))
 
 
 def rated(**rates: Rates) -> Sight:

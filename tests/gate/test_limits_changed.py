@@ -164,7 +164,7 @@ def test_limits_end_while_the_store_is_away() -> None:
         await fleet.change({"SHIELD_IP_LIMIT": "5/hour"}, for_s=10)
         assert await fleet.admitted(6, spent) == 0
         fleet.store.failing = StoreUnavailable("away")
-        fleet.inner.limits = fleet.inner.set_limits = _away  # type: ignore[method-assign]
+        fleet.inner.document = fleet.inner.set_document = _away  # type: ignore[method-assign]
         await pass_time(8)
         assert [len_of(worker) for worker in fleet.workers] == [5, 5]
         await pass_time(3)

@@ -22,8 +22,9 @@ from shieldmw.gate.auth.jwks import JwksKeys
 from shieldmw.gate.auth.jwt_tokens import JwtVerifier
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
 from shieldmw.gate.worker import Worker
+from shieldmw.store.documents import MODE
 from shieldmw.store.memory import MemoryStore
-from shieldmw.store.port import StoredMode
+from shieldmw.store.port import C, Document, S, Stored
 from shieldmw.wiring import build_worker
 
 EVERYTHING = {
@@ -43,10 +44,10 @@ class PolledStore(MemoryStore):
         super().__init__(b"fleet", now_us=clock.us)
         self.read: set[str] = set()
 
-    async def mode(self) -> StoredMode:
-        """The mode."""
-        self.read.add("mode")
-        return await super().mode()
+    async def document(self, kind: Document[C, S]) -> Stored[S]:
+        """The mode or the limits."""
+        self.read.add(kind.name)
+        return await super().document(kind)
 
     async def deny_list(self, known_version: int | None) -> DenyList | None:
         """The deny list."""
@@ -59,13 +60,18 @@ class PolledStore(MemoryStore):
         return await super().seats(report, capacity)
 
 
+# What operators change.
+OPERATORS = {"mode", "limits", "deny list"}
+
+
 @pytest.mark.parametrize(
     ("change", "read"),
     [
-        ("", {"mode", "deny list"}),
-        ("mode", {"mode", "deny list"}),
-        ("deny", {"mode", "deny list"}),
-        ("client ip:203.0.113.7", {"mode", "deny list"}),
+        ("", OPERATORS),
+        ("mode", OPERATORS),
+        ("limits", OPERATORS),
+        ("deny", OPERATORS),
+        ("client ip:203.0.113.7", OPERATORS),
         ("seats", {"seats"}),
         ("taken other 1:2:3", set()),
         ("streams other:1 ", set()),
@@ -198,7 +204,7 @@ def test_operators_hear_soon_that_a_worker_follows() -> None:
         worker = build_worker(Settings(redis_url="memory://"), store, clock_of(clock.s))
         await worker.start()
         await pass_time(0.5)
-        await store.set_mode(ModeChange(Mode.EMERGENCY, "kim"), was=ModeState(), expected_version=None)
+        await store.set_document(MODE, ModeChange(Mode.EMERGENCY, "kim"), was=ModeState(), expected_version=None)
         worker.heard("mode")
         await pass_time(0.5)
         (load,) = (await worker.control.status()).overload.workers

@@ -5,6 +5,8 @@ from __future__ import annotations
 import redis
 
 from servers import RedisServer
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.store.documents import MODE
 from store.stores import opened, run, someone
 
 
@@ -23,15 +25,20 @@ def test_a_reset_and_a_loss_are_another_epoch(server: RedisServer) -> None:
 
     async def story() -> None:
         async with opened(server.url) as store:
-            epochs = [(await store.mode()).epoch]
-            assert (await store.mode()).epoch == epochs[0]
+            epochs = [await store.begin_epoch()]
+            assert await store.begin_epoch() == (await store.document(MODE)).epoch == epochs[0]
+            mode_watch, resets = ModeWatch(store), list[None]()
+            mode_watch.on_reset = lambda: resets.append(None)
+            await mode_watch.refresh()
             await store.refill(someone(), ["ip"])
-            epochs.append((await store.mode()).epoch)
+            epochs.append((await store.document(MODE)).epoch)
+            await mode_watch.refresh()
             for _ in range(3):
                 server.client().flushall()
-                epochs.append((await store.mode()).epoch)
+                await mode_watch.refresh()
+                epochs.append((await store.document(MODE)).epoch)
             assert None not in epochs
-            assert len(set(epochs)) == len(epochs)
+            assert len(set(epochs)) == len(epochs) == 1 + len(resets)
 
     run(story())
 
@@ -41,10 +48,11 @@ def test_to_poll_the_mode_writes_nothing(server: RedisServer) -> None:
 
     async def story() -> None:
         async with opened(server.url) as store:
-            await store.mode()
+            mode_watch = ModeWatch(store)
+            await mode_watch.refresh()
             server.client().config_resetstat()
             for _ in range(100):
-                await store.mode()
+                await mode_watch.refresh()
 
     run(story())
     assert writes(server.client()) == 0

@@ -17,6 +17,7 @@ from shieldmw.core.seats import LONGEST_LEASED_S, MOST_SEATS, Audience, Capacity
 from shieldmw.core.top import Kind, Ranking, Tally, TopReport
 from shieldmw.core.waiting import QueueCounters
 from shieldmw.errors import NotApplied, StoreError
+from shieldmw.store.documents import MODE
 from shieldmw.store.fleet import MOST_REPORTS, RedisStore
 from shieldmw.store.records import LONGEST_TEXT, load_text, top_text
 from store.stores import API_KEYS_KEY, calls, opened, run
@@ -42,8 +43,8 @@ def spoil(client: redis.Redis, key: str, fields: dict[str, object]) -> None:
 
 async def flips(store: RedisStore) -> bool:
     """Whether a flip is done, is what can be read then, and is in the audit."""
-    changed, stored = await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
-    read = await store.mode()
+    changed, stored = await store.set_document(MODE, EMERGENCY, was=ModeState(), expected_version=None)
+    read = await store.document(MODE)
     (entry, *_) = await store.audit(1)
     return changed and read.state == stored.state and (read.state.mode, entry.why) == (Mode.EMERGENCY, "flood")
 
@@ -67,7 +68,7 @@ def test_a_number_that_is_none_of_ours_counts_as_none(server: RedisServer, field
     async def work() -> None:
         async with opened(server.url) as store:
             spoil(server.client(), MODE_KEY, {**OURS, field: value})
-            state = (await store.mode()).state
+            state = (await store.document(MODE)).state
             assert (state.version, state.until_s) == (0 if field == "version" else 9, None)
             assert state.since_s == (1e-6 if field == "until_us" else 0)
             assert await flips(store)
@@ -97,7 +98,7 @@ def test_a_mode_that_is_none_of_ours(server: RedisServer, fields: dict[str, obje
         async with opened(server.url) as store:
             spoil(server.client(), MODE_KEY, {**OURS, **fields})
             with pytest.raises(StoreError, match="in the store"):
-                await store.mode()
+                await store.document(MODE)
             assert await flips(store)
 
     run(work())
@@ -125,7 +126,7 @@ def test_an_audit_that_takes_nothing_more_does_not_stop_a_flip(server: RedisServ
         )
         client.pexpire(AUDIT_KEY, KEPT_MS)
         async with opened(server.url) as store:
-            changed, _ = await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
+            changed, _ = await store.set_document(MODE, EMERGENCY, was=ModeState(), expected_version=None)
             assert changed
             assert await store.audit(10) in ([], await store.audit(1))
 
@@ -139,7 +140,7 @@ def test_any_epoch_is_one(server: RedisServer, epoch: str) -> None:
     async def work() -> None:
         spoil(server.client(), MODE_KEY, {"epoch": epoch})
         async with opened(server.url) as store:
-            assert (await store.mode()).epoch == (await store.mode()).epoch is not None
+            assert (await store.document(MODE)).epoch == (await store.document(MODE)).epoch is not None
 
     run(work())
 
@@ -395,10 +396,10 @@ def test_a_version_that_none_can_follow_is_told(server: RedisServer) -> None:
             spoil(server.client(), MODE_KEY, {**OURS, "version": 2**52})
             told = r"shield:\{control\}:mode has version 4503599627370496, .* delete the key"
             with pytest.raises(NotApplied, match=told):
-                await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
+                await store.set_document(MODE, EMERGENCY, was=ModeState(), expected_version=None)
             assert server.client().hget(MODE_KEY, "data") == str(OURS["data"]).encode()
             spoil(server.client(), MODE_KEY, {**OURS, "version": 2**52 - 1})
-            changed, stored = await store.set_mode(EMERGENCY, was=ModeState(), expected_version=None)
+            changed, stored = await store.set_document(MODE, EMERGENCY, was=ModeState(), expected_version=None)
             assert (changed, stored.state.version) == (True, 2**52)
 
     run(work())

@@ -17,6 +17,8 @@ from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.core.waiting import EMPTY
 from shieldmw.errors import NotApplied
+from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.store.documents import MODE
 from shieldmw.store.port import AuditEntry
 from store.stores import one, opened, run, slow_limit, someone, take
 
@@ -32,7 +34,7 @@ def full(server: RedisServer) -> Iterator[RedisServer]:
     async def a_while_ago() -> None:
         async with opened(server.url, secret=None) as store:
             await store.secret()
-            await store.mode()
+            await store.begin_epoch()
             await store.add_api_key(KEY)
 
     run(a_while_ago())
@@ -49,14 +51,14 @@ def test_the_switch_works(full: RedisServer) -> None:
     async def work() -> None:
         async with opened(full.url, secret=None) as store:
             for mode in (Mode.EMERGENCY, Mode.NORMAL):
-                changed, stored = await store.set_mode(
-                    ModeChange(mode, "operator", "flood"), was=ModeState(), expected_version=None
+                changed, stored = await store.set_document(
+                    MODE, ModeChange(mode, "operator", "flood"), was=ModeState(), expected_version=None
                 )
                 assert changed
-                assert stored.state.mode is (await store.mode()).state.mode is mode
+                assert stored.state.mode is (await store.document(MODE)).state.mode is mode
             assert len(await store.audit(10)) == 2
-            await store.restore_mode(ModeState(version=7, mode=Mode.EMERGENCY))
-            assert (await store.mode()).state.version == 7
+            await store.restore_document(MODE, ModeState(version=7, mode=Mode.EMERGENCY))
+            assert (await store.document(MODE)).state.version == 7
 
     run(work())
 
@@ -96,10 +98,10 @@ def test_clients_are_reset(full: RedisServer) -> None:
 
     async def work() -> None:
         async with opened(full.url, secret=None) as store:
-            epoch = (await store.mode()).epoch
+            epoch = (await store.document(MODE)).epoch
             await store.note(AuditEntry(0, "operator", "reset", "", "full", ""))
             await store.refill(someone(), ["ip"])
-            assert (await store.mode()).epoch != epoch
+            assert (await store.document(MODE)).epoch != epoch
             assert len(await store.audit(1)) == 1
 
     run(work())
@@ -159,9 +161,10 @@ def test_a_store_that_is_full_and_empty_of_ours_is_read(server: RedisServer) -> 
 
     async def work() -> None:
         async with opened(server.url) as store:
-            assert (await store.mode()).state.mode is Mode.NORMAL
-            await store.set_mode(ModeChange(Mode.EMERGENCY, "x", ""), was=ModeState(), expected_version=None)
-            assert (await store.mode()).state.mode is Mode.EMERGENCY
+            await ModeWatch(store).refresh()
+            assert (await store.document(MODE)).state.mode is Mode.NORMAL
+            await store.set_document(MODE, ModeChange(Mode.EMERGENCY, "x", ""), was=ModeState(), expected_version=None)
+            assert (await store.document(MODE)).state.mode is Mode.EMERGENCY
 
     try:
         run(work())

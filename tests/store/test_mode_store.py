@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -17,10 +16,10 @@ from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import StoreError
 from shieldmw.gate.fleet.changes import ChangeListener
 from shieldmw.gate.fleet.mode_watch import ModeWatch
+from shieldmw.store.documents import MODE
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.port import AUDIT_LENGTH
 from shieldmw.store.redis.connection import RedisConnection
-from store.stores import everything
 
 MODE_KEY = "shield:{control}:mode"
 AUDIT_KEY = "shield:{control}:audit"
@@ -87,104 +86,6 @@ def switch_of(store: RedisStore) -> ModeWatch:
     return ModeWatch(store)
 
 
-def test_a_change_is_kept_with_everything_said(valkey: RedisServer, admin: redis.Redis) -> None:
-    """What an operator asked for comes back as it was, with version, start and end by the server's clock."""
-
-    async def story() -> None:
-        async with opened(valkey) as store:
-            assert (await store.mode()).state == NOTHING
-            changed, stored = await store.set_mode(emergency(for_s=60), was=NOTHING, expected_version=None)
-            state = stored.state
-            assert changed
-            assert state == (await store.mode()).state
-            assert (state.version, state.mode, state.actor, state.reason) == (1, Mode.EMERGENCY, "ops", "attack")
-            assert (state.capacity, state.guest_share) == (500, 0.25)
-            assert state.since_s == pytest.approx(stored.now_s, abs=1)
-            assert state.until_s == pytest.approx(state.since_s + 60, abs=1e-5)
-
-    asyncio.run(story())
-    assert all(int(admin.ttl(key)) > 0 for key in (MODE_KEY, AUDIT_KEY))
-
-
-@pytest.mark.parametrize("reason", ["", "ﾊﾊﾊ 😀 \x00 \"'\n", "x" * 2000])
-def test_any_reason_is_kept(valkey: RedisServer, admin: redis.Redis, reason: str) -> None:
-    """No text of an operator breaks what is kept."""
-    assert admin.dbsize() == 0
-
-    async def story() -> None:
-        async with opened(valkey) as store:
-            await store.set_mode(emergency(reason=reason), was=NOTHING, expected_version=None)
-            assert (await store.mode()).state.reason == reason
-            assert [entry.why for entry in await store.audit(10)] == [reason]
-
-    asyncio.run(story())
-
-
-@pytest.mark.parametrize(
-    ("expected_version", "changed"),
-    [(None, True), (1, True), (0, False), (2, False)],
-    ids=["whatever it is", "the one in force", "an older one", "one that is yet to come"],
-)
-def test_if_match(valkey: RedisServer, admin: redis.Redis, expected_version: int | None, changed: bool) -> None:
-    """A change that expects another version changes nothing, and tells how it is."""
-
-    async def story() -> None:
-        async with opened(valkey) as store:
-            _, first = await store.set_mode(emergency(), was=NOTHING, expected_version=None)
-            before = admin.hgetall(MODE_KEY), admin.xlen(AUDIT_KEY)
-            did, stored = await store.set_mode(NORMAL, was=first.state, expected_version=expected_version)
-            assert did is changed
-            assert stored.state.version == (2 if changed else 1)
-            if not changed:
-                assert (admin.hgetall(MODE_KEY), admin.xlen(AUDIT_KEY)) == before
-
-    asyncio.run(story())
-
-
-def test_of_operators_who_expect_the_same_version_exactly_one_wins(valkey: RedisServer, admin: redis.Redis) -> None:
-    """One of ten concurrent operators with the same If-Match changes the mode, and only that is in the audit log."""
-    assert admin.dbsize() == 0
-
-    async def story() -> None:
-        async with fleet(valkey, 10) as stores:
-            for version in range(5):
-                was = (await stores[0].mode()).state
-                replies = await asyncio.gather(
-                    *(
-                        store.set_mode(emergency(f"op-{number}"), was=was, expected_version=version)
-                        for number, store in enumerate(stores)
-                    )
-                )
-                winners = [f"op-{number}" for number, (changed, _) in enumerate(replies) if changed]
-                assert len(winners) == 1
-                state = (await stores[0].mode()).state
-                assert (state.version, state.actor) == (version + 1, winners[0])
-                assert [entry.who for entry in await stores[0].audit(1)] == winners
-            assert len(await stores[0].audit(100)) == 5
-
-    asyncio.run(story())
-
-
-def test_of_operators_who_expect_nothing_none_is_lost_from_the_audit(valkey: RedisServer, admin: redis.Redis) -> None:
-    """Without If-Match all ten change the mode, one after another, and the audit names each."""
-    assert admin.dbsize() == 0
-
-    async def story() -> None:
-        async with fleet(valkey, 10) as stores:
-            changes = [
-                store.set_mode(emergency(f"op-{number}"), was=NOTHING, expected_version=None)
-                for number, store in enumerate(stores)
-            ]
-            replies = await asyncio.gather(*changes)
-            assert sorted(stored.state.version for _, stored in replies) == list(range(1, 11))
-            entries = await stores[0].audit(100)
-            assert {entry.who for entry in entries} == {f"op-{number}" for number in range(10)}
-            assert entries[0].who == (await stores[0].mode()).state.actor
-            assert [entry.when_s for entry in entries] == sorted((entry.when_s for entry in entries), reverse=True)
-
-    asyncio.run(story())
-
-
 def test_the_highest_version_known_wins_after_the_store_lost_its_data(valkey: RedisServer, admin: redis.Redis) -> None:
     """After FLUSHALL workers that know different versions restore the highest, in any order, and audit it."""
 
@@ -200,7 +101,7 @@ def test_the_highest_version_known_wins_after_the_store_lost_its_data(valkey: Re
             await asyncio.gather(*(mode_watch.refresh() for mode_watch in switches))
             for mode_watch in switches:
                 await mode_watch.refresh()
-            assert (await stores[0].mode()).state == newest
+            assert (await stores[0].document(MODE)).state == newest
             assert [mode_watch.state for mode_watch in switches] == [newest] * 6
             entries = await stores[0].audit(100)
             assert (entries[0].who, entries[0].now) == ("shieldmw", "emergency")
@@ -211,43 +112,13 @@ def test_the_highest_version_known_wins_after_the_store_lost_its_data(valkey: Re
     assert int(admin.ttl(MODE_KEY)) > 0
 
 
-def test_an_older_mode_is_never_restored(valkey: RedisServer, admin: redis.Redis) -> None:
-    """Restoring what is older than the mode that is kept, or the same, changes nothing and is not audited."""
-
-    async def story() -> None:
-        async with opened(valkey) as store:
-            _, first = await store.set_mode(emergency(), was=NOTHING, expected_version=None)
-            _, second = await store.set_mode(NORMAL, was=first.state, expected_version=None)
-            for state in (first.state, second.state):
-                assert (await store.restore_mode(state)).state == second.state
-            assert admin.xlen(AUDIT_KEY) == 2
-
-    asyncio.run(story())
-
-
-def test_a_change_after_a_loss_follows_the_version_that_is_known(valkey: RedisServer, admin: redis.Redis) -> None:
-    """An operator who is first after FLUSHALL gets a higher version than any before, with If-Match and without."""
-
-    async def story() -> None:
-        async with opened(valkey) as store:
-            known = ModeState(version=7, mode=Mode.EMERGENCY)
-            refused, _ = await store.set_mode(NORMAL, was=known, expected_version=0)
-            changed, stored = await store.set_mode(NORMAL, was=known, expected_version=7)
-            assert (refused, changed, stored.state.version) == (False, True, 8)
-            admin.flushall()
-            _, stored = await store.set_mode(NORMAL, was=stored.state, expected_version=None)
-            assert stored.state.version == 9
-
-    asyncio.run(story())
-
-
 def test_the_audit_holds_the_last_thousand_changes(valkey: RedisServer, admin: redis.Redis) -> None:
     """The audit is bounded to 1000 entries, of which the oldest go."""
 
     async def story() -> None:
         async with fleet(valkey, 1) as (store,):
             for number in range(AUDIT_LENGTH + 20):
-                await store.set_mode(emergency(f"op-{number}"), was=NOTHING, expected_version=None)
+                await store.set_document(MODE, emergency(f"op-{number}"), was=NOTHING, expected_version=None)
             entries = await store.audit(10 * AUDIT_LENGTH)
             assert [entry.who for entry in entries] == [f"op-{AUDIT_LENGTH + 19 - n}" for n in range(AUDIT_LENGTH)]
 
@@ -255,25 +126,14 @@ def test_the_audit_holds_the_last_thousand_changes(valkey: RedisServer, admin: r
     assert admin.xlen(AUDIT_KEY) == AUDIT_LENGTH == 1000
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"data": "{}"},
-        {"data": "not json"},
-        {"data": json.dumps({"mode": "panic"})},
-    ],
-)
-def test_a_mode_that_cannot_be_read_changes_nothing(
-    valkey: RedisServer, admin: redis.Redis, fields: dict[str, str]
-) -> None:
+def test_a_mode_that_cannot_be_read_changes_nothing(valkey: RedisServer, admin: redis.Redis) -> None:
     """Somebody else's writing under our key is an error of the store: the worker stays in the mode it knows."""
 
     async def story() -> None:
         async with opened(valkey) as store:
             mode_watch = switch_of(store)
             await mode_watch.set(emergency(), expected_version=None)
-            for name, value in {"version": "9", **fields}.items():
-                admin.hset(MODE_KEY, name, value)
+            admin.hset(MODE_KEY, mapping={"version": "9", "data": "not json"})
             with pytest.raises(StoreError):
                 await mode_watch.refresh()
             assert (mode_watch.mode, mode_watch.state.version) == (Mode.EMERGENCY, 1)
@@ -308,7 +168,7 @@ def test_a_change_is_heard_at_once(valkey: RedisServer, admin: redis.Redis) -> N
     async def story() -> None:
         async with fleet(valkey, 2) as (mine, other), following(mine) as (mode_watch, _):
             for change in (emergency(), NORMAL, emergency()):
-                await other.set_mode(change, was=NOTHING, expected_version=None)
+                await other.set_document(MODE, change, was=NOTHING, expected_version=None)
                 await until(partial(obeys, mode_watch, change.mode), HEARD_S)
 
     asyncio.run(story())
@@ -325,7 +185,7 @@ def test_polling_alone_is_enough(valkey: RedisServer, admin: redis.Redis) -> Non
     async def story() -> None:
         async with fleet(valkey, 2) as (mine, other), following(mine) as (mode_watch, heard):
             assert admin.client_kill_filter(_type="pubsub") == 1
-            await other.set_mode(emergency(), was=NOTHING, expected_version=None)
+            await other.set_document(MODE, emergency(), was=NOTHING, expected_version=None)
             await until(lambda: mode_watch.mode is Mode.EMERGENCY, POLLED_S)
             assert heard == [""]
             await until(lambda: heard == ["", ""], AMPLE_S)
@@ -363,7 +223,7 @@ def test_without_any_listener_polling_obeys_within_two_seconds(valkey: RedisServ
             mode_watch = switch_of(mine)
             await mode_watch.refresher.start()
             try:
-                await other.set_mode(emergency(), was=NOTHING, expected_version=None)
+                await other.set_document(MODE, emergency(), was=NOTHING, expected_version=None)
                 await until(lambda: mode_watch.mode is Mode.EMERGENCY, POLLED_S)
             finally:
                 await mode_watch.refresher.stop()
@@ -382,7 +242,7 @@ def test_what_is_told_is_told_once_and_by_name(valkey: RedisServer, admin: redis
                     told.append(change)
                     if len(told) == 3:
                         break
-                    await other.set_mode(emergency(), was=NOTHING, expected_version=None)
+                    await other.set_document(MODE, emergency(), was=NOTHING, expected_version=None)
         return told
 
     assert asyncio.run(story()) == ["", "mode", "mode"]
@@ -392,33 +252,17 @@ def test_what_is_told_is_told_once_and_by_name(valkey: RedisServer, admin: redis
 # --- without a worker -----------------------------------------------------------------------------
 
 
-def test_a_look_writes_nothing(valkey: RedisServer, admin: redis.Redis) -> None:
-    """Neither at an empty store nor at one that is in use; a worker's own look begins an epoch."""
-
-    async def work() -> None:
-        async with opened(valkey) as store:
-            stored = await store.look()
-            assert (stored.state, stored.epoch) == (NOTHING, None)
-            assert await store.fleet(stored.now_s) == Fleet(0, Audience(), Audience())
-            assert admin.dbsize() == 0
-            await store.set_mode(emergency(), was=NOTHING, expected_version=None)
-            await store.mode()
-            before = everything(admin)
-            assert (await store.look()).state.version == 1
-            assert everything(admin) == before
-
-    asyncio.run(work())
-
-
 def test_the_fleet_is_counted_without_a_report(valkey: RedisServer, admin: redis.Redis) -> None:
     """What a worker's report would hear, by its own script; notes and foreign entries of the hash are left out."""
 
     async def work() -> None:
         async with opened(valkey) as store:
+            assert await store.fleet(0.0) == Fleet(0, Audience(), Audience())
+            assert admin.dbsize() == 0
             for number in range(3):
                 report = Report(f"{number}", Audience(number, 2, 3), Audience(number, 5, 9))
                 granted = await store.seats(report, Capacity(10, 5))
-            now_s = (await store.look()).now_s
+            now_s = (await store.document(MODE)).now_s
             too_many = f"{int(now_s * 1000) + 9000} {'9' * 16}{' 0' * 7}"
             admin.hset("shield:seats", mapping={"x": "no", "y": "9" * 5000, "z": too_many, "#guard": "1"})
             before = admin.dump("shield:seats")

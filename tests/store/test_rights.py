@@ -7,6 +7,7 @@ import pytest
 from servers import RedisServer
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.gate.fleet.changes import ChangeListener
+from shieldmw.store.documents import MODE
 from shieldmw.store.fleet import RedisStore
 from shieldmw.store.rights import missing_rights
 from store.fleets import until
@@ -54,9 +55,9 @@ def test_a_user_that_may_not_publish_flips_all_the_same(server: RedisServer) -> 
     async def work() -> None:
         async with opened(url) as store:
             change = ModeChange(Mode.EMERGENCY, "operator", "flood")
-            changed, stored = await store.set_mode(change, was=ModeState(), expected_version=None)
+            changed, stored = await store.set_document(MODE, change, was=ModeState(), expected_version=None)
             assert changed
-            assert stored.state.mode is (await store.mode()).state.mode is Mode.EMERGENCY
+            assert stored.state.mode is (await store.document(MODE)).state.mode is Mode.EMERGENCY
             assert len(await store.audit(1)) == 1
 
     run(work())

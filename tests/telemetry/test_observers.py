@@ -23,6 +23,7 @@ from shieldmw import (
     ShieldObserver,
 )
 from shieldmw.core.mode import ModeChange
+from shieldmw.store.documents import MODE
 from shieldmw.telemetry.observers import Reporter
 from shieldmw.wiring import build_worker
 
@@ -130,7 +131,7 @@ def test_an_emergency_that_ends_by_itself_is_reported_once() -> None:
         clock, notes = LoopClock(), Notes()
         store = memory_store(clock)
         emergency = ModeChange(Mode.EMERGENCY, "grace", for_s=30)
-        await store.set_mode(emergency, was=ModeState(), expected_version=None)
+        await store.set_document(MODE, emergency, was=ModeState(), expected_version=None)
         settings = Settings(redis_url="memory://")
         worker = build_worker(settings, store, clock_of(clock.s), observers=[notes])
         await worker.start()

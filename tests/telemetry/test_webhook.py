@@ -28,8 +28,8 @@ from shieldmw.telemetry import webhook
 from shieldmw.telemetry.webhook import ATTEMPTS, MOST_WAITING, NAMED, SLOT_S, Webhook
 
 SECRET = "the secret of the receiver"
-FLOOD = ModeState(3, Mode.EMERGENCY, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", 50_000, 0.1)
-OVER = ModeState(4, Mode.NORMAL, 1_700_000_900.0, None, "admin (kim)", "over")
+FLOOD = ModeState(3, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", Mode.EMERGENCY, 50_000, 0.1)
+OVER = ModeState(4, 1_700_000_900.0, None, "admin (kim)", "over")
 NOW_S = 1_700_000_000.0
 LIMIT_S = 30
 
@@ -223,7 +223,7 @@ def test_changed_limits_and_denials_are_told_with_their_terms() -> None:
             hook = Webhook(receiver.url, None, always)
             await hook.start()
             changed = Overrides({"SHIELD_IP_LIMIT": "5/minute"})
-            hook.limits_changed(OverridesState(9, changed, NOW_S, NOW_S + 900, "admin (kim)", "flood"))
+            hook.limits_changed(OverridesState(9, NOW_S, NOW_S + 900, "admin (kim)", "flood", changed))
             hook.denied([entry(number) for number in range(NAMED + 20)], NOW_S)
             await receiver.after(1 + NAMED + 1)
             await hook.stop()

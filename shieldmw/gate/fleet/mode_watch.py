@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Callable
 
 from shieldmw.core.limits import US_PER_S
-from shieldmw.core.mode import ENDED, SHIELD, Mode, ModeChange, ModeState
+from shieldmw.core.mode import ENDED, Mode, ModeChange, ModeState
 from shieldmw.core.text import harmless
+from shieldmw.core.versioned import SHIELD
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock, utc
-from shieldmw.gate.refresher import Refresher
-from shieldmw.store.port import ModeRegister, StoredMode
+from shieldmw.store.documents import MODE
+from shieldmw.store.port import DocumentRegister, Stored
+
+from .versioned_watch import VersionedWatch
 
 log = logging.getLogger(__name__)
-
-# Interval between two polls of the mode.
-POLL_S = 1.0
 
 # A shift of the store's clock by more than this, beyond what a slow answer explains, counts as a step.
 STEP_S = 0.25
@@ -30,36 +30,30 @@ DRIFT_S = 0.001
 SOONEST_RETRY_S = 5.0
 
 
-class ModeWatch:
-    """Holds the mode of the highest version that this worker has ever seen.
+class ModeWatch(VersionedWatch[ModeChange, ModeState]):
+    """The mode in force on this worker, and the store's clock.
 
-    Losing the store changes nothing; if the store has lost the mode, it is restored. An emergency ends at its end time
-    by this worker's own clock, which was synchronized with the store's when the mode was read.
-
-    The owner sets ``on_change``, called when the mode has changed, and ``on_reset``, called when remembered buckets are
-    no longer valid: some were refilled, the store has lost them, or its clock has stepped.
+    An emergency ends at its end time by this worker's own clock, which was synchronized with the store's when the mode
+    was read. The owner also sets ``on_reset``, called when remembered buckets are no longer valid: some were refilled,
+    the store has lost them, or its clock has stepped.
     """
 
-    on_change: Callable[[], None]
     on_reset: Callable[[], None]
 
-    def __init__(self, register: ModeRegister, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.on_change = self.on_reset = lambda: None
-        self._register = register
-        self._now_s = clock.now_s
-        self._state = ModeState()
+    def __init__(self, register: DocumentRegister, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(register, MODE, clock.now_s, "the store had lost mode version %d: it is restored")
+        self.on_reset = lambda: None
         self._ahead_s = clock.unix_s() - clock.now_s()
         self._least_ahead_s: deque[float] = deque(maxlen=CLOCK_READS)
         self._was = Mode.NORMAL
-        self._has_read = False
+        self._has_read = self._is_found = False
         self._epoch: int | None = None
         self._epoch_ahead_s = 0.0
-        self.refresher = Refresher("mode", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
     @property
     def mode(self) -> Mode:
         """The current mode."""
-        state = self._state
+        state = self.state
         if state.until_s is None:
             return state.mode
         return state.at(self.store_now_s())
@@ -67,15 +61,10 @@ class ModeWatch:
     @property
     def retry_after_us(self) -> int:
         """The wait of clients that are turned away: until the emergency ends; 0 if it does not end by itself."""
-        until_s = self._state.until_s
+        until_s = self.state.until_s
         if until_s is None or self.mode is Mode.NORMAL:
             return 0
         return int(max(until_s - self.store_now_s(), SOONEST_RETRY_S) * US_PER_S)
-
-    @property
-    def state(self) -> ModeState:
-        """The last change: the mode, its actor and its end time."""
-        return self._state
 
     def store_now_s(self) -> float:
         """The store's clock in Unix seconds, as estimated by this worker."""
@@ -87,33 +76,7 @@ class ModeWatch:
         Raises:
             StoreError: the store could not be changed; nothing has changed here.
         """
-        asked_s = self._now_s()
-        changed, stored = await self._register.set_mode(change, was=self._state, expected_version=expected_version)
-        self._adopt(stored, asked_s, is_switched=changed)
-        return changed
-
-    async def refresh(self) -> None:
-        """Read the mode; restore it if the store has lost it; end an emergency at its end time."""
-        asked_s = self._now_s()
-        stored = await self._register.mode()
-        self._follow(stored, asked_s)
-        if stored.state.version < self._state.version:
-            log.warning("the store had lost mode version %d: it is restored", self._state.version)
-            asked_s = self._now_s()
-            stored = await self._register.restore_mode(self._state)
-        self._adopt(stored, asked_s)
-        if self._state.mode is Mode.EMERGENCY and self._state.is_over(self.store_now_s()):
-            over = ModeChange(Mode.NORMAL, SHIELD, ENDED)
-            await self.set(over, expected_version=self._state.version)
-
-    async def look(self) -> None:
-        """Read the mode without restoring or ending anything: for a process that is not a worker.
-
-        Raises:
-            StoreError: it could not be read; the known mode stays.
-        """
-        asked_s = self._now_s()
-        self._adopt(await self._register.look(), asked_s)
+        return await self._set(change, expected_version)
 
     def tick(self) -> None:
         """Call ``on_change`` if the mode has changed by itself, at its end time."""
@@ -121,20 +84,24 @@ class ModeWatch:
             self._was = self.mode
             self.on_change()
 
-    def refresh_soon(self) -> None:
-        """Read the mode again now, since a change was announced."""
-        self.refresher.refresh_soon()
+    async def _read(self) -> Stored[ModeState]:
+        """Read the mode. In an empty store an epoch begins, and only then: regular reads must not cost writes."""
+        asked_s = self._now_s()
+        stored = await super()._read()
+        epoch = stored.epoch if stored.epoch is not None else await self._register.begin_epoch()
+        self._follow(epoch, stored.now_s, asked_s)
+        return stored
 
-    def _follow(self, stored: StoredMode, asked_s: float) -> None:
+    def _follow(self, epoch: int | None, store_s: float, asked_s: float) -> None:
         """Call ``on_reset`` for a new epoch or a clock that has stepped: both invalidate remembered buckets."""
-        least_s, most_s = stored.now_s - self._now_s(), stored.now_s - asked_s
+        least_s, most_s = store_s - self._now_s(), store_s - asked_s
         stepped = not least_s - STEP_S <= self._epoch_ahead_s <= most_s + STEP_S
-        if stored.epoch != self._epoch or stepped:
+        if epoch != self._epoch or stepped:
             if self._epoch is not None:
                 self.on_reset()
-            self._epoch, self._epoch_ahead_s = stored.epoch, most_s
+            self._epoch, self._epoch_ahead_s = epoch, most_s
 
-    def _set_clock(self, stored: StoredMode, asked_s: float) -> None:
+    def _set_clock(self, stored: Stored[ModeState], asked_s: float) -> None:
         """Learn from a reply by how much the store's clock is ahead: at least as far as it seems now, and at most as
         far as it would if the reply had come at once. A best read that is beyond that means that the clock has stepped.
         """
@@ -143,23 +110,27 @@ class ModeWatch:
             self._least_ahead_s = deque([self._least_ahead_s[-1]], CLOCK_READS)
         self._ahead_s = max(self._least_ahead_s)
 
-    def _adopt(self, stored: StoredMode, asked_s: float, *, is_switched: bool = False) -> None:
+    def _adopt(self, stored: Stored[ModeState], asked_s: float, *, is_switched: bool = False) -> None:
         """Adopt the stored mode. The first one read is logged as found, unless this worker has just set it."""
         self._set_clock(stored, asked_s)
-        is_found, self._has_read = not (self._has_read or is_switched), True
-        if stored.state.version <= self._state.version:
-            return
-        old, self._state = self._state, stored.state
-        if is_found:
-            self._log_found(stored)
+        self._is_found, self._has_read = not (self._has_read or is_switched), True
+        super()._adopt(stored, asked_s)
+
+    def _adopted(self, was: ModeState) -> None:
+        if self._is_found:
+            self._log_found()
         else:
-            log.warning("mode %s -> %s %s", old.mode, stored.state.mode, _who_and_why(stored.state))
+            log.warning("mode %s -> %s %s", was.mode, self.state.mode, _who_and_why(self.state))
         self._was = self.mode
         self.on_change()
 
-    def _log_found(self, stored: StoredMode) -> None:
+    def _ending(self) -> ModeChange | None:
+        is_over = self.state.mode is Mode.EMERGENCY and self.state.is_over(self.store_now_s())
+        return ModeChange(Mode.NORMAL, SHIELD, ENDED) if is_over else None
+
+    def _log_found(self) -> None:
         """Log the mode that was in force before this worker started; an emergency as a warning."""
-        state = stored.state
+        state = self.state
         until = "" if state.until_s is None else f", until {utc(state.until_s)}"
         level = logging.INFO if self.mode is Mode.NORMAL else logging.WARNING
         log.log(level, "found mode %s, since %s%s %s", state.mode, utc(state.since_s), until, _who_and_why(state))

@@ -41,6 +41,7 @@ from shieldmw.gate.auth.jwt_tokens import FixedKey, JwtVerifier, secret_key
 from shieldmw.gate.operator.control import clients_of
 from shieldmw.settings.rules import parse_rules
 from shieldmw.store import records
+from shieldmw.store.documents import LIMITS, MODE
 
 SECRET = "s" * 40
 ADMIN, VIEWER = "a" * 20, "v" * 20
@@ -195,9 +196,8 @@ def reads_records(hostile: Hostile) -> None:
     records.parse_api_key(hostile.octets(6), body)
     records.parse_deny(hostile.either(b"10.0.0.0/8", hostile.octets(8)), body)
     records.parse_audit([(hostile.either(b"1-0", hostile.octets(4)), [b"entry", body])])
-    bearing(
-        records.parse_mode, hostile.either(0, 1, 2**60), hostile.either(0, 2**70), hostile.either(0, 2**80), 1, body
-    )
+    reply = (hostile.either(0, 1, 2**60), hostile.either(0, 2**70), hostile.either(0, 2**80), 1)
+    bearing(records.parse_document, hostile.either(MODE, LIMITS), reply, body, body)
     records.parse_load(hostile.octets(6), body)
     records.parse_top(hostile.octets(6), body)
     records.mark(body)

@@ -29,7 +29,9 @@ from shieldmw.wiring import build_desk, build_worker
 
 LIMIT_S = 30
 
-ASKED = frozenset({"take", "refill", "mode", "set_mode", "note", "deny", "undeny", "deny_list", "audit", "seats"})
+ASKED = frozenset(
+    {"take", "refill", "document", "set_document", "note", "deny", "undeny", "deny_list", "audit", "seats"}
+)
 
 
 class Away(MemoryStore):

@@ -20,8 +20,9 @@ from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState, 
 from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import NotPermitted, SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.operator.direct import DirectControl
+from shieldmw.store.documents import LIMITS
 from shieldmw.store.memory import MemoryStore
-from shieldmw.store.port import StoredMode
+from shieldmw.store.port import C, Document, S, Stored
 from shieldmw.wiring import build_worker
 
 LIMIT_S = 30
@@ -34,11 +35,11 @@ class Broken(MemoryStore):
     look_fails: StoreError | None = None
     fleet_fails: StoreError | None = None
 
-    async def look(self) -> StoredMode:
-        """The mode, or the failure."""
+    async def document(self, kind: Document[C, S]) -> Stored[S]:
+        """The mode or the limits, or the failure."""
         if self.look_fails is not None:
             raise self.look_fails
-        return await super().look()
+        return await super().document(kind)
 
     async def fleet(self, now_s: float) -> Fleet:
         """The fleet, or the failure."""
@@ -50,9 +51,9 @@ class Broken(MemoryStore):
 class Ahead(MemoryStore):
     """A store whose clock is an hour ahead of this process's."""
 
-    async def look(self) -> StoredMode:
-        """The mode, at a time that is an hour later."""
-        stored = await super().look()
+    async def document(self, kind: Document[C, S]) -> Stored[S]:
+        """The mode or the limits, at a time that is an hour later."""
+        stored = await super().document(kind)
         return replace(stored, now_s=stored.now_s + 3600)
 
 
@@ -224,7 +225,7 @@ def test_the_status_has_the_limits_that_operators_changed() -> None:
         store = MemoryStore(b"secret")
         change = OverridesChange(Overrides({"SHIELD_CAPACITY": 7}), "ops")
         assert (await direct(store, capacity=10).status()).seats.capacity == Capacity(10, 10)
-        await store.set_limits(change, was=OverridesState(), expected_version=None)
+        await store.set_document(LIMITS, change, was=OverridesState(), expected_version=None)
         status = await direct(store, capacity=10).status()
         assert status.seats.capacity == Capacity(7, 7)
         assert (status.settings["SHIELD_CAPACITY"], status.limits.version) == ("7", 1)

@@ -79,7 +79,8 @@ def test_refusals_for_want_of_a_seat_are_told_apart() -> None:
         await worker.start()
         await pass_time(60.0)
         for reason in (Reason.NO_SEAT, Reason.STORE_CLOSED, Reason.QUOTA):
-            worker.counts.decided(Decision(Verdict.REFUSED, reason, None, Identity("kim", ListenerClass.MEMBER)))
+            refusal = Decision(Verdict.REFUSED, reason, None, Identity("kim", ListenerClass.MEMBER))
+            worker.decided(facts(), refusal, [])
         await pass_time(2.0)
         now = worker.control.recent.now()
         sent_away = worker.control.recent.lately(now)[Outcome.SENT_AWAY].members

@@ -30,7 +30,7 @@ STEP_S = 0.25
 SECRET = b"a secret of at least 32 characters"
 
 # What the store does for workers' seats and mode; all of it fails while it is away.
-ASKED = ("seats", "release_seats", "mode", "set_mode", "look", "queue", "secret", "tell", "deny_list", "fleet")
+ASKED = ("seats", "release_seats", "document", "set_document", "queue", "secret", "tell", "deny_list", "fleet")
 
 
 class StoreThatGoes(FleetStore):

@@ -14,6 +14,7 @@ from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState
 from shieldmw.core.seats import Audience, Capacity, Report
 from shieldmw.errors import StoreUnavailable
+from shieldmw.store.documents import LIMITS, MODE
 from shieldmw.store.port import AuditEntry
 from store.fleets import (
     ONCE,
@@ -41,10 +42,12 @@ def test_changes_are_heard_on_every_worker(cluster: RedisCluster) -> None:
             listening(stores[0]) as first,
             listening(stores[1]) as second,
         ):
-            await stores[0].set_mode(ModeChange(Mode.EMERGENCY, "ops"), was=ModeState(), expected_version=None)
+            await stores[0].set_document(
+                MODE, ModeChange(Mode.EMERGENCY, "ops"), was=ModeState(), expected_version=None
+            )
             limits = OverridesChange(Overrides({"SHIELD_IP_LIMIT": "1/second"}), "ops")
-            _, kept = await stores[1].set_limits(limits, was=OverridesState(), expected_version=0)
-            assert kept.state == (await stores[0].limits()).state
+            _, kept = await stores[1].set_document(LIMITS, limits, was=OverridesState(), expected_version=0)
+            assert kept.state == (await stores[0].document(LIMITS)).state
             assert (kept.state.version, kept.state.overrides) == (1, limits.overrides)
             await stores[1].deny(DenyEntry(ip_network("198.51.100.0/24"), 4_000_000_000, "ops", "flood"))
             await stores[0].refill(someone(), ["ip"])
@@ -88,17 +91,17 @@ def test_the_mode_has_one_version_for_all(cluster: RedisCluster) -> None:
         change = ModeChange(Mode.EMERGENCY, "ops", "attack", 60, 500, 0.25)
         async with fleet(cluster.url, 3) as stores:
             done = await asyncio.gather(
-                *(store.set_mode(change, was=ModeState(), expected_version=0) for store in stores)
+                *(store.set_document(MODE, change, was=ModeState(), expected_version=0) for store in stores)
             )
             assert sorted(changed for changed, _ in done) == [False, False, True]
-            kept = (await stores[0].mode()).state
+            kept = (await stores[0].document(MODE)).state
             assert (kept.version, kept.mode, kept.capacity) == (1, Mode.EMERGENCY, 500)
             await stores[1].note(AuditEntry(0, "ops", "test", "was", "now", "why"))
             assert [entry.what for entry in await stores[2].audit(5)] == ["test", "mode"]
             for master in cluster.masters():
                 cluster.command(master, "FLUSHALL")
-            assert (await stores[1].restore_mode(kept)).state.version == 1
-            assert (await stores[2].mode()).state.capacity == 500
+            assert (await stores[1].restore_document(MODE, kept)).state.version == 1
+            assert (await stores[2].document(MODE)).state.capacity == 500
 
     run(work())
 

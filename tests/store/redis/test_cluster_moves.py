@@ -14,6 +14,7 @@ from shieldmw.core.deny import DenyEntry
 from shieldmw.core.limits import Limit
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Audience, Capacity, Report
+from shieldmw.store.documents import MODE
 from shieldmw.store.port import Store
 from store.fleets import (
     APART_US,
@@ -156,7 +157,7 @@ def test_the_control_slot_moves(cluster: RedisCluster) -> None:
     async def work() -> None:
         network = ip_network("198.51.100.0/24")
         async with fleet(cluster.url, 2) as stores:
-            await stores[0].set_mode(ModeChange(Mode.EMERGENCY, "ops"), was=ModeState(), expected_version=0)
+            await stores[0].set_document(MODE, ModeChange(Mode.EMERGENCY, "ops"), was=ModeState(), expected_version=0)
             await stores[0].deny(DenyEntry(network, 4_000_000_000, "ops", "flood"))
             moves = [
                 cluster.move(slot_of(f"shield:{name}")) for name in ("{control}:mode", "seats", "queue", "api-keys")
@@ -164,16 +165,18 @@ def test_the_control_slot_moves(cluster: RedisCluster) -> None:
             for move in moves:
                 move.begin()
             for store in stores:
-                assert (await store.mode()).state.version == 1
+                assert (await store.document(MODE)).state.version == 1
                 assert (await store.queue(1, 0)).given >= 1
                 assert (await store.seats(Report("w", Audience(), Audience(members=5)), Capacity(10, 0))).seats == 10
                 assert (await store.api_keys(None)) is not None
             for move in moves:
                 move.finish()
             for version, store in enumerate(stores, 1):
-                was = (await store.mode()).state
+                was = (await store.document(MODE)).state
                 assert was.version == version
-                assert (await store.set_mode(ModeChange(Mode.NORMAL, "ops"), was=was, expected_version=version))[0]
+                assert (
+                    await store.set_document(MODE, ModeChange(Mode.NORMAL, "ops"), was=was, expected_version=version)
+                )[0]
                 deny_list = await store.deny_list(None)
                 assert deny_list is not None
                 assert [entry.network for entry in deny_list.entries] == [network]

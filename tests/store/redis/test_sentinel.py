@@ -12,6 +12,7 @@ from shieldmw.core.bucket import Charge
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.errors import SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings import Settings
+from shieldmw.store.documents import MODE
 from shieldmw.store.opener import store_opener
 from shieldmw.store.port import AuditEntry, Store
 from store.fleets import ONCE, PATIENCE_S, fleet, key, listening, off, opened, patiently, remaining, take
@@ -138,7 +139,9 @@ def test_changes_are_heard_from_the_new_master(sentinels: RedisSentinels) -> Non
 
     async def work() -> None:
         async with fleet(sentinels.url, 2) as stores, listening(stores[0]) as heard:
-            await stores[1].set_mode(ModeChange(Mode.EMERGENCY, "ops"), was=ModeState(), expected_version=None)
+            await stores[1].set_document(
+                MODE, ModeChange(Mode.EMERGENCY, "ops"), was=ModeState(), expected_version=None
+            )
             await off(wait_until, lambda: "mode" in heard, PATIENCE_S, "the change")
             replicas = [server for server in sentinels.servers if server is not sentinels.master()]
 
@@ -156,7 +159,7 @@ def test_changes_are_heard_from_the_new_master(sentinels: RedisSentinels) -> Non
                 return "audit" in heard
 
             await patiently(told, "the word")
-            assert (await stores[0].mode()).state.mode is Mode.EMERGENCY
+            assert (await stores[0].document(MODE)).state.mode is Mode.EMERGENCY
 
     run(work())
 
