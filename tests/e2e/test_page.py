@@ -308,6 +308,19 @@ def test_undo_goes_back_to_the_emergency_before(page: Page, operator: httpx.Clie
     assert abs(status["until"] - until) < 2
 
 
+def test_undo_leaves_to_the_settings_what_was_left_to_them(page: Page, operator: httpx.Client) -> None:
+    """The emergency comes back as it was asked for, not with numbers that it only amounted to."""
+    operator.put("mode", json={"mode": "emergency", "for_seconds": 600, "guest_share": 0.5}).raise_for_status()
+    sign_in(page)
+    says(page, "#mode-word", "EMERGENCY")
+    page.click("#to-normal")
+    page.click("#flip-do")
+    page.click("#flip-undo")
+    wait_until(lambda: operator.get("status").json()["mode"] == "emergency", TIMEOUT_S, "the emergency to be back")
+    status = operator.get("status").json()
+    assert (status["requested_capacity"], status["requested_guest_share"]) == (None, 0.5)
+
+
 def test_two_operators_do_not_overwrite_each_other(page: Page, operator: httpx.Client) -> None:
     """The second one is told who was faster, and changes nothing until they press again."""
     sign_in(page)

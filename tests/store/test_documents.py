@@ -64,7 +64,7 @@ OF_MODE = Case(
     ModeChange(Mode.NORMAL, "ops", "over"),
     {"mode": Mode.EMERGENCY, "capacity": 500, "guest_share": 0.25},
     "normal",
-    "emergency, for 60 s, capacity 500, guest share 0.25",
+    "emergency, for 60 s, capacity 500, guest share 25 %",
     "emergency",
 )
 OF_LIMITS = Case(

@@ -718,7 +718,9 @@ function drawPreview(told) {
 /** The change that restores a mode as it was, for as long as it would have lasted; null if it is over by then. */
 function restoring(status) {
   if (status.mode === "normal") return { mode: "normal" };
-  return { mode: "emergency", until: status.until, capacity: status.capacity ?? 0, guest_share: status.guest_share };
+  const given = { capacity: status.requested_capacity, guest_share: status.requested_guest_share };
+  const asked = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null));
+  return { mode: "emergency", until: status.until, ...asked };
 }
 
 async function doFlip(event) {

@@ -21,6 +21,7 @@ from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import NotPermitted, SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.operator.direct import DirectControl
 from shieldmw.store.documents import LIMITS
+from shieldmw.store.documents import MODE
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import C, Document, S, Stored
 from shieldmw.wiring import build_worker
@@ -107,7 +108,7 @@ def test_a_denial_ends_by_the_stores_clock() -> None:
 
     async def work() -> None:
         store = Ahead(b"secret")
-        at_once, network = (await store.look()).now_s, ip_network("203.0.113.0/24")
+        at_once, network = (await store.document(MODE)).now_s, ip_network("203.0.113.0/24")
         denials = await direct(store).denials()
         entry = await denials.deny(network, 60, actor="kim", reason="flood", own=None, force=False)
         assert isinstance(entry, DenyEntry)
