@@ -20,8 +20,7 @@ from shieldmw.core.overrides import Overrides, OverridesChange, OverridesState, 
 from shieldmw.core.seats import Audience, Capacity, Fleet, Report
 from shieldmw.errors import NotPermitted, SettingsError, StoreError, StoreUnavailable
 from shieldmw.gate.operator.direct import DirectControl
-from shieldmw.store.documents import LIMITS
-from shieldmw.store.documents import MODE
+from shieldmw.store.documents import LIMITS, MODE
 from shieldmw.store.memory import MemoryStore
 from shieldmw.store.port import C, Document, S, Stored
 from shieldmw.wiring import build_worker
