@@ -37,7 +37,7 @@ Entries = Sequence[tuple[str, str]]
 
 
 class _Described(NamedTuple):
-    """What a description means. ``whose``: the other entries, of which each combination is a client."""
+    """A parsed description. ``whose`` are the remaining entries; each combination of their values is one client."""
 
     address: str | None
     path: str | None
@@ -195,7 +195,7 @@ def _left(charge: Charge, outcome: Outcome, at: int) -> int:
 
 
 def _rest(charges: Charges, outcome: Outcome) -> Charges:
-    """Charges for what the buckets still hold, if that is less than was requested."""
+    """The charges, reduced to what the buckets still hold."""
     return tuple(
         [charge._replace(cost=min(charge.cost, _left(charge, outcome, at))) for at, charge in enumerate(charges)]
     )
