@@ -17,7 +17,7 @@ WEBSOCKET_TRY_AGAIN_LATER = 1013
 
 PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types"
 
-# Reasons with status 503; and those for which a WebSocket is closed with 1008.
+# Reasons with status 503; and reasons for which a WebSocket is closed with 1008.
 _FEWER_FOR_NOW = (Reason.NO_SEAT, Reason.EMERGENCY, Reason.RESTARTING, Reason.OVERLOAD)
 _AGAINST_POLICY = (Reason.DENY_LIST, Reason.TOO_MANY_STREAMS, Reason.REPLACED, Reason.CREDENTIAL_ENDED)
 

@@ -190,7 +190,7 @@ class RefusalAnswers:
 
 
 def _at_most(decision: Decision, wait_s: int) -> int:
-    """The wait of a client that is turned away, in microseconds: the decision's, if any, but at most ``wait_s``."""
+    """The decision's wait in microseconds, capped at ``wait_s`` seconds; ``wait_s`` if the decision has none."""
     return min(decision.retry_after_us or wait_s * US_PER_S, wait_s * US_PER_S)
 
 

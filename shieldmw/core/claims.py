@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# The renewals of a ticket in one round that go on: the first, which is counted as a seat, and one more.
+# Renewals of a ticket permitted in one round: the first, which is counted as a seat, and one more.
 MOST_RENEWALS = 2
 
 # Tickets that the fleet remembers in one slot of time, and in the next one: two such slots take 60 MB of the store.
 MOST_TICKETS = 262_144
 
-# A ticket without permission to renew asks for it in this last part of its lease: by then, others have renewed theirs.
+# A copy without permission to renew may get it in the last 1/ASKS_IN of its lease: by then, other copies have been
+# renewed.
 ASKS_IN = 6
 
 
-# Longest leases in a slot of time: a ticket that is renewed is then found there, or in the slot before.
+# Length of a slot, in longest leases: long enough that a ticket still being renewed is in this slot or the last one.
 LEASES_IN_SLOT = 2
 
 
@@ -31,15 +32,15 @@ def claim_slot_s(longest_s: int) -> int:
 
 
 def claim_slot(now_s: float, longest_s: int) -> int:
-    """The number of the slot that a time is in."""
+    """The number of the slot that contains ``now_s``."""
     return int(now_s // claim_slot_s(longest_s))
 
 
 class Claim(NamedTuple):
-    """One renewal: when, for how long, until when. ``digest``: 8 bytes for the ticket and the length of its lease.
+    """A renewal at ``at_s`` to a lease of ``lease_s`` that ends at ``until_s``, in whole seconds of the store's clock.
 
-    ``until_s`` 0: nothing was renewed, but a copy asks whether it may be, the one with this ``copy`` number (32 bits).
-    All times are the store's, in whole seconds.
+    ``digest`` is 8 bytes that identify the ticket and its lease length. If ``until_s`` is 0, nothing was renewed: the
+    copy of the ticket with the 32-bit number ``copy`` asks whether it may be renewed.
     """
 
     digest: bytes
@@ -50,9 +51,9 @@ class Claim(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """Which renewal of its round it is, from 1, and until when the ones before it hold the ticket's seat.
+    """The answer to a claim: its ``rank`` in the round, from 1, and until when earlier renewals hold the ticket's seat.
 
-    For a copy that asks, 1 is yes; beyond ``MOST_RENEWALS`` is no.
+    For a copy that asks, rank 1 means yes, and a rank above ``MOST_RENEWALS`` means no.
     """
 
     rank: int
@@ -61,22 +62,22 @@ class Ranked(NamedTuple):
 
 @dataclass(slots=True)
 class _Round:
-    """The last round of a ticket: when it began, with a lease of which length; its seat is held ``until_s``.
+    """The last round of a ticket: its start, the length of its lease, the end of its seat, and its number of renewals.
 
-    ``let``: the copy that asked and was let, which may ask again.
+    ``permitted`` is the copy that asked and got permission, which may ask again; 0 if there is none.
     """
 
     began_s: int
     lease_s: int
     until_s: int
     count: int
-    let: int = 0
+    permitted: int = 0
 
 
 class ClaimTable:
     """Counts the renewals of tickets in rounds. ``slot`` is the number of a span of time longer than a lease.
 
-    What was not renewed in a slot or the one before it is forgotten.
+    A ticket that was renewed neither in the current slot nor in the one before is forgotten.
     """
 
     def __init__(self, most_tickets: int = MOST_TICKETS) -> None:
@@ -84,7 +85,7 @@ class ClaimTable:
         self._slots: dict[int, dict[bytes, _Round]] = {}
 
     def claim(self, slot: int, claims: Sequence[Claim]) -> list[Ranked]:
-        """Count renewals, one after the other."""
+        """Count the renewals in order; returns an answer for each."""
         self._slots = {number: rounds for number, rounds in self._slots.items() if abs(number - slot) <= 1}
         return [self._ranked(slot, claim) for claim in claims]
 
@@ -95,10 +96,10 @@ class ClaimTable:
             return Ranked(1, 0)
         last_s = 0 if known is None else known.until_s
         if claim.until_s == 0:
-            is_let = known is not None and known.count == 0 and known.let == claim.copy
-            if ASKS_IN * (last_s - claim.at_s) > claim.lease_s and not is_let:
+            is_permitted = known is not None and known.count == 0 and known.permitted == claim.copy
+            if ASKS_IN * (last_s - claim.at_s) > claim.lease_s and not is_permitted:
                 return Ranked(MOST_RENEWALS + 1, last_s)
-            # Its seat is held for it, and for no other that asks.
+            # The seat is now held for this copy; any other that asks is refused.
             rounds[claim.digest] = _Round(claim.at_s, claim.lease_s, claim.at_s + claim.lease_s, 0, claim.copy)
             return Ranked(1, last_s)
         # Times are whole seconds, so two thirds may look like a second less.

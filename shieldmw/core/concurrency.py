@@ -141,12 +141,12 @@ class AdaptiveLimit:
             self._samples += 1
             self._took_us += min(took_us, most_times * usual_us)
             self._expected_us += usual_us
-        self._look(now_us)
+        self._end_window_if_due(now_us)
 
     def reached(self, now_us: int) -> None:
         """Note that a request is waiting for a place."""
         self._was_reached = True
-        self._look(now_us)
+        self._end_window_if_due(now_us)
 
     def _learn(self, route: Hashable, usual_us: float, count: int, took_us: int) -> float:
         """The usual time of a route after one more response that did not wait for others."""
@@ -162,7 +162,7 @@ class AdaptiveLimit:
         self._typical_us += (usual_us - self._typical_us) / (REMEMBERED if self._typical_us else 1)
         return usual_us
 
-    def _look(self, now_us: int) -> None:
+    def _end_window_if_due(self, now_us: int) -> None:
         """At the end of a window, adjust the limit by its responses; without any, grow if the limit was reached."""
         if now_us >= self._renews_us:
             self.old, self.young = self.young, Intake()
@@ -170,12 +170,12 @@ class AdaptiveLimit:
         if now_us < self._ends_us:
             return
         if self._samples >= FEWEST_SAMPLES or (self._samples and now_us >= self._ends_us + LONGEST_WINDOW_US):
-            self._judge(now_us)
+            self._adjust(now_us)
         elif self._was_reached and not self._samples:
             self._ends_us = now_us + WINDOW_US
             self._grow()
 
-    def _judge(self, now_us: int) -> None:
+    def _adjust(self, now_us: int) -> None:
         """Adjust the limit and the usual times by the window's responses."""
         gradient = TOLERANCE * self._expected_us / self._took_us
         if 2 * self._took_us < self._expected_us:

@@ -25,8 +25,8 @@ class Forecast:
 def forecast(capacity: Capacity | None, guest_share: float, present: Audience, demand: Audience) -> Forecast:
     """The listeners once the seats are divided by this capacity (None: no limit), if nobody comes or goes meanwhile.
 
-    By the same division as the seats themselves. ``demand`` includes those ``present``, except that a report may be
-    older than the other one.
+    The division is the one that grants seats. ``demand`` includes the listeners ``present``, unless one of the two
+    reports is older than the other.
     """
     wanted = Audience(*(max(pair) for pair in zip(_by_class(present), _by_class(demand), strict=True)))
     if capacity is None:

@@ -48,7 +48,7 @@ class HeavyHitters(Generic[K]):
         self._subtract()
 
     def merge(self, other: HeavyHitters[K]) -> None:
-        """Count what another summary has counted, with its error."""
+        """Add the counts and the error of another summary."""
         self._counts.update(other._counts)
         self.total += other.total
         self.error += other.error
@@ -67,7 +67,7 @@ class HeavyHitters(Generic[K]):
 
 
 def merged(summaries: Iterable[HeavyHitters[K]], most: int) -> HeavyHitters[K]:
-    """One summary of several streams."""
+    """One summary of several streams; ``most`` as in ``HeavyHitters``."""
     whole: HeavyHitters[K] = HeavyHitters(most)
     for summary in summaries:
         whole.merge(summary)

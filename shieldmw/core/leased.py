@@ -17,7 +17,7 @@ from .seats import COHORTS, Audience, Capacity
 # polls at least once in there, and none loses its seat between two polls.
 RENEWED_IN = 3
 
-# A surplus of one part in so many is no reason to start a cut, nor one that lasts for less time.
+# No cut starts for a surplus below 1/TOLERANCE of the leases, or one that lasts less than PATIENCE_S.
 TOLERANCE = 16
 PATIENCE_S = 5.0
 
@@ -32,8 +32,8 @@ CLOCK_STEP_S = 2
 class LeaseCounts:
     """Counts a worker's leases of one class. Its size depends on the length of the leases, not on their number.
 
-    ``kept_s``: how long those that ended here are reported as such. The client may have renewed elsewhere, and
-    that worker's report must come first, or another client would get the seat.
+    ``kept_s`` is how long a lease that ended here is still reported, in seconds. Its client may have renewed elsewhere,
+    and that worker must report first, or another client would get the seat.
     """
 
     __slots__ = ("_at_s", "_begin", "_end", "_flows", "_last_s", "kept_s", "present")
@@ -123,15 +123,15 @@ class LeaseCut:
 
     @property
     def is_on(self) -> bool:
-        """Whether some may not renew, and nobody may come."""
+        """Whether a cut is under way: some leases may not be renewed, and no new client is admitted."""
         return self._present > 0
 
     def follow(self, present: int, room: int, now_s: float, lease_s: float, slack: int) -> None:
-        """Take in how many of the class there are in the fleet, and how many there is room for.
+        """Adjust the cut to the number of clients of the class in the fleet, and to the room for them.
 
         The level follows from how many there were when the cut began. Once the leases of those who could not renew
-        have ended, it is lowered if there are still too many. With ``slack`` a cut begins only with more than so many
-        too many, for ``PATIENCE_S``: workers' reports are not of the same moment.
+        have ended, it is lowered if there are still too many. With ``slack`` above 0, a
+        cut begins only once the surplus has exceeded it for ``PATIENCE_S``: reports are not of the same moment.
         """
         if present <= room + (0 if self.is_on else slack):
             self.level, self._present, self._over_s = COHORTS, 0, inf
@@ -146,11 +146,11 @@ class LeaseCut:
         self.level = min(self.level, COHORTS * room // self._present)
 
     def part(self, count: int) -> int:
-        """How many of ``count`` leases remain after the cut, about."""
+        """The approximate number of ``count`` leases that remain after the cut."""
         return -(-count * self.level // COHORTS) if self.is_on else count
 
 
 def rooms(capacity: Capacity, demand: Audience) -> tuple[int, int]:
-    """The seats of the fleet that members may hold, and those that guests may, given who wants one."""
+    """The fleet's seats for members and for guests, given the demand of each class."""
     members = max(0, capacity.seats - demand.hosts)
     return members, max(0, min(members - demand.members, capacity.guest_seats))

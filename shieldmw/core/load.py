@@ -53,9 +53,9 @@ def unseated(loads: Sequence[WorkerLoad]) -> Audience:
 
 
 def asked_once(fleet: Fleet, loads: Sequence[WorkerLoad]) -> Fleet:
-    """The fleet with its demand as operators are told it.
+    """The fleet with its demand as operators see it: a listener that asks several workers counts once.
 
-    Seats are divided by the demand of each worker, where a listener that asks several of them counts at each.
+    The demand that seats are divided by counts such a listener at each worker.
     """
     return replace(fleet, demand=fleet.present + unseated(loads))
 

@@ -127,13 +127,13 @@ class _Manifest:
             self._is_elsewhere = self._is_elsewhere or uri is None or not is_relative(uri)
             return
         self._has_location = self._has_location or local == "Location"
-        self._locations.append((self._text_at, self._text_at + len(text), self._with_it(text)))
+        self._locations.append((self._text_at, self._text_at + len(text), self._with_parameter(text)))
 
     def _add_to_attributes(self, tag: re.Match[bytes]) -> None:
         for attribute in _ATTRIBUTE.finditer(self._manifest, *tag.span(2)):
             if attribute[1] in _SEGMENTS:
                 quoted = 2 if attribute[2] is not None else 3
-                self._segments.append((*attribute.span(quoted), self._with_it(attribute[quoted])))
+                self._segments.append((*attribute.span(quoted), self._with_parameter(attribute[quoted])))
 
     def _tag(self, begin: int) -> re.Match[bytes]:
         """The start tag at this byte, which expat has found to be well-formed."""
@@ -142,7 +142,7 @@ class _Manifest:
             raise _LeftAlone
         return tag
 
-    def _with_it(self, raw: bytes) -> bytes:
+    def _with_parameter(self, raw: bytes) -> bytes:
         """The text of a URI with the parameter."""
         uri = _plain(raw)
         if uri is None:

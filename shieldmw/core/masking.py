@@ -34,7 +34,7 @@ def _cut(found: re.Match[str]) -> str:
 
 
 def _without_punctuation(text: str) -> tuple[str, str, str]:
-    """Full stops and single colons at both ends apart: ``ip:2001:db8::7.``"""
+    """Split text into leading punctuation, core and trailing punctuation (full stops and single colons)."""
     word = text.strip(".")
     word = word.removeprefix(":") if not word.startswith("::") else word
     word = word.removesuffix(":") if not word.endswith("::") else word

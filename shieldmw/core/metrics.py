@@ -40,7 +40,7 @@ class Metric:
 
     @property
     def width(self) -> int:
-        """The cells of one series: of a histogram, one for each bucket (the last has no bound), and the sum."""
+        """The number of cells of one series; a histogram has one per bucket (the last is unbounded), plus the sum."""
         return len(self.bounds) + 2 if self.bounds else 1
 
 
@@ -85,7 +85,7 @@ class CallResult(StrEnum):
 
 
 class Table(StrEnum):
-    """The tables of a worker whose sizes are told."""
+    """The tables of a worker whose sizes are reported."""
 
     LEASES = "leases"
     DEBTS = "debts"
@@ -185,13 +185,13 @@ UPDATED = Metric(
     "When this worker last wrote its gauges (Unix time): every two seconds or so, unless its event loop hangs.",
 )
 
-# In the order in which they are told.
+# In the order in which they are reported.
 METRICS = (
     *(DECISIONS, DECISION_SECONDS, STORE_CALLS, STORE_BATCH_SIZE, STORE_UP, MODE, MODE_UNTIL, SEATS, DEMAND, CAPACITY),
     *(EVICTIONS, TABLE_ENTRIES, CREDENTIALS_REFUSED, LANE_WAITING, LANE_SHED, LANE_INSIDE, LANE_LIMIT, TURN, UPDATED),
 )
 
-# Those of the whole fleet, as the store last told this worker. They have no cells.
+# Metrics of the whole fleet, as the store last reported them to this worker. They have no cells.
 FLEET_SEATS = Metric("shield_fleet_seats", Kind.GAUGE, "Seats in use in the whole fleet.", ("class",), _CLASSES)
 FLEET_DEMAND = Metric(
     "shield_fleet_demand", Kind.GAUGE, "Listeners of the whole fleet that have or want a seat.", ("class",), _CLASSES

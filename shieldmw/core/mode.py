@@ -64,7 +64,7 @@ class ModeState(VersionedState):
         return Mode.NORMAL if self.is_over(now_s) else self.mode
 
     def ended(self) -> ModeState:
-        """What follows an emergency that has ended by itself: the state that the fleet will agree on, with the
+        """The state that follows an emergency that has ended by itself: the one that the fleet will agree on, with the
         version of the emergency until then."""
         assert self.until_s is not None
         return ModeState(self.version, self.until_s, None, SHIELD, ENDED)

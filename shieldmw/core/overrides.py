@@ -22,7 +22,7 @@ class RuleOverride:
     dry_run: bool | None = None
 
     def __str__(self) -> str:
-        """As in the audit log: ``limits=5/minute dry_run=true``."""
+        """The replaced parts as the audit log shows them: ``limits=5/minute dry_run=true``."""
         given = {"limits": self.limits, "burst": self.burst, "dry_run": self.dry_run}
         texts = {name: str(value).lower() for name, value in given.items() if value is not None}
         return " ".join(f"{name}={text}" for name, text in texts.items())
@@ -39,7 +39,7 @@ class Overrides:
         return bool(self.values or self.rules)
 
     def __str__(self) -> str:
-        """In one line, for the log and the audit log."""
+        """All overrides in one line, for the log and the audit log."""
         return ", ".join(self._words()) or "as in the settings"
 
     def _words(self) -> Iterator[str]:
@@ -61,7 +61,7 @@ class Earlier:
     until_s: float | None = None
 
     def at(self, now_s: float) -> Overrides:
-        """What is in force at a time: nothing after the end."""
+        """The overrides in force at ``now_s`` (Unix time): none after the end."""
         return NOTHING if self.until_s is not None and now_s >= self.until_s else self.overrides
 
 

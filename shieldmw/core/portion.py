@@ -22,7 +22,7 @@ AHEAD_US = 20_000
 # that ignores its waits takes turn after turn: this is how far it can push those of the others.
 LONGEST_SPREAD_US = 15 * US_PER_S
 
-# Before any time on any clock.
+# A time before any time on any clock, in microseconds.
 LONG_AGO_US = -1_000_000_000
 
 
@@ -185,9 +185,9 @@ class HeldUnits:
         return sum(self._units_of(piece, now_us) for piece in self._pieces)
 
     def end(self, charge: Charge, now_us: int) -> Unspent | None:
-        """Give up all units; returns those that may be given back: only those of the last piece.
+        """Give up all units; returns those of the last piece, the only ones that may be given back.
 
-        Behind the other pieces, other workers have charged the bucket.
+        Other workers have charged the bucket behind each of the other pieces.
         """
         unspent = None
         for piece in self._pieces:

@@ -12,7 +12,7 @@ from .rules import Access, Policy, RouteRules
 # The numbers of plans, unique in this process.
 _numbers = count()
 
-# Without default limits: rules in dry run are tried alone.
+# A policy without default limits, for trying rules in dry run alone.
 _RULES_ONLY = Policy()
 
 

@@ -41,8 +41,8 @@ MOST_SEATS = 1_000_000_000
 # Longest time that a lease seat runs: ten minutes, with room for clocks that differ.
 LONGEST_LEASED_S = 900.0
 
-# Reported in place of a grant: by a worker that has never requested one, and by one that has, but holds none, or no
-# longer holds it.
+# Reported in place of a grant: by a worker that has never requested one; by a worker whose grant was lost or never
+# arrived.
 NO_GRANT = -1
 LOST_GRANT = -2
 
@@ -166,7 +166,7 @@ class SeatEntry:
 
     @property
     def unseen_guests(self) -> int:
-        """The same for guests."""
+        """Guest seats that may have been leased after the report: those granted beyond the present ones, or renewed."""
         return max(0, self.guest_seats - self.present.guests) + self.coming + self.left
 
 
@@ -289,7 +289,7 @@ def granted(fair: int, has: int, room: int) -> int:
 
 
 def fair_share(capacity: Capacity, demands: Sequence[Audience], index: int) -> Capacity:
-    """What one worker should hold, once the others hold what they should."""
+    """The seats and guest seats of the worker at ``index`` if every worker had exactly its share."""
     served, left, guest_rest = divided(capacity, demands, index)
     even = [1] * len(demands)
     headroom = _slice(left, even, index)
@@ -309,7 +309,7 @@ def divided(capacity: Capacity, demands: Sequence[Audience], index: int) -> tupl
 
 
 def _part(left: int, wants: Sequence[int], index: int) -> tuple[int, int]:
-    """One worker's part of what a class gets of ``left``, and what is left after that class."""
+    """The seats one worker gets for a class out of ``left`` seats, and the seats left after that class."""
     total = sum(wants)
     if total <= left:
         return wants[index], left - total
@@ -329,8 +329,8 @@ def _slice(amount: int, weights: Iterable[int], index: int) -> int:
 def levels(capacity: Capacity, demand: Audience, present: Audience) -> tuple[int, int]:
     """The numbers of cohorts of members and of guests that are admitted if they are new.
 
-    All of them while there is a free seat that they may have: nobody is turned away while a seat is empty. If all are
-    taken, as many as would find a seat if all seats were given out afresh.
+    While the class has a free seat, all its cohorts are admitted, so nobody is turned away while a seat is empty.
+    Otherwise, as many as would find a seat if all seats were given out afresh.
     """
     for_members = max(0, capacity.seats - demand.hosts)
     for_guests = max(0, min(for_members - demand.members, capacity.guest_seats))

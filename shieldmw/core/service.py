@@ -23,7 +23,7 @@ class Served(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Whether they are served, how many of 100 (rounded down to a tenth; None if nobody asks), and why, in words."""
+    """Whether hosts and members are served, the percentage (rounded down to a tenth; None if nobody asks), and why."""
 
     served: Served
     percent: float | None
@@ -37,9 +37,9 @@ def service(seated: Audience, demand: Audience, let_in_per_s: float, refused_per
 
     Args:
         seated: listeners with a seat.
-        demand: those, and listeners who lately found none.
+        demand: listeners with a seat, plus those who lately found none.
         let_in_per_s: requests of hosts and members that were let in.
-        refused_per_s: those that were refused, but not for want of a seat.
+        refused_per_s: requests of hosts and members that were refused for any reason but the want of a seat.
     """
     unseated = max(0, demand.favoured - seated.favoured)
     parts: list[tuple[float, str]] = []

@@ -12,8 +12,8 @@ FRESH_S = 20.0
 
 
 class Kind(StrEnum):
-    """What requests are counted by: the address (as long as what counts as one client), its /24 or /48, the verified
-    subject, the path, and the user agent."""
+    """What requests are counted by: the client's network, its /24 or /48, the verified subject, the path, and the user
+    agent."""
 
     ADDRESS = "address"
     NETWORK = "network"
@@ -60,7 +60,7 @@ class TopReport:
 
 
 class Bounds(NamedTuple):
-    """A count that is known to lie between these."""
+    """Bounds of a count that is not known exactly, both inclusive."""
 
     least: int
     most: int
@@ -108,7 +108,7 @@ def _entries(kind: Kind, reports: Sequence[TopReport], count: int) -> list[Entry
 
 @dataclass(frozen=True, slots=True)
 class _Merged:
-    """Sums over all workers. ``surplus``: by how much the most of a name exceeds its least and ``unlisted``."""
+    """Sums over all workers: a name occurred at least ``least`` and at most ``least + surplus + unlisted`` times."""
 
     least: Mapping[str, int]
     surplus: Mapping[str, int]

@@ -76,7 +76,7 @@ class Rates:
 
     @property
     def favoured(self) -> float:
-        """Those of hosts and members."""
+        """The requests of hosts and members per second."""
         return self.hosts + self.members
 
 

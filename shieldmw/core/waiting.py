@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from dataclasses import dataclass
 
-# Poll interval of the next in line, and the longest.
+# Poll interval of the member next in line, and the longest poll interval.
 SHORTEST_POLL_S = 5.0
 LONGEST_POLL_S = 120.0
 
@@ -87,7 +87,7 @@ class Calls:
             self._calls.append(_Call(before + 1, called, missing, now_s + AWAITED_S))
 
     def came(self, number: int) -> None:
-        """Note, once per member, that it has its seat, perhaps before this worker knows that it was called."""
+        """Note, once per member, that it has a seat, perhaps before this worker knows that it was called."""
         self._polled.pop(number, None)
         if number > (self._called or 0):
             insort(self._early, number)
@@ -103,7 +103,7 @@ class Calls:
             self._polled[number] = now_s + AWAITED_S
 
     def ahead_of(self, number: int, now_s: float) -> int:
-        """How many members wait with a lower number: those not called, and those called who have not come yet."""
+        """The number of members with a lower number who still wait: not called yet, or called but not seated."""
         while self._calls and self._calls[0].until_s <= now_s:
             self._calls.popleft()
         self._polled = {polled: until_s for polled, until_s in self._polled.items() if until_s > now_s}

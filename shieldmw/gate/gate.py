@@ -26,7 +26,7 @@ from .overload.overload import Overload
 
 
 class Gate:
-    """Decides requests. Observers are notified of refusals, and of those that a dry run lets pass."""
+    """Decides requests. Observers are notified of refusals, including those that a dry run lets pass."""
 
     def __init__(  # noqa: PLR0913  (all that a decision needs)
         self,
@@ -244,7 +244,7 @@ class Gate:
         return self.announce(facts, plan.refusals.decision(outcome, address, identity))
 
     def announce(self, facts: Facts, decision: Decision) -> Decision:
-        """The decision as it is given; observers are notified of refusals, and of those that a dry run lets pass."""
+        """The decision to act on: in a dry run a refusal becomes a pass. Observers are notified of both."""
         if self._dry_run:
             decision = in_dry_run(decision)
         if decision.verdict is not ALLOWED:
@@ -258,7 +258,7 @@ def _passes(plan: Plan, address: Address | None, identity: Identity | None, reas
 
 
 def in_dry_run(decision: Decision) -> Decision:
-    """The same for observers, but with nothing that a client could notice."""
+    """The decision in a dry run: a refusal passes as ``DRY_RUN``; others lose the charges that headers would show."""
     if decision.refused:
         return decision._replace(verdict=Verdict.DRY_RUN)
     return decision._replace(charges=(), outcome=None)

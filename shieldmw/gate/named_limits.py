@@ -43,7 +43,7 @@ Entries = Sequence[tuple[str, str]]
 
 
 class _Described(NamedTuple):
-    """What a description means. ``whose``: the other entries, of which each combination is a client."""
+    """A parsed description. ``whose`` are the remaining entries; each combination of their values is one client."""
 
     address: str | None
     path: str | None

@@ -26,10 +26,10 @@ BATCH = 512
 # One request in this many, at random, is asked for its user agent: finding it costs as much as all the rest.
 SAMPLE = 16
 
-# After this long counts begin anew; those of the time before are kept as long again.
+# Length of a window, in seconds. The counts of the current window and of the one before are kept.
 WINDOW_S = 60.0
 
-# Longest text that is told apart, in characters.
+# Characters of a path or user agent that are compared; longer ones with the same start count as one.
 LONGEST_TEXT = 200
 
 # A request with its decision and its headers.
@@ -56,11 +56,11 @@ class _Minutes:
             self._now[kind].add(of_kind)
 
     def seconds(self, now_s: float) -> float:
-        """How long both are."""
+        """The length of both windows together, in seconds."""
         return now_s - self._before_s
 
     def tally(self, count: int, name: Callable[[Kind, _Key], str]) -> Tally:
-        """The most frequent keys of both, by their names."""
+        """The ``count`` most frequent keys of both windows, by kind; ``name`` turns a key into text."""
         both = {kind: merged((self._before[kind], self._now[kind]), MOST_KEYS) for kind in Kind}
         return Tally(both[Kind.PATH].total, {kind: _ranking(kind, both[kind], count, name) for kind in Kind})
 

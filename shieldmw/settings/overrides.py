@@ -79,7 +79,7 @@ VARIABLES = tuple(_FIELD_OF)
 
 @dataclass(frozen=True, slots=True)
 class LimitsInForce:
-    """What workers obey.
+    """The settings that workers obey, with overrides applied.
 
     ``texts`` has the text of each variable that can be replaced, as it is in force; None if it is unset. ``ignored``
     has a line for each override that does not fit these settings: it names it and says what would be right.
@@ -94,7 +94,7 @@ class LimitsInForce:
 
     @property
     def ignored_line(self) -> str:
-        """What was ignored, in one line."""
+        """All ignored overrides, in one line."""
         return "; ".join(self.ignored)
 
 

@@ -123,7 +123,7 @@ def read_public_key(value: str) -> str:
     """The PEM text of ``SHIELD_JWT_PUBLIC_KEY``, or of the file that it names.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither a PEM text nor a readable file with one.
     """
     if value.startswith("-----BEGIN"):
         return value.replace("\\n", "\n")

@@ -132,7 +132,7 @@ _EXAMPLE = '{"name": "search", "path": "/search/*", "limits": "10/minute", "cost
 
 
 def _meant(error: ErrorDetails) -> str:
-    """For a field that does not exist, the one that was probably meant."""
+    """A hint at the field that was probably meant, if the error is an unknown field; otherwise empty."""
     if error["type"] != "extra_forbidden":
         return ""
     nearest = get_close_matches(str(error["loc"][-1]), RuleSpec.model_fields, n=1)

@@ -1,4 +1,4 @@
-"""What a decision means where a proxy asks about a request before it forwards it."""
+"""Seats for requests that a proxy asks about before it forwards them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .tickets import renewed_headers, ticket_headers
 
 
 def seated(worker: Worker, facts: Facts, decision: Decision, scope: Scope) -> tuple[Decision, Headers]:
-    """The decision once a seat was found, where one is needed, and the headers of the response if it is allowed.
+    """The decision after taking a seat, if the request needs one, and the headers to add to an allowed response.
 
     A proxy asks before a response begins and does not say when it has ended, so the seat of a live response is a lease
     as well.

@@ -80,7 +80,7 @@ class FactsReader:
             return self._facts(scope, query or b"", headers)
         if query and (self._token_query is not None or _TICKET_NAME in query):
             return self._facts(scope, query, headers)
-        # Most requests show where they come from and a token, or less than that; they should cost little.
+        # The fast path: most requests have a proxy header and a token, or less.
         forwarded: tuple[str, ...] = ()
         credential: str | None = None
         for name, value in headers:

@@ -284,7 +284,7 @@ class Shield:
         return self._pass_later(at_once, worker.overload, worker, facts, decision, scope, receive, send)
 
     def _refuse(self, decision: Decision, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Send the refusal, then read on what the client still sends."""
+        """Send the refusal, then read the rest of what the client sends."""
         if scope.get("method") in WITHOUT_A_BODY:
             return self._replies.refuse(decision, scope, receive, send)
         return self._replies.refuse(decision, scope, *self._lingering.around(scope, receive, send))
@@ -341,13 +341,13 @@ class Shield:
         await self._workers.stop()
 
     def _stopped(self, worker: Worker) -> None:
-        """Forget a worker that was stopped, here or elsewhere: it must decide no longer."""
+        """Forget a stopped worker, so that it decides no further request."""
         if self._worker is worker:
             self._loop = self._worker = None
 
 
 def _settled(worker: Worker, facts: Facts, decision: Decision, scope: Scope, refusal: Decision | None) -> None:
-    """Count a request with a body, once it cannot be refused any more, or is."""
+    """Count a request with a body, once it is refused or cannot be refused any more."""
     worker.decided(facts, refusal or decision, scope["headers"])
 
 

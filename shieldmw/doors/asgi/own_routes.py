@@ -17,7 +17,7 @@ class ProxyQuestions(Protocol):
     """The routes that proxies ask before they forward a request."""
 
     def question(self, scope: Scope) -> bytes | None:
-        """What a request asks; None if it is not for these routes."""
+        """The question that a request's path asks, for ``answer``; None if the request is not for these routes."""
 
     async def answer(self, worker: Worker, question: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer such a request."""
@@ -34,7 +34,7 @@ class OperatorRoutes(Protocol):
 
 
 class OwnRoutes:
-    """Both, below ``path``; those of operators only if there are ``operators``."""
+    """The routes of proxies and of operators below ``path``; the latter only if there are ``operators``."""
 
     def __init__(
         self, path: str, questions: ProxyQuestions, operators: OperatorRoutes | None, lingering: Lingering

@@ -101,7 +101,7 @@ class Upload:
         await self._send(message)
 
     def settle(self) -> None:
-        """It is in the app for good, or refused, or over."""
+        """Call ``on_settled`` unless it was called: the request cannot be refused any more, was refused, or is over."""
         on_settled, self._on_settled = self._on_settled, None
         if on_settled is not None:
             on_settled(self.refusal)

@@ -20,14 +20,14 @@ from .tickets import TICKET_COOKIE
 
 _START, _BODY = "http.response.start", "http.response.body"
 
-# Headers that describe the body as it was; the new one is of one client alone, and nobody is to keep it.
+# Headers dropped from a changed playlist: they describe the old body, or permit caching what is now one client's own.
 _OF_THE_BODY = (
     *(b"content-length", b"content-md5", b"digest", b"content-digest", b"repr-digest", b"accept-ranges"),
     *(b"etag", b"last-modified", b"cache-control", b"expires"),
 )
 _NOT_KEPT = (b"cache-control", b"private, no-store")
 
-# All that a ticket is made of; nothing that could begin a line or another parameter.
+# The characters of a ticket: none of them could begin a line or another parameter.
 _TICKET = re.compile(r"[A-Za-z0-9_.-]+")
 
 _KIND_OF = {
@@ -45,7 +45,7 @@ _NAME = TICKET_COOKIE.encode("ascii")
 def send_with_ticket(ticket: str, scope: Scope, send: Send) -> Send:
     """A ``send`` that adds the ticket to the answer if that is a playlist of HLS or a manifest of DASH.
 
-    The ticket may be unverified: what cannot be one is not added.
+    The ticket may be unverified; text with characters that no ticket has is not added.
     """
     if scope["type"] != "http" or scope.get("method") != "GET" or not _TICKET.fullmatch(ticket):
         return send
@@ -114,7 +114,7 @@ class _Playlist:
 
 
 def _own(scope: Scope) -> bytes:
-    """The last segment of the path and the query, as they were asked for."""
+    """The last segment of the path and the query, as requested."""
     path, query = scope.get("raw_path") or quote(scope["path"]).encode("ascii"), scope.get("query_string", b"")
     segment = path.partition(b"?")[0].rpartition(b"/")[2]
     return bytes(segment + b"?" + query if query else segment)
@@ -130,7 +130,7 @@ def _kind_of(start: Message, path: str) -> str | None:
 
 
 def _headers_of(start: Message, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of the changed playlist: its length if there was one, and nobody may keep it."""
+    """The headers of the changed playlist: not cacheable, with its new length if it had one."""
     headers = [(bytes(name), bytes(value)) for name, value in start.get("headers", ())]
     had_length = any(name.lower() == b"content-length" for name, _ in headers)
     kept = [line for line in headers if line[0].lower() not in _OF_THE_BODY]

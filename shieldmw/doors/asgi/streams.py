@@ -194,7 +194,7 @@ class LiveStream:
         task.cancel()
 
     def _still_cancelled(self) -> bool:
-        """Take back our own cancellations; return whether there are others."""
+        """Uncancel the task for our own cancellations; returns whether others remain."""
         if self._task is None:
             return False
         for _ in range(self._cancels):

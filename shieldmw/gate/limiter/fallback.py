@@ -84,7 +84,7 @@ class Fallback:
         return TakeReply(shares, outcome, None)
 
     def refund(self, spent: tuple[Charges, Charges]) -> None:
-        """Refund charges, and those against this worker's shares, since another limit has refused the request."""
+        """Refund charges, also to this worker's shares, since another limit has refused the request."""
         charges, shares = spent
         self._local.refund_now(shares)
         self._debts.forgive(charges)
@@ -106,7 +106,7 @@ class Fallback:
             self._settling = None
 
     def _now_us(self) -> int:
-        """The clock by which debts are charged."""
+        """The time on the clock by which debts are charged, in microseconds."""
         return self._local.now_us() - KNOWN_LATE_US
 
     def invalidate(self) -> None:

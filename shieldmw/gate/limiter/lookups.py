@@ -121,7 +121,7 @@ class Lookups:
         return self.cheap_route(facts) or self._compute_route(facts)
 
     def enforced_route(self, facts: Facts) -> Route:
-        """The same without rules in dry run."""
+        """The route of the request's path and methods, without rules in dry run."""
         route = self.route(facts)
         return route.enforced or route
 
@@ -134,7 +134,7 @@ class Lookups:
         return route
 
     def cheap_route(self, facts: Facts) -> Route | None:
-        """The same; None if it is not cached and slow to compute, which is then better done last."""
+        """The route of the request's path and methods; None if it is not cached and slow to compute."""
         route = self.routes.get(facts[TARGET])
         if route is None and _is_short(facts) and is_plain(facts.path):
             return self._compute_route(facts)

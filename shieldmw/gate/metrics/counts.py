@@ -1,4 +1,4 @@
-"""A worker's counters, counted as things happen: no object and no call of a library for each."""
+"""A worker's counters. They are cells of an array, so an increment needs no object and no call of a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures a worker: what is not counted as it happens is read from its parts every few seconds, and for a scrape."""
+"""Measures a worker: reads the values that are not counted as they change, every few seconds and for each scrape."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ class Parts(NamedTuple):
 class Meter:
     """Writes the values of a worker's ``parts`` beside the decisions counted. ``slots`` are all workers', if shared.
 
-    A worker that is killed takes with it what was added to totals since they were last read; decisions are not
-    among these, nor are calls.
+    If a worker is killed, additions to totals since the last read are lost. Decisions and calls of the store are not.
     """
 
     def __init__(self, parts: Parts, slots: Slots | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -83,7 +82,7 @@ class Meter:
         self.counts.cells[PID] = 0
 
     def workers(self) -> Sequence[WorkerValues]:
-        """The values of all workers of this ``serve``: this one's as of now, of the others gauges are seconds old."""
+        """The values of all workers of this ``serve``: this one's as of now; gauges of others may be seconds old."""
         self.read()
         if self._slots is None:
             return [WorkerValues(self.counts.worker, self.counts.cells.tolist(), is_running=True)]

@@ -33,7 +33,7 @@ _UPDATED = cell(UPDATED)
 
 @dataclass(frozen=True, slots=True)
 class WorkerValues:
-    """The values of a worker at one time. If it ``is_running`` its gauges hold; its counters always do."""
+    """The values of a worker at one time. Gauges are valid only if it ``is_running``, counters always."""
 
     worker: str
     cells: Sequence[float]
@@ -69,7 +69,7 @@ class Slots:
         return True
 
     def values(self) -> list[WorkerValues]:
-        """The values of all workers that there have been."""
+        """The values of all workers, past and present."""
         found = []
         for number in range(self._count):
             cells = self._cells(number).tolist()
@@ -84,7 +84,7 @@ class Slots:
 
 def shared_slots(workers: int) -> str | None:
     """In the main process: make the file for this many workers; returns its path for other processes while this one
-    runs. None on systems without unnamed files in memory, where each worker tells only of itself."""
+    runs. None on systems without unnamed files in memory, where each worker reports only itself."""
     if not (hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir()):
         return None
     fd = os.memfd_create("shieldmw metrics")

@@ -69,7 +69,7 @@ class LoadReports:
                 await self._register.drop_load(self._seats.worker)
 
     def refresh_soon(self) -> None:
-        """Report soon, since this worker follows another mode now."""
+        """Report soon, since the mode of this worker has changed."""
         self._refresher.refresh_soon()
 
     async def refresh(self) -> None:

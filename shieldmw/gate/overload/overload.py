@@ -76,7 +76,7 @@ class Overload:
         self._log.look()
 
     def share(self, guests: float) -> None:
-        """Give guests at most this share of the loop's time from now on; 0 or 1 gives them all that others leave."""
+        """Cap the guests' share of the loop's time from now on; 0 or 1 means no cap, so they get what others leave."""
         self.lane.guest_share = guests if 0 < guests < 1 else None
 
     def enter_now(self, facts: Facts, decision: Decision) -> Passage | None:

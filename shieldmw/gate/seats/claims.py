@@ -27,13 +27,13 @@ from .seats import Seats
 EVERY_S = 5.0
 LEAST_S = 1.0
 
-# Most renewals in a message, and copies that ask. What is beyond is not claimed.
+# Maximum number of renewals in a message, and of copies that ask. Any beyond that are not claimed.
 MOST_AT_ONCE = 512
 
-# Renewals that a worker claims in a second, about: where there are more, only those of some tickets, by turns.
+# Approximate renewals that a worker claims in a second. If there are more, tickets take turns.
 CLAIMS_PER_S = 32
 
-# Barred copies that are remembered, for how many of the longest leases, and how many are announced in one message.
+# Maximum number of barred copies remembered, for how long (in longest leases), and how many one message announces.
 BARRED_KEPT = 16_384
 BARRED_LEASES = 3
 ANNOUNCED_AT_ONCE = 400
@@ -56,8 +56,8 @@ class _Renewal(NamedTuple):
 class Claims:
     """Claims renewals, and knows which copies of tickets are barred.
 
-    ``number_of`` makes 64 bits of a text, as if random, the same on every worker. ``longest_s`` is the longest lease of
-    any path. ``bars``: whether copies are barred, or only counted once.
+    ``number_of`` hashes a text to 64 bits, the same on every worker. ``longest_s`` is the longest lease of any path, in
+    seconds. Unless ``bars``, a ticket is only counted once, and its copies are not barred.
     """
 
     def __init__(
@@ -82,7 +82,10 @@ class Claims:
     def renewed(
         self, ticket: Ticket, to: Ticket, lease_s: int, now_s: float, *, from_s: int = 0, is_counted: bool = True
     ) -> None:
-        """Note that a ticket was renewed here, counted from ``from_s`` on, or not ``is_counted`` a second time."""
+        """Claim the renewal of ``ticket`` to ``to`` in the next message; its seat counts from ``from_s`` on (0: now).
+
+        ``is_counted`` is False if the renewal repeats one whose seat is counted already.
+        """
         is_claimed = self._is_claimed(self._number_of(ticket.id), lease_s, now_s)
         if len(self._renewals) >= MOST_AT_ONCE or not is_claimed:
             return
@@ -92,8 +95,10 @@ class Claims:
         self.refresher.refresh_soon()
 
     def _is_claimed(self, number: int, lease_s: int, now_s: float) -> bool:
-        """Whether a ticket's renewals are claimed now: of a large audience those of a part of all tickets, the same
-        ones on every worker, and others in the next slot of time."""
+        """Whether a ticket's renewals are claimed now.
+
+        In a large audience only a part of all tickets is: the same part on every worker, another in the next slot.
+        """
         grant = self._seats.grant
         if grant is None:
             return True
@@ -103,7 +108,7 @@ class Claims:
         return (number - claim_slot(now_s, lease_s)) % parts == 0
 
     def is_barred(self, ticket: Ticket, lease_s: int) -> bool:
-        """Whether no lease of this length is signed into this copy."""
+        """Whether this copy of a ticket must not be renewed to a lease of this length."""
         until_s = self._barred.get(self._copy(ticket, lease_s)) if len(self._barred) else None
         return until_s is not None and until_s > self._seats.now_s()
 
@@ -115,15 +120,21 @@ class Claims:
             self.refresher.refresh_soon()
 
     def _digest(self, ticket: Ticket, lease_s: int) -> bytes:
-        """What renewals of a ticket count under. Each length of lease counts by itself: otherwise a ticket would get a
-        further long lease, and another seat, in each round of its short ones."""
+        """The key under which renewals of a ticket are counted.
+
+        Each lease length has its own: otherwise a ticket would get another long lease, and another seat, in each round
+        of its short ones.
+        """
         return self._number_of(f"{ticket.id} {lease_s}").to_bytes(8, "big")
 
     def _copy(self, ticket: Ticket, lease_s: int) -> int:
         return self._number_of(f"{ticket.id} {ticket.renewal} {lease_s}")
 
     async def refresh(self) -> None:
-        """Claim what was renewed since the last time. While the store is away nothing is claimed or barred."""
+        """Claim the renewals since the last call, and announce copies barred or freed.
+
+        While the store is away nothing is claimed or barred.
+        """
         self.refresher.least_s = self._seats.pace_s(LEAST_S)
         renewals, self._renewals = self._renewals, []
         asking, self._asking = self._asking, {}
@@ -142,7 +153,7 @@ class Claims:
             await self._register.tell(COPIES + ",".join(some))
 
     def _counted(self, renewals: Iterable[_Renewal], ranked: Iterable[Ranked]) -> Iterator[str]:
-        """Count each ticket once; which copies are to be barred."""
+        """Correct this worker's count, so that each ticket counts once; yields the copies to bar, as in a message."""
         leases = self._seats.ledger.leases
         for (claim, name, from_s, copies, is_counted), (rank, until_s) in zip(renewals, ranked, strict=False):
             if rank > 1 and is_counted:
@@ -151,7 +162,7 @@ class Claims:
                 yield from (f"{_BARRED}{copy:x}" for copy in copies)
 
     def _answered(self, asking: Iterable[int], ranked: Iterable[Ranked]) -> Iterator[str]:
-        """Which copies that asked may be renewed; the others stay barred, which is announced again in time."""
+        """Yield the copies to free, and those whose bar must be announced again before it expires, as in a message."""
         soon_s = self._seats.now_s() + self._longest_s
         for copy, (rank, _) in zip(asking, ranked, strict=True):
             if rank <= MOST_RENEWALS:
@@ -160,7 +171,7 @@ class Claims:
                 yield f"{_BARRED}{copy:x}"
 
     def heard(self, change: str) -> None:
-        """Take in which copies another worker has barred or freed; none from the point where it is malformed."""
+        """Apply the bars that another worker has announced. Everything after the first malformed entry is ignored."""
         with suppress(ValueError):
             self._apply(change.removeprefix(COPIES).split(","))
 

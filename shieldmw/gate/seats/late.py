@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from random import Random
 
-# Parts that each worker takes, each this many times as large as the one before: with the last, 80 workers have none of
-# them left, even if all came to one of them.
+# Maximum number of parts, and the growth from one to the next: with the last part, a fleet of 80 workers has evicted
+# all late members, even if all of them came to one worker.
 MOST_PARTS = 5
 GROWTH = 3
 
@@ -19,10 +19,10 @@ REPORTS_KEPT = 10
 
 
 class Late:
-    """Since when members count as late, and how many of them leave here. ``random`` decides on fractions.
+    """Decides how many late members this worker evicts: those first admitted since ``since_ms`` (the store's clock).
 
-    ``spare_others``: there are seats for all that were seated before the change, so if too many are here it is because
-    of those late, and none of the others leaves until they are gone.
+    With ``spare_others`` there are seats for all that were seated before the change, so the late ones are the surplus,
+    and no other member leaves before them. ``random`` rounds fractions.
     """
 
     def __init__(self, random: Random) -> None:
@@ -48,12 +48,15 @@ class Late:
         self._parts = 0
 
     def end(self, too_many: int) -> None:
-        """Note that all workers have heard of the change: those that stay are seated like all others."""
+        """Stop treating members as late, unless ``too_many`` must still leave and parts remain to be taken.
+
+        Call it once all workers know the change of the mode.
+        """
         if not too_many or self._parts >= MOST_PARTS:
             self.since_ms, self.spare_others = None, False
 
     def part(self, too_many: int, workers: int, round_: int) -> int:
-        """How many leave here now of those too many in the fleet; all workers' parts sum to about as many.
+        """The number of late members to evict here now, given that ``too_many`` hosts and members are in the fleet.
 
         Only the first call in a round counts. A round is the same for all workers, and so long that afterwards each
         knows how many have left.

@@ -12,7 +12,7 @@ CLIENTS_KEPT = 16_384
 
 
 class LeaseCaps:
-    """Remembers when the leases of a client end, as many of them as its cap; nothing of a class without a cap."""
+    """Remembers the ends of each client's leases, up to its cap. Classes without a cap are not tracked."""
 
     def __init__(self, caps: StreamCaps) -> None:
         self._caps = caps
@@ -29,15 +29,15 @@ class LeaseCaps:
         return len(_running(self._ends_s.get(client) or [], now_s)) >= cap
 
     def granted(self, client: str, name: ListenerClass, until_s: int, now_s: float) -> None:
-        """Count a lease that a client was given without having one."""
+        """Count a new lease of a client, which ends at ``until_s``; renewals are for ``renewed``."""
         if cap := self._caps.of(name):
             ends_s = _running(self._ends_s.get(client) or [], now_s)
             self._ends_s.put(client, sorted([*ends_s, until_s])[-cap:])
 
     def renewed(self, client: str, name: ListenerClass, from_s: int, until_s: int, now_s: float) -> None:
-        """Count a lease until its new end, also one that another worker granted, of a client that was granted one here.
+        """Extend a lease to ``until_s``, if the client was once granted a lease here; other clients are not tracked.
 
-        Of others nothing is remembered, however large the audience.
+        The lease itself may have been granted by another worker.
         """
         cap, ends_s = self._caps.of(name), self._ends_s.get(client)
         if cap and ends_s is not None:

@@ -79,16 +79,16 @@ class SeatLedger:
         return Audience(*(seats[name].count for name in ListenerClass))
 
     def present(self) -> Audience:
-        """How many are here, on streams or with a lease, not counting those asked to leave."""
+        """How many listeners are here, on streams or with a lease, not counting those asked to leave."""
         return self.streams() + self.leases.held()
 
     def leaving(self) -> Audience:
-        """How many listeners are asked to leave and still use their seat, which has not been handed over yet."""
+        """The number of listeners asked to leave whose seat is still in use and not handed over yet, by class."""
         leaving = self._leaving
         return Audience(*(len(leaving[name]) for name in ListenerClass))
 
     def held(self) -> Audience:
-        """How many seats are in use."""
+        """The number of seats in use, by class."""
         return self.present() + self.leaving()
 
     def is_live(self, ticket_id: str) -> bool:
@@ -106,13 +106,13 @@ class SeatLedger:
     def newcomers(self, since_ms: int) -> list[Seat]:
         """The members first admitted since a time, by the store's clock; the newest one last.
 
-        A ticket given since then makes nobody older, and a second stream with it is as new as the first.
+        A second stream with the same ticket is as new as the first.
         """
         late = [seat for seat in self._seats[ListenerClass.MEMBER] if seat.first_ms >= since_ms]
         return sorted(late, key=lambda seat: seat.first_ms)
 
     def clients(self) -> list[int]:
-        """Every client that has a stream here."""
+        """The ``Seat.client`` of each client that has a stream here."""
         return list(self._clients)
 
     def ended(self, now_s: float) -> list[Seat]:
@@ -182,9 +182,9 @@ class SeatLedger:
 
     def _remove(self, seat: Seat) -> None:
         self._seats[seat.listener_class].remove(seat)
-        _leave_out(self._tickets, seat.ticket_id, seat)
+        _remove_stream(self._tickets, seat.ticket_id, seat)
         if seat.client:
-            _leave_out(self._clients, seat.client, seat)
+            _remove_stream(self._clients, seat.client, seat)
         if isfinite(seat.until_s):
             ending = self._ends[ceil(seat.until_s)]
             ending.remove(seat)
@@ -193,7 +193,10 @@ class SeatLedger:
         self.on_release(seat)
 
     def evict(self, seat: Seat, why: Reason = Reason.NO_SEAT) -> bool:
-        """Make a listener leave, and say why; its seat is in use until its response has ended. False if not here."""
+        """Ask a listener to leave, for the reason ``why``; False if it is not here.
+
+        Its seat stays in use until its response has ended.
+        """
         if seat not in self:
             return False
         self._remove(seat)
@@ -207,11 +210,11 @@ class SeatLedger:
         return True
 
     def evict_all(self, why: Reason) -> int:
-        """Take every seat back; how many there were."""
+        """Evict every listener on a stream; returns how many there were."""
         return sum([self.evict(seat, why) for seat in list(self)])
 
     def fits(self, seat: Seat, *, live: bool, may_displace: bool) -> bool:
-        """Whether there is a seat, perhaps one that is taken from a lower class."""
+        """Whether there is a seat; with ``may_displace``, one is taken from a lower class if none is free."""
         allotment = self.allotment
         here = self.present()
         if seat.listener_class is ListenerClass.GUEST:
@@ -235,7 +238,7 @@ class SeatLedger:
     def surplus(self) -> tuple[int, int]:
         """How many guests and how many members on streams are beyond the allotment.
 
-        Of a surplus, those with a lease bear their part: it is not renewed.
+        Clients with a lease bear their part of a surplus: their leases are not renewed.
         """
         allotment, streams = self.allotment, self.streams()
         here = streams + self.leases.staying()
@@ -266,8 +269,8 @@ class SeatLedger:
         return evicted
 
 
-def _leave_out(streams: dict[K, tuple[Seat, ...]], key: K, seat: Seat) -> None:
-    """Remove one stream from those under a key."""
+def _remove_stream(streams: dict[K, tuple[Seat, ...]], key: K, seat: Seat) -> None:
+    """Remove ``seat`` from the streams under ``key``; raises KeyError if there are none."""
     others = tuple([other for other in streams[key] if other is not seat])
     if others:
         streams[key] = others

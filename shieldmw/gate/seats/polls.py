@@ -41,7 +41,7 @@ TICKETS_KEPT = 262_144
 class _Newcomer:
     """The last ticket that a client was given without showing one.
 
-    ``has_shown``: it was shown since; otherwise the client may be a player without cookies.
+    ``has_shown``: the client has shown it since; if not, it may be a player without cookies.
     """
 
     ticket: Ticket
@@ -168,8 +168,9 @@ class Polls:
     def _without_lease(
         self, facts: Facts, decision: Decision, shown: Ticket | None, now_s: float, *, may_wait: bool
     ) -> _Leased | None:
-        """A poll that shows no ticket, or that of a stream: of a new player, or of one that cannot show the ticket that
-        it was given here with its lease."""
+        """Decide a poll that shows no ticket, or the ticket of a stream.
+
+        It comes from a new player, or from one that cannot show the ticket that it was given here with its lease."""
         client = self._admission.client_of(decision.identity, decision.address)
         if shown is not None and self.claims.is_barred(shown, decision.lease_s):
             shown = None
@@ -218,7 +219,7 @@ class Polls:
     ) -> Ticket:
         """The ticket with a new lease, counted from ``from_s`` on (0: from now on).
 
-        It is remembered here that it was renewed, the how many times from this copy, and the fleet is told.
+        The renewal is remembered here and claimed in the fleet; ``times`` counts the renewals from this copy.
         """
         renewed = ticket._replace(until_s=until_s + TICKET_S, leased_until_s=until_s, renewal=randbits(32))
         number = self._admission.ticket_number(ticket.id)
@@ -230,7 +231,7 @@ class Polls:
         return renewed
 
     def _leased_again(self, ticket: Ticket, decision: Decision, renewal: Renewal, now_s: float) -> Ticket | None:
-        """The ticket with the lease that it was renewed to before; None if it was renewed often enough."""
+        """The ticket, renewed again to the lease that it got before; None if that is not permitted any more."""
         if renewal.from_s != ticket.leased_until_s or renewal.times >= MOST_RENEWALS:
             return None
         return self._leased(ticket, decision, renewal.until_s, now_s, times=renewal.times + 1)

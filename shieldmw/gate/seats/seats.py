@@ -51,7 +51,8 @@ SETTLING_S = 1.0
 # Reports in a round: after that many each worker knows what the others have done since the round began.
 ROUND_REPORTS = 3
 
-# Members that came less than this before a change of the mode came with it: clocks agree to a round trip only.
+# Members that came less than this before a change of the mode count as coming with it, since clocks differ by up to a
+# round trip.
 LATE_S = 0.05
 
 
@@ -103,7 +104,7 @@ class Seats:
 
     @property
     def workers(self) -> int:
-        """How many workers the fleet last had as far as is known, including this one."""
+        """The last known number of workers in the fleet, including this one."""
         return self._share.workers
 
     def capacity(self) -> Capacity | None:
@@ -199,7 +200,7 @@ class Seats:
     def _may_displace(self, name: ListenerClass, *, live: bool, may_wait: bool, listener: int) -> bool:
         """Whether a listener may take the seat of a lower class, if none is free.
 
-        A new member may not where members will need all seats that guests still hold: a seated one would leave for it.
+        A new member may not if members will need all seats that guests still hold: a seated member would lose its seat.
         """
         capacity, seats, here = self.capacity(), self.ledger.allotment.seats, self.ledger.present()
         if capacity is None or seats is None or here.total < seats:
@@ -244,7 +245,7 @@ class Seats:
         self._count_evicted(left)
 
     def release(self, seat: Seat) -> None:
-        """Free the seat of a response that has ended. In a full house the other workers hear soon of a member's."""
+        """Free the seat of a response that has ended. If the fleet is full and it was a member's, report that soon."""
         self.ledger.release(seat)
         if seat.listener_class is not ListenerClass.GUEST and self._share.is_full():
             self._refresher.refresh_soon()
@@ -295,7 +296,7 @@ class Seats:
         self._asking.wake(self.free() + 1)
 
     def _evict_late(self, asked_s: float) -> None:
-        """Make those leave that came with the last change of the mode: this worker's part of those who are too many."""
+        """Evict this worker's part of the members that came with the last change of the mode, if they are too many."""
         late, too_many = self._late, self._share.too_many
         if late.since_ms is None:
             return

@@ -96,8 +96,7 @@ class Share:
     async def give_back(self) -> None:
         """Give everything back; if that fails, it returns by itself when the lease ends.
 
-        So it does where clients have leases that this worker counted last: it reports them once more, and their seats
-        are held until they end.
+        If this worker counted any leases, it reports them once more instead, and their seats are held until they end.
         """
         is_reported, self._reported = self._reported, False
         try:
@@ -128,7 +127,7 @@ class Share:
                 seats = here.total if unlimited else min(seats, here.total)
                 guests = here.guests if unlimited else min(guests, here.guests)
         if grant is not None:
-            # No more hosts and members leave than are too many in the fleet: none for a new one of its class elsewhere.
+            # Hosts and members leave only if the fleet has too many: none leaves for a new one of its class elsewhere.
             stay = self._ledger.present().favoured
             seats = max(seats, min(stay, self._held.favoured - self.too_many) if self.too_many else stay)
             if grant.leased.total and grant.present.total <= capacity.seats and not self._is_cut:
@@ -139,7 +138,7 @@ class Share:
         return allotment
 
     def _unleased(self, capacity: Capacity) -> tuple[int, int]:
-        """The seats and guest seats while nothing can be granted: nobody must leave, a few may come."""
+        """The seats and guest seats while there is no grant: enough for everyone here and a few newcomers."""
         here = self._ledger.present()
         seats = max(here.total, capacity.seats // self.workers // 2)
         guests = max(here.guests, capacity.guest_seats // self.workers // 2)
@@ -182,7 +181,7 @@ class Share:
         return max(0, (self._ledger.allotment.seats or 0) - taken)
 
     def free_in_fleet(self) -> int:
-        """Seats that a member could get anywhere, as of the last report; this worker's while it has no lease."""
+        """Seats that a member could get in the fleet, as of the last report; without a grant, only on this worker."""
         capacity = self._capacity.now()
         if capacity is None or self.grant is None or not self._is_leased:
             return self.free()

@@ -94,9 +94,9 @@ class ClientStreams:
     # --- streams here
 
     def making_room(self, seat: Seat, *, live: bool) -> Sequence[Seat] | None:
-        """The streams here that end for a new one of their client; None if the new one is too many.
+        """The client's streams here that must end to make room for ``seat``; None if ``seat`` itself exceeds the cap.
 
-        ``live``: it shows a ticket, so it replaces a stream, here or elsewhere, which does not count.
+        With ``live`` it shows a ticket, so it replaces a stream, here or elsewhere, which is not counted.
         """
         cap = self._caps.of(seat.listener_class)
         if not cap or not seat.client:
@@ -125,7 +125,7 @@ class ClientStreams:
             self._refresher.refresh_soon()
 
     def _streams_elsewhere(self, client: int) -> list[tuple[int, str]]:
-        """When streams of the client began on other workers, and on which."""
+        """The start (in ms of the store's clock) and worker of each stream that the client has on other workers."""
         known, now_s = self._elsewhere.get(client), self._now_s()
         return [
             (began_ms, worker)
@@ -137,7 +137,7 @@ class ClientStreams:
     def _mine_among(
         self, mine: Sequence[Seat], elsewhere: Sequence[tuple[int, str]], count: int, *, newest: bool = False
     ) -> int:
-        """How many of the streams here are among a client's ``count`` oldest, or its newest."""
+        """The number of streams here among the client's ``count`` oldest in the fleet (``newest``: its newest)."""
         if count <= 0:
             return 0
         here = self._seats.worker
@@ -147,7 +147,7 @@ class ClientStreams:
     # --- what other workers announce
 
     def heard(self, change: str) -> None:
-        """Take in what a worker announced of its streams, and end those here that are beyond a cap."""
+        """Apply another worker's announcement, and end the streams here that are beyond a cap."""
         message = parsed(change)
         if message is None or not self._caps or message.worker == self._seats.worker:
             return
@@ -176,7 +176,7 @@ class ClientStreams:
         return True
 
     def _learn(self, worker: str, announced: Announced) -> None:
-        """Remember a worker's streams of a client that is here too, or has several."""
+        """Remember a worker's streams of a client that also has one here, or has several."""
         known = self._elsewhere.get(announced.client)
         if not announced.began_ms:
             if known is not None and known.pop(worker, ()) and not known:
@@ -200,7 +200,7 @@ class ClientStreams:
 
     async def refresh(self) -> None:
         """Announce the clients that came, and that this worker is alive."""
-        # First the takeovers: a listener that came back with a ticket has then lost its older stream, and counts once.
+        # Takeovers go first: then a listener that came back with a ticket has lost its older stream, and counts once.
         await self._takeovers.refresh()
         least_s = self._refresher.least_s = self._seats.pace_s(LEAST_S)
         most = int(CLIENTS_PER_S * least_s / self._seats.workers)
@@ -259,5 +259,5 @@ class ClientStreams:
 
 
 def _oldest_first(streams: Sequence[Seat]) -> Sequence[Seat]:
-    """Sorted by when they began, which need not be the order in which they were admitted."""
+    """The streams sorted by their start, which need not be the order in which they were admitted."""
     return sorted(streams, key=lambda seat: seat.began_ms)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 STREAMS = "streams "
 
-# A number that no other message has: a worker that stops announces it with this one.
+# The number of a worker's last message, by which it announces that it stops; no other message has it.
 GOODBYE = 0
 
 
 class Announced(NamedTuple):
-    """What a worker announces of one client: when its streams there began; ``asks`` others to announce theirs."""
+    """One client's streams on a worker, by their starts; with ``asks``, other workers must announce theirs."""
 
     client: int
     asks: bool
@@ -24,7 +24,7 @@ class Announced(NamedTuple):
 
 
 class StreamsMessage(NamedTuple):
-    """One message: the worker, its number in the worker's row of messages, and clients."""
+    """One message: the worker, its sequence number, and the clients announced."""
 
     worker: str
     number: int
@@ -35,7 +35,7 @@ class StreamsMessage(NamedTuple):
 
 
 def parsed(change: str) -> StreamsMessage | None:
-    """The message; None if its head is malformed, no clients from the point where they are."""
+    """The message; None if its head is malformed. Everything after the first malformed client is ignored."""
     head, _, items = change.removeprefix(STREAMS).partition(" ")
     worker, _, number = head.partition(":")
     return StreamsMessage(worker, int(number), tuple(_clients(items))) if number.isdecimal() else None

@@ -25,7 +25,7 @@ TAKEN = "taken "
 # Most streams in one message. Every worker hears every message: there should be few, and none much longer than 16 kB.
 MOST_AT_ONCE = 400
 
-# Most streams waiting to be announced, as after an outage of the store. One left out keeps its older stream.
+# Most streams waiting to be announced, as after an outage of the store. The older stream of any beyond that stays.
 MOST_WAITING = 65_536
 
 # Longest and shortest interval between two announcements.
@@ -77,7 +77,7 @@ class Takeovers:
             raise
 
     def heard(self, change: str) -> None:
-        """Take in who came back to another worker, and end the older streams here.
+        """Apply another worker's announcement of listeners that came back to it: end their older streams here.
 
         If two came in the same millisecond, the one on the worker with the lesser name ends: each worker hears of the
         other's stream, and one must stay.
@@ -92,7 +92,7 @@ class Takeovers:
 
 
 def _parsed(taken: str) -> Iterator[tuple[str, str, int]]:
-    """Ticket, path and time of each stream in a message; none from the point where it is malformed."""
+    """Ticket, path and time of each stream in a message, up to the first malformed one."""
     with suppress(ValueError):
         for item in taken.split(","):
             ticket_id, path, back_ms = item.split(":")

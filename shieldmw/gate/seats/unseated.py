@@ -13,7 +13,7 @@ MOST = 65_536
 class Unseated:
     """Counts the distinct listeners that were turned away in this round and the last. A round is some seconds long.
 
-    A listener is told by 64 bits of a digest, which are the same on all workers.
+    A listener is identified by 64 bits of a digest, which are the same on all workers.
     """
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class Unseated:
         self._last: dict[ListenerClass, set[int]] = {name: set() for name in ListenerClass}
 
     def add(self, name: ListenerClass, listener: int) -> None:
-        """Count a listener, once, however often it asks."""
+        """Count a listener; asking again in the same round does not count it twice."""
         if len(self._now[name]) < MOST:
             self._now[name].add(listener)
             self._last[name].discard(listener)  # the sets stay disjoint, so that counting is O(1)
 
     def drop(self, name: ListenerClass, listener: int) -> None:
-        """Count a listener no longer: it has a seat."""
+        """Stop counting a listener, since it has a seat."""
         self._now[name].discard(listener)
         self._last[name].discard(listener)
 
@@ -36,10 +36,10 @@ class Unseated:
         self._last, self._now = self._now, {name: set() for name in ListenerClass}
 
     def count(self) -> Audience:
-        """How many there are of each class."""
+        """The number of listeners turned away, by class."""
         return Audience(*(len(self._now[name]) + len(self._last[name]) for name in ListenerClass))
 
     def report(self) -> tuple[Distinct, Distinct, Distinct]:
-        """The listeners of each class in a form that tells those apart whom other workers turned away, too."""
+        """A summary for each class, from which the distinct listeners of several workers can be counted together."""
         hosts, members, guests = (Distinct.of(self._now[name], self._last[name]) for name in ListenerClass)
         return hosts, members, guests

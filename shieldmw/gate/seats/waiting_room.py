@@ -79,12 +79,12 @@ class WaitingRoom:
         return number is not None and number <= self._queue.called
 
     def polled(self, number: int) -> None:
-        """Note that a called member asks for its seat: until it has one it still waits, and all workers hear of it."""
+        """Note that a called member polled and still waits for a seat; other workers are told in the next message."""
         self._calls.polled(number, self._clock.now_s())
         self._polled[number] = None
 
     def heard(self, change: str) -> None:
-        """Take in which called members have asked another worker; none from the point where it is malformed."""
+        """Note the called members that polled another worker. Everything after the first malformed entry is ignored."""
         with suppress(ValueError):
             for item in change.removeprefix(WAITING).split(","):
                 self._calls.polled(int(item), self._clock.now_s())
@@ -134,11 +134,11 @@ class WaitingRoom:
         return self._is_served and len(self._waiters) < MOST_WAITING
 
     async def next_numbers(self) -> None:
-        """Wait until those who asked have their numbers."""
+        """Wait until the members that asked for a number have one."""
         await self._waiters.wait()
 
     async def refresh(self) -> None:
-        """Give numbers to those who asked, call one for each free seat, and answer those who wait for theirs."""
+        """Lease numbers for the members that asked, wake those that wait, and call a number for each free seat."""
         asked, self._asked, is_served = list(self._asked), {}, False
         try:
             await self._lease([client for client in asked if self.number_of(client, None) is None])
@@ -151,7 +151,7 @@ class WaitingRoom:
         await self._tell()
 
     async def _tell(self) -> None:
-        """Announce called members that have asked here and still wait; if that fails, their next poll is announced."""
+        """Announce called members that have polled here and still wait; if that fails, their next poll is announced."""
         if batch := list(islice(self._polled, MOST_AT_ONCE)):
             for number in batch:
                 del self._polled[number]

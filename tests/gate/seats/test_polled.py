@@ -419,7 +419,7 @@ def test_a_poll_inside_its_lease_leaves_nothing_behind() -> None:
 def _sizes(worker: Worker) -> list[int]:
     """The sizes of all that a worker keeps for viewers."""
     polls, leases = worker.polls, worker.entrance.seats.ledger.leases
-    counts = [of_class.counts for of_class in leases._of.values()]
+    counts = [of_class.counts for of_class in leases._by_class.values()]
     return [
         len(polls._newcomers),
         polls._renewed._entries.count(0),
