@@ -25,7 +25,8 @@ from shieldmw.doors.envoy.protos.authorization_pb2 import CheckRequest, CheckRes
 from shieldmw.doors.envoy.requests import scope_of
 from shieldmw.doors.envoy.server import MalformedMessage
 from shieldmw.store.opener import store_opener
-from shieldmw.wiring import _reader, _replies, build_worker
+from shieldmw.wiring import build_worker
+from shieldmw.wiring.doors import reader_of, replies_of
 
 KEY = "a key of alice, long enough"
 WAIT_S = 10.0
@@ -70,7 +71,7 @@ class Door:
 
     def __init__(self, settings: Settings) -> None:
         self.worker = build_worker(settings, store_opener(settings)())
-        self.authorization = Authorization(self.worker, _reader(settings), _replies(settings))
+        self.authorization = Authorization(self.worker, reader_of(settings), replies_of(settings))
 
     async def __aenter__(self) -> Door:
         await self.worker.start()

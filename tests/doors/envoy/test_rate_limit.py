@@ -15,7 +15,8 @@ from shieldmw.doors.envoy.rate_limit import RateLimit
 from shieldmw.doors.envoy.server import MalformedMessage
 from shieldmw.gate.worker import Worker
 from shieldmw.store.opener import store_opener
-from shieldmw.wiring import _replies, build_worker
+from shieldmw.wiring import build_worker
+from shieldmw.wiring.doors import replies_of
 
 RULES = json.dumps(
     [
@@ -51,7 +52,7 @@ def answered_by(*questions: bytes, dry_run: bool = False) -> tuple[list[RateLimi
     async def telling() -> tuple[list[RateLimitResponse], Worker]:
         settings = Settings(ip_limit="4/minute", rules=RULES, dry_run=dry_run)
         worker = build_worker(settings, store_opener(settings)())
-        service = RateLimit(worker, _replies(settings).answers)
+        service = RateLimit(worker, replies_of(settings).answers)
         await worker.start()
         try:
             return [RateLimitResponse.FromString(await service.check(question)) for question in questions], worker
