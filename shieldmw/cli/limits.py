@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -128,7 +129,9 @@ def _change(
         if is_unchanged(now, if_version) and _is_in_force(now, changed):
             click.echo(f"Nothing was changed: {otherwise}.")
         else:
-            now = fleet.set_limits(changed, now["version"] if if_version is None else if_version)
+            # Without a version if what is stored cannot be read: the change replaces it.
+            read = now["version"] if now["store"] == "up" else None
+            now = fleet.set_limits(changed, read if if_version is None else if_version)
         _print(now, fleet.place, ctx)
 
 
@@ -181,12 +184,25 @@ def _merged(known: Answer, texts: tuple[str, ...]) -> dict[str, Any]:
             right = "is not of the form NAME=VALUE: write it like SHIELD_IP_LIMIT=60/minute"
             raise WrongInput(harmless(f"'{text}' {right}"))
         rule, dot, part = name.rpartition(".")
+        if not value:
+            _check_known(known, rule, name)
         values = document["rules"].setdefault(rule, {}) if dot else document["settings"]
         if value:
             values[part] = _value(part, value)
         else:
             values.pop(part, None)
     return document
+
+
+def _check_known(known: Answer, rule: str, name: str) -> None:
+    """Refuse to take back a value of something that there is not: nothing of it would be sent, so nobody else would."""
+    rules = [one["name"] for one in known["rules_in_force"]]
+    of, names = ("rule", rules) if rule else ("limit", list(known["in_force"]))
+    if (rule or name) in names or rule in known["rules"]:
+        return
+    nearest = get_close_matches(rule or name, names, n=1)
+    meant = f", did you mean '{nearest[0]}'?" if nearest else ""
+    raise WrongInput(harmless(f"'{name}=': there is no {of} '{rule or name}' that can be changed{meant}"))
 
 
 def _value(name: str, text: str) -> object:

@@ -30,7 +30,7 @@ def is_url_given(ctx: click.Context) -> bool:
 
 
 def target(ctx: click.Context) -> str:
-    """What follows a command that shall go the same way as the current one: --direct, the --url that was typed, or
+    """What follows a command that should go the same way as the current one: --direct, the --url that was typed, or
     nothing."""
     if ctx.params.get("direct"):
         return " --direct"

@@ -39,7 +39,7 @@ def service(seated: Audience, demand: Audience, let_in_per_s: float, refused_per
         seated: listeners with a seat.
         demand: listeners with a seat, plus those who lately found none.
         let_in_per_s: requests of hosts and members that were let in.
-        refused_per_s: requests of hosts and members that were refused for any reason but the want of a seat.
+        refused_per_s: requests of hosts and members that were refused, except because no seat was free.
     """
     unseated = max(0, demand.favoured - seated.favoured)
     parts: list[tuple[float, str]] = []

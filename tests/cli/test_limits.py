@@ -95,6 +95,12 @@ def test_undo_restores_what_the_last_change_replaced(url: str) -> None:
         (["set", "SHIELD_IPLIMIT=1/day"], ". SHIELD_IPLIMIT: there is no such setting, did you mean SHIELD_IP_LIMIT?"),
         (["set", "SHIELD_QUEUE_MS=5"], ". SHIELD_QUEUE_MS: cannot be changed without a restart\n"),
         (["set", "search.dryrun=true"], ". search.dryrun: there is no such field, did you mean dry_run?"),
+        (
+            ["set", "SHIELD_IP_LIMITT="],
+            "'SHIELD_IP_LIMITT=': there is no limit 'SHIELD_IP_LIMITT' that can be changed,",
+        ),
+        (["set", "serch.limits="], "there is no rule 'serch' that can be changed, did you mean 'search'?"),
+        (["set", "SHIELD_QUEUE_MS="], "there is no limit 'SHIELD_QUEUE_MS' that can be changed"),
         (["set", "nosuch.dry_run=true"], "rule 'nosuch': there is no such rule here: the rules are search"),
         (["set", "SHIELD_IP_LIMIT=1/day", "--for", "8d"], "'8d' is too long: 7d at most"),
         (["set", "\x1b[2J=1"], ". \\x1b[2J: there is no such setting"),

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from shieldmw.core.overrides import ENDED, Overrides, OverridesChange, OverridesState
 from shieldmw.core.text import harmless
 from shieldmw.core.versioned import SHIELD
-from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
+from shieldmw.errors import NotPermitted, SettingsError, StoreError, StoreUnavailable
 from shieldmw.settings import Settings
-from shieldmw.settings.overrides import limits_in_force
+from shieldmw.settings.overrides import limits_in_force, problems
 from shieldmw.store.documents import LIMITS
 from shieldmw.store.port import DocumentRegister
 
@@ -44,8 +44,12 @@ class LimitsWatch(VersionedWatch[OverridesChange, OverridesState]):
         they have changed meanwhile. If foreign data is stored in their place, it is replaced.
 
         Raises:
-            StoreError: the store could not be changed; nothing has changed here.
+            SettingsError: the overrides do not fit the settings; nothing was changed.
+            NotApplied: the store was not changed.
+            StoreError: it is not known whether it was; nothing has changed here.
         """
+        if lines := problems(self._settings, overrides):
+            raise SettingsError(lines)
         if expected_version is not None and expected_version != self.state.version:
             await self.look()  # the operator may have seen a change that has not come here yet
             if expected_version != self.state.version:
@@ -57,11 +61,11 @@ class LimitsWatch(VersionedWatch[OverridesChange, OverridesState]):
             except (StoreUnavailable, NotPermitted):
                 raise
             except StoreError:
+                if expected_version is not None:
+                    raise
                 break
             if changed or expected_version is not None:
                 return changed
-        if expected_version is not None:
-            return False
         return await self._set_once(overrides, actor, reason, for_s, None)
 
     async def _set_once(

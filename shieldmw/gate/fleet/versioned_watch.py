@@ -36,9 +36,9 @@ class VersionedWatch(ABC, Generic[C, S]):
 
     async def refresh(self) -> None:
         """Read the document; restore it if the store has lost it; end it at its end time."""
-        asked_s = self._now_s()
+        asked_s, known = self._now_s(), self.state.version
         stored = await self._read()
-        if stored.state.version < self.state.version:
+        if stored.state.version < known:
             log.warning(self._lost, self.state.version)
             asked_s = self._now_s()
             stored = await self._register.restore_document(self._kind, self.state)

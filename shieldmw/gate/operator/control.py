@@ -1,7 +1,7 @@
 """Carries out operators' requests: the status, the switch, the deny list, resets. Knows no HTTP and no permissions.
 
-Every change is written to the audit log with its actor. ``StoreError`` from any method but ``status`` means that the
-change may not have been made.
+Every change is written to the audit log with its actor. ``StoreError`` from a method that changes something means that
+it may not have been changed; those that look answer with what is known here, or raise it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shieldmw.core.seats import Capacity, Fleet
 from shieldmw.core.top import FleetTop
 from shieldmw.core.traffic import Outcome, Rates
 from shieldmw.core.waiting import QueueCounters
-from shieldmw.errors import SettingsError, StoreError
+from shieldmw.errors import StoreError
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -35,7 +35,6 @@ from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
-from shieldmw.settings.overrides import problems
 from shieldmw.store.port import AUDIT_LENGTH, AuditEntry, Store
 
 from .deny_editor import DenyEditor
@@ -184,13 +183,7 @@ class Control:
     async def set_limits(
         self, overrides: Overrides, *, actor: str, reason: str, for_s: int | None, expected_version: int | None
     ) -> bool:
-        """Replace the overrides of the fleet; False if their version is not the expected one.
-
-        Raises:
-            SettingsError: they do not fit the settings; nothing was changed.
-        """
-        if lines := problems(self._settings, overrides):
-            raise SettingsError(lines)
+        """As ``LimitsWatch.set``."""
         return await self._limits_watch.set(
             overrides, actor=actor, reason=reason, for_s=for_s, expected_version=expected_version
         )

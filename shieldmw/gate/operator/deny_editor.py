@@ -9,7 +9,7 @@ from math import ceil
 from shieldmw.core.address import IPNetwork, Networks
 from shieldmw.core.client import Address
 from shieldmw.core.deny import MOST_ENTRIES, DenyEntry, DenyList
-from shieldmw.errors import StoreError, StoreUnavailable
+from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.store.port import DenyRegister
 
@@ -71,7 +71,7 @@ class DenyEditor:
         replaces."""
         try:
             await self._deny_watch.refresh()
-        except StoreUnavailable:
+        except (StoreUnavailable, NotPermitted):
             raise
         except StoreError:
             pass

@@ -13,7 +13,7 @@ from shieldmw.core.load import WorkerLoad, asked_once
 from shieldmw.core.mode import ModeChange
 from shieldmw.core.overrides import Overrides
 from shieldmw.core.seats import Fleet
-from shieldmw.errors import NotPermitted, SettingsError, StoreError, StoreUnavailable
+from shieldmw.errors import NotPermitted, StoreError, StoreUnavailable
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
@@ -21,7 +21,6 @@ from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.seats.capacity import SeatPlan
 from shieldmw.gate.seats.seats import Seats
 from shieldmw.settings import Settings
-from shieldmw.settings.overrides import problems
 from shieldmw.store.port import AuditEntry, Store
 
 from .deny_editor import DenyEditor
@@ -97,15 +96,7 @@ class DirectControl:
     async def set_limits(
         self, overrides: Overrides, *, actor: str, reason: str, for_s: int | None, expected_version: int | None
     ) -> bool:
-        """Replace the overrides of the fleet; False if their version is not the expected one.
-
-        Raises:
-            SettingsError: they do not fit the settings; nothing was changed.
-            NotApplied: the store was not changed.
-            StoreError: it is not known whether it was.
-        """
-        if lines := problems(self._settings, overrides):
-            raise SettingsError(lines)
+        """As ``LimitsWatch.set``."""
         return await self._limits_watch.set(
             overrides, actor=actor, reason=reason, for_s=for_s, expected_version=expected_version
         )

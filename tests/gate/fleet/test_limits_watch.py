@@ -8,8 +8,9 @@ import logging
 import pytest
 
 from gate.fleet.watched import STRICT, Clock, FailingStore, LimitsWorker
-from shieldmw.core.overrides import Earlier, Overrides, RuleOverride
+from shieldmw.core.overrides import Earlier, Overrides, OverridesChange, RuleOverride
 from shieldmw.errors import StoreError
+from shieldmw.store.documents import LIMITS
 
 STRICTER = Overrides({"SHIELD_IP_LIMIT": "2/minute"})
 
@@ -45,7 +46,10 @@ def test_what_an_expected_change_replaces_is_that_version(store: FailingStore, c
 
 
 def test_a_change_replaces_what_others_wrote(store: FailingStore, clock: Clock) -> None:
-    """Data that nobody can read is no reason not to change limits; what is known stays until then."""
+    """Data that nobody can read is no reason not to change limits; what is known stays until then.
+
+    Not for a change that expects a version: nobody knows which one is there.
+    """
     worker = LimitsWorker(store, clock)
 
     async def story() -> None:
@@ -53,6 +57,9 @@ def test_a_change_replaces_what_others_wrote(store: FailingStore, clock: Clock) 
         store.foreign = True
         with pytest.raises(StoreError):
             await worker.watch.refresh()
+        assert worker.amount == 3
+        with pytest.raises(StoreError):
+            await worker.set(STRICTER, expected_version=1)
         assert worker.amount == 3
         assert await worker.set(STRICTER)
         assert worker.amount == 2
@@ -66,8 +73,14 @@ def test_a_worker_with_other_rules_says_so_and_obeys_the_rest(
     """In its log and in what it has ignored; hostile text stays on its line."""
     worker = LimitsWorker(store, clock)
     unknown = Overrides(dict(STRICT.values), {"sea\x1b[2Jrch\nx": RuleOverride(dry_run=True)})
+
+    async def story() -> None:
+        change = OverridesChange(unknown, "ops")
+        await store.set_document(LIMITS, change, was=worker.watch.state, expected_version=None)
+        await worker.watch.refresh()
+
     with caplog.at_level(logging.WARNING):
-        asyncio.run(worker.set(unknown))
+        asyncio.run(story())
     assert worker.amount == 3
     (line,) = worker.watch.in_force.ignored
     assert "there is no such rule here: SHIELD_RULES has none" in line

@@ -51,6 +51,19 @@ def test_an_operator_who_expects_another_version_learns_how_it_is(start: Start) 
     assert (second.is_on, second.watch.state.version) == (True, 1)
 
 
+def test_a_change_while_it_is_read_is_no_loss(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """What was read is older than what has been set meanwhile; an operator would be alarmed for nothing."""
+    worker = start()
+
+    async def story() -> None:
+        await worker.turn(True)
+        await asyncio.gather(worker.watch.refresh(), worker.turn(False))
+
+    asyncio.run(story())
+    assert (worker.is_on, worker.watch.state.version) == (False, 2)
+    assert "had lost" not in caplog.text
+
+
 def test_losing_the_store_changes_nothing(start: Start, store: FailingStore) -> None:
     """While the store is away all stays; a change that cannot be made is an error and no change."""
     worker = start()

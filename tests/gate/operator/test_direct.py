@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shieldmw import Settings
-from shieldmw.core.deny import DenyEntry
+from shieldmw.core.deny import DenyEntry, DenyList
 from shieldmw.core.distinct import Distinct
 from shieldmw.core.load import WorkerLoad
 from shieldmw.core.mode import LONGEST_S, Mode, ModeChange
@@ -34,12 +34,19 @@ class Broken(MemoryStore):
 
     look_fails: StoreError | None = None
     fleet_fails: StoreError | None = None
+    list_fails: StoreError | None = None
 
     async def document(self, kind: Document[C, S]) -> Stored[S]:
         """The mode or the limits, or the failure."""
         if self.look_fails is not None:
             raise self.look_fails
         return await super().document(kind)
+
+    async def deny_list(self, known_version: int | None) -> DenyList | None:
+        """The deny list, or the failure."""
+        if self.list_fails is not None:
+            raise self.list_fails
+        return await super().deny_list(known_version)
 
     async def fleet(self, now_s: float) -> Fleet:
         """The fleet, or the failure."""
@@ -214,6 +221,18 @@ def test_a_store_that_does_not_answer_is_told_and_nothing_changes(error: StoreEr
         with pytest.raises(type(error)):
             await direct(store).set_mode(EMERGENCY, None)
         assert await store.audit(9) == []
+
+    run(work)
+
+
+def test_a_deny_list_that_may_not_be_read_is_not_taken_for_an_empty_one() -> None:
+    """The store's rights may allow the mode and not the list."""
+
+    async def work() -> None:
+        store = Broken(b"secret")
+        store.list_fails = NotPermitted("NOPERM")
+        with pytest.raises(NotPermitted):
+            await (await direct(store).denials()).denied()
 
     run(work)
 
