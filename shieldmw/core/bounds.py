@@ -30,6 +30,10 @@ LONGEST_ACCEPT = 1024
 LONGEST_PATH = 2048
 MOST_MARKS = 100
 
+# Percent signs of a path that a proxy asks about, up to which it is decoded as a server would: enough for 341
+# characters of Chinese. A path with more is left as it is, and is beyond reading.
+MOST_PATH_ESCAPES = 1024
+
 # Layers of nested escapes that are decoded; a path that is still escaped after that matches no path in the settings.
 MOST_LAYERS = 8
 

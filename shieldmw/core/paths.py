@@ -12,13 +12,26 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS
+from .bounds import LONGEST_PATH, MOST_LAYERS, MOST_MARKS, MOST_PATH_ESCAPES
 
 # A percent sign that was itself escaped, once or several times.
 _NESTED = re.compile(r"%(?:25)+")
 
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+
 # Endings of the playlists of HLS and DASH.
 PLAYLISTS = HLS, DASH = ".m3u8", ".mpd"
+
+
+def served(raw_path: bytes) -> str:
+    """The path of a request target, decoded as servers decode it; one with too many escapes as it is, so that it is
+    beyond reading.
+
+    ``urllib.parse.unquote`` takes 100 ms for 60 KB of percent signs that escape nothing, since each is an exception.
+    """
+    if raw_path.count(b"%") <= MOST_PATH_ESCAPES:
+        raw_path = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), raw_path)
+    return raw_path.decode("utf-8", "replace")
 
 
 def plain(path: str) -> str:

@@ -9,13 +9,13 @@ import logging
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
-from urllib.parse import unquote
 
 from shieldmw.core.bucket import Charges, remaining
 from shieldmw.core.client import Address, Identity
 from shieldmw.core.decision import Decision, OnStoreFailure, Reason, Verdict, combine
 from shieldmw.core.facts import Facts
 from shieldmw.core.limits import Limit
+from shieldmw.core.paths import served
 from shieldmw.core.plan import DescribedRequester, Requester
 from shieldmw.core.rules import Per, RouteRules, Rule
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
@@ -116,7 +116,7 @@ class NamedLimits:
             if key == ADDRESS:
                 address = value
             elif key == PATH:
-                path = unquote(value.partition("?")[0])
+                path = served(value.partition("?")[0].encode())
             elif key == METHOD:
                 method = value
             else:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from itertools import product
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shieldmw.core.paths import PathPattern, plain, readings
+from shieldmw.core.bounds import MOST_PATH_ESCAPES
+from shieldmw.core.paths import PathPattern, plain, readings, served
 
 relaxed = settings(deadline=None, max_examples=400)
 
@@ -207,3 +210,35 @@ def test_patterns_are_values() -> None:
     assert PathPattern("/live") == PathPattern("/live") != PathPattern("/live/*")
     assert len({PathPattern("/live"), PathPattern("/live")}) == 1
     assert repr(PathPattern("/live/*")) == "PathPattern(text='/live/*')"
+
+
+@given(st.binary(max_size=60) | st.text("%aAfF09gz/é", max_size=60).map(str.encode))
+def test_a_path_is_decoded_as_servers_do(raw_path: bytes) -> None:
+    """Escapes are, and percent signs that escape nothing stay."""
+    assert served(raw_path) == unquote_to_bytes(raw_path).decode("utf-8", "replace")
+
+
+def test_a_path_with_too_many_escapes_is_beyond_reading() -> None:
+    """So the strictest rules apply to it; Chinese is none."""
+    assert served(b"/%e4%b8%ad" * 300) == "/中" * 300
+    hidden = b"/%73earch" + b"%" * MOST_PATH_ESCAPES
+    assert served(hidden) == hidden.decode()
+    assert readings(served(hidden), served(hidden)) == ()
+
+
+def test_no_path_takes_long_to_decode() -> None:
+    """One in which nothing is an escape no longer than one that is all escapes."""
+    longest = least_ns(lambda: served(b"/" + b"%41" * MOST_PATH_ESCAPES))
+    assert least_ns(lambda: served(b"/" + b"%" * 60_000)) < longest
+    assert least_ns(lambda: served(b"/" + b"%41" * 20_000)) < longest
+    assert least_ns(lambda: served(b"/" + b"%" * (MOST_PATH_ESCAPES - 1))) < 2 * longest
+
+
+def least_ns(work: Callable[[], object]) -> int:
+    """The shortest of many runs, in nanoseconds."""
+    found = []
+    for _ in range(50):
+        began_ns = time.perf_counter_ns()
+        work()
+        found.append(time.perf_counter_ns() - began_ns)
+    return min(found)

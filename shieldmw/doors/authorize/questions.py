@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
+
+from shieldmw.core.paths import served
 
 from .dialects import Dialect
 
@@ -41,7 +42,7 @@ def original_scope(dialect: Dialect, scope: Scope, rest: bytes) -> Scope:
         **scope,
         "method": method,
         "scheme": "https" if found.get(dialect.scheme) == b"https" else "http",
-        "path": (unquote_to_bytes(path) if b"%" in path else path).decode("utf-8", "replace"),
+        "path": served(path),
         "raw_path": path,
         "query_string": query,
         "root_path": "",

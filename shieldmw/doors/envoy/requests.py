@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from starlette.types import Scope
+
+from shieldmw.core.paths import served
 
 from .protos.authorization_pb2 import CheckRequest
 
@@ -26,7 +26,7 @@ def scope_of(asked: CheckRequest) -> Scope:
         "type": "http",
         "method": http.method,
         "scheme": http.scheme,
-        "path": unquote(raw_path),
+        "path": served(raw_path.encode()),
         "raw_path": raw_path.encode(),
         "query_string": query.encode(),
         "root_path": "",

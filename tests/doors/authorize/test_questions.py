@@ -85,6 +85,14 @@ def test_the_method_override_of_the_client(name: str, header: bytes) -> None:
     assert [true_status(record) for record in answers(scope, scope)] == [200, 429]
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_too_many_escapes_hide_no_rule(name: str) -> None:
+    """Such a path is not decoded, so the strictest rules apply."""
+    target = "/%61dmin/" + "%41" * 2000
+    records = answers(question(name, target), question(name, target))
+    assert [true_status(record) for record in records] == [200, 429]
+
+
 def test_behind_envoy_no_target_leads_out_of_the_route() -> None:
     """Neither to the operators' routes nor to another dialect."""
     records = answers(*[question("envoy", "/../../status/../admin/x")] * 2, admin_token="0123456789abcdef")
