@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from shieldmw.core.load import unseated
 from shieldmw.core.seats import NOBODY, Audience
@@ -17,6 +18,10 @@ from shieldmw.gate.seats.seats import Seats
 # Interval between two samples, and how many are kept: 15 minutes.
 SAMPLE_S = 5.0
 SAMPLES = 180
+
+# In a fleet of more workers than this the load reports are read less often: all workers read those of all others, and
+# 200 reports take a worker up to 40 ms.
+WORKERS_A_SAMPLE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +47,20 @@ class Recent:
         self._seats = seats
         self._load_reports = load_reports
         self._unseated = NOBODY
+        self._read_in = 0  # samples until the load reports are read again
         self._kept: deque[Sample] = deque(maxlen=SAMPLES)
         self.refresher = Refresher("recent traffic", self.refresh, interval_s=SAMPLE_S, least_s=SAMPLE_S)
 
     async def refresh(self) -> None:
         """Keep the state now."""
-        self._unseated = unseated(await self._load_reports.known())
+        if not self._read_in:
+            self._unseated = unseated(await self._load_reports.known())
+            self._read_in = ceil(self._seats.workers / WORKERS_A_SAMPLE)
+        self._read_in -= 1
         self._kept.append(self.now())
 
     def now(self) -> Sample:
-        """The state now; listeners without a seat as of the last sample."""
+        """The state now; listeners without a seat as of the last look at the load reports."""
         seats, grant, capacity = self._seats, self._seats.grant, self._seats.capacity()
         present = seats.ledger.held() if grant is None else grant.present
         workers = self._workers()

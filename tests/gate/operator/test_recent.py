@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gate.doubles import LoopClock, clock_of, facts, memory_store, pass_time, run
 from shieldmw import Identity, ListenerClass, Settings
 from shieldmw.core.decision import Decision, Reason, Verdict
+from shieldmw.core.load import WorkerLoad
 from shieldmw.core.traffic import Outcome
 from shieldmw.gate.operator.recent import SAMPLE_S, SAMPLES
 from shieldmw.wiring import build_desk, build_worker
@@ -54,6 +57,31 @@ def test_what_is_told_of_lately_is_a_few_seconds_old() -> None:
         await pass_time(3 * SAMPLE_S)
         assert lately() == 0.0
         await worker.stop()
+
+    run(story())
+
+
+@pytest.mark.parametrize(("workers", "reads"), [(1, 12), (20, 12), (21, 6), (200, 2)])
+def test_in_a_large_fleet_the_load_reports_are_read_less_often(workers: int, reads: int) -> None:
+    """Each worker reads those of all others: with 200 of them the store would send 15 MB a second."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        store = memory_store(clock)
+        worker = build_worker(Settings(redis_url="memory://"), store, clock_of(clock.s))
+        recent = worker.control.recent
+        found = []
+
+        async def known() -> list[WorkerLoad]:
+            found.append(clock.s())
+            return []
+
+        worker.control._load_reports.known = known  # type: ignore[method-assign]
+        worker.entrance.seats._share.workers = workers
+        for _ in range(12):
+            await recent.refresh()
+        assert len(found) == reads
+        assert len(recent.samples()) == 12
 
     run(story())
 
