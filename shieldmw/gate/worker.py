@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from shieldmw.core.decision import Decision
 from shieldmw.core.facts import Facts
 from shieldmw.core.mode import Mode
+from shieldmw.errors import StoreError
 from shieldmw.store.port import ChangeFeed
 
 from .auth.failed_auth import FailedAuth
@@ -18,7 +20,7 @@ from .fleet.deny_watch import DenyWatch
 from .fleet.limits_watch import LimitsWatch
 from .fleet.mode_watch import ModeWatch
 from .gate import Gate
-from .limiter.limiter import Limiter
+from .limiter.limiter import PROBE, Limiter
 from .limiter.lookups import Lookups
 from .limiter.sharing import cheapest
 from .metrics.meter import Meter
@@ -97,8 +99,13 @@ class Worker:
         mode_watch.on_reset = self.invalidate
         limits_watch.on_change = self.limits_changed
 
-    def measure(self) -> None:
-        """Write the gauges, and have the next decision timed; called every few seconds."""
+    async def measure(self) -> None:
+        """Write the gauges, and have the next decision timed; called every few seconds.
+
+        The store is asked before: without a request nobody would see that it is away, or that it answers again.
+        """
+        with suppress(StoreError):
+            await self._limiter.ask((PROBE,))
         self._meter.read()
         self.decide_now = self._timed
 

@@ -14,10 +14,11 @@ from shieldmw import Settings
 from shieldmw.core.client import Prefixes
 from shieldmw.core.decision import Decision
 from shieldmw.core.deny import DenyList
-from shieldmw.core.metrics import DECISIONS, cell
+from shieldmw.core.metrics import DECISIONS, STORE_UP, cell
 from shieldmw.core.mode import Mode, ModeChange, ModeState
 from shieldmw.core.seats import Capacity, Grant, Report
 from shieldmw.core.waiting import AWAITED_S
+from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.auth.jwks import JwksKeys
 from shieldmw.gate.auth.jwt_tokens import JwtVerifier
 from shieldmw.gate.clock import SYSTEM_CLOCK, Clock
@@ -237,5 +238,27 @@ def test_the_requests_of_a_turn_are_counted_at_its_end() -> None:
         cells = worker._decided.counts.cells.tolist()
         first = cell(DECISIONS, *DECISIONS.series[0])
         return sum(cells[first : first + len(DECISIONS.series)]), worker._decided._talkers.tallies(1)[1].total
+
+    run(story())
+
+
+def test_without_a_request_it_is_seen_that_the_store_is_away_and_back() -> None:
+    """Otherwise an alert for it would not come, or not go, on a worker that nobody asks."""
+
+    async def story() -> None:
+        clock = LoopClock()
+        store = FlakyStore(memory_store(clock))
+        worker = build_worker(Settings(redis_url="redis://127.0.0.1"), store, clock_of(clock.s))
+        await worker.start()
+        up = cell(STORE_UP)
+        await pass_time(5.0)
+        assert worker._decided.counts.cells[up] == 1
+        store.failing = StoreUnavailable("away")
+        await pass_time(30.0)
+        assert worker._decided.counts.cells[up] == 0
+        store.failing = None
+        await pass_time(10.0)
+        assert worker._decided.counts.cells[up] == 1
+        await worker.stop()
 
     run(story())

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
-from shieldmw.core.bucket import Charges, Outcome, TakeRequest, remaining
+from shieldmw.core.bucket import Charge, Charges, Outcome, TakeRequest, remaining
 from shieldmw.core.cache import BoundedCache
+from shieldmw.core.client import Client
 from shieldmw.core.lease import without_lease
+from shieldmw.core.limits import Limit
 from shieldmw.core.made import made
 from shieldmw.core.metrics import Table
 from shieldmw.core.plan import Requester
@@ -27,6 +29,9 @@ from .leases import Leases
 # all nodes. And the maximum number of such clients.
 DECIDED_HERE_US = 250_000
 DECIDED_HERE_KEPT = 65_536
+
+# Costs nothing: it shows whether the store answers, by the same path as requests.
+PROBE = Charge(Client("ip", "unknown", "ip:unknown"), Limit("probe", 1, 1, 1), cost=0)
 
 
 class Limiter(Protocol):

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from shieldmw.core.address import parse_address
-from shieldmw.core.bucket import Charge
 from shieldmw.core.client import Address, Client, Identity, Prefixes, token_client
 from shieldmw.core.deny import DenyList
-from shieldmw.core.limits import Limit, aggregate, of_preflights
+from shieldmw.core.limits import aggregate, of_preflights
 from shieldmw.core.load import WorkerLoad, asked_once
 from shieldmw.core.mode import Mode, ModeChange
 from shieldmw.core.overrides import Overrides
@@ -29,7 +28,7 @@ from shieldmw.errors import StoreError
 from shieldmw.gate.fleet.deny_watch import DenyWatch
 from shieldmw.gate.fleet.limits_watch import LimitsWatch
 from shieldmw.gate.fleet.mode_watch import ModeWatch
-from shieldmw.gate.limiter.limiter import Limiter
+from shieldmw.gate.limiter.limiter import PROBE, Limiter
 from shieldmw.gate.metrics.fleet_decisions import FleetDecisions
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
@@ -47,9 +46,6 @@ from .top_reports import TopReports
 
 # The text of the client that all requests without a known address share, as in ``ip:unknown``.
 UNKNOWN_ADDRESS = "unknown"
-
-# Costs nothing: checks whether the store answers, by the same path as requests.
-_PROBE = Charge(Client("ip", UNKNOWN_ADDRESS, f"ip:{UNKNOWN_ADDRESS}"), Limit("probe", 1, 1, 1), cost=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +100,7 @@ class Control:
         """The state of the fleet, with the mode just read; while the store is away, as last known here."""
         try:
             await self._mode_watch.refresh()
-            await self._limiter.ask((_PROBE,))
+            await self._limiter.ask((PROBE,))
             answers = True
         except StoreError:
             answers = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from shieldmw.core.lane import Rank
@@ -35,7 +35,7 @@ class LoadReports:
     as often where there are none.
     """
 
-    on_measure: Callable[[], None]
+    on_measure: Callable[[], Awaitable[None]]
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class LoadReports:
         store_now_s: Callable[[], float],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.on_measure = lambda: None
+        self.on_measure = _nothing
         self._register = register
         self._seats = seats
         self._overload = overload
@@ -74,7 +74,7 @@ class LoadReports:
 
     async def refresh(self) -> None:
         """Report the app's load now."""
-        self.on_measure()
+        await self.on_measure()
         if self._overload is None:
             return
         self._refresher.interval_s, self._refresher.least_s = self._seats.pace_s(REPORT_S), self._seats.pace_s(LEAST_S)
@@ -122,3 +122,7 @@ class LoadReports:
             mode_version=self._seats.mode_version,
             unseated=self._seats.unseated(),
         )
+
+
+async def _nothing() -> None:
+    """Measure nothing."""
