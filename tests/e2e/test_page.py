@@ -308,6 +308,20 @@ def test_undo_goes_back_to_the_emergency_before(page: Page, operator: httpx.Clie
     assert abs(status["until"] - until) < 2
 
 
+def test_undo_goes_once_somebody_else_has_switched(page: Page, operator: httpx.Client) -> None:
+    """Said in the open dialogue, in place of a button that would do nothing."""
+    sign_in(page)
+    page.click("#to-emergency")
+    page.click("#flip-do")
+    says(page, "#flip-obeyed", "All 2 workers follow")
+    assert page.is_visible("#flip-undo")
+    operator.put("mode", json={"mode": "emergency", "for_seconds": 300, "reason": "theirs"}).raise_for_status()
+    says(page, "#flip-error", r"Since then admin \(jo\) has set the mode to emergency \(“theirs”\).*nothing to undo")
+    assert page.is_hidden("#flip-undo")
+    page.click("#flip-close")
+    assert page.is_hidden("#undo")
+
+
 def test_undo_leaves_to_the_settings_what_was_left_to_them(page: Page, operator: httpx.Client) -> None:
     """The emergency comes back as it was asked for, not with numbers that it only amounted to."""
     operator.put("mode", json={"mode": "emergency", "for_seconds": 600, "guest_share": 0.5}).raise_for_status()

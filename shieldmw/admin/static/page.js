@@ -380,7 +380,13 @@ function drawMode({ status, obedience, switch: other }) {
   show("to-emergency", !isEmergency);
   show("to-normal", isEmergency);
   show("to-other", isEmergency);
-  if (session.undo && status.version > session.undo.version) session.undo = null;
+  if (session.undo && status.version > session.undo.version) {
+    session.undo = null;
+    if (el("flip").open && flip.sentVersion !== null) {
+      show("flip-undo", false);
+      write("flip-error", `Since then ${changedBy(status)} What you did is no longer in force, so there is nothing to undo.`);
+    }
+  }
   show("undo", session.undo !== null);
   if (session.undo) write("undo", session.undo.label);
   if (before && before !== word) say(`The mode is ${word} now.`);
@@ -744,8 +750,11 @@ async function doFlip(event) {
 
 function overtaken(error) {
   if (error.status !== 412) return error.message;
-  const { actor, mode, reason, version } = error.current ?? {};
-  return `Somebody was faster: ${actor || "another operator"} has set the mode to ${mode}${reason ? ` (“${reason}”)` : ""}, version ${version}. Nothing was changed. If you still want it, press again.`;
+  return `Somebody was faster: ${changedBy(error.current ?? {})} Nothing was changed. If you still want it, press again.`;
+}
+
+function changedBy({ actor, mode, reason, version }) {
+  return `${actor || "another operator"} has set the mode to ${mode}${reason ? ` (“${reason}”)` : ""}, version ${version}.`;
 }
 
 /** Show who obeys, and offer the way back. */
