@@ -157,8 +157,9 @@ def test_the_upstream_sees_what_was_decided(chain: Chain, name: str) -> None:
     if name.startswith("honest"):
         assert (answer.status, len(came)) == ("200", 1)
     for record in came:
-        assert policy(answer), "decided on"
         is_evil = unquote(record["target"]).lstrip("/").partition("/")[0] == EVIL
+        if answer.status:  # a proxy that sees more of the body than was announced may reset the stream instead
+            assert policy(answer), "decided on"
         assert '"evil"' in policy(answer) or not is_evil
         assert [key for key, _ in record["headers"]].count("host") == 1
         written = b"".join(value for key, value in lines if key in (b":path", b"host", b":authority", b":scheme"))
