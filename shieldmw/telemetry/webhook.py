@@ -106,7 +106,8 @@ class Webhook:
     def alarm_begun(self, alarm: Alarm, why: str, mode: ModeState, now_s: float) -> None:
         """Tell of an alarm. Without the store no worker knows what others do, so then each one tells."""
         slot = int(now_s / SLOT_S)
-        claims: tuple[str, ...] = (f"{alarm}-{slot}", f"{alarm}-{slot - 1}")
+        # The previous slot first: an alarm that was told there takes nothing here, so it holds back no later one.
+        claims: tuple[str, ...] = (f"{alarm}-{slot - 1}", f"{alarm}-{slot}")
         if alarm is Alarm.EMERGENCY_ENDS:
             claims = (f"{alarm}-{mode.version}",)
         elif alarm is Alarm.STORE_AWAY:

@@ -263,21 +263,41 @@ def test_each_piece_of_news_is_told_once_by_the_fleet() -> None:
     run(story())
 
 
-def test_an_alarm_that_flaps_is_told_once_and_its_end_only_after_its_beginning() -> None:
-    """Otherwise somebody is woken each time, or wonders what is over."""
+def test_an_alarm_that_comes_back_is_told_again_after_two_slots() -> None:
+    """One that is not told holds back nothing itself. An end is told only after a beginning."""
 
     async def story() -> None:
         store = MemoryStore(b"a secret of the fleet, long enough")
         async with receiving(Receiver()) as receiver:
             hook = Webhook(receiver.url, SECRET, store.is_first)
             await hook.start()
-            for at_s in (NOW_S, NOW_S + SLOT_S, NOW_S + 3 * SLOT_S):
-                hook.alarm_begun(Alarm.MEMBERS_REFUSED, "members", FLOOD, at_s)
-                hook.alarm_ended(Alarm.MEMBERS_REFUSED, at_s + 300)
-            await receiver.after(4)
+            for slot in range(5):
+                hook.alarm_begun(Alarm.MEMBERS_REFUSED, f"in slot {slot}", FLOOD, NOW_S + slot * SLOT_S)
+                hook.alarm_ended(Alarm.MEMBERS_REFUSED, NOW_S + slot * SLOT_S + 300)
+            await receiver.after(6)
             await hook.stop()
             texts = [body["text"] for body in receiver.bodies()]
-            assert texts == ["shieldmw: ALARM: members", "shieldmw: over: members refused"] * 2
+            over = "shieldmw: over: members refused"
+            assert texts == [line for slot in (0, 2, 4) for line in (f"shieldmw: ALARM: in slot {slot}", over)]
+
+    run(story())
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["the earlier first", "the later first"])
+def test_workers_on_both_sides_of_the_end_of_a_slot_tell_an_alarm_once(order: tuple[int, int]) -> None:
+    """Whichever comes first, and when it comes back two slots later, it is told again."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        boundary_s = SLOT_S * (NOW_S // SLOT_S)
+        async with receiving(Receiver()) as receiver:
+            for late_s in (*order, 3 * SLOT_S):
+                hook = Webhook(receiver.url, SECRET, store.is_first)
+                await hook.start()
+                hook.alarm_begun(Alarm.ATTACK_SUSPECTED, f"after {late_s}", FLOOD, boundary_s - 0.5 + late_s)
+                await hook.stop()
+            texts = [body["text"] for body in receiver.bodies()]
+            assert texts == [f"shieldmw: ALARM: after {late_s}" for late_s in (order[0], 3 * SLOT_S)]
 
     run(story())
 
