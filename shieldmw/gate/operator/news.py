@@ -62,13 +62,15 @@ class News:
         await self._look_at_deny_list(tells=tells)
         sight = await self._sight(running)
         holding = conditions(sight)
-        now = step(self._watched, holding, sight.now_s)
-        self._watched = now.watched
+        now, before = step(self._watched, holding, sight.now_s), self._watched
+        self._watched = now
         if tells:
-            for alarm in now.begun:
-                self._observer.alarm_begun(alarm, holding[alarm], sight.mode, sight.now_s)
-            for alarm in now.ended:
-                self._observer.alarm_ended(alarm, sight.now_s)
+            for alarm, watched in now.items():
+                if watched.begun_s is not None and (alarm not in before or before[alarm].begun_s is None):
+                    self._observer.alarm_begun(alarm, holding[alarm], sight.mode, sight.now_s)
+            for alarm, known in before.items():
+                if known.begun_s is not None and alarm not in now:
+                    self._observer.alarm_ended(alarm, sight.now_s)
 
     def _look_at_limits(self, *, tells: bool) -> None:
         state = self._limits_watch.state
