@@ -103,17 +103,17 @@ class Webhook:
             name = f"deny-more-{_digest(more[0])}"
             self._put(Notice(name, (name,), more_denied_body(len(more), now_s)))
 
-    def alarm_begun(self, alarm: Alarm, why: str, mode: ModeState, now_s: float) -> None:
+    def alarm_begun(self, alarm: Alarm, why: str, mode: ModeState, begun_s: float) -> None:
         """Tell of an alarm. Without the store no worker knows what others do, so then each one tells."""
-        slot = int(now_s / SLOT_S)
+        slot = int(begun_s / SLOT_S)
         # The previous slot first: an alarm that was told there takes nothing here, so it holds back no later one.
         claims: tuple[str, ...] = (f"{alarm}-{slot - 1}", f"{alarm}-{slot}")
         if alarm is Alarm.EMERGENCY_ENDS:
             claims = (f"{alarm}-{mode.version}",)
         elif alarm is Alarm.STORE_AWAY:
             claims = ()
-        body = alarm_body("alarm.begun", alarm, f"ALARM: {why}", now_s)
-        self._put(Notice(f"{alarm}-{int(now_s)}", claims, body, begins=alarm))
+        body = alarm_body("alarm.begun", alarm, f"ALARM: {why}", begun_s)
+        self._put(Notice(f"{alarm}-{int(begun_s)}", claims, body, begins=alarm))
 
     def alarm_ended(self, alarm: Alarm, now_s: float) -> None:
         """Tell that an alarm is over, if this worker has told that it began. When an emergency is, its end is told."""
