@@ -65,11 +65,11 @@ class Notice(NamedTuple):
 
 class Webhook:
     """Sends messages to ``url``. ``claim`` says whether this worker is the one to send a message: it is called with
-    a name for the message, which is the same on all workers.
+    a name for the message, which is the same on all workers, and with a random one that is this message's alone.
     """
 
     def __init__(
-        self, url: str, secret: str | None, claim: Callable[[str], Awaitable[bool]], clock: Clock = SYSTEM_CLOCK
+        self, url: str, secret: str | None, claim: Callable[[str, str], Awaitable[bool]], clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._url = url
         self._secret = None if secret is None else secret.encode()
@@ -161,11 +161,12 @@ class Webhook:
         others from using it."""
         wait_s, unclaimed = FIRST_WAIT_S, list(notice.claims)
         # Other fleets may send to the same URL, so the name alone would not do as an id.
-        id_ = f"shieldmw-{notice.name}-{self._random.getrandbits(64):016x}"
+        owner = f"{self._random.getrandbits(64):016x}"
+        id_ = f"shieldmw-{notice.name}-{owner}"
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 while unclaimed:
-                    if not await self._claim(unclaimed[0]):
+                    if not await self._claim(unclaimed[0], owner):
                         return
                     del unclaimed[0]
             except StoreError as error:

@@ -91,7 +91,7 @@ async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
         await asyncio.gather(*filter(None, receiver.connections))
 
 
-async def always(_: str) -> bool:
+async def always(*_: str) -> bool:
     """The only worker there is."""
     return True
 
@@ -305,7 +305,7 @@ def test_workers_on_both_sides_of_the_end_of_a_slot_tell_an_alarm_once(order: tu
 def test_that_the_store_is_away_is_told_without_it() -> None:
     """Each process for itself, since nobody knows what the others have told."""
 
-    async def away(_: str) -> bool:
+    async def away(*_: str) -> bool:
         raise StoreUnavailable("no answer")
 
     async def story() -> None:
@@ -407,7 +407,7 @@ def test_a_change_is_told_once_the_store_is_back(failure: Exception) -> None:
     """An emergency may end while the store is away. What fails otherwise does not end the sending of later changes."""
     failures = [failure, failure]
 
-    async def away_at_first(_: str) -> bool:
+    async def away_at_first(*_: str) -> bool:
         if failures:
             raise failures.pop()
         return True
@@ -425,12 +425,37 @@ def test_a_change_is_told_once_the_store_is_back(failure: Exception) -> None:
     assert failures == []
 
 
+def test_a_claim_that_the_store_has_taken_without_an_answer_is_this_workers_own() -> None:
+    """The budget of the call may be over before the reply comes."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        late = [StoreUnavailable("no answer in 50 ms")]
+
+        async def claim(notice: str, owner: str) -> bool:
+            is_first = await store.is_first(notice, owner)
+            if late:
+                raise late.pop()
+            return is_first
+
+        async with receiving(Receiver()) as receiver:
+            for _ in range(2):  # the second one is another notice of the same name
+                hook = Webhook(receiver.url, SECRET, claim)
+                await hook.start()
+                hook.mode_changed(FLOOD)
+                await receiver.after(1)
+                await hook.stop()
+            assert len(receiver.requests) == 1
+
+    run(story())
+
+
 def test_if_the_store_stays_away_it_says_that_nothing_was_told(caplog: pytest.LogCaptureFixture) -> None:
     """No worker knows whether another has told it."""
     asked: list[str] = []
     often = asyncio.Event()
 
-    async def away(notice: str) -> bool:
+    async def away(notice: str, _: str) -> bool:
         asked.append(notice)
         if len(asked) == ATTEMPTS:
             often.set()
