@@ -29,8 +29,8 @@ from .port import AUDIT_LENGTH, AuditEntry, C, Document, S, Stored
 # Maximum number of buckets.
 BUCKETS_KEPT = 262_144
 
-# Most notices that are remembered.
-NOTICES_KEPT = 64
+# Most notices that are remembered: those of several long lists of denials, with room for alarms.
+NOTICES_KEPT = 1024
 
 
 def steady_now_us() -> Callable[[], int]:

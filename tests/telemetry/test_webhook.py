@@ -25,7 +25,7 @@ from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.clock import Clock
 from shieldmw.store.memory import MemoryStore
 from shieldmw.telemetry import webhook
-from shieldmw.telemetry.webhook import ATTEMPTS, MOST_WAITING, NAMED, SLOT_S, Webhook
+from shieldmw.telemetry.webhook import ATTEMPTS, MOST_CLAIMED, MOST_WAITING, NAMED, SLOT_S, Webhook
 
 SECRET = "the secret of the receiver"
 FLOOD = ModeState(3, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", Mode.EMERGENCY, 50_000, 0.1)
@@ -238,6 +238,76 @@ def test_changed_limits_and_denials_are_told_with_their_terms() -> None:
     run(story())
 
 
+def test_hosts_that_see_other_parts_of_a_batch_name_and_count_each_network_once() -> None:
+    """Each looks at the list at a time of its own."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        async with receiving(Receiver()) as receiver:
+            for first, last in ((0, 7), (0, 15)):
+                hook = Webhook(receiver.url, SECRET, store.is_first)
+                await hook.start()
+                hook.denied([entry(number) for number in range(first, last)], NOW_S)
+                await hook.stop()
+            data = [body["data"] for body in receiver.bodies()]
+            named = [f"203.0.113.{number}/32" for number in (*range(NAMED), *range(7, 7 + NAMED))]
+            assert [told["network"] for told in data if "network" in told] == named
+            assert [told["count"] for told in data if "count" in told] == [2, 3]
+
+    run(story())
+
+
+def test_a_long_list_is_one_message_and_few_calls_to_the_store() -> None:
+    """Somebody has denied a whole country."""
+    asked: list[str] = []
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+
+        async def claim(notice: str, owner: str) -> bool:
+            asked.append(notice)
+            return await store.is_first(notice, owner)
+
+        entries = [replace(entry(1), network=ip_network(f"10.0.{number}.0/24")) for number in range(256)]
+        async with receiving(Receiver()) as receiver:
+            for _ in range(2):
+                hook = Webhook(receiver.url, SECRET, claim)
+                await hook.start()
+                hook.denied(entries, NOW_S)
+                await hook.stop()
+            (told,) = receiver.bodies()
+            assert told["text"] == f"shieldmw: denied more than {MOST_CLAIMED} networks"
+            assert told["data"] == {"more_than": MOST_CLAIMED}
+
+    run(story())
+    assert len(asked) == 2 * MOST_CLAIMED
+
+
+def test_denials_are_told_once_the_store_is_back_and_the_rest_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """A network that this worker has claimed is told by no other one."""
+    failures = [StoreUnavailable("no answer")] * (ATTEMPTS + 1)
+
+    async def claim(notice: str, _: str) -> bool:
+        if len(failures) > ATTEMPTS or (len(claimed) == 2 and failures):
+            raise failures.pop()
+        claimed.add(notice)
+        return True
+
+    claimed: set[str] = set()
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, SECRET, claim)
+            await hook.start()
+            hook.denied([entry(number) for number in range(4)], NOW_S)
+            await receiver.after(2)
+            await hook.stop()
+            assert [body["data"]["network"] for body in receiver.bodies()] == ["203.0.113.0/32", "203.0.113.1/32"]
+
+    run(story())
+    assert f"(the store does not answer: no answer) after {ATTEMPTS} attempts: denied networks" in caplog.text
+
+
 def test_each_piece_of_news_is_told_once_by_the_fleet() -> None:
     """Although all workers see it, at slightly different times, and on both sides of the end of a slot."""
 
@@ -400,6 +470,32 @@ def test_more_changes_than_can_wait_are_dropped_and_logged(caplog: pytest.LogCap
         hook.mode_changed(replace(FLOOD, version=version))
     lines = [record.getMessage() for record in caplog.records if record.name == "shieldmw.webhook"]
     assert lines == [f"the webhook does not keep up: {MOST_WAITING + more}-emergency is not told" for more in (0, 1)]
+
+
+def test_denials_make_room_for_all_else(caplog: pytest.LogCaptureFixture) -> None:
+    """The oldest first; and no denial displaces anything else."""
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, SECRET, always)
+            for number in range(MOST_WAITING):
+                hook.denied([entry(number)], NOW_S)
+            hook.mode_changed(FLOOD)
+            hook.denied([entry(200)], NOW_S)
+            for version in range(MOST_WAITING - 1):
+                hook.limits_changed(OverridesState(version, since_s=NOW_S, actor="kim"))
+            hook.denied([entry(201)], NOW_S)
+            await hook.start()
+            await receiver.after(MOST_WAITING)
+            await hook.stop()
+            assert [body["type"] for body in receiver.bodies()] == [
+                "mode.changed",
+                *["limits.changed"] * (MOST_WAITING - 1),
+            ]
+
+    run(story())
+    dropped = [record.getMessage() for record in caplog.records if record.name == "shieldmw.webhook"]
+    assert dropped == ["the webhook does not keep up: denied networks are not told"] * (MOST_WAITING + 2)
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable("no answer"), RuntimeError("a bug")], ids=["away", "a bug"])
