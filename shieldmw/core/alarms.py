@@ -1,13 +1,18 @@
 """Alarms worth waking somebody for: when each begins, and when it is over. Pure.
 
-The same conditions as in ``examples/prometheus/alerts.yml``. An alarm begins once its condition has held for a while,
-and is over once it has not held for longer, so that one that comes and goes is one alarm.
+An alarm begins once its condition has held for a while, and is over once it has not held for longer, so that one that
+comes and goes is one alarm.
+
+They are much like those in ``examples/prometheus/alerts.yml``, but requests are rated over one minute (there an attack
+over two), and only those of one ``serve`` or worker; workers disagree if they follow different versions (there, other
+modes); the end of an emergency that was short from the start is none; and what a worker cannot see of itself (that it
+is silent or not scraped) or that can wait (a waiting room that grows, a late loop) is there alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from .mode import Mode, ModeState
@@ -17,7 +22,7 @@ from .traffic import Outcome, Rates
 # Guests' refused requests per second from which an attack is suspected.
 ATTACK_PER_S = 50.0
 
-# How long before the end of an emergency it is an alarm. Shorter emergencies are none.
+# An emergency that ends within this time raises an alarm, unless it was no longer than this in all.
 ENDS_SOON_S = 300.0
 
 # An alarm is over after this long without its condition.
@@ -65,20 +70,12 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An alarm whose condition has held since ``since_s``, and was last seen to hold at ``seen_s``."""
+    """An alarm whose condition has held since ``since_s``, and was last seen to hold at ``seen_s``. It began at
+    ``begun_s``; None if it has not held for long enough."""
 
     since_s: float
     seen_s: float
-    has_begun: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The alarms that are watched now, and those that have just begun or ended."""
-
-    watched: Mapping[Alarm, Watched]
-    begun: tuple[Alarm, ...] = ()
-    ended: tuple[Alarm, ...] = ()
+    begun_s: float | None = None
 
 
 def conditions(sight: Sight) -> dict[Alarm, str]:
@@ -109,20 +106,17 @@ def _ends_soon(state: ModeState, now_s: float) -> bool:
     return 0 < state.until_s - now_s <= ENDS_SOON_S
 
 
-def step(before: Mapping[Alarm, Watched], holding: Collection[Alarm], now_s: float) -> Step:
-    """What follows from the alarms watched before and those whose conditions hold now."""
-    watched, begun, ended = {}, [], []
+def step(before: Mapping[Alarm, Watched], holding: Collection[Alarm], now_s: float) -> Mapping[Alarm, Watched]:
+    """The alarms to watch, from those watched before and those whose conditions hold now. One that has begun stays
+    until it is over, whatever the clock does."""
+    watched = {}
     for alarm in Alarm:
         known = before.get(alarm)
         if alarm in holding:
-            since_s = now_s if known is None else known.since_s
-            has_begun = now_s - since_s >= HOLDS_S[alarm]
-            if has_begun and not (known and known.has_begun):
-                begun.append(alarm)
-            watched[alarm] = Watched(since_s, now_s, has_begun)
-        elif known is not None and known.has_begun:
-            if now_s - known.seen_s < CALM_S:
-                watched[alarm] = known
-            else:
-                ended.append(alarm)
-    return Step(watched, tuple(begun), tuple(ended))
+            since_s, begun_s = (now_s, None) if known is None else (min(known.since_s, now_s), known.begun_s)
+            if begun_s is None and now_s - since_s >= HOLDS_S[alarm]:
+                begun_s = now_s
+            watched[alarm] = Watched(since_s, now_s, begun_s)
+        elif known is not None and known.begun_s is not None and now_s - known.seen_s < CALM_S:
+            watched[alarm] = replace(known, seen_s=min(known.seen_s, now_s))
+    return watched

@@ -49,8 +49,8 @@ class NewsObserver(Protocol):
     def denied(self, entries: Sequence[DenyEntry], now_s: float) -> None:
         """Networks were denied."""
 
-    def alarm_begun(self, alarm: Alarm, why: str, mode: ModeState, now_s: float) -> None:
-        """An alarm has begun, under the last change of the mode."""
+    def alarm_begun(self, alarm: Alarm, why: str, mode: ModeState, begun_s: float) -> None:
+        """An alarm has begun, maybe a while ago, under the last change of the mode."""
 
     def alarm_ended(self, alarm: Alarm, now_s: float) -> None:
         """An alarm is over."""

@@ -374,9 +374,13 @@ class RedisStore:
 
     # --- notices
 
-    async def is_first(self, notice: str) -> bool:
-        """Whether this is the first call for this notice within eight days."""
-        return await self.redis.command("SET", self._names.notice(notice), 1, "NX", "PX", NOTICE_KEEP_MS) is not None
+    async def is_first(self, notice: str, owner: str) -> bool:
+        """Whether this owner was the first to ask for this notice within eight days."""
+        key = self._names.notice(notice)
+        if await self.redis.command("SET", key, owner, "NX", "PX", NOTICE_KEEP_MS) is not None:
+            return True
+        first: bytes | None = await self.redis.command("GET", key)
+        return first == owner.encode()
 
     # --- the server itself
 

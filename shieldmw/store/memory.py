@@ -29,8 +29,8 @@ from .port import AUDIT_LENGTH, AuditEntry, C, Document, S, Stored
 # Maximum number of buckets.
 BUCKETS_KEPT = 262_144
 
-# Most notices that are remembered.
-NOTICES_KEPT = 64
+# Most notices that are remembered: those of several long lists of denials, with room for alarms.
+NOTICES_KEPT = 1024
 
 
 def steady_now_us() -> Callable[[], int]:
@@ -130,7 +130,7 @@ class MemoryStore(MemoryBuckets):
         self._seats = SeatTable()
         self._loads: dict[str, WorkerLoad] = {}
         self._tops: dict[str, TopReport] = {}
-        self._notices: BoundedCache[str, bool] = BoundedCache(NOTICES_KEPT)
+        self._notices: BoundedCache[str, str] = BoundedCache(NOTICES_KEPT)
         self._queue = EMPTY
         self._decided: dict[str, Sequence[int]] = {}
         self._claims = ClaimTable()
@@ -295,12 +295,12 @@ class MemoryStore(MemoryBuckets):
         """Drop the report of a worker that stops."""
         self._loads.pop(worker, None)
 
-    async def is_first(self, notice: str) -> bool:
-        """Whether this is the first call for this notice, as far as is remembered."""
-        if self._notices.get(notice):
-            return False
-        self._notices.put(notice, True)
-        return True
+    async def is_first(self, notice: str, owner: str) -> bool:
+        """Whether this owner was the first to ask for this notice, as far as is remembered."""
+        first = self._notices.get(notice)
+        if first is None:
+            self._notices.put(notice, owner)
+        return first in (None, owner)
 
     async def decided(self, worker: str, counted: Sequence[int]) -> Sequence[int]:
         """Keep what a worker has counted since its start; returns the sums."""

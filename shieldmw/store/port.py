@@ -237,8 +237,9 @@ class DecisionRegister(Protocol):
 class NoticeRegister(Protocol):
     """Lets one worker of the fleet tell others of something."""
 
-    async def is_first(self, notice: str) -> bool:
-        """Whether this is the first call for this notice within eight days: longer than any emergency."""
+    async def is_first(self, notice: str, owner: str) -> bool:
+        """Whether this owner was the first to ask for this notice within eight days: longer than any emergency. It may
+        ask again, since the store may have heard it without its hearing the reply."""
 
 
 class Store(

@@ -35,8 +35,10 @@ TIMEOUT_S: Final = 5.0
 ATTEMPTS: Final = 6
 MOST_WAITING: Final = 16
 
-# Networks that get a message each; if more are denied at once, one message counts the others.
+# Networks that get a message each; if more are denied at once, one message counts the others. If more than this many
+# are, it is the only one.
 NAMED: Final = 5
+MOST_CLAIMED: Final = 200
 
 # An alarm that begins again in the same slot of this length, or in the next one, is not told again.
 SLOT_S: Final = 600.0
@@ -63,13 +65,25 @@ class Notice(NamedTuple):
     ends: str = ""
 
 
+class Denied(NamedTuple):
+    """Networks that were denied, of which this worker tells those that no other one has told."""
+
+    entries: Sequence[DenyEntry]
+    now_s: float
+    name: str = "denied networks"
+
+
+# Why an attempt has failed, None if it has not; and whether another one would be no use.
+Attempted = tuple[str | None, bool]
+
+
 class Webhook:
     """Sends messages to ``url``. ``claim`` says whether this worker is the one to send a message: it is called with
-    a name for the message, which is the same on all workers.
+    a name for the message, which is the same on all workers, and with a random one that is this message's alone.
     """
 
     def __init__(
-        self, url: str, secret: str | None, claim: Callable[[str], Awaitable[bool]], clock: Clock = SYSTEM_CLOCK
+        self, url: str, secret: str | None, claim: Callable[[str, str], Awaitable[bool]], clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._url = url
         self._secret = None if secret is None else secret.encode()
@@ -78,7 +92,7 @@ class Webhook:
         self._random = clock.random
         self._emergency = 0  # the version of the last one
         self._begun: set[str] = set()  # the alarms of which this worker has told
-        self._waiting: asyncio.Queue[Notice] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[Notice | Denied] = asyncio.Queue(MOST_WAITING)
         self._task: asyncio.Task[None] | None = None
 
     def mode_changed(self, state: ModeState) -> None:
@@ -96,23 +110,19 @@ class Webhook:
 
     def denied(self, entries: Sequence[DenyEntry], now_s: float) -> None:
         """Tell of denied networks."""
-        for entry in entries[:NAMED]:
-            name = f"deny-{_digest(entry)}"
-            self._put(Notice(name, (name,), deny_body(entry, now_s)))
-        if more := entries[NAMED:]:
-            name = f"deny-more-{_digest(more[0])}"
-            self._put(Notice(name, (name,), more_denied_body(len(more), now_s)))
+        self._put(Denied(entries, now_s))
 
-    def alarm_begun(self, alarm: Alarm, why: str, mode: ModeState, now_s: float) -> None:
+    def alarm_begun(self, alarm: Alarm, why: str, mode: ModeState, begun_s: float) -> None:
         """Tell of an alarm. Without the store no worker knows what others do, so then each one tells."""
-        slot = int(now_s / SLOT_S)
-        claims: tuple[str, ...] = (f"{alarm}-{slot}", f"{alarm}-{slot - 1}")
+        slot = int(begun_s / SLOT_S)
+        # The previous slot first: an alarm that was told there takes nothing here, so it holds back no later one.
+        claims: tuple[str, ...] = (f"{alarm}-{slot - 1}", f"{alarm}-{slot}")
         if alarm is Alarm.EMERGENCY_ENDS:
             claims = (f"{alarm}-{mode.version}",)
         elif alarm is Alarm.STORE_AWAY:
             claims = ()
-        body = alarm_body("alarm.begun", alarm, f"ALARM: {why}", now_s)
-        self._put(Notice(f"{alarm}-{int(now_s)}", claims, body, begins=alarm))
+        body = alarm_body("alarm.begun", alarm, f"ALARM: {why}", begun_s)
+        self._put(Notice(f"{alarm}-{int(begun_s)}", claims, body, begins=alarm))
 
     def alarm_ended(self, alarm: Alarm, now_s: float) -> None:
         """Tell that an alarm is over, if this worker has told that it began. When an emergency is, its end is told."""
@@ -121,11 +131,17 @@ class Webhook:
         body = alarm_body("alarm.ended", alarm, f"over: {alarm.replace('_', ' ')}", now_s)
         self._put(Notice(f"{alarm}-over-{int(now_s)}", (), body, ends=alarm))
 
-    def _put(self, notice: Notice) -> None:
-        if self._waiting.full():
-            log.warning("the webhook does not keep up: %s is not told", notice.name)
-        else:
+    def _put(self, notice: Notice | Denied) -> None:
+        """Have it sent. If too many wait, the oldest denials are dropped, and if there are none, the new one is."""
+        if not self._waiting.full():
             self._waiting.put_nowait(notice)
+            return
+        waiting = [*(self._waiting.get_nowait() for _ in range(self._waiting.qsize())), notice]
+        dropped = next((it for it, one in enumerate(waiting) if isinstance(one, Denied)), len(waiting) - 1)
+        log.warning("the webhook does not keep up: %s", _not_told(waiting.pop(dropped)))
+        for one in waiting:
+            self._waiting.put_nowait(one)
+            self._waiting.task_done()  # for the one that was taken out
 
     async def start(self) -> None:
         """Start sending."""
@@ -147,45 +163,74 @@ class Webhook:
         while True:
             notice = await self._waiting.get()
             try:
-                if not notice.ends or notice.ends in self._begun:
+                if isinstance(notice, Denied):
+                    await self._tell_denied(notice)
+                elif not notice.ends or notice.ends in self._begun:
                     self._begun.discard(notice.ends)
                     await self._tell(notice)
             except Exception:
-                log.exception("the webhook failed: %s is not told", notice.name)
+                log.exception("the webhook failed: %s", _not_told(notice))
             finally:
                 self._waiting.task_done()
 
     async def _tell(self, notice: Notice) -> None:
-        """Try a few times, unless another worker does. Nothing of the URL is logged, since it may be all that keeps
-        others from using it."""
-        wait_s, unclaimed = FIRST_WAIT_S, list(notice.claims)
+        """Send a message, unless another worker does."""
+        unclaimed, owner = list(notice.claims), self._token()
         # Other fleets may send to the same URL, so the name alone would not do as an id.
-        id_ = f"shieldmw-{notice.name}-{self._random.getrandbits(64):016x}"
-        for attempt in range(1, ATTEMPTS + 1):
+        id_ = f"shieldmw-{notice.name}-{owner}"
+
+        async def attempt() -> Attempted:
+            while unclaimed:
+                if not await self._claim(unclaimed[0], owner):
+                    return None, True
+                del unclaimed[0]
+            if notice.begins:
+                self._begun.add(notice.begins)
+            return await self._attempt(id_, notice.body)
+
+        await self._try(notice.name, attempt)
+
+    async def _tell_denied(self, denied: Denied) -> None:
+        """Tell of those networks that no other worker has told: others may have seen more or fewer of them at once."""
+        unclaimed, owner, own = list(denied.entries[:MOST_CLAIMED]), self._token(), list[DenyEntry]()
+
+        async def attempt() -> Attempted:
+            while unclaimed:
+                if await self._claim(f"deny-{_digest(unclaimed[0])}", owner):
+                    own.append(unclaimed[0])
+                del unclaimed[0]
+            return None, True
+
+        await self._try(denied.name, attempt)
+        is_long = len(denied.entries) > MOST_CLAIMED
+        named = [] if is_long else own[:NAMED]
+        for entry in named:
+            await self._tell(Notice(f"deny-{_digest(entry)}", (), deny_body(entry, denied.now_s)))
+        if more := own[len(named) :]:
+            body = more_denied_body(len(more), denied.now_s, is_long=is_long)
+            await self._tell(Notice(f"deny-more-{_digest(more[0])}", (), body))
+
+    def _token(self) -> str:
+        return f"{self._random.getrandbits(64):016x}"
+
+    async def _try(self, name: str, attempt: Callable[[], Awaitable[Attempted]]) -> None:
+        """Try a few times, also if the store does not answer. Nothing of the URL is logged, since it may be all that
+        keeps others from using it."""
+        wait_s = FIRST_WAIT_S
+        for number in range(1, ATTEMPTS + 1):
             try:
-                while unclaimed:
-                    if not await self._claim(unclaimed[0]):
-                        return
-                    del unclaimed[0]
+                failure, is_final = await attempt()
             except StoreError as error:
                 failure, is_final = f"the store does not answer: {harmless(error)}", False
-            else:
-                if notice.begins:
-                    self._begun.add(notice.begins)
-                failed, is_final = await self._attempt(id_, notice.body)
-                if failed is None:
-                    return
-                failure = failed
-            if is_final or attempt == ATTEMPTS:
+            if failure is None:
+                return
+            if is_final or number == ATTEMPTS:
                 break
             await asyncio.sleep(wait_s * (1 + self._random.random() / 2))
             wait_s *= 2
-        log.warning(
-            "the webhook was not delivered (%s) after %s: %s", failure, counted(attempt, "attempt"), notice.name
-        )
+        log.warning("the webhook was not delivered (%s) after %s: %s", failure, counted(number, "attempt"), name)
 
-    async def _attempt(self, id_: str, body: bytes) -> tuple[str | None, bool]:
-        """Why an attempt failed, None if it did not; and whether another one would be no use."""
+    async def _attempt(self, id_: str, body: bytes) -> Attempted:
         headers = {"content-type": "application/json", "user-agent": "shieldmw", **self._signature(id_, body)}
         try:
             verify = await asyncio.to_thread(_tls) if self._url.startswith("https:") else False
@@ -248,8 +293,10 @@ def deny_body(entry: DenyEntry, now_s: float) -> bytes:
     return _body("deny.added", now_s, f"denied {entry.network} until {until}{_who_and_why(entry)}", data)
 
 
-def more_denied_body(count: int, now_s: float) -> bytes:
-    """The JSON for networks that are too many to be told one by one."""
+def more_denied_body(count: int, now_s: float, *, is_long: bool) -> bytes:
+    """The JSON for networks that are too many to be told one by one; if the list ``is_long``, there are even more."""
+    if is_long:
+        return _body("deny.added", now_s, f"denied more than {counted(count, 'network')}", {"more_than": count})
     return _body("deny.added", now_s, f"denied {counted(count, 'more network')}", {"count": count})
 
 
@@ -265,6 +312,10 @@ def _body(kind: str, at_s: float, text: str, data: Mapping[str, Any]) -> bytes:
 def _who_and_why(change: ModeState | OverridesState | DenyEntry) -> str:
     reason = f": {change.reason}" if change.reason else ""
     return f" by {change.actor}{reason}" if change.actor else reason
+
+
+def _not_told(notice: Notice | Denied) -> str:
+    return f"{notice.name} {'are' if isinstance(notice, Denied) else 'is'} not told"
 
 
 def _digest(entry: DenyEntry) -> str:

@@ -211,7 +211,7 @@ def test_a_notice_outlasts_any_emergency(server: RedisServer) -> None:
 
     async def work() -> None:
         async with opened(server.url) as store:
-            assert await store.is_first("3-emergency")
+            assert await store.is_first("3-emergency", "worker")
 
     run(work())
     assert LONGEST_S * 1000 < server.client().pttl("shield:notice:3-emergency") <= 8 * 86_400_000

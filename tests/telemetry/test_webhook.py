@@ -25,7 +25,7 @@ from shieldmw.errors import StoreUnavailable
 from shieldmw.gate.clock import Clock
 from shieldmw.store.memory import MemoryStore
 from shieldmw.telemetry import webhook
-from shieldmw.telemetry.webhook import ATTEMPTS, MOST_WAITING, NAMED, SLOT_S, Webhook
+from shieldmw.telemetry.webhook import ATTEMPTS, MOST_CLAIMED, MOST_WAITING, NAMED, SLOT_S, Webhook
 
 SECRET = "the secret of the receiver"
 FLOOD = ModeState(3, 1_700_000_000.0, 1_700_001_800.0, "admin (kim)", "flood", Mode.EMERGENCY, 50_000, 0.1)
@@ -91,7 +91,7 @@ async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
         await asyncio.gather(*filter(None, receiver.connections))
 
 
-async def always(_: str) -> bool:
+async def always(*_: str) -> bool:
     """The only worker there is."""
     return True
 
@@ -238,6 +238,76 @@ def test_changed_limits_and_denials_are_told_with_their_terms() -> None:
     run(story())
 
 
+def test_hosts_that_see_other_parts_of_a_batch_name_and_count_each_network_once() -> None:
+    """Each looks at the list at a time of its own."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        async with receiving(Receiver()) as receiver:
+            for first, last in ((0, 7), (0, 15)):
+                hook = Webhook(receiver.url, SECRET, store.is_first)
+                await hook.start()
+                hook.denied([entry(number) for number in range(first, last)], NOW_S)
+                await hook.stop()
+            data = [body["data"] for body in receiver.bodies()]
+            named = [f"203.0.113.{number}/32" for number in (*range(NAMED), *range(7, 7 + NAMED))]
+            assert [told["network"] for told in data if "network" in told] == named
+            assert [told["count"] for told in data if "count" in told] == [2, 3]
+
+    run(story())
+
+
+def test_a_long_list_is_one_message_and_few_calls_to_the_store() -> None:
+    """Somebody has denied a whole country."""
+    asked: list[str] = []
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+
+        async def claim(notice: str, owner: str) -> bool:
+            asked.append(notice)
+            return await store.is_first(notice, owner)
+
+        entries = [replace(entry(1), network=ip_network(f"10.0.{number}.0/24")) for number in range(256)]
+        async with receiving(Receiver()) as receiver:
+            for _ in range(2):
+                hook = Webhook(receiver.url, SECRET, claim)
+                await hook.start()
+                hook.denied(entries, NOW_S)
+                await hook.stop()
+            (told,) = receiver.bodies()
+            assert told["text"] == f"shieldmw: denied more than {MOST_CLAIMED} networks"
+            assert told["data"] == {"more_than": MOST_CLAIMED}
+
+    run(story())
+    assert len(asked) == 2 * MOST_CLAIMED
+
+
+def test_denials_are_told_once_the_store_is_back_and_the_rest_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    """A network that this worker has claimed is told by no other one."""
+    failures = [StoreUnavailable("no answer")] * (ATTEMPTS + 1)
+
+    async def claim(notice: str, _: str) -> bool:
+        if len(failures) > ATTEMPTS or (len(claimed) == 2 and failures):
+            raise failures.pop()
+        claimed.add(notice)
+        return True
+
+    claimed: set[str] = set()
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, SECRET, claim)
+            await hook.start()
+            hook.denied([entry(number) for number in range(4)], NOW_S)
+            await receiver.after(2)
+            await hook.stop()
+            assert [body["data"]["network"] for body in receiver.bodies()] == ["203.0.113.0/32", "203.0.113.1/32"]
+
+    run(story())
+    assert f"(the store does not answer: no answer) after {ATTEMPTS} attempts: denied networks" in caplog.text
+
+
 def test_each_piece_of_news_is_told_once_by_the_fleet() -> None:
     """Although all workers see it, at slightly different times, and on both sides of the end of a slot."""
 
@@ -263,21 +333,41 @@ def test_each_piece_of_news_is_told_once_by_the_fleet() -> None:
     run(story())
 
 
-def test_an_alarm_that_flaps_is_told_once_and_its_end_only_after_its_beginning() -> None:
-    """Otherwise somebody is woken each time, or wonders what is over."""
+def test_an_alarm_that_comes_back_is_told_again_after_two_slots() -> None:
+    """One that is not told holds back nothing itself. An end is told only after a beginning."""
 
     async def story() -> None:
         store = MemoryStore(b"a secret of the fleet, long enough")
         async with receiving(Receiver()) as receiver:
             hook = Webhook(receiver.url, SECRET, store.is_first)
             await hook.start()
-            for at_s in (NOW_S, NOW_S + SLOT_S, NOW_S + 3 * SLOT_S):
-                hook.alarm_begun(Alarm.MEMBERS_REFUSED, "members", FLOOD, at_s)
-                hook.alarm_ended(Alarm.MEMBERS_REFUSED, at_s + 300)
-            await receiver.after(4)
+            for slot in range(5):
+                hook.alarm_begun(Alarm.MEMBERS_REFUSED, f"in slot {slot}", FLOOD, NOW_S + slot * SLOT_S)
+                hook.alarm_ended(Alarm.MEMBERS_REFUSED, NOW_S + slot * SLOT_S + 300)
+            await receiver.after(6)
             await hook.stop()
             texts = [body["text"] for body in receiver.bodies()]
-            assert texts == ["shieldmw: ALARM: members", "shieldmw: over: members refused"] * 2
+            over = "shieldmw: over: members refused"
+            assert texts == [line for slot in (0, 2, 4) for line in (f"shieldmw: ALARM: in slot {slot}", over)]
+
+    run(story())
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["the earlier first", "the later first"])
+def test_workers_on_both_sides_of_the_end_of_a_slot_tell_an_alarm_once(order: tuple[int, int]) -> None:
+    """Whichever comes first, and when it comes back two slots later, it is told again."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        boundary_s = SLOT_S * (NOW_S // SLOT_S)
+        async with receiving(Receiver()) as receiver:
+            for late_s in (*order, 3 * SLOT_S):
+                hook = Webhook(receiver.url, SECRET, store.is_first)
+                await hook.start()
+                hook.alarm_begun(Alarm.ATTACK_SUSPECTED, f"after {late_s}", FLOOD, boundary_s - 0.5 + late_s)
+                await hook.stop()
+            texts = [body["text"] for body in receiver.bodies()]
+            assert texts == [f"shieldmw: ALARM: after {late_s}" for late_s in (order[0], 3 * SLOT_S)]
 
     run(story())
 
@@ -285,7 +375,7 @@ def test_an_alarm_that_flaps_is_told_once_and_its_end_only_after_its_beginning()
 def test_that_the_store_is_away_is_told_without_it() -> None:
     """Each process for itself, since nobody knows what the others have told."""
 
-    async def away(_: str) -> bool:
+    async def away(*_: str) -> bool:
         raise StoreUnavailable("no answer")
 
     async def story() -> None:
@@ -382,12 +472,38 @@ def test_more_changes_than_can_wait_are_dropped_and_logged(caplog: pytest.LogCap
     assert lines == [f"the webhook does not keep up: {MOST_WAITING + more}-emergency is not told" for more in (0, 1)]
 
 
+def test_denials_make_room_for_all_else(caplog: pytest.LogCaptureFixture) -> None:
+    """The oldest first; and no denial displaces anything else."""
+
+    async def story() -> None:
+        async with receiving(Receiver()) as receiver:
+            hook = Webhook(receiver.url, SECRET, always)
+            for number in range(MOST_WAITING):
+                hook.denied([entry(number)], NOW_S)
+            hook.mode_changed(FLOOD)
+            hook.denied([entry(200)], NOW_S)
+            for version in range(MOST_WAITING - 1):
+                hook.limits_changed(OverridesState(version, since_s=NOW_S, actor="kim"))
+            hook.denied([entry(201)], NOW_S)
+            await hook.start()
+            await receiver.after(MOST_WAITING)
+            await hook.stop()
+            assert [body["type"] for body in receiver.bodies()] == [
+                "mode.changed",
+                *["limits.changed"] * (MOST_WAITING - 1),
+            ]
+
+    run(story())
+    dropped = [record.getMessage() for record in caplog.records if record.name == "shieldmw.webhook"]
+    assert dropped == ["the webhook does not keep up: denied networks are not told"] * (MOST_WAITING + 2)
+
+
 @pytest.mark.parametrize("failure", [StoreUnavailable("no answer"), RuntimeError("a bug")], ids=["away", "a bug"])
 def test_a_change_is_told_once_the_store_is_back(failure: Exception) -> None:
     """An emergency may end while the store is away. What fails otherwise does not end the sending of later changes."""
     failures = [failure, failure]
 
-    async def away_at_first(_: str) -> bool:
+    async def away_at_first(*_: str) -> bool:
         if failures:
             raise failures.pop()
         return True
@@ -405,12 +521,37 @@ def test_a_change_is_told_once_the_store_is_back(failure: Exception) -> None:
     assert failures == []
 
 
+def test_a_claim_that_the_store_has_taken_without_an_answer_is_this_workers_own() -> None:
+    """The budget of the call may be over before the reply comes."""
+
+    async def story() -> None:
+        store = MemoryStore(b"a secret of the fleet, long enough")
+        late = [StoreUnavailable("no answer in 50 ms")]
+
+        async def claim(notice: str, owner: str) -> bool:
+            is_first = await store.is_first(notice, owner)
+            if late:
+                raise late.pop()
+            return is_first
+
+        async with receiving(Receiver()) as receiver:
+            for _ in range(2):  # the second one is another notice of the same name
+                hook = Webhook(receiver.url, SECRET, claim)
+                await hook.start()
+                hook.mode_changed(FLOOD)
+                await receiver.after(1)
+                await hook.stop()
+            assert len(receiver.requests) == 1
+
+    run(story())
+
+
 def test_if_the_store_stays_away_it_says_that_nothing_was_told(caplog: pytest.LogCaptureFixture) -> None:
     """No worker knows whether another has told it."""
     asked: list[str] = []
     often = asyncio.Event()
 
-    async def away(notice: str) -> bool:
+    async def away(notice: str, _: str) -> bool:
         asked.append(notice)
         if len(asked) == ATTEMPTS:
             often.set()

@@ -28,6 +28,11 @@ class DenyWatch:
         self._version: int | None = None
         self.refresher = Refresher("deny list", self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
+    @property
+    def has_read(self) -> bool:
+        """Whether the list has been read at all."""
+        return self._version is not None
+
     def left_us(self, address: Address | None) -> int:
         """The time for which the address is still refused; 0 if it is not."""
         if not self.deny_list.entries:

@@ -46,7 +46,7 @@ class ModeWatch(VersionedWatch[ModeChange, ModeState]):
         self._ahead_s = clock.unix_s() - clock.now_s()
         self._least_ahead_s: deque[float] = deque(maxlen=CLOCK_READS)
         self._was = Mode.NORMAL
-        self._has_read = self._is_found = False
+        self._is_found = False
         self._epoch: int | None = None
         self._epoch_ahead_s = 0.0
 
@@ -113,7 +113,7 @@ class ModeWatch(VersionedWatch[ModeChange, ModeState]):
     def _adopt(self, stored: Stored[ModeState], asked_s: float, *, is_switched: bool = False) -> None:
         """Adopt the stored mode. The first one read is logged as found, unless this worker has just set it."""
         self._set_clock(stored, asked_s)
-        self._is_found, self._has_read = not (self._has_read or is_switched), True
+        self._is_found = not (self.has_read or is_switched)
         super()._adopt(stored, asked_s)
 
     def _adopted(self, was: ModeState) -> None:

@@ -20,7 +20,8 @@ class VersionedWatch(ABC, Generic[C, S]):
     """Holds the document of the highest version that this worker has ever seen.
 
     Losing the store changes nothing; if the store has lost the document, it is restored. The owner sets ``on_change``,
-    called when what is in force has changed. ``lost`` is logged of a version that the store had lost.
+    called when what is in force has changed. ``lost`` is logged of a version that the store had lost. ``has_read`` says
+    whether the store has answered at all.
     """
 
     on_change: Callable[[], None]
@@ -32,6 +33,7 @@ class VersionedWatch(ABC, Generic[C, S]):
         self._now_s = now_s
         self._lost = lost
         self.state = kind.nothing
+        self.has_read = False
         self.refresher = Refresher(kind.name, self.refresh, interval_s=POLL_S, least_s=POLL_S / 10)
 
     async def refresh(self) -> None:
@@ -77,6 +79,7 @@ class VersionedWatch(ABC, Generic[C, S]):
 
     def _adopt(self, stored: Stored[S], asked_s: float, *, is_switched: bool = False) -> None:
         """Adopt the stored document if its version is higher. This worker has just set it if ``is_switched``."""
+        self.has_read = True
         if stored.state.version > self.state.version:
             was, self.state = self.state, stored.state
             self._adopted(was)

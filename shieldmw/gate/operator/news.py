@@ -1,6 +1,7 @@
 """What operators should hear of without asking: limits that changed, networks that were denied, alarms.
 
-Every worker looks, but of the workers that share their metrics only the first tells.
+Every worker looks, but of the workers that share their metrics only the first that is not silent tells. The next one
+takes over from it, so two may tell the same; the observer drops what has been told.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import suppress
 
 from shieldmw.core.alarms import Alarm, Sight, Watched, conditions, step
 from shieldmw.core.deny import DenyList
-from shieldmw.core.metrics import STORE_UP, cell
+from shieldmw.core.metrics import STORE_UP, UPDATED, cell
 from shieldmw.errors import StoreError
 from shieldmw.gate.events import NewsObserver
 from shieldmw.gate.fleet.deny_watch import DenyWatch
@@ -28,9 +29,12 @@ from .recent import Recent
 LOOK_S = 5.0
 WINDOW_S = 60.0
 
+# A worker whose values are this old hangs, so that another one tells.
+SILENT_S = 15.0
+
 
 class News:
-    """Looks every few seconds, and tells ``observer``. What was there at the first look is no news."""
+    """Looks every few seconds, and tells ``observer``. What was there when the store was first read is no news."""
 
     def __init__(
         self,
@@ -52,31 +56,50 @@ class News:
         self._limits_version: int | None = None
         self._deny_list: DenyList | None = None
         self._watched: Mapping[Alarm, Watched] = {}
+        self._announced: set[Alarm] = set()  # by this worker
         self.refresher = Refresher("news", self.refresh, interval_s=LOOK_S, least_s=LOOK_S)
 
     async def refresh(self) -> None:
         """Look now."""
-        running = [worker for worker in self._meter.workers() if worker.is_running]
-        tells = not running or running[0].worker == self._meter.counts.worker
+        workers = self._awake()
+        tells = workers[0].worker == self._meter.counts.worker
         self._look_at_limits(tells=tells)
         await self._look_at_deny_list(tells=tells)
-        sight = await self._sight(running)
+        sight = await self._sight(workers)
         holding = conditions(sight)
-        now = step(self._watched, holding, sight.now_s)
-        self._watched = now.watched
+        self._watched = step(self._watched, holding, sight.now_s)
         if tells:
-            for alarm in now.begun:
-                self._observer.alarm_begun(alarm, holding[alarm], sight.mode, sight.now_s)
-            for alarm in now.ended:
-                self._observer.alarm_ended(alarm, sight.now_s)
+            self._tell_begun(sight, holding)
+        for over in self._announced - self._watched.keys():
+            self._observer.alarm_ended(over, sight.now_s)
+        self._announced &= self._watched.keys()
+
+    def _awake(self) -> Sequence[WorkerValues]:
+        """The workers that run and have not been silent for long, in the order of their slots; always this one."""
+        workers, own = self._meter.workers(), self._meter.counts
+        now_s, updated = own.cells[cell(UPDATED)], cell(UPDATED)
+        awake = [it for it in workers if it.is_running and now_s - it.cells[updated] < SILENT_S]
+        return awake or [WorkerValues(own.worker, own.cells.tolist(), is_running=True)]
+
+    def _tell_begun(self, sight: Sight, holding: Mapping[Alarm, str]) -> None:
+        """Announce the alarms that have begun, also those that another worker may have announced before it died."""
+        for alarm, why in holding.items():
+            begun_s = self._watched[alarm].begun_s
+            if begun_s is not None and alarm not in self._announced:
+                self._announced.add(alarm)
+                self._observer.alarm_begun(alarm, why, sight.mode, begun_s)
 
     def _look_at_limits(self, *, tells: bool) -> None:
+        if not self._limits_watch.has_read:
+            return
         state = self._limits_watch.state
         before, self._limits_version = self._limits_version, state.version
         if tells and before is not None and state.version > before:
             self._observer.limits_changed(state)
 
     async def _look_at_deny_list(self, *, tells: bool) -> None:
+        if not self._deny_watch.has_read:
+            return
         before, now = self._deny_list, self._deny_watch.deny_list
         self._deny_list = now
         if not tells or before is None or now is before:
@@ -85,7 +108,7 @@ class News:
         if added := await asyncio.to_thread(now.added, before):
             self._observer.denied(added, self._mode_watch.store_now_s())
 
-    async def _sight(self, running: Sequence[WorkerValues]) -> Sight:
+    async def _sight(self, workers: Sequence[WorkerValues]) -> Sight:
         sample = self._recent.now()
         return Sight(
             sample.at_s,
@@ -94,7 +117,7 @@ class News:
             sample.demand,
             sample.seats,
             await self._versions(),
-            all(worker.cells[cell(STORE_UP)] for worker in running),
+            all(worker.cells[cell(STORE_UP)] for worker in workers),
         )
 
     async def _versions(self) -> Collection[int]:
