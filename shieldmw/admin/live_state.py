@@ -38,13 +38,13 @@ class Members(BaseModel):
     refused: float
 
     @classmethod
-    def of(cls, status: Status, lately: Mapping[Outcome, Rates], for_a_seat: Rates) -> Members:
-        """The last seconds: the fleet's seats, and the requests of this `serve`'s workers; among those that were sent
-        away, those refused for want of a seat."""
+    def of(cls, status: Status, lately: Mapping[Outcome, Rates], excused: Rates) -> Members:
+        """The last seconds: the fleet's seats, and the requests of this `serve`'s workers, but for ``excused`` refusals,
+        of which the seats tell, or which the operator wants."""
         seats = status.seats
         let_in = lately[Outcome.LET_IN].favoured
         refused = sum(rates.favoured for outcome, rates in lately.items() if outcome is not Outcome.LET_IN)
-        told = service(seats.present, seats.demand or seats.present, let_in, max(0.0, refused - for_a_seat.favoured))
+        told = service(seats.present, seats.demand or seats.present, let_in, max(0.0, refused - excused.favoured))
         return cls(
             served=told.served, percent=told.percent, why=told.why, let_in=round(let_in, 1), refused=round(refused, 1)
         )
@@ -126,7 +126,7 @@ async def live_state(control: Control, known: LiveState | None) -> LiveState:
     other = Mode.NORMAL if answer.mode is Mode.EMERGENCY else Mode.EMERGENCY
     state = LiveState(
         status=answer,
-        members=Members.of(status, lately, control.recent.for_a_seat(now)),
+        members=Members.of(status, lately, control.recent.excused(now)),
         traffic=Traffic.of(now, lately),
         obedience=_obedience(status),
         switch=PreviewAnswer.of(await control.preview(other, None, None)),

@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from .mode import Mode, ModeState
 from .seats import Audience
+from .service import ENOUGH
 from .traffic import Outcome, Rates
 
 # Guests' refused requests per second from which an attack is suspected.
@@ -55,13 +56,15 @@ HOLDS_S: Mapping[Alarm, float] = {
 class Sight:
     """What a worker sees at ``now_s`` (Unix seconds by the store's clock).
 
-    ``rates``: requests per second in the last minute. ``seats`` None means no limit. ``versions``: of the modes that
-    the fleet's workers follow, empty if unknown. ``is_store_up`` is False if any worker of this host lacks the store.
+    ``rates``: requests per second in the last minute; ``excused``: those sent away as the seats tell or the operator
+    wants. ``seats`` None means no limit. ``versions``: of the modes that the fleet's workers follow, empty if unknown.
+    ``is_store_up`` is False if any worker of this host lacks the store.
     """
 
     now_s: float
     mode: ModeState
     rates: Mapping[Outcome, Rates]
+    excused: Rates
     demand: Audience
     seats: int | None
     versions: Collection[int]
@@ -81,8 +84,9 @@ class Watched:
 def conditions(sight: Sight) -> dict[Alarm, str]:
     """The alarms whose conditions hold, each in words."""
     found = {}
-    turned_away = sight.rates[Outcome.SENT_AWAY].favoured + sight.rates[Outcome.OVERLOAD].favoured
-    if turned_away > 0:
+    sent_away = sight.rates[Outcome.SENT_AWAY].favoured - sight.excused.favoured
+    turned_away = sent_away + sight.rates[Outcome.OVERLOAD].favoured
+    if turned_away > (1 - ENOUGH) * (turned_away + sight.rates[Outcome.LET_IN].favoured):
         found[Alarm.MEMBERS_REFUSED] = f"members are turned away, {turned_away:,.1f} requests a second"
     if sight.seats is not None and sight.demand.favoured > sight.seats:
         wanting = f"{sight.demand.favoured:,} hosts and members want one of {sight.seats:,} seats"

@@ -57,13 +57,17 @@ def totals(workers: Iterable[Sequence[float]]) -> Totals:
     }
 
 
-_FOR_A_SEAT = tuple(cell(DECISIONS, Verdict.REFUSED, Reason.NO_SEAT, name) for name in ListenerClass)
+_EXCUSED = tuple(
+    [cell(DECISIONS, Verdict.REFUSED, reason, name) for reason in (Reason.NO_SEAT, Reason.EMERGENCY)]
+    for name in ListenerClass
+)
 
 
-def seatless(workers: Iterable[Sequence[float]]) -> Audience:
-    """The requests that all workers have refused for want of a seat: part of those that were sent away."""
+def excused(workers: Iterable[Sequence[float]]) -> Audience:
+    """The requests that all workers have sent away for a reason that is told elsewhere or meant: no seat was free, or
+    the operator's emergency closes the path."""
     workers = tuple(workers)
-    return Audience(*(sum(int(cells[at]) for cells in workers) for at in _FOR_A_SEAT))
+    return Audience(*(sum(int(cells[at]) for cells in workers for at in places) for places in _EXCUSED))
 
 
 @dataclass(frozen=True, slots=True)

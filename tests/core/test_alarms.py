@@ -14,7 +14,7 @@ from shieldmw.core.traffic import Outcome, Rates
 
 NOW_S = 1_800_000_000.0
 CALM = {**dict.fromkeys(Outcome, Rates()), Outcome.LET_IN: Rates(1, 20, 100)}
-SIGHT = Sight(NOW_S, ModeState(), CALM, Audience(1, 20, 100), None, {4}, is_store_up=True)
+SIGHT = Sight(NOW_S, ModeState(), CALM, Rates(), Audience(1, 20, 100), None, {4}, is_store_up=True)
 
 
 def emergency(left_s: float, lasts_s: float = 1800) -> Sight:
@@ -31,8 +31,12 @@ def rated(**rates: Rates) -> Sight:
     ("sight", "alarms"),
     [
         (SIGHT, []),
-        (rated(sent_away=Rates(members=0.1)), [Alarm.MEMBERS_REFUSED]),
-        (rated(overload=Rates(hosts=0.1)), [Alarm.MEMBERS_REFUSED]),
+        (rated(sent_away=Rates(members=5)), [Alarm.MEMBERS_REFUSED]),
+        (rated(overload=Rates(hosts=5)), [Alarm.MEMBERS_REFUSED]),
+        (rated(let_in=Rates(members=100), overload=Rates(members=0.9)), []),
+        (rated(let_in=Rates(members=100), overload=Rates(members=1.2)), [Alarm.MEMBERS_REFUSED]),
+        (replace(rated(sent_away=Rates(members=5)), excused=Rates(members=5)), []),
+        (replace(rated(sent_away=Rates(members=5)), excused=Rates(members=4)), [Alarm.MEMBERS_REFUSED]),
         (rated(over_limit=Rates(members=9), denied=Rates(members=9)), []),  # its own limits, or denied by an operator
         (rated(over_limit=Rates(guests=100), denied=Rates(guests=100)), [Alarm.ATTACK_SUSPECTED]),
         (rated(over_limit=Rates(guests=120)), []),  # fewer than are let in

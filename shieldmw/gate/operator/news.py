@@ -114,6 +114,7 @@ class News:
             sample.at_s,
             self._mode_watch.state,
             self._recent.lately(sample, WINDOW_S),
+            self._recent.excused(sample, WINDOW_S),
             sample.demand,
             sample.seats,
             await self._versions(),

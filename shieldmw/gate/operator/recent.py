@@ -9,7 +9,7 @@ from math import ceil
 
 from shieldmw.core.load import unseated
 from shieldmw.core.seats import NOBODY, Audience
-from shieldmw.core.traffic import Outcome, Rates, Totals, rate, rates, seatless, totals
+from shieldmw.core.traffic import Outcome, Rates, Totals, excused, rate, rates, totals
 from shieldmw.gate.metrics.slots import WorkerValues
 from shieldmw.gate.overload.load_reports import LoadReports
 from shieldmw.gate.refresher import Refresher
@@ -26,9 +26,9 @@ WORKERS_A_SAMPLE = 20
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The state at ``at_s`` (Unix seconds by the store's clock). ``totals`` are those of this ``serve``'s workers, and
-    ``seatless`` those among them that were refused for want of a seat; the listeners are those of the fleet; ``seats``
-    None means no limit."""
+    """The state at ``at_s`` (Unix seconds by the store's clock). ``totals`` are those of this ``serve``'s workers,
+    ``excused`` those among them that were sent away as the seats tell or the operator wants. The listeners are those of
+    the fleet; ``seats`` None means no limit."""
 
     at_s: float
     workers: int
@@ -36,7 +36,7 @@ class Sample:
     present: Audience
     demand: Audience
     seats: int | None
-    seatless: Audience
+    excused: Audience
 
 
 class Recent:
@@ -71,7 +71,7 @@ class Recent:
             present,
             present + self._unseated,
             None if capacity is None else capacity.seats,
-            seatless(worker.cells for worker in workers),
+            excused(worker.cells for worker in workers),
         )
 
     def samples(self) -> Sequence[Sample]:
@@ -83,10 +83,10 @@ class Recent:
         old = self._before(now, seconds)
         return rates(old.totals, now.totals, now.at_s - old.at_s)
 
-    def for_a_seat(self, now: Sample) -> Rates:
-        """Those refused for want of a seat."""
-        old = self._before(now, SAMPLE_S)
-        return rate(old.seatless, now.seatless, now.at_s - old.at_s)
+    def excused(self, now: Sample, seconds: float = SAMPLE_S) -> Rates:
+        """Those among them that were sent away because no seat was free, or the path is closed in the emergency."""
+        old = self._before(now, seconds)
+        return rate(old.excused, now.excused, now.at_s - old.at_s)
 
     def _before(self, now: Sample, seconds: float) -> Sample:
         old = [sample for sample in self._kept if now.at_s - sample.at_s >= seconds] or list(self._kept)[:1] or [now]

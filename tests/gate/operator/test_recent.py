@@ -98,7 +98,7 @@ def test_the_desk_samples_as_well() -> None:
     run(story())
 
 
-def test_refusals_for_want_of_a_seat_are_told_apart() -> None:
+def test_refusals_that_are_meant_are_told_apart() -> None:
     """They are part of those that were sent away."""
 
     async def story() -> None:
@@ -106,14 +106,14 @@ def test_refusals_for_want_of_a_seat_are_told_apart() -> None:
         worker = build_worker(Settings(redis_url="memory://"), memory_store(clock), clock_of(clock.s))
         await worker.start()
         await pass_time(60.0)
-        for reason in (Reason.NO_SEAT, Reason.STORE_CLOSED, Reason.QUOTA):
+        for reason in (Reason.NO_SEAT, Reason.EMERGENCY, Reason.STORE_CLOSED, Reason.QUOTA):
             refusal = Decision(Verdict.REFUSED, reason, None, Identity("kim", ListenerClass.MEMBER))
             worker.decided(facts(), refusal, [])
         await pass_time(2.0)
         now = worker.control.recent.now()
         sent_away = worker.control.recent.lately(now)[Outcome.SENT_AWAY].members
-        for_a_seat = worker.control.recent.for_a_seat(now).members
-        assert 0 < for_a_seat == sent_away / 2
+        excused = worker.control.recent.excused(now).members
+        assert 0 < excused == sent_away * 2 / 3
         await worker.stop()
 
     run(story())
