@@ -39,8 +39,8 @@ class Members(BaseModel):
 
     @classmethod
     def of(cls, status: Status, lately: Mapping[Outcome, Rates], excused: Rates) -> Members:
-        """The last seconds: the fleet's seats, and the requests of this `serve`'s workers, but for ``excused`` refusals,
-        of which the seats tell, or which the operator wants."""
+        """The last seconds: the fleet's seats, and the requests of this `serve`'s workers, but no ``excused`` ones:
+        the seats tell of those, or the operator wants them."""
         seats = status.seats
         let_in = lately[Outcome.LET_IN].favoured
         refused = sum(rates.favoured for outcome, rates in lately.items() if outcome is not Outcome.LET_IN)
