@@ -1,9 +1,9 @@
 """How many different listeners several workers have seen together, from a short report of each. Pure.
 
 Each report has the number of a worker's listeners and the ``KEPT`` smallest of their hashes. A listener that several
-workers have seen has one hash, so up to ``KEPT`` of them are counted exactly. Beyond that, the largest of the smallest
-hashes tells how dense the hashes lie: the k-minimum-values estimate of Bar-Yossef et al., "Counting Distinct Elements
-in a Data Stream" (2002). Its standard error is 1/√(KEPT - 2), which is 13 %.
+workers have seen has one hash, so up to ``KEPT`` of each worker are counted exactly. Beyond that, the largest of the
+smallest hashes tells how dense the hashes lie: the k-minimum-values estimate of Bar-Yossef et al., "Counting Distinct
+Elements in a Data Stream" (2002). Its standard error is 1/√(KEPT - 2), which is 13 %.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Distinct:
 
 
 def together(reports: Sequence[Distinct]) -> int:
-    """How many listeners the workers have seen: exactly up to ``KEPT``, or if only one has seen any."""
+    """How many listeners the workers have seen: exactly if none has seen more than ``KEPT``, or only one any."""
     union = sorted({value for report in reports for value in report.smallest})
-    if len(union) < KEPT:
-        return len(union)
     counts = [report.count for report in reports]
+    if max(counts, default=0) <= KEPT:
+        return len(union)
     estimate = ((KEPT - 1) << REPORTED_BITS) // max(1, union[KEPT - 1])
     return min(max(estimate, *counts), sum(counts))

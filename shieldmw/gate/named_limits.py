@@ -5,6 +5,7 @@ A description contains no credential, so an address in it is a guest's.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -50,7 +51,7 @@ class _Described(NamedTuple):
     method: str
     is_named: bool
     rule: Rule | None
-    whose: str
+    whose: Sequence[tuple[str, str]]
 
 
 class NamedLimits:
@@ -124,8 +125,8 @@ class NamedLimits:
                 name = value if key in NAMES_A_RULE else key
                 rule = self._lookups.rule(name) or rule
                 if key not in NAMES_A_RULE:
-                    whose.append(f"{key}={value}")
-        return _Described(address, path, method, is_named, rule, " ".join(whose))
+                    whose.append((key, value))
+        return _Described(address, path, method, is_named, rule, whose)
 
     def _requester(self, domain: str, described: _Described, facts: Facts, address: Address | None) -> Requester | None:
         """Whom a hit is charged to, under which plan; None if there is no limit."""
@@ -151,11 +152,11 @@ class NamedLimits:
         rules = RouteRules(limits=rule.limits, cost=rule.cost)
         if not described.whose:
             return self._alone(rules, address)
-        text = f"{domain} {described.whose}"
-        if described.address is not None:
-            text += f" {self._lookups.clients(address).network}"
-        # The digests of verified subjects are others, even if their text is the same.
-        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=b"described").digest()
+        network = None if described.address is None else str(self._lookups.clients(address).network)
+        # As JSON, since values come from clients, and none may look like another entry. The digests of verified subjects
+        # are others, even if their text is the same.
+        text = json.dumps([domain, network, described.whose])
+        digest = blake2b(text.encode(), digest_size=16, person=b"described").digest()
         plan = self._lookups.route_of_rules(rules).plan(self._mode_watch.mode, _ANYBODY, None)
         return DescribedRequester(*plan.requester(None, None, digest))
 
@@ -185,12 +186,16 @@ class NamedLimits:
         return combine(terms, reply.outcome, address, None, plan.mode)
 
     async def _charge_several(self, requester: Requester, hits: int) -> TakeReply | None:
-        """Charge several hits, or empty the buckets."""
+        """Charge several hits, or empty the buckets. More than a bucket ever holds do not fit."""
         charges = requester.charges() + requester.plan.shared
         wanted = tuple([charge._replace(cost=min(charge.cost * hits, charge.limit.burst)) for charge in charges])
         reply = await self._limiter.ask(wanted)
-        if reply is not None and not reply.outcome.allowed:
+        if reply is None:
+            return None
+        if not reply.outcome.allowed:
             await self._limiter.ask(_rest(reply))
+        elif any(charge.cost * hits > charge.limit.burst for charge in charges):
+            return reply._replace(outcome=reply.outcome._replace(allowed=False))
         return reply
 
     def _without_store(self, requester: Requester) -> Decision:

@@ -53,6 +53,12 @@ def test_few_listeners_are_counted_exactly(workers: int) -> None:
     assert together(reports_of(asked)) == len(listeners)
 
 
+def test_few_of_each_worker_are_counted_exactly_however_many_there_are() -> None:
+    """All of their hashes are known."""
+    asked = [set(crowd(KEPT, seed=worker)) for worker in range(20)]
+    assert together(reports_of(asked)) == 20 * KEPT
+
+
 def test_none_is_none() -> None:
     """Without workers, and of workers that turned nobody away."""
     assert together([]) == 0

@@ -67,12 +67,12 @@ class RateLimit:
     def _count(self, asked: RateLimitRequest, decisions: Sequence[Decision | None]) -> None:
         """Count one request: by the first descriptor that refuses it, in a dry run would, or limits it.
 
-        Not a question of 0 hits, which is about requests that have not been made.
+        One of 0 hits, which is about requests that have not been made, only if it refuses.
         """
         told = [
             (_strictness(decision), at, decision)
             for at, decision in enumerate(decisions)
-            if _hits(asked, asked.descriptors[at])
+            if _hits(asked, asked.descriptors[at]) or (decision is not None and decision.verdict is not ALLOWED)
         ]
         if told:
             _, at, decision = min(told, key=lambda one: one[:2])

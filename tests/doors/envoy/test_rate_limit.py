@@ -135,16 +135,25 @@ def counted(worker: Worker) -> dict[tuple[str, str], int]:
 
 
 def test_each_question_is_counted_once() -> None:
-    """By its strictest descriptor; one about no hits is about no request."""
+    """By its strictest descriptor; one about no hits only if it refuses."""
     questions = [
         *(asked(ADDRESS, SEARCH), asked(SEARCH), asked(ADDRESS, SEARCH)),  # the third is refused
         *(asked({"generic_key": "nothing"}), asked(SEARCH, own_hits={0: 0}), asked()),
     ]
     _, worker = answered_by(*questions)
-    assert counted(worker) == {("allowed", "within_limits"): 2, ("allowed", "unlimited"): 1, ("refused", "quota"): 1}
+    assert counted(worker) == {("allowed", "within_limits"): 2, ("allowed", "unlimited"): 1, ("refused", "quota"): 2}
     _, requests, refusals = worker._decided.tallies(10)
-    assert (requests.total, refusals.total) == (4, 1)
-    assert refusals.of[Kind.PATH].counts == {"generic_key=search": 1}
+    assert (requests.total, refusals.total) == (5, 2)
+    assert refusals.of[Kind.PATH].counts == {"generic_key=search": 2}
+
+
+def test_a_look_that_refuses_is_counted() -> None:
+    """Envoy refuses the request for it; a descriptor beside it that fits lets nothing in."""
+    taken = asked(SEARCH, hits=2)
+    look = asked(SEARCH, own_hits={0: 0})
+    both = asked(SEARCH, ADDRESS, own_hits={0: 0})
+    _, worker = answered_by(taken, look, both)
+    assert counted(worker) == {("allowed", "within_limits"): 1, ("refused", "quota"): 2}
 
 
 def test_in_a_dry_run_what_would_be_refused_is_counted_as_such() -> None:
