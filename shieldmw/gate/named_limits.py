@@ -153,8 +153,8 @@ class NamedLimits:
         if not described.whose:
             return self._alone(rules, address)
         network = None if described.address is None else str(self._lookups.clients(address).network)
-        # As JSON, since values come from clients, and none may look like another entry. The digests of verified subjects
-        # are others, even if their text is the same.
+        # As JSON: values come from clients, and none may look like another entry. The digests of verified subjects are
+        # others, even if their text is the same.
         text = json.dumps([domain, network, described.whose])
         digest = blake2b(text.encode(), digest_size=16, person=b"described").digest()
         plan = self._lookups.route_of_rules(rules).plan(self._mode_watch.mode, _ANYBODY, None)

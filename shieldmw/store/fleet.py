@@ -368,9 +368,9 @@ class RedisStore:
             await self.redis.command("HDEL", table, *dropped)
         return reports
 
-    async def decided(self, worker: str, counted: Sequence[int]) -> Sequence[int]:
+    async def decided(self, worker: str, counted: Sequence[int], confirmed: Sequence[int]) -> Sequence[int]:
         """Report what a worker has counted since its start; returns the fleet's sums."""
-        return await scripts.decided(self._run, self._names.decided(worker), counted, DECIDED_KEEP_MS)
+        return await scripts.decided(self._run, self._names.decided(worker), counted, confirmed, DECIDED_KEEP_MS)
 
     # --- notices
 

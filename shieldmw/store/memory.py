@@ -302,8 +302,8 @@ class MemoryStore(MemoryBuckets):
             self._notices.put(notice, owner)
         return first in (None, owner)
 
-    async def decided(self, worker: str, counted: Sequence[int]) -> Sequence[int]:
-        """Keep what a worker has counted since its start; returns the sums."""
+    async def decided(self, worker: str, counted: Sequence[int], confirmed: Sequence[int]) -> Sequence[int]:
+        """Keep what a worker has counted since its start; returns the sums. They are lost with the worker only."""
         before = self._decided.get(worker, counted)
         self._decided[worker] = list(map(max, before, counted))
         return list(map(sum, zip(*self._decided.values(), strict=True)))

@@ -229,9 +229,9 @@ class TopRegister(Protocol):
 class DecisionRegister(Protocol):
     """Sums up the decisions of all workers."""
 
-    async def decided(self, worker: str, counted: Sequence[int]) -> Sequence[int]:
-        """Report what a worker has counted since its start, in the order of ``FLEET_DECISIONS``; returns the sums over
-        all workers that there have been."""
+    async def decided(self, worker: str, counted: Sequence[int], confirmed: Sequence[int]) -> Sequence[int]:
+        """Report what a worker has counted since its start, in the order of ``FLEET_DECISIONS``, and what of that the
+        store has confirmed before; returns the sums over all workers that there have been."""
 
 
 class NoticeRegister(Protocol):

@@ -165,7 +165,10 @@ class _Trial:
             ("seats", lambda: store.seats(Report("check", _NOBODY, _NOBODY), Capacity(1, 1))),
             ("queue", lambda: store.queue(0, 0, EMPTY)),
             ("claim", lambda: store.claim((), 0.0, 1)),
-            ("decided", lambda: store.decided("check", [1] * len(FLEET_DECISIONS.series))),
+            (
+                "decided",
+                lambda: store.decided("check", [1] * len(FLEET_DECISIONS.series), [0] * len(FLEET_DECISIONS.series)),
+            ),
         )
 
     async def remove(self) -> None:

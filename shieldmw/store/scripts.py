@@ -137,10 +137,12 @@ async def claim(run: Run, keys: tuple[str, str], claims: Sequence[Claim], ttl_ms
     return [Ranked(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
-async def decided(run: Run, keys: tuple[str, str], counted: Sequence[int], ttl_ms: int) -> list[int]:
+async def decided(
+    run: Run, keys: tuple[str, str], counted: Sequence[int], confirmed: Sequence[int], ttl_ms: int
+) -> list[int]:
     """Run ``decided.lua`` for one worker."""
     names = [" ".join(labels) for labels in FLEET_DECISIONS.series]
-    numbers = [part for pair in zip(names, counted, strict=True) for part in pair]
+    numbers = [part for of_one in zip(names, counted, confirmed, strict=True) for part in of_one]
     return whole_numbers("decided", await run("decided", keys, (ttl_ms, *numbers)), len(names))
 
 

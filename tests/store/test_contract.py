@@ -479,12 +479,12 @@ def test_the_fleets_decisions_never_fall_and_count_each_once(open_store: Open) -
 
     async def work() -> None:
         async with open_store() as store:
-            assert await store.decided("one", [0] * size) == [0] * size
-            assert await store.decided("one", range(size)) == list(range(size))
-            assert await store.decided("one", range(size)) == list(range(size))
-            assert await store.decided("two", [1] * size) == [1 + number for number in range(size)]
-            assert await store.decided("two", [0] * size) == [1 + number for number in range(size)]
-            assert await store.decided("one", [2**40] * size) == [1 + 2**40] * size
+            assert await store.decided("one", [0] * size, [0] * size) == [0] * size
+            assert await store.decided("one", range(size), [0] * size) == list(range(size))
+            assert await store.decided("one", range(size), [0] * size) == list(range(size))
+            assert await store.decided("two", [1] * size, [0] * size) == [1 + number for number in range(size)]
+            assert await store.decided("two", [0] * size, [0] * size) == [1 + number for number in range(size)]
+            assert await store.decided("one", [2**40] * size, [0] * size) == [1 + 2**40] * size
 
     run(work())
 

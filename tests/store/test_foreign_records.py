@@ -198,7 +198,22 @@ def test_counted_decisions_that_are_none_of_ours_count_as_none(server: RedisServ
         spoil(server.client(), "shield:{decided}", dict.fromkeys(names, value))
         server.client().set("shield:{decided}:ours", "x", px=KEPT_MS)
         async with opened(server.url) as store:
-            assert await store.decided("ours", [3] * size) == [3] * size
+            assert await store.decided("ours", [3] * size, [0] * size) == [3] * size
+
+    run(work())
+
+
+def test_decisions_begin_anew_after_the_store_has_lost_them(server: RedisServer) -> None:
+    """With those that it had not confirmed: all since the worker's start at once would look like a flood."""
+    size = len(FLEET_DECISIONS.series)
+
+    async def work() -> None:
+        async with opened(server.url) as store:
+            assert await store.decided("ours", [100] * size, [0] * size) == [100] * size
+            server.client().flushall()
+            assert await store.decided("ours", [103] * size, [100] * size) == [3] * size
+            assert await store.decided("ours", [103] * size, [100] * size) == [3] * size
+            assert await store.decided("ours", [104] * size, [103] * size) == [4] * size
 
     run(work())
 

@@ -138,7 +138,7 @@ def test_decisions_of_the_fleet_are_told(full: RedisServer) -> None:
     async def work() -> None:
         async with opened(full.url, secret=None) as store:
             counted = [1] * len(FLEET_DECISIONS.series)
-            assert await store.decided("one", counted) == counted
+            assert await store.decided("one", counted, [0] * len(counted)) == counted
 
     run(work())
 

@@ -199,7 +199,8 @@ def test_the_fleets_decisions_outlast_an_outage_but_not_the_season(server: Redis
 
     async def work() -> None:
         async with opened(server.url) as store:
-            await store.decided("one", [1] * len(FLEET_DECISIONS.series))
+            size = len(FLEET_DECISIONS.series)
+            await store.decided("one", [1] * size, [0] * size)
 
     run(work())
     for key in ("shield:{decided}", "shield:{decided}:one"):

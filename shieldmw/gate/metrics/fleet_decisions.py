@@ -25,6 +25,7 @@ class FleetDecisions:
         self._decided = decided
         # A worker goes on from the counts of the one before it in its place, which has reported them.
         self._before = self._counted()
+        self._confirmed: Sequence[int] = [0] * len(self._before)
         self._refresher = Refresher("decisions", self.refresh, interval_s=REPORT_S, least_s=REPORT_S)
 
     async def start(self) -> None:
@@ -50,7 +51,9 @@ class FleetDecisions:
             StoreError: the store does not answer, or its answer makes no sense.
         """
         own = [now - before for now, before in zip(self._counted(), self._before, strict=True)]
-        return await self._register.decided(self._seats.worker, own)
+        sums = await self._register.decided(self._seats.worker, own, self._confirmed)
+        self._confirmed = own
+        return sums
 
     def _counted(self) -> Sequence[int]:
         if self._decided is None:
