@@ -65,7 +65,7 @@ def mode(
             lines = status_lines(was, fleet.place)
         else:
             now = fleet.set_mode({"mode": what, "reason": reason, **given}, if_version)
-            lines = _change_lines(was, now, fleet.place)
+            lines = _change_lines(was, now, fleet.place, given)
     if is_normal_already:
         click.echo("Nothing was changed: the mode is normal already.")
     for label, text in lines:
@@ -86,13 +86,24 @@ def status_lines(now: Status, place: str) -> Iterator[tuple[str, str]]:
     yield from _details(now, place)
 
 
-def _change_lines(was: Status, now: Status, place: str) -> Iterator[tuple[str, str]]:
+def _change_lines(was: Status, now: Status, place: str, given: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     yield from _warning(now)
     yield "was", _words(was)
     yield "now", _words(now)
+    if was["mode"] == now["mode"] == "emergency":
+        yield from (("but", text) for text in _not_kept(was, now, given))
     yield from _details(now, place)
     if was["mode"] == "emergency":
         yield "undo", _again(was)
+
+
+def _not_kept(was: Status, now: Status, given: Mapping[str, float]) -> Iterator[str]:
+    """What an emergency in the place of another one has dropped, because the command did not name it again."""
+    if "for_seconds" not in given and was["seconds_left"] is not None:
+        yield f"without --for it lasts {span(now['seconds_left'])}, no longer {span(was['seconds_left'])}"
+    for name, flag in (("capacity", "--capacity"), ("guest_share", "--guest-share")):
+        if name not in given and (before := was[f"requested_{name}"]) is not None:
+            yield f"without {flag} the settings hold, no longer {flag} {before:g}"
 
 
 def _warning(now: Status) -> Iterator[tuple[str, str]]:

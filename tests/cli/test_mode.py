@@ -161,6 +161,21 @@ def test_the_undo_command_brings_back_what_was(url: str) -> None:
     assert '"it\'s a flood"' in again.line("now")
 
 
+def test_a_second_emergency_says_what_it_has_not_kept_of_the_first(url: str) -> None:
+    """In a hurry nobody names everything again."""
+    mode(url, "emergency", "--for", "30m", "--capacity", "15", "--guest-share", "0.2")
+    second = mode(url, "emergency", "--reason", "still there")
+    dropped = [line[8:] for line in second.out.splitlines() if line.startswith("but ")]
+    assert dropped == [
+        "without --for it lasts 7 days, no longer 30 min",
+        "without --capacity the settings hold, no longer --capacity 15",
+        "without --guest-share the settings hold, no longer --guest-share 0.2",
+    ]
+    mode(url, "emergency", "--for", "30m", "--capacity", "15", "--guest-share", "0.2")
+    kept = mode(url, "emergency", "--for", "20m", "--capacity", "15", "--guest-share", "0")
+    assert "\nbut " not in kept.out
+
+
 def test_an_undo_pins_nothing_that_was_as_configured(url: str) -> None:
     """It names the numbers that were given, so what was left to the settings follows them again."""
     mode(url, "emergency", "--for", "30m")
