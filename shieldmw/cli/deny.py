@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -20,6 +20,9 @@ Entry = Mapping[str, Any]
 
 # Width of the networks in the list: of most IPv6 ones.
 _NETWORK = 24
+
+# How many networks are named that overlap a lifted one.
+SHOWN = 5
 
 
 def _network(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -106,11 +109,14 @@ def lift(ctx: click.Context, network: str, url: str, direct: bool) -> None:
     """
     with client(url, direct=direct, to_look=False) as fleet:
         was = fleet.denied(network)
-        if was is None or not fleet.lift(network):
+        is_lifted = was is not None and fleet.lift(network)
+        others = _overlapping(fleet.deny_list(), network)
+        if was is None or not is_lifted:
+            by = f" Addresses of it are denied by {', '.join(others[:SHOWN])}." if others else ""
             raise click.ClickException(
-                f"{not_denied(network)} Lift a network as it was denied: see 'shieldmw deny list{target(ctx)}'."
+                f"{not_denied(network)}{by} Lift a network as it was denied: see 'shieldmw deny list{target(ctx)}'."
             )
-        _print(_lifted(was, fleet.place), ctx)
+        _print(_lifted(was, others, fleet.place), ctx)
 
 
 def _added(was: Entry | None, entry: Entry, place: str) -> Iterator[tuple[str, str]]:
@@ -126,8 +132,22 @@ def _added(was: Entry | None, entry: Entry, place: str) -> Iterator[tuple[str, s
         yield "lift it", lifting
 
 
-def _lifted(was: Entry, place: str) -> Iterator[tuple[str, str]]:
+def _overlapping(entries: Iterable[Entry], network: str) -> list[str]:
+    """The networks of the list that share addresses with this one."""
+    own = network_of(network)
+    found = []
+    for entry in entries:
+        other = network_of(entry["cidr"])
+        if other != own and type(other) is type(own) and other.overlaps(own):
+            found.append(str(other))
+    return found
+
+
+def _lifted(was: Entry, others: Sequence[str], place: str) -> Iterator[tuple[str, str]]:
     yield "lifted", f"{was['cidr']}, which was denied {_words(was)}"
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        yield "but", f"still denied, with addresses of it: {', '.join(others[:SHOWN])}{more}"
     yield "asked", place
     yield "undo", _again(was)
 

@@ -117,9 +117,23 @@ def test_what_is_not_denied_cannot_be_lifted(url: str) -> None:
     run(url, "deny", "add", "203.0.113.0/24")
     ran = run(url, "deny", "lift", "203.0.113.7")
     assert (ran.status, ran.out) == (1, "")
-    assert ran.err.startswith("Error: 203.0.113.7/32 is not on the deny list. Lift a network as it was denied: see ")
+    assert ran.err.startswith(
+        "Error: 203.0.113.7/32 is not on the deny list. Addresses of it are denied by 203.0.113.0/24. Lift "
+    )
     elsewhere = run(f"{url}/-/shield/no-such", "deny", "lift", "203.0.113.0/24")
     assert (elsewhere.status, "is not the shield's" in elsewhere.err) == (1, True)
+
+
+def test_other_denials_of_the_same_addresses_are_named(url: str) -> None:
+    """Otherwise nobody knows why a client is still refused."""
+    for network in ("203.0.113.0/24", "203.0.113.9/32", "198.51.100.0/24", "2001:db8::/32"):
+        assert run(url, "deny", "add", network).status == 0
+    inside = run(url, "deny", "lift", "203.0.113.7")
+    assert inside.status == 1
+    assert "203.0.113.7/32 is not on the deny list. Addresses of it are denied by 203.0.113.0/24. Lift" in inside.err
+    lifted = run(url, "deny", "lift", "203.0.113.0/24")
+    assert "but     still denied, with addresses of it: 203.0.113.9/32\n" in lifted.out
+    assert "but " not in run(url, "deny", "lift", "198.51.100.0/24").out
 
 
 def test_a_client_that_was_refused_is_reset(url: str) -> None:
