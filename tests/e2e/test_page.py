@@ -27,6 +27,7 @@ from servers import (
     clean_environment,
     free_port,
     missing,
+    redis_server,
     require,
     wait_until,
 )
@@ -556,6 +557,21 @@ def test_a_server_that_hangs_is_told_and_found_again(page: Page, server: HttpSer
             os.killpg(server.process.pid, signal.SIGCONT)
         says(page, "#served-word", "Yes", 40)
         assert page.is_hidden("#gone")
+
+
+def test_while_the_store_is_away_what_is_not_known_is_said_to_be_so(browser: Page) -> None:
+    """A page that is opened then knows no waiting room, and not which workers follow."""
+    with redis_server("valkey") as store:
+        env = {**SETTINGS, "SHIELD_REDIS_URL": store.url, "SHIELD_REDIS_TIMEOUT_MS": "500"}
+        with asgi_server("shieldmw", "e2e.live_app:app", env=env, cwd=APPS) as server:
+            store.kill()
+            tab = browser.context.new_page()
+            tab.goto(f"{server.base_url}/-/shield/")
+            sign_in(tab)
+            says(tab, "#mode-obeyed", "not known while the store is away", 2 * TIMEOUT_S)
+            says(tab, "#room", "Not known while the store is away")
+            says(tab, "#deny-count", "0 as last known")
+            tab.close()
 
 
 def test_a_server_that_is_restarted_is_found_again(browser: Page) -> None:

@@ -402,6 +402,7 @@ function changeText(status) {
 function obeyedText(obedience, status) {
   const { follow: following, behind, silent } = obedience;
   const all = following + behind.length;
+  if (status.store !== "up") return "Which workers follow is not known while the store is away; each keeps the mode it has.";
   if (!all) return status.workers ? `${counted(status.workers, "worker")}; they do not report whether they follow (SHIELD_OVERLOAD=off).` : "";
   const late = behind.length ? ` NOT yet: ${behind.join("; ")}.` : "";
   const quiet = silent ? ` ${counted(silent, "worker")} silent.` : "";
@@ -439,7 +440,8 @@ function drawSeats({ status, waiting_room: room, lists }) {
   });
   fill("seats-rows", rows, () => rows.map((cells) => row(cells.map((text, place) => [text, place ? "num" : ""]))));
   const old = lists === "stale" ? " (as last known)" : "";
-  write("room", room === null ? "Not used: no path holds seats." : room.waiting ? `${counted(room.waiting, "member")} waiting with a number; ${number(room.called)} called so far${old}.` : `Nobody waits${old}.`);
+  const none = lists === "stale" ? "Not known while the store is away." : "Not used: no path holds seats.";
+  write("room", room === null ? none : room.waiting ? `${counted(room.waiting, "member")} waiting with a number; ${number(room.called)} called so far${old}.` : `Nobody waits${old}.`);
 }
 
 function drawHealth({ status, obedience, lists }) {
@@ -465,8 +467,9 @@ function drawHealth({ status, obedience, lists }) {
   fill("workers-rows", rows, () => rows.map((cells) => row(cells.map((text, place) => [text, place && place < 5 ? "num" : ""]))));
 }
 
-function drawDenied({ denied, denied_count: count, role }) {
-  write("deny-count", count > denied.length ? `${number(denied.length)} of ${number(count)}` : number(count));
+function drawDenied({ denied, denied_count: count, role, lists }) {
+  const old = lists === "stale" ? " as last known" : "";
+  write("deny-count", (count > denied.length ? `${number(denied.length)} of ${number(count)}` : number(count)) + old);
   const isViewer = role === "viewer";
   const key = [isViewer, denied.map((entry) => [entry.cidr, entry.until, entry.actor, entry.reason])];
   fill("deny-rows", key, () => denied.map((entry) => {
