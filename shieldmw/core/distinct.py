@@ -41,5 +41,6 @@ def together(reports: Sequence[Distinct]) -> int:
     counts = [report.count for report in reports]
     if max(counts, default=0) <= KEPT:
         return len(union)
-    estimate = ((KEPT - 1) << REPORTED_BITS) // max(1, union[KEPT - 1])
+    kept = union[:KEPT]  # fewer, if some had the same bits
+    estimate = ((len(kept) - 1) << REPORTED_BITS) // max(1, kept[-1])
     return min(max(estimate, *counts), sum(counts))

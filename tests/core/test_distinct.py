@@ -59,6 +59,13 @@ def test_few_of_each_worker_are_counted_exactly_however_many_there_are() -> None
     assert together(reports_of(asked)) == 20 * KEPT
 
 
+def test_hashes_with_the_same_bits_are_no_error() -> None:
+    """Two of many listeners may share them, and a foreign report may be full of them."""
+    twins = Distinct.of({1 << 40, (1 << 40) + 1} | set(crowd(KEPT, seed=3)))
+    assert KEPT <= together([twins, twins]) <= 2 * (KEPT + 2)
+    assert together([Distinct(99, (1,) * KEPT)]) == 99
+
+
 def test_none_is_none() -> None:
     """Without workers, and of workers that turned nobody away."""
     assert together([]) == 0

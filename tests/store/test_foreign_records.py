@@ -214,6 +214,7 @@ def test_decisions_begin_anew_after_the_store_has_lost_them(server: RedisServer)
             assert await store.decided("ours", [103] * size, [100] * size) == [3] * size
             assert await store.decided("ours", [103] * size, [100] * size) == [3] * size
             assert await store.decided("ours", [104] * size, [103] * size) == [4] * size
+            assert await store.decided("ours", [110] * size, [106] * size) == [10] * size, "an older state was restored"
 
     run(work())
 

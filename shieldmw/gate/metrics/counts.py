@@ -72,7 +72,9 @@ class Counts:
         for decision in decisions:
             identity = decision.identity
             by_verdict = _OF_GUESTS if identity is None else _DECIDED[identity.listener_class]
-            at = by_verdict[decision.verdict][decision.reason]
+            at = by_verdict[decision.verdict].get(decision.reason)
+            if at is None:
+                continue  # no such pair is decided; if one were, the others of its turn should not be lost for it
             counted[at] = counted.get(at, 0) + 1
         for at, count in counted.items():
             self.cells[at] += count

@@ -52,7 +52,7 @@ class FleetDecisions:
         """
         own = [now - before for now, before in zip(self._counted(), self._before, strict=True)]
         sums = await self._register.decided(self._seats.worker, own, self._confirmed)
-        self._confirmed = own
+        self._confirmed = list(map(max, self._confirmed, own))  # an earlier answer may come later
         return sums
 
     def _counted(self) -> Sequence[int]:

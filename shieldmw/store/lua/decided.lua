@@ -33,7 +33,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 local sums = {}
 for at = 2, #ARGV, 3 do
   local name, number, confirmed = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local more = math.max(0, number - math.max(confirmed, whole(redis.call('HGET', KEYS[2], name))))
+  local stored = redis.call('HGET', KEYS[2], name)
+  local more = math.max(0, number - (stored and whole(stored) or confirmed))
   local sum = whole(redis.call('HGET', KEYS[1], name)) + more
   if more > 0 then
     redis.call('HSET', KEYS[1], name, string.format('%.0f', sum))

@@ -55,6 +55,7 @@ def test_decisions_are_counted_together() -> None:
             cell(DECISIONS, "refused", "no_seat", "member"): 2 * turns,
         }
     counts.decided([])
+    counts.decided([Decision(Verdict.ALLOWED, Reason.QUOTA, None)])  # there is no such series
     assert sum(changed(counts).values()) == 8
 
 
