@@ -102,10 +102,11 @@ class Worker:
     async def measure(self) -> None:
         """Write the gauges, and have the next decision timed; called every few seconds.
 
-        The store is asked before: without a request nobody would see that it is away, or that it answers again.
+        A store that is away is asked before: without a request nobody would see that it answers again.
         """
-        with suppress(StoreError):
-            await self._limiter.ask((PROBE,))
+        if self._limiter.is_away:
+            with suppress(StoreError):
+                await self._limiter.ask((PROBE,))
         self._meter.read()
         self.decide_now = self._timed
 
