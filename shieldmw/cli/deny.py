@@ -21,7 +21,7 @@ Entry = Mapping[str, Any]
 # Width of the networks in the list: of most IPv6 ones.
 _NETWORK = 24
 
-# How many networks are named that overlap a lifted one.
+# Most networks that are named because they overlap the lifted one.
 SHOWN = 5
 
 

@@ -18,7 +18,7 @@ REPORTED_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """How many listeners a worker has seen, and the first bits of the smallest of their hashes, in ascending order."""
+    """A worker's report: the number of its listeners, and the first bits of their ``KEPT`` smallest hashes, ascending."""
 
     count: int = 0
     smallest: tuple[int, ...] = ()
@@ -36,7 +36,7 @@ class Distinct:
 
 
 def together(reports: Sequence[Distinct]) -> int:
-    """How many listeners the workers have seen: exactly if none has seen more than ``KEPT``, or only one any."""
+    """The number of distinct listeners in all reports. Exact if no worker saw more than ``KEPT``, or only one saw any."""
     union = sorted({value for report in reports for value in report.smallest})
     counts = [report.count for report in reports]
     if max(counts, default=0) <= KEPT:

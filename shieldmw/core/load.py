@@ -48,7 +48,7 @@ class WorkerLoad:
 
 
 def unseated(loads: Sequence[WorkerLoad]) -> Audience:
-    """How many listeners lately found no seat; one that asked several workers counts once."""
+    """The number of distinct listeners, by class, who found no seat lately at any worker."""
     return Audience(*(together([load.unseated[of_class] for load in loads]) for of_class in range(3)))
 
 

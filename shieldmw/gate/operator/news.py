@@ -65,7 +65,7 @@ class News:
         tells = workers[0].worker == self._meter.counts.worker
         self._look_at_limits(tells=tells)
         await self._look_at_deny_list(tells=tells)
-        sight = await self._sight(workers)
+        sight = await self._sight(workers, tells=tells)
         holding = conditions(sight)
         self._watched = step(self._watched, holding, sight.now_s)
         if tells:
@@ -108,7 +108,7 @@ class News:
         if added := await asyncio.to_thread(now.added, before):
             self._observer.denied(added, self._mode_watch.store_now_s())
 
-    async def _sight(self, workers: Sequence[WorkerValues]) -> Sight:
+    async def _sight(self, workers: Sequence[WorkerValues], *, tells: bool) -> Sight:
         sample = self._recent.now()
         return Sight(
             sample.at_s,
@@ -117,7 +117,7 @@ class News:
             self._recent.excused(sample, WINDOW_S),
             sample.demand,
             sample.seats,
-            await self._versions(),
+            await self._versions() if tells else (),  # one reader for each host: a fleet has many reports
             all(worker.cells[cell(STORE_UP)] for worker in workers),
         )
 
