@@ -18,7 +18,7 @@ REPORTED_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """A worker's report: the number of its listeners, and the first bits of their ``KEPT`` smallest hashes, ascending."""
+    """A worker's listeners: their number, and the first bits of their ``KEPT`` smallest hashes, ascending."""
 
     count: int = 0
     smallest: tuple[int, ...] = ()
@@ -36,7 +36,7 @@ class Distinct:
 
 
 def together(reports: Sequence[Distinct]) -> int:
-    """The number of distinct listeners in all reports. Exact if no worker saw more than ``KEPT``, or only one saw any."""
+    """The number of distinct listeners in all reports; exact if no worker saw more than ``KEPT``, or one saw all."""
     union = sorted({value for report in reports for value in report.smallest})
     counts = [report.count for report in reports]
     if max(counts, default=0) <= KEPT:
